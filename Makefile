@@ -18,14 +18,15 @@ COMPILE := $(DEV)/bin/pip-compile --quiet --no-header --no-emit-index-url --no-e
 # Paths (TESTS) and options (PYTEST_ARGS) for pytest.
 TESTS ?=
 PYTEST_ARGS ?=
-# Number of test processes; 0 runs the tests in the main process. The tests of one file share a process.
-WORKERS ?= 2
-SPREAD = -n $(WORKERS) --dist loadfile
+# Number of test processes; 0 runs the tests in the main process. Most tests wait more than they compute, so there are
+# more processes than cores.
+WORKERS ?= 4
+SPREAD = -n $(WORKERS) --dist worksteal
 # Tests that also run on PostgreSQL: each write, and the queries, locks and outages that depend on the database.
 POSTGRES_TESTS = tests/db \
 	tests/api/test_failures.py tests/api/test_found.py tests/api/test_groups.py \
-	tests/api/test_threaded_handler.py tests/ws/test_law.py tests/runner/test_handing_over.py \
-	tests/runner/test_outages.py tests/runner/test_rare_moments.py
+	tests/api/test_threaded_handler.py tests/ws/test_law.py tests/runner/test_outages.py \
+	tests/runner/test_rare_moments.py
 POSTGRES_URL ?= postgres://postgres:postgres@127.0.0.1:5432/director
 # Options for `make serve`, for example SERVE_ARGS="--port 9000".
 SERVE_ARGS ?=
@@ -57,13 +58,14 @@ test-postgres: $(DEV)/.installed ## run the database tests on PostgreSQL (POSTGR
 # Each sabotage and each kill in a product file that changed since BASE.
 # All breakages are one file: the workers share its tests.
 test-changed: $(DEV)/.installed ## run the slow tests of files that changed since BASE=commit
-	@$(DEV)/bin/python -m pytest -n $(WORKERS) --dist worksteal --changed-since $(BASE) $(PYTEST_ARGS) \
+	@$(DEV)/bin/python -m pytest $(SPREAD) --changed-since $(BASE) $(PYTEST_ARGS) \
 		tests/sabotage tests/e2e || [ $$? -eq 5 ] # 5: no test was selected
 
 # Requires the programs of PostgreSQL and Redis; starts separate servers.
 chaos: $(DEV)/.installed ## inject random failures into a farm of processes (SEED=1 KILLS=60 CHILDREN=2000 KEEP=folder)
-	@$(DEV)/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) \
-		$(if $(CHILDREN),--children $(CHILDREN)) $(if $(KEEP),--keep $(KEEP))
+	@CHAOS_SEED=$(or $(SEED),1) CHAOS_KILLS=$(or $(KILLS),60) CHAOS_CHILDREN=$(or $(CHILDREN),2000) \
+		$(if $(KEEP),CHAOS_KEEP=$(abspath $(KEEP))) DIRECTOR_TEST_SERVICES=required \
+		$(DEV)/bin/python -m pytest -n 0 -s tests/chaos
 
 # One process (-n 0): every test needs exclusive use of the ComfyUI. COMFYUI_COMMAND is a command line with
 # {port} and {folder} that runs a ComfyUI in the foreground; tests kill that ComfyUI too.

@@ -1,7 +1,5 @@
 """App of the registered ComfyUIs."""
 
-from __future__ import annotations
-
 from django.apps import AppConfig
 from django.conf import settings
 

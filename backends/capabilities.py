@@ -3,8 +3,6 @@
 A backend has each of its tags, ``gpu:…`` for each of its devices and ``comfyui:…`` for its version.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,23 +36,23 @@ def missing_capabilities(known: BackendCapabilities, required: Iterable[str]) ->
     return [one for one in required if not _has(known, one)]
 
 
+def lacks_reason(known: BackendCapabilities, required: Iterable[str]) -> str | None:
+    """Return which required capabilities a backend does not have, as a sentence; None if it has all."""
+    missing = missing_capabilities(known, required)
+    return f"Lacks {', '.join(missing)}." if missing else None
+
+
 def _has(known: BackendCapabilities, capability: str) -> bool:
     if capability in known.tags:
         return True
     kind, _, wanted = capability.lower().partition(":")
+    if not wanted:
+        return False
     if kind == "gpu":
         slugs = [gpu_slug(str(device.get("name", ""))) for device in known.devices]
-        return any(_within(wanted, slug, between="-") for slug in slugs if slug)
+        # One or more whole words of the name: "rtx-4090", "4090".
+        return any(f"-{wanted}-" in f"-{slug}-" for slug in slugs if slug)
     if kind == "comfyui":
-        return _begins(wanted, known.comfyui_version.lower().removeprefix("v"))
+        # "0.3" includes "0.3.64".
+        return f"{known.comfyui_version.lower().removeprefix('v')}.".startswith(f"{wanted}.")
     return False
-
-
-def _within(wanted: str, whole: str, *, between: str) -> bool:
-    """Return whether ``wanted`` is one or more whole words of ``whole``: ``rtx-4090``, ``4090``."""
-    return bool(wanted) and f"{between}{wanted}{between}" in f"{between}{whole}{between}"
-
-
-def _begins(wanted: str, version: str) -> bool:
-    """Return whether a version is the wanted one or of its series: ``0.3`` includes ``0.3.64``."""
-    return bool(wanted) and f"{version}.".startswith(f"{wanted}.")

@@ -1,14 +1,12 @@
 """Discovery: ComfyUIs on a runner's own machine are adopted, offered or ignored.
 
-Adoption registers a found ComfyUI without a question. Until a first backend exists, and for ten minutes after discovery registered the
-first one, each found ComfyUI is adopted; never once a user has registered, changed or removed a backend.
-Afterwards it is offered, and a user adds or ignores it.
+Until a first backend exists, and for ten minutes after discovery registered the first one, each found ComfyUI is
+registered without a question; never once a user has registered, changed or removed a backend. Afterwards it is
+offered, and a user adds or ignores it.
 
 An adopted backend that stops answering is deleted if no user changed it and no job was ever bound to it
 (``jobgroups.services.backends``). It is adopted again, under the same id, as soon as it answers.
 """
-
-from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
@@ -34,9 +32,6 @@ class NotFound(Exception):
     """No ComfyUI is offered or ignored at this address."""
 
 
-# --- calls by runners -----------------------------------------------------------------------------
-
-
 def addresses_registered() -> dict[str, str]:
     """Return the address of each backend, with its id if it may be deleted without a response now."""
     may_leave = Q(adopted_at__isnull=False, unreachable_since__lte=current_time() - DEPARTURE_AFTER)
@@ -46,13 +41,9 @@ def addresses_registered() -> dict[str, str]:
 
 @transaction.atomic
 def answers_store(*, answers: Mapping[str, BackendReport]) -> list[str]:
-    """Adopt or offer each ComfyUI that answered and is not registered.
+    """Adopt or offer each ComfyUI that answered, by its normalised address, and is not registered.
 
-    Args:
-        answers: by normalised address.
-
-    Returns:
-        The ids of the adopted backends.
+    Returns the ids of the adopted ones.
     """
     moment = current_time()
     registered = set(Backend.objects.values_list("url", flat=True))
@@ -66,7 +57,13 @@ def answers_store(*, answers: Mapping[str, BackendReport]) -> list[str]:
         if returns or (adopts and (found is None or found.ignored_at is None)):
             adopted += _adopt(url, "" if found is None else found.backend_id, moment)
         else:
-            _offer(url, report, moment)
+            _store_found(
+                url,
+                moment,
+                comfyui_version=(report.version or "")[:64],
+                devices=[device.to_json() for device in report.devices],
+                last_seen_at=moment,
+            )
     if adopted:
         Discovery.objects.get_or_create(defaults={"adopts_until": moment + ADOPTION_WINDOW})
     old = moment - OFFERED_FOR
@@ -95,16 +92,6 @@ def _adopt(url: str, backend_id: str, moment: dt.datetime) -> list[str]:
     return [row.id]
 
 
-def _offer(url: str, report: BackendReport, moment: dt.datetime) -> None:
-    _store_found(
-        url,
-        moment,
-        comfyui_version=(report.version or "")[:64],
-        devices=[device.to_json() for device in report.devices],
-        last_seen_at=moment,
-    )
-
-
 def _store_found(url: str, moment: dt.datetime, **columns: Any) -> None:
     FoundBackend.objects.update_or_create(
         pk=url, defaults=columns, create_defaults={**columns, "first_seen_at": moment}
@@ -114,8 +101,7 @@ def _store_found(url: str, moment: dt.datetime, **columns: Any) -> None:
 def backend_depart(*, row: Backend) -> None:
     """Delete an adopted backend and keep its id for its return.
 
-    Args:
-        row: locked by the caller's transaction; it has no jobs and no user changed it.
+    The row is locked by the caller's transaction; it has no jobs and no user changed it.
     """
     moment = current_time()
     _store_found(
@@ -132,9 +118,6 @@ def backend_depart(*, row: Backend) -> None:
 def adoption_end() -> None:
     """End adoption for good."""
     Discovery.objects.update_or_create(defaults={"adopts_until": current_time()})
-
-
-# --- calls by users -------------------------------------------------------------------------------
 
 
 def found_list() -> list[FoundBackend]:
@@ -156,12 +139,7 @@ def found_add(*, url: str) -> Backend:
 
 
 def found_ignore(*, url: str, ignored: bool) -> FoundBackend:
-    """Stop or resume offering a ComfyUI.
-
-    Raises:
-        BackendInvalid: the address is malformed.
-        NotFound: no ComfyUI is offered or ignored there.
-    """
+    """Stop or resume offering a ComfyUI; raise ``BackendInvalid`` or ``NotFound`` as :func:`found_add`."""
     row = _listed(url)
     if ignored != (row.ignored_at is not None):
         row.ignored_at = current_time() if ignored else None
@@ -175,9 +153,9 @@ def _listed(url: str) -> FoundBackend:
     except ValueError as error:
         raise BackendInvalid("url", str(error)) from error
     row = FoundBackend.objects.filter(pk=address, backend_id="").first()
-    if row is None:
-        same = Backend.objects.filter(url=address).first()
-        if same is not None:
-            raise BackendExists(f"This address is registered already, as {same.id}.", same.id)
-        raise NotFound(address)
-    return row
+    if row is not None:
+        return row
+    same = Backend.objects.filter(url=address).first()
+    if same is not None:
+        raise BackendExists(f"This address is registered already, as {same.id}.", same.id)
+    raise NotFound(address)

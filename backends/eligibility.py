@@ -4,55 +4,54 @@ A backend that a submission names may be paused: its children wait for it. A bac
 work.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence
-from typing import Final
 
-from backends.capabilities import BackendCapabilities, missing_capabilities
+from backends.capabilities import BackendCapabilities, lacks_reason
 from backends.models import Backend, Reachability
 from backends.queries import backend_status
 from backends.states import TAKES_CHILDREN, BackendState, BackendStatus
-
-#: States in which a backend gets children that were not submitted to it.
-_WORKS: Final = frozenset({BackendState.ONLINE, BackendState.BUSY})
 
 
 def ineligible_reason(backend: Backend | None, required: Sequence[str], *, now: dt.datetime) -> str | None:
     """Return why a backend that a submission names gets no child, None if it gets one.
 
-    Args:
-        backend: None if no backend has the id.
-        required: the capabilities that the submission requires.
-        now: the time at which the backend's state is derived.
+    ``backend`` is None if no backend has the id; ``required`` are the submission's capabilities.
     """
     if backend is None:
         return "Unknown: no backend has this id."
     status = backend_status(backend, now=now)
     if status.state not in TAKES_CHILDREN or backend.reachability != Reachability.ONLINE:
         return _state_reason(backend, status)
-    missing = missing_capabilities(capabilities_of(backend), required)
-    return f"Lacks {', '.join(missing)}." if missing else None
+    return lacks_reason(capabilities_of(backend), required)
 
 
 def _state_reason(backend: Backend, status: BackendStatus) -> str:
     by = f" by {status.by}" if status.by else ""
     why = f": {status.reason}" if status.reason else ""
     match status.state:
-        case BackendState.DISABLED:
-            return f"Disabled{by}{why}" if by or why else "Disabled."
         case BackendState.QUARANTINED:
             return f"Quarantined{by}{why}"
-        case BackendState.DRAINING:
-            return f"Being drained{by}{why}" if by or why else "Being drained."
+        case BackendState.DISABLED | BackendState.DRAINING as state:
+            what = "Disabled" if state is BackendState.DISABLED else "Being drained"
+            return f"{what}{by}{why or ('' if by else '.')}"
         case _:
             return f"Offline: {backend.status_reason or 'it has not answered yet'}"
 
 
+def may_take_later(backend: Backend, *, now: dt.datetime) -> bool:
+    """Return whether jobs of the pool may wait for a backend: it is not away or leaving.
+
+    One that is paused, quarantined or not probed yet may take them later.
+    """
+    state = backend_status(backend, now=now).state
+    is_leaving = state in (BackendState.DISABLED, BackendState.DRAINING)
+    return not is_leaving and backend.unreachable_since is None
+
+
 def is_working(backend: Backend, *, now: dt.datetime) -> bool:
     """Return whether a backend answers and nothing holds it back."""
-    return backend_status(backend, now=now).state in _WORKS
+    return backend_status(backend, now=now).state in (BackendState.ONLINE, BackendState.BUSY)
 
 
 def capabilities_of(backend: Backend) -> BackendCapabilities:

@@ -4,8 +4,6 @@ A function is one guarded UPDATE, or part of the caller's transaction. A caller 
 claim locks the backend's lease: see ``jobgroups.services.holds``.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any, Final
 
@@ -19,18 +17,11 @@ _MAX_BY: Final = 150
 
 
 def backend_hold(*, row: Backend, hold: Hold, at_once: bool, reason: str, by: str, moment: dt.datetime) -> bool:
-    """Pause or drain a backend; a repeated request changes nothing.
+    """Pause or drain a backend; return whether a column changed. A repeated request changes nothing.
 
-    Args:
-        row: locked by the caller's transaction. A disabled backend is left as it is.
-        hold: pause or drain.
-        at_once: evict running prompts instead of awaiting them. It stays in force until the hold ends, since
-            the eviction may have been carried out already.
-        reason, by: as the user gave them; "" if not given.
-        moment: now; a repeated hold keeps its beginning.
-
-    Returns:
-        Whether a column changed.
+    The row is locked by the caller's transaction; a disabled backend is left as it is. ``at_once``, the eviction of
+    running prompts, stays in force until the hold ends, since it may have been carried out already. A repeated hold
+    keeps its beginning.
     """
     if not row.enabled:
         return False
@@ -75,17 +66,11 @@ def backend_finish_drain(*, row: Backend, moment: dt.datetime) -> None:
 
 
 def backend_quarantine(*, row: Backend, reason: str, by: str, moment: dt.datetime, until: dt.datetime | None) -> bool:
-    """Quarantine a backend. A user also replaces end and reason of a quarantine that is in force.
+    """Quarantine a backend; return whether it was not quarantined before.
 
-    Args:
-        row: locked by the caller's transaction.
-        reason: the reason, as a sentence.
-        by: a user's name; "" for the Director, which never changes a quarantine that is in force.
-        moment: now.
-        until: end of the quarantine; None: until a user releases it.
-
-    Returns:
-        Whether it was not quarantined before.
+    The row is locked by the caller's transaction. ``by`` is a user's name; "" for the Director, which never changes a
+    quarantine that is in force. A user also replaces end and reason of such a one. ``until`` None: until a user
+    releases it.
     """
     changes: dict[str, Any] = {
         "quarantine_until": until,
@@ -103,15 +88,9 @@ def backend_quarantine(*, row: Backend, reason: str, by: str, moment: dt.datetim
 
 
 def backend_release(*, backend_id: str, moment: dt.datetime, due_only: bool = False) -> bool:
-    """Release a backend from quarantine, on probation: earlier failures count no more.
+    """Release a backend from quarantine, on probation; return whether it was quarantined.
 
-    Args:
-        backend_id: one that is not quarantined, or deleted, is no error.
-        moment: now.
-        due_only: only if the stored end of the quarantine has passed.
-
-    Returns:
-        Whether it was quarantined.
+    Earlier failures count no more. ``due_only``: only if the stored end of the quarantine has passed.
     """
     rows = Backend.objects.filter(pk=backend_id, quarantined_at__isnull=False)
     if due_only:

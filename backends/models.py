@@ -1,7 +1,5 @@
 """Registered ComfyUIs (address, requests of users, last observation) and found ones."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import ClassVar
 
@@ -16,7 +14,8 @@ class Reachability(StrEnum):
 
     UNKNOWN = "unknown"  #: No response since it was registered.
     ONLINE = "online"  #: It responds.
-    OFFLINE = "offline"  #: It does not respond, or not as ComfyUI does; ``status_reason`` has details.
+    #: It does not respond, or not as ComfyUI does; ``status_reason`` has details.
+    OFFLINE = "offline"
 
 
 class Backend(models.Model):

@@ -1,7 +1,5 @@
 """Probes of registered backends: several at once, within a short time; the results are stored."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import datetime as dt
@@ -11,8 +9,7 @@ from typing import Any, Final
 from asgiref.sync import async_to_sync
 
 from backends import services
-from backends.comfyui.errors import BackendError
-from backends.comfyui.probe import BackendReport, probe
+from backends.comfyui.probe import BackendReport, attempt
 from backends.models import Backend
 
 #: A backend whose last response is older than this is probed before it is given a child.
@@ -37,26 +34,22 @@ def probe_backends(backends: Collection[Backend]) -> None:
     """Probe backends side by side, and store the results."""
     results = async_to_sync(_probe_all)(backends)
     for backend in backends:
-        services.backend_observed(backend_id=backend.id, **_observed_columns(results.get(backend.id)))
+        columns = _observed_columns(results.get(backend.id))
+        services.backend_observed(backend_id=backend.id, **columns)
 
 
 async def _probe_all(backends: Collection[Backend]) -> dict[str, BackendReport | str]:
     """Return each backend's report, or a sentence that says what is wrong with it."""
     results: dict[str, BackendReport | str] = {}
+
+    async def probe(row: Backend) -> None:
+        results[row.id] = await attempt(row.url, headers=row.headers, timeout=_PROBE_TIMEOUT)
+
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_TOTAL_TIMEOUT), asyncio.TaskGroup() as tasks:
             for backend in backends:
-                tasks.create_task(_probe(backend, results), name=f"probe {backend.id}")
+                tasks.create_task(probe(backend), name=f"probe {backend.id}")
     return results
-
-
-async def _probe(backend: Backend, results: dict[str, BackendReport | str]) -> None:
-    try:
-        results[backend.id] = await probe(backend.url, headers=backend.headers, timeout=_PROBE_TIMEOUT)
-    except BackendError as error:
-        results[backend.id] = error.detail
-    except ValueError as error:
-        results[backend.id] = str(error)
 
 
 def _observed_columns(result: BackendReport | str | None) -> Mapping[str, Any]:

@@ -1,7 +1,5 @@
 """Automatic quarantine: when a failing backend is quarantined, and for how long. Pure."""
 
-from __future__ import annotations
-
 import datetime as dt
 from dataclasses import dataclass
 from typing import Final
@@ -34,11 +32,8 @@ def counts_since(rules: QuarantineRules, now: dt.datetime, failures_reset_at: dt
 def quarantine_for(rules: QuarantineRules, *, failures: int, consecutive: int) -> dt.timedelta | None:
     """Return for how long a backend is quarantined, None if it is not.
 
-    Args:
-        rules: the installation's.
-        failures: counted failures since :func:`counts_since`, including the one that is being stored.
-        consecutive: quarantines without a success since. Above 0 the backend is on probation, which ends
-            with its first failure.
+    ``failures`` are counted since :func:`counts_since`, including the one that is being stored. ``consecutive`` are
+    quarantines without a success since. Above 0 the backend is on probation, which ends with its first failure.
     """
     if rules.failures == 0 or failures == 0:
         return None
@@ -49,13 +44,7 @@ def quarantine_for(rules: QuarantineRules, *, failures: int, consecutive: int) -
 
 
 def reason_for(failures: int, window: dt.timedelta, consecutive: int, sentence: str) -> str:
-    """Return the reason of a quarantine, as users read it.
-
-    Args:
-        failures, window: the counted failures, and over how long.
-        consecutive: consecutive quarantines before this one.
-        sentence: the last failure.
-    """
+    """Return the reason of a quarantine, as users read it; ``sentence`` is that of the last failure."""
     if consecutive:
         return f"It failed again on probation: {sentence}"
     seconds = window.total_seconds()

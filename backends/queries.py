@@ -1,13 +1,11 @@
 """All reads of backends. Synchronous; nothing is written here."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterable
 from typing import Any, Final
 
-from backends.models import Backend
-from backends.states import STALE_AFTER, BackendObservation, BackendStatus, derive_status
+from backends.models import Backend, Reachability
+from backends.states import STALE_AFTER, BackendState, BackendStatus, Hold
 
 
 def backend_find(backend_id: str) -> Backend | None:
@@ -53,33 +51,38 @@ def is_offline(row: Backend, now: dt.datetime) -> bool:
 
 
 def backend_status(row: Backend, *, now: dt.datetime, ours: int = 0) -> BackendStatus:
-    """Return the status of a loaded row.
+    """Return the strongest state that applies to a backend (see ``PRECEDENCE``), and its cause.
 
-    Args:
-        row: the backend.
-        now: the time at which the status is derived.
-        ours: prompts of ours that wait or run there, as stored by the Director.
+    ``ours`` are prompts of ours that wait or run there, as stored by the Director.
     """
-    return derive_status(
-        BackendObservation(
-            now=now,
-            created_at=row.created_at,
-            enabled=row.enabled,
-            hold=row.hold,
-            changed_reason=row.changed_reason,
-            changed_by=row.changed_by,
-            changed_at=row.changed_at,
-            quarantined_at=row.quarantined_at,
-            quarantine_reason=row.quarantine_reason,
-            quarantine_by=row.quarantine_by,
-            consecutive_quarantines=row.consecutive_quarantines,
-            reachability=row.reachability,
-            status_reason=row.status_reason,
-            status_since=row.status_since,
-            last_seen_at=row.last_seen_at,
-            is_busy=bool(row.queue_running + row.queue_pending + ours),
-        )
-    )
+    if not row.enabled:
+        since = row.changed_at or row.status_since
+        return BackendStatus(BackendState.DISABLED, row.changed_reason, since, row.changed_by)
+    if row.quarantined_at is not None:
+        return BackendStatus(BackendState.QUARANTINED, row.quarantine_reason, row.quarantined_at, row.quarantine_by)
+    if row.hold:
+        state = BackendState.DRAINING if row.hold == Hold.DRAIN else BackendState.PAUSED
+        return BackendStatus(state, row.changed_reason, row.changed_at, row.changed_by)
+    return _observed_status(row, now, is_busy=bool(row.queue_running + row.queue_pending + ours))
+
+
+def _observed_status(row: Backend, now: dt.datetime, *, is_busy: bool) -> BackendStatus:
+    """Return the status of a backend that nothing holds back."""
+    if row.reachability == Reachability.OFFLINE:
+        return BackendStatus(BackendState.OFFLINE, row.status_reason, row.status_since)
+    if row.reachability == Reachability.UNKNOWN:
+        since = row.status_since or row.created_at
+        return BackendStatus(BackendState.UNKNOWN, "No response yet.", since)
+    if row.last_seen_at is None or row.last_seen_at < now - STALE_AFTER:
+        since = row.last_seen_at or row.created_at
+        moment = f"{since.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+        reason = f"Not probed since {moment}; is a runner alive?"
+        return BackendStatus(BackendState.OFFLINE, reason, since)
+    reason = row.status_reason
+    if not reason and row.consecutive_quarantines:
+        reason = "On probation after a quarantine: one prompt at a time until one succeeds."
+    state = BackendState.BUSY if is_busy else BackendState.ONLINE
+    return BackendStatus(state, reason, row.status_since)
 
 
 def is_on_probation(row: Backend) -> bool:

@@ -3,8 +3,6 @@
 Each write names its columns: a user's change and an observation never overwrite one another.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import itertools
 import re
@@ -16,7 +14,7 @@ from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from backends.comfyui.address import BackendAddress, check_headers, normalise_url, slug_for_url
+from backends.comfyui.address import BackendAddress, normalise_url, slug_for_url
 from backends.comfyui.destinations import check_url
 from backends.holds import QUARANTINE_CLEARED, enabled_columns
 from backends.models import Backend, FoundBackend, Reachability
@@ -55,9 +53,6 @@ def current_time() -> dt.datetime:
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
-# --- changes by users -----------------------------------------------------------------------------
-
-
 def backend_create(
     *,
     url: str,
@@ -68,20 +63,15 @@ def backend_create(
     headers: Mapping[str, str] | None = None,
     adopted_at: dt.datetime | None = None,
 ) -> Backend:
-    """Register a ComfyUI. One address is registered once, however it is spelled.
+    """Register a ComfyUI. One address is registered once, however it is spelled; credentials in it become a header.
+
+    Raises ``BackendInvalid`` or ``BackendExists``.
 
     Args:
-        url: as ``normalise_url`` takes it; credentials in it become a header.
         backend_id: None: host and port, with a number appended if that id is taken.
         name: None: ``backend_id`` if it is given, else the address without its scheme.
         tags: capabilities that a submission may require.
-        enabled: False: it gets no work.
-        headers: sent with every request and socket.
         adopted_at: when discovery registers it without a question; None: a user registers it.
-
-    Raises:
-        BackendInvalid: a malformed address, id or header.
-        BackendExists: the address or the id is registered.
     """
     address = _permitted(url)
     if backend_id is not None and not _BACKEND_ID.fullmatch(backend_id):
@@ -118,16 +108,10 @@ def backend_update(
     enabled: bool | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Backend | None:
-    """Change a backend; None leaves a value as it is.
+    """Change a backend; None leaves a value as it is. Raises the errors of :func:`backend_create`.
 
-    Another address clears the observations, and the headers unless new ones are given: a password is never sent
-    to a host that it was not given for.
-
-    Returns:
-        The changed backend, or None if there is none with this id.
-
-    Raises:
-        BackendInvalid, BackendExists: as :func:`backend_create`.
+    Another address clears the observations, and the headers unless new ones are given: a password is never sent to a
+    host that it was not given for. Without a backend with this id None is returned.
     """
     if url is not None:
         # Before the transaction: the resolver may take a while.
@@ -150,24 +134,16 @@ def backend_update(
 def is_other_address(row: Backend, url: str) -> bool:
     """Return whether ``url`` is another address than the backend's, beyond another spelling.
 
-    Raises:
-        BackendInvalid: it is malformed.
+    Raises ``BackendInvalid`` if it is malformed.
     """
     return _address(url).url != row.url
 
 
 def backends_ensure(addresses: Iterable[str]) -> list[str]:
-    """Register each address that is not registered; registered ones do not change.
+    """Register each address that is not registered, and return the ids of the new backends.
 
-    Args:
-        addresses: ``host``, ``host:port`` or a URL each, as in ``DIRECTOR_BACKENDS``.
-
-    Returns:
-        The ids of those that were created.
-
-    Raises:
-        BackendInvalid: an address is malformed; those before it stay registered. The message gives its
-            number, since the address may contain a password.
+    The addresses are as in ``DIRECTOR_BACKENDS``. Raises ``BackendInvalid`` for a malformed one; those before it stay
+    registered. The message gives its number, since the address may contain a password.
     """
     created: list[str] = []
     for number, url in enumerate(addresses, start=1):
@@ -203,14 +179,10 @@ def _permitted(url: str) -> BackendAddress:
 
 
 def _headers(headers: Mapping[str, str] | None, address: BackendAddress) -> dict[str, str]:
-    """Return the headers that are sent: the address's credentials, overridden by the given headers."""
     try:
-        given = check_headers(headers or {})
+        return address.headers_with(headers or {})
     except ValueError as error:
         raise BackendInvalid("headers", str(error)) from error
-    names = {name.lower() for name in given}
-    credentials = {name: v for name, v in address.headers.items() if name.lower() not in names}
-    return {**credentials, **given}
 
 
 def _free_id(url: str) -> str:
@@ -269,9 +241,6 @@ def _observations_cleared() -> dict[str, Any]:
     }
 
 
-# --- observations by runners ----------------------------------------------------------------------
-
-
 def backend_observed(
     *,
     backend_id: str,
@@ -285,37 +254,33 @@ def backend_observed(
     devices: Sequence[Mapping[str, Any]] | None = None,
     seen_at: dt.datetime | None = None,
 ) -> bool:
-    """Store an observation of a backend; None leaves a column as it is.
+    """Store an observation of a backend; None leaves a column as it is. Return whether there was such a backend.
 
     Args:
-        backend_id: one that was deleted is no error.
         reachable: whether it can take work.
         reason: its fault, as a clause; also the suspicion against a reachable one.
         responded: whether it sent a response; None: as ``reachable``. A backend that responds but is unfit (its
             worker is dead) is not probed again by a submission, which would trust the response.
-        queue_running: prompts of any client that execute there.
-        queue_pending: prompts of any client that wait there.
+        queue_running, queue_pending: prompts of any client that execute or wait there.
         queue_foreign: those of the two that are not ours.
         version: ComfyUI's, "" if not known.
         devices: ``{"name", "vram_total", "vram_free"}`` each, memory in bytes or None.
         seen_at: None: now.
-
-    Returns:
-        Whether there was such a backend.
     """
     moment = seen_at or current_time()
-    changes: dict[str, Any] = _reachability(reachable, moment, queue_running, queue_pending)
-    changes["status_reason"] = reason[:_MAX_REASON]
-    if reachable if responded is None else responded:
-        changes["last_seen_at"] = moment
     optional = {
+        "last_seen_at": moment if (reachable if responded is None else responded) else None,
         "queue_running": queue_running,
         "queue_pending": queue_pending,
         "queue_foreign": queue_foreign,
         "comfyui_version": None if version is None else version[:_MAX_VERSION],
         "devices": None if devices is None else [dict(device) for device in devices],
     }
-    changes |= {name: value for name, value in optional.items() if value is not None}
+    changes = {
+        **_reachability(reachable, moment, queue_running, queue_pending),
+        "status_reason": reason[:_MAX_REASON],
+        **{name: value for name, value in optional.items() if value is not None},
+    }
     return Backend.objects.filter(pk=backend_id).update(**changes) > 0
 
 

@@ -4,8 +4,6 @@ Commands for a running Director (``director.cli``) need no Django and start at o
 management commands.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence
@@ -19,11 +17,12 @@ from director.cli.exit_status import CommandError, Status
 def main() -> None:
     """Run the command of the command line, and exit with its status."""
     arguments = sys.argv[1:]
-    if app.is_for(arguments):
+    program = Path(sys.argv[0]).name
+    # ``manage.py check`` is Django's, as in every project; ``director check`` is the command line's.
+    if app.is_for(arguments) and (program, arguments[:1]) != ("manage.py", ["check"]):
         sys.exit(app.run(arguments))
     if arguments[0] == "manage":
         del arguments[0]
-    program = Path(sys.argv[0]).name
     _manage(["director" if program == "__main__.py" else program, *arguments])
 
 

@@ -1,7 +1,5 @@
 """The project as an app: its commands, checks and static files."""
 
-from __future__ import annotations
-
 from django.apps import AppConfig
 
 

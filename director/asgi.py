@@ -3,8 +3,6 @@
 ``serve`` runs it; other ASGI servers can run it too.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 from typing import Any
@@ -21,7 +19,7 @@ from director.security.origins import require_allowed_origin  # noqa: E402
 from director.security.sign_in import require_sign_in  # noqa: E402
 from director.web.asgi_types import Receive, Scope, Send  # noqa: E402
 from director.web.threaded_handler import LenientRequest, route_api  # noqa: E402
-from jobgroups.consumers import read_seqs  # noqa: E402
+from jobgroups.consumers.reads import read_seqs  # noqa: E402
 from jobgroups.consumers.routing import websocket_urlpatterns  # noqa: E402
 from jobgroups.events.hub import hub  # noqa: E402
 

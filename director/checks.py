@@ -1,7 +1,5 @@
 """System check for misspelt settings."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Any
 

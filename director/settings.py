@@ -4,12 +4,11 @@ No setting is required: the default is one process, SQLite in the data folder, l
 ``docs/settings.md`` describes each ``DIRECTOR_…`` variable.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import re
 import secrets
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,9 +38,14 @@ Number = TypeVar("Number", int, float)
 # --- helpers ------------------------------------------------------------------------------------
 
 
+def _text(name: str) -> str:
+    """Read a text without blanks at its ends."""
+    return str(env.str(name, default="")).strip()
+
+
 def _flag(name: str, default: bool) -> bool:
     """Read a switch; a value other than the usual words for yes and no is an error."""
-    value = str(env.str(name, default="")).strip().lower()
+    value = _text(name).lower()
     if value in ("", "1", "true", "yes", "on", "0", "false", "no", "off"):
         return default if value == "" else value in ("1", "true", "yes", "on")
     raise ImproperlyConfigured(f"{name} is {value!r}; use 1 (on) or 0 (off).")
@@ -49,8 +53,7 @@ def _flag(name: str, default: bool) -> bool:
 
 def _number(name: str, kind: type[Number], default: Number, low: float, high: float) -> Number:
     """Read a number within ``low`` … ``high``."""
-    text = str(env.str(name, default="")).strip()
-    if not text:
+    if not (text := _text(name)):
         return default
     try:
         value = kind(text)
@@ -64,15 +67,19 @@ def _number(name: str, kind: type[Number], default: Number, low: float, high: fl
 
 def _one_of(name: str, meanings: dict[str, str], default: str) -> str:
     """Read one of several words, and return the value that it stands for."""
-    word = str(env.str(name, default="")).strip().lower() or default
+    word = _text(name).lower() or default
     if word not in meanings:
         raise ImproperlyConfigured(f"{name} is {word!r}; use one of {', '.join(meanings)}.")
     return meanings[word]
 
 
-def _words(name: str) -> list[str]:
-    """Read a comma-separated list without empty items."""
-    return [word.strip() for word in str(env.str(name, default="")).split(",") if word.strip()]
+def _words(name: str, pattern: str = "", advice: str = "") -> list[str]:
+    """Read a comma-separated list without empty items; every item must match a pattern."""
+    words = [word.strip() for word in _text(name).split(",") if word.strip()]
+    for word in words:
+        if pattern and not re.fullmatch(pattern, word):
+            raise ImproperlyConfigured(f"{name} has {word!r}; {advice}.")
+    return words
 
 
 def _urls(name: str) -> list[str]:
@@ -80,7 +87,7 @@ def _urls(name: str) -> list[str]:
 
     Errors do not quote the value: such a URL contains a password.
     """
-    text = str(env.str(name, default="")).strip()
+    text = _text(name)
     urls = re.split(r"[\s,]+(?=[A-Za-z][A-Za-z0-9]*://)", text) if text else []
     for number, url in enumerate(urls, start=1):
         if not re.match(r"[A-Za-z][A-Za-z0-9]*://[^\s]", url):
@@ -93,23 +100,16 @@ def _urls(name: str) -> list[str]:
 # --- the data folder ------------------------------------------------------------------------------
 
 DIRECTOR_VERSION = __version__
-DIRECTOR_DATA_DIR = Path(
-    str(env.str("DIRECTOR_DATA_DIR", default="")).strip()
-    or platformdirs.user_data_path("comfyui-director", appauthor=False)
-).expanduser()
-DIRECTOR_DATA_DIR = DIRECTOR_DATA_DIR.absolute()
+DIRECTOR_DATA_DIR = Path(_text("DIRECTOR_DATA_DIR") or platformdirs.user_data_path("comfyui-director", appauthor=False))
+DIRECTOR_DATA_DIR = DIRECTOR_DATA_DIR.expanduser().absolute()
 
-#: Written once by ``director.server.data_dir.prepare``, readable by its owner only.
+#: Written once by ``director.server.data_dir.prepare``, not here; readable by its owner only.
 DIRECTOR_SECRET_KEY_FILE = DIRECTOR_DATA_DIR / "secret-key"
 
 
 def _secret_key() -> str:
-    """Return the configured key, else the key in the data folder, else a new key for this process.
-
-    Importing settings writes nothing: ``serve`` stores the key by ``director.server.data_dir.prepare``.
-    """
-    given = str(env.str("DIRECTOR_SECRET_KEY", default="")).strip()
-    if given:
+    """Return the configured key, else the key in the data folder, else a new key for this process."""
+    if given := _text("DIRECTOR_SECRET_KEY"):
         if len(given) < 32:
             raise ImproperlyConfigured("DIRECTOR_SECRET_KEY must have at least 32 characters.")
         return given
@@ -127,12 +127,9 @@ DEFAULT_EXCEPTION_REPORTER_FILTER = "director.security.debug_filter.SecretsFilte
 # --- access ----------------------------------------------------------------------------------
 
 LOOPBACK_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
-DIRECTOR_ALLOWED_HOSTS = _words("DIRECTOR_ALLOWED_HOSTS")
-for _host in DIRECTOR_ALLOWED_HOSTS:
-    if not re.fullmatch(r"\*|[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", _host):
-        raise ImproperlyConfigured(
-            f"DIRECTOR_ALLOWED_HOSTS has {_host!r}; write host names only, without http:// and port."
-        )
+DIRECTOR_ALLOWED_HOSTS = _words(
+    "DIRECTOR_ALLOWED_HOSTS", r"\*|[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", "write host names only, without http:// and port"
+)
 ALLOWED_HOSTS = [*LOOPBACK_HOSTS, *DIRECTOR_ALLOWED_HOSTS]
 #: Origins of pages that may use the API and the sockets, in addition to loopback pages.
 DIRECTOR_ALLOWED_ORIGINS = [word.rstrip("/") for word in _words("DIRECTOR_ALLOWED_ORIGINS")]
@@ -151,7 +148,7 @@ for _proxy in DIRECTOR_TRUSTED_PROXIES:
         ) from None
 
 #: Shared secret of programs and users. Empty: no sign-in.
-DIRECTOR_TOKEN = str(env.str("DIRECTOR_TOKEN", default="")).strip()
+DIRECTOR_TOKEN = _text("DIRECTOR_TOKEN")
 if DIRECTOR_TOKEN and not re.fullmatch(r"[\x21-\x7e]{16,512}", DIRECTOR_TOKEN):
     raise ImproperlyConfigured("DIRECTOR_TOKEN must have 16 to 512 letters, digits and signs, without blanks.")
 
@@ -188,11 +185,25 @@ DIRECTOR_MAX_BODY_BYTES = _number("DIRECTOR_MAX_BODY_BYTES", int, 16 * 2**20, 2*
 DIRECTOR_MAX_METADATA_BYTES = 16 * 2**10
 #: Maximum size of a response of a backend (its history contains whole workflows).
 DIRECTOR_MAX_ANSWER_BYTES = _number("DIRECTOR_MAX_ANSWER_BYTES", int, 64 * 2**20, 2**16, 2**30)
+#: ComfyUI writes the ids of the job into its PNGs.
+DIRECTOR_MARK_OUTPUTS = _flag("DIRECTOR_MARK_OUTPUTS", default=True)
 #: Clients are redirected to the backend for larger outputs; they may not reach it.
 DIRECTOR_PROXY_MAX_BYTES = _number("DIRECTOR_PROXY_MAX_BYTES", int, 64 * 2**20, 2**16, 2**34)
 #: Maximum size of all thumbnails in the data folder.
 DIRECTOR_THUMBNAILS_BYTES = _number("DIRECTOR_THUMBNAILS_BYTES", int, 512 * 2**20, 2**20, 2**40)
 DIRECTOR_THUMBNAILS_DIR = DIRECTOR_DATA_DIR / "thumbnails"
+#: Makes the posters of videos; None: it is not installed.
+FFMPEG = shutil.which("ffmpeg")
+#: Folder of the assets. Web processes and runners on several machines need one that they share.
+DIRECTOR_FILES_DIR = Path(_text("DIRECTOR_FILES_DIR") or DIRECTOR_DATA_DIR / "files")
+DIRECTOR_FILES_DIR = DIRECTOR_FILES_DIR.expanduser().absolute()
+DIRECTOR_MAX_ASSET_BYTES = _number("DIRECTOR_MAX_ASSET_BYTES", int, 20 * 2**30, 2**10, 2**44)
+#: Assets that were not used for so many days are deleted; 0: never.
+DIRECTOR_ASSET_DAYS = _number("DIRECTOR_ASSET_DAYS", int, 0, 0, 36_500)
+#: Copy the outputs of completed jobs into that folder.
+DIRECTOR_CAPTURE = _flag("DIRECTOR_CAPTURE", default=True)
+#: While less of the disk of that folder is free, outputs are not copied and uploads are refused.
+DIRECTOR_MIN_FREE_BYTES = _number("DIRECTOR_MIN_FREE_BYTES", int, 2 * 2**30, 0, 2**50)
 #: Accept groups (as ``pending``) while no runner is alive, instead of answering 503.
 DIRECTOR_ACCEPT_WITHOUT_RUNNER = _flag("DIRECTOR_ACCEPT_WITHOUT_RUNNER", default=False)
 #: Factor for every interval of the runner; for tests.
@@ -201,18 +212,14 @@ DIRECTOR_TIME_SCALE = _number("DIRECTOR_TIME_SCALE", float, 1.0, 0.01, 10.0)
 # --- notifications -----------------------------------------------------------------------------------
 
 #: Public address of the pages, for links in notices; without a slash at its end.
-DIRECTOR_PUBLIC_URL = str(env.str("DIRECTOR_PUBLIC_URL", default="")).strip().rstrip("/")
+DIRECTOR_PUBLIC_URL = _text("DIRECTOR_PUBLIC_URL").rstrip("/")
 if DIRECTOR_PUBLIC_URL and not re.fullmatch(r"https?://[^?#\s]+", DIRECTOR_PUBLIC_URL):
     raise ImproperlyConfigured(f"DIRECTOR_PUBLIC_URL is {DIRECTOR_PUBLIC_URL!r}; write it as http://host:port.")
 #: Notification services, as URLs of apprise. They contain passwords and are never shown.
 DIRECTOR_NOTIFY = _urls("DIRECTOR_NOTIFY")
 #: Kinds of notices.
-DIRECTOR_NOTIFY_ON = _words("DIRECTOR_NOTIFY_ON") or ["group_ended", "backend_trouble", "queue_empty"]
-for _kind in DIRECTOR_NOTIFY_ON:
-    if _kind not in ("group_ended", "backend_trouble", "queue_empty"):
-        raise ImproperlyConfigured(
-            f"DIRECTOR_NOTIFY_ON has {_kind!r}; known are group_ended, backend_trouble, queue_empty."
-        )
+_KINDS = ["group_ended", "backend_trouble", "queue_empty"]
+DIRECTOR_NOTIFY_ON = _words("DIRECTOR_NOTIFY_ON", "|".join(_KINDS), f"known are {', '.join(_KINDS)}") or _KINDS
 
 # --- the database ---------------------------------------------------------------------------------
 
@@ -240,7 +247,7 @@ def _sqlite(path: str) -> dict[str, Any]:
 
 
 def _database() -> dict[str, Any]:
-    url = str(env.str("DIRECTOR_DATABASE_URL", default="")).strip()
+    url = _text("DIRECTOR_DATABASE_URL")
     if not url:
         return _sqlite(str(DIRECTOR_DATA_DIR / "director.sqlite3"))
     scheme = url.split(":", 1)[0]
@@ -280,7 +287,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- the channel layer ---------------------------------------------------------------------------------
 
-DIRECTOR_REDIS_URL = str(env.str("DIRECTOR_REDIS_URL", default="")).strip()
+DIRECTOR_REDIS_URL = _text("DIRECTOR_REDIS_URL")
 if DIRECTOR_REDIS_URL and DIRECTOR_REDIS_URL.split(":", 1)[0] not in ("redis", "rediss", "unix"):
     raise ImproperlyConfigured("DIRECTOR_REDIS_URL must look like redis://host:6379/0.")
 # Without Redis there is no layer: the hub works within one process. The in-memory layer drops the newest
@@ -330,13 +337,7 @@ MIDDLEWARE = [
 ]
 #: The part of them for the API: see ``director.web.threaded_handler``.
 DIRECTOR_API_MIDDLEWARE = [
-    "django.middleware.security.SecurityMiddleware",
-    "director.security.csp.CspMiddleware",
-    "director.security.origins.OriginMiddleware",
-    "director.web.errors.JsonErrorMiddleware",
-    "director.security.sign_in.SignInMiddleware",
-    "django.middleware.common.CommonMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    name for name in MIDDLEWARE if not name.startswith(("servestatic.", "django.contrib.", "django.middleware.csrf."))
 ]
 ROOT_URLCONF = "director.urls"
 ASGI_APPLICATION = "director.asgi.application"
@@ -367,6 +368,7 @@ SERVESTATIC_USE_FINDERS = True
 SERVESTATIC_AUTOREFRESH = False
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "files": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": DIRECTOR_FILES_DIR}},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = DIRECTOR_MAX_BODY_BYTES

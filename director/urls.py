@@ -1,7 +1,5 @@
 """Every HTTP path of the Director."""
 
-from __future__ import annotations
-
 from django.contrib import admin
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView

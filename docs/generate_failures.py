@@ -1,7 +1,6 @@
 """Write ``docs/failures.md`` from ``jobgroups/domain/failures.py``: ``make docs``. A test fails if it is stale."""
 
-from __future__ import annotations
-
+import json
 import re
 import sys
 from collections.abc import Collection
@@ -13,6 +12,9 @@ sys.path.insert(0, str(ROOT))
 from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass, FailureKind, RetryTarget  # noqa: E402 after the line above
 
 PAGE = ROOT / "docs" / "failures.md"
+#: Of each class: what ComfyUI says (of an error ``exception_type: exception_message``) or what is seen, and
+#: ``recorded`` from a real ComfyUI, or the file or report in which it was read.
+EXAMPLES = json.loads((ROOT / "docs/failure_examples.json").read_text(encoding="utf-8"))
 _HEAD = """\
 # When a job fails
 
@@ -25,8 +27,8 @@ whether the failure counts against the backend. Each group decides which failure
 
 | Field | |
 | --- | --- |
-| `max_attempts` | The maximum number of attempts of a job within a run, 1–10. With 1 (the default, `DIRECTOR_MAX_ATTEMPTS`) a job is not retried. |
-| `retry_elsewhere` | `false`: only on its own backend; `true` or `"group"`: also on the backends to which its group was submitted, including those that were skipped; `"any"`: on every backend. Default: `DIRECTOR_RETRY_ELSEWHERE`. |
+| `max_attempts` | The maximum number of attempts of a job within a run, 1–10. With 1 (the default, `DIRECTOR_MAX_ATTEMPTS`) a job is not retried. With `count` the default is at least 2. |
+| `retry_elsewhere` | `false`: only on its own backend; `true` or `"group"`: also on the backends to which its group was submitted, including those that were skipped; `"any"`: on every backend. Default: `DIRECTOR_RETRY_ELSEWHERE`. With `count`: on the candidates. |
 | `partial_outputs` | `"accept"` (default): if ComfyUI refuses some outputs of a job, it completes with the others and a warning; `"fail"`: its prompt is stopped, and the job fails with the class of the refusal. |
 | `retry_on` | The classes after which a job is retried. If absent: all that can be retried. |
 
@@ -44,12 +46,16 @@ long each time, at most 60 s.
   fails, the job gets that result.
 - **Offline while a job runs**: after `DIRECTOR_MOVE_AFTER_SECONDS` without a response or a frame, the job is retried on
   another backend, if `retry_elsewhere`, `max_attempts` and `retry_on` allow it. Otherwise it waits for its backend until
-  its `timeout_seconds` are over, and fails as `backend_lost` if the backend is still offline. Both count as an attempt,
-  and once against the backend. A job that the offline backend had accepted and not started moves too, and no attempt is
+  its `timeout_seconds` or `stall_seconds` are over, and fails as `backend_lost` if the backend is still offline. Both
+  count as an attempt, and once against the backend. A job that the offline backend had accepted and not started moves too, and no attempt is
   counted. The prompt may still run there if only the network is broken: it is stopped when the backend is back. If the
   prompt has completed by then, and its job is still queued, or the job's next attempt fails, the job gets that result.
 - **Never sent**: a queued job whose backend has been offline for `DIRECTOR_MOVE_AFTER_SECONDS`, or is draining, disabled
   or quarantined, moves to another backend if `retry_elsewhere` allows it. No attempt is counted.
+- **Jobs of the pool** ([`count`](api.md#the-pool)): a failed job is queued in the pool again, for any candidate. A
+  backend that failed it with a class that is retried only on another backend does not get it again in this run. After
+  another failure the backend leaves the job for 60 s to other candidates, if one works. `node_or_model_missing` is not
+  counted and is always queued again: the backend is [excluded](api.md#get-apibackendsidexclusions) from the workflow.
 - An attempt of which nothing was executed (no connection, or a prompt that was forgotten before it started) does not
   count; five such attempts in a row count as one.
 
@@ -93,9 +99,9 @@ def _row(failure: FailureClass, kind: FailureKind) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _examples(failure: FailureClass, kind: FailureKind) -> list[str]:
+def _examples(failure: FailureClass) -> list[str]:
     lines = [f"- `{failure.value}`"]
-    lines += [f"  - {_cell(example.said)} ({example.source})" for example in kind.examples]
+    lines += [f"  - {_cell(one['seen'])} ({one['source']})" for one in EXAMPLES[failure]]
     return lines
 
 
@@ -111,7 +117,7 @@ def page() -> str:
         "",
         "`tests/contract/recordings` has the recordings of a real ComfyUI.",
         "",
-        *(line for failure, kind in TAXONOMY.items() for line in _examples(failure, kind)),
+        *(line for failure in TAXONOMY for line in _examples(failure)),
         "",
     ]
     return "\n".join(lines)

@@ -1,7 +1,5 @@
 """Write ``docs/states.md`` from the tables of states: ``make docs``. A test fails if it is stale."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 ``python docs/three_pictures.py demo-data/<run>/images docs/three-pictures.png``
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

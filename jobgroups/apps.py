@@ -1,7 +1,5 @@
 """The app of groups, children, attempts and events."""
 
-from __future__ import annotations
-
 from django.apps import AppConfig
 
 

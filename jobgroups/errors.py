@@ -1,40 +1,7 @@
-"""Errors of requests and lookups, one class per condition.
-
-    JobGroupsError
-    ├── InvalidRequest            400, with field errors
-    │   ├── TooManyChildren       400 too_many_children
-    │   └── NoOnlineBackends      400 no_online_backends, with the list of skipped ones
-    ├── GroupNotFound             404
-    ├── ChildNotFound             404
-    ├── BackendNotFound           404
-    ├── AddressNotFound           404 address_not_found
-    ├── OutputNotFound            404 output_not_found
-    ├── NoOutputs                 404 no_outputs
-    ├── NoWorkflow                400 no_workflow
-    ├── NoThumbnail               404 no_thumbnail
-    ├── OutputTooLarge            413 output_too_large, with its size and its backend's address
-    ├── OutputGone                410 output_gone
-    │   └── OutputReplaced        410 output_gone, with reason "replaced"
-    ├── RangeNotSatisfiable       416 range_not_satisfiable
-    ├── BackendAway               502 backend_unreachable
-    ├── Conflict                  409
-    │   ├── IdempotencyConflict   409 idempotency_conflict
-    │   ├── BackendExists         409 backend_exists, with the id it is registered as
-    │   ├── BackendInUse          409 backend_in_use
-    │   ├── GroupNotFinished      409 group_not_finished
-    │   ├── RunPassed             409 run_passed
-    │   ├── NothingToRetry        409 nothing_to_retry
-    │   ├── JobCompleted          409 job_completed
-    │   ├── JobNotFailed          409 job_not_failed
-    │   ├── JobNotWaiting         409 job_not_waiting
-    │   ├── NoOtherBackend        409 no_other_backend, with the jobs that it concerns
-    │   └── BackendUnavailable    409 backend_unavailable, with the list of them
-    └── RunnerAbsent              503 runner_absent
+"""Errors of requests and lookups, one class per condition; docs/api.md lists them by ``code``.
 
 ``LeaseLost`` is internal: it ends a runner's session of a backend, and no client sees it.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -46,6 +13,9 @@ class JobGroupsError(Exception):
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 400
 
+    def __init_subclass__(cls, code: str | None = None, status: int | None = None) -> None:
+        cls.code, cls.status = code or cls.code, status or cls.status
+
     def __init__(self, detail: str, *, extra: Mapping[str, Any] | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -53,96 +23,90 @@ class JobGroupsError(Exception):
         self.extra: dict[str, Any] = dict(extra or {})
 
 
-class InvalidRequest(JobGroupsError):
+class InvalidRequest(JobGroupsError, code="invalid_request"):
     """The request's body, parameters or headers are invalid; nothing was stored."""
-
-    code = "invalid_request"
 
     def __init__(self, detail: str, *, errors: Sequence[Mapping[str, str]] = ()) -> None:
         super().__init__(detail, extra={"errors": list(errors)} if errors else None)
 
 
-class TooManyChildren(InvalidRequest):
+class TooManyChildren(InvalidRequest, code="too_many_children"):
     """The request has more backend ids than a group may have children."""
 
-    code = "too_many_children"
 
-
-class NoOnlineBackends(JobGroupsError):
+class NoOnlineBackends(JobGroupsError, code="no_online_backends"):
     """No backend of the request can take a child now."""
-
-    code = "no_online_backends"
 
     def __init__(self, skipped: Sequence[Mapping[str, str]]) -> None:
         super().__init__("No valid online backends available", extra={"skipped_backends": list(skipped)})
 
 
-class GroupNotFound(JobGroupsError):
+class GroupNotFound(JobGroupsError, code="group_not_found", status=404):
     """No group has this id."""
-
-    code = "group_not_found"
-    status = 404
 
     def __init__(self, group_id: str) -> None:
         super().__init__(f"Job group {group_id} not found")
 
 
-class ChildNotFound(JobGroupsError):
+class ChildNotFound(JobGroupsError, code="job_not_found", status=404):
     """The group has no child with this id."""
-
-    code = "job_not_found"
-    status = 404
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"Job {job_id} not found")
 
 
-class BackendNotFound(JobGroupsError):
+class BackendNotFound(JobGroupsError, code="backend_not_found", status=404):
     """No backend has this id."""
-
-    code = "backend_not_found"
-    status = 404
 
     def __init__(self, backend_id: str) -> None:
         super().__init__(f"Backend {backend_id} not found")
 
 
-class AddressNotFound(JobGroupsError):
-    """Discovery has no offered or ignored ComfyUI at this address."""
+class ExclusionNotFound(JobGroupsError, code="exclusion_not_found", status=404):
+    """The backend has no exclusion with this id."""
 
-    code = "address_not_found"
-    status = 404
+    def __init__(self, backend_id: str, exclusion_id: int) -> None:
+        super().__init__(f"Backend {backend_id} has no exclusion {exclusion_id}")
+
+
+class AddressNotFound(JobGroupsError, code="address_not_found", status=404):
+    """Discovery has no offered or ignored ComfyUI at this address."""
 
     def __init__(self) -> None:
         super().__init__("No ComfyUI was found at this address.")
 
 
-class OutputNotFound(JobGroupsError):
+class OutputNotFound(JobGroupsError, code="output_not_found", status=404):
     """The child reported fewer files."""
-
-    code = "output_not_found"
-    status = 404
 
     def __init__(self, job_id: str, number: int, count: int) -> None:
         files = "1 file" if count == 1 else f"{count} files"
         super().__init__(f"Job {job_id} has reported {files}; there is no number {number}.")
 
 
-class NoThumbnail(JobGroupsError):
-    """The file exists, but has no thumbnail."""
+class AssetNotFound(JobGroupsError, code="asset_not_found", status=404):
+    """No asset has this id or hash."""
 
-    code = "no_thumbnail"
-    status = 404
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Asset {name} not found")
+
+
+class StorageFull(JobGroupsError, code="storage_full", status=507):
+    """A file cannot be written, or should not: the disk is almost full."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The file cannot be stored: {reason}. Nothing was kept of it; free some space.")
+
+
+class NoThumbnail(JobGroupsError, code="no_thumbnail", status=404):
+    """The file exists, but has no thumbnail."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"There is no thumbnail of this output. {reason}")
 
 
-class OutputTooLarge(JobGroupsError):
+class OutputTooLarge(JobGroupsError, code="output_too_large", status=413):
     """The file exceeds the limit of the proxy, and the client does not follow redirects."""
-
-    code = "output_too_large"
-    status = 413
 
     def __init__(self, *, size: int, limit: int, backend_id: str, url: str) -> None:
         super().__init__(
@@ -152,27 +116,23 @@ class OutputTooLarge(JobGroupsError):
         )
 
 
-class NoOutputs(JobGroupsError):
+class NoOutputs(JobGroupsError, code="no_outputs", status=404):
     """The group, or its starred children, have no files yet."""
-
-    code = "no_outputs"
-    status = 404
 
     def __init__(self, *, starred: bool) -> None:
         super().__init__("Nothing that is starred has a file." if starred else "The group has no files yet.")
 
 
-class NoWorkflow(JobGroupsError):
+class NoWorkflow(JobGroupsError, code="no_workflow"):
     """The PNG has no valid workflow."""
 
-    code = "no_workflow"
+
+class ProvenanceUnknown(JobGroupsError, code="provenance_unknown", status=404):
+    """No job is known that made a file."""
 
 
-class OutputGone(JobGroupsError):
+class OutputGone(JobGroupsError, code="output_gone", status=410):
     """The child reported the file, but it no longer exists."""
-
-    code = "output_gone"
-    status = 410
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The output is gone. {reason}")
@@ -186,58 +146,60 @@ class OutputReplaced(OutputGone):
         self.extra["reason"] = "replaced"
 
 
-class RangeNotSatisfiable(JobGroupsError):
+class RangeNotSatisfiable(JobGroupsError, code="range_not_satisfiable", status=416):
     """The requested range is beyond the end of the file."""
-
-    code = "range_not_satisfiable"
-    status = 416
 
     def __init__(self) -> None:
         super().__init__("The file has no such part.")
 
 
-class BackendAway(JobGroupsError):
+class BackendAway(JobGroupsError, code="backend_unreachable", status=502):
     """The backend of the requested file does not answer."""
-
-    code = "backend_unreachable"
-    status = 502
 
     def __init__(self, backend_id: str, reason: str) -> None:
         super().__init__(f"Backend {backend_id} has it, and does not answer now. {reason}")
 
 
-class Conflict(JobGroupsError):
+class Conflict(JobGroupsError, code="conflict", status=409):
     """The request is valid, but not in the present state."""
 
-    code = "conflict"
-    status = 409
 
-
-class IdempotencyConflict(Conflict):
+class IdempotencyConflict(Conflict, code="idempotency_conflict"):
     """The idempotency key was used with another body within 24 h."""
 
-    code = "idempotency_conflict"
 
-
-class BackendInUse(Conflict):
+class BackendInUse(Conflict, code="backend_in_use"):
     """The backend has open children, or prompts that may still run."""
 
-    code = "backend_in_use"
+
+class AssetInUse(Conflict, code="asset_in_use"):
+    """The workflow of an open group refers to the asset."""
+
+    def __init__(self, asset_id: str, group_id: str) -> None:
+        super().__init__(
+            f"Asset {asset_id} is needed by job group {group_id}, which has not ended."
+            " Cancel the group or wait for its end."
+        )
 
 
-class BackendExists(Conflict):
+class AssetDeleted(Conflict, code="asset_deleted"):
+    """The workflow of a group refers to an asset that does not exist any more."""
+
+    def __init__(self, node_id: str, name: str) -> None:
+        super().__init__(
+            f"Node {node_id}: the file of its input {name!r} was deleted. Upload it again and submit a new group."
+        )
+
+
+class BackendExists(Conflict, code="backend_exists"):
     """The address, or the id, is registered already."""
-
-    code = "backend_exists"
 
     def __init__(self, detail: str, backend_id: str) -> None:
         super().__init__(detail, extra={"backend_id": backend_id})
 
 
-class GroupNotFinished(Conflict):
+class GroupNotFinished(Conflict, code="group_not_finished"):
     """A retry starts the next run of a group, and the present run has not ended."""
-
-    code = "group_not_finished"
 
     def __init__(self, group_id: str, open_count: int) -> None:
         jobs = "1 job is" if open_count == 1 else f"{open_count} jobs are"
@@ -247,20 +209,16 @@ class GroupNotFinished(Conflict):
         )
 
 
-class RunPassed(Conflict):
+class RunPassed(Conflict, code="run_passed"):
     """The group is not in the run that the request names; usually it was retried meanwhile."""
-
-    code = "run_passed"
 
     def __init__(self, group_id: str, run: int, named: int) -> None:
         why = " now: it was retried meanwhile." if named < run else f"; it has no run {named}."
         super().__init__(f"Job group {group_id} is in run {run}{why} Load it again.")
 
 
-class NothingToRetry(Conflict):
+class NothingToRetry(Conflict, code="nothing_to_retry"):
     """No child of the group failed, timed out or was cancelled with the group."""
-
-    code = "nothing_to_retry"
 
     def __init__(self, group_id: str) -> None:
         super().__init__(
@@ -269,10 +227,8 @@ class NothingToRetry(Conflict):
         )
 
 
-class JobCompleted(Conflict):
+class JobCompleted(Conflict, code="job_completed"):
     """A child of a retry has completed."""
-
-    code = "job_completed"
 
     def __init__(self, job_ids: Sequence[str]) -> None:
         others = f" (and {len(job_ids) - 1} more)" if len(job_ids) > 1 else ""
@@ -283,10 +239,8 @@ class JobCompleted(Conflict):
         )
 
 
-class JobNotFailed(Conflict):
+class JobNotFailed(Conflict, code="job_not_failed"):
     """While its group runs, a child can be retried only if it failed or timed out."""
-
-    code = "job_not_failed"
 
     def __init__(self, job_id: str, status: str) -> None:
         super().__init__(
@@ -295,10 +249,8 @@ class JobNotFailed(Conflict):
         )
 
 
-class JobNotWaiting(Conflict):
+class JobNotWaiting(Conflict, code="job_not_waiting"):
     """Only a queued child can be moved to another backend."""
-
-    code = "job_not_waiting"
 
     def __init__(self, job_id: str, status: str, backend_id: str) -> None:
         if status == "running":
@@ -308,10 +260,8 @@ class JobNotWaiting(Conflict):
         super().__init__(f"Job {job_id} is not waiting and cannot be moved: it {state}")
 
 
-class NoOtherBackend(Conflict):
+class NoOtherBackend(Conflict, code="no_other_backend"):
     """A child of a retry at another backend has no other backend now."""
-
-    code = "no_other_backend"
 
     def __init__(self, job_ids: Sequence[str]) -> None:
         others = f" (and {len(job_ids) - 1} more)" if len(job_ids) > 1 else ""
@@ -323,10 +273,8 @@ class NoOtherBackend(Conflict):
         )
 
 
-class BackendUnavailable(Conflict):
+class BackendUnavailable(Conflict, code="backend_unavailable"):
     """The backends of children of a retry take no jobs now."""
-
-    code = "backend_unavailable"
 
     def __init__(self, unavailable: Sequence[Mapping[str, str]], *, hint: str) -> None:
         first = unavailable[0]
@@ -337,11 +285,8 @@ class BackendUnavailable(Conflict):
         )
 
 
-class RunnerAbsent(JobGroupsError):
+class RunnerAbsent(JobGroupsError, code="runner_absent", status=503):
     """No runner is alive; nothing was stored."""
-
-    code = "runner_absent"
-    status = 503
 
     def __init__(self) -> None:
         super().__init__("ParallelJobManager not initialized")

@@ -10,16 +10,15 @@ Data of users and of ComfyUI is stored as JSON *text* (``…_json``), so that ev
 with the order of its keys.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from django.db import models
 from django.db.models import F, Q
 
 from backends.models import Backend
+from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import (
     ATTEMPT_ENDED,
@@ -28,9 +27,13 @@ from jobgroups.domain.states import (
     ChildStatus,
     GroupStatus,
     PartialOutputs,
+    Placement,
     RetryScope,
     StopReason,
 )
+
+#: ``timeout_seconds`` of a group whose jobs may run for any time: 68 years, since the previous release reads no null.
+NO_TIMEOUT: Final = 2**31 - 1
 
 
 def _values(members: type[StrEnum]) -> list[str]:
@@ -69,6 +72,8 @@ class JobGroup(models.Model):
     seq = models.BigIntegerField(default=0)
     #: A retry by a user starts the next run; ``cancelled_at`` and ``completed_at`` belong to the current one.
     run = models.IntegerField(default=1)
+    #: Number of its outputs that were captured: a change without an event.
+    revision = models.BigIntegerField(default=0, db_default=0)
     cancelled_at = models.DateTimeField(null=True, blank=True)
     #: Whether a runner has claimed a child in any run: distinguishes ``pending`` from ``running``.
     has_claimed_child = models.BooleanField(default=False, db_column="claimed")
@@ -82,9 +87,16 @@ class JobGroup(models.Model):
     metadata_json = models.TextField(default="{}")
     seed_strategy = models.CharField(max_length=16)
     base_seed = models.BigIntegerField()
+    #: From the start of a job; ``NO_TIMEOUT``: only ``stall_seconds`` ends it.
     timeout_seconds = models.IntegerField()
+    #: A job ends after so many seconds without an event of its prompt; null: it does not.
+    stall_seconds = models.IntegerField(null=True, blank=True)
     required_capabilities = models.JSONField(default=list, blank=True)
     submitter = models.CharField(max_length=150, blank=True, default="")
+    #: Whether each child was submitted to a backend, or waits for any candidate.
+    placement = models.CharField(
+        max_length=8, choices=_choices(Placement), default=Placement.BOUND.value, db_default=Placement.BOUND.value
+    )
     #: Limit of counted attempts of a child within one run.
     max_attempts = models.IntegerField(default=1, db_default=1)
     #: On which backends other than its own a child may be retried.
@@ -134,6 +146,7 @@ class JobGroup(models.Model):
             models.CheckConstraint(name="group_max_attempts", condition=Q(max_attempts__gte=1, max_attempts__lte=10)),
             _known("group_retry_elsewhere_known", "retry_elsewhere", RetryScope),
             _known("group_partial_outputs_known", "partial_outputs", PartialOutputs),
+            _known("group_placement_known", "placement", Placement),
         ]
         indexes: ClassVar = [
             # Estimates: the last runs of a workflow.
@@ -141,10 +154,21 @@ class JobGroup(models.Model):
             # GET /api/job-groups: newest first, and by status.
             models.Index(name="group_newest", fields=["-created_at", "-id"]),
             models.Index(name="group_status_newest", fields=["status", "-created_at", "-id"]),
+            # The pool's line.
+            models.Index(
+                name="group_pool_open",
+                fields=["created_at", "id"],
+                condition=Q(completed_at__isnull=True, placement=Placement.POOL),
+            ),
         ]
 
     def __str__(self) -> str:
         return self.id
+
+    @property
+    def time_limit(self) -> int | None:
+        """Return the seconds that a job may run, None without such a limit."""
+        return None if self.timeout_seconds == NO_TIMEOUT else self.timeout_seconds
 
 
 class GroupLabel(models.Model):
@@ -163,6 +187,37 @@ class GroupLabel(models.Model):
         return f"{self.key}={self.value}"
 
 
+class Variant(models.Model):
+    """The children of one group of the pool that have the same workflow: what a free backend chooses from."""
+
+    id = models.BigAutoField(primary_key=True)
+    group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="variants")
+    number = models.IntegerField()
+    #: Its place in the line: the start of the group's run.
+    queued_at = models.DateTimeField()
+    #: ``["*"]``, or ids and ``tag:…`` in any mix, as submitted.
+    candidates = models.JSONField()
+    workflow_digest = models.CharField(max_length=16, blank=True, default="")
+    #: Digest of the model files that the workflow names; empty: it names none.
+    models_digest = models.CharField(max_length=16, blank=True, default="", db_default="")
+    #: Since when backends take later variants whose models they have loaded; null: none does.
+    bypassed_at = models.DateTimeField(null=True, blank=True)
+    #: Since when no candidate has been able to take its jobs; null while one is.
+    unplaced_since = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["group", "number"]
+        constraints: ClassVar = [models.UniqueConstraint(name="variant_number", fields=["group", "number"])]
+        indexes: ClassVar = [
+            # The line reads the few marked variants.
+            models.Index(name="variant_bypassed", fields=["bypassed_at"], condition=Q(bypassed_at__isnull=False)),
+            models.Index(name="variant_unplaced", fields=["unplaced_since"], condition=Q(unplaced_since__isnull=False)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.group_id} variant {self.number}"
+
+
 class ChildJob(models.Model):
     """One variation: the group's workflow with one seed, on one backend."""
 
@@ -170,9 +225,22 @@ class ChildJob(models.Model):
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="children")
     #: Its position in the group, from 0; seeds are assigned in this order.
     position = models.IntegerField()
-    #: The id outlives its backend: the history of a deleted backend stays readable. Null: not assigned.
+    #: The id outlives its backend: the history of a deleted backend stays readable. Null: no backend has claimed it.
     backend = models.ForeignKey(
         Backend, on_delete=models.DO_NOTHING, db_constraint=False, null=True, related_name="children"
+    )
+    #: Whether it waits for its own backend alone; otherwise for any candidate of its variant.
+    is_bound = models.BooleanField(default=True, db_default=True)
+    #: Null: its group does not use the pool. Both are deleted with their group; a constraint would need an index of
+    #: all children.
+    variant = models.ForeignKey(
+        Variant,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        null=True,
+        blank=True,
+        related_name="children",
     )
     seed = models.BigIntegerField()
     status = models.CharField(max_length=16, choices=_choices(ChildStatus), default=ChildStatus.QUEUED.value)
@@ -200,6 +268,8 @@ class ChildJob(models.Model):
         max_length=24, blank=True, default="", db_default="", choices=_choices(FailureClass)
     )
     warnings_json = models.TextField(default="[]")
+    #: Whether ComfyUI executed nothing for its outputs: every node was cached.
+    outputs_reused = models.BooleanField(default=False, db_default=False)
     #: Whether a user marked it with a star.
     starred = models.BooleanField(default=False)
 
@@ -223,6 +293,9 @@ class ChildJob(models.Model):
                 name="child_running_has_attempt",
                 condition=~Q(status=ChildStatus.RUNNING) | Q(current_attempt__isnull=False),
             ),
+            models.CheckConstraint(
+                name="child_bound_or_in_pool", condition=Q(is_bound=True) | Q(variant__isnull=False)
+            ),
             models.CheckConstraint(name="child_progress_percent", condition=Q(progress__gte=0, progress__lte=100)),
         ]
         indexes: ClassVar = [
@@ -231,6 +304,12 @@ class ChildJob(models.Model):
                 name="child_waiting",
                 fields=["backend", "queued_at", "group", "position"],
                 condition=Q(status=ChildStatus.QUEUED, current_attempt__isnull=True),
+            ),
+            # A claim from the pool: the first queued child of a variant.
+            models.Index(
+                name="child_pool_waiting",
+                fields=["variant", "position"],
+                condition=Q(status=ChildStatus.QUEUED, current_attempt__isnull=True, is_bound=False),
             ),
             # Open children of a backend: deletion, disabling, waiting reasons.
             models.Index(name="child_backend_status", fields=["backend", "status"]),
@@ -256,6 +335,8 @@ class Attempt(models.Model):
     number = models.IntegerField()
     run = models.IntegerField()
     backend = models.ForeignKey(Backend, on_delete=models.DO_NOTHING, db_constraint=False, related_name="attempts")
+    #: The variant of a child of the pool: the line is counted without a join.
+    variant_id = models.BigIntegerField(null=True, blank=True)
     prompt_id = models.CharField(max_length=64, unique=True)
     #: The socket that receives the prompt's events; a runner that takes over opens one with the same id.
     client_id = models.CharField(max_length=200)
@@ -295,6 +376,8 @@ class Attempt(models.Model):
     #: Sentences about parts of the prompt that ComfyUI did not execute. They are stored at once: ComfyUI sends
     #: some of them once and has no query for them.
     warnings_json = models.TextField(default="[]", db_default="[]")
+    #: What is known of the execution, see ``AttemptResult.execution``. Null: ComfyUI reported no end.
+    execution_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null = not known
 
     class Meta:
         ordering: ClassVar = ["child", "number"]
@@ -352,6 +435,173 @@ class ReportedFile(models.Model):
 
     def __str__(self) -> str:
         return self.digest
+
+
+class Exclusion(models.Model):
+    """A workflow that a backend cannot run, learned from failures of jobs of the pool. See ``domain.exclusions``."""
+
+    id = models.BigAutoField(primary_key=True)
+    # The unique constraint below serves as its index. The previous release deletes backends without these rows.
+    backend = models.ForeignKey(
+        Backend, on_delete=models.CASCADE, db_constraint=False, related_name="exclusions", db_index=False
+    )
+    workflow_digest = models.CharField(max_length=16, blank=True)
+    #: 0: every variant with the digest. Otherwise one: what is missing is content, which digests leave out.
+    variant_id = models.BigIntegerField(default=0)
+    kind = models.CharField(max_length=16, choices=_choices(ExclusionKind))
+    #: Failures since it began.
+    count = models.IntegerField(default=1)
+    #: What ComfyUI said last.
+    reason = models.TextField(blank=True)
+    since = models.DateTimeField()
+    last_at = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["backend", "id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="exclusion_once", fields=["backend", "workflow_digest", "variant_id", "kind"]),
+            _known("exclusion_kind_known", "kind", ExclusionKind),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.backend_id} {self.kind} {self.workflow_digest}"
+
+
+class Timing(models.Model):
+    """The seconds of a workflow on a backend, learned from its jobs: a hint for the pool and for estimates."""
+
+    id = models.BigAutoField(primary_key=True)
+    workflow_digest = models.CharField(max_length=16)
+    # The unique constraint below does not begin with it; deletes of backends are rare.
+    backend = models.ForeignKey(
+        Backend, on_delete=models.CASCADE, db_constraint=False, related_name="timings", db_index=False
+    )
+    #: Digest of the model files that the workflow names, ``""`` without any.
+    models_digest = models.CharField(max_length=16, blank=True)
+    #: Moving average of the seconds with loaded models; while ``runs`` is 0, with the load.
+    seconds = models.FloatField(null=True, blank=True)
+    #: Moving average of the additional seconds of a job that ran after other models.
+    load_seconds = models.FloatField(null=True, blank=True)
+    #: Number of jobs that were measured with loaded models.
+    runs = models.IntegerField(default=0)
+    #: When the last job was stored.
+    updated_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        ordering: ClassVar = ["workflow_digest", "backend"]
+        constraints: ClassVar = [models.UniqueConstraint(name="timing_once", fields=["workflow_digest", "backend"])]
+
+    def __str__(self) -> str:
+        return f"{self.workflow_digest} on {self.backend_id}"
+
+
+class Asset(models.Model):
+    """An uploaded file, stored once by its content. Its name is data of a user and names no file here."""
+
+    #: A UUID, as in ComfyUI's assets API.
+    id = models.CharField(primary_key=True, max_length=36)
+    #: BLAKE3 in hexadecimal digits.
+    hash = models.CharField(max_length=64, unique=True)
+    name = models.CharField(max_length=255)
+    content_type = models.CharField(max_length=100)
+    size_bytes = models.BigIntegerField()
+    created_at = models.DateTimeField()
+    #: Last upload of the same content, or last submission that refers to it.
+    used_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        ordering: ClassVar = ["-created_at", "-id"]
+        indexes: ClassVar = [models.Index(name="asset_newest", fields=["-created_at", "-id"])]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def stored_name(self) -> str:
+        """The name in the storage: two rows never share a file, so that a deletion hits no newer upload."""
+        return f"assets/{self.hash}-{self.id}"
+
+
+class AssetUse(models.Model):
+    """A group whose workflow refers to an asset. An open group keeps its assets."""
+
+    id = models.BigAutoField(primary_key=True)
+    asset = models.ForeignKey(Asset, on_delete=models.CASCADE, related_name="uses")
+    # The previous release deletes groups without these rows. The unique constraint below serves as its index.
+    group = models.ForeignKey(
+        JobGroup, on_delete=models.CASCADE, db_constraint=False, related_name="asset_uses", db_index=False
+    )
+
+    class Meta:
+        ordering: ClassVar = ["group", "asset"]
+        constraints: ClassVar = [models.UniqueConstraint(name="asset_use_once", fields=["group", "asset"])]
+
+    def __str__(self) -> str:
+        return f"{self.group_id} uses {self.asset_id}"
+
+
+class StoredFile(models.Model):
+    """The content of captured outputs, stored once. It is deleted after its last capture."""
+
+    id = models.CharField(primary_key=True, max_length=36)
+    #: Hashes in hexadecimal digits.
+    blake3 = models.CharField(max_length=64, unique=True)
+    sha256 = models.CharField(max_length=64, db_index=True)
+    size_bytes = models.BigIntegerField()
+    #: Pixels, and seconds; null: not known.
+    width = models.IntegerField(null=True, blank=True)
+    height = models.IntegerField(null=True, blank=True)
+    duration = models.FloatField(null=True, blank=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return self.blake3
+
+    @property
+    def stored_name(self) -> str:
+        """The name in the storage: two rows never share a file, so that a deletion hits no newer file."""
+        return f"results/{self.blake3}-{self.id}"
+
+
+class Capture(models.Model):
+    """The copy of one output of a completed job into the storage: pending (``due_at``), stored (``file``) or given up."""
+
+    id = models.BigAutoField(primary_key=True)
+    # The previous release deletes groups without these rows. The unique constraint below serves as its index.
+    child = models.ForeignKey(
+        ChildJob, on_delete=models.CASCADE, db_constraint=False, related_name="captures", db_index=False
+    )
+    #: The number of the file in the API.
+    number = models.IntegerField()
+    #: The node that reported it; empty: not known.
+    node_id = models.CharField(max_length=200, blank=True, default="")
+    backend = models.ForeignKey(
+        Backend, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+", db_index=False
+    )
+    created_at = models.DateTimeField()
+    #: Not copied before this time; null: it is not pending.
+    due_at = models.DateTimeField(null=True, blank=True)
+    #: Failed tries.
+    tries = models.IntegerField(default=0)
+    file = models.ForeignKey(StoredFile, on_delete=models.PROTECT, null=True, blank=True, related_name="captures")
+    #: Why the last try failed.
+    reason = models.TextField(blank=True, default="")
+
+    class Meta:
+        ordering: ClassVar = ["child", "number"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="capture_once", fields=["child", "number"]),
+            models.CheckConstraint(
+                name="capture_pending_or_stored", condition=Q(due_at__isnull=True) | Q(file__isnull=True)
+            ),
+        ]
+        indexes: ClassVar = [models.Index(name="capture_due", fields=["due_at"], condition=Q(due_at__isnull=False))]
+
+    def __str__(self) -> str:
+        return f"{self.child_id} {self.number}"
 
 
 class AbandonedPrompt(models.Model):

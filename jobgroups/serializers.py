@@ -3,20 +3,24 @@
 The functions take loaded rows and do not query the database.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from django.conf import settings
+
 from jobgroups.domain.clock import iso, iso_or_none
-from jobgroups.domain.states import CHILD_OPEN, ChildStatus, RetryScope
+from jobgroups.domain.media_types import media_kind
+from jobgroups.domain.outputs import output_url, reported_files
+from jobgroups.domain.states import CHILD_OPEN, ChildStatus, Placement, RetryScope
 from jobgroups.models import Attempt, ChildJob, JobGroup
 
 #: Maximum length of a text in an event, in bytes of UTF-8.
 MAX_TEXT_BYTES = 2048
 #: Maximum length of a frame: 1 MiB, the limit of daphne and of many clients, minus the envelope.
 MAX_FRAME_BYTES = 2**20 - 4096
+#: What is shown of a file of which nothing is known.
+FILE_FIELDS = dict.fromkeys(("node_id", "blake3", "sha256", "size_bytes", "width", "height", "duration"))
 
 
 def to_json(value: object) -> str:
@@ -35,11 +39,23 @@ def truncate(text: str | None) -> str | None:
     return text.encode()[: MAX_TEXT_BYTES - 3].decode(errors="ignore") + "…"
 
 
-def serialize_child(row: ChildJob, *, waiting_reason: str | None = None) -> dict[str, Any]:
+def shown_backend(row: ChildJob) -> str | None:
+    """Return the backend of a child as clients see it: None for a queued child of the pool.
+
+    It is None also while a backend has claimed the child and has not started it: a claim has no event.
+    """
+    if row.is_bound:
+        return row.backend_id or ""
+    return None if row.status == ChildStatus.QUEUED else row.backend_id
+
+
+def serialize_child(
+    row: ChildJob, waiting_reason: str | None = None, eta_seconds: float | None = None
+) -> dict[str, Any]:
     """Return a child with every field of its schema; unknown ones are null."""
     return {
         "job_id": row.id,
-        "backend_id": row.backend_id or "",
+        "backend_id": shown_backend(row),
         "seed": row.seed,
         "status": row.status,
         "progress": round(row.progress, 2),
@@ -53,13 +69,39 @@ def serialize_child(row: ChildJob, *, waiting_reason: str | None = None) -> dict
         "completed_at": iso_or_none(row.completed_at),
         "attempts": row.attempt_count,
         "waiting_reason": waiting_reason if row.status in CHILD_OPEN else None,
+        "eta_seconds": eta_seconds and round(eta_seconds, 1),
         "error_details": _from_json(row.error_details_json),
         "warnings": _from_json(row.warnings_json),
+        "outputs_reused": row.outputs_reused,
         "starred": row.starred,
     }
 
 
-def serialize_group(row: JobGroup) -> dict[str, Any]:
+def has_thumbnail(filename: str) -> bool:
+    """Return whether a file is an image, or a video if the Director can make posters."""
+    kind = media_kind(filename)
+    return kind == "image" or (kind == "video" and settings.FFMPEG is not None)
+
+
+def describe_files(child: dict[str, Any], group_id: str, known: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:
+    """Add to each file of a serialized child where it can be had, and what is known of it.
+
+    ``known`` has the values of ``FILE_FIELDS`` by child id and number.
+    """
+    for number, file in enumerate(reported_files(child["outputs"] or {})):
+        url = output_url(group_id, child["job_id"], number)
+        # A captured file is missing if it turned out to be another job's.
+        facts = FILE_FIELDS if file.get("missing") else known.get((child["job_id"], number), FILE_FIELDS)
+        file.update(
+            facts,
+            file_url=url,
+            thumbnail_url=f"{url}?w=320" if has_thumbnail(file["filename"]) else None,
+            node_id=facts["node_id"] or None,
+            captured=facts["blake3"] is not None,
+        )
+
+
+def serialize_group(row: JobGroup, eta_seconds: float | None = None) -> dict[str, Any]:
     """Return a group without its children."""
     return {
         "job_group_id": row.id,
@@ -70,19 +112,23 @@ def serialize_group(row: JobGroup) -> dict[str, Any]:
         "total_count": row.total_count,
         "created_at": iso(row.created_at),
         "completed_at": iso_or_none(row.completed_at),
+        "eta_seconds": eta_seconds and round(eta_seconds, 1),
         "metadata": _from_json(row.metadata_json),
         "warnings": _from_json(row.warnings_json),
         "skipped_backends": _from_json(row.skipped_backends_json),
         "seed_strategy": row.seed_strategy,
         "base_seed": row.base_seed,
-        "timeout_seconds": row.timeout_seconds,
+        "timeout_seconds": row.time_limit,
+        "stall_seconds": row.stall_seconds,
         "max_attempts": row.max_attempts,
         "retry_elsewhere": False if row.retry_elsewhere == RetryScope.NEVER else row.retry_elsewhere,
         "retry_on": row.retry_on,
+        "placement": row.placement,
         "partial_outputs": row.partial_outputs,
         "submitter": row.submitter or None,
         "run": row.run,
         "seq": row.seq,
+        "revision": row.revision,
     }
 
 
@@ -91,7 +137,12 @@ def serialize_submission(row: JobGroup, children: Iterable[ChildJob]) -> dict[st
     return {
         "job_group_id": row.id,
         "child_jobs": [
-            {"job_id": one.id, "backend_id": one.backend_id or "", "seed": one.seed, "status": ChildStatus.QUEUED.value}
+            {
+                "job_id": one.id,
+                "backend_id": None if row.placement == Placement.POOL else one.backend_id or "",
+                "seed": one.seed,
+                "status": ChildStatus.QUEUED.value,
+            }
             for one in children
         ],
         "status": "pending" if row.accepted_without_runner else "running",
@@ -104,9 +155,7 @@ def serialize_submission(row: JobGroup, children: Iterable[ChildJob]) -> dict[st
 def serialize_attempt(row: Attempt, *, left_running: str = "") -> dict[str, Any]:
     """Return one attempt of a child, with its outputs even if it failed.
 
-    Args:
-        row: the attempt.
-        left_running: why its prompt still runs although its stop is pending.
+    ``left_running`` says why its prompt still runs although its stop is pending.
     """
     return {
         "number": row.number,
@@ -135,7 +184,7 @@ def serialize_result(row: ChildJob, *, with_outputs: bool = True) -> dict[str, A
     """Return a child's entry in ``group_complete``."""
     return {
         "job_id": row.id,
-        "backend_id": row.backend_id or "",
+        "backend_id": shown_backend(row),
         "seed": row.seed,
         "status": row.status,
         "outputs": _from_json(row.outputs_json) if with_outputs else None,
@@ -144,14 +193,10 @@ def serialize_result(row: ChildJob, *, with_outputs: bool = True) -> dict[str, A
 
 
 def truncate_to_frame(frame: Mapping[str, Any], keys: Sequence[str], within: str | None = None) -> str:
-    """Return a frame's text; if it would exceed 1 MiB, with null for some of ``keys``.
+    """Return a frame's text; if it would exceed 1 MiB, with null for some of ``keys``, the most dispensable first.
 
-    ``"truncated": [key, …]`` lists them: the client requests these values from the REST API.
-
-    Args:
-        frame: the frame.
-        keys: the keys that may be dropped, the most dispensable first.
-        within: the list of objects that have these keys; None: the frame itself.
+    ``"truncated": [key, …]`` lists them: the client requests these values from the REST API. ``within`` is the list of
+    objects that have these keys; None: the frame itself.
     """
     text = to_json(frame)
     dropped: list[str] = []

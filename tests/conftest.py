@@ -1,15 +1,20 @@
 """What all tests share: services that may be away, and a hub that belongs to one test."""
 
-from __future__ import annotations
-
+import ast
+import atexit
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from django.conf import settings
+from django.test import override_settings
 
 # nohup starts a run with SIGINT ignored, and child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -20,12 +25,33 @@ hypothesis.settings.register_profile("director", deadline=None)
 hypothesis.settings.load_profile("director")
 
 
+@pytest.fixture
+def files_folder(tmp_path: Path) -> Iterator[Path]:
+    """A storage of the test's own, in a folder."""
+    from jobgroups.services import stored_files  # Django is set up now
+
+    backend = "django.core.files.storage.FileSystemStorage"
+    storages = {**settings.STORAGES, "files": {"BACKEND": backend, "OPTIONS": {"location": tmp_path / "files"}}}
+    stored_files._incoming.cache_clear()
+    with override_settings(DIRECTOR_FILES_DIR=tmp_path / "files", STORAGES=storages):
+        yield tmp_path / "files"
+    stored_files._incoming.cache_clear()
+
+
 def _answers(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             return True
     except OSError:
         return False
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the files of tests out of the user's data folder."""
+    folder = Path(tempfile.mkdtemp(prefix="director-files-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    settings.DIRECTOR_FILES_DIR = folder
+    settings.STORAGES["files"]["OPTIONS"]["location"] = folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,10 +63,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def _code(text: str) -> str:
+    """Return a Python file's text without comments and layout, which no breakage or kill depends on."""
+    return ast.dump(ast.parse(text))
+
+
 def _changed_since(commit: str) -> set[str]:
+    """Return the paths of Python files whose code changed since the commit."""
     root = Path(__file__).parent.parent
-    command = ["git", "diff", "--name-only", commit, "--"]
-    return set(subprocess.check_output(command, cwd=root, text=True).splitlines())
+
+    def git(*arguments: str, check: bool) -> str:
+        return subprocess.run(["git", *arguments], check=check, cwd=root, capture_output=True, text=True).stdout
+
+    changed = set()
+    for path in git("diff", "--name-only", "--diff-filter=d", commit, "--", "*.py", check=True).splitlines():
+        before = git("show", f"{commit}:{path}", check=False)  # nothing for a new file
+        if _code(before) != _code((root / path).read_text(encoding="utf-8")):
+            changed.add(path)
+    return changed
 
 
 def _code_of(item: pytest.Item) -> set[str]:
@@ -63,9 +103,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Confi
         _keep_changed(commit, items, config)
     if os.environ.get("DIRECTOR_TEST_SERVICES") == "required":
         return
+    missing = {"ffmpeg": "ffmpeg is not on the PATH"} if shutil.which("ffmpeg") is None else {}
     for marker, port, name in (("postgres", 5432, "PostgreSQL"), ("redis", 6379, "Redis")):
         if not _answers(port):
-            skip = pytest.mark.skip(reason=f"no {name} answers on 127.0.0.1:{port}")
-            for item in items:
-                if marker in item.keywords:
-                    item.add_marker(skip)
+            missing[marker] = f"no {name} answers on 127.0.0.1:{port}"
+    for marker, reason in missing.items():
+        for item in items:
+            if marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,12 +1,10 @@
-"""A backend's address: one spelling for each, a name that a person reads, headers.
+"""A backend's address: one spelling for each, a name that a person reads, headers. Pure: no name is resolved.
 
-Pure: no name is resolved. The ``ValueError`` sentences never repeat the input,
-which may hold a password.
+The ``ValueError`` sentences never repeat the input, which may hold a password.
 """
 
-from __future__ import annotations
-
 import base64
+import contextlib
 import ipaddress
 import re
 import socket
@@ -17,8 +15,6 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import idna
 
-#: ComfyUI's default port; used for ``host`` without scheme and port.
-COMFYUI_PORT: Final = 8188
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 _HOST_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
@@ -26,7 +22,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,200}")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]{0,8000}[\x21-\x7e])?|")
 #: Headers that the client or the protocol sets; a wrong one would break every request.
 _OWN_HEADERS: Final = frozenset(
-    {
+    [
         "accept-encoding",
         "connection",
         "content-encoding",
@@ -40,7 +36,7 @@ _OWN_HEADERS: Final = frozenset(
         "trailer",
         "transfer-encoding",
         "upgrade",
-    }
+    ]
 )
 
 
@@ -58,25 +54,23 @@ class BackendAddress:
     url: str
     authorization: str | None = field(default=None, repr=False)
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers that this address needs: none, or ``Authorization``."""
-        return {} if self.authorization is None else {"Authorization": self.authorization}
+    def headers_with(self, given: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers that are sent: the credentials in the address, overridden by the given headers.
+
+        Raises the errors of :func:`check_headers`.
+        """
+        checked = check_headers(given)
+        if self.authorization is None or "authorization" in map(str.lower, checked):
+            return checked
+        return {"Authorization": self.authorization, **checked}
 
 
 def normalise_url(text: str) -> BackendAddress:
-    """Read an address as a person types it.
+    """Read an address as a person types it; every loopback spelling becomes ``localhost``.
 
-    Args:
-        text: ``http://host:port/prefix``, ``https://user:password@host``, or
-            ``host[:port]``, which is http at ComfyUI's port unless one is given.
-            The port of a URL defaults to its scheme's, as everywhere.
-
-    Returns:
-        The canonical address; every loopback spelling becomes ``localhost``.
-
-    Raises:
-        ValueError: with a sentence for the person.
+    ``text`` is ``http://host:port/prefix``, ``https://user:password@host``, or ``host[:port]``, which is http at
+    ComfyUI's port unless one is given. The port of a URL defaults to its scheme's, as everywhere. Raises ``ValueError``
+    with a sentence for the person.
     """
     parts = _split(text.strip())
     scheme = parts.scheme.lower()
@@ -90,17 +84,9 @@ def normalise_url(text: str) -> BackendAddress:
 
 
 def slug_for_url(url: str) -> str:
-    """A backend id for ``url``: ``localhost_8188``, ``192.168.100.6_8188``, ``farm_443_gpu1``.
+    """Return a backend id for ``url``: ``localhost_8188``, ``192.168.100.6_8188``, ``farm_443_gpu1``.
 
-    Args:
-        url: in any spelling that ``normalise_url`` takes.
-
-    Returns:
-        ``[A-Za-z0-9][A-Za-z0-9._-]{0,63}``. Two addresses may get one slug; the caller that
-        registers them makes it unique.
-
-    Raises:
-        ValueError: as ``normalise_url``.
+    Two addresses may get one slug; the caller that registers them makes it unique.
     """
     parts = urlsplit(normalise_url(url).url)
     port = parts.port or _DEFAULT_PORTS[parts.scheme]
@@ -112,9 +98,8 @@ def slug_for_url(url: str) -> str:
 def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return ``headers`` if they can be sent with every request and WebSocket.
 
-    Raises:
-        ValueError: a name or value that HTTP forbids, or a header that the client
-            sets itself. The sentence names the header, never its value.
+    Raises ``ValueError`` for a name or value that HTTP forbids, and for a header that the client sets itself. The
+    sentence names the header, never its value.
     """
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):
@@ -137,20 +122,17 @@ def _split(text: str) -> SplitResult:
     try:
         parts = urlsplit(f"http://{text}" if bare else text)
         if bare and parts.port is None:
-            parts = parts._replace(netloc=f"{parts.netloc.removesuffix(':')}:{COMFYUI_PORT}")
+            parts = parts._replace(netloc=f"{parts.netloc.removesuffix(':')}:8188")
     except ValueError as exc:
         raise ValueError("The address has a malformed host or port.") from exc
     return parts
 
 
 def _port(parts: SplitResult) -> int | None:
-    try:
-        port = parts.port
-    except ValueError as exc:
-        raise ValueError("The port must be a number from 1 to 65535.") from exc
-    if port == 0:
-        raise ValueError("The port must be a number from 1 to 65535.")
-    return port
+    with contextlib.suppress(ValueError):
+        if parts.port != 0:
+            return parts.port
+    raise ValueError("The port must be a number from 1 to 65535.")
 
 
 def _host(host: str) -> str:
@@ -196,9 +178,11 @@ def _host_name(host: str) -> str:
     except UnicodeError as exc:
         raise ValueError("The address has a malformed host name.") from exc
     labels = name.split(".")
-    if any(label.startswith("xn--") and not _is_international(label) for label in labels):
-        raise ValueError("The address has a malformed host name.")
-    if len(name) > 253 or not all(_HOST_LABEL.fullmatch(label) for label in labels):
+    if (
+        len(name) > 253
+        or not all(_HOST_LABEL.fullmatch(label) for label in labels)
+        or any(label.startswith("xn--") and not _is_international(label) for label in labels)
+    ):
         raise ValueError("The address has a malformed host name.")
     if labels[-1].isdigit():
         raise ValueError("The address has a malformed IPv4 host.")

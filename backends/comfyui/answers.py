@@ -1,11 +1,8 @@
-"""ComfyUI's HTTP answers: a body in, a typed answer out.
+"""ComfyUI's HTTP answers: a body in, a typed answer out (comfyui-protocol.md, "HTTP"). Pure.
 
-Pure: no socket, no clock, no loop. Workflows inside queue and history are not
-decoded. Every function raises ``ProtocolError`` for a body of another shape.
-Facts refer to comfyui-protocol.md, "HTTP".
+Workflows inside queue and history are not decoded. Every function raises ``ProtocolError`` for a body of another
+shape.
 """
-
-from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
@@ -14,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 
 from backends.comfyui.errors import ProtocolError
-from backends.comfyui.events import ExecutionError
+from backends.comfyui.protocol import ExecutionError
 from backends.comfyui.texts import one_line
 from backends.comfyui.wire_json import WireDecoder
 
@@ -22,7 +19,7 @@ Outcome: TypeAlias = Literal["success", "error", "interrupted"]
 T = TypeVar("T")
 
 
-class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+class Accepted(msgspec.Struct):
     """ComfyUI queued the prompt."""
 
     #: The valid id, also if we sent another one (a ComfyUI before July 2025 ignores ours).
@@ -30,7 +27,10 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     #: Place in its queue: lowest runs first; fractions and negatives occur.
     number: float
     #: Not empty if only some of the outputs are valid and will be executed.
-    node_errors: dict[str, Any]
+    node_errors: Any = None
+
+    def __post_init__(self) -> None:
+        self.node_errors = _node_errors(self.node_errors)
 
 
 class QueueItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,12 +59,6 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
     pending: tuple[QueueItem, ...]
 
 
-class NodeMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """The place of an output node in the graph; an expanded node is shown at its parent."""
-
-    display_node: str | None = None
-
-
 class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One ended prompt."""
 
@@ -78,18 +72,14 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     error: ExecutionError | None
     #: Every error in its messages: a success may have some, of nodes that were blocked.
     raised: tuple[ExecutionError, ...]
-    meta: dict[str, NodeMeta]
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
     """One device of ``/system_stats``; for ``cpu`` the memory is the machine's."""
 
     name: str
-    type: str = ""
-    index: int | None = None
-    #: Bytes.
+    #: Bytes, as is the next.
     vram_total: int | None = None
-    #: Bytes.
     vram_free: int | None = None
 
     def to_json(self) -> dict[str, str | int | None]:
@@ -102,12 +92,23 @@ class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
 
     #: None in old versions.
     version: str | None
+    #: ``3.12.7 (main, …)``, ``2.6.0+cu124`` and ``posix``; empty if it does not say.
+    python: str = ""
+    pytorch: str = ""
+    os: str = ""
     devices: tuple[Device, ...]
-    os: str | None = None
-    python_version: str | None = None
-    pytorch_version: str | None = None
     #: Its command line: ``main.py --preview-method auto …``.
-    arguments: tuple[str, ...] = ()
+    arguments: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is stored of it with each job."""
+        return {
+            "comfyui_version": self.version,
+            "python_version": self.python,
+            "pytorch_version": self.pytorch,
+            "os": self.os,
+            "devices": [{"name": one.name, "vram_total": one.vram_total} for one in self.devices],
+        }
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,12 +118,6 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     details: str
     node_errors: dict[str, Any]
-
-
-class _WireAccepted(msgspec.Struct):
-    prompt_id: str
-    number: float
-    node_errors: Any = None
 
 
 class _WireItem(msgspec.Struct, array_like=True):
@@ -147,7 +142,6 @@ class _WireEntry(msgspec.Struct):
     prompt: _WireItem
     status: _WireStatus
     outputs: dict[str, dict[str, Any] | None] = {}
-    meta: dict[str, NodeMeta] = {}
 
 
 class _ExecInfo(msgspec.Struct):
@@ -160,9 +154,9 @@ class _WireDepth(msgspec.Struct):
 
 class _WireSystem(msgspec.Struct):
     comfyui_version: str | None = None
-    os: str | None = None
-    python_version: str | None = None
-    pytorch_version: str | None = None
+    python_version: Any = None
+    pytorch_version: Any = None
+    os: Any = None
     argv: Any = None
 
 
@@ -182,7 +176,7 @@ class _WireRefusal(msgspec.Struct):
     node_errors: dict[str, Any] | list[Any] | None = None
 
 
-_accepted = WireDecoder(_WireAccepted)
+_accepted = WireDecoder(Accepted)
 _queue = WireDecoder(_WireQueue)
 _history: WireDecoder[dict[str, _WireEntry]] = WireDecoder(dict[str, _WireEntry])
 _depth = WireDecoder(_WireDepth)
@@ -200,8 +194,7 @@ def _decode(decoder: WireDecoder[T], body: bytes, what: str) -> T:
 
 def accepted(body: bytes) -> Accepted:
     """The 200 of ``POST /prompt``."""
-    wire = _decode(_accepted, body, "prompt answer")
-    return Accepted(prompt_id=wire.prompt_id, number=wire.number, node_errors=_node_errors(wire.node_errors))
+    return _decode(_accepted, body, "prompt answer")
 
 
 def _node_errors(value: Any) -> dict[str, Any]:
@@ -254,11 +247,9 @@ def queue_remaining(body: bytes) -> int:
 
 
 def history_entry(body: bytes, prompt_id: str) -> HistoryEntry | None:
-    """``GET /history/{prompt_id}``.
+    """``GET /history/{prompt_id}``; None where ComfyUI answers ``{}``.
 
-    Returns:
-        None where ComfyUI answers ``{}``: pending, running, deleted, unknown or
-        lost in a restart all look the same (comfyui-protocol.md, trap 7).
+    Pending, running, deleted, unknown or lost in a restart all look the same (comfyui-protocol.md, trap 7).
     """
     wire = _decode(_history, body, "history").get(prompt_id)
     if wire is None:
@@ -273,16 +264,14 @@ def history_entry(body: bytes, prompt_id: str) -> HistoryEntry | None:
         messages=messages,
         error=raised[-1] if outcome == "error" and raised else None,
         raised=raised,
-        meta=wire.meta,
     )
 
 
 def _outcome(status: _WireStatus) -> Outcome:
     """An interrupt is ``error`` too and is recognised by the last message (comfyui-protocol.md, "Other routes").
 
-    A ``success`` whose last message is ``execution_error`` is none: ComfyUI 0.3.64 writes that for a
-    dependency cycle through an input that the node's class does not declare (seen on a real one). A
-    blocked output also has an ``execution_error``, but ``execution_success`` follows it.
+    A ``success`` that ends in ``execution_error`` is none: ComfyUI 0.3.64 writes that for a dependency cycle
+    through an undeclared input. After the error of a blocked output ``execution_success`` follows.
     """
     last = status.messages[-1][0] if status.messages else ""
     if status.status_str == "success" and last != "execution_error":
@@ -302,13 +291,17 @@ def system_stats(body: bytes) -> SystemStats:
     """``GET /system_stats``."""
     wire = _decode(_stats, body, "system stats")
     version = wire.system.comfyui_version
+    python, pytorch, system = (
+        one_line(one) if isinstance(one, str) else ""
+        for one in (wire.system.python_version, wire.system.pytorch_version, wire.system.os)
+    )
     return SystemStats(
         # Shown on one line, in terminals too.
         version=None if version is None else one_line(version),
+        python=python,
+        pytorch=pytorch,
+        os=system,
         devices=tuple(msgspec.structs.replace(one, name=one_line(one.name)) for one in wire.devices),
-        os=wire.system.os,
-        python_version=wire.system.python_version,
-        pytorch_version=wire.system.pytorch_version,
         arguments=_strings(wire.system.argv),
     )
 

@@ -1,24 +1,20 @@
-"""The client of one ComfyUI.
-
-``async with ComfyClient(url) as comfy:`` — every call is bounded in time and in
-bytes, follows no redirect, uses no proxy, and raises only ``BackendError``.
-"""
-
-from __future__ import annotations
+"""The client of one ComfyUI: each call is bounded in time and bytes, follows no redirect and uses no proxy."""
 
 import datetime as dt
+import ssl
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from backends.comfyui import answers
-from backends.comfyui.address import check_headers, normalise_url
+from backends.comfyui.address import normalise_url
 from backends.comfyui.errors import (
     AnswerTooLarge,
+    FileTooLarge,
     NotComfyUI,
     PromptRefused,
     PromptUnconfirmed,
@@ -27,7 +23,7 @@ from backends.comfyui.errors import (
     SendAborted,
 )
 from backends.comfyui.event_socket import EventSocket, open_socket
-from backends.comfyui.exchange import Answer, Exchange, StreamedAnswer, Timeouts, check_status, tls_context
+from backends.comfyui.exchange import Answer, Exchange, StreamedAnswer, Timeouts, check_status
 from backends.comfyui.refusals import is_exception_in_handler, sentence, unconfirmed
 from backends.comfyui.texts import one_line
 
@@ -43,14 +39,11 @@ _MAX_SMALL_BYTES: Final = 1024 * 1024
 class ComfyClient:
     """Speaks HTTP and WebSocket with one ComfyUI.
 
-    Args:
-        url: as ``normalise_url`` takes it; a login in it becomes basic auth.
-        headers: sent with every request and every socket; win over the URL's login.
-        timeouts: seconds for everything.
-        max_answer_bytes: the longest answer that is read (``view`` has its own limit).
+    Each call raises ``BackendUnreachable``, ``ResponseLost`` (no whole answer, or a server error: a POST may have been
+    executed), ``AnswerTooLarge``, ``AccessDenied``, or ``NotComfyUI`` for an answer of another kind.
 
-    Raises:
-        ValueError: a malformed URL or header.
+    The headers are sent with every request and every socket, and win over a login in the URL. Longer answers than
+    ``max_answer_bytes`` are not read (``view`` has its own limit). Raises ``ValueError`` for a malformed URL or header.
     """
 
     def __init__(
@@ -63,9 +56,12 @@ class ComfyClient:
     ) -> None:
         address = normalise_url(url)
         self.url = address.url
-        self._headers = _merged(address.headers, check_headers(headers or {}))
+        self._headers = address.headers_with(headers or {})
         self._timeouts = timeouts or Timeouts()
-        self._tls = tls_context(self.url)
+        # For http an unused context, without the system's certificates.
+        self._tls = (
+            ssl.create_default_context() if self.url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        )
         self._exchange = Exchange(
             self.url,
             headers=self._headers,
@@ -77,12 +73,7 @@ class ComfyClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close every HTTP connection; event sockets are closed by their own blocks."""
         await self._exchange.aclose()
 
@@ -97,14 +88,11 @@ class ComfyClient:
     ) -> answers.Accepted:
         """Queue a prompt.
 
-        Never repeat it with the same id: ComfyUI would run it again (comfyui-protocol.md, trap 8).
-
-        A new connection is used, since only it distinguishes "not sent" from "sent and
-        lost".
+        Never repeat it with the same id: ComfyUI would run it again (comfyui-protocol.md, trap 8). Only a new
+        connection distinguishes "not sent" from "sent and lost".
 
         Args:
-            prompt: node id to node, every node with ``inputs`` (comfyui-protocol.md, trap 1b). A node without
-                ``_meta`` is sent with an empty one: some ComfyUIs answer 500 for a renamed class else.
+            prompt: node id to node, every node with ``inputs`` (comfyui-protocol.md, trap 1b).
             prompt_id: ours, fresh.
             client_id: of the open socket that receives the events.
             extra_data: marks that come back in queue and history.
@@ -138,12 +126,11 @@ class ComfyClient:
             return self._accepted(answer)
         except (AnswerTooLarge, NotComfyUI, ProtocolError) as exc:
             detail = f"The prompt was sent and not answered properly: {exc.detail}"
-            raise ResponseLost(detail, url=self.url) from exc
+            raise ResponseLost(detail) from exc
 
     async def _at_last(self, body: bytes, may_send: Callable[[], bool] | None) -> AsyncIterator[bytes]:
         if may_send is not None and not may_send():
-            detail = "It was taken back before it was sent."
-            raise SendAborted(detail, url=self.url)
+            raise SendAborted("It was taken back before it was sent.")
         yield body
 
     def _accepted(self, answer: Answer) -> answers.Accepted:
@@ -159,7 +146,7 @@ class ComfyClient:
             case status if not raised and (status >= 500 or status in (408, 425, 429)):
                 # A proxy's answer: the ComfyUI behind it may still queue the prompt.
                 detail = f"The prompt was answered with {status}; it may be queued."
-                raise ResponseLost(detail, url=self.url, status=status)
+                raise ResponseLost(detail, status=status)
             case _:
                 raise self._unconfirmed(answer, raised=raised)
 
@@ -167,7 +154,6 @@ class ComfyClient:
         text = one_line(answer.body.decode("utf-8", "replace"))
         return PromptUnconfirmed(
             unconfirmed(answer.status, text, is_page=answer.is_page, location=answer.location),
-            url=self.url,
             status=answer.status,
             text=text,
             raised=raised,
@@ -177,7 +163,6 @@ class ComfyClient:
         refusal = answers.refusal(answer.body)
         return PromptRefused(
             sentence(refusal, status=answer.status),
-            url=self.url,
             status=answer.status,
             error_type=refusal.error_type,
             message=refusal.message,
@@ -186,11 +171,7 @@ class ComfyClient:
         )
 
     async def history(self, prompt_id: str, *, new_connection: bool = False) -> answers.HistoryEntry | None:
-        """How the prompt ended; None while ComfyUI's history does not have it.
-
-        Raises:
-            BackendError: see ``_get``.
-        """
+        """How the prompt ended; None while ComfyUI's history does not have it."""
         path = f"/history/{quote(_text(prompt_id), safe='')}"
         return await self._get(path, lambda body: answers.history_entry(body, prompt_id), new_connection=new_connection)
 
@@ -198,80 +179,69 @@ class ComfyClient:
         """Return the running and the pending prompts.
 
         The answer contains every workflow: call it rarely (comfyui-protocol.md, trap 12).
-
-        Raises:
-            BackendError: see ``_get``.
         """
         return await self._get("/queue", answers.queue, new_connection=new_connection)
 
     async def queue_remaining(self, *, new_connection: bool = False) -> int:
-        """Pending and running prompts together; a small answer.
-
-        Raises:
-            BackendError: see ``_get``.
-        """
+        """Pending and running prompts together; a small answer."""
         return await self._get(
             "/prompt", answers.queue_remaining, new_connection=new_connection, max_bytes=_MAX_SMALL_BYTES
         )
 
     async def system_stats(self) -> answers.SystemStats:
-        """Version and devices.
-
-        Raises:
-            BackendError: see ``_get``.
-        """
+        """Version and devices."""
         return await self._get("/system_stats", answers.system_stats, max_bytes=_MAX_SMALL_BYTES)
 
     async def clock(self) -> dt.datetime | None:
-        """Return the machine's time by the ``Date`` of its answer, in whole seconds; None without one.
-
-        Raises:
-            BackendError: see ``_get``.
-        """
+        """Return the machine's time by the ``Date`` of its answer, in whole seconds; None without one."""
         async with self._exchange.open("GET", "/prompt") as answer:
-            check_status(answer.status, url=self.url, request="GET /prompt")
+            check_status(answer.status, request="GET /prompt")
             return answer.moment("date")
 
     async def object_info(self, class_type: str) -> dict[str, Any] | None:
-        """What ComfyUI knows of a node class; None for one it does not have.
+        """Return what ComfyUI knows of a node class; None for one it does not have.
 
-        Raises:
-            BackendError: see ``_get``.
+        Raises ``NotComfyUI`` also for an answer about another class.
         """
-        found = await self._get(f"/object_info/{quote(class_type, safe='')}", answers.json_object)
+        found = await self._get(
+            f"/object_info/{quote(class_type, safe='')}", answers.json_object, max_bytes=_MAX_SMALL_BYTES
+        )
         described = found.get(class_type)
-        return described if isinstance(described, dict) else None
+        if isinstance(described, dict):
+            return described
+        if found:
+            raise NotComfyUI("GET /object_info was answered without the node class.", status=200)
+        return None
+
+    async def replaced_classes(self) -> frozenset[str]:
+        """Return the classes that ComfyUI replaces before it validates a prompt; none below 0.14."""
+        try:
+            found = await self._get("/node_replacements", answers.json_object, max_bytes=_MAX_SMALL_BYTES)
+        except NotComfyUI as error:
+            if error.status == 404:
+                return frozenset()
+            raise
+        return frozenset(found)
 
     async def delete_pending(self, prompt_ids: Iterable[str]) -> None:
         """Take pending prompts out of the queue; running and unknown ones are not touched.
 
         It is a race, and of two prompts with one id only the first is deleted: check
         the queue afterwards (comfyui-protocol.md, trap 6).
-
-        Raises:
-            BackendError: see ``_post``.
         """
         await self._post("/queue", {"delete": [_text(prompt_id) for prompt_id in prompt_ids]})
 
     async def interrupt(self, prompt_id: str) -> None:
         """Stop this prompt if it is running; repeat until its end is seen (comfyui-protocol.md, trap 4).
 
-        Below 0.3.57 ComfyUI ignores the id and stops the running prompt: check
-        ``supports_targeted_interrupt`` first, else the queue.
-
-        Raises:
-            ValueError: no id, which would be the interrupt of everything.
-            BackendError: see ``_post``.
+        Below 0.3.57 ComfyUI ignores the id and stops the running prompt: check ``supports_targeted_interrupt`` first,
+        else the queue. Raises ``ValueError`` for an empty id, which would be the interrupt of everything.
         """
         await self._post("/interrupt", {"prompt_id": _text(prompt_id)})
 
-    async def free(self, *, unload_models: bool = True, free_memory: bool = True) -> None:
-        """Give memory back; ``free_memory`` also empties the node cache.
-
-        Raises:
-            BackendError: see ``_post``.
-        """
-        await self._post("/free", {"unload_models": unload_models, "free_memory": free_memory})
+    async def free(self) -> None:
+        """Give memory back, and empty the node cache."""
+        await self._post("/free", {"unload_models": True, "free_memory": True})
 
     @asynccontextmanager
     async def view(
@@ -285,38 +255,88 @@ class ComfyClient:
     ) -> AsyncIterator[StreamedAnswer]:
         """Open a file; 404 and ComfyUI's other refusals are statuses, not errors.
 
-        Args:
-            max_bytes: the longest file that is read, None for any.
-            headers: ``Range``, ``If-None-Match`` and the like.
-
-        Raises:
-            BackendError: no answer, a redirect, a server error, or a file above ``max_bytes``.
+        ``max_bytes`` is the longest file that is read, None for any; a longer one is an error. ``headers`` are
+        ``Range``, ``If-None-Match`` and the like.
         """
         path = _view_path(filename, subfolder, type)
         async with self._exchange.open("GET", path, max_bytes=max_bytes, headers=dict(headers or {})) as answer:
             if answer.status not in (206, 304, 400, 404, 416):
-                check_status(answer.status, url=self.url, request="GET /view")
+                check_status(answer.status, request="GET /view")
             yield answer
 
     async def has_file(self, filename: str, *, subfolder: str = "", type: str = "output") -> bool:  # noqa: A002  # ComfyUI's name
-        """Whether a file is there: a cached node may name one that is gone (comfyui-protocol.md, trap 9).
-
-        Raises:
-            BackendError: the question was not answered.
-        """
+        """Whether a file is there: a cached node may name one that is gone (comfyui-protocol.md, trap 9)."""
         async with self._exchange.open("HEAD", _view_path(filename, subfolder, type)) as answer:
             if answer.status != 404:
-                check_status(answer.status, url=self.url, request="HEAD /view")
+                check_status(answer.status, request="HEAD /view")
             return answer.status == 200
 
-    async def file_dates(self, filename: str, *, subfolder: str = "") -> tuple[dt.datetime | None, dt.datetime | None]:
-        """Return when an output was written, by the clock that dates it, and the time of the answer.
+    async def file_size(self, filename: str, *, subfolder: str, kind: str) -> int | None:
+        """Return the bytes of a file; None if there is none, or the backend does not give its length."""
+        async with self._exchange.open("HEAD", _view_path(filename, subfolder, kind)) as answer:
+            if answer.status == 404:
+                return None
+            check_status(answer.status, request="HEAD /view")
+            return answer.length
+
+    async def upload_input(self, filename: str, chunks: AsyncIterator[bytes], *, subfolder: str, size: int) -> None:
+        """Put a file into a folder of the input folder; a file of this name is replaced.
+
+        There is no deadline, only one for pauses. ComfyUI writes the file after it has received all of it.
+
+        Args:
+            filename: ASCII without quotes.
+            chunks: the content. Its exceptions are passed on.
+            size: bytes of the content.
 
         Raises:
-            BackendError: no such file, or no answer.
+            FileTooLarge: the backend does not take so much.
+            BackendError: as every call; something of the file may be there.
         """
+        boundary = uuid.uuid4().hex
+        fields = {"type": "input", "subfolder": subfolder, "overwrite": "true"}
+        head = "".join(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields.items()
+        )
+        head += f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{filename}"\r\n'
+        start = f"{head}Content-Type: application/octet-stream\r\n\r\n".encode("ascii")
+        end = f"\r\n--{boundary}--\r\n".encode("ascii")
+
+        async def body() -> AsyncIterator[bytes]:
+            yield start
+            async for chunk in chunks:
+                yield chunk
+            yield end
+
+        request = "POST /upload/image"
+        async with self._exchange.open(
+            "POST",
+            "/upload/image",
+            new_connection=True,
+            silence_s=self._timeouts.upload_s,
+            max_bytes=_MAX_SMALL_BYTES,
+            content=body(),
+            headers={
+                "Content-Type": f"multipart/form-data; boundary={boundary}",
+                "Content-Length": str(len(start) + size + len(end)),
+            },
+        ) as answer:
+            if answer.status == 413:
+                raise FileTooLarge(f"{request} was answered with 413.")
+            check_status(answer.status, request=request)
+            text = b"".join([chunk async for chunk in answer.chunks()])
+        try:
+            stored = answers.json_object(text)
+        except ProtocolError as exc:
+            raise NotComfyUI(f"{request} was not answered as by ComfyUI.", status=200) from exc
+        if (stored.get("name"), stored.get("subfolder")) != (filename, subfolder):
+            raise NotComfyUI(f"{request} stored the file under another name.", status=200)
+
+    async def file_dates(self, filename: str, *, subfolder: str = "") -> tuple[dt.datetime | None, dt.datetime | None]:
+        """Return when an output was written, by the clock that dates it, and the time of the answer."""
         async with self._exchange.open("HEAD", _view_path(filename, subfolder, "output")) as answer:
-            check_status(answer.status, url=self.url, request="HEAD /view")
+            check_status(answer.status, request="HEAD /view")
             return answer.moment("last-modified"), answer.moment("date")
 
     def events(self, client_id: str, *, previews: bool = False) -> AbstractAsyncContextManager[EventSocket]:
@@ -333,42 +353,27 @@ class ComfyClient:
     async def _get(
         self, path: str, read: Callable[[bytes], T], *, new_connection: bool = False, max_bytes: int | None = None
     ) -> T:
-        """Send a GET and decode the answer.
-
-        Raises:
-            BackendUnreachable: no connection.
-            ResponseLost: no whole answer, or a server error.
-            AnswerTooLarge: cut off at ``max_answer_bytes``.
-            AccessDenied: 401 or 403.
-            NotComfyUI: an answer of another kind.
-        """
         answer = await self._exchange.request("GET", path, new_connection=new_connection, max_bytes=max_bytes)
-        return self._read(answer, read, f"GET {path}")
-
-    async def _post(self, path: str, body: Mapping[str, Any]) -> None:
-        """Send a POST; 200 with an empty body is success.
-
-        Raises:
-            BackendError: as ``_get``; after ``ResponseLost`` it may have been executed.
-        """
-        answer = await self._exchange.request("POST", path, content=msgspec.json.encode(body), headers=_JSON)
-        check_status(answer.status, url=self.url, request=f"POST {path}")
-
-    def _read(self, answer: Answer, read: Callable[[bytes], T], request: str) -> T:
-        check_status(answer.status, url=self.url, request=request)
+        check_status(answer.status, request=f"GET {path}")
         try:
             return read(answer.body)
         except ProtocolError as exc:
             # What exactly is wrong with its shape is in the cause: bytes are nothing for a sentence.
             what = "a web page" if answer.is_page else "an answer that is not ComfyUI's"
-            detail = f"{request} was answered with {what}."
-            raise NotComfyUI(detail, url=self.url, status=answer.status) from exc
+            detail = f"GET {path} was answered with {what}."
+            raise NotComfyUI(detail, status=answer.status) from exc
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> None:
+        """Send a POST; 200 with an empty body is success."""
+        answer = await self._exchange.request("POST", path, content=msgspec.json.encode(body), headers=_JSON)
+        check_status(answer.status, request=f"POST {path}")
 
 
 _JSON: Final = {"Content-Type": "application/json"}
 
 
 def _with_meta(node: Any) -> Any:
+    # Without it some ComfyUIs answer 500 for a renamed class.
     if isinstance(node, dict) and "_meta" not in node:
         return {**node, "_meta": {}}
     return node
@@ -379,11 +384,6 @@ def _text(identifier: str) -> str:
     if not isinstance(identifier, str) or not identifier:
         raise ValueError("An identifier must be a string and not empty.")
     return identifier
-
-
-def _merged(login: Mapping[str, str], headers: Mapping[str, str]) -> dict[str, str]:
-    given = {name.lower() for name in headers}
-    return {**{name: value for name, value in login.items() if name.lower() not in given}, **headers}
 
 
 def _view_path(filename: str, subfolder: str, type_: str) -> str:

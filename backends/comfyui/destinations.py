@@ -5,8 +5,6 @@ registered there would have the Director fetch them. A name is checked when it i
 with each connection, since it may resolve to another address by then.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import ipaddress
@@ -19,6 +17,9 @@ from urllib.parse import urlsplit
 import httpcore
 from websockets.asyncio.client import ClientConnection
 
+#: A ComfyUI listens on one of these, ComfyUI's default first, and a machine's resolver may know only one of them as
+#: ``localhost``, the name that ``normalise_url`` gives to every loopback address. Both are tried, in this order.
+LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1")
 _NETWORKS: Final = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
 #: Seconds for the resolver: what it does not answer by then is left to the check of each connection.
 _RESOLVE_WITHIN: Final = 1.5
@@ -49,11 +50,7 @@ def is_refused(address: str) -> bool:
 def check_url(url: str) -> None:
     """Check the host of a backend that is to be registered or probed; a name is resolved for that.
 
-    Args:
-        url: canonical, as ``normalise_url`` gives it.
-
-    Raises:
-        ValueError: it is link-local, with a sentence for the person.
+    ``url`` is canonical. Raises ``ValueError``, with a sentence for the person, if it is link-local.
     """
     host = urlsplit(url).hostname or ""
     found = _resolved(host)
@@ -112,8 +109,7 @@ class CheckedNetwork(httpcore.AnyIOBackend):
     async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
         """Connect, to another address of the host if the peer of the first connection is refused.
 
-        Raises:
-            httpcore.ConnectError: every address is refused, or there is no connection.
+        Raises ``httpcore.ConnectError`` if every address is refused, or there is no connection.
         """
         try:
             return await self._checked(host, port, *args, **options)
@@ -142,11 +138,7 @@ class CheckedConnection(ClientConnection):
     """Connections for event sockets: closed before their request is sent where the peer is refused."""
 
     async def handshake(self, *args: Any, **options: Any) -> None:
-        """Shake hands.
-
-        Raises:
-            PeerRefused: the address is refused.
-        """
+        """Shake hands, or raise ``PeerRefused``."""
         if is_refused(_host_of(self.remote_address)):
             raise PeerRefused(_REFUSED)
         await super().handshake(*args, **options)

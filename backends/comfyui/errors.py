@@ -1,77 +1,44 @@
 """What can go wrong between us and one ComfyUI.
 
-* BackendError
-    * BackendUnreachable   no connection was established: nothing was sent
-    * SendAborted          the caller withdrew the prompt before a byte of it was sent
-    * ResponseLost         something was sent and no proper answer was received
-        * PromptUnconfirmed    a whole answer to a prompt that neither accepts nor refuses it
-    * PromptRefused        ComfyUI refused the prompt (400, 413)
-    * AnswerTooLarge       the answer went over the limit and was cut off
-    * AccessDenied         credentials are required (401, 403)
-    * NotComfyUI           the address answers, but not as ComfyUI does
-    * SocketLost           an open event socket was lost
-    * ProtocolError        bytes that break the protocol
-
-A library's exceptions never leave this package: they are translated where they
-occur, with the cause kept. For a submitted prompt only three matter:
-``BackendUnreachable`` and ``SendAborted`` (not sent), ``PromptRefused`` (refused) and ``ResponseLost``
-(uncertain: it may be queued). ``PromptUnconfirmed`` is uncertain too, until a look-up finds nothing queued.
+A library's exceptions never leave this package: they are translated where they occur, with the cause kept. A
+submitted prompt was not sent (``BackendUnreachable``, ``SendAborted``), was refused (``PromptRefused``), or may be
+queued (``ResponseLost``; after ``PromptUnconfirmed``, until a look-up finds nothing queued).
 """
 
-from __future__ import annotations
-
-from typing import Any, ClassVar
+from typing import Any
 
 from backends.comfyui.texts import one_line
 
 
 class BackendError(Exception):
-    """The request to the backend failed.
+    """The request to the backend failed; ``detail`` is a sentence for a person, in one line."""
 
-    Attributes:
-        code: stable name of the condition, one per class.
-        not_sent: True only where it is certain that no byte of the request
-            reached the backend.
-        detail: a sentence for a person, in one line, also if the backend sent several.
-        url: the backend's base URL, ``""`` where none is known.
-    """
-
-    code: ClassVar[str] = "backend_error"
-    not_sent: ClassVar[bool] = False
-
-    def __init__(self, detail: str, *, url: str = "") -> None:
-        super().__init__(one_line(detail))
+    def __init__(self, detail: str) -> None:
         self.detail = one_line(detail)
-        self.url = url
+        super().__init__(self.detail)
 
 
 class BackendUnreachable(BackendError):
     """No connection could be made; nothing was sent."""
 
-    code = "backend_unreachable"
-    not_sent = True
-
 
 class SendAborted(BackendError):
     """The caller withdrew the prompt after the connection was made; no byte of it was sent."""
 
-    code = "not_sent_any_more"
-    not_sent = True
+
+class _StatusError(BackendError):
+    """An error with the HTTP status of the answer, None if there was no answer."""
+
+    def __init__(self, detail: str, *, status: int | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
 
 
-class ResponseLost(BackendError):
+class ResponseLost(_StatusError):
     """The request went out and no proper answer came; it may have been carried out.
 
-    Attributes:
-        status: HTTP status of the answer where there was one (a 500 may have
-            queued the prompt: comfyui-protocol.md, trap 1), else None.
+    A 500 may have queued the prompt: comfyui-protocol.md, trap 1.
     """
-
-    code = "answer_lost"
-
-    def __init__(self, detail: str, *, url: str = "", status: int | None = None) -> None:
-        super().__init__(detail, url=url)
-        self.status = status
 
 
 class PromptUnconfirmed(ResponseLost):
@@ -85,10 +52,8 @@ class PromptUnconfirmed(ResponseLost):
             That handler has ended and queues nothing afterwards.
     """
 
-    code = "prompt_unconfirmed"
-
-    def __init__(self, detail: str, *, url: str = "", status: int, text: str = "", raised: bool = False) -> None:
-        super().__init__(detail, url=url, status=status)
+    def __init__(self, detail: str, *, status: int, text: str = "", raised: bool = False) -> None:
+        super().__init__(detail, status=status)
         self.text = text
         self.raised = raised
 
@@ -105,20 +70,17 @@ class PromptRefused(BackendError):
         node_errors: node id to ComfyUI's own object, ``{}`` where no node is named.
     """
 
-    code = "prompt_refused"
-
     def __init__(
         self,
         detail: str,
         *,
-        url: str = "",
         status: int = 400,
         error_type: str = "",
         message: str = "",
         details: str = "",
         node_errors: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(detail, url=url)
+        super().__init__(detail)
         # The job's message, as ComfyUI wrote it.
         self.detail = detail
         self.status = status
@@ -129,74 +91,33 @@ class PromptRefused(BackendError):
 
 
 class AnswerTooLarge(BackendError):
-    """The answer exceeded the limit and was not read further.
+    """The answer exceeded the limit and was not read further; ``path`` is that of the request, without its query."""
 
-    Attributes:
-        limit_bytes: the limit that was exceeded.
-        path: of the request, without its query.
-    """
-
-    code = "answer_too_large"
-
-    def __init__(self, detail: str, *, url: str = "", limit_bytes: int, path: str = "") -> None:
-        super().__init__(detail, url=url)
-        self.limit_bytes = limit_bytes
+    def __init__(self, detail: str, *, path: str) -> None:
+        super().__init__(detail)
         self.path = path
 
 
-class AccessDenied(BackendError):
-    """The backend, or a proxy before it, wants other credentials.
-
-    Attributes:
-        status: 401 or 403.
-    """
-
-    code = "access_denied"
-
-    def __init__(self, detail: str, *, url: str = "", status: int) -> None:
-        super().__init__(detail, url=url)
-        self.status = status
+class FileTooLarge(BackendError):
+    """The backend, or a proxy before it, takes no upload of this length (413)."""
 
 
-class NotComfyUI(BackendError):
-    """Something answers at this address that does not speak as ComfyUI does.
+class AccessDenied(_StatusError):
+    """The backend, or a proxy before it, wants other credentials (401, 403)."""
 
-    Attributes:
-        status: HTTP status of the answer, None where there was none.
-    """
 
-    code = "not_comfyui"
-
-    def __init__(self, detail: str, *, url: str = "", status: int | None = None) -> None:
-        super().__init__(detail, url=url)
-        self.status = status
+class NotComfyUI(_StatusError):
+    """Something answers at this address that does not speak as ComfyUI does."""
 
 
 class SocketLost(BackendError):
-    """The event socket ended.
-
-    Attributes:
-        close_code: the WebSocket close code; 1006 means that the connection
-            broke without a close frame (a killed server: comfyui-protocol.md, "WebSocket").
-    """
-
-    code = "socket_lost"
-
-    def __init__(self, detail: str, *, url: str = "", close_code: int = 1006) -> None:
-        super().__init__(detail, url=url)
-        self.close_code = close_code
+    """The event socket ended."""
 
 
 class ProtocolError(BackendError):
-    """A frame or an answer of a known kind is broken.
+    """A frame or an answer of a known kind is broken; the sentence has the first 80 bytes of it."""
 
-    Attributes:
-        head: the first bytes of what was received, at most 80.
-    """
-
-    code = "protocol_error"
-
-    def __init__(self, detail: str, received: str | bytes = b"", *, url: str = "") -> None:
+    def __init__(self, detail: str, received: str | bytes) -> None:
         head = received[:80]
-        self.head = head.encode("utf-8", "replace")[:80] if isinstance(head, str) else bytes(head)
-        super().__init__(f"{detail}: {self.head!r}" if self.head else detail, url=url)
+        head = head.encode("utf-8", "replace")[:80] if isinstance(head, str) else bytes(head)
+        super().__init__(f"{detail}: {head!r}" if head else detail)

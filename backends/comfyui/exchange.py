@@ -3,8 +3,6 @@
 Nothing of httpx leaves this module but through ``Answer`` and ``StreamedAnswer``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import datetime as dt
@@ -17,9 +15,8 @@ from typing import Any, Final
 
 import httpx
 
-from backends.comfyui.destinations import CheckedNetwork
+from backends.comfyui.destinations import LOOPBACK_HOSTS, CheckedNetwork
 from backends.comfyui.errors import AccessDenied, AnswerTooLarge, BackendUnreachable, NotComfyUI, ResponseLost
-from backends.comfyui.loopback import LOOPBACK_HOSTS, is_localhost
 
 USER_AGENT: Final = "comfyui-director"
 _LOCATION: Final = "director_location"
@@ -34,6 +31,7 @@ class Timeouts:
         silence_s: longest pause inside an answer.
         total_s: for a whole request with its answer.
         submit_s: for ``POST /prompt``, whose validation takes seconds.
+        upload_s: longest pause inside an upload, until ComfyUI has written the file.
         open_s: until an event socket is open.
         ping_interval_s: between pings on an event socket.
         ping_timeout_s: until a missing pong ends the socket; generous, since a
@@ -45,6 +43,7 @@ class Timeouts:
     silence_s: float = 10.0
     total_s: float = 30.0
     submit_s: float = 30.0
+    upload_s: float = 60.0
     open_s: float = 10.0
     ping_interval_s: float = 30.0
     ping_timeout_s: float = 90.0
@@ -72,20 +71,18 @@ class StreamedAnswer:
 
     Attributes:
         status: HTTP status.
-        content_type: ``""`` where none was sent.
         length: bytes of the body, None if the backend does not send it.
         headers: of the answer, names in lower case.
+        location: where a redirect leads, ``""`` for an answer without one.
     """
 
-    def __init__(
-        self, response: httpx.Response, *, url: str, max_bytes: int | None, silence_s: float, request: str
-    ) -> None:
+    def __init__(self, response: httpx.Response, *, max_bytes: int | None, silence_s: float, request: str) -> None:
         self.status = response.status_code
-        self.content_type = response.headers.get("content-type", "")
-        self.length = _length(response)
         self.headers = {name.lower(): value for name, value in response.headers.items()}
+        length = self.headers.get("content-length", "")
+        self.length = int(length) if length.isascii() and length.isdigit() else None
+        self.location: str = response.extensions.get(_LOCATION, "")
         self._response = response
-        self._url = url
         self._max_bytes = max_bytes
         self._silence_s = silence_s
         self._request = request
@@ -100,21 +97,32 @@ class StreamedAnswer:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, piece by piece; can be read once.
 
-        Raises:
-            AnswerTooLarge: it is longer than allowed.
-            ResponseLost: it broke off, or paused for too long.
+        Raises ``AnswerTooLarge``, or ``ResponseLost`` if it broke off or paused for too long.
         """
         read = 0
         body = self._response.aiter_raw()
         while True:
-            with map_errors(self._url, silence_s=self._silence_s):
+            with map_errors(silence_s=self._silence_s):
                 chunk = await anext(body, None)
             if chunk is None:
                 return
             read += len(chunk)
             if self._max_bytes is not None and read > self._max_bytes:
-                raise _too_large(self._url, self._max_bytes, self._request)
+                raise self._too_large(self._max_bytes)
             yield chunk
+
+    def check(self) -> None:
+        """Refuse bodies that are compressed (a few bytes could become gigabytes) or too long."""
+        if self.headers.get("content-encoding", "identity").lower() != "identity":
+            detail = "The answer is compressed, although the request forbids it."
+            raise NotComfyUI(detail, status=self.status)
+        if self._max_bytes is not None and (self.length or 0) > self._max_bytes:
+            raise self._too_large(self._max_bytes)
+
+    def _too_large(self, limit_bytes: int) -> AnswerTooLarge:
+        method, _, path = self._request.partition("?")[0].partition(" ")
+        detail = f"{method} {path} was answered with more than {limit_bytes} bytes and was cut off."
+        return AnswerTooLarge(detail, path=path)
 
 
 class Exchange:
@@ -137,8 +145,8 @@ class Exchange:
         self._url = url
         self._timeouts = timeouts
         self._max_bytes = max_answer_bytes
-        self._kept = _http_client(headers, timeouts, context, keep=True)
-        self._fresh = _http_client(headers, timeouts, context, keep=False)
+        self._kept = _http_client(headers, context)
+        self._fresh = _http_client({**headers, "Connection": "close"}, context)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -162,7 +170,7 @@ class Exchange:
             new_connection: do not use an existing connection.
             total_s: deadline for everything, and for pauses; None takes ``Timeouts``'.
             max_bytes: limit for the answer, where it is below the client's own.
-            request: ``content``, ``params``, ``files``, ``data`` as httpx takes them.
+            request: ``content`` and ``headers`` as httpx takes them.
 
         Raises:
             BackendUnreachable: no connection; nothing was sent.
@@ -174,115 +182,83 @@ class Exchange:
         max_bytes = min(max_bytes or self._max_bytes, self._max_bytes)
         # Who sets a deadline waits for a server that thinks, as validation does.
         silence_s = total_s or self._timeouts.silence_s
-        with map_errors(self._url, silence_s=silence_s, limit_s=limit_s):
-            async with asyncio.timeout(limit_s):
-                response = await self._send(method, path, new_connection, silence_s, request)
-                try:
-                    body = await self._whole(response, max_bytes, f"{method} {path}")
-                finally:
-                    await response.aclose()
-        return Answer(
-            response.status_code, response.headers.get("content-type", ""), body, response.extensions.get(_LOCATION, "")
-        )
+        with map_errors(silence_s=silence_s, limit_s=limit_s):
+            async with (
+                asyncio.timeout(limit_s),
+                self.open(
+                    method, path, max_bytes=max_bytes, new_connection=new_connection, silence_s=silence_s, **request
+                ) as answer,
+            ):
+                body = b"".join([chunk async for chunk in answer.chunks()])
+        return Answer(answer.status, answer.headers.get("content-type", ""), body, answer.location)
 
     @contextlib.asynccontextmanager
     async def open(
-        self, method: str, path: str, *, max_bytes: int | None = None, **request: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        max_bytes: int | None = None,
+        new_connection: bool = False,
+        silence_s: float | None = None,
+        **request: Any,
     ) -> AsyncIterator[StreamedAnswer]:
-        """Send one request and leave the body to the caller.
+        """Send one request and leave the body to the caller; raise the errors of ``request``.
 
-        Args:
-            max_bytes: limit for the body; None for none. There is no deadline for
-                the whole body, only for pauses in it.
-
-        Raises:
-            BackendError: as ``request``.
+        There is no deadline for the whole body, only for pauses in it: ``silence_s``, None takes ``Timeouts``'.
+        ``max_bytes`` None: no limit.
         """
-        silence_s = self._timeouts.silence_s
-        with map_errors(self._url, silence_s=silence_s):
-            response = await self._send(method, path, False, silence_s, request)
-        try:
-            _check_encoding(response, self._url)
-            if max_bytes is not None and (_length(response) or 0) > max_bytes:
-                raise _too_large(self._url, max_bytes, f"{method} {path}")
-            yield StreamedAnswer(
-                response, url=self._url, max_bytes=max_bytes, silence_s=silence_s, request=f"{method} {path}"
-            )
-        finally:
-            await response.aclose()
-
-    async def _send(
-        self, method: str, path: str, new_connection: bool, silence_s: float, request: dict[str, Any]
-    ) -> httpx.Response:
+        silence_s = silence_s or self._timeouts.silence_s
         client = self._fresh if new_connection else self._kept
         timeout = httpx.Timeout(silence_s, connect=self._timeouts.connect_s)
         built = client.build_request(method, f"{self._url}{path}", timeout=timeout, **request)
-        return await client.send(built, stream=True)
-
-    async def _whole(self, response: httpx.Response, max_bytes: int, request: str) -> bytes:
-        _check_encoding(response, self._url)
-        if (_length(response) or 0) > max_bytes:
-            raise _too_large(self._url, max_bytes, request)
-        body = bytearray()
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > max_bytes:
-                raise _too_large(self._url, max_bytes, request)
-        return bytes(body)
+        with map_errors(silence_s=silence_s):
+            response = await client.send(built, stream=True)
+        try:
+            answer = StreamedAnswer(response, max_bytes=max_bytes, silence_s=silence_s, request=f"{method} {path}")
+            answer.check()
+            yield answer
+        finally:
+            await response.aclose()
 
 
 @contextlib.contextmanager
-def map_errors(url: str, *, silence_s: float, limit_s: float | None = None) -> Iterator[None]:
+def map_errors(*, silence_s: float, limit_s: float | None = None) -> Iterator[None]:
     """Turn the libraries' exceptions into ours.
 
-    Args:
-        silence_s: the value of httpx's own timeouts: seconds in which no byte was read or taken.
-        limit_s: the deadline behind a ``TimeoutError`` inside, in seconds; None for none.
+    ``silence_s`` is the value of httpx's own timeouts: seconds in which no byte was read or taken. ``limit_s`` is the
+    deadline behind a ``TimeoutError`` inside, in seconds; None for none.
     """
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
         # Only these are raised before the connection was made.
-        raise BackendUnreachable(f"No connection: {reason_of(exc)}.", url=url) from exc
+        raise BackendUnreachable(f"No connection: {reason_of(exc)}.") from exc
     except httpx.TimeoutException as exc:
         detail = f"No whole answer came: {silence_s:g} s passed without a byte."
-        raise ResponseLost(detail, url=url) from exc
+        raise ResponseLost(detail) from exc
     except TimeoutError as exc:
         within = "" if limit_s is None else f" within {limit_s:g} s"
-        raise ResponseLost(f"No whole answer came{within}.", url=url) from exc
+        raise ResponseLost(f"No whole answer came{within}.") from exc
     except (httpx.HTTPError, httpx.StreamError, OSError) as exc:
-        raise ResponseLost(f"The answer broke off: {reason_of(exc)}.", url=url) from exc
+        raise ResponseLost(f"The answer broke off: {reason_of(exc)}.") from exc
 
 
-def check_status(status: int, *, url: str, request: str) -> None:
-    """Let 200 pass and turn every other status into its error.
-
-    Args:
-        request: method and path, for the sentence.
+def check_status(status: int, *, request: str) -> None:
+    """Let 200 pass; ``request`` is method and path, for the sentence.
 
     Raises:
-        AccessDenied: 401, 403.
-        ResponseLost: 5xx, 408, 425, 429.
-        NotComfyUI: a redirect, which is never followed, and any other.
+        AccessDenied, ResponseLost, NotComfyUI: for 401 and 403; for 5xx, 408, 425 and 429; for any other.
     """
     if status == 200:
         return
     if status in (401, 403):
-        raise AccessDenied(f"{request} was denied with {status}.", url=url, status=status)
+        raise AccessDenied(f"{request} was denied with {status}.", status=status)
     if status >= 500 or status in (408, 425, 429):
-        raise ResponseLost(f"{request} was answered with {status}.", url=url, status=status)
-    if 300 <= status < 400:
-        detail = f"{request} was answered with a redirect ({status}), which is not followed."
-        raise NotComfyUI(detail, url=url, status=status)
-    detail = f"{request} was answered with {status}, as no ComfyUI does."
-    raise NotComfyUI(detail, url=url, status=status)
-
-
-def tls_context(url: str) -> ssl.SSLContext:
-    """The system's certificates for https; for http an unused context without certificates."""
-    if url.startswith("https:"):
-        return ssl.create_default_context()
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        raise ResponseLost(f"{request} was answered with {status}.", status=status)
+    redirect = f"a redirect ({status}), which is not followed"
+    what = redirect if 300 <= status < 400 else f"{status}, as no ComfyUI does"
+    raise NotComfyUI(f"{request} was answered with {what}.", status=status)
 
 
 class _LoopbackTransport(httpx.AsyncHTTPTransport):
@@ -300,7 +276,7 @@ class _LoopbackTransport(httpx.AsyncHTTPTransport):
         return response
 
     async def _anywhere(self, request: httpx.Request) -> httpx.Response:
-        if not is_localhost(request.url.host):
+        if request.url.host != "localhost":
             return await super().handle_async_request(request)
         named = request.url
         request.extensions = {"sni_hostname": named.host, **request.extensions}
@@ -314,38 +290,14 @@ class _LoopbackTransport(httpx.AsyncHTTPTransport):
             return await super().handle_async_request(request)
 
 
-def _http_client(
-    headers: Mapping[str, str], timeouts: Timeouts, context: ssl.SSLContext, *, keep: bool
-) -> httpx.AsyncClient:
+def _http_client(headers: Mapping[str, str], context: ssl.SSLContext) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    fixed = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
-    closing = {} if keep else {"Connection": "close"}
     return httpx.AsyncClient(
-        headers={**fixed, **headers, **closing},
+        headers={"Accept-Encoding": "identity", "User-Agent": USER_AGENT, **headers},
         transport=_LoopbackTransport(verify=context, trust_env=False, http1=True, http2=False, limits=limits),
-        timeout=httpx.Timeout(timeouts.silence_s, connect=timeouts.connect_s),
         follow_redirects=False,
         trust_env=False,
     )
-
-
-def _check_encoding(response: httpx.Response, url: str) -> None:
-    """Refuse compressed bodies: a few bytes of them could become gigabytes."""
-    encoding = response.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
-        detail = "The answer is compressed, although the request forbids it."
-        raise NotComfyUI(detail, url=url, status=response.status_code)
-
-
-def _length(response: httpx.Response) -> int | None:
-    value = response.headers.get("content-length", "")
-    return int(value) if value.isascii() and value.isdigit() else None
-
-
-def _too_large(url: str, limit_bytes: int, request: str) -> AnswerTooLarge:
-    method, _, path = request.partition("?")[0].partition(" ")
-    detail = f"{method} {path} was answered with more than {limit_bytes} bytes and was cut off."
-    return AnswerTooLarge(detail, url=url, limit_bytes=limit_bytes, path=path)
 
 
 def reason_of(exc: Exception) -> str:

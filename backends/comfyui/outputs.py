@@ -1,9 +1,4 @@
-"""ComfyUI's outputs and errors in our form: outputs with addresses, errors without tips.
-
-Pure.
-"""
-
-from __future__ import annotations
+"""ComfyUI's outputs and errors in our form: outputs with addresses, errors without tips. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +9,10 @@ from urllib.parse import quote
 _TIPS: Final = re.compile(
     r"\n?(This error means you ran out of memory on your GPU\.|TIPS: If the workflow worked before).*\Z", re.DOTALL
 )
+#: A 3D preview reports the name of its file instead of a file object.
+_MODEL: Final = re.compile(r"(?:(.+)/)?([^/]+\.(?:fbx|glb|gltf|obj|ply|splat|spz|stl|usdz))", re.IGNORECASE)
+#: The preview that writes to the temp folder; others name a file of the output folder.
+_TEMP_MODEL: Final = "preview3d_advanced_"
 _NUMBERS: Final = re.compile(r"(\d+)")
 
 
@@ -23,11 +22,7 @@ def plain_error(exception_message: str) -> str:
 
 
 def view_url(base_url: str, *, filename: str, subfolder: str = "", type: str = "output") -> str:  # noqa: A002  # ComfyUI's name
-    """The address of one file; ``subfolder`` and ``type`` only where they are not ComfyUI's defaults.
-
-    Args:
-        base_url: the backend's, without a slash at the end.
-    """
+    """The address of one file; ``subfolder`` and ``type`` only where they are not ComfyUI's defaults."""
     query = [f"filename={quote(filename, safe='')}"]
     if subfolder:
         query.append(f"subfolder={quote(subfolder, safe='')}")
@@ -44,16 +39,13 @@ def collect_outputs(
     Args:
         outputs: node id to its ``ui`` object, as in the history or in ``executed``.
         base_url: the backend's, without a slash at the end.
-        prompt_id: of the prompt that made them.
-        node_order: node ids in the order of the prompt; without it, and for nodes
-            that are not in it, ids are ordered as numbers where they are numbers.
-            An expanded node (``1.0.0.1``) has the place of its parent.
+        node_order: node ids in the order of the prompt; other nodes follow in natural order. An expanded node
+            (``1.0.0.1``) has the place of its parent.
 
     Returns:
-        ``images`` (always there) and every other key that ComfyUI reported, each a
-        list; a file is ``{filename, url, subfolder, type}`` and what ComfyUI adds to
-        it, anything else is untouched. What is no file but was reported as an image
-        is listed under ``images_other``. ``prompt_id`` besides.
+        ``prompt_id``, ``images`` and every other key that ComfyUI reported, each a list. A file is ``{filename, url,
+        subfolder, type}`` and what ComfyUI adds to it. Images that are no files are under ``images_other``, the files
+        of 3D previews under ``3d``.
     """
     collected: dict[str, Any] = {"images": []}
     for node in _ordered(outputs, node_order or ()):
@@ -65,11 +57,16 @@ def collect_outputs(
 
 def _put(collected: dict[str, Any], key: str, item: Any, base_url: str) -> None:
     if _is_file(item):
-        collected.setdefault(key, []).append(_file(item, base_url))
+        item = _file(item, base_url)
     elif key == "images":
-        collected.setdefault("images_other", []).append(item)
-    else:
-        collected.setdefault(key, []).append(item)
+        key = "images_other"
+    elif key == "result" and isinstance(item, str) and (model := _MODEL.fullmatch(item.replace("\\", "/"))):
+        kind = "temp" if model[2].startswith(_TEMP_MODEL) else "output"
+        file = _file({"filename": model[2], "subfolder": model[1] or "", "type": kind}, base_url)
+        known = [one.get("url") for one in collected.get("3d", ()) if isinstance(one, dict)]
+        if file["url"] not in known:
+            collected.setdefault("3d", []).append(file)
+    collected.setdefault(key, []).append(item)
 
 
 def _is_file(item: Any) -> bool:
@@ -94,7 +91,8 @@ def _ordered(outputs: Mapping[str, Any], node_order: Sequence[str]) -> list[str]
     place = {node: index for index, node in enumerate(node_order)}
 
     def rank(node: str) -> tuple[int, tuple[tuple[int, int, str], ...]]:
-        return place.get(node, place.get(node.split(".", maxsplit=1)[0], len(place))), _natural(node)
+        parent = node.partition(".")[0]
+        return place.get(node, place.get(parent, len(place))), _natural(node)
 
     return sorted(outputs, key=rank)
 

@@ -1,24 +1,18 @@
 """Check whether a ComfyUI answers at an address, and which version."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from backends.comfyui.answers import Device
 from backends.comfyui.client import ComfyClient
+from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
 
 
 @dataclass(frozen=True, slots=True)
 class BackendReport:
-    """A ComfyUI that answered.
-
-    Attributes:
-        url: canonical.
-        version: None if the server does not send it.
-        devices: its GPUs, or ``cpu``.
-    """
+    """A ComfyUI that answered; ``version`` is None if the server does not send it."""
 
     url: str
     version: str | None
@@ -26,19 +20,29 @@ class BackendReport:
 
 
 async def probe(url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 1.5) -> BackendReport:
-    """Query ``/system_stats`` over a connection of its own.
+    """Query ``/system_stats`` over a connection of its own, within ``timeout`` seconds.
 
-    Args:
-        url: as ``normalise_url`` takes it.
-        headers: as ``ComfyClient`` takes them.
-        timeout: seconds for everything.
-
-    Raises:
-        ValueError: a malformed URL or header.
-        BackendError: no ComfyUI answers there, with the reason.
+    Raises ``ValueError`` for a malformed URL or header, and ``BackendError`` with the reason if no ComfyUI answers.
     """
     # A connection that is not made in time differs from a silent backend.
     timeouts = Timeouts(connect_s=0.8 * timeout, silence_s=timeout, total_s=timeout)
     async with ComfyClient(url, headers=headers, timeouts=timeouts) as comfy:
         stats = await comfy.system_stats()
     return BackendReport(url=comfy.url, version=stats.version, devices=stats.devices)
+
+
+async def attempt(url: str, *, headers: Mapping[str, str] | None = None, timeout: float) -> BackendReport | str:
+    """Return the report of a probe, or what is wrong as a sentence."""
+    try:
+        return await probe(url, headers=headers, timeout=timeout)
+    except BackendError as error:
+        return error.detail
+    except ValueError as error:
+        return str(error)
+
+
+async def attempt_all(urls: Iterable[str], *, timeout: float) -> dict[str, BackendReport | str]:
+    """Probe addresses side by side, within ``timeout`` seconds."""
+    async with asyncio.TaskGroup() as tasks:
+        probes = {url: tasks.create_task(attempt(url, timeout=timeout), name=f"probe {url}") for url in urls}
+    return {url: task.result() for url, task in probes.items()}

@@ -1,63 +1,18 @@
-"""ComfyUI's event frames: a frame in, an event out.
+"""ComfyUI's socket events, and the frames that they are read from. Pure.
 
-Pure: no socket, no clock, no loop. ``parse`` is the only entry point. Only the fields
-that are read are decoded; new fields and new types of later ComfyUI versions
-change nothing. docs/comfyui-protocol.md describes the wire format.
+``parse`` is the only entry point. Only the fields that are read are decoded; new fields and new types of later
+ComfyUI versions change nothing. docs/comfyui-protocol.md describes the wire format.
 """
 
-from __future__ import annotations
-
 import struct
-from typing import Any, Final, TypeAlias
+from functools import reduce
+from operator import or_
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from backends.comfyui.errors import ProtocolError
-from backends.comfyui.events import (
-    Event,
-    Executed,
-    Executing,
-    ExecutionCached,
-    ExecutionError,
-    ExecutionInterrupted,
-    ExecutionStart,
-    ExecutionSuccess,
-    FeatureFlags,
-    ImageType,
-    NodeState,
-    Preview,
-    Progress,
-    ProgressState,
-    Status,
-    Text,
-)
 from backends.comfyui.wire_json import WireDecoder
-
-__all__ = [
-    "KNOWN_TYPES",
-    "MAX_BINARY_FRAME_BYTES",
-    "MAX_METADATA_BYTES",
-    "MAX_NODE_ID_BYTES",
-    "MAX_TEXT_FRAME_BYTES",
-    "Event",
-    "Executed",
-    "Executing",
-    "ExecutionCached",
-    "ExecutionError",
-    "ExecutionInterrupted",
-    "ExecutionStart",
-    "ExecutionSuccess",
-    "FeatureFlags",
-    "ImageType",
-    "NodeState",
-    "Preview",
-    "Progress",
-    "ProgressState",
-    "ProtocolError",
-    "Status",
-    "Text",
-    "parse",
-]
 
 #: A larger text frame is refused unread: decoding blocks the loop.
 MAX_TEXT_FRAME_BYTES: Final = 16 * 1024 * 1024
@@ -67,6 +22,154 @@ MAX_BINARY_FRAME_BYTES: Final = 64 * 1024 * 1024
 MAX_METADATA_BYTES: Final = 64 * 1024
 #: Node ids are short; expansion makes ``1.0.0.1`` of them.
 MAX_NODE_ID_BYTES: Final = 1024
+
+
+ImageType: TypeAlias = Literal["jpeg", "png"]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The queue's length; goes to every socket, and is each socket's first frame (comfyui-protocol.md, "WebSocket")."""
+
+    #: Pending and running prompts together.
+    queue_remaining: int
+    #: The socket's client id; only in the first frame.
+    sid: str | None = None
+
+
+class ExecutionStart(msgspec.Struct, frozen=True, kw_only=True):
+    """The prompt left the queue and is being executed."""
+
+    prompt_id: str
+
+
+class ExecutionCached(msgspec.Struct, frozen=True, kw_only=True):
+    """The nodes that need not run; always sent, empty if there are none."""
+
+    prompt_id: str
+    nodes: tuple[str, ...]
+
+
+class Executing(msgspec.Struct, frozen=True, kw_only=True):
+    """A node began, or, with ``node`` None, the prompt has ended, however it ended.
+
+    After a reconnect ComfyUI repeats the current node without ``prompt_id`` and
+    ``display_node`` (comfyui-protocol.md, "WebSocket").
+    """
+
+    node: str | None
+    prompt_id: str | None = None
+    display_node: str | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's step. Custom nodes send it without prompt or node id."""
+
+    value: float
+    max: float
+    prompt_id: str | None = None
+    node: str | None = None
+
+
+class NodeState(msgspec.Struct, frozen=True, kw_only=True):
+    """One node inside ``progress_state``; a failed node stays ``running`` for ever."""
+
+    value: float
+    max: float
+    state: str
+    display_node_id: str | None = None
+
+
+class ProgressState(msgspec.Struct, frozen=True, kw_only=True):
+    """All nodes of the prompt that are not pending, so far."""
+
+    prompt_id: str
+    nodes: dict[str, NodeState]
+
+
+class Executed(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's result for the user interface; for a cached output node with its old file names."""
+
+    prompt_id: str
+    node: str
+    display_node: str | None
+    #: ComfyUI's ``ui`` object as it is; ``{}`` where it was null.
+    output: dict[str, Any]
+
+
+class ExecutionSuccess(msgspec.Struct, frozen=True, kw_only=True):
+    """The prompt ran through; its history may not be written yet (comfyui-protocol.md, trap 3)."""
+
+    prompt_id: str
+
+
+class ExecutionError(msgspec.Struct, frozen=True, kw_only=True):
+    """A node raised. Alone it decides nothing: a blocked node sends it in a prompt that succeeds."""
+
+    prompt_id: str
+    node_id: str | None = None
+    node_type: str | None = None
+    #: Ends in a newline and ComfyUI's tips: see ``outputs.plain_error``.
+    exception_message: str = ""
+    #: Dotted, builtins without module: ``torch.OutOfMemoryError``, ``RuntimeError``.
+    exception_type: str = ""
+    traceback: tuple[str, ...] = ()
+    #: Nodes that had finished, in no order.
+    executed: tuple[str, ...] = ()
+
+
+class ExecutionInterrupted(msgspec.Struct, frozen=True, kw_only=True):
+    """The prompt was stopped; ``node_id`` may be the node after the one that would not stop (comfyui-protocol.md, trap 5)."""
+
+    prompt_id: str
+    node_id: str | None = None
+    node_type: str | None = None
+    executed: tuple[str, ...] = ()
+
+
+class FeatureFlags(msgspec.Struct, frozen=True, kw_only=True):
+    """The server's answer to our feature flags."""
+
+    supports_preview_metadata: bool = False
+    #: Bytes; None if the server does not send it.
+    max_upload_size: int | None = None
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """An image of a running node, or one that SaveImageWebsocket sends.
+
+    Without metadata (type 1) it belongs to the last ``executing``.
+    """
+
+    image_type: ImageType
+    image: bytes
+    prompt_id: str | None = None
+    node_id: str | None = None
+    #: As sent with type 4, None with type 1.
+    metadata: dict[str, Any] | None = None
+
+
+class Text(msgspec.Struct, frozen=True, kw_only=True):
+    """A text that a node shows while it runs."""
+
+    node_id: str
+    text: str
+
+
+Event: TypeAlias = (
+    Status
+    | ExecutionStart
+    | ExecutionCached
+    | Executing
+    | Progress
+    | ProgressState
+    | Executed
+    | ExecutionSuccess
+    | ExecutionError
+    | ExecutionInterrupted
+    | FeatureFlags
+    | Preview
+    | Text
+)
 
 
 class _ExecInfo(msgspec.Struct):
@@ -89,101 +192,43 @@ class _ExecutedData(msgspec.Struct):
     output: dict[str, Any] | None = None
 
 
-class _StatusFrame(msgspec.Struct, tag_field="type", tag="status"):
-    data: _StatusData
-
-
-class _ExecutedFrame(msgspec.Struct, tag_field="type", tag="executed"):
-    data: _ExecutedData
-
-
-class _ExecutionStartFrame(msgspec.Struct, tag_field="type", tag="execution_start"):
-    data: ExecutionStart
-
-
-class _ExecutionCachedFrame(msgspec.Struct, tag_field="type", tag="execution_cached"):
-    data: ExecutionCached
-
-
-class _ExecutingFrame(msgspec.Struct, tag_field="type", tag="executing"):
-    data: Executing
-
-
-class _ProgressFrame(msgspec.Struct, tag_field="type", tag="progress"):
-    data: Progress
-
-
-class _ProgressStateFrame(msgspec.Struct, tag_field="type", tag="progress_state"):
-    data: ProgressState
-
-
-class _ExecutionSuccessFrame(msgspec.Struct, tag_field="type", tag="execution_success"):
-    data: ExecutionSuccess
-
-
-class _ExecutionErrorFrame(msgspec.Struct, tag_field="type", tag="execution_error"):
-    data: ExecutionError
-
-
-class _ExecutionInterruptedFrame(msgspec.Struct, tag_field="type", tag="execution_interrupted"):
-    data: ExecutionInterrupted
-
-
-class _FeatureFlagsFrame(msgspec.Struct, tag_field="type", tag="feature_flags"):
-    data: FeatureFlags
-
-
-_Frame: TypeAlias = (
-    _StatusFrame
-    | _ExecutedFrame
-    | _ExecutionStartFrame
-    | _ExecutionCachedFrame
-    | _ExecutingFrame
-    | _ProgressFrame
-    | _ProgressStateFrame
-    | _ExecutionSuccessFrame
-    | _ExecutionErrorFrame
-    | _ExecutionInterruptedFrame
-    | _FeatureFlagsFrame
-)
-#: Types that ``parse`` knows; any other is a later version's or a custom node's.
-KNOWN_TYPES: Final = frozenset(
-    {
-        "status",
-        "executed",
-        "execution_start",
-        "execution_cached",
-        "executing",
-        "progress",
-        "progress_state",
-        "execution_success",
-        "execution_error",
-        "execution_interrupted",
-        "feature_flags",
-    }
-)
+#: Types that ``parse`` knows, each with its data; any other is a later version's or a custom node's.
+KNOWN_TYPES: Final[dict[str, type[msgspec.Struct]]] = {
+    "status": _StatusData,
+    "executed": _ExecutedData,
+    "execution_start": ExecutionStart,
+    "execution_cached": ExecutionCached,
+    "executing": Executing,
+    "progress": Progress,
+    "progress_state": ProgressState,
+    "execution_success": ExecutionSuccess,
+    "execution_error": ExecutionError,
+    "execution_interrupted": ExecutionInterrupted,
+    "feature_flags": FeatureFlags,
+}
 
 
 class _Envelope(msgspec.Struct):
     type: Any = None
 
 
-_frames: WireDecoder[_Frame] = WireDecoder(_Frame)  # type: ignore[arg-type]  # a union is no type[T]
+_frames: WireDecoder[Any] = WireDecoder(
+    reduce(
+        or_,
+        (
+            msgspec.defstruct(f"_{name}", [("data", data)], tag_field="type", tag=name)
+            for name, data in KNOWN_TYPES.items()
+        ),
+    )
+)
 _envelopes: WireDecoder[_Envelope] = WireDecoder(_Envelope)
 _metadata: WireDecoder[dict[str, Any]] = WireDecoder(dict[str, Any])
 
 
 def parse(frame: str | bytes) -> Event | None:
-    """Read one WebSocket message.
+    """Return the event of one WebSocket message, text or binary; None for a type that this version does not know.
 
-    Args:
-        frame: ``str`` for a text message, ``bytes`` for a binary one.
-
-    Returns:
-        The event, or None for a type that this version does not know.
-
-    Raises:
-        ProtocolError: a frame of a known type that is broken, or one above the size caps.
+    Raises ``ProtocolError`` for a frame of a known type that is broken, or one above the size caps.
     """
     return _parse_text(frame) if isinstance(frame, str) else _parse_binary(frame)
 
@@ -193,30 +238,24 @@ def _parse_text(frame: str) -> Event | None:
     if len(frame) > MAX_TEXT_FRAME_BYTES:
         raise ProtocolError(f"text frame of {len(frame)} characters", frame)
     try:
-        decoded = _frames.decode(frame)
+        data = _frames.decode(frame).data
     except msgspec.ValidationError as exc:
         if _type_of(frame) not in KNOWN_TYPES:
             return None
         raise ProtocolError(f"broken frame ({exc})", frame) from exc
-    match decoded:
-        case _StatusFrame(data=data):
+    match data:
+        case _StatusData():
             return Status(queue_remaining=data.status.exec_info.queue_remaining, sid=data.sid)
-        case _ExecutedFrame(data=data):
-            return _executed(data)
-        case _:
-            return decoded.data
-
-
-def _executed(data: _ExecutedData) -> Executed:
-    return Executed(prompt_id=data.prompt_id, node=data.node, display_node=data.display_node, output=data.output or {})
+        case _ExecutedData():
+            return Executed(
+                prompt_id=data.prompt_id, node=data.node, display_node=data.display_node, output=data.output or {}
+            )
+    event: Event = data
+    return event
 
 
 def _type_of(frame: str) -> str:
-    """The frame's type, for a frame that did not decode.
-
-    Raises:
-        ProtocolError: it is not an object with a type at all.
-    """
+    """The type of a frame that did not decode."""
     try:
         name = _envelopes.decode(frame).type
     except msgspec.ValidationError as exc:
@@ -250,13 +289,7 @@ def _uint32(frame: bytes, offset: int) -> int:
 
 def _preview(frame: bytes) -> Preview:
     """Type 1: uint32 image type (1 JPEG, 2 PNG), image."""
-    match _uint32(frame, 4):
-        case 1:
-            return Preview(image_type="jpeg", image=frame[8:])
-        case 2:
-            return Preview(image_type="png", image=frame[8:])
-        case other:
-            raise ProtocolError(f"preview of unknown image type {other}", frame)
+    return Preview(image_type=_image_type(_uint32(frame, 4), frame), image=frame[8:])
 
 
 def _counted(frame: bytes, limit: int, what: str) -> tuple[bytes, bytes]:
@@ -284,7 +317,7 @@ def _preview_with_metadata(frame: bytes) -> Preview:
     except msgspec.ValidationError as exc:
         raise ProtocolError("preview metadata is no object", frame) from exc
     return Preview(
-        image_type=_image_type(metadata, frame),
+        image_type=_image_type(metadata.get("image_type"), frame),
         image=image,
         prompt_id=_text_or_none(metadata.get("prompt_id")),
         node_id=_text_or_none(metadata.get("node_id")),
@@ -292,14 +325,14 @@ def _preview_with_metadata(frame: bytes) -> Preview:
     )
 
 
-def _image_type(metadata: dict[str, Any], frame: bytes) -> ImageType:
-    match metadata.get("image_type"):
-        case "image/jpeg":
+def _image_type(sent: Any, frame: bytes) -> ImageType:
+    match sent:
+        case 1 | "image/jpeg":
             return "jpeg"
-        case "image/png":
+        case 2 | "image/png":
             return "png"
         case _:
-            raise ProtocolError("preview of unknown image type", frame)
+            raise ProtocolError(f"preview of unknown image type {sent!r}", frame)
 
 
 def _text_or_none(value: object) -> str | None:

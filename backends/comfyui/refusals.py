@@ -1,9 +1,4 @@
-"""What ComfyUI refused or did not execute, as sentences for a user.
-
-Pure.
-"""
-
-from __future__ import annotations
+"""What ComfyUI refused or did not execute, as sentences for a user. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -28,11 +23,8 @@ def is_exception_in_handler(status: int, body: bytes) -> bool:
 def unconfirmed(status: int, text: str, *, is_page: bool, location: str) -> str:
     """Return the sentence for an answer that neither accepts nor refuses the prompt.
 
-    Args:
-        status: HTTP status.
-        text: the answer's text on one line.
-        is_page: whether it is HTML, of which nothing is repeated.
-        location: where a redirect leads; its query may hold a secret and is left out.
+    ``text`` is on one line; of HTML (``is_page``) nothing is repeated. ``location`` is where a redirect leads; its
+    query may hold a secret and is left out.
     """
     if 300 <= status < 400:
         return f"POST /prompt was answered with a redirect ({status}){_target(location)}."
@@ -60,7 +52,7 @@ def sentence(refusal: Refusal, *, status: int) -> str:
     faults = [f"{where}: {fault}" for where, fault in _faults(refusal.node_errors)]
     said = refusal.message or f"ComfyUI refused the prompt with {status}"
     if not faults:
-        return f"{said}: {refusal.details}" if _adds(refusal.details, said) else said
+        return f"{said}: {refusal.details}" if refusal.details not in ("", said) else said
     named = "; ".join(faults[:_NAMED_FAULTS])
     more = len(faults) - _NAMED_FAULTS
     return f"{said}: {named}" + (f"; and {more} more" if more > 0 else "")
@@ -75,11 +67,7 @@ def not_executed(node_id: str | None, class_type: str | None, cause: str) -> str
 
 
 def partly(node_errors: Mapping[str, Any]) -> str:
-    """Return what ComfyUI refused of a prompt that it accepted, with the first faulty nodes.
-
-    Args:
-        node_errors: as ComfyUI answered the prompt.
-    """
+    """Return what ComfyUI refused of a prompt that it accepted, with the first faulty nodes."""
     said = "ComfyUI refused a part of the workflow"
     refusal = Refusal(error_type="", message=said, details="", node_errors=dict(node_errors))
     return sentence(refusal, status=200)
@@ -117,25 +105,15 @@ def _line(text: str) -> str:
     return line if len(line) <= _MAX_CAUSE else f"{line[: _MAX_CAUSE - 1]}…"
 
 
-def _adds(details: str, said: str) -> bool:
-    return bool(details) and details != said
-
-
 def _faults(node_errors: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for node_id, node in node_errors.items():
-        if not isinstance(node, dict):
-            continue
-        errors = node.get("errors")
+        errors = node.get("errors") if isinstance(node, dict) else None
         for error in errors if isinstance(errors, list) else []:
             if isinstance(error, dict):
-                yield _where(node_id, node), _fault(error)
+                message, details = str(error.get("message", "")), str(error.get("details", ""))
+                yield _where(node_id, node), f"{message}: {details}" if details else message
 
 
 def _where(node_id: str, node: Any) -> str:
     class_type = node.get("class_type", "?") if isinstance(node, dict) else "?"
     return f"node {node_id} ({class_type})"
-
-
-def _fault(error: dict[str, Any]) -> str:
-    message, details = str(error.get("message", "")), str(error.get("details", ""))
-    return f"{message}: {details}" if details else message

@@ -1,7 +1,5 @@
 """Texts that come from a backend, made safe for one line of a log, a status or an error message. Pure."""
 
-from __future__ import annotations
-
 import re
 from typing import Final
 

@@ -1,7 +1,5 @@
 """`python -m backends.simulator`."""
 
-from __future__ import annotations
-
 import sys
 
 from backends.simulator.cli import main

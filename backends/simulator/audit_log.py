@@ -6,12 +6,11 @@ answer or the frame with the same content is sent.
 
 Kinds: `accepted`, `refused`, `started`, `ended` (with `outcome`), `interrupted` (requested, with
 `hit`), `deleted`, `lost` (accepted, and forgotten by a restart or a crash), `restarted`, `crashed`,
-`freed` (POST /free, with the body as `asked`), `fault` (an injected fault took effect).
+`freed` (POST /free, with its `body`), `fault` (an injected fault took effect).
 """
 
-from __future__ import annotations
-
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -22,29 +21,22 @@ from typing import Any
 Entry = dict[str, Any]
 
 MARK_LIMIT = 4096  # bytes of extra_data kept in an entry
-_OPENING = "accepted"
-_CLOSING = frozenset({"ended", "deleted", "lost"})
 
 
 class AuditLog:
-    """Entries of one server, in order; on disk too if a path was given."""
-
     def __init__(self, name: str, path: Path | None = None) -> None:
         self.name = name
         self.entries: list[Entry] = []
-        self.executions: Counter[str] = Counter()  # starts per prompt_id, over all starts of the server
+        # Starts per prompt_id, over all starts of the server.
+        self.executions: Counter[str] = Counter()
         self._waiting: set[asyncio.Event] = set()
         self._file: int | None = None
-        if path is not None:
-            self._open(path)
-
-    def _open(self, path: Path) -> None:
+        if path is None:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         earlier = [entry for entry in read_audit_log(path) if entry.get("backend") == self.name]
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        for entry in earlier:
-            if entry["kind"] == "started":
-                self.executions[entry["prompt_id"]] += 1
+        self.executions.update(e["prompt_id"] for e in earlier if e["kind"] == "started")
         for entry in unfinished(earlier):
             self.write("lost", prompt_id=entry["prompt_id"], client_id=entry.get("client_id"))
 
@@ -59,17 +51,15 @@ class AuditLog:
         return entry
 
     def started(self, prompt_id: str, **facts: Any) -> None:
-        """Count and write one start of a prompt."""
         self.executions[prompt_id] += 1
         count = self.executions[prompt_id]
         self.write("started", prompt_id=prompt_id, execution=count, **facts)
 
     def find(self, kind: str, since: int = 0, **match: Any) -> Entry | None:
         """The first entry of that kind, from index `since`, whose facts equal `match`."""
-        for entry in self.entries[since:]:
-            if entry["kind"] == kind and all(entry.get(k) == v for k, v in match.items()):
-                return entry
-        return None
+        wanted = {"kind": kind, **match}.items()
+        found = (e for e in self.entries[since:] if all(e.get(k) == v for k, v in wanted))
+        return next(found, None)
 
     async def wait_for(self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any) -> Entry:
         """Wait until `find` finds one (also one written before the call).
@@ -92,7 +82,6 @@ class AuditLog:
             self._waiting.discard(event)
 
     def close(self) -> None:
-        """Close the file; entries stay readable in memory."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -104,10 +93,8 @@ def read_audit_log(path: Path) -> list[Entry]:
         return []
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
     return entries
 
 
@@ -115,9 +102,9 @@ def unfinished(entries: list[Entry]) -> list[Entry]:
     """The `accepted` entries without an end: each end closes the oldest one of its prompt_id."""
     open_entries: dict[str, list[Entry]] = {}
     for entry in entries:
-        if entry["kind"] == _OPENING:
+        if entry["kind"] == "accepted":
             open_entries.setdefault(entry["prompt_id"], []).append(entry)
-        elif entry["kind"] in _CLOSING and open_entries.get(entry["prompt_id"]):
+        elif entry["kind"] in ("ended", "deleted", "lost") and open_entries.get(entry["prompt_id"]):
             open_entries[entry["prompt_id"]].pop(0)
     return [entry for left in open_entries.values() for entry in left]
 

@@ -1,7 +1,5 @@
 """The command line, shared by `python -m backends.simulator` and `manage.py simulate`."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib
@@ -10,29 +8,31 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from backends.simulator.config import COMFYUI_VERSION, COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS, Config
+from backends.simulator.config import COMFYUI_VERSION, COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS
 from backends.simulator.faults import KINDS, FaultError, Faults, parse_fault
 from backends.simulator.process import PortInUse
 from backends.simulator.server import Simulator
 
-_MAX_PORT = 65_535
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    count = partial(_whole, 1, 10_000)
     where = parser.add_argument_group("where")
     where.add_argument("--host", default="127.0.0.1", help="address to listen on")
     where.add_argument(
-        "--port", type=_port, default=8188, help="first port; further servers take the next ones; 0: free ones"
+        "--port",
+        type=partial(_whole, 0, 65_535),
+        default=8188,
+        help="first port; further servers take the next ones; 0: free ones",
     )
-    where.add_argument("--count", type=_count, default=1, help="how many servers")
+    where.add_argument("--count", type=count, default=1, help="how many servers")
     where.add_argument("--name", default="gpu", help="their name; several are numbered")
     where.add_argument("--json", action="store_true", help="print one JSON line when all listen")
     runs = parser.add_argument_group("how prompts run")
     runs.add_argument("--seconds", type=_seconds, default=4.0, help="sampling time of a prompt")
-    runs.add_argument("--steps", type=_count, help="steps of a prompt (default: the workflow's)")
+    runs.add_argument("--steps", type=count, help="steps of a prompt (default: the workflow's)")
     runs.add_argument("--lenient", action="store_true", help="run what ComfyUI would refuse, too")
     runs.add_argument("--preview-fps", type=_seconds, default=0.0, help="previews per second")
     runs.add_argument("--output-dir", type=Path, help="keep the images here")
@@ -59,38 +59,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def simulators(options: Namespace) -> list[Simulator]:
-    """The servers that the options describe, not yet started."""
     several = options.count > 1
+    folder = options.output_dir
     return [
         Simulator(
-            _config(options, index, f"{options.name}-{index + 1}" if several else options.name), faults=options.fault
+            faults=options.fault,
+            name=(name := f"{options.name}-{index + 1}" if several else options.name),
+            host=options.host,
+            port=options.port + index if options.port else 0,
+            seconds=options.seconds,
+            steps=options.steps,
+            lenient=options.lenient,
+            gc_pause=options.gc_pause,
+            preview_fps=options.preview_fps,
+            output_dir=folder / name if folder is not None and several else folder,
+            vram_gb=options.vram or None,
+            version=options.comfyui_version,
+            checkpoints=(*DEFAULT_CHECKPOINTS, *COMMON_CHECKPOINTS, *options.model),
+            audit_log=options.audit_log,
         )
         for index in range(options.count)
     ]
-
-
-def _config(options: Namespace, index: int, name: str) -> Config:
-    return Config(
-        name=name,
-        host=options.host,
-        port=options.port + index if options.port else 0,
-        seconds=options.seconds,
-        steps=options.steps,
-        lenient=options.lenient,
-        gc_pause=options.gc_pause,
-        preview_fps=options.preview_fps,
-        output_dir=_output_dir(options, name),
-        vram_gb=options.vram or None,
-        version=options.comfyui_version,
-        checkpoints=(*DEFAULT_CHECKPOINTS, *COMMON_CHECKPOINTS, *options.model),
-        audit_log=options.audit_log,
-    )
-
-
-def _output_dir(options: Namespace, name: str) -> Path | None:
-    """The given folder, or one below it for each of several servers."""
-    folder: Path | None = options.output_dir
-    return folder / name if folder is not None and options.count > 1 else folder
 
 
 def run(options: Namespace) -> int:
@@ -98,7 +87,11 @@ def run(options: Namespace) -> int:
     try:
         servers = simulators(options)
     except OSError as error:
-        print(_unusable(error), file=sys.stderr)  # noqa: T201 - a command's output
+        print(  # noqa: T201 - a command's output
+            f"Cannot start: {error.filename} cannot be used: {error.strerror}."
+            " --audit-log takes a file that can be written, --output-dir a folder.",
+            file=sys.stderr,
+        )
         return 1
     try:
         asyncio.run(_serve(servers, as_json=options.json))
@@ -106,14 +99,6 @@ def run(options: Namespace) -> int:
         print(f"Cannot start: {error}", file=sys.stderr)  # noqa: T201 - a command's output
         return 1
     return 0
-
-
-def _unusable(error: OSError) -> str:
-    """Return a message that names the file or folder that an option cannot use."""
-    return (
-        f"Cannot start: {error.filename} cannot be used: {error.strerror}."
-        " --audit-log takes a file that can be written, --output-dir a folder."
-    )
 
 
 async def _serve(servers: Sequence[Simulator], *, as_json: bool) -> None:
@@ -125,36 +110,21 @@ async def _serve(servers: Sequence[Simulator], *, as_json: bool) -> None:
     async with contextlib.AsyncExitStack() as stack:
         for server in servers:
             await stack.enter_async_context(server)
-        _announce(servers, as_json=as_json)
+        lines = [f"{server.name}: simulated ComfyUI at {server.url}" for server in servers]
+        if as_json:
+            urls = [server.url for server in servers]
+            lines = [json.dumps({"urls": urls, "names": [server.name for server in servers]})]
+        print("\n".join(lines), flush=True)  # noqa: T201 - a command's output
         await stopping.wait()
 
 
-def _announce(servers: Sequence[Simulator], *, as_json: bool) -> None:
-    if as_json:
-        urls = [server.url for server in servers]
-        names = [server.name for server in servers]
-        lines = [json.dumps({"urls": urls, "names": names})]
-    else:
-        lines = [f"{server.name}: simulated ComfyUI at {server.url}" for server in servers]
-    print("\n".join(lines), flush=True)  # noqa: T201 - a command's output
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m backends.simulator`."""
     parser = argparse.ArgumentParser(prog="python -m backends.simulator", description="Serve simulated ComfyUIs.")
     add_arguments(parser)
     return run(parser.parse_args(arguments))
 
 
-def _port(text: str) -> int:
-    return _whole(text, 0, _MAX_PORT)
-
-
-def _count(text: str) -> int:
-    return _whole(text, 1, 10_000)
-
-
-def _whole(text: str, low: int, high: int) -> int:
+def _whole(low: int, high: int, text: str) -> int:
     with contextlib.suppress(ValueError):
         if low <= int(text) <= high:
             return int(text)

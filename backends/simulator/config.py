@@ -1,7 +1,5 @@
 """What one simulated ComfyUI is started with."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +16,12 @@ MAX_UPLOAD_BYTES = 104_857_600  # `--max-upload-size` 100 MiB, ComfyUI's default
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The settings of one server; they outlive its restarts."""
-
     name: str = "simulator"  # drawn into every image and written to the audit log
     host: str = "127.0.0.1"
     port: int = 0  # 0: a free one is picked at the first start and kept
     seconds: float = 0.0  # a prompt's sampling time, spread over its steps; 0: no waiting
     steps: int | None = None  # None: the workflow's `steps`
+    load_seconds: float = 0.0  # of a node that loads a model; one that the last prompt had too is cached
     lenient: bool = False  # also run what ComfyUI would refuse
     gc_pause: float = 0.0  # seconds of a pause after a prompt, at most every 10 s; 0: none
     preview_fps: float = 0.0  # previews per second at most; 0: none (`--preview-method none`)
@@ -32,6 +29,7 @@ class Config:
     vram_gb: float | None = None  # None: a CPU device, as in the recordings
     version: str = COMFYUI_VERSION  # as in /system_stats
     checkpoints: tuple[str, ...] = DEFAULT_CHECKPOINTS
+    max_upload_bytes: int = MAX_UPLOAD_BYTES
     file_clock: float = 0.0  # seconds by which the clock that dates its files is ahead of its own
     audit_log: Path | None = None  # JSON lines; None: in memory only
 

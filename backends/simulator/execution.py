@@ -1,20 +1,18 @@
 """Runs one prompt as ComfyUI does: order of nodes, cache, frames, and the ways it can end."""
 
-from __future__ import annotations
-
 import copy
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from backends.simulator import node_inputs, nodes
-from backends.simulator.cache import Ui
-from backends.simulator.graph import ExecutionOrder, Graph, is_link
-from backends.simulator.interrupt import Interrupted
-from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, PromptRun
-from backends.simulator.progress import Progress
+from backends.simulator import nodes
+from backends.simulator.cache import NodeCache, Ui
+from backends.simulator.catalog import Catalog, call_of
+from backends.simulator.graph import ExecutionOrder, Graph, Node, is_link
+from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, Progress, PromptRun
 from backends.simulator.prompt_queue import HistoryEntry, Item
 from backends.simulator.sampling import SAMPLERS
-from backends.simulator.server_state import ServerState
+from backends.simulator.server_state import Interrupted, ServerState
 from backends.simulator.values import Blocker, theme_of
 
 _OOM_TIPS = (
@@ -24,8 +22,6 @@ _OOM_TIPS = (
 
 
 class Execution:
-    """One run of one prompt."""
-
     def __init__(self, state: ServerState, item: Item) -> None:
         _, self.prompt_id, prompt, extra_data, self.outputs = item
         prompt = copy.deepcopy(prompt)  # the execution writes into its own copy
@@ -33,8 +29,10 @@ class Execution:
         self.item = item
         self.graph = Graph(prompt)
         self.client_id = _client_of(extra_data)
+        self._identity = {"prompt_id": self.prompt_id, "client_id": self.client_id}
         self.progress = Progress(state.hub, self.graph, self.prompt_id, self.client_id)
-        self.run = PromptRun(state, self.prompt_id, prompt, extra_data, self.client_id, self.progress, 0)
+        facts = self._identity | {"extra_data": extra_data}
+        self.run = PromptRun(state, prompt, facts, self.progress)
         self.messages: list[list[Any]] = []
         self.executed: dict[str, None] = {}
         self.run_inputs: dict[str, Any] = {}  # of the node being run
@@ -45,7 +43,8 @@ class Execution:
         state = self.state
         state.interrupt.clear()
         state.client_id = self.client_id
-        self._start()
+        state.audit_log.started(self.prompt_id, client_id=self.client_id)
+        self.say("execution_start", {"prompt_id": self.prompt_id})
         self._prepare()
         await state.apply_due_faults("started", **self.run.facts)
         try:
@@ -53,11 +52,6 @@ class Execution:
         finally:
             state.last_node_id = None
         return self._history()
-
-    def _start(self) -> None:
-        state, facts = self.state, self.run.facts
-        state.audit_log.started(self.prompt_id, client_id=facts["client_id"])
-        self.say("execution_start", {"prompt_id": self.prompt_id})
 
     def _prepare(self) -> None:
         """Find the cached nodes. Raises KeyError for a node without "inputs"."""
@@ -79,17 +73,13 @@ class Execution:
                 return
             try:
                 finished = await self._run_node(node_id, agenda)
-            except Interrupted:
-                self._interrupted(node_id)
-                return
             except Exception as error:  # noqa: BLE001 - a node may raise anything
                 self._failed(node_id, error)
                 return
             self.state.node_succeeded = True
             if finished:
                 agenda.done(node_id)
-        self.state.audit_log.write("ended", outcome="success", **self._group_of_attempt())
-        self.say("execution_success", {"prompt_id": self.prompt_id})
+        self._succeeded()
 
     async def _run_node(self, node_id: str, agenda: ExecutionOrder) -> bool:
         """Run a node; False if it waits for the nodes it expanded into."""
@@ -101,48 +91,48 @@ class Execution:
             return True
         if node_id in self._expanding:
             given = self._expanding.pop(node_id)
-            outputs = tuple(node_inputs.resolve(value, cache) for value in given)
+            outputs = tuple(_resolve(value, cache) for value in given)
         else:
             outcome = await self._call(node_id)
             if outcome.ui is not None:
-                cache.keep_ui(node_id, Ui(outcome.ui, self._meta(node_id)))
+                cache.ui[cache.keys[node_id]] = Ui(outcome.ui, self._meta(node_id))
                 self._tell_executed(node_id, outcome.ui)
             if outcome.expand:
                 self._expand(node_id, outcome, agenda)
                 return False
             outputs = outcome.outputs
-        cache.keep(node_id, outputs)
+        cache.outputs[cache.keys[node_id]] = outputs
         self.progress.finish(node_id)
         self.executed[node_id] = None
         return True
 
     async def _call(self, node_id: str) -> Outcome:
-        node = self.graph.node(node_id)
+        node = self.graph.nodes[node_id]
         class_type = node["class_type"]
         self.progress.start(node_id)
         self.run_inputs = {}
-        inputs = node_inputs.gather(node, self.state.catalog, self.state.cache)
+        inputs = _gather(node, self.state.catalog, self.state.cache)
         self.run_inputs = inputs | self._hidden(class_type, node_id)
         self._tell_executing(node_id)
         self.state.interrupt.check()
         if (blocked := self._blocked(node_id, class_type, inputs)) is not None:
             return blocked
         self._fail_if_ordered(node_id, class_type)
-        node_inputs.refuse_undeclared(class_type, inputs, self.state.catalog)
-        node_inputs.refuse_constants(class_type, inputs, self.state.catalog)
+        _refuse_undeclared(class_type, inputs, self.state.catalog)
+        _refuse_constants(class_type, inputs, self.state.catalog)
         context = NodeContext(self.run, node_id, class_type)
-        return await nodes.runner(class_type)(context, inputs)
+        return await nodes.RUNNERS.get(class_type, nodes.anything)(context, inputs)
 
     def _hidden(self, class_type: str, node_id: str) -> dict[str, Any]:
-        """What is filled in besides the inputs, by name; an error report lists it, too."""
-        extra = self.run.extra_data
+        extra = self.run.facts["extra_data"]
         hidden = {
             "PROMPT": self.graph.prompt,
             "EXTRA_PNGINFO": extra.get("extra_pnginfo") if isinstance(extra, dict) else None,
             "UNIQUE_ID": node_id,
         }
         filled = self.state.catalog.hidden(class_type).items()
-        return {name: hidden.get(kind) for name, kind in filled}
+        # Nodes of the newer schema have each kind in a list.
+        return {name: hidden.get(kind[0] if isinstance(kind, list) else kind) for name, kind in filled}
 
     def _fail_if_ordered(self, node_id: str, class_type: str) -> None:
         """Raise the error ordered for this node; without a name, outputs of unsampled runs fail."""
@@ -185,25 +175,28 @@ class Execution:
 
     # how it ends
 
-    def _interrupted(self, node_id: str) -> None:
-        self.state.node_succeeded = False
-        real = self.graph.real(node_id)
-        self.state.audit_log.write("ended", outcome="interrupted", node=real, **self._group_of_attempt())
-        frame = self._error_head(real, self.graph.prompt[real]["class_type"])
-        self.say("execution_interrupted", frame, broadcast=True)
+    def _succeeded(self) -> None:
+        self.state.audit_log.write("ended", outcome="success", **self._identity)
+        self.say("execution_success", {"prompt_id": self.prompt_id})
 
     def _failed(self, node_id: str, error: Exception) -> None:
+        """End because of what a node raised; also an Interrupted."""
         self.state.node_succeeded = False
         real = self.graph.real(node_id)
+        class_type = self.graph.prompt[real]["class_type"]
+        if isinstance(error, Interrupted):
+            facts = {"outcome": "interrupted", "node": real}
+            self.state.audit_log.write("ended", **facts, **self._identity)
+            self.say("execution_interrupted", self._error_head(real, class_type), broadcast=True)
+            return
         kind = error.kind if isinstance(error, NodeFailure) else _type_name(error)
         tips = _OOM_TIPS if kind.endswith("OutOfMemoryError") else ""
-        report = {
-            "exception_message": f"{error}\n{tips}",
-            "exception_type": kind,
-            "traceback": _traceback(self.graph.prompt[real]["class_type"]),
-            "current_inputs": {k: [node_inputs.shown(v)] for k, v in self.run_inputs.items()},
-        }
-        self._report_error(real, report, str(error))
+        traceback = [  # in ComfyUI's form; it names no file of the machine it runs on
+            '  File "/opt/ComfyUI/execution.py", line 1, in execute\n',
+            f'  File "/opt/ComfyUI/nodes.py", line 1, in {class_type}\n',
+        ]
+        inputs = {k: [_shown(v)] for k, v in self.run_inputs.items()}
+        self._report_error(real, kind, str(error), f"\n{tips}", traceback=traceback, inputs=inputs)
 
     def _blame_cycle(self, left: list[str]) -> None:
         """End because what is left waits for itself, which only undeclared inputs can bring about.
@@ -211,21 +204,24 @@ class Execution:
         No node has failed, so the history's status is that of the last node that ran, be it an
         earlier prompt's (ComfyUI execution.py, PromptExecutor.success).
         """
-        expanded = (n for n in left if self.graph.parent(n) is not None)
+        expanded = (n for n in left if n in self.graph.parents)
+        node_id = self.graph.real(next(expanded, left[0]))
         message = "Dependency cycle detected"
-        report = {
-            "exception_message": message,
-            "exception_type": "graph.DependencyCycleError",
-            "traceback": [],
-            "current_inputs": [],
-        }
-        self._report_error(self.graph.real(next(expanded, left[0])), report, message)
+        self._report_error(node_id, "graph.DependencyCycleError", message)
 
-    def _report_error(self, node_id: str, report: dict[str, Any], message: str) -> None:
-        facts = {"node": node_id, "exception_type": report["exception_type"], "message": message}
-        self.state.audit_log.write("ended", outcome="error", **facts, **self._group_of_attempt())
-        frame = self._error_head(node_id, self.graph.prompt[node_id]["class_type"]) | report
-        self.say("execution_error", frame | {"current_outputs": self.state.cache.node_ids()})
+    def _report_error(
+        self, node_id: str, kind: str, message: str, tips: str = "", *, traceback: Sequence[str] = (), inputs: Any = ()
+    ) -> None:
+        facts = {"node": node_id, "exception_type": kind, "message": message}
+        self.state.audit_log.write("ended", outcome="error", **facts, **self._identity)
+        frame = self._error_head(node_id, self.graph.prompt[node_id]["class_type"]) | {
+            "exception_message": message + tips,
+            "exception_type": kind,
+            "traceback": traceback,
+            "current_inputs": inputs,
+            "current_outputs": list(self.state.cache.keys),
+        }
+        self.say("execution_error", frame)
 
     def _error_head(self, node_id: str, class_type: str) -> dict[str, Any]:
         return {
@@ -250,9 +246,8 @@ class Execution:
         }
 
     def _history_ui(self) -> dict[str, Ui]:
-        """What the prompt's nodes show, cached ones too."""
         cache = self.state.cache
-        return {node_id: ui for node_id in cache.node_ids() if (ui := cache.shown(node_id))}
+        return {node_id: ui for node_id in cache.keys if (ui := cache.shown(node_id))}
 
     # frames
 
@@ -279,12 +274,63 @@ class Execution:
 
     def _meta(self, node_id: str) -> dict[str, Any]:
         real = self.graph.real(node_id)
-        parent = self.graph.parent(node_id)
+        parent = self.graph.parents.get(node_id)
         named = {"node_id": node_id, "display_node": real, "parent_node": parent}
         return named | {"real_node_id": real}
 
-    def _group_of_attempt(self) -> dict[str, Any]:
-        return {"prompt_id": self.prompt_id, "client_id": self.client_id}
+
+def _gather(node: Node, catalog: Catalog, cache: NodeCache) -> dict[str, Any]:
+    """A node's arguments by name, in the prompt's order.
+
+    ComfyUI drops an undeclared constant but passes an undeclared link on, and Python refuses the
+    call (ComfyUI execution.py, get_input_data). A link it can't follow brings None. Raises AttributeError for a link in a hidden input, TypeError for a slot that is no integer,
+    IndexError for one too far below zero; all before the node is executed.
+    """
+    declared = catalog.inputs(node["class_type"])
+    hidden = catalog.hidden(node["class_type"])
+    given = {}
+    for name, value in node["inputs"].items():
+        if is_link(value) and name in hidden:
+            raise AttributeError("'str' object has no attribute 'get'")
+        if is_link(value) or name in declared:
+            given[name] = _resolve(value, cache)
+    return given
+
+
+def _resolve(value: Any, cache: NodeCache) -> Any:
+    """What a link brings, or the constant itself. Raises TypeError; IndexError."""
+    if not is_link(value):
+        return value
+    source, slot = value
+    outputs = cache.output(source)
+    if outputs is None or slot >= len(outputs):
+        return None
+    return list(outputs)[slot]  # a list: its errors are the ones that ComfyUI reports
+
+
+def _refuse_undeclared(class_type: str, given: dict[str, Any], catalog: Catalog) -> None:
+    """Raise the TypeError of a call with an argument that the class's function doesn't take."""
+    declared = catalog.inputs(class_type)
+    call = call_of(class_type)
+    if (name := call.refused(name for name in given if name not in declared)) is not None:
+        raise TypeError(f"{call.function}() got an unexpected keyword argument '{name}'")
+
+
+def _refuse_constants(class_type: str, given: dict[str, Any], catalog: Catalog) -> None:
+    """Raise what a node raises that gets a constant, which validation lets pass, for an IMAGE."""
+    if class_type.startswith("Test") or class_type in ("PreviewImage", "SaveImage"):
+        return  # the two take the first image before anything else
+    # The attribute that the node reads first.
+    attribute = "movedim" if class_type in ("ImageScale", "ImageScaleBy") else "shape"
+    for name, declared in catalog.inputs(class_type).items():
+        value = given.get(name)
+        if declared.type == "IMAGE" and isinstance(value, str | int | float | dict | list):
+            kind = type(value).__name__
+            raise AttributeError(f"'{kind}' object has no attribute '{attribute}'")
+
+
+def _shown(value: Any) -> Any:
+    return value if value is None or isinstance(value, int | float | bool | str) else str(value)
 
 
 def _client_of(extra_data: Any) -> Any:
@@ -296,18 +342,7 @@ def _client_of(extra_data: Any) -> Any:
 
 def _type_name(error: Exception) -> str:
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else _dotted(kind)
-
-
-def _dotted(kind: type) -> str:
-    module = kind.__module__
-    own = module.startswith("backends.")
-    return "Exception" if own else f"{module}.{kind.__qualname__}"
-
-
-def _traceback(class_type: str) -> list[str]:
-    """A traceback in ComfyUI's form; it names no file of the machine it runs on."""
-    return [
-        '  File "/opt/ComfyUI/execution.py", line 1, in execute\n',
-        f'  File "/opt/ComfyUI/nodes.py", line 1, in {class_type}\n',
-    ]
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    own = kind.__module__.startswith("backends.")
+    return "Exception" if own else f"{kind.__module__}.{kind.__qualname__}"

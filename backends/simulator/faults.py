@@ -10,13 +10,12 @@ Common options of every order: `count` (how many times; 0 for ever), `after` (le
 pass first), and the filters `prompt_id`, `client_id`, `mark` (text within the JSON of extra_data).
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from configparser import ConfigParser
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 _OUT_OF_MEMORY = (  # as recorded
     "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 23.54 GiB of"
@@ -29,72 +28,77 @@ _ILLEGAL_ACCESS = (
 NODE_FAILURES = ("node_error", "out_of_memory", "cuda_fatal")  # what makes a node raise
 MOMENTS = ("now", "accepted", "started", "step", "finishing", "ended")
 _COMMON: dict[str, Any] = {"count": 1, "after": 0, "prompt_id": "", "client_id": "", "mark": ""}
-_ACTION: dict[str, Any] = {"at": "now", "step": 1}
-_ROUTE: dict[str, Any] = {"route": "", "method": ""}
+_BOOLEANS = ConfigParser.BOOLEAN_STATES
 
 
 class FaultError(ValueError):
     """An invalid order; the message names what is allowed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of fault: what it does, and its options with their defaults."""
-
+class Kind(NamedTuple):
     help: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: dict[str, Any]
+
+
+def _kind(help_text: str, **options: Any) -> Kind:
+    return Kind(help_text, _COMMON | options)
 
 
 def _route(help_text: str, **options: Any) -> Kind:
-    return Kind(f"{help_text} (route: path prefix, method)", {**_ROUTE, **options})
+    help_text = f"{help_text} (route: path prefix, method)"
+    return _kind(help_text, **{"route": "", "method": "", **options})
 
 
 def _action(help_text: str, **options: Any) -> Kind:
-    return Kind(help_text, {**_ACTION, **options})
+    return _kind(help_text, **{"at": "now", "step": 1, **options})
+
+
+def _error(kind: str, message: str) -> dict[str, Any]:
+    return {"type": kind, "message": message, "node": "", "step": 0}
 
 
 KINDS: dict[str, Kind] = {
     # a prompt's run
-    "node_error": Kind(
+    "node_error": _kind(
         "a node raises; `node` is its id or class, default the first one that samples",
-        {"type": "RuntimeError", "message": "CUDA out of memory", "node": "", "step": 0},
+        **_error("RuntimeError", "CUDA out of memory"),
     ),
-    "out_of_memory": Kind(
+    "out_of_memory": _kind(
         "as node_error, with the text of an exhausted GPU memory; `pixels`: only for larger images",
-        {"type": "torch.OutOfMemoryError", "message": _OUT_OF_MEMORY, "node": "", "step": 0, "pixels": 0},
+        **_error("torch.OutOfMemoryError", _OUT_OF_MEMORY),
+        pixels=0,
     ),
-    "cuda_fatal": Kind(
+    "cuda_fatal": _kind(
         "as node_error, with the text of a broken GPU; every prompt fails so until a restart",
-        {"type": "torch.AcceleratorError", "message": _ILLEGAL_ACCESS, "node": "", "step": 0},
+        **_error("torch.AcceleratorError", _ILLEGAL_ACCESS),
     ),
-    "slow": Kind("sampling takes that many seconds longer", {"seconds": 5.0}),
-    "stuck": Kind(
-        "sampling stops at `step` until the fault is cleared (or interrupted, if allowed)",
-        {"step": 1, "interruptible": True},
+    "slow": _kind("sampling takes that many seconds longer", seconds=5.0),
+    "stuck": _kind(
+        "sampling stops at `step` until the fault is cleared (or interrupted, if allowed)", step=1, interruptible=True
     ),
-    "uninterruptible": Kind("samplers do not check the interrupt flag (comfyui-protocol.md, trap 5)"),
-    "slow_start": Kind(
-        "a popped prompt waits before it clears the interrupt flag (comfyui-protocol.md, trap 4)", {"seconds": 1.0}
+    "uninterruptible": _kind("samplers do not check the interrupt flag (comfyui-protocol.md, trap 5)"),
+    "slow_start": _kind(
+        "a popped prompt waits before it clears the interrupt flag (comfyui-protocol.md, trap 4)", seconds=1.0
     ),
-    "interrupt_lost": Kind("an interrupt is answered 200 and forgotten (comfyui-protocol.md, trap 4)"),
-    "interrupt_late": Kind("an interrupt's flag rises seconds later, on the prompt that runs then", {"seconds": 1.0}),
+    "interrupt_lost": _kind("an interrupt is answered 200 and forgotten (comfyui-protocol.md, trap 4)"),
+    "interrupt_late": _kind("an interrupt's flag rises seconds later, on the prompt that runs then", seconds=1.0),
     # the end of a prompt
-    "late_history": Kind(
+    "late_history": _kind(
         "execution_success goes out, the history entry is written seconds later (comfyui-protocol.md, trap 3)",
-        {"seconds": 1.0},
+        seconds=1.0,
     ),
-    "late_history_entry": Kind(
-        "all frames of the end go out, the history entry is written seconds later", {"seconds": 1.0}
+    "late_history_entry": _kind(
+        "all frames of the end go out, the history entry is written seconds later", seconds=1.0
     ),
-    "no_history": Kind("the prompt's history entry is never written"),
-    "empty_history": Kind("GET /history answers {} although there are entries"),
-    "huge_history": Kind("GET /history answers that many megabytes more", {"megabytes": 64.0}),
+    "no_history": _kind("the prompt's history entry is never written"),
+    "empty_history": _kind("GET /history answers {} although there are entries"),
+    "huge_history": _kind("GET /history answers that many megabytes more", megabytes=64.0),
     # POST /prompt
-    "lose_answer": Kind("POST /prompt is queued; its connection breaks without an answer"),
-    "delay_answer": Kind("POST /prompt is queued; its answer comes seconds later", {"seconds": 5.0}),
-    "other_prompt_id": Kind("POST /prompt is queued under an id of the server's own and answered 200 without it"),
-    "prompt_500": Kind("POST /prompt is queued and answered 500 (comfyui-protocol.md, trap 1a)"),
-    "late_post": Kind("POST /prompt breaks at once and is queued seconds later all the same", {"seconds": 2.0}),
+    "lose_answer": _kind("POST /prompt is queued; its connection breaks without an answer"),
+    "delay_answer": _kind("POST /prompt is queued; its answer comes seconds later", seconds=5.0),
+    "other_prompt_id": _kind("POST /prompt is queued under an id of the server's own and answered 200 without it"),
+    "prompt_500": _kind("POST /prompt is queued and answered 500 (comfyui-protocol.md, trap 1a)"),
+    "late_post": _kind("POST /prompt breaks at once and is queued seconds later all the same", seconds=2.0),
     # any route
     "slow_http": _route("the answer comes seconds later", seconds=2.0),
     "hang_http": _route("the request is taken and never answered"),
@@ -111,9 +115,9 @@ KINDS: dict[str, Kind] = {
     "drop_sockets": _action("all sockets (or client_id's) break without a close frame"),
     "stall_sockets": _action("all sockets (or client_id's) stay open and go silent, pings too"),
     "deaf": _action("the server forgets all clientIds (or client_id's): open, but no frames"),
-    "slow_frames": Kind("each frame is sent that much later (comfyui-protocol.md, trap 2)", {"seconds": 0.5}),
+    "slow_frames": _kind("each frame is sent that much later (comfyui-protocol.md, trap 2)", seconds=0.5),
     # the server
-    "worker_dead": _action("the worker dies; HTTP goes on as if all were well (comfyui-protocol.md, trap 1)"),
+    "worker_dead": _action("the worker dies; HTTP still answers (comfyui-protocol.md, trap 1)"),
     "crash": _action("the process dies and stays down until it's restarted"),
     "restart": _action("the process dies, is down for seconds and has forgotten all", down=1.0),
     "refuse_connections": _action("new connections are refused for seconds", seconds=2.0),
@@ -128,8 +132,6 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(slots=True)
 class Fault:
-    """One order."""
-
     id: int
     name: str
     options: dict[str, Any]
@@ -141,31 +143,24 @@ class Fault:
         return self.options[option]
 
     def matches(self, facts: Mapping[str, Any]) -> bool:
-        """Whether the filters let this chance through."""
-        for key in ("prompt_id", "client_id"):
-            if self.options[key] and facts.get(key) != self.options[key]:
-                return False
-        if self.options["mark"] and self.options["mark"] not in _text(facts.get("extra_data")):
+        wanted = self.options
+        if any(wanted[key] not in ("", facts.get(key)) for key in ("prompt_id", "client_id")):
             return False
-        if "node" in facts and self.options["node"] not in facts["node"]:
+        extra_data = facts.get("extra_data")
+        if wanted["mark"] and wanted["mark"] not in json.dumps(extra_data, default=str):
             return False
-        if "step" in facts and self.options["step"] != facts["step"]:
+        if "node" in facts and wanted["node"] not in facts["node"]:
             return False
-        if self.options.get("method") and facts.get("method") != self.options["method"].upper():
+        if "step" in facts and wanted["step"] != facts["step"]:
             return False
-        return self._is_its_route(facts) and not self._fits_in_memory(facts)
-
-    def _is_its_route(self, facts: Mapping[str, Any]) -> bool:
-        route = self.options.get("route") or ""
-        return not route or str(facts.get("path", "")).startswith(route)
-
-    def _fits_in_memory(self, facts: Mapping[str, Any]) -> bool:
-        pixels = self.options.get("pixels", 0)
-        return bool(pixels > 0 and facts.get("pixels", 0) <= pixels)
+        if wanted.get("method") and facts.get("method") != wanted["method"].upper():
+            return False
+        pixels = wanted.get("pixels", 0)
+        is_its_route = str(facts.get("path", "")).startswith(wanted.get("route", ""))
+        return is_its_route and not (pixels > 0 and facts.get("pixels", 0) <= pixels)
 
     def report(self) -> dict[str, Any]:
-        """As GET /simulator/faults shows it."""
-        return {"id": self.id, "name": self.name, "left": self.left, "hits": self.hits} | {"options": self.options}
+        return {key: getattr(self, key) for key in ("id", "name", "left", "hits", "options")}
 
 
 class Faults:
@@ -178,47 +173,33 @@ class Faults:
 
     def inject(self, name: str, **options: Any) -> Fault:
         """Add one. Raises FaultError for an unknown name or option, or a value of another type."""
-        fault = self._make(name, options)
-        self._orders.append(fault)
-        return fault
-
-    def _make(self, name: str, options: dict[str, Any]) -> Fault:
         if name not in KINDS:
             raise FaultError(f"There is no fault {name!r}. Known: {', '.join(sorted(KINDS))}.")
-        allowed = {**_COMMON, **KINDS[name].options}
+        allowed = KINDS[name].options
         if unknown := options.keys() - allowed.keys():
             raise FaultError(f"Fault {name!r} has no option {min(unknown)!r}. Known: {', '.join(allowed)}.")
         values = {k: _convert(name, k, options.get(k, d), d) for k, d in allowed.items()}
         if values.get("at", "now") not in MOMENTS:
             raise FaultError(f"Fault {name!r}: at is one of {', '.join(MOMENTS)}.")
-        count = values["count"]
-        return Fault(next(self._ids), name, values, left=count or None, skip=values["after"])
+        left, skip = values["count"] or None, values["after"]
+        fault = Fault(next(self._ids), name, values, left=left, skip=skip)
+        self._orders.append(fault)
+        return fault
 
     def take(self, name: str, **facts: Any) -> Fault | None:
         """The order of that name that this chance fulfils, counted as a hit; or None."""
-        for fault in self._orders:
-            if fault.name == name and self._use(fault, facts):
-                return fault
-        return None
+        orders = (fault for fault in self._orders if fault.name == name)
+        return next((fault for fault in orders if self._use(fault, facts)), None)
 
     def take_route(self, **facts: Any) -> Fault | None:
-        """The first order about an HTTP route that fits `method` and `path`."""
-        for fault in self._orders:
-            if "route" in fault.options and self._use(fault, facts):
-                return fault
-        return None
+        orders = (fault for fault in self._orders if "route" in fault.options)
+        return next((fault for fault in orders if self._use(fault, facts)), None)
 
     def take_actions(self, moment: str, step: int = 0, **facts: Any) -> list[Fault]:
-        """Return the actions that are due at this point of a prompt."""
-        due = []
-        for fault in self._orders:
-            if fault.options.get("at") != moment:
-                continue
-            if moment == "step" and fault.options["step"] != step:
-                continue
-            if self._use(fault, facts, filtered=moment != "now"):
-                due.append(fault)
-        return due
+        orders = [fault for fault in self._orders if fault.options.get("at") == moment]
+        if moment == "step":
+            orders = [fault for fault in orders if fault["step"] == step]
+        return [fault for fault in orders if self._use(fault, facts, filtered=moment != "now")]
 
     def _use(self, fault: Fault, facts: Mapping[str, Any], *, filtered: bool = True) -> bool:
         """Count this chance; whether the fault takes it. At `now` the filters only name whom."""
@@ -234,15 +215,12 @@ class Faults:
         return True
 
     def is_ordered(self, fault: Fault) -> bool:
-        """Return whether that order is still active (a stuck node waits for its removal)."""
         return fault in self._orders
 
     def clear(self, name: str | None = None) -> None:
-        """Withdraw all orders, or those of one name."""
         self._orders = [fault for fault in self._orders if name and fault.name != name]
 
     def report(self) -> list[dict[str, Any]]:
-        """All orders, spent ones too."""
         return [fault.report() for fault in self._orders]
 
 
@@ -262,35 +240,19 @@ def parse_fault(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def fault_kinds() -> dict[str, Any]:
-    """Every kind with its options, for `GET /simulator/faults`."""
-    return {n: {"help": k.help, "options": {**_COMMON, **k.options}} for n, k in KINDS.items()}
+    return {name: kind._asdict() for name, kind in KINDS.items()}
 
 
 def _convert(name: str, key: str, value: Any, default: Any) -> Any:
-    """The value in the default's type; text (from a command line) is read."""
     try:
         if isinstance(default, bool):
-            return _boolean(value)
+            return _BOOLEANS[value.lower()] if isinstance(value, str) else bool(value)
         if isinstance(default, str):
             return str(value)
         number = type(default)(value)
         if number < 0:
             raise ValueError(value)
         return number
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         kind = type(default).__name__
         raise FaultError(f"Fault {name!r}: {key}={value!r} is no {kind} from 0 up.") from None
-
-
-def _boolean(value: Any) -> bool:
-    if isinstance(value, str):
-        if value.lower() in {"1", "true", "yes", "on"}:
-            return True
-        if value.lower() in {"0", "false", "no", "off"}:
-            return False
-        raise ValueError(value)
-    return bool(value)
-
-
-def _text(extra_data: Any) -> str:
-    return json.dumps(extra_data, default=str)

@@ -2,9 +2,8 @@
 
 # Names are judged as text here, as ComfyUI does it; a Path would change them.
 # ruff: noqa: PTH100, PTH103, PTH110, PTH118, PTH208
-from __future__ import annotations
-
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -34,13 +33,11 @@ class Folders:
         return os.path.join(self.root, kind)
 
     def wipe_temp(self) -> None:
-        """Forget previews, as ComfyUI does at its start."""
         shutil.rmtree(self.of("temp"), ignore_errors=True)
         os.makedirs(self.of("temp"), exist_ok=True)
         self._last.clear()
 
     def uploads(self) -> list[str]:
-        """The files LoadImage offers: those directly in the input folder, sorted."""
         with os.scandir(self.of("input")) as entries:
             return sorted(entry.name for entry in entries if entry.is_file())
 
@@ -56,7 +53,7 @@ class Folders:
         """Whether something is there; also a folder, as for "". Raises AttributeError."""
         return os.path.exists(self.path(name))
 
-    def next_file(self, kind: str, prefix: str, width: int, height: int) -> tuple[str, str]:
+    def next_file(self, kind: str, prefix: str, width: int, height: int, extension: str = "png") -> tuple[str, str]:
         """The next free (file name, subfolder) of a prefix: one above the highest that is there.
 
         So the name of a removed last file is used again (comfyui-protocol.md, trap 9). Raises OutsideFolder.
@@ -67,18 +64,20 @@ class Folders:
         if not is_within(self.of(kind), folder):
             raise OutsideFolder("Saving image outside the output folder is not allowed.")
         os.makedirs(folder, exist_ok=True)
-        counter = self._counter(folder, base)
+        counter = self._counter(folder, base, extension)
         self._last[folder, base] = counter
-        return f"{base}_{counter:05}_.png", subfolder
+        return f"{base}_{counter:05}_.{extension}", subfolder
 
-    def _counter(self, folder: str, base: str) -> int:
+    def _counter(self, folder: str, base: str, extension: str) -> int:
         """One above the last counter; the folder is read only if the last one isn't as we left it."""
         last = self._last.get((folder, base), 0)
-        here = os.path.exists(os.path.join(folder, f"{base}_{last:05}_.png"))
-        beyond = os.path.exists(os.path.join(folder, f"{base}_{last + 1:05}_.png"))
+        here = os.path.exists(os.path.join(folder, f"{base}_{last:05}_.{extension}"))
+        beyond = os.path.exists(os.path.join(folder, f"{base}_{last + 1:05}_.{extension}"))
         if last and here and not beyond:
             return last + 1
-        return 1 + max((_number(name, base) for name in os.listdir(folder)), default=0)
+        counter = re.compile(rf"{re.escape(base)}_(\d+)(?:_|\Z)")
+        found = map(counter.match, os.listdir(folder))
+        return 1 + max((int(match[1]) for match in found if match), default=0)
 
 
 def annotated(name: str) -> tuple[str, str | None]:
@@ -94,21 +93,9 @@ def is_within(folder: str, path: str) -> bool:
     return os.path.commonpath((folder, os.path.abspath(path))) == folder
 
 
-def _number(name: str, base: str) -> int:
-    if not name.startswith(f"{base}_"):
-        return 0
-    digits = name[len(base) + 1 :].split("_", maxsplit=1)[0]
-    return int(digits) if digits.isdecimal() else 0
-
-
 def _fill_in(prefix: str, width: int, height: int) -> str:
-    """Replace %width%, %height% and the parts of the date."""
-    if "%" not in prefix:
-        return prefix
-    now = time.localtime()
-    parts = {"width": str(width), "height": str(height), "year": str(now.tm_year)}
-    parts |= {"month": f"{now.tm_mon:02}", "day": f"{now.tm_mday:02}", "hour": f"{now.tm_hour:02}"}
-    parts |= {"minute": f"{now.tm_min:02}", "second": f"{now.tm_sec:02}"}
-    for name, value in parts.items():
+    names = ("width", "height", "year", "month", "day", "hour", "minute", "second")
+    parts = (str(width), str(height), *time.strftime("%Y %m %d %H %M %S").split())
+    for name, value in zip(names, parts, strict=True):
         prefix = prefix.replace(f"%{name}%", value)
     return prefix

@@ -1,7 +1,6 @@
 """The graph of a running prompt, and the order in which ComfyUI dissolves it."""
 
-from __future__ import annotations
-
+from collections import ChainMap
 from typing import Any
 
 from backends.simulator.catalog import Catalog
@@ -21,29 +20,17 @@ class Graph:
 
     def __init__(self, prompt: dict[str, Node]) -> None:
         self.prompt = prompt
-        self._added: dict[str, Node] = {}
-        self._parents: dict[str, str] = {}
-
-    def __contains__(self, node_id: object) -> bool:
-        return node_id in self.prompt or node_id in self._added
-
-    def node(self, node_id: str) -> Node:
-        """A node by id. Raises KeyError."""
-        return self._added[node_id] if node_id in self._added else self.prompt[node_id]
+        self.nodes = ChainMap[str, Node]({}, prompt)
+        self.parents: dict[str, str] = {}  # of an added node: the node that added it
 
     def add(self, node_id: str, node: Node, parent: str) -> None:
-        """Add a node that `parent` expands into."""
-        self._added[node_id] = node
-        self._parents[node_id] = parent
-
-    def parent(self, node_id: str) -> str | None:
-        """The node that added this one, or None."""
-        return self._parents.get(node_id)
+        self.nodes[node_id] = node
+        self.parents[node_id] = parent
 
     def real(self, node_id: str) -> str:
         """The node of the prompt itself that this one belongs to; also the one displayed."""
-        while node_id in self._parents:
-            node_id = self._parents[node_id]
+        while node_id in self.parents:
+            node_id = self.parents[node_id]
         return node_id
 
 
@@ -70,7 +57,7 @@ class ExecutionOrder:
                 continue
             self._blockers[current] = 0
             self._blocking[current] = {}
-            for value in self._graph.node(current)["inputs"].values():
+            for value in self._graph.nodes[current]["inputs"].values():
                 if is_link(value) and not self._is_cached(value[0]):
                     stack.append(value[0])
                     links.append((value[0], current))
@@ -89,29 +76,21 @@ class ExecutionOrder:
     def next(self) -> str | None:
         """The node to run now; None if what is left waits for itself."""
         ready = [node_id for node_id, count in self._blockers.items() if count == 0]
-        if not ready:
-            return None
-        for test in (self._is_output, self._feeds_output, self._nearly_feeds_output):
-            for node_id in ready:
-                if test(node_id):
-                    return node_id
-        return ready[0]
+        return min(ready, key=self._links_to_output, default=None)
 
     def left(self) -> list[str]:
-        """What is still on the list."""
         return list(self._blockers)
 
     def done(self, node_id: str) -> None:
-        """Take a node off; those that waited for it come nearer."""
         del self._blockers[node_id]
         for waiting in self._blocking.pop(node_id):
             self._blockers[waiting] -= 1
 
-    def _is_output(self, node_id: str) -> bool:
-        return self._catalog.is_output(self._graph.node(node_id)["class_type"])
-
-    def _feeds_output(self, node_id: str) -> bool:
-        return any(self._is_output(target) for target in self._blocking[node_id])
-
-    def _nearly_feeds_output(self, node_id: str) -> bool:
-        return any(self._feeds_output(target) for target in self._blocking[node_id])
+    def _links_to_output(self, node_id: str) -> int:
+        """The number of links from a node to the next output, or 3 if there are more than two."""
+        targets = [node_id]
+        for links in range(3):
+            if any(self._catalog.is_output(self._graph.nodes[t]["class_type"]) for t in targets):
+                return links
+            targets = [waiting for target in targets for waiting in self._blocking[target]]
+        return 3

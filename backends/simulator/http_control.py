@@ -9,16 +9,13 @@
 Wrong orders: 400 {"error": "what is allowed"}. No fault reaches these routes.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
-from typing import Any
 
 from aiohttp import web
 
-from backends.simulator.faults import Fault, FaultError, fault_kinds
-from backends.simulator.http_keys import STATE
+from backends.simulator.faults import FaultError, fault_kinds
+from backends.simulator.server_state import STATE
 
 routes = web.RouteTableDef()
 
@@ -30,41 +27,31 @@ async def order(request: web.Request) -> web.Response:
     try:
         body = await request.json()
         orders = body if isinstance(body, list) else [body]
-        faults = [_order(state.faults.inject, entry) for entry in orders]
+        if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in orders):
+            raise FaultError('An order is an object with a "name".')
+        faults = [state.faults.inject(**one) for one in orders]
     except (FaultError, json.JSONDecodeError, UnicodeDecodeError) as error:
         return web.json_response({"error": str(error)}, status=400)
     answer = web.json_response({"orders": [fault.report() for fault in faults]})
-    for fault in faults:
-        if fault.options.get("at") == "now":
-            request.app[STATE].spawn(state.apply_due_faults("now"))
-            break
+    if any(fault.options.get("at") == "now" for fault in faults):
+        state.spawn(state.apply_due_faults("now"))
     return answer
-
-
-def _order(make: Any, entry: Any) -> Fault:
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise FaultError('An order is an object with a "name".')
-    fault: Fault = make(**entry)
-    return fault
 
 
 @routes.get("/simulator/faults")
 async def orders(request: web.Request) -> web.Response:
-    """What is ordered, and what could be."""
     faults = request.app[STATE].faults
     return web.json_response({"orders": faults.report(), "catalogue": fault_kinds()})
 
 
 @routes.delete("/simulator/faults")
 async def withdraw(request: web.Request) -> web.Response:
-    """Withdraw orders."""
     request.app[STATE].faults.clear(request.rel_url.query.get("name"))
     return web.Response(status=204)
 
 
 @routes.get("/simulator/state")
 async def state(request: web.Request) -> web.Response:
-    """What a test wants to know at a glance."""
     state = request.app[STATE]
     counts = Counter(entry["kind"] for entry in state.audit_log.entries)
     shown = {
@@ -84,7 +71,6 @@ async def state(request: web.Request) -> web.Response:
 
 @routes.get("/simulator/audit-log")
 async def entries(request: web.Request) -> web.Response:
-    """The audit log's entries of this server since it was created."""
     since = int(request.rel_url.query.get("since", 0))
     shown = request.app[STATE].audit_log.entries[since:]
     return web.json_response(shown, dumps=lambda value: json.dumps(value, default=str))

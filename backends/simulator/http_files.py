@@ -2,9 +2,6 @@
 
 # Names are judged as text here, as ComfyUI does it; a Path would change them.
 # ruff: noqa: PTH103, PTH110, PTH113, PTH118, PTH119, PTH122, PTH123
-from __future__ import annotations
-
-import io
 import mimetypes
 import os
 from typing import Any
@@ -13,7 +10,8 @@ from aiohttp import web
 from PIL import Image
 
 from backends.simulator.folders import Folders, annotated, is_within
-from backends.simulator.http_keys import STATE
+from backends.simulator.pictures import encode
+from backends.simulator.server_state import STATE
 
 routes = web.RouteTableDef()
 
@@ -71,25 +69,17 @@ def _preview(path: str, wanted: str, channel: str) -> tuple[str, bytes]:
     quality = int(parts[-1]) if parts[-1].isdigit() else 90
     with Image.open(path) as image:
         shown = image.convert("RGB") if kind == "jpeg" or channel == "rgb" else image.copy()
-    buffer = io.BytesIO()
-    shown.save(buffer, format=kind, quality=quality)
-    return kind, buffer.getvalue()
+    return kind, encode(shown, kind, quality=quality)
 
 
 def _channel(path: str, channel: str) -> bytes:
-    """The image without its alpha channel, or only that."""
     with Image.open(path) as image:
-        shown = image.convert("RGB") if channel == "rgb" else _alpha(image)
-    buffer = io.BytesIO()
-    shown.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _alpha(image: Image.Image) -> Image.Image:
-    alpha = image.getchannel("A") if image.mode == "RGBA" else Image.new("L", image.size, 255)
-    shown = Image.new("RGBA", image.size)
-    shown.putalpha(alpha)
-    return shown
+        if channel == "rgb":
+            return encode(image.convert("RGB"), "png")
+        shown = Image.new("RGBA", image.size)
+        opaque = Image.new("L", image.size, 255)
+        shown.putalpha(image.getchannel("A") if image.mode == "RGBA" else opaque)
+        return encode(shown, "png")
 
 
 @routes.post("/upload/image")
@@ -102,27 +92,26 @@ async def upload_image(request: web.Request) -> web.Response:
     if not image or not image.file or not image.filename:
         return web.Response(status=400)
     subfolder = form.get("subfolder", "")
-    folder = _inner_folder(root, subfolder, image.filename)
-    if folder is None:
+    data, overwrite = image.file.read(), form.get("overwrite") in ("true", "1")
+    name = _store(root, subfolder, image.filename, data, overwrite=overwrite)
+    if name is None:
         return web.Response(status=400)
-    name = _store(folder, image.filename, image.file.read(), form.get("overwrite"))
+    request.app[STATE].audit_log.write("uploaded", name=name, size=len(data))
     return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
 
 
-def _inner_folder(root: str, subfolder: str, name: str) -> str | None:
-    """The subfolder, made if needed; None if the file would land outside of the root."""
+def _store(root: str, subfolder: str, name: str, data: bytes, *, overwrite: bool) -> str | None:
+    """Write a file under its name, or "name (1)" if that is taken by other bytes.
+
+    None if the file would land outside of the root.
+    """
     folder = os.path.join(root, os.path.normpath(subfolder))
     if not is_within(root, os.path.join(folder, name)):
         return None
     os.makedirs(folder, exist_ok=True)
-    return folder
-
-
-def _store(folder: str, name: str, data: bytes, overwrite: Any) -> str:
-    """Write a file under its name, or "name (1)" if that is taken by other bytes."""
     base, extension = os.path.splitext(name)
     path, number = os.path.join(folder, name), 1
-    while overwrite not in ("true", "1") and os.path.exists(path):
+    while not overwrite and os.path.exists(path):
         with open(path, "rb") as present:
             if present.read() == data:
                 return name

@@ -1,7 +1,5 @@
 """The routes about prompts: POST /prompt, the queue, interrupts, the history (comfyui-protocol.md, "HTTP")."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import uuid
@@ -11,10 +9,9 @@ from aiohttp import web
 
 from backends.simulator import lenient
 from backends.simulator.audit_log import redact_extra_data
-from backends.simulator.http_keys import STATE, break_connection
-from backends.simulator.prompt_queue import Item, LenientItem
-from backends.simulator.replacements import replace_nodes
-from backends.simulator.server_state import ServerState
+from backends.simulator.catalog import replace_nodes
+from backends.simulator.prompt_queue import Item, LenientItem, identity
+from backends.simulator.server_state import STATE, ServerState, break_connection
 from backends.simulator.validation import Verdict, no_prompt, validate
 
 routes = web.RouteTableDef()
@@ -24,7 +21,6 @@ _TARGETED_SINCE = (0, 3, 57)  # before, POST /interrupt ignores prompt_id
 
 @routes.get("/prompt")
 async def get_prompt(request: web.Request) -> web.Response:
-    """How many prompts are pending or running."""
     return web.json_response(request.app[STATE].status())
 
 
@@ -35,24 +31,17 @@ async def post_prompt(request: web.Request) -> web.Response:
     body: Any = await request.json()
     facts = _facts(body)
     if fault := state.faults.take("late_post", **facts):
-        state.spawn(_queue_later(state, body, fault["seconds"]))
+        state.later(fault["seconds"], lambda: submit(state, body))
         return await break_connection(request)
     hidden = state.faults.take("other_prompt_id", **facts)
     if hidden is not None:
         body["prompt_id"] = str(uuid.uuid4())
     answer = submit(state, body)
-    if hidden is not None and answer.status == 200:
+    if answer.status != 200:
+        return answer
+    if hidden is not None:
         return web.json_response({"status": "queued"})
-    if answer.status == 200:
-        await state.apply_due_faults("accepted", **facts)
-        return await _after_queueing(request, state, answer, facts)
-    return answer
-
-
-async def _after_queueing(
-    request: web.Request, state: ServerState, answer: web.Response, facts: dict[str, Any]
-) -> web.Response:
-    """The answer to a queued prompt, or what was ordered in its place."""
+    await state.apply_due_faults("accepted", **facts)
     if fault := state.faults.take("delay_answer", **facts):
         await asyncio.sleep(fault["seconds"])
     if state.faults.take("lose_answer", **facts):
@@ -63,16 +52,10 @@ async def _after_queueing(
 
 
 def _facts(body: Any) -> dict[str, Any]:
-    """What faults about a submission are filtered by."""
     if not isinstance(body, dict):
         return {}
     found = {key: body.get(key) for key in ("client_id", "extra_data")}
     return found | {"prompt_id": str(body["prompt_id"]) if "prompt_id" in body else None}
-
-
-async def _queue_later(state: ServerState, body: Any, seconds: float) -> None:
-    await asyncio.sleep(seconds)
-    submit(state, body)
 
 
 def submit(state: ServerState, body: Any) -> web.Response:
@@ -87,7 +70,7 @@ def submit(state: ServerState, body: Any) -> web.Response:
     extra_data: Any = body.get("extra_data", {})
     if "client_id" in body:
         extra_data["client_id"] = body["client_id"]
-    whose = _group_of_attempt(prompt_id, extra_data)
+    whose = identity(prompt_id, extra_data)
     if verdict.error is not None:
         state.audit_log.write("refused", error=verdict.error["type"], **whose)
         refusal = {"error": verdict.error, "node_errors": verdict.node_errors}
@@ -115,23 +98,16 @@ def _wants(body: Any, key: str) -> bool:
 def _verdict(state: ServerState, prompt: Any, body: Any) -> tuple[Verdict, bool]:
     """Return the result of the validation, and whether the lenient mode overruled it."""
     targets = body.get("partial_execution_targets")
-    if not state.config.lenient:
-        return validate(prompt, targets, state.catalog, state.folders), False
+    outputs = lenient.plan_outputs(prompt) if state.config.lenient else None
     try:
         verdict = validate(prompt, targets, state.catalog, state.folders)
     except (TypeError, KeyError, AttributeError, IndexError):
-        verdict = None
-    if verdict is not None and verdict.error is None:
-        return verdict, False
-    outputs = lenient.plan_outputs(prompt)
-    if outputs is not None:
-        return Verdict(outputs=outputs), True
-    return validate(prompt, targets, state.catalog, state.folders), False
-
-
-def _group_of_attempt(prompt_id: str, extra_data: Any) -> dict[str, Any]:
-    client_id = extra_data.get("client_id") if isinstance(extra_data, dict) else None
-    return {"prompt_id": prompt_id, "client_id": client_id}
+        if outputs is None:
+            raise
+    else:
+        if verdict.error is None or outputs is None:
+            return verdict, False
+    return Verdict(outputs=outputs), True
 
 
 @routes.get("/queue")
@@ -144,7 +120,6 @@ async def get_queue(request: web.Request) -> web.Response:
 
 @routes.post("/queue")
 async def post_queue(request: web.Request) -> web.Response:
-    """Delete pending prompts, or all of them."""
     queue = request.app[STATE].queue
     body = await request.json()
     if _wants(body, "clear"):
@@ -166,41 +141,31 @@ async def post_interrupt(request: web.Request) -> web.Response:
     prompt_id = body.get("prompt_id") if state.config.release >= _TARGETED_SINCE else None
     hit = bool(state.queue.running) if not prompt_id else state.queue.is_running(prompt_id)
     running = [item[1] for item in state.queue.running.values()]
-    state.audit_log.write("interrupted", asked=prompt_id, running=running, hit=hit)
+    state.audit_log.write("interrupted", target=prompt_id, running=running, hit=hit)
     if hit or not prompt_id:
         raise_flag(state, prompt_id)
     return web.Response()
 
 
 def raise_flag(state: ServerState, prompt_id: Any = None) -> None:
-    """Raise the interrupt flag, unless it's ordered to get lost or to come late."""
-    facts = {"prompt_id": prompt_id}
-    if state.faults.take("interrupt_lost", **facts):
+    if state.faults.take("interrupt_lost", prompt_id=prompt_id):
         return
-    if fault := state.faults.take("interrupt_late", **facts):
-        state.spawn(_raise_later(state, fault["seconds"]))
-        return
-    state.interrupt.set()
-
-
-async def _raise_later(state: ServerState, seconds: float) -> None:
-    await asyncio.sleep(seconds)
-    state.interrupt.set()
+    if fault := state.faults.take("interrupt_late", prompt_id=prompt_id):
+        state.later(fault["seconds"], state.interrupt.set)
+    else:
+        state.interrupt.set()
 
 
 @routes.get("/history")
 async def get_history(request: web.Request) -> web.Response:
-    """History entries, oldest first."""
     query = request.rel_url.query
     max_items = int(query["max_items"]) if "max_items" in query else None
-    offset = int(query["offset"]) if "offset" in query else -1
     state = request.app[STATE]
-    return _history(state, state.queue.recent(max_items, offset))
+    return _history(state, state.queue.recent(max_items, int(query.get("offset", -1))))
 
 
 @routes.get("/history/{prompt_id}")
 async def get_history_of(request: web.Request) -> web.Response:
-    """One entry, or {} for a prompt that isn't in the history (yet, any more, or ever)."""
     state = request.app[STATE]
     prompt_id = request.match_info["prompt_id"]
     entry = state.queue.history.get(prompt_id)
@@ -208,18 +173,16 @@ async def get_history_of(request: web.Request) -> web.Response:
 
 
 def _history(state: ServerState, found: dict[str, Any], prompt_id: str | None = None) -> web.Response:
-    facts = {"prompt_id": prompt_id}
-    if state.faults.take("empty_history", **facts):
+    if state.faults.take("empty_history", prompt_id=prompt_id):
         found = {}
-    if fault := state.faults.take("huge_history", **facts):
+    if fault := state.faults.take("huge_history", prompt_id=prompt_id):
         padding = "x" * int(fault["megabytes"] * 1_000_000)
-        found = found | {"somebody-elses-workflow": {"prompt": [0, "", {"1": padding}, {}, []]}}
+        found = found | {"foreign-workflow": {"prompt": [0, "", {"1": padding}, {}, []]}}
     return web.json_response(found)
 
 
 @routes.post("/history")
 async def post_history(request: web.Request) -> web.Response:
-    """Forget entries, or all of them."""
     queue = request.app[STATE].queue
     body = await request.json()
     if _wants(body, "clear"):
@@ -235,7 +198,7 @@ async def post_free(request: web.Request) -> web.Response:
     """Empty the node cache when the worker comes to it."""
     state = request.app[STATE]
     body = await request.json()
-    state.audit_log.write("freed", asked=body)
+    state.audit_log.write("freed", body=body)
     if body.get("free_memory", False):
         state.free_requested = True
         state.queue.wake.set()

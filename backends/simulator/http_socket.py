@@ -1,24 +1,19 @@
 """GET /ws: the socket of a client (comfyui-protocol.md, "WebSocket")."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import uuid
-from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from backends.simulator.http_keys import STATE
 from backends.simulator.hub import SERVER_FEATURES
-from backends.simulator.server_state import ServerState
+from backends.simulator.server_state import STATE, ServerState
 
 routes = web.RouteTableDef()
 
 
 @routes.get("/ws")
 async def socket(request: web.Request) -> web.WebSocketResponse:
-    """One client's socket, from its first frame to its close."""
     state = request.app[STATE]
     response = web.WebSocketResponse()
     await response.prepare(request)
@@ -30,7 +25,9 @@ async def socket(request: web.Request) -> web.WebSocketResponse:
     if isinstance(request.transport, asyncio.Transport):
         hub.open[response] = request.transport
     try:
-        await _greet(state, client_id)
+        await hub.send_now("status", {"status": state.status(), "sid": client_id}, client_id)
+        if state.client_id == client_id and state.last_node_id is not None:
+            await hub.send_now("executing", {"node": state.last_node_id}, client_id)
         await _listen(state, client_id, response)
     finally:
         hub.open.pop(response, None)
@@ -40,31 +37,19 @@ async def socket(request: web.Request) -> web.WebSocketResponse:
     return response
 
 
-async def _greet(state: ServerState, client_id: str) -> None:
-    await state.hub.send_now("status", {"status": state.status(), "sid": client_id}, client_id)
-    if state.client_id == client_id and state.last_node_id is not None:
-        await state.hub.send_now("executing", {"node": state.last_node_id}, client_id)
-
-
 async def _listen(state: ServerState, client_id: str, response: web.WebSocketResponse) -> None:
     """Read the client's messages: only feature flags in the first one count."""
     is_first = True
     async for message in response:
         if message.type != WSMsgType.TEXT:
             continue
-        said = _object(message.data)
-        if said is None:
+        try:
+            said = json.loads(message.data)
+        except json.JSONDecodeError:
+            continue
+        if not isinstance(said, dict):
             continue
         if is_first and said.get("type") == "feature_flags":
             state.hub.features[client_id] = said.get("data", {})
             await state.hub.send_now("feature_flags", SERVER_FEATURES, client_id)
         is_first = False
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    """A JSON object; None for anything else, which ComfyUI ignores too."""
-    try:
-        said = json.loads(text)
-    except json.JSONDecodeError:
-        return None
-    return said if isinstance(said, dict) else None

@@ -4,8 +4,6 @@ Frames are sent one after another, each awaited before the next, as ComfyUI does
 does not read stalls all clients (comfyui-protocol.md, trap 2).
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import struct
@@ -25,8 +23,6 @@ Frame = str | bytes
 
 
 class Hub:
-    """Sockets by clientId, and the queue of frames before them."""
-
     def __init__(self, faults: Faults) -> None:
         self.sockets: dict[str, web.WebSocketResponse] = {}
         self.features: dict[str, Any] = {}
@@ -41,11 +37,9 @@ class Hub:
         self.send_frame(json.dumps({"type": event, "data": data}), client_id)
 
     def send_frame(self, frame: Frame, client_id: Any = None) -> None:
-        """Queue a ready frame, text or binary."""
         self._frames.put_nowait((frame, client_id))
 
     def send_text(self, node_id: str, text: str, client_id: Any) -> None:
-        """Queue a progress text (binary type 3)."""
         node = node_id.encode()
         head = struct.pack(">II", _TEXT, len(node))
         self.send_frame(head + node + text.encode(), client_id)
@@ -55,7 +49,6 @@ class Hub:
         self.send_frame(struct.pack(">II", _PREVIEW, _IMAGE_TYPES[kind]) + image, client_id)
 
     def send_named_preview(self, image: bytes, kind: str, metadata: dict[str, Any], client_id: Any) -> None:
-        """Queue a preview with metadata (binary type 4)."""
         text = json.dumps(metadata | {"image_type": f"image/{kind}"}).encode()
         head = struct.pack(">II", _PREVIEW_WITH_METADATA, len(text))
         self.send_frame(head + text + image, client_id)

@@ -4,18 +4,14 @@ The graph's links and classes are ignored: each node is shown running in the pro
 the one with `steps` (or a seed) reports them, and one image is saved in the end.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from backends.simulator import nodes, sampling
 from backends.simulator.cache import Ui
 from backends.simulator.execution import Execution
-from backends.simulator.interrupt import Interrupted
 from backends.simulator.node_context import NodeContext
 from backends.simulator.values import Batch, Latent, theme_of
 
-_OUTPUTS = ("SaveImage", "PreviewImage")
 _SEEDS = ("seed", "noise_seed")
 
 
@@ -28,7 +24,7 @@ def plan_outputs(prompt: Any) -> list[str] | None:
         return None
     if not all(isinstance(node, dict) for node in prompt.values()):
         return None
-    for class_type in _OUTPUTS:
+    for class_type in ("SaveImage", "PreviewImage"):
         for node_id, node in prompt.items():
             if node.get("class_type") == class_type:
                 return [node_id]
@@ -36,7 +32,6 @@ def plan_outputs(prompt: Any) -> list[str] | None:
 
 
 def _sampler(prompt: dict[str, Any]) -> str:
-    """The node with steps, else one with a seed, else the last."""
     for names in (("steps",), _SEEDS):
         for node_id, node in prompt.items():
             if any(name in _inputs(node) for name in names):
@@ -50,8 +45,6 @@ def _inputs(node: dict[str, Any]) -> dict[str, Any]:
 
 
 class LenientExecution(Execution):
-    """An execution that does not check the graph."""
-
     def _prepare(self) -> None:
         self.state.cache.forget()
         self.run.theme = theme_of(self.graph.prompt)
@@ -60,26 +53,19 @@ class LenientExecution(Execution):
 
     async def _run_nodes(self) -> None:
         prompt = self.graph.prompt
-        last = self.outputs[0]
-        node_id = last
+        node_id = last = self.outputs[0]
         sampler = _sampler(prompt)
+        order = [*(n for n in prompt if n not in {sampler, last}), sampler, last]
         try:
-            for node_id in [*(n for n in prompt if n not in {sampler, last}), sampler]:
+            for node_id in dict.fromkeys(order):
                 await self._show(node_id, sampler)
-            if last != sampler:
-                node_id = last
-                await self._show(node_id, sampler)
-        except Interrupted:
-            self._interrupted(node_id)
         except Exception as error:  # noqa: BLE001 - as in the strict run
             self._failed(node_id, error)
         else:
             self.state.node_succeeded = True
-            self.state.audit_log.write("ended", outcome="success", **self._group_of_attempt())
-            self.say("execution_success", {"prompt_id": self.prompt_id})
+            self._succeeded()
 
     async def _show(self, node_id: str, sampler: str) -> None:
-        """Run one node: the sampler samples, the output saves, all others pass at once."""
         node = self.graph.prompt[node_id]
         class_type = str(node.get("class_type"))
         self.run_inputs = _inputs(node)
@@ -92,17 +78,14 @@ class LenientExecution(Execution):
             seconds = sampling.shared_step_seconds(context, steps)
             await sampling.sample(context, sampling.Plan(steps, seconds, self._picture()[0]))
         if node_id == self.outputs[0]:
-            await self._save(context)
+            prefix = str(self.run_inputs.get("filename_prefix", "ComfyUI"))
+            kind = "temp" if class_type == "PreviewImage" else "output"
+            outcome = await nodes.save_pictures(context, self._picture(), prefix, kind)
+            assert outcome.ui is not None  # noqa: S101 - saving always shows
+            self._shown[node_id] = Ui(outcome.ui, self._meta(node_id))
+            self._tell_executed(node_id, outcome.ui)
         self.progress.finish(node_id)
         self.executed[node_id] = None
-
-    async def _save(self, context: NodeContext) -> None:
-        prefix = self.run_inputs.get("filename_prefix", "ComfyUI")
-        kind = "temp" if context.class_type == "PreviewImage" else "output"
-        outcome = await nodes.save_pictures(context, self._picture(), str(prefix), kind)
-        assert outcome.ui is not None  # noqa: S101 - saving always shows
-        self._shown[context.node_id] = Ui(outcome.ui, self._meta(context.node_id))
-        self._tell_executed(context.node_id, outcome.ui)
 
     def _picture(self) -> Batch:
         """The image of the first seed and the first size found anywhere in the graph."""

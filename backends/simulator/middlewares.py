@@ -1,16 +1,15 @@
 """What happens to a request before its route: the origin check, and ordered misbehaviour."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from backends.simulator.faults import Fault
-from backends.simulator.http_keys import STATE, break_connection
+from backends.simulator.server_state import STATE, break_connection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -70,7 +69,6 @@ def _is_loopback(name: str | None) -> bool:
 
 @web.middleware
 async def wait_for_gc(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Keep a request waiting while garbage is collected."""
     if not request.path.startswith(CONTROL):
         await request.app[STATE].awake.wait()
     return await handler(request)
@@ -78,7 +76,6 @@ async def wait_for_gc(request: web.Request, handler: Handler) -> web.StreamRespo
 
 @web.middleware
 async def inject_fault(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Do what a fault about this route orders, else nothing."""
     if request.path.startswith(CONTROL):
         return await handler(request)
     path = request.path.removeprefix("/api")
@@ -94,14 +91,14 @@ async def inject_fault(request: web.Request, handler: Handler) -> web.StreamResp
 
 
 async def _instead(request: web.Request, fault: Fault) -> web.StreamResponse:
-    """An answer in place of the route's own."""
     if fault.name == "hang_http":
         await request.read()
         await asyncio.Event().wait()
     if fault.name == "endless":
-        return await _endless(request, fault["megabytes_per_second"])
+        pause = _CHUNK / (fault["megabytes_per_second"] * 1_000_000)
+        await _stream(request, b"[", b'"more",' * (_CHUNK // 7), pause)
     if fault.name == "trickle":
-        return await _trickle(request, fault["bytes_per_second"])
+        await _stream(request, b"", b" ", 1 / fault["bytes_per_second"])
     if fault.name in _ANSWERS:
         return _ANSWERS[fault.name](fault)
     return await break_connection(request)
@@ -116,26 +113,16 @@ _ANSWERS: dict[str, Callable[[Fault], web.Response]] = {
 }
 
 
-async def _endless(request: web.Request, megabytes_per_second: float) -> web.StreamResponse:
+async def _stream(request: web.Request, start: bytes, chunk: bytes, pause: float) -> NoReturn:
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
-    await response.write(b"[")
-    pause = _CHUNK / (megabytes_per_second * 1_000_000)
+    await response.write(start)
     while True:
-        await response.write(b'"more",' * (_CHUNK // 7))
+        await response.write(chunk)
         await asyncio.sleep(pause)
 
 
-async def _trickle(request: web.Request, bytes_per_second: float) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
-    await response.prepare(request)
-    while True:
-        await response.write(b" ")
-        await asyncio.sleep(1 / bytes_per_second)
-
-
 async def _cut(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
-    """Half of the answer's body, and then the connection breaks."""
     body = answer.body if isinstance(answer, web.Response) else b"?"
     data = body if isinstance(body, bytes) else b"?"
     response = web.StreamResponse(headers={"Content-Type": answer.content_type})
@@ -143,3 +130,6 @@ async def _cut(request: web.Request, answer: web.StreamResponse) -> web.StreamRe
     await response.prepare(request)
     await response.write(data[: len(data) // 2])
     return await break_connection(request)
+
+
+MIDDLEWARES = (plain_errors, wait_for_gc, check_origin, inject_fault)

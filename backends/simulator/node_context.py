@@ -1,14 +1,12 @@
-"""What a node sees while it runs, and what it hands back."""
-
-from __future__ import annotations
+"""What a node sees while it runs, what it hands back, and its progress (comfyui-protocol.md, "WebSocket")."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from backends.simulator.graph import Node
-from backends.simulator.progress import Preview, Progress
+from backends.simulator.graph import Graph, Node
+from backends.simulator.hub import Hub
 from backends.simulator.server_state import ServerState
 
 
@@ -22,45 +20,82 @@ class NodeFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a node gave."""
-
     outputs: tuple[Any, ...] = ()
     ui: dict[str, Any] | None = None  # what it shows: {"images": [...]}
     expand: dict[str, Node] = field(default_factory=dict)  # nodes to run in its place
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """An encoded image to go out with a step; kind is "jpeg" or "png"."""
+
+    image: bytes
+    kind: str = "jpeg"
+
+
+@dataclass(slots=True)
+class Progress:
+    hub: Hub
+    graph: Graph
+    prompt_id: str
+    client_id: Any
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def start(self, node_id: str) -> None:
+        self._tell(node_id, 0.0, 1.0, "running")
+
+    def step(self, node_id: str, value: int, total: int, preview: Preview | None) -> None:
+        self._tell(node_id, value, total, "running")
+        named = preview is not None and self.hub.wants_metadata(self.client_id)
+        if preview is not None and named:
+            metadata = self._names(node_id)
+            self.hub.send_named_preview(preview.image, preview.kind, metadata, self.client_id)
+        data = {"value": value, "max": total, "prompt_id": self.prompt_id, "node": node_id}
+        self.hub.send("progress", data, self.client_id)
+        if preview is not None and not named:
+            self.hub.send_preview(preview.image, preview.kind, self.client_id)
+
+    def finish(self, node_id: str) -> None:
+        """A node is done; one that never began (cached) goes from nothing to 1 of 1."""
+        total = self.nodes.get(node_id, {}).get("max", 1)
+        self._tell(node_id, total, total, "finished")
+
+    def _tell(self, node_id: str, value: float, total: float, state: str) -> None:
+        names = self._names(node_id)
+        self.nodes[node_id] = {"value": value, "max": total, "state": state} | names
+        self.hub.send("progress_state", {"prompt_id": self.prompt_id, "nodes": self.nodes}, self.client_id)
+
+    def _names(self, node_id: str) -> dict[str, Any]:
+        real = self.graph.real(node_id)
+        return {
+            "node_id": node_id,
+            "prompt_id": self.prompt_id,
+            "display_node_id": real,
+            "parent_node_id": self.graph.parents.get(node_id),
+            "real_node_id": real,
+        }
+
+
 @dataclass(slots=True)
 class PromptRun:
-    """The prompt being run, as all its nodes see it."""
-
     state: ServerState
-    prompt_id: str
     prompt: dict[str, Node]
-    extra_data: Any
-    client_id: Any
+    facts: dict[str, Any]  # what faults are filtered by: prompt_id, client_id, extra_data
     progress: Progress
-    theme: int
+    theme: int = 0
     samplers: int = 1  # how many nodes share the prompt's seconds
     last_preview: float = float("-inf")  # loop time
     sampled: bool = False
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What faults are filtered by."""
-        return {"prompt_id": self.prompt_id, "client_id": self.client_id, "extra_data": self.extra_data}
-
 
 @dataclass(frozen=True, slots=True)
 class NodeContext:
-    """One node's view."""
-
     run: PromptRun
     node_id: str
     class_type: str
 
     @property
     def state(self) -> ServerState:
-        """The server it runs on."""
         return self.run.state
 
     async def wait(self, seconds: float, *, interruptible: bool = True) -> None:
@@ -75,11 +110,6 @@ class NodeContext:
         if look:
             self.state.interrupt.check()
         self.run.progress.step(self.node_id, value, total, preview)
-
-    @property
-    def memory(self) -> dict[str, Any]:
-        """What this node remembers from prompt to prompt."""
-        return self.state.cache.memory(self.node_id, self.class_type)
 
 
 Runner = Callable[[NodeContext, dict[str, Any]], Awaitable[Outcome]]

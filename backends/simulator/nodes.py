@@ -1,78 +1,99 @@
-"""What each node class does. Classes without an entry here run as `anything`."""
+"""What each node class does. Classes without a runner here run as `anything`."""
 
-from __future__ import annotations
-
+import io
 import os
 import random
 import string
 import time
+import wave
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from backends.simulator import pictures, recorded_nodes, sampling
-from backends.simulator.node_context import NodeContext, Outcome, Runner
-from backends.simulator.progress import Preview
-from backends.simulator.values import Batch, Latent, Opaque, Picture, clamp
+from backends.simulator import pictures, sampling
+from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, Preview, Runner
+from backends.simulator.values import Batch, Blocker, Latent, Opaque, Picture, Sound, clamp
+from backends.simulator.webm import encode_webm
+
+RUNNERS: dict[str, Runner] = {
+    "TestSampler": sampling.test_sampler,
+    **dict.fromkeys(sampling.SAMPLERS, sampling.ksampler),
+}
 
 
-async def empty_latent(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """An empty latent: it sets the size of the image."""
+def _runs(*classes: str) -> Callable[[Runner], Runner]:
+    def register(run: Runner) -> Runner:
+        RUNNERS.update(dict.fromkeys(classes, run))
+        return run
+
+    return register
+
+
+def _gives(*classes: str) -> Callable[[Callable[[dict[str, Any]], Any]], Runner]:
+    """Register a function that returns the only output of a node."""
+
+    def register(output: Callable[[dict[str, Any]], Any]) -> Runner:
+        async def run(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
+            return Outcome((output(inputs),))
+
+        return _runs(*classes)(run)
+
+    return register
+
+
+_gives("PrimitiveBoolean", "PrimitiveFloat", "PrimitiveInt")(itemgetter("value"))
+_gives("PrimitiveString", "PrimitiveStringMultiline")(itemgetter("value"))
+_gives("VAEDecode", "VAEDecodeTiled")(lambda inputs: inputs["samples"].pictures())
+_gives("RandomNoise")(lambda inputs: Latent(seed=inputs["noise_seed"]))
+_gives("RepeatImageBatch")(lambda inputs: Batch(tuple(inputs["image"]) * inputs["amount"]))
+_gives("ImageBatch")(lambda inputs: Batch((*inputs["image1"], *inputs["image2"])))
+
+
+@_gives("EmptyLatentImage", "EmptySD3LatentImage")
+def _empty_latent(inputs: dict[str, Any]) -> Latent:
     size = clamp(inputs.get("width", 512)), clamp(inputs.get("height", 512))
-    return Outcome((Latent(*size, batch_size=inputs.get("batch_size", 1)),))
+    return Latent(*size, batch_size=inputs.get("batch_size", 1))
 
 
-async def vae_decode(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """The image of a latent."""
-    return Outcome((inputs["samples"].pictures(),))
+@_gives("RepeatLatentBatch")
+def _repeat_latent(inputs: dict[str, Any]) -> Latent:
+    samples: Latent = inputs["samples"]
+    return replace(samples, batch_size=samples.batch_size * inputs["amount"])
 
 
-async def vae_encode(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """A latent as large as the pixels given."""
+@_gives("VAEEncode")
+def _vae_encode(inputs: dict[str, Any]) -> Latent:
     pixels = inputs["pixels"]
-    first = pixels[0]
-    latent = Latent(first.shape[1], first.shape[0], len(pixels), source=pixels)
-    return Outcome((latent,))
+    height, width, _ = pixels[0].shape
+    return Latent(width, height, len(pixels), source=pixels)
 
 
-async def random_noise(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """The seed of SamplerCustomAdvanced."""
-    return Outcome((Latent(seed=inputs["noise_seed"]),))
-
-
-async def empty_image(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """Plain images of one colour."""
+@_gives("EmptyImage")
+def _empty_image(inputs: dict[str, Any]) -> Batch:
     picture = Picture(color=inputs["color"]).sized(inputs["width"], inputs["height"])
-    return Outcome((Batch(replace(picture, index=i) for i in range(inputs["batch_size"])),))
+    return Batch(replace(picture, index=i) for i in range(inputs["batch_size"]))
 
 
-async def image_scale(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """The same images in another size."""
+@_gives("ImageScale")
+def _image_scale(inputs: dict[str, Any]) -> Batch:
     images: Batch = inputs["image"]
     first = images[0]
     width = inputs["width"] or round(first.width * inputs["height"] / first.height)
     height = inputs["height"] or round(first.height * inputs["width"] / first.width)
-    return Outcome((Batch(p.sized(width or first.width, height or first.height) for p in images),))
+    return Batch(p.sized(width or first.width, height or first.height) for p in images)
 
 
-async def scale_by(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """Images scaled by a factor."""
+@_gives("ImageScaleBy")
+def _scale_by(inputs: dict[str, Any]) -> Batch:
     factor, images = inputs["scale_by"], inputs["image"]
-    return Outcome((Batch(p.sized(p.width * factor, p.height * factor) for p in images),))
+    return Batch(p.sized(p.width * factor, p.height * factor) for p in images)
 
 
-async def repeat_images(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """A batch of the same images several times."""
-    return Outcome((Batch(tuple(inputs["image"]) * inputs["amount"]),))
-
-
-async def batch_images(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """Two batches one after the other."""
-    return Outcome((Batch((*inputs["image1"], *inputs["image2"])),))
-
-
+@_runs("LoadImage", "LoadImageOutput")
 async def load_image(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     """An image from the input folder. Raises OSError, as Pillow does for a file that is none."""
     path = ctx.state.folders.path(inputs["image"])
@@ -86,21 +107,18 @@ def _size_of(path: str) -> tuple[int, int]:
         return image.size
 
 
-async def primitive(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """A constant."""
-    return Outcome((inputs["value"],))
-
-
+@_runs("SaveImage")
 async def save_image(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """Save images permanently."""
     images, prefix = inputs["images"], inputs.get("filename_prefix", "ComfyUI")
     return await save_pictures(ctx, images, str(prefix), "output")
 
 
+@_runs("PreviewImage")
 async def preview_image(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     """Save images in the temp folder, under a prefix that lives as long as the node."""
     letters = random.choices(string.ascii_lowercase, k=5)  # noqa: S311 - a file name
-    suffix = ctx.memory.setdefault("suffix", "".join(letters))
+    memory = ctx.state.cache.memory(ctx.node_id, ctx.class_type)
+    suffix = memory.setdefault("suffix", "".join(letters))
     return await save_pictures(ctx, inputs["images"], f"ComfyUI_temp_{suffix}", "temp")
 
 
@@ -109,28 +127,69 @@ async def save_pictures(ctx: NodeContext, images: Any, prefix: str, kind: str) -
     height, width, _ = images[0].shape
     saved = []
     for number, picture in enumerate(images):
-        name, subfolder = await ctx.state.run_in_thread(
-            _save, ctx, picture, kind, prefix.replace("%batch_num%", str(number)), (width, height)
-        )
-        saved.append({"filename": name, "subfolder": subfolder, "type": kind})
+        name = prefix.replace("%batch_num%", str(number))
+        saved.append(await ctx.state.run_in_thread(_save, ctx, picture, kind, name, (width, height)))
     return Outcome(ui={"images": saved})
 
 
-def _save(ctx: NodeContext, picture: Picture, kind: str, prefix: str, size: tuple[int, int]) -> tuple[str, str]:
-    folders = ctx.state.folders
-    name, subfolder = folders.next_file(kind, prefix, *size)
-    extra_data = ctx.run.extra_data
+def _save(ctx: NodeContext, picture: Picture, kind: str, prefix: str, size: tuple[int, int]) -> dict[str, str]:
+    extra_data = ctx.run.facts["extra_data"]
     pnginfo = extra_data.get("extra_pnginfo") if isinstance(extra_data, dict) else None
     chunks = pnginfo if isinstance(pnginfo, dict) else None
     data = pictures.encode_png(picture, ctx.state.config.name, ctx.run.prompt, chunks)
+    return _write(ctx, data, kind, prefix, size=size)
+
+
+def _write(
+    ctx: NodeContext, data: bytes, kind: str, prefix: str, *, size: tuple[int, int] = (0, 0), extension: str = "png"
+) -> dict[str, str]:
+    """Write a file under the next free name, and return it as ComfyUI reports it. Raises OutsideFolder."""
+    folders = ctx.state.folders
+    name, subfolder = folders.next_file(kind, prefix, *size, extension)
     path = Path(folders.of(kind), subfolder, name)
     path.write_bytes(data)
     if ahead := ctx.state.config.file_clock:
         moment = time.time() + ahead
         os.utime(path, (moment, moment))
-    return name, subfolder
+    return {"filename": name, "subfolder": subfolder, "type": kind}
 
 
+def _saves_video(class_type: str, extension: str, encode: Callable[[Iterable[Image.Image], float], bytes]) -> None:
+    """Register a class that saves its images as one file, which ComfyUI reports among the images."""
+
+    def save(ctx: NodeContext, inputs: dict[str, Any]) -> dict[str, str]:
+        batch: Batch = inputs["images"]
+        frames = (pictures.paint(one, ctx.state.config.name).convert("RGB") for one in batch)
+        size = batch[0].width, batch[0].height
+        data = encode(frames, inputs["fps"])
+        return _write(ctx, data, "output", inputs["filename_prefix"], size=size, extension=extension)
+
+    async def run(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
+        return Outcome(ui={"images": [await ctx.state.run_in_thread(save, ctx, inputs)], "animated": [True]})
+
+    _runs(class_type)(run)
+
+
+_saves_video("SaveAnimatedWEBP", "webp", pictures.encode_animation)
+_saves_video("SaveWEBM", "webm", encode_webm)
+
+
+@_gives("EmptyAudio")
+def _empty_audio(inputs: dict[str, Any]) -> Sound:
+    return Sound(inputs["duration"], inputs["sample_rate"], inputs["channels"])
+
+
+@_runs("SaveAudio")
+async def _save_audio(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
+    """Save a silence as WAV; ComfyUI saves FLAC."""
+    sound, file = inputs["audio"], io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams((sound.channels, 2, sound.sample_rate, 0, "NONE", ""))
+        writer.writeframes(bytes(2 * sound.channels * round(sound.duration * sound.sample_rate)))
+    return Outcome(ui={"audio": [_write(ctx, file.getvalue(), "output", inputs["filename_prefix"], extension="wav")]})
+
+
+@_runs("SaveImageWebsocket")
 async def save_image_websocket(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     """Send images as binary frames instead of saving them (comfyui-protocol.md, "WebSocket")."""
     images: Batch = inputs["images"]
@@ -138,6 +197,66 @@ async def save_image_websocket(ctx: NodeContext, inputs: dict[str, Any]) -> Outc
         data = await ctx.state.run_in_thread(pictures.encode_png, picture, ctx.state.config.name)
         ctx.step(number, len(images), Preview(data, "png"))
     return Outcome()
+
+
+@_runs(
+    "CheckpointLoader", "CheckpointLoaderSimple", "ImageOnlyCheckpointLoader", "UNETLoader", "unCLIPCheckpointLoader"
+)
+async def _load_model(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
+    """Take the time of reading a model, which no interrupt ends."""
+    await ctx.wait(ctx.state.config.load_seconds, interruptible=False)
+    return await anything(ctx, inputs)
+
+
+# The small nodes of the protocol's recordings.
+
+_FAILURES = {
+    "runtime": (
+        "RuntimeError",
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of "
+        "23.54 GiB of which 1.10 GiB is free.",
+    ),
+    "value": ("ValueError", "bad value on purpose"),
+}
+_FAILURES["oom"] = ("torch.OutOfMemoryError", _FAILURES["runtime"][1])
+
+
+@_runs("TestFail")
+async def _fail(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
+    await ctx.wait(inputs["after"])
+    if inputs["kind"] in _FAILURES:
+        raise NodeFailure(*_FAILURES[inputs["kind"]])
+    return Outcome((inputs["image"],))
+
+
+@_runs("TestSlow")
+async def _slow(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
+    await ctx.wait(inputs["seconds"], interruptible=inputs["interruptible"])
+    return Outcome((inputs["image"],))
+
+
+@_runs("TestExpand")
+async def _expand(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
+    """TestExpand: puts two nodes in its place, named `<id>.0.0.<n>`."""
+    prefix = f"{ctx.node_id}.0.0."
+    sampler = {"seed": inputs["seed"], "steps": inputs["steps"], "cfg": 7.0}
+    sampler |= {"sampler_name": "euler", "delay": 0.05}
+    slow_inputs = {"image": [f"{prefix}1", 0], "seconds": 0.05, "interruptible": True}
+    nodes = {
+        f"{prefix}1": {"class_type": "TestSampler", "inputs": sampler},
+        f"{prefix}2": {"class_type": "TestSlow", "inputs": slow_inputs},
+    }
+    return Outcome(([f"{prefix}2", 0],), expand=nodes)
+
+
+# Keeps what comes after it from running, with a message or in silence.
+_gives("TestBlock")(lambda inputs: Blocker(inputs["message"] or None))
+
+
+@_runs("TestText")
+async def _text(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
+    ctx.state.hub.send_text(ctx.node_id, inputs["text"], ctx.run.facts["client_id"])
+    return Outcome(ui={"text": [inputs["text"]]})
 
 
 async def anything(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
@@ -162,41 +281,4 @@ def _stand_in(ctx: NodeContext, kind: Any, inputs: dict[str, Any]) -> Any:
     if isinstance(kind, list):
         return kind[0] if kind else None
     plain = {"STRING": "", "BOOLEAN": False}
-    return plain.get(kind, Opaque(str(kind), ctx.run.theme))
-
-
-RUNNERS: dict[str, Runner] = {
-    "EmptyLatentImage": empty_latent,
-    "EmptySD3LatentImage": empty_latent,
-    "EmptyImage": empty_image,
-    "ImageBatch": batch_images,
-    "ImageScale": image_scale,
-    "ImageScaleBy": scale_by,
-    "LoadImage": load_image,
-    "LoadImageOutput": load_image,
-    "PreviewImage": preview_image,
-    "PrimitiveBoolean": primitive,
-    "PrimitiveFloat": primitive,
-    "PrimitiveInt": primitive,
-    "PrimitiveString": primitive,
-    "PrimitiveStringMultiline": primitive,
-    "RandomNoise": random_noise,
-    "RepeatImageBatch": repeat_images,
-    "SaveImage": save_image,
-    "SaveImageWebsocket": save_image_websocket,
-    "TestBlock": recorded_nodes.block,
-    "TestExpand": recorded_nodes.expand,
-    "TestFail": recorded_nodes.fail,
-    "TestSampler": sampling.test_sampler,
-    "TestSlow": recorded_nodes.slow,
-    "TestText": recorded_nodes.text,
-    "VAEDecode": vae_decode,
-    "VAEDecodeTiled": vae_decode,
-    "VAEEncode": vae_encode,
-    **dict.fromkeys(sampling.SAMPLERS, sampling.ksampler),
-}
-
-
-def runner(class_type: str) -> Runner:
-    """What runs a class."""
-    return RUNNERS.get(class_type, anything)
+    return plain.get(kind, Opaque(str(kind)))

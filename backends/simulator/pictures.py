@@ -4,13 +4,12 @@ Painted with a palette (mode P): a 512-pixel image takes a few milliseconds to p
 so a hundred simulated prompts a second stay possible. Pillow lets other threads run meanwhile.
 """
 
-from __future__ import annotations
-
 import colorsys
 import io
 import json
 import math
 import random
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -23,11 +22,11 @@ _SKY = 160  # palette entries 0-159: the sky, from top to horizon
 _SUN, _GLOW, _INK, _PAPER = 160, 161, 254, 255
 _HILLS = 170  # palette entries 170-...: one for each range of hills
 _RANGES = 5
+_font = lru_cache(maxsize=16)(ImageFont.load_default)
 PREVIEW_SIDE = 512  # pixels; smaller previews are scaled up, as ComfyUI does (comfyui-protocol.md, "WebSocket")
 
 
 def paint(picture: Picture, caption: str) -> Image.Image:
-    """The image, with the caption in its lower left corner."""
     if picture.file is not None:
         with Image.open(picture.file) as loaded:
             return loaded.convert("RGB").resize((picture.width, picture.height))
@@ -49,9 +48,7 @@ def encode_png(picture: Picture, caption: str, prompt: Any = None, pnginfo: dict
         chunks.add_text("prompt", json.dumps(prompt))
     for key, value in (pnginfo or {}).items():
         chunks.add_text(key, json.dumps(value))
-    buffer = io.BytesIO()
-    paint(picture, caption).save(buffer, format="PNG", pnginfo=chunks, compress_level=1)
-    return buffer.getvalue()
+    return encode(paint(picture, caption), "png", pnginfo=chunks, compress_level=1)
 
 
 def encode_preview(picture: Picture, caption: str, done: float) -> bytes:
@@ -60,8 +57,18 @@ def encode_preview(picture: Picture, caption: str, done: float) -> bytes:
     grain = max(1, round(16 * (1 - done)))
     small = image.resize((max(1, image.width // grain), max(1, image.height // grain)))
     shown = ImageOps.contain(small, (PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BILINEAR)
+    return encode(shown, "jpeg", quality=95)
+
+
+def encode_animation(frames: Iterable[Image.Image], fps: float) -> bytes:
+    """A WebP that moves."""
+    first, *rest = frames
+    return encode(first, "webp", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+
+
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    shown.save(buffer, format="JPEG", quality=95)
+    image.save(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
@@ -76,7 +83,6 @@ def _landscape(rng: random.Random, size: tuple[int, int]) -> Image.Image:
 
 
 def _sky(rng: random.Random, size: tuple[int, int]) -> Image.Image:
-    """Palette indexes of the sky: a gradient from top to bottom, bent by soft clouds."""
     clouds = Image.frombytes("L", (6, 5), rng.randbytes(30))
     clouds = clouds.resize((64, 64), Image.Resampling.BICUBIC)
     gradient = Image.linear_gradient("L").resize((64, 64), Image.Resampling.BILINEAR)
@@ -109,7 +115,6 @@ def _hsv(hue: float, saturation: float, value: float) -> tuple[float, float, flo
 def _between(
     first: tuple[float, float, float], last: tuple[float, float, float], part: float
 ) -> tuple[float, float, float]:
-    """A colour between two given as HSV, mixed in RGB to avoid the hues between them."""
     mixed = zip(_hsv(*first), _hsv(*last), strict=True)
     red, green, blue = (a + (b - a) * part for a, b in mixed)
     return red, green, blue
@@ -125,7 +130,6 @@ def _sun(draw: ImageDraw.ImageDraw, rng: random.Random, size: tuple[int, int]) -
 
 
 def _hills(rng: random.Random, size: tuple[int, int], index: int) -> list[tuple[float, float]]:
-    """One range of hills: three waves over each other, lower and rougher in front."""
     width, height = size
     base = height * (0.52 + 0.1 * index)
     waves = [(rng.uniform(0.6, 1.6) * (k + 1), rng.uniform(0, math.tau), height * 0.075 / (k + 1)) for k in range(3)]
@@ -149,8 +153,3 @@ def _write_caption(image: Image.Image, title: str, caption: str) -> None:
     box = (corner[0] + left, corner[1] + top, corner[0] + right, corner[1] + bottom)
     draw.rectangle((box[0] - 6, box[1] - 5, box[2] + 6, box[3] + 5), fill=_INK)
     draw.multiline_text(corner, text, fill=_PAPER, font=font)
-
-
-@lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

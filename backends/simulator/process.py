@@ -1,7 +1,5 @@
 """One start of the simulated process: its HTTP server, its worker, and how it is killed."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import logging
@@ -11,18 +9,9 @@ from typing import Any
 
 from aiohttp import web
 
-from backends.simulator import (
-    http_control,
-    http_files,
-    http_info,
-    http_internal,
-    http_prompts,
-    http_socket,
-    middlewares,
-)
-from backends.simulator.config import MAX_UPLOAD_BYTES
-from backends.simulator.http_keys import STATE
-from backends.simulator.server_state import ServerState
+from backends.simulator import http_control, http_files, http_info, http_prompts, http_socket
+from backends.simulator.middlewares import MIDDLEWARES
+from backends.simulator.server_state import STATE, ServerState
 from backends.simulator.worker import work
 
 logger = logging.getLogger(__name__)
@@ -31,8 +20,6 @@ logger = logging.getLogger(__name__)
 _silent = logging.getLogger(f"{__name__}.http")
 _silent.addHandler(logging.NullHandler())
 _silent.propagate = False
-
-_SHUTDOWN_SECONDS = 0.05
 
 
 class PortInUse(OSError):
@@ -44,14 +31,13 @@ class Process:
 
     def __init__(self, state: ServerState, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
         self.state = state
+        state.spawn = self.spawn_background
         self._spawn = spawn
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self._worker: asyncio.Task[None]
         self._burial = asyncio.Lock()
-        self._runner = web.AppRunner(
-            _application(state), access_log=None, logger=_silent, shutdown_timeout=_SHUTDOWN_SECONDS
-        )
+        self._runner = web.AppRunner(_application(state), access_log=None, logger=_silent, shutdown_timeout=0.05)
 
     async def start(self, port: int, on_crash: Callable[[], None]) -> int:
         """Listen and work; returns the port. Raises PortInUse."""
@@ -73,18 +59,19 @@ class Process:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            raise PortInUse(_in_use(host, port)) from error
+            raise PortInUse(
+                f"Port {port} on {host} is in use. Stop the server that listens there (perhaps a real "
+                f"ComfyUI), or choose another port with --port (0 picks a free one)."
+            ) from error
         bound: int = self._listener.sockets[0].getsockname()[1]
         return bound
 
     async def reject_connections(self, port: int, seconds: float) -> None:
-        """Refuse new connections for a while; existing connections continue."""
         self.stop_listening()
         await asyncio.sleep(seconds)
         await self.listen(port)
 
     def stop_listening(self) -> None:
-        """Close the listening socket."""
         if self._listener is not None:
             self._listener.close()
 
@@ -96,7 +83,6 @@ class Process:
             on_crash()
 
     def spawn_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something until it's done or this process dies."""
         task = self._spawn(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -108,7 +94,6 @@ class Process:
         self._worker.cancel()
 
     def kill(self) -> None:
-        """Cut every connection, stop all work, listen no more."""
         self.state.ended = True
         self.state.worker_alive = False
         self.stop_listening()
@@ -119,44 +104,22 @@ class Process:
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait until all its connections and tasks have ended."""
         async with self._burial:  # the runner can't be cleaned up twice at once
             await self._runner.cleanup()
 
 
-def _in_use(host: str, port: int) -> str:
-    return (
-        f"Port {port} on {host} is in use. Stop the server that listens there (perhaps a real "
-        f"ComfyUI), or choose another port with --port (0 picks a free one)."
-    )
-
-
 def _application(state: ServerState) -> web.Application:
-    """All routes, bare and under /api, and ComfyUI's 404 for the rest."""
-    app = web.Application(
-        client_max_size=MAX_UPLOAD_BYTES,
-        middlewares=[
-            middlewares.plain_errors,
-            middlewares.wait_for_gc,
-            middlewares.check_origin,
-            middlewares.inject_fault,
-        ],
-    )
+    app = web.Application(client_max_size=state.config.max_upload_bytes, middlewares=MIDDLEWARES)
     app[STATE] = state
     for module in (http_prompts, http_files, http_info, http_socket):
-        app.add_routes(_under_api(module.routes))
         app.add_routes(module.routes)
+        for route in module.routes:
+            if isinstance(route, web.RouteDef):
+                path = f"/api{route.path}"
+                web.RouteDef(route.method, path, route.handler, route.kwargs).register(app.router)
     app.add_routes(http_control.routes)
-    app.add_routes(http_internal.routes)
+    app.add_routes(http_info.internal_routes)
     web_root = Path(state.folders.root, "web")
     web_root.mkdir(exist_ok=True)
     app.add_routes([web.static("/", web_root)])
     return app
-
-
-def _under_api(routes: web.RouteTableDef) -> list[web.RouteDef]:
-    return [
-        web.RouteDef(route.method, f"/api{route.path}", route.handler, route.kwargs)
-        for route in routes
-        if isinstance(route, web.RouteDef)
-    ]

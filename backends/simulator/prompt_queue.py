@@ -1,7 +1,5 @@
 """The queue of prompts and the history of those that ran, as ComfyUI keeps them: in memory."""
 
-from __future__ import annotations
-
 import asyncio
 import heapq
 from collections.abc import Callable
@@ -22,6 +20,12 @@ class LenientItem(tuple[Any, ...]):
     __slots__ = ()
 
 
+def identity(prompt_id: str, extra_data: Any) -> dict[str, Any]:
+    """Return a prompt's id and its client's, as audit log entries have them."""
+    client_id = extra_data.get("client_id") if isinstance(extra_data, dict) else None
+    return {"prompt_id": prompt_id, "client_id": client_id}
+
+
 class PromptQueue:
     """A heap of waiting prompts, the running one, and what became of the others.
 
@@ -38,10 +42,6 @@ class PromptQueue:
         self._on_change = on_change  # sends the new depth to all sockets
         self._tasks = 0
 
-    def depth(self) -> int:
-        """How many are pending or running."""
-        return len(self.pending) + len(self.running)
-
     def put(self, item: Item) -> None:
         """Queue an item. Raises TypeError although it's queued; see the class."""
         heapq.heappush(self.pending, item)
@@ -57,14 +57,12 @@ class PromptQueue:
         return task, item
 
     def finish(self, task: int, entry: HistoryEntry | None) -> None:
-        """End a running item; None writes no history."""
         self.running.pop(task)
         if entry is not None:
             self.remember(entry)
         self._on_change()
 
     def remember(self, entry: HistoryEntry) -> None:
-        """Write a history entry; the oldest goes if there are too many."""
         number, prompt_id, prompt, extra_data, outputs = entry["prompt"]
         if isinstance(extra_data, dict):
             extra_data = {k: v for k, v in extra_data.items() if k not in _SECRETS}
@@ -74,7 +72,6 @@ class PromptQueue:
         self.history[prompt_id] = entry | {"prompt": kept}
 
     def is_running(self, prompt_id: Any) -> bool:
-        """Whether a prompt of that id is running."""
         return any(item[1] == prompt_id for item in self.running.values())
 
     def clear(self) -> None:
@@ -98,8 +95,7 @@ class PromptQueue:
             return
 
     def _tell_deleted(self, item: Item) -> None:
-        client_id = item[3].get("client_id") if isinstance(item[3], dict) else None
-        self._audit_log.write("deleted", prompt_id=item[1], client_id=client_id)
+        self._audit_log.write("deleted", **identity(item[1], item[3]))
 
     def recent(self, max_items: int | None, offset: int) -> dict[str, HistoryEntry]:
         """History entries, oldest first: the last `max_items`, or that many from `offset`."""

@@ -1,7 +1,5 @@
 """The simulated ComfyUI, for tests and commands: `async with Simulator(name="gpu-1") as sim:`."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
@@ -12,16 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from backends.simulator.actions import carry_out
 from backends.simulator.audit_log import AuditLog, Entry
 from backends.simulator.catalog import Catalog
 from backends.simulator.config import Config
 from backends.simulator.faults import Fault, Faults, parse_fault
 from backends.simulator.folders import Folders
+from backends.simulator.http_prompts import raise_flag, submit
 from backends.simulator.process import PortInUse, Process
+from backends.simulator.prompt_queue import identity
 from backends.simulator.server_state import ServerState
-
-_PORT_PATIENCE = 10.0  # seconds a restarted server waits for its port
 
 Work = Coroutine[Any, Any, None]
 
@@ -31,16 +28,17 @@ logger = logging.getLogger(__name__)
 class Simulator:
     """One simulated ComfyUI in the running loop; it can die and come back under its address.
 
-    Settings are `Config`'s fields. All methods are for the loop it runs in; from other threads
-    use `SimulatorThread`.
+    Settings are `Config`'s fields. All methods are for the loop it runs in.
     """
 
-    def __init__(self, config: Config | None = None, *, faults: Iterable[str] = (), **settings: Any) -> None:
-        self.config = replace(config or Config(), **settings)
+    def __init__(self, *, faults: Iterable[str] = (), **settings: Any) -> None:
+        self.config = Config(**settings)
+        self.name = self.config.name
         self.audit_log = AuditLog(self.config.name, self.config.audit_log)
+        self.wait_for = self.audit_log.wait_for
         self.faults = Faults(self._note_fault)
         self._stack = contextlib.AsyncExitStack()
-        self._group: asyncio.TaskGroup | None = None
+        self._group: asyncio.TaskGroup
         self._process: Process | None = None
         self._starts = 0
         self._closing = False
@@ -60,10 +58,13 @@ class Simulator:
         return self
 
     async def _open(self) -> None:
-        """Take what is needed, each thing with its giving back."""
         stack = self._stack
         stack.callback(self.audit_log.close)
-        self._folders = Folders(self._root(stack))
+        root = self.config.output_dir
+        if root is None:
+            folder = tempfile.TemporaryDirectory(prefix="simulator-", ignore_cleanup_errors=True)
+            root = Path(stack.enter_context(folder))
+        self._folders = Folders(root)
         self._catalog = Catalog(self._folders, self.config.checkpoints)
         self._painters = stack.enter_context(ThreadPoolExecutor(1, "painter"))
         self._group = await stack.enter_async_context(asyncio.TaskGroup())
@@ -71,21 +72,9 @@ class Simulator:
         stack.push_async_callback(self._stop)
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Die as a killed process does, and clean up."""
         await self._stack.aclose()
 
-    def _root(self, stack: contextlib.AsyncExitStack) -> Path:
-        if self.config.output_dir is not None:
-            return self.config.output_dir
-        folder = tempfile.TemporaryDirectory(prefix="simulator-", ignore_cleanup_errors=True)
-        return Path(stack.enter_context(folder))
-
     # state for tests
-
-    @property
-    def name(self) -> str:
-        """Its name, as drawn into images."""
-        return self.config.name
 
     @property
     def port(self) -> int:
@@ -100,12 +89,10 @@ class Simulator:
 
     @property
     def state(self) -> ServerState:
-        """The present process's memory: its queue, history, sockets."""
         return self._process_now().state
 
     @property
     def output_folder(self) -> Path:
-        """Where saved images are."""
         return Path(self._folders.of("output"))
 
     @property
@@ -117,10 +104,6 @@ class Simulator:
     def is_up(self) -> bool:
         """Whether it listens (it may be down on order)."""
         return self._process is not None and not self._process.state.ended
-
-    async def wait_for(self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any) -> Entry:
-        """Wait for an audit log entry; see `AuditLog.wait_for`."""
-        return await self.audit_log.wait_for(kind, timeout=timeout, since=since, **match)
 
     # what a test does to it
 
@@ -136,16 +119,7 @@ class Simulator:
         return fault
 
     def clear_faults(self, name: str | None = None) -> None:
-        """Withdraw all orders, or those of one name; a stuck sampler goes on."""
         self.faults.clear(name)
-
-    def emit(self, event: str, data: Any, client_id: str | None = None) -> None:
-        """Send a JSON frame of your own, to one client or to all."""
-        self.state.hub.send(event, data, client_id)
-
-    def emit_raw(self, frame: str | bytes, client_id: str | None = None) -> None:
-        """Send any frame, text or binary."""
-        self.state.hub.send_frame(frame, client_id)
 
     async def restart(self, down_s: float = 0.0) -> None:
         """Die, stay down, come back under the same address with everything forgotten."""
@@ -172,7 +146,6 @@ class Simulator:
             faults=self.faults,
             audit_log=self.audit_log,
             act=self._act,
-            spawn=lambda work: _drop(process.spawn_background(work)),
             painters=self._painters,
         )
         process = Process(state, self._spawn)
@@ -195,21 +168,19 @@ class Simulator:
         await self._process_now().wait_closed()
 
     def _die(self, kind: str, **facts: Any) -> None:
-        """End the present process and log the prompts that are lost with it."""
         process = self._process_now()
         if process.state.ended:
             return
         process.kill()
         queue = process.state.queue
         for item in [*queue.running.values(), *queue.pending]:
-            client_id = item[3].get("client_id") if isinstance(item[3], dict) else None
-            self.audit_log.write("lost", prompt_id=item[1], client_id=client_id)
+            self.audit_log.write("lost", **identity(item[1], item[3]))
         self.audit_log.write(kind, starts=self._starts, **facts)
 
     async def _come_back(self, down_s: float) -> None:
         await self._process_now().wait_closed()
         await asyncio.sleep(down_s)
-        async with asyncio.timeout(_PORT_PATIENCE):
+        async with asyncio.timeout(10.0):
             while not self._closing:
                 # While the server was down, an outgoing connection may have got the port.
                 with contextlib.suppress(PortInUse):
@@ -218,44 +189,69 @@ class Simulator:
                 await asyncio.sleep(0.05)
 
     def _spawn(self, work: Work) -> asyncio.Task[None]:
-        if self._group is None:
-            raise RuntimeError("The simulator isn't started: use it as `async with`.")
         task = self._group.create_task(_guarded(work))
         # A process can end before its tasks have started: their coroutines are closed.
         task.add_done_callback(lambda _: work.close())
         return task
 
     def _act(self, fault: Fault) -> None:
-        """Carry out an action, with those about the process itself done here."""
         if not self.is_up:
             return
-        if fault.name == "crash":
-            self.crash()
-        elif fault.name == "restart":
-            self._die("restarted", down=fault["down"])
-            task = self._spawn(self._come_back(fault["down"]))
-            self._returns.add(task)
-            task.add_done_callback(self._returns.discard)
-        elif fault.name == "refuse_connections":
-            process = self._process_now()
-            process.spawn_background(process.reject_connections(self.port, fault["seconds"]))
-        elif fault.name == "worker_dead":
-            self._process_now().kill_worker()
-        else:
-            carry_out(self.state, fault)
+        process = self._process_now()
+        match fault.name:
+            case "crash":
+                self.crash()
+            case "restart":
+                self._die("restarted", down=fault["down"])
+                task = self._spawn(self._come_back(fault["down"]))
+                self._returns.add(task)
+                task.add_done_callback(self._returns.discard)
+            case "refuse_connections":
+                process.spawn_background(process.reject_connections(self.port, fault["seconds"]))
+            case "worker_dead":
+                process.kill_worker()
+            case _:
+                _carry_out(process.state, fault)
 
     def _note_fault(self, fault: Fault, facts: Mapping[str, Any]) -> None:
         details = {key: facts[key] for key in ("prompt_id", "path", "method") if facts.get(key)}
         self.audit_log.write("fault", name=fault.name, **details)
 
 
-def _drop(_task: asyncio.Task[None]) -> None:
-    """Ignore the result: the process keeps the task."""
-
-
 async def _guarded(work: Work) -> None:
-    """Await a coroutine; its failure is logged and affects no other task."""
     try:
         await work
     except Exception:
         logger.exception("A part of the simulator failed")
+
+
+def _carry_out(state: ServerState, fault: Fault) -> None:
+    client_id: str = fault["client_id"]
+    match fault.name:
+        case "drop_sockets":
+            state.hub.drop(client_id)
+        case "stall_sockets":
+            state.hub.stall(client_id)
+        case "deaf":
+            state.hub.forget(client_id)
+        case "clear_history":
+            state.queue.history = {}
+        case "delete_pending" if fault["prompt_id"]:
+            state.queue.delete(fault["prompt_id"])
+        case "delete_pending":
+            state.queue.clear()
+        case "interrupt":
+            raise_flag(state)
+        case "foreign_prompt":
+            for index in range(fault["prompts"]):
+                submit(state, _foreign(index, fault["seconds"], front=fault["front"]))
+
+
+def _foreign(index: int, seconds: float, *, front: bool) -> dict[str, Any]:
+    inputs: dict[str, Any] = {"seed": 1_000_000 + index, "steps": 10, "cfg": 7.0}
+    inputs |= {"sampler_name": "euler", "delay": seconds / 10}
+    prompt = {
+        "1": {"class_type": "TestSampler", "inputs": inputs},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    return {"prompt": prompt, "client_id": "foreign-client", "front": front}

@@ -1,26 +1,54 @@
 """State of one start of a simulated ComfyUI process: what a restart loses."""
 
-from __future__ import annotations
-
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
+from aiohttp import web
+
 from backends.simulator.audit_log import AuditLog
 from backends.simulator.cache import NodeCache
 from backends.simulator.catalog import Catalog
-from backends.simulator.changes import changed
 from backends.simulator.config import Config
 from backends.simulator.faults import NODE_FAILURES, Fault, Faults
+from backends.simulator.file_inputs import changed
 from backends.simulator.folders import Folders
 from backends.simulator.hub import Hub
-from backends.simulator.interrupt import InterruptFlag
 from backends.simulator.prompt_queue import PromptQueue
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Interrupted(Exception):
+    """The running prompt stops here."""
+
+
+class InterruptFlag(asyncio.Event):
+    """The flag of the process: one for all prompts, as ComfyUI has it (comfyui-protocol.md, trap 4).
+
+    POST /interrupt sets it, the start of a prompt clears it, nodes check it.
+    """
+
+    def check(self) -> None:
+        """Raise Interrupted and clear the flag if an interrupt was requested."""
+        if self.is_set():
+            self.clear()
+            raise Interrupted
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, or raise Interrupted as soon as an interrupt is requested."""
+        self.check()
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.wait()
+            self.check()
 
 
 @dataclass(slots=True)
@@ -33,7 +61,6 @@ class ServerState:
     faults: Faults
     audit_log: AuditLog
     act: Callable[[Fault], None]  # carry out an action that is due
-    spawn: Callable[[Coroutine[Any, Any, None]], None]  # run in the background until this process ends
     painters: ThreadPoolExecutor
     number: int = 0  # the counter of prompts, consumed by refused ones too
     client_id: Any = None  # of the running prompt, or the last one
@@ -45,23 +72,33 @@ class ServerState:
     node_succeeded: bool = True  # the last node that ran, of any prompt; see Execution
     awake: asyncio.Event = field(default_factory=asyncio.Event)  # cleared during a pause
     interrupt: InterruptFlag = field(default_factory=InterruptFlag)
+    # Runs a coroutine in the background until this process ends; set by `Process`.
+    spawn: Callable[[Coroutine[Any, Any, None]], object] = field(init=False)
     hub: Hub = field(init=False)
     queue: PromptQueue = field(init=False)
     cache: NodeCache = field(init=False)
 
     def __post_init__(self) -> None:
         self.hub = Hub(self.faults)
-        self.queue = PromptQueue(self.audit_log, self.send_status)
+        self.queue = PromptQueue(self.audit_log, self._send_depth)
         self.cache = NodeCache(self.catalog, lambda node: changed(node, self.folders))
         self.awake.set()
 
     def status(self) -> dict[str, Any]:
-        """How many prompts are pending or running."""
-        return {"exec_info": {"queue_remaining": self.queue.depth()}}
+        remaining = len(self.queue.pending) + len(self.queue.running)
+        return {"exec_info": {"queue_remaining": remaining}}
 
-    def send_status(self) -> None:
-        """Send the depth of the queue to all sockets."""
+    def _send_depth(self) -> None:
         self.hub.send("status", {"status": self.status()})
+
+    def later(self, seconds: float, work: Callable[[], object]) -> None:
+        """Call a function after some seconds, unless this process has ended by then."""
+
+        async def wait() -> None:
+            await asyncio.sleep(seconds)
+            work()
+
+        self.spawn(wait())
 
     def node_failure(self, names: Sequence[str], **facts: Any) -> Fault | None:
         """The error that a node shall raise: ordered for it, or a broken GPU's; None for none."""
@@ -74,7 +111,6 @@ class ServerState:
         return None
 
     async def apply_due_faults(self, name: str, step: int = 0, **facts: Any) -> None:
-        """Inject the faults that are due at this point of a prompt."""
         due = self.faults.take_actions(name, step, **facts)
         for fault in due:
             self.act(fault)
@@ -84,6 +120,16 @@ class ServerState:
             await asyncio.Event().wait()  # until the cancellation that is on its way
 
     async def run_in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Do slow work in a thread, so that HTTP stays responsive."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.painters, lambda: work(*args, **kwargs))
+
+
+STATE: web.AppKey[ServerState] = web.AppKey("state", ServerState)
+
+
+async def break_connection(request: web.Request) -> web.Response:
+    """Cut the request's connection without an answer; never returns one that arrives."""
+    if request.transport is not None:
+        request.transport.abort()
+    await asyncio.sleep(0)
+    return web.Response(status=500)

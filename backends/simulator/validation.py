@@ -4,8 +4,6 @@ Two things follow from ComfyUI's order and are kept: values are converted in pla
 history show the converted ones), and only nodes that lead to an output are checked.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +42,7 @@ def validate(prompt: Prompt, targets: Any, catalog: Catalog, folders: Folders) -
         if catalog.is_output(class_type) and (targets is None or node_id in targets):
             outputs.append(node_id)
     if not outputs:
-        return Verdict(error=_error("prompt_no_outputs", "Prompt has no outputs", ""))
+        return Verdict(error=_problem("prompt_no_outputs", "Prompt has no outputs", ""))
     return _Check(prompt, catalog, folders).run(outputs)
 
 
@@ -72,25 +70,22 @@ class _Check:
         if good:
             return Verdict(outputs=good, node_errors=node_errors)
         details = "\n".join(f"{p['message']}: {p['details']}" for p in problems)
-        error = _error("prompt_outputs_failed_validation", "Prompt outputs failed validation", details)
+        error = _problem("prompt_outputs_failed_validation", "Prompt outputs failed validation", details)
         return Verdict(error=error, node_errors=node_errors)
 
     def _output(self, node_id: str) -> tuple[bool, list[Problem]]:
         try:
             return self._node(node_id)
         except Exception as error:  # noqa: BLE001 - any is an answer here, as in ComfyUI
-            reason = _problem(
-                "exception_during_validation",
-                "Exception when validating node",
-                str(error),
-                {"exception_type": _type_name(error), "traceback": _trace("validate_prompt")},
-            )
-            self._checked[node_id] = (False, [reason])
-            self._walking.discard(node_id)
+            kind, message = "exception_during_validation", "Exception when validating node"
+            self._invalid(node_id, _problem(kind, message, error, **_raised(error, "prompt")))
             return self._checked[node_id]
 
+    def _invalid(self, node_id: str, reason: Problem) -> None:
+        self._checked[node_id] = (False, [reason])
+        self._walking.discard(node_id)
+
     def _collect(self, output: str, node_errors: dict[str, Any]) -> None:
-        """List every node found invalid so far under the output that needs it."""
         for node_id, (valid, reasons) in self._checked.items():
             if valid or not reasons:
                 continue
@@ -107,59 +102,50 @@ class _Check:
         problems: list[Problem] = []
         valid = True
         for name, declared in self._catalog.inputs(class_type).items():
+            about = {"input_name": name, "input_config": [declared.type, declared.options]}
             if name not in inputs:
                 if declared.category == "required":
-                    problems.append(_missing(name))
-                continue
-            if isinstance(inputs[name], list):
-                valid &= self._link(inputs, name, declared, problems)
+                    kind, message = "required_input_missing", "Required input is missing"
+                    problems.append(_problem(kind, message, name, input_name=name))
+            elif isinstance(inputs[name], list):
+                valid &= self._link(inputs[name], declared, about, problems)
             else:
-                self._value(inputs, name, declared, class_type, problems)
+                problems += self._value(inputs, declared, about, class_type)
         problems += self._custom(class_type, inputs)
         self._walking.discard(node_id)
         self._checked[node_id] = (valid and not problems, problems)
         return self._checked[node_id]
 
-    def _link(self, inputs: dict[str, Any], name: str, declared: Input, problems: list[Problem]) -> bool:
+    def _link(self, link: Any, declared: Input, about: dict[str, Any], problems: list[Problem]) -> bool:
         """Check a link and what it leads to; False if something upstream is invalid."""
-        link = inputs[name]
-        config = [declared.type, declared.options]
+        name = about["input_name"]
         if len(link) != 2:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-            info = {"input_name": name, "input_config": config, "received_value": link}
-            problems.append(_problem("bad_linked_input", message, name, info))
+            problems.append(_problem("bad_linked_input", message, name, **about, received_value=link))
             return True
         source, slot = link
         received = tuple(self._catalog.returns(self._prompt[source]["class_type"]))[slot]
         if not _fits(received, declared.type):
-            problems.append(_mismatch(name, config, received, declared.type, link))
+            message = "Return type mismatch between linked nodes"
+            details = f"{name}, received_type({received}) mismatch input_type({declared.type})"
+            info = about | {"received_type": received, "linked_node": link}
+            problems.append(_problem("return_type_mismatch", message, details, **info))
             return True
-        return self._upstream(source, name, config, link)
-
-    def _upstream(self, source: str, name: str, config: list[Any], link: Any) -> bool:
         if source in self._walking:
             return False  # a cycle: ComfyUI runs out of stack here and names no node
         try:
             return self._node(source)[0]
         except Exception as error:  # noqa: BLE001 - any is an answer here, as in ComfyUI
-            info = {"input_name": name, "input_config": config, "exception_message": str(error)}
-            info |= {"exception_type": _type_name(error), "traceback": _trace("validate_inputs")}
-            reason = _problem(
-                "exception_during_inner_validation",
-                "Exception when validating inner node",
-                str(error),
-                info | {"linked_node": link},
-            )
-            self._checked[source] = (False, [reason])
-            self._walking.discard(source)
+            kind = "exception_during_inner_validation"
+            message = "Exception when validating inner node"
+            info = about | {"exception_message": str(error)} | _raised(error, "inputs")
+            self._invalid(source, _problem(kind, message, error, **info, linked_node=link))
             return False
 
-    def _value(
-        self, inputs: dict[str, Any], name: str, declared: Input, class_type: str, problems: list[Problem]
-    ) -> None:
-        """Convert a constant in place and check it."""
+    def _value(self, inputs: dict[str, Any], declared: Input, about: dict[str, Any], class_type: str) -> list[Problem]:
+        """Convert a constant in place; return what is wrong with it."""
+        name = about["input_name"]
         value = inputs[name]
-        config = [declared.type, declared.options]
         try:
             if isinstance(value, dict) and "__value__" in value:
                 value = inputs[name] = value["__value__"]
@@ -167,44 +153,41 @@ class _Check:
                 value = inputs[name] = _CONVERTERS[declared.type](value)
         except Exception as error:  # noqa: BLE001 - any is an answer here, as in ComfyUI
             message = f"Failed to convert an input value to a {declared.type} value"
-            info = {"input_name": name, "input_config": config, "received_value": value}
-            info["exception_message"] = str(error)
+            info = about | {"received_value": value, "exception_message": str(error)}
             details = f"{name}, {value}, {error}"
-            problems.append(_problem("invalid_input_type", message, details, info))
-            return
+            return [_problem("invalid_input_type", message, details, **info)]
         if (file_input := FILE_INPUTS.get(class_type)) and file_input.name == name:
-            return  # its own check reads the folder
-        if problem := _out_of_range(name, value, declared, config):
-            problems.append(problem)
+            return []  # its own check reads the folder
+        return _out_of_range(value, declared, about | {"received_value": value})
 
     def _custom(self, class_type: str, inputs: dict[str, Any]) -> list[Problem]:
-        """Check that the file of a loading node exists. Raises TypeError, AttributeError."""
         if (file_input := FILE_INPUTS.get(class_type)) is None:
             return []
         if (complaint := file_input.complaint(inputs, self._folders)) is None:
             return []
         name = file_input.name
         details, message = f"{name} - {complaint}", "Custom validation failed for node"
-        return [_problem("custom_validation_failed", message, details, {"input_name": name})]
+        return [_problem("custom_validation_failed", message, details, input_name=name)]
 
 
-def _out_of_range(name: str, value: Any, declared: Input, config: list[Any]) -> Problem | None:
-    info = {"input_name": name, "input_config": config, "received_value": value}
+def _out_of_range(value: Any, declared: Input, info: dict[str, Any]) -> list[Problem]:
+    name = info["input_name"]
     low, high = declared.options.get("min"), declared.options.get("max")
     if low is not None and value < low:
         message = f"Value {value} smaller than min of {low}"
-        return _problem("value_smaller_than_min", message, name, info)
+        return [_problem("value_smaller_than_min", message, name, **info)]
     if high is not None and value > high:
         message = f"Value {value} bigger than max of {high}"
-        return _problem("value_bigger_than_max", message, name, info)
-    if not isinstance(declared.type, list) or value in declared.type:
-        return None
-    shown = str(declared.type)
-    if len(declared.type) > _LONG_LIST:
-        shown = f"(list of length {len(declared.type)})"
+        return [_problem("value_bigger_than_max", message, name, **info)]
+    choices = declared.options.get("options", []) if declared.type == "COMBO" else declared.type
+    if not isinstance(choices, list) or value in choices:
+        return []
+    shown = str(choices)
+    if len(choices) > _LONG_LIST:
+        shown = f"(list of length {len(choices)})"
         info["input_config"] = None
     details = f"{name}: '{value}' not in {shown}"
-    return _problem("value_not_in_list", "Value not in list", details, info)
+    return [_problem("value_not_in_list", "Value not in list", details, **info)]
 
 
 def _fits(received: Any, wanted: Any) -> bool:
@@ -216,38 +199,20 @@ def _fits(received: Any, wanted: Any) -> bool:
     return bool({t.strip() for t in received.split(",")} & {t.strip() for t in wanted.split(",")})
 
 
-def _missing(name: str) -> Problem:
-    return _problem("required_input_missing", "Required input is missing", name, {"input_name": name})
-
-
-def _mismatch(name: str, config: list[Any], received: Any, wanted: Any, link: Any) -> Problem:
-    details = f"{name}, received_type({received}) mismatch input_type({wanted})"
-    info = {"input_name": name, "input_config": config, "received_type": received}
-    message = "Return type mismatch between linked nodes"
-    return _problem("return_type_mismatch", message, details, info | {"linked_node": link})
-
-
 def _refused(message: str, node_id: Any) -> Verdict:
-    return Verdict(error=_error("invalid_prompt", message, f"Node ID '#{node_id}'"))
+    return Verdict(error=_problem("invalid_prompt", message, f"Node ID '#{node_id}'"))
 
 
-def _error(kind: str, message: str, details: str) -> dict[str, Any]:
-    return {"type": kind, "message": message, "details": details, "extra_info": {}}
+def _problem(kind: str, message: str, details: object, **info: Any) -> Problem:
+    return {"type": kind, "message": message, "details": str(details), "extra_info": info}
 
 
-def _problem(kind: str, message: str, details: str, info: dict[str, Any]) -> Problem:
-    return {"type": kind, "message": message, "details": details, "extra_info": info}
-
-
-def _type_name(error: Exception) -> str:
-    return type(error).__qualname__
-
-
-def _trace(function: str) -> list[str]:
-    """A traceback in ComfyUI's form; it names no file of the machine it runs on."""
-    return [f'  File "/opt/ComfyUI/execution.py", line 1, in {function}\n']
+def _raised(error: Exception, function: str) -> dict[str, Any]:
+    """An exception in ComfyUI's form; the traceback names no file of the machine it runs on."""
+    trace = f'  File "/opt/ComfyUI/execution.py", line 1, in validate_{function}\n'
+    return {"exception_type": type(error).__qualname__, "traceback": [trace]}
 
 
 def no_prompt() -> dict[str, Any]:
-    """The body for a request without the key `prompt`."""
-    return {"error": _error("no_prompt", "No prompt provided", "No prompt provided"), "node_errors": {}}
+    message = "No prompt provided"
+    return {"error": _problem("no_prompt", message, message), "node_errors": {}}

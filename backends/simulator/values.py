@@ -28,7 +28,6 @@ class Picture:
         return (self.height, self.width, 3)
 
     def sized(self, width: int, height: int) -> Picture:
-        """The same image in another size, at most MAX_SIDE a side."""
         return replace(self, width=clamp(width), height=clamp(height))
 
 
@@ -63,11 +62,19 @@ class Latent:
 
 
 @dataclass(frozen=True, slots=True)
+class Sound:
+    """An AUDIO: a silence of so many seconds."""
+
+    duration: float
+    sample_rate: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
 class Opaque:
     """Anything else on a link: a model, an encoder, a conditioning."""
 
     kind: str
-    theme: int = 0
 
     def __str__(self) -> str:
         """As an error report shows an object."""
@@ -82,7 +89,6 @@ class Blocker:
 
 
 def clamp(side: int) -> int:
-    """An image's side in pixels within reason."""
     return max(8, min(int(side), MAX_SIDE))
 
 

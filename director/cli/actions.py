@@ -1,7 +1,5 @@
 """Commands that change groups: ``retry``, ``move``, ``cancel``; and ``open``."""
 
-from __future__ import annotations
-
 import webbrowser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,19 +35,16 @@ def cancel(connection: Connection, group_ids: Sequence[str], jobs: Sequence[str]
                 done.append((name, result))
     finally:
         # Also after a refusal: the groups before it are cancelled.
-        _show_cancelled(connection, done)
+        raw = [{"id": name, **result.raw} for name, result in done]
+        connection.show(raw, [_cancelled(name, result) for name, result in done])
 
 
-def _show_cancelled(connection: Connection, done: Sequence[tuple[str, CancelResult]]) -> None:
-    if connection.as_json:
-        connection.show([{"id": name, **result.raw} for name, result in done])
-        return
-    for name, result in done:
-        state = "cancelled" if result.cancelled else "had ended"
-        click.echo(
-            f"{name} {state}: {text.plural(result.interrupted, 'job')} cancelled,"
-            f" {result.already_complete} completed before, {result.already_failed} failed before."
-        )
+def _cancelled(name: str, result: CancelResult) -> str:
+    state = "cancelled" if result.cancelled else "had ended"
+    return (
+        f"{name} {state}: {text.plural(result.interrupted, 'job')} cancelled,"
+        f" {result.already_complete} completed before, {result.already_failed} failed before."
+    )
 
 
 @click.command(
@@ -102,7 +97,8 @@ def retry(
         elif elsewhere is None:
             policy["where"] = where or "auto"
         for result in _retry(director, group_id, jobs, policy):
-            _show_retried(connection, result)
+            raw = {"type": "retried", **result.raw}
+            connection.show(raw, [_retried(result)], indent=None)
         if not is_watched and folder is None:
             return int(Status.OK)
         return watch_to_end(connection, director, group_id, options)
@@ -122,16 +118,13 @@ def _retry(director: Director, group_id: str, jobs: Sequence[str], policy: Retry
         yield director.retry_job(group_id, job, **policy)
 
 
-def _show_retried(connection: Connection, result: RetryResult) -> None:
-    if connection.as_json:
-        connection.show_line({"type": "retried", **result.raw})
-        return
+def _retried(result: RetryResult) -> str:
     number = text.plural(len(result.job_ids), "job")
     adopted = len(result.adopted_job_ids)
     had = f", {adopted} had a result after all" if adopted else ""
     moved = "".join(f"\n  {job} on {backend_id}" for job, backend_id in result.moved.items())
     group_id = result.job_group_id
-    click.echo(f"{group_id}: {number} queued again{had}, run {result.run}. See: director watch {group_id}{moved}")
+    return f"{group_id}: {number} queued again{had}, run {result.run}. See: director watch {group_id}{moved}"
 
 
 @click.command(epilog="\b\nExamples:\n  director move jg_0c1d9a77e3f2 j_91ce44d07b3a gpu-3\n")
@@ -147,14 +140,12 @@ def move(connection: Connection, group_id: str, job_id: str, backend: str) -> No
     with connection.director() as director:
         target = selection.exactly_one(backend, director.backends())
         result = director.move(group_id, job_id, target.backend_id, by=environment.submitter())
-    if connection.as_json:
-        connection.show(result.raw)
-    elif not result.moved:
-        click.echo(f"{job_id} is already queued on {result.backend_id}.")
-    else:
-        old = result.removing_from
-        first = f", after its prompt is removed from the queue of {old}" if old else ""
-        click.echo(f"{job_id} is queued on {result.backend_id} now{first}. See: director watch {group_id}")
+    old = result.removing_from
+    first = f", after its prompt is removed from the queue of {old}" if old else ""
+    line = f"{job_id} is queued on {result.backend_id} now{first}. See: director watch {group_id}"
+    if not result.moved:
+        line = f"{job_id} is already queued on {result.backend_id}."
+    connection.show(result.raw, [line])
 
 
 @click.command("open", epilog="\b\nExamples:\n  director open jg_0c1d9a77e3f2\n  director open\n")
@@ -168,9 +159,6 @@ def open_(connection: Connection, group_id: str | None, only_print: bool) -> Non
         with connection.director() as director:
             director.status(group_id)
         url = f"{url}groups/{group_id}"
-    if connection.as_json:
-        connection.show({"url": url})
-    else:
-        click.echo(url)
+    connection.show({"url": url}, [url])
     if not only_print and not connection.as_json:
         webbrowser.open(url)

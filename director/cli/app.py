@@ -1,7 +1,5 @@
 """The commands by name. Each is loaded when it is run, so that ``--help`` imports no HTTP client."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import io
@@ -18,16 +16,19 @@ from director.cli.exit_status import CommandError, Status, usage_error
 
 #: Name → module and function, and a description.
 _CLIENT: Final = {
-    "submit": ("director.cli.submit:submit", "Submit a workflow: one job per backend."),
+    "submit": ("director.cli.submit:submit", "Submit a workflow: jobs for any free backend."),
+    "check": ("director.cli.check:check", "Show which backends can execute a workflow."),
     "watch": ("director.cli.groups:watch", "Watch a group to its end."),
     "list": ("director.cli.groups:list_", "List groups, newest first."),
     "show": ("director.cli.groups:show", "Show a group, its jobs and their errors."),
     "save": ("director.cli.groups:save", "Save the output files of a group."),
+    "provenance": ("director.cli.groups:provenance", "Print how a job or a PNG was made."),
     "retry": ("director.cli.actions:retry", "Retry failed jobs."),
     "move": ("director.cli.actions:move", "Move a queued job to another backend."),
     "cancel": ("director.cli.actions:cancel", "Cancel groups, or jobs of one."),
     "open": ("director.cli.actions:open_", "Open a group's page in the browser."),
     "events": ("director.cli.groups:events", "Print the events of a group."),
+    "assets": ("director.cli.assets:assets", "Input files at the Director: upload, list, delete."),
     "failures": ("director.cli.failures:failures", "Recent failures by cause and backend."),
     "backends": ("director.cli.backends:backends", "The ComfyUIs: list, add, pause, test …"),
 }
@@ -37,6 +38,7 @@ _LOCAL: Final = {
     "runner": "Run a runner in its own process.",
     "doctor": "Check this installation.",
     "purge": "Delete old groups.",
+    "capture": "Copy outputs that the Director does not have.",
     "simulate": "Serve ComfyUIs without a GPU.",
     "demo": "Three images from three simulated GPUs.",
     "manage": "Any other management command: director manage migrate",
@@ -47,11 +49,9 @@ class Commands(click.Group):
     """The commands for a running Director. Their modules are imported when needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names, in the order of the help."""
         return list(_CLIENT)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one command."""
         if cmd_name not in _CLIENT:
             return None
         module, _, name = _CLIENT[cmd_name][0].partition(":")
@@ -62,7 +62,6 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; suggest one for an unknown name."""
         if args[0] in _LOCAL:
             raise usage_error(f"{args[0]} is a command of this host: write director {args[0]} first.")
         if args[0] not in _CLIENT:
@@ -70,21 +69,17 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
         with formatter.section("With a running Director"):
             formatter.write_dl([(name, text) for name, (_, text) in _CLIENT.items()])
         with formatter.section("On this host"):
             formatter.write_dl(list(_LOCAL.items()))
 
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Read the options; ``--help`` is printed here."""
         with output.flushed_output():
-            return super().make_context(info_name, args, parent, **extra)
+            return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
         with output.flushed_output():
             return super().invoke(ctx)
 
@@ -122,7 +117,10 @@ def is_for(arguments: Sequence[str]) -> bool:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit status."""
-    _prepare_output()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A question mark for a character that the terminal does not have.
+            stream.reconfigure(errors="replace")
     as_json = "--json" in arguments
     try:
         result = app.main(
@@ -140,14 +138,6 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _refused(error: click.ClickException) -> CommandError:
-    """Return click's error about a command line, for programs."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "director"
     return usage_error(error.format_message(), f"{command} --help")
-
-
-def _prepare_output() -> None:
-    """Print a question mark for a character that the terminal does not have."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")

@@ -1,7 +1,5 @@
 """``director backends``: the ComfyUIs, by id or by tag."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -11,7 +9,7 @@ import click
 from director.cli import environment, option_types, selection, text
 from director.cli.connection import Connection, closest_match, with_connection
 from director.cli.exit_status import Status, usage_error
-from director.client import Backend, Director, DirectorError, Found
+from director.client import Backend, Director, Found
 
 _GIB: Final = 1024**3
 #: Longer than any sentence of the help.
@@ -19,13 +17,10 @@ _UNLIMITED: Final = 1000
 
 
 def _examples(*lines: str) -> str:
-    """Return the end of a command's help."""
     return "\n".join(["\b", "Examples:", *(f"  director backends {line}" for line in lines)])
 
 
 class Commands(click.Group):
-    """The commands of ``director backends``."""
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands, each with its whole first sentence: click cuts it at one line."""
         rows = [(name, command.get_short_help_str(limit=_UNLIMITED)) for name, command in self.commands.items()]
@@ -35,7 +30,6 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; suggest one, or a list of the backend, for another word."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             hint = closest_match(args[0], self.commands, "director backends --help lists them.")
             raise usage_error(
@@ -73,31 +67,26 @@ def list_(connection: Connection, names: Sequence[str]) -> None:
     with connection.director() as director:
         known = director.backends()
     shown = selection.by_name(names, known) if names else list(known)
-    if connection.as_json:
-        connection.show([backend.raw for backend in shown])
-    elif shown:
-        click.echo("\n".join(_table(shown)))
-    else:
-        click.echo("No backend is registered. director backends add http://HOST:8188", err=True)
-
-
-def _table(backends: Sequence[Backend]) -> list[str]:
     heads = ("ID", "STATUS", "JOBS", "OTHERS", "VRAM", "COMFYUI", "TAGS", "URL", "REASON")
     rows = [
         (
             backend.backend_id,
             backend.status,
-            str(backend.queue_ours),
-            str(backend.queue_foreign),
+            backend.queue_ours,
+            backend.queue_foreign,
             _memory(backend),
-            backend.comfyui_version or "",
+            backend.comfyui_version,
             ",".join(backend.tags),
             backend.url,
             ", ".join(filter(None, [(backend.status_reason or "").rstrip("."), _since(backend)])),
         )
-        for backend in backends
+        for backend in shown
     ]
-    return text.columns(heads, rows, statuses=1)
+    connection.show(
+        [backend.raw for backend in shown],
+        text.columns(heads, rows, statuses=1),
+        empty="No backend is registered. director backends add http://HOST:8188",
+    )
 
 
 def _memory(backend: Backend | Found) -> str:
@@ -112,9 +101,6 @@ def _since(backend: Backend) -> str:
     return f"since {text.local(backend.status_since)}"
 
 
-# --- registration and discovery -------------------------------------------------------------------
-
-
 @backends.command(
     epilog=_examples(
         "add 192.168.100.6:8188 --id attic --tag 8gb", 'add https://farm.example/gpu-7 --name "The one upstairs"'
@@ -125,31 +111,23 @@ def _since(backend: Backend) -> str:
 @click.option("--name", help="Display name.")
 @click.option("--tag", "tags", multiple=True, help="Tag for --requires and -b; may be repeated.")
 @click.option(
-    "--header", "pairs", multiple=True, metavar="NAME=VALUE", help="Sent with every request; never shown again."
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=lambda _context, _option, pairs: _headers(pairs),
+    help="Sent with every request; never shown again.",
 )
 @click.option("--disabled", is_flag=True, help="Send it no jobs yet.")
 @with_connection
-def add(
-    connection: Connection,
-    *,
-    url: str,
-    backend_id: str | None,
-    name: str | None,
-    tags: Sequence[str],
-    pairs: Sequence[str],
-    disabled: bool,
-) -> None:
+def add(connection: Connection, *, url: str, disabled: bool, **fields: Any) -> None:
     """Register the ComfyUI at URL (or HOST:PORT) and probe it."""
+    given = {name: value for name, value in fields.items() if value not in (None, (), {})}
+    if disabled:
+        given["enabled"] = False
     with connection.director() as director:
-        added = director.add_backend(
-            url,
-            backend_id=backend_id,
-            name=name,
-            tags=list(tags) or None,
-            headers=_headers(pairs) or None,
-            enabled=False if disabled else None,
-        )
-    _show(connection, added)
+        added = director.add_backend(url, **given)
+    connection.show([added.raw], _states([added]))
 
 
 def _headers(pairs: Sequence[str]) -> dict[str, str]:
@@ -172,20 +150,21 @@ def find(connection: Connection, is_added: bool) -> None:
             if is_added and comfyui.backend_id is None
         }
     ids = {comfyui.url: added.get(comfyui.url, comfyui.backend_id) for comfyui in found}
-    if connection.as_json:
-        connection.show([{**comfyui.raw, "backend_id": ids[comfyui.url]} for comfyui in found])
-        return
+    lines = []
     for comfyui in found:
         url = comfyui.url
         state = f"{'added' if url in added else 'registered'} as {ids[url]}"
-        _show_found(comfyui, state if ids[url] else f"new: director backends add {url}")
-    if not found:
-        click.echo("No ComfyUI answers on ports 8188 to 8199 of the Director's host.", err=True)
+        lines.append(_line(comfyui, state if ids[url] else f"new: director backends add {url}"))
+    connection.show(
+        [{**comfyui.raw, "backend_id": ids[comfyui.url]} for comfyui in found],
+        lines,
+        empty="No ComfyUI answers on ports 8188 to 8199 of the Director's host.",
+    )
 
 
-def _show_found(comfyui: Found, state: str) -> None:
+def _line(comfyui: Found, state: str) -> str:
     version = f"ComfyUI {comfyui.comfyui_version or '?'}"
-    click.echo("  ".join(filter(None, [comfyui.url, version, _memory(comfyui), state])))
+    return "  ".join(filter(None, [comfyui.url, version, _memory(comfyui), state]))
 
 
 @backends.command(epilog=_examples("found", "found --add localhost:8198", "found --ignore localhost:8199"))
@@ -202,15 +181,13 @@ def found(connection: Connection, added: Sequence[str], ignored: Sequence[str], 
         for url in unignored:
             director.unignore_backend(url)
         rows = director.found_backends()
-    if connection.as_json:
-        raw = [comfyui.raw for comfyui in rows]
-        connection.show({"added": [backend.raw for backend in registered], "found": raw})
-        return
-    _show(connection, *registered)
+    raw = {"added": [one.raw for one in registered], "found": [one.raw for one in rows]}
+    lines = _states(registered)
     for comfyui in rows:
         new = f"new: director backends found --add {comfyui.url}"
-        _show_found(comfyui, "ignored" if comfyui.ignored else new)
-    if not rows:
+        lines.append(_line(comfyui, "ignored" if comfyui.ignored else new))
+    connection.show(raw, lines)
+    if not rows and not connection.as_json:
         click.echo("Discovery found no other ComfyUI.", err=True)
 
 
@@ -222,13 +199,40 @@ def test(connection: Connection, name: str) -> int:
     with connection.director() as director:
         urls = [backend.url for backend in director.backends() if name in (backend.backend_id, *backend.tags)]
         results = [director.test_backend(url) for url in urls or [name]]
-    if connection.as_json:
-        connection.show([result.raw for result in results])
-    else:
-        for result in results:
-            well = f"answers: ComfyUI {result.comfyui_version or '?'} {_memory(result)}".rstrip()
-            click.echo(f"{result.url} {well if result.ok else f'does not answer: {result.reason}'}")
+    lines = []
+    for result in results:
+        well = f"answers: ComfyUI {result.comfyui_version or '?'} {_memory(result)}".rstrip()
+        lines.append(f"{result.url} {well if result.ok else f'does not answer: {result.reason}'}")
+    connection.show([result.raw for result in results], lines)
     return int(Status.OK if all(result.ok for result in results) else Status.FAILED)
+
+
+@backends.command(epilog=_examples("exclusions gpu-1", "exclusions gpu-1 --lift", "exclusions gpu-1 --lift 12"))
+@click.argument("name")
+@click.option(
+    "--lift",
+    is_flag=False,
+    flag_value="all",
+    metavar="[N]",
+    help="Lift exclusion N, or all: the backend takes these workflows again.",
+)
+@with_connection
+def exclusions(connection: Connection, name: str, lift: str | None) -> None:
+    """List the workflows that a backend cannot run, as failures of jobs of the pool showed."""
+    if lift not in (None, "all") and not lift.isdecimal():
+        raise usage_error("--lift takes the number of an exclusion, or nothing for all.")
+    with connection.director() as director:
+        backend_id = selection.exactly_one(name, director.backends()).backend_id
+        if lift is not None:
+            director.lift_exclusions(backend_id, None if lift == "all" else int(lift))
+        rows = director.exclusions(backend_id)
+    heads = ("N", "KIND", "COUNT", "UNTIL", "GROUP", "REASON")
+    cells = [
+        (row.exclusion_id, row.kind, row.count, text.local(row.until), row.group_id or "all", row.reason)
+        for row in rows
+    ]
+    empty = f"{backend_id} is excluded from no workflow."
+    connection.show([row.raw for row in rows], text.columns(heads, cells), empty=empty)
 
 
 _NAMES: Final = click.argument("names", metavar="NAME...", nargs=-1, required=True)
@@ -241,14 +245,11 @@ def remove(connection: Connection, names: Sequence[str]) -> None:
     """Remove backends. Finished groups keep their ids."""
     with connection.director() as director:
         for backend in selection.by_name(names, director.backends()):
-            director.delete_backend(backend.backend_id)
-            if connection.as_json:
-                connection.show_line({"type": "removed", "backend_id": backend.backend_id})
-            else:
-                click.echo(f"{backend.backend_id} removed")
+            name = backend.backend_id
+            director.delete_backend(name)
+            removed = {"type": "removed", "backend_id": name}
+            connection.show(removed, [f"{name} removed"], indent=None)
 
-
-# --- changes of named backends --------------------------------------------------------------------
 
 _REASON: Final = click.option("--reason", help="The reason, for other users.")
 _NOW: Final = click.option("--now", is_flag=True, help="Evict the running jobs: they run later.")
@@ -257,16 +258,19 @@ _NOW: Final = click.option("--now", is_flag=True, help="Evict the running jobs: 
 def _change(
     *options: Callable[[Any], Any], examples: Sequence[str]
 ) -> Callable[[Callable[..., Backend]], click.Command]:
-    """Make a function that changes one backend a command that changes each NAME.
-
-    Args:
-        options: Options of the command; their values are keyword arguments of the function.
-    """
+    """Make a function that changes one backend a command that changes each NAME; ``options`` are its arguments."""
 
     def decorate(change: Callable[..., Backend]) -> click.Command:
         @functools.wraps(change)
         def command(connection: Connection, *, names: Sequence[str], **values: Any) -> None:
-            _change_each(connection, names, functools.partial(change, **values))
+            done: list[Backend] = []
+            with connection.director() as director:
+                named = selection.by_name(names, director.backends())
+                try:
+                    done.extend(change(director, one.backend_id, **values) for one in named)
+                finally:
+                    # Also after a refusal: the backends before it are changed.
+                    connection.show([one.raw for one in done], _states(done))
 
         decorated = _NAMES(functools.reduce(lambda f, option: option(f), reversed(options), command))
         return backends.command(epilog=_examples(*examples))(with_connection(decorated))
@@ -274,27 +278,13 @@ def _change(
     return decorate
 
 
-def _change_each(connection: Connection, names: Sequence[str], change: Callable[[Director, str], Backend]) -> None:
-    """Change each named backend, then show the changed ones, also after a refusal."""
-    done: list[Backend] = []
-    with connection.director() as director:
-        named = selection.by_name(names, director.backends())
-        try:
-            done.extend(change(director, backend.backend_id) for backend in named)
-        except DirectorError:
-            _show(connection, *done)
-            raise
-    _show(connection, *done)
-
-
-def _show(connection: Connection, *backends: Backend) -> None:
-    if connection.as_json:
-        connection.show([backend.raw for backend in backends])
-        return
+def _states(backends: Sequence[Backend]) -> list[str]:
+    lines = []
     for backend in backends:
         since = f" {since}" if (since := _since(backend)) else ""
         why = f": {backend.status_reason}" if backend.status_reason else ""
-        click.echo(f"{backend.backend_id} is {text.coloured(backend.status)}{since}{why}")
+        lines.append(f"{backend.backend_id} is {text.coloured(backend.status)}{since}{why}")
+    return lines
 
 
 @_change(examples=("enable gpu-3", "enable 24gb"))

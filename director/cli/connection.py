@@ -1,7 +1,5 @@
 """The connection of a command to its Director, and the errors of the client for users."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import json
@@ -33,6 +31,7 @@ from director.client.transport import DEFAULT_URL, Address
 _OPTIONS: Final = {
     "parameters": "--set",
     "timeout_seconds": "--timeout",
+    "stall_seconds": "--stall-timeout",
     "base_seed": "--base-seed",
     "seed_strategy": "--seeds",
     "metadata": "--meta",
@@ -44,6 +43,7 @@ _OPTIONS: Final = {
     "workflow_json": "workflow",
     "submitter": "DIRECTOR_SUBMITTER",
     "backend_ids": "--backend",
+    "count": "--count",
     "job_ids": "--job",
 }
 
@@ -56,13 +56,14 @@ class Connection:
     token: str | None
     as_json: bool
 
-    def show(self, value: Any) -> None:
-        """Print a JSON value."""
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-    def show_line(self, value: Any) -> None:
-        """Print a JSON value on one line."""
-        click.echo(json.dumps(value, ensure_ascii=False))
+    def show(self, value: Any, lines: Iterable[str], *, empty: str = "", indent: int | None = 2) -> None:
+        """Print ``value`` as JSON for programs, or ``lines`` for users; without lines ``empty`` as an error."""
+        if self.as_json:
+            click.echo(json.dumps(value, indent=indent, ensure_ascii=False))
+        elif text := "\n".join(lines):
+            click.echo(text)
+        elif empty:
+            click.echo(empty, err=True)
 
     @contextmanager
     def director(self) -> Iterator[Director]:
@@ -83,7 +84,7 @@ def with_connection(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def connected(ctx: click.Context, /, *args: Any, server: str | None, as_json: bool, **options: Any) -> Any:
         before = ctx.find_root().obj or {}
-        url = server or before.get("server") or environment.server() or DEFAULT_URL
+        url = server or before.get("server") or environment.value("DIRECTOR_URL") or DEFAULT_URL
         is_json = as_json or bool(before.get("as_json"))
         return command(Connection(_address(url), _token(), is_json), *args, **options)
 
@@ -103,7 +104,8 @@ def _address(url: str) -> str:
 
 
 def _token() -> str | None:
-    token = environment.token()
+    # No option: other users can see command lines.
+    token = environment.value("DIRECTOR_TOKEN")
     try:
         Address.parse(DEFAULT_URL, token)
     except ValueError:
@@ -112,9 +114,6 @@ def _token() -> str | None:
             "A token has letters, digits and punctuation, no blanks and no line breaks.",
         ) from None
     return token
-
-
-# --- errors ---------------------------------------------------------------------------------------
 
 
 def failure_of(error: DirectorError, connection: Connection) -> CommandError:
@@ -132,19 +131,13 @@ _KNOWN: Final[tuple[tuple[type[DirectorError], str | None, Status, str], ...]] =
         Status.UNREACHABLE,
         "Start one on the Director's host: director runner. To find out more: director doctor.",
     ),
-    (
-        IdempotencyConflict,
-        None,
-        Status.REFUSED,
-        "Its group: director list --mine. Did --all or --count mean other backends then?",
-    ),
+    (IdempotencyConflict, None, Status.REFUSED, "Its group: director list --mine. Did --all mean other backends then?"),
     (GroupNotFound, None, Status.REFUSED, "director list shows the newest groups."),
     (BackendNotFound, None, Status.REFUSED, "director backends shows all of them."),
 )
 
 
 def _error_text(error: DirectorError, connection: Connection) -> tuple[str, Status, str]:
-    """Return the message, the exit status and what to type next."""
     if isinstance(error, Unreachable):
         return _unreachable(error, connection)
     if isinstance(error, NotAllowed) and error.code == "sign_in_required":
@@ -171,30 +164,39 @@ def _refused(error: DirectorError) -> tuple[str, Status, str]:
 
 
 def _unreachable(error: Unreachable, connection: Connection) -> tuple[str, Status, str]:
-    is_default = connection.url.rstrip("/") == DEFAULT_URL
-    hint = (
-        "Start one with director serve, or set its address: --server URL, or DIRECTOR_URL."
-        if is_default
-        else "Is it running, and is this its address? (--server, or DIRECTOR_URL)"
-    )
+    hint = "Is it running, and is this its address? (--server, or DIRECTOR_URL)"
+    if connection.url.rstrip("/") == DEFAULT_URL:
+        hint = "Start one with director serve, or set its address: --server URL, or DIRECTOR_URL."
     return error.detail, Status.UNREACHABLE, hint
 
 
 def _not_signed_in(connection: Connection) -> tuple[str, Status, str]:
+    problem, hint = "refuses the token in DIRECTOR_TOKEN", "It must be the Director's token."
     if connection.token is None:
-        message = f"The Director at {connection.url} needs a token."
-        return message, Status.REFUSED, "Set DIRECTOR_TOKEN to the Director's token."
-    message = f"The Director at {connection.url} refuses the token in DIRECTOR_TOKEN."
-    return message, Status.REFUSED, "It must be the Director's token."
+        problem, hint = "needs a token", "Set DIRECTOR_TOKEN to the Director's token."
+    return f"The Director at {connection.url} {problem}.", Status.REFUSED, hint
 
 
 def no_backends_error(reasons: Iterable[tuple[str, str]]) -> CommandError:
     """Return the error of a submission that no backend can accept: each backend with its reason."""
     lines = dict.fromkeys(plain_line(f"{name}: {why}") for name, why in reasons)
+    if not lines:
+        return none_registered()
     return CommandError(
         "\n  ".join(["None of these backends can accept jobs now:", *lines]),
         Status.REFUSED,
         hint="director backends shows all of them.",
+        details={"code": "no_online_backends"},
+    )
+
+
+def none_registered() -> CommandError:
+    """Return the error of a command for which there is no backend."""
+    return CommandError(
+        "No backend is registered and enabled.",
+        Status.REFUSED,
+        hint="Register one: director backends add http://HOST:8188"
+        "\nOr those on the Director's host: director backends find --add",
         details={"code": "no_online_backends"},
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from director.cli.environment import is_colourless
-from director.cli.progress import GroupProgress, Row
-from director.cli.text import COLOURS, coloured, is_terminal, label
-from director.client import Event, Group, GroupComplete, InitialState
+from director.cli.progress import FINAL, GroupProgress, Row
+from director.cli.text import COLOURS, coloured, is_terminal, label, place
+from director.client import Event, GroupComplete, InitialState
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 #: Jobs with these statuses are shown first if there are more jobs than lines.
 _FIRST_SHOWN: Final = ("running", "failed", "timeout", "queued", "cancelled", "completed")
-_REFRESHES_PER_SECOND: Final = 8
 
 
 @contextmanager
@@ -61,11 +61,9 @@ class JsonLines(Display):
     """Each event on a line, as the stream sent it; a line for each saved file."""
 
     def on_event(self, event: Event) -> None:
-        """Print the event."""
         self._print(json.dumps(event.raw, ensure_ascii=False))
 
     def on_saved(self, job_id: str, path: Path) -> None:
-        """Print the path of the file."""
         saved = {"type": "file_saved", "job_id": job_id, "path": str(path)}
         self._print(json.dumps(saved, ensure_ascii=False))
 
@@ -78,13 +76,11 @@ class Lines(Display):
         self._progress = GroupProgress()
 
     def on_event(self, event: Event) -> None:
-        """Print the jobs whose status an event changed."""
         for row in self._progress.on_event(event):
             if not (isinstance(event, InitialState) and row.status == "queued"):
                 self._print(line(row))
 
     def on_saved(self, job_id: str, path: Path) -> None:
-        """Print the path of the file."""
         self._print(f"saved {path}")
 
 
@@ -94,10 +90,8 @@ def line(row: Row) -> str:
     if row.status == "completed" and row.attempt > 1:
         word = f"completed with attempt {row.attempt}"
     note = f": {row.note}" if row.note and row.status != "running" else ""
-    return f"{row.backend_id} seed {row.seed}: {coloured(row.status, word)}{note}"
-
-
-# --- bars -----------------------------------------------------------------------------------------
+    where = click.style(place(row.backend_id, row.status), dim=row.backend_id is None)
+    return f"{where} seed {row.seed}: {coloured(row.status, word)}{note}"
 
 
 @contextmanager
@@ -107,9 +101,7 @@ def _bars() -> Iterator[Bars]:
 
     console = Console(no_color=is_colourless(), highlight=False)
     bars = Bars(console)
-    live = Live(console=console, get_renderable=bars.drawn, refresh_per_second=_REFRESHES_PER_SECOND)
-    with live:
-        bars.live = live
+    with Live(console=console, get_renderable=bars.drawn, refresh_per_second=8) as bars.live:
         yield bars
 
 
@@ -123,14 +115,12 @@ class Bars(Display):
         self.live: Live | None = None
 
     def on_event(self, event: Event) -> None:
-        """Update the bars; draw the end at once."""
         with self._lock:
             self._progress.on_event(event)
         if isinstance(event, GroupComplete) and self.live is not None:
             self.live.refresh()
 
     def on_saved(self, job_id: str, path: Path) -> None:
-        """Print the path of the file above the bars."""
         self._console.print(f"saved {path}", markup=False, soft_wrap=True)
 
     def drawn(self) -> Text:
@@ -155,7 +145,8 @@ def drawn(rows: list[Row], width: int, height: int) -> list[list[Part]]:
         order = sorted(rows, key=lambda row: _FIRST_SHOWN.index(row.status))
         first = {row.job_id for row in order[: room - 1]}
         shown = [row for row in rows if row.job_id in first]
-    names = min(max((len(row.backend_id) for row in rows), default=0), max(8, width // 4))
+    longest = max((len(place(row.backend_id, row.status)) for row in rows), default=0)
+    names = min(longest, max(8, width // 4))
     seeds = max((len(str(row.seed)) for row in rows), default=0) if width >= 72 else 0
     lines = [_bar(row, width, names, seeds) for row in shown]
     if len(shown) < len(rows):
@@ -164,30 +155,29 @@ def drawn(rows: list[Row], width: int, height: int) -> list[list[Part]]:
 
 
 def _bar(row: Row, width: int, names: int, seeds: int) -> list[Part]:
-    name = row.backend_id if len(row.backend_id) <= names else f"{row.backend_id[: names - 1]}…"
+    name = place(row.backend_id, row.status)
+    name = name if len(name) <= names else f"{name[: names - 1]}…"
     head = f"{name:<{names}} " + (f"{row.seed!s:>{seeds}} " if seeds else "")
     length = max(6, min(36, (width - len(head) - 6) // 2))
     colour = COLOURS.get(row.status, "")
-    filled = length if row.is_final else round(length * row.progress / 100)
+    is_final = row.status in FINAL
+    filled = length if is_final else round(length * row.progress / 100)
     tail = f"{row.progress:3.0f} % " if row.status == "running" else ""
-    word = row.note if row.status == "running" else ": ".join(filter(None, (label(row.status), row.note)))
+    status = "" if row.status == "running" else label(row.status)
+    word = ": ".join(filter(None, (status, row.note)))
     left = width - len(head) - length - 1 - len(tail)
     text = word if len(word) <= left else f"{word[: max(0, left - 1)]}…"
     return [
-        (head, ""),
+        (head, "" if row.backend_id else "dim"),
         ("━" * filled, colour),
         ("─" * (length - filled), "dim"),
-        (f" {tail}{text}", colour if row.is_final else ""),
+        (f" {tail}{text}", colour if is_final else ""),
     ]
 
 
 def _rest(rows: list[Row], shown: list[Row], width: int) -> str:
-    hidden = [row for row in rows if row not in shown]
-    by_status = {status: sum(row.status == status for row in hidden) for status in reversed(_FIRST_SHOWN)}
-    parts = [f"{number} {label(status)}" for status, number in by_status.items() if number]
+    ids = {row.job_id for row in shown}
+    hidden = [row for row in rows if row.job_id not in ids]
+    counts = Counter(row.status for row in hidden)
+    parts = [f"{counts[name]} {label(name)}" for name in reversed(_FIRST_SHOWN) if counts[name]]
     return f"and {len(hidden)} more: {', '.join(parts)}"[:width]
-
-
-def ended_well(group: Group) -> bool:
-    """Return whether every job of a group completed."""
-    return group.finished and group.completed_count == group.total_count

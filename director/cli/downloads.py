@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 import click
@@ -21,10 +20,6 @@ from director.client.file_writer import DEFAULT_TEMPLATE, relative_path
 
 #: File names sort in the order of the group's jobs.
 DEFAULT_NAME: Final = f"{{index}}_{DEFAULT_TEMPLATE}"
-#: HTTP status of a file that its backend does not have any more.
-_GONE: Final = 410
-#: Number of simultaneous downloads.
-_AT_ONCE: Final = 4
 
 save_option: Final = click.option(
     "--save",
@@ -42,10 +37,8 @@ name_option: Final = click.option(
 class DownloadOptions:
     """Folder of the files, None for no downloads, and the template of their names.
 
-    Created before the submission, so that nothing runs whose files could not be saved.
-
-    Raises:
-        CommandError: The folder cannot be created or written, or the template is wrong.
+    Created before the submission, so that nothing runs whose files could not be saved. Raises ``CommandError`` if the
+    folder cannot be created or written, or the template is wrong.
     """
 
     folder: Path | None
@@ -78,13 +71,9 @@ class Unsaved:
 
 
 class Downloader:
-    """Saves files in threads. A context manager: leaving it waits for all downloads.
+    """Saves files in threads, in a folder that is created. A context manager: leaving it waits for all downloads.
 
-    Args:
-        director: May be shared by threads.
-        folder: Created if it does not exist.
-        name: Template of the names.
-        on_saved: Called with the job's id and the path of each saved file, in a thread.
+    ``on_saved`` is called with the job's id and the path of each saved file, in a thread.
     """
 
     def __init__(self, director: Director, folder: Path, name: str, on_saved: Callable[[str, Path], None]) -> None:
@@ -92,7 +81,7 @@ class Downloader:
         self._folder = folder
         self._name = name
         self._on_saved = on_saved
-        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="save")
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="save")
         self._jobs: set[str] = set()
         self._indexes: dict[str, int] = {}
         self._futures: list[Future[None]] = []
@@ -101,10 +90,8 @@ class Downloader:
     def __enter__(self) -> Downloader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=error is not None)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
 
     def download_all(self, group_id: str, children: Sequence[Child]) -> None:
         """Download the files of all completed jobs of a group; set the ``{index}`` of each job."""
@@ -125,11 +112,7 @@ class Downloader:
             self._futures.append(self._pool.submit(self._save, job_id, numbered))
 
     def finish(self) -> list[Unsaved]:
-        """Wait for every file; return those that could not be saved.
-
-        Raises:
-            OSError: ``on_saved`` could not write its output.
-        """
+        """Wait for every file; return those that could not be saved. An ``OSError`` of ``on_saved`` is raised."""
         for future in self._futures:
             future.result()
         return self.missing
@@ -139,8 +122,8 @@ class Downloader:
             paths = self._paths(file)
         except (DirectorError, OSError) as error:
             sentence = f"{file.filename} of {file.backend_id} was not saved: {error}"
-            gone = isinstance(error, DirectorError) and error.status == _GONE
-            self.missing.append(Unsaved(sentence, may_help=not gone))
+            is_gone = isinstance(error, DirectorError) and error.status == 410
+            self.missing.append(Unsaved(sentence, may_help=not is_gone))
             return
         # An error from here on concerns the output: the file is saved.
         for path in paths:
@@ -154,7 +137,8 @@ class Downloader:
             if error.status != 307 or not isinstance(direct, str):
                 raise
         # Above the Director's limit, which redirects clients to the backend.
-        return self._director.download(dataclasses.replace(file, url=direct), self._folder, self._name)
+        file = dataclasses.replace(file, url=direct)
+        return self._director.download(file, self._folder, self._name)
 
 
 def _through_director(group_id: str, job_id: str, outputs: Outputs) -> Iterator[OutputFile]:

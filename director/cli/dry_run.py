@@ -1,17 +1,13 @@
 """Plan of a submission that is not sent: jobs, seeds and changed inputs."""
 
-from __future__ import annotations
-
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-import click
-
 from director.cli import text
-from director.cli.connection import Connection, closest_match
+from director.cli.connection import closest_match
 from director.cli.exit_status import CommandError, usage_error
 from director.cli.selection import SelectedBackends
 from director.client import SkippedBackend
@@ -21,19 +17,15 @@ from jobgroups.workflow import SEED_INPUTS, ParameterInvalid, is_link, node_titl
 
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
-    """One job of the plan."""
+    """One job of the plan; without a backend it goes to the pool."""
 
-    backend_id: str
+    backend_id: str | None
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One input that differs between the file and the jobs' workflows.
-
-    Attributes:
-        after: None if each job has its own seed there.
-    """
+    """One input that differs between file and jobs; ``after`` None: each job has its own seed there."""
 
     node: str
     class_type: str
@@ -44,9 +36,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A submission that is not sent. The fields are those of ``--json``."""
+    """A submission that is not sent. The fields are those of ``--json``.
+
+    Attributes:
+        candidates: Of the pool, those that can take jobs now; None: each job has its backend.
+        skipped_backends: Backends without a job; of the pool, candidates that can take none now.
+    """
 
     children: list[PlannedJob]
+    candidates: list[str] | None
     seed_strategy: str
     base_seed: int
     changes: list[Change]
@@ -64,23 +62,17 @@ def plan(
 ) -> Plan:
     """Return what the Director would do, computed with its own functions.
 
-    Args:
-        base_seed: None: random, as in the Director.
-
-    Raises:
-        CommandError: A parameter does not fit the workflow, or sets no input.
+    In the pool ``selected`` has the candidates by id. Without ``base_seed`` a random one is used, as in the Director.
+    Raises the errors of ``with_parameters``.
     """
-    try:
-        prepared = workflow.build_template(graph, dict(parameters))
-    except ParameterInvalid as error:
-        name = error.field.removeprefix("parameters").lstrip(".")
-        raise usage_error(f"--set {name}: {error.message}") from None
-    if prepared.ignored:
-        raise _ignored(prepared.ignored, graph)
+    prepared = with_parameters(graph, parameters)
     base = secrets.randbelow(seeds.MAX_SEED + 1) if base_seed is None else base_seed
-    dealt = seeds.seeds(seeds.SeedStrategy(strategy), base, len(selected.backend_ids))
+    in_pool = selected.count is not None
+    backend_ids = [None] * selected.count if selected.count is not None else selected.backend_ids
+    dealt = seeds.seeds(seeds.SeedStrategy(strategy), base, len(backend_ids))
     return Plan(
-        children=[PlannedJob(*job) for job in zip(selected.backend_ids, dealt, strict=True)],
+        children=[PlannedJob(*job) for job in zip(backend_ids, dealt, strict=True)],
+        candidates=selected.backend_ids if in_pool else None,
         seed_strategy=strategy,
         base_seed=base,
         changes=list(_changes(graph, prepared)),
@@ -89,8 +81,22 @@ def plan(
     )
 
 
+def with_parameters(graph: dict[str, Any], parameters: Mapping[str, Any]) -> workflow.WorkflowTemplate:
+    """Return the workflow with its parameters set.
+
+    Raises ``CommandError`` if a parameter does not fit the workflow, or sets no input.
+    """
+    try:
+        prepared = workflow.build_template(graph, dict(parameters))
+    except ParameterInvalid as error:
+        name = error.field.removeprefix("parameters").lstrip(".")
+        raise usage_error(f"--set {name}: {error.message}") from None
+    if prepared.ignored:
+        raise _ignored(prepared.ignored, graph)
+    return prepared
+
+
 def _ignored(ignored: Mapping[str, str], graph: Mapping[str, Any]) -> CommandError:
-    """Return the error of parameters that set no input, with similar names."""
     hints = {_similar(name, graph) for name, reason in ignored.items() if "matches no" in reason}
     if any(name in SEED_INPUTS for name in ignored):
         hints.add("--base-seed N is the seed of the first job.")
@@ -121,21 +127,19 @@ def _changes(graph: Mapping[str, Any], prepared: workflow.WorkflowTemplate) -> I
                 yield Change(node_id, node["class_type"], name, before[name], value)
 
 
-def show(connection: Connection, plan: Plan) -> None:
-    """Print a plan, for users or for programs."""
-    if connection.as_json:
-        connection.show(asdict(plan))
-        return
+def lines(plan: Plan) -> Iterator[str]:
     jobs = text.plural(len(plan.children), "job")
     seeds_text = f"seeds {plan.seed_strategy} from {plan.base_seed}"
-    click.echo(f"Nothing is sent. It would be {jobs}, {seeds_text}:")
-    rows = [(str(n), job.backend_id, str(job.seed)) for n, job in enumerate(plan.children, 1)]
-    click.echo("\n".join(text.columns(("", "BACKEND", "SEED"), rows)))
-    click.echo("Changed inputs:" if plan.changes else "The file is not changed.")
+    yield f"Nothing is sent. It would be {jobs}, {seeds_text}:"
+    rows = [(n, text.place(job.backend_id, "queued"), job.seed) for n, job in enumerate(plan.children, 1)]
+    yield from text.columns(("", "BACKEND", "SEED"), rows)
+    if plan.candidates is not None:
+        yield f"Ready to take them: {', '.join(plan.candidates)}"
+    yield "Changed inputs:" if plan.changes else "The file is not changed."
     for change in plan.changes:
         name = f"{change.node} {change.class_type}.{change.input}"
         after = "the job's seed" if change.after is None else _shown(change.after)
-        click.echo(f"  {name}: {_shown(change.before)} → {after}")
+        yield f"  {name}: {_shown(change.before)} → {after}"
 
 
 def _shown(value: Any) -> str:

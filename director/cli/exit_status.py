@@ -1,7 +1,5 @@
 """Exit statuses and errors of the commands."""
 
-from __future__ import annotations
-
 import json
 from enum import IntEnum
 from typing import IO, Any
@@ -13,7 +11,7 @@ class Status(IntEnum):
     """Exit statuses; scripts rely on them (docs/cli.md)."""
 
     OK = 0
-    FAILED = 1  #: A job failed, timed out or was cancelled; a file could not be saved.
+    FAILED = 1  #: A job failed, timed out or was cancelled; a file could not be saved; no backend can run it.
     USAGE = 2  #: The command line, or a file that it names, is wrong. Nothing was sent.
     UNREACHABLE = 3  #: No Director answers, or it cannot now. Try again later.
     REFUSED = 4  #: The Director refused. It will refuse again.
@@ -22,14 +20,7 @@ class Status(IntEnum):
 
 
 class CommandError(click.ClickException):
-    """An error of a command.
-
-    Args:
-        message: What is wrong, for users.
-        status: The exit status.
-        hint: What to do, one line each.
-        details: More fields for ``--json``.
-    """
+    """An error of a command, for users; ``hint`` says what to do, one line each, and ``details`` are for ``--json``."""
 
     def __init__(self, message: str, status: Status, *, hint: str = "", details: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -47,10 +38,10 @@ class CommandError(click.ClickException):
 
     def show_json(self) -> None:
         """Print the error for programs, on one line of standard error."""
-        error = {"detail": self.message, "code": None, "hint": self.hint, "exit_status": int(self.status)}
+        error = {"detail": self.message, "code": None, "hint": self.hint, "exit_status": self.status}
         click.echo(json.dumps({**error, **self.details}, ensure_ascii=False), err=True)
 
 
-def usage_error(message: str, hint: str = "") -> CommandError:
+def usage_error(message: str, hint: str = "", code: str | None = "usage") -> CommandError:
     """Return the error of a wrong command line: nothing was sent."""
-    return CommandError(message, Status.USAGE, hint=hint, details={"code": "usage"})
+    return CommandError(message, Status.USAGE, hint=hint, details={"code": code})

@@ -1,7 +1,5 @@
 """``director failures``: recent failures by cause, backend and workflow."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,15 +19,10 @@ def failures(connection: Connection, window: str) -> None:
     """Show recent failures by cause, backend and workflow, the most frequent first."""
     with connection.director() as director:
         found = director.failures(window)
-    if connection.as_json:
-        connection.show(found.raw)
-        return
-    for line in failure_lines(found):
-        click.echo(line)
+    connection.show(found.raw, failure_lines(found))
 
 
 def failure_lines(found: Failures) -> Sequence[str]:
-    """Return the output of the command."""
     within = f"the last {_WITHIN[found.window]}"
     if not found.results and not found.recovered:
         return [f"Nothing failed in {within}."]
@@ -37,8 +30,7 @@ def failure_lines(found: Failures) -> Sequence[str]:
     lines = [f"{jobs} failed in {within} and {'is' if found.failed_jobs == 1 else 'are'} failed now."]
     if found.only_newest is not None:
         lines.append(f"There were more failures: only the newest {found.only_newest} are counted.")
-    if found.results:
-        lines += _table(found.results)
+    lines += _table(found.results)
     if found.recovered:
         lines += ["Completed with a later attempt:", *_table(found.recovered)]
     if found.left_out:
@@ -51,13 +43,13 @@ def _table(rows: Sequence[FailureRow]) -> list[str]:
     cells = [
         (
             row.failure_class,
-            row.backend_id,
-            str(row.failures),
-            str(row.failed_jobs),
-            str(row.retrying),
+            row.backend_id or "-",
+            row.failures,
+            row.failed_jobs,
+            row.retrying,
             text.local(row.last_at),
             row.workflow_name,
-            "" if row.example is None else f"{row.example.job_group_id}: {row.example.message}",
+            row.example and f"{row.example.job_group_id}: {row.example.message}",
         )
         for row in rows
     ]

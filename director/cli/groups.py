@@ -1,11 +1,9 @@
 """Commands that read groups: ``watch``, ``list``, ``show``, ``save``, ``events``."""
 
-from __future__ import annotations
-
 import heapq
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +14,13 @@ from director.cli import environment, option_types, selection, text
 from director.cli.connection import Connection, with_connection
 from director.cli.display import make_display
 from director.cli.downloads import Downloader, DownloadOptions, failed_to_save, name_option, save_option
-from director.cli.exit_status import CommandError, Status
+from director.cli.exit_status import CommandError, Status, usage_error
 from director.cli.watch import watch_to_end
-from director.client import Attempt, Child, Director, Event, Group
+from director.client import Attempt, Child, Event, Group
+from jobgroups.domain.text import duration
 
 _STATES: Final = ("pending", "running", "partial_complete", "completed", "failed", "cancelled")
+_REUSED: Final = "reused: every node was cached"
 #: Statuses of groups with a failed job.
 _FAILED: Final = ("failed", "partial_complete")
 
@@ -49,8 +49,10 @@ def watch(connection: Connection, group_id: str, folder: Path | None, name: str,
 )
 @click.option("--failed", "is_failed", is_flag=True, help="Groups with a failed job.")
 @click.option("--mine", is_flag=True, help="Groups that you submitted (DIRECTOR_SUBMITTER, else USER@HOST).")
-@click.option("--since", type=option_types.moment, metavar="WHEN", help="Created since: 30m, 1h, 2d, 2026-02-01.")
-@click.option("--before", type=option_types.moment, metavar="WHEN", help="Created before.")
+@click.option(
+    "--since", "created_after", type=option_types.moment, metavar="WHEN", help="Created since: 30m, 1h, 2d, 2026-02-01."
+)
+@click.option("--before", "created_before", type=option_types.moment, metavar="WHEN", help="Created before.")
 @click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="With this status.")
 @click.option("-b", "--backend", type=option_types.filled, metavar="ID", help="With a job on this backend.")
 @option_types.metadata_option("With this metadata.")
@@ -61,36 +63,39 @@ def list_(
     *,
     is_failed: bool,
     mine: bool,
-    since: datetime | None,
-    before: datetime | None,
     states: Sequence[str],
     backend: str | None,
-    metadata: dict[str, Any],
     limit: int,
+    **filters: Any,
 ) -> None:
     """List groups, newest first."""
-    filters: dict[str, Any] = {
-        "created_after": since,
-        "created_before": before,
-        "backend": backend,
-        "metadata": metadata,
-        "submitter": environment.submitter() if mine else None,
-        "limit": min(limit, 200),
-    }
+    filters |= {"backend": backend, "limit": min(limit, 200)}
+    if mine:
+        filters["submitter"] = environment.submitter()
     wanted = _wanted(states, is_failed=is_failed)
     with connection.director() as director:
-        groups = list(islice(_each_once(_newest(director, wanted, filters)), limit))
+        lists = [director.list(status=state, **filters) for state in wanted]
+        newest = heapq.merge(*lists, key=lambda g: (g.created_at, g.job_group_id), reverse=True)
+        groups = list(islice(_each_once(newest), limit))
         if backend is not None and not groups:
             # A backend that was removed still has groups.
             ids = [known.backend_id for known in director.backends()]
             if backend not in ids:
                 raise selection.unknown_backend(backend, "the id", ids)
-    if connection.as_json:
-        connection.show([group.raw for group in groups])
-    elif groups:
-        click.echo("\n".join(_table(groups)))
-    else:
-        click.echo("No group was found.", err=True)
+    heads = ("ID", "STATUS", "COMPLETED", "FAILED", "CREATED", "METADATA")
+    rows = [
+        (
+            group.job_group_id,
+            group.status,
+            f"{group.completed_count}/{group.total_count}",
+            group.failed_count or None,
+            text.local(group.created_at),
+            _metadata(group),
+        )
+        for group in groups
+    ]
+    lines = text.columns(heads, rows, statuses=1)
+    connection.show([group.raw for group in groups], lines, empty="No group was found.")
 
 
 def _wanted(states: Sequence[str], *, is_failed: bool) -> Sequence[str | None]:
@@ -103,35 +108,13 @@ def _wanted(states: Sequence[str], *, is_failed: bool) -> Sequence[str | None]:
     return both
 
 
-def _newest(director: Director, states: Sequence[str | None], filters: dict[str, Any]) -> Iterator[Group]:
-    """Iterate over the groups with any of the statuses, newest first."""
-    lists = [director.list(status=state, **filters) for state in states]
-    return heapq.merge(*lists, key=lambda group: (group.created_at, group.job_group_id), reverse=True)
-
-
-def _each_once(groups: Iterator[Group]) -> Iterator[Group]:
+def _each_once(groups: Iterable[Group]) -> Iterator[Group]:
     """Leave out repeated groups: the status of one may change while both are listed."""
     seen: set[str] = set()
     for group in groups:
         if group.job_group_id not in seen:
             seen.add(group.job_group_id)
             yield group
-
-
-def _table(groups: Sequence[Group]) -> list[str]:
-    heads = ("ID", "STATUS", "COMPLETED", "FAILED", "CREATED", "METADATA")
-    rows = [
-        (
-            group.job_group_id,
-            group.status,
-            f"{group.completed_count}/{group.total_count}",
-            str(group.failed_count or ""),
-            text.local(group.created_at),
-            _metadata(group),
-        )
-        for group in groups
-    ]
-    return text.columns(heads, rows, statuses=1)
 
 
 def _metadata(group: Group) -> str:
@@ -151,83 +134,108 @@ def show(connection: Connection, group_id: str, job_id: str | None, workflow: bo
     """Show the group ID with its jobs; with JOB, one job with its attempts."""
     with connection.director() as director:
         if workflow:
-            connection.show(director.workflow(group_id))
+            click.echo(json.dumps(director.workflow(group_id), indent=2, ensure_ascii=False))
         elif job_id is not None:
-            _show_child(connection, director.job(group_id, job_id))
+            child = director.job(group_id, job_id)
+            connection.show(child.raw, _child_lines(child))
         else:
-            _show_group(connection, director.status(group_id))
+            group = director.status(group_id)
+            connection.show(group.raw, _group_lines(group))
 
 
-def _show_group(connection: Connection, group: Group) -> None:
-    if connection.as_json:
-        connection.show(group.raw)
-        return
-    click.echo(text.summary(group))
+def _group_lines(group: Group) -> Iterator[str]:
+    yield text.summary(group)
     facts = {
         "Submitted": f"{text.local(group.created_at)} {group.submitter or ''}".rstrip(),
+        "Expected to end": "" if group.eta_seconds is None else f"in {duration(group.eta_seconds)}",
         "Seeds": f"{group.seed_strategy} from {group.base_seed}",
         "Run": str(group.run) if group.run > 1 else "",
+        "Made by": text.made_by(group) if group.placement == "pool" else "",
         "Partial outputs": group.partial_outputs if group.partial_outputs != "accept" else "",
         "Metadata": " ".join(f"{key}={value}" for key, value in group.metadata.items()),
     }
     for head, fact in facts.items():
         if fact:
-            click.echo(f"  {head}: {text.plain_line(fact)}")
+            yield f"  {head}: {text.plain_line(fact)}"
     for warning in group.warnings:
-        click.echo(f"  Warning: {warning}")
+        yield f"  Warning: {warning}"
     for skipped in group.skipped_backends:
-        click.echo(f"  Left out: {skipped.backend_id}: {skipped.reason}")
-    click.echo("\n".join(_children(group.child_jobs)))
-
-
-def _children(children: Sequence[Child]) -> list[str]:
+        head = "Not ready at submission" if group.placement == "pool" else "Left out"
+        yield f"  {head}: {skipped.backend_id}: {skipped.reason}"
     heads = ("JOB", "BACKEND", "SEED", "STATUS", "PROGRESS", "REASON")
     rows = [
-        (child.job_id, child.backend_id, str(child.seed), child.status, f"{child.progress:.0f} %", _why(child))
-        for child in children
+        (
+            child.job_id,
+            text.place(child.backend_id, child.status),
+            child.seed,
+            child.status,
+            f"{child.progress:.0f} %",
+            _why(child),
+        )
+        for child in group.child_jobs
     ]
-    return text.columns(heads, rows, statuses=3)
+    yield from text.columns(heads, rows, statuses=3)
 
 
 def _why(child: Child) -> str:
-    """Return the last column of a job's row: the reason of its status, and its warnings."""
     reason = text.why(child) or (child.current_step or "" if child.status == "running" else "")
+    reason = reason or (_REUSED if child.outputs_reused else "")
     warnings = [f"warning: {text.plain_line(warning)}" for warning in child.warnings]
     return "; ".join(filter(None, [reason, *warnings]))
 
 
-def _show_child(connection: Connection, child: Child) -> None:
-    if connection.as_json:
-        connection.show(child.raw)
-        return
+def _child_lines(child: Child) -> Iterator[str]:
     status = text.coloured(child.status)
-    click.echo(f"{child.job_id} {status} on {child.backend_id}, seed {child.seed}")
-    if reason := text.why(child):
-        click.echo(f"  {reason}")
+    where = text.place(child.backend_id, child.status)
+    yield f"{child.job_id} {status} on {where}, seed {child.seed}"
+    if reason := text.why(child) or (_REUSED if child.outputs_reused else ""):
+        yield f"  {reason}"
     for warning in child.warnings:
-        click.echo(f"  Warning: {text.plain_line(warning)}")
+        yield f"  Warning: {text.plain_line(warning)}"
     for file in child.files:
-        click.echo(f"  {file.filename}{' (missing)' if file.missing else ''}: {file.url}")
+        yield f"  {file.filename}{' (missing)' if file.missing else ''}: {file.url}"
     heads = ("ATTEMPT", "RUN", "BACKEND", "OUTCOME", "STARTED", "ENDED", "REASON")
     rows = [
         (
-            str(attempt.number),
-            str(attempt.run or ""),
-            attempt.backend_id or "",
-            attempt.outcome or "",
+            attempt.number,
+            attempt.run,
+            attempt.backend_id,
+            attempt.outcome,
             text.local(attempt.started_at),
             text.local(attempt.ended_at),
             _why_ended(attempt),
         )
         for attempt in child.attempts
     ]
-    if rows:
-        click.echo("\n".join(text.columns(heads, rows)))
+    yield from text.columns(heads, rows)
 
 
 def _why_ended(attempt: Attempt) -> str:
-    kind = f"({attempt.failure_class})" if attempt.failure_class else ""
+    kind = attempt.failure_class or (None if attempt.error_message else attempt.stop_reason)
+    kind = f"({kind})" if kind else ""
     return " ".join(filter(None, [attempt.error_message, kind, attempt.left_running]))
+
+
+@click.command(
+    epilog="\b\nExamples:\n  director provenance jg_0c1d9a77e3f2 j_91ce44d07b3a > job.json\n  director provenance image.png\n"
+)
+@click.argument("source", metavar="ID|FILE", type=option_types.filled)
+@click.argument("job_id", metavar="[JOB]", type=option_types.identifier, required=False)
+@with_connection
+def provenance(connection: Connection, source: str, job_id: str | None) -> None:
+    """Print how a job was made: its workflow as sent, input files, backend, versions, times.
+
+    The job is JOB of the group ID, or the one that made FILE.
+    """
+    with connection.director() as director:
+        if job_id is None:
+            try:
+                found = director.find_job(Path(source))
+            except OSError as error:
+                raise usage_error(f"{source} cannot be read: {error.strerror or error}.") from None
+            source, job_id = found.job_group_id, found.job_id
+        record = director.provenance(option_types.identifier(source), job_id)
+    connection.show(record, [json.dumps(record, indent=2, ensure_ascii=False)])
 
 
 @click.command(epilog="\b\nExamples:\n  director save jg_0c1d9a77e3f2 --to images\n")
@@ -264,7 +272,7 @@ def events(connection: Connection, group_id: str, since: int, follow: bool) -> N
     with connection.director() as director:
         stored = director.events(group_id, since)
         for event in stored:
-            _print_event(connection, event)
+            connection.show(event.raw, _event_lines(event), indent=None)
         if not follow:
             return
         last = max((event.seq or 0 for event in stored), default=since)
@@ -272,17 +280,18 @@ def events(connection: Connection, group_id: str, since: int, follow: bool) -> N
             with closing(director.stream(group_id, since=last)) as new:
                 for event in new:
                     if event.seq is not None:
-                        _print_event(connection, event)
+                        connection.show(event.raw, _event_lines(event), indent=None)
         except KeyboardInterrupt:
             raise CommandError(f"Stopped watching. {group_id} continues.", Status.INTERRUPTED) from None
 
 
-def _print_event(connection: Connection, event: Event) -> None:
-    if connection.as_json:
-        connection.show_line(event.raw)
-        return
+def _event_lines(event: Event) -> Iterator[str]:
     raw = event.raw
-    what = " ".join(
-        str(raw[key]) for key in ("backend_id", "next_backend_id", "seed", "error", "reason", "status") if raw.get(key)
-    )
-    click.echo(f"{event.seq:>4} {text.plain_line(f'{event.type} {what}')}")
+    status = "queued" if event.type in ("child_requeued", "child_retrying") else ""
+    backends = [
+        click.style(text.plain_line(text.place(raw[key], status)), dim=raw[key] is None)
+        for key in ("backend_id", "next_backend_id")
+        if key in raw
+    ]
+    facts = [text.plain_line(str(raw[key])) for key in ("seed", "error", "reason", "status") if raw.get(key)]
+    yield " ".join([f"{event.seq:>4} {text.plain_line(event.type)}", *backends, *facts])

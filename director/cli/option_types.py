@@ -1,7 +1,5 @@
 """Arguments, options and their types: ``KEY=VALUE``, ages, dates. Pure except for ``@files``."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import re
@@ -21,11 +19,9 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 def parameters(pairs: Iterable[str]) -> dict[str, Any]:
     """Return the values of ``--set``: ``3.cfg=7``, ``text=a red fox``, ``text=@prompt.txt``.
 
-    A value is parsed as JSON if it is JSON (``7``, ``true``, ``"7"``), else it is text. ``@`` reads the text of
-    a file, without the line break at its end; ``@@`` is an ``@``.
-
-    Raises:
-        CommandError: A pair has no value, or its file cannot be read.
+    A value is parsed as JSON if it is JSON (``7``, ``true``, ``"7"``), else it is text. ``@`` reads the text of a file,
+    without the line break at its end; ``@@`` is an ``@``. Raises ``CommandError`` if a pair has no value, or its file
+    cannot be read.
     """
     return {key: _parameter(key, text) for key, text in _split("--set", pairs)}
 
@@ -83,23 +79,14 @@ def _refuse(constant: str) -> Any:
 
 
 def identifier(text: str) -> str:
-    """Return an id, also from the address of a page.
-
-    Raises:
-        BadParameter: It is empty, for example an unset variable of a script.
-    """
-    found = text.strip().rstrip("/").rsplit("/", maxsplit=1)[-1]
-    if not found:
-        raise click.BadParameter("It is empty; is the variable set?")
-    return found
+    """Return an id, also from the address of a page; see ``filled``."""
+    return filled(text.strip().rstrip("/").rsplit("/", maxsplit=1)[-1])
 
 
 def filled(text: str) -> str:
-    """Return a text unchanged.
+    """Return a text unchanged; raise ``BadParameter`` if it is empty.
 
-    Raises:
-        BadParameter: It is empty, for example an unset variable of a script: that must not mean the
-            default (localhost, a new key, any backend).
+    An unset variable of a script must not mean the default (localhost, a new key, any backend).
     """
     if not text.strip():
         raise click.BadParameter("It is empty; is the variable set?")
@@ -107,31 +94,19 @@ def filled(text: str) -> str:
 
 
 def key(text: str) -> str:
-    """Return an idempotency key.
-
-    Raises:
-        BadParameter: It is empty, or the Director accepts no such key.
-    """
+    """Return an idempotency key; raise ``BadParameter`` if it is empty, or the Director accepts no such key."""
     if not _KEY.fullmatch(filled(text)):
         raise click.BadParameter("It may have 255 letters, digits and signs, all of them ASCII.")
     return text
 
 
 def folder(text: str) -> Path:
-    """Return a folder, which need not exist.
-
-    Raises:
-        BadParameter: It is empty.
-    """
+    """Return a folder, which need not exist; see ``filled``."""
     return Path(filled(text))
 
 
 def age(text: str) -> dt.timedelta:
-    """Return how long ``90s``, ``30m``, ``1h``, ``2d`` or ``3w`` is.
-
-    Raises:
-        ValueError, OverflowError: It is not an age.
-    """
+    """Return how long ``90s``, ``30m``, ``1h``, ``2d`` or ``3w`` is; raise ``ValueError`` or ``OverflowError``."""
     found = _AGE.fullmatch(text.strip())
     if found is None:
         raise ValueError(text)
@@ -139,11 +114,7 @@ def age(text: str) -> dt.timedelta:
 
 
 def moment(text: str) -> dt.datetime:
-    """Return a time: an age (``90s``, ``30m``, ``1h``, ``2d``), or a local date or time.
-
-    Raises:
-        BadParameter: It is neither.
-    """
+    """Return a time: an age (``90s``, ``30m``, ``2d``), or a local date or time; else raise ``BadParameter``."""
     text = text.strip()
     try:
         if _AGE.fullmatch(text):
@@ -153,21 +124,38 @@ def moment(text: str) -> dt.datetime:
         raise click.BadParameter(f"{text!r} is not an age like 30m, 1h, 2d, and not a date like 2026-02-01.") from None
 
 
-# --- arguments and options of several commands ----------------------------------------------------
-
-
 def metadata_option(help_text: str) -> Callable[[Any], Any]:
-    """Return the option ``--meta``."""
+    return _pairs_option("--meta", "metadata", "KEY=VALUE", metadata, help_text)
+
+
+def set_option(help_text: str) -> Callable[[Any], Any]:
+    return _pairs_option("--set", "parameters", "INPUT=VALUE", parameters, help_text)
+
+
+def _pairs_option(
+    option: str, name: str, metavar: str, parse: Callable[[Iterable[str]], Any], help_text: str
+) -> Callable[[Any], Any]:
     return click.option(
-        "--meta",
-        "metadata",
+        option,
+        name,
         multiple=True,
-        metavar="KEY=VALUE",
-        callback=lambda _context, _option, pairs: metadata(pairs),
+        metavar=metavar,
+        callback=lambda _context, _option, pairs: parse(pairs),
         help=help_text,
     )
 
 
+def tags_option(help_text: str) -> Callable[[Any], Any]:
+    return click.option("--tag", "tags", multiple=True, type=filled, metavar="TAG", help=help_text)
+
+
+requires_option: Final = click.option(
+    "--requires",
+    "required_capabilities",
+    multiple=True,
+    metavar="CAPABILITY",
+    help="A tag, gpu:… or comfyui:… that a backend must have.",
+)
 group_id_argument: Final = click.argument("group_id", metavar="ID", type=identifier)
 jobs_option: Final = click.option(
     "--job", "jobs", multiple=True, type=identifier, metavar="JOB", help="Only this job of the group; may be repeated."

@@ -1,7 +1,5 @@
 """Standard output, which may be a closed pipe, a full disk, or missing."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys
@@ -20,9 +18,7 @@ _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 def flushed_output() -> Iterator[None]:
     """Flush standard output at the end; handle a closed pipe and a full disk.
 
-    Raises:
-        SystemExit: The reader closed the pipe.
-        CommandError: The output could not be written.
+    Raises ``SystemExit`` if the reader closed the pipe, ``CommandError`` if the output could not be written.
     """
     try:
         try:

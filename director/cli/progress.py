@@ -1,13 +1,11 @@
 """State of a watched group, event by event. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from director.cli.text import plain_line
-from director.client import Child, ChildProgress, Event, GroupComplete, InitialState
+from director.client import Child, ChildProgress, Event, GroupComplete, GroupReopened, InitialState
 
 FINAL: Final = frozenset({"completed", "failed", "timeout", "cancelled"})
 _STATUS_OF: Final = {
@@ -27,23 +25,19 @@ class Row:
     """One job as it is shown.
 
     Attributes:
+        backend_id: None: it waits in the pool, or ended there.
         progress: Percent.
         note: Current step, or reason of the status, on one line.
         attempt: Number of the current or last attempt.
     """
 
     job_id: str
-    backend_id: str
+    backend_id: str | None
     seed: int | None
     status: str = "queued"
     progress: float = 0.0
     note: str = ""
     attempt: int = 0
-
-    @property
-    def is_final(self) -> bool:
-        """Return whether the job is final in this run."""
-        return self.status in FINAL
 
 
 @dataclass(slots=True)
@@ -58,8 +52,8 @@ class GroupProgress:
             return self._replace(event.group.child_jobs)
         if isinstance(event, GroupComplete):
             return []
-        if event.type == "group_reopened":
-            return self._reopen(event.raw.get("job_ids"))
+        if isinstance(event, GroupReopened):
+            return self._reopen(event)
         status = _STATUS_OF.get(event.type)
         row = self.rows.get(str(event.raw.get("job_id")))
         if status is None or row is None:
@@ -76,11 +70,12 @@ class GroupProgress:
         self.rows = {child.job_id: _row(child) for child in children}
         return [row for row in self.rows.values() if before.get(row.job_id) != row.status]
 
-    def _reopen(self, job_ids: Any) -> list[Row]:
-        chosen = job_ids if isinstance(job_ids, list) else []
-        rows = [self.rows[job_id] for job_id in chosen if job_id in self.rows]
+    def _reopen(self, event: GroupReopened) -> list[Row]:
+        rows = [self.rows[job_id] for job_id in event.job_ids if job_id in self.rows]
+        backends = dict(zip(event.job_ids, event.backend_ids, strict=False))
         for row in rows:
             row.status, row.progress, row.note = "queued", 0.0, "again"
+            row.backend_id = backends.get(row.job_id, row.backend_id)
         return rows
 
     def _progress(self, row: Row, event: ChildProgress) -> list[Row]:
@@ -92,9 +87,10 @@ class GroupProgress:
 
     def _update(self, row: Row, status: str, raw: dict[str, Any]) -> None:
         row.status = status
-        row.backend_id = str(raw.get("next_backend_id") or raw.get("backend_id") or row.backend_id)
+        row.note = plain_line(_note(status, raw, raw.get("backend_id") or row.backend_id))
+        # Null: the job waits in the pool.
+        row.backend_id = raw["next_backend_id" if "next_backend_id" in raw else "backend_id"]
         row.attempt = int(raw.get("attempt") or row.attempt)
-        row.note = plain_line(_note(status, raw))
         if status == "completed":
             row.progress = 100.0
         elif status == "queued":
@@ -117,17 +113,17 @@ def _row(child: Child) -> Row:
 
 
 def _warnings(warnings: Any) -> str:
-    """Return a completed job's warnings on one line."""
     texts = warnings if isinstance(warnings, list | tuple) else ()
     return "; ".join(f"warning: {warning}" for warning in texts)
 
 
-def _note(status: str, raw: dict[str, Any]) -> str:
+def _note(status: str, raw: dict[str, Any], left: str | None) -> str:
+    """Return the reason of a status; ``left``: the backend of the attempt that is over."""
     if status == "completed":
         return _warnings(raw.get("warnings"))
     if status == "queued":
-        failed_at = raw.get("backend_id")
-        return f"again, after {failed_at}: {raw.get('reason') or 'the attempt was not counted'}"
+        after = f", after {left}" if left else ""
+        return f"again{after}: {raw.get('reason') or 'the attempt was not counted'}"
     if status == "timeout":
         return str(raw.get("error") or f"Timed out after {raw.get('timeout_seconds')} s")
     if status == "failed":

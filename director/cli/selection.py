@@ -1,16 +1,14 @@
-"""Selects the backends of a command: by id, by tag, or all of them."""
+"""Selects the backends of a command: by id, by tag, all of them, or the candidates of the pool."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 from typing import Final
 
 from backends.capabilities import BackendCapabilities, missing_capabilities
-from director.cli.connection import closest_match, no_backends_error
+from director.cli.connection import closest_match, no_backends_error, none_registered
 from director.cli.exit_status import CommandError, Status, usage_error
 from director.client import Backend, SkippedBackend
+from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX, is_candidate
 
 #: A backend with one of these statuses gets no jobs.
 _NO_JOBS: Final = {"disabled", "offline", "quarantined", "draining"}
@@ -21,22 +19,20 @@ class SelectedBackends:
     """The backends of a submission.
 
     Attributes:
-        backend_ids: The backend of each job, in order.
-        left_out: Backends without a job.
+        backend_ids: The backend of each job, in order; in the pool the candidates.
+        left_out: Backends without a job; in the pool those that can take none now.
+        count: Jobs in the pool; None: each job has its backend.
     """
 
     backend_ids: list[str]
     left_out: list[SkippedBackend]
+    count: int | None = None
 
 
 def by_name(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
     """Return the backends with these names, in order; an id takes precedence over a tag.
 
-    Args:
-        names: Ids and tags, also lists separated by commas.
-
-    Raises:
-        CommandError: No backend has such a name.
+    A name may also be a list of names separated by commas. Raises ``CommandError`` if no backend has such a name.
     """
     by_id = {backend.backend_id: backend for backend in known}
     found: list[Backend] = []
@@ -49,16 +45,12 @@ def by_name(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
             tags = {tag for backend in known for tag in backend.tags}
             raise unknown_backend(name, "the id or the tag", {*by_id, *tags})
         else:
-            raise _none_registered()
+            raise none_registered()
     return found
 
 
 def exactly_one(name: str, known: Sequence[Backend]) -> Backend:
-    """Return the backend with this name.
-
-    Raises:
-        CommandError: No backend has this name, or several have it.
-    """
+    """Return the backend with this name; raise ``CommandError`` if no backend has it, or several have it."""
     found = by_name([name], known)
     if len(found) != 1:
         ids = ", ".join(backend.backend_id for backend in found)
@@ -80,40 +72,67 @@ def unknown_backend(name: str, kind: str, names: Iterable[str]) -> CommandError:
     return CommandError(message, Status.REFUSED, hint=hint, details={"code": "backend_not_found"})
 
 
-def _none_registered() -> CommandError:
-    return CommandError(
-        "No backend is registered.",
-        Status.REFUSED,
-        hint="Register one: director backends add http://HOST:8188"
-        "\nOr those on the Director's host: director backends find --add",
-    )
+def for_children(names: Sequence[str], *, known: Sequence[Backend]) -> SelectedBackends:
+    """Return the backends of a submission whose jobs have a backend each.
 
-
-def for_children(names: Sequence[str], *, every: bool, count: int | None, known: Sequence[Backend]) -> SelectedBackends:
-    """Return the backends of a submission's jobs.
-
-    Named backends get one job for each time they are named; the Director refuses those that cannot accept
-    it. With ``every`` (also without names) and with ``count``, only available backends get jobs, so that 12
-    jobs are 12 jobs. If no backend is available, all are sent, and the Director returns the reasons.
-
-    Raises:
-        CommandError: No backend is registered, or no backend has such a name.
+    Named backends get one job for each time they are named; the Director refuses those that cannot accept it. Without
+    names, all available backends get one; if none is available, all are sent, and the Director returns the reasons.
+    Raises ``CommandError`` if no backend is registered, or no backend has such a name.
     """
-    every = every or not names
-    meant = list(known) if every else by_name(names, known)
+    if names:
+        return SelectedBackends([backend.backend_id for backend in _meant(names, known)], [])
     if not known:
-        raise _none_registered()
-    if not meant:
+        raise none_registered()
+    able = [backend for backend in known if backend.status not in _NO_JOBS] or known
+    left_out = {one.backend_id: ineligible_reason(one) for one in known if one not in able}
+    return SelectedBackends([one.backend_id for one in able], _skipped(left_out))
+
+
+def _skipped(reasons: Mapping[str, str]) -> list[SkippedBackend]:
+    return [SkippedBackend(backend_id=name, reason=reason) for name, reason in reasons.items()]
+
+
+def for_pool(names: Sequence[str], tags: Sequence[str], *, count: int, known: Sequence[Backend]) -> SelectedBackends:
+    """Return the candidates of a submission to the pool; without names and tags every backend is one.
+
+    A tag stands also for backends that get it later. Names are as of ``by_name``. Raises ``CommandError`` if no backend
+    has such a name or tag.
+    """
+    if not names and not tags:
+        return SelectedBackends([ANY_BACKEND], [], count)
+    if names:
+        _meant(names, known)
+    ids = {backend.backend_id for backend in known}
+    found = [name if name in ids else f"{TAG_PREFIX}{name}" for name in _single(names, known)]
+    in_use = {tag for backend in known for tag in backend.tags}
+    for tag in tags:
+        if tag not in in_use:
+            raise unknown_backend(tag, "the tag", in_use)
+    found += [f"{TAG_PREFIX}{tag}" for tag in tags]
+    return SelectedBackends(list(dict.fromkeys(found)), [], count)
+
+
+def _meant(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
+    found = by_name(names, known)
+    if not found:
         raise usage_error("--backend has no name.", "It is empty; is the variable set?")
-    if not every and count is None:
-        return SelectedBackends([backend.backend_id for backend in meant], [])
-    able = [backend for backend in meant if backend.status not in _NO_JOBS] or meant
-    left_out = dict.fromkeys(backend for backend in meant if backend not in able)
-    ids = [backend.backend_id for backend in able]
-    return SelectedBackends(
-        list(islice(cycle(ids), count or len(ids))),
-        [SkippedBackend(backend_id=b.backend_id, reason=ineligible_reason(b)) for b in left_out],
-    )
+    return found
+
+
+def able_candidates(selected: SelectedBackends, known: Sequence[Backend], required: Sequence[str]) -> SelectedBackends:
+    """Return the candidates of the pool by id: those that can take jobs now, and the others as left out.
+
+    Raises ``CommandError`` if no candidate is left: the Director would refuse the submission.
+    """
+    names = selected.backend_ids
+    ids = [
+        backend.backend_id
+        for backend in known
+        if is_candidate(names, backend.backend_id, backend.tags)
+        # A disabled backend is a candidate only if it is named.
+        and (backend.enabled or ANY_BACKEND not in names)
+    ]
+    return without_ineligible(SelectedBackends(ids, [], selected.count), known, required)
 
 
 def without_ineligible(
@@ -121,13 +140,8 @@ def without_ineligible(
 ) -> SelectedBackends:
     """Return the selection without the backends that the Director would leave out now.
 
-    Before it leaves out a backend the Director may probe it once more; that is not predicted.
-
-    Args:
-        required: Capabilities.
-
-    Raises:
-        CommandError: No backend is left: the Director would refuse the submission.
+    Before it leaves out a backend the Director may probe it once more; that is not predicted. Raises ``CommandError``
+    if no backend is left: the Director would refuse the submission.
     """
     rows = {backend.backend_id: backend for backend in known}
     reasons = {
@@ -138,8 +152,7 @@ def without_ineligible(
     ids = [name for name in selected.backend_ids if name not in reasons]
     if not ids:
         raise no_backends_error(reasons.items())
-    skipped = [SkippedBackend(backend_id=name, reason=reason) for name, reason in reasons.items()]
-    return SelectedBackends(ids, [*selected.left_out, *skipped])
+    return SelectedBackends(ids, [*selected.left_out, *_skipped(reasons)], selected.count)
 
 
 def _lacks(backend: Backend, required: Sequence[str]) -> str:

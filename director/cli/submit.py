@@ -1,7 +1,5 @@
 """``director submit``: submits a workflow; watches the group and saves its files if requested."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +10,7 @@ import click
 
 from director.cli import dry_run as dry_runs
 from director.cli import environment, option_types, selection, text
+from director.cli.assets import with_uploads
 from director.cli.connection import Connection, failure_of, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option
 from director.cli.exit_status import CommandError, Status
@@ -20,38 +19,45 @@ from director.cli.watch import watch_to_end
 from director.cli.workflow_input import read_source, workflow_in
 from director.client import Director, Group, SkippedBackend, Unreachable
 from director.client.requests import SubmitOptions
+from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
 
 _EXAMPLES: Final = """\
 \b
 Examples:
-  director submit workflow.json -b gpu-1 -b gpu-2 --watch
-  director submit workflow.json --all --count 12 --save images
-  director submit image.png -b 24gb --set 3.cfg=7 --set text=@prompt.txt
-  director submit workflow.json --all --seeds golden_ratio --base-seed 42 --dry-run
-  cat workflow.json | director submit - --all --meta scene=shot_001 --quiet
+  director submit workflow.json -n 12 --save images
+  director submit workflow.json -n 12 --tag 24gb --set 3.cfg=7 --set text=@prompt.txt
+  director submit workflow.json -n 4 --seeds golden_ratio --base-seed 42 --dry-run
+  director submit image.png -b gpu-1 -b gpu-2 --watch
+  cat workflow.json | director submit - --meta scene=shot_001 --quiet
 """
 
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("source", metavar="WORKFLOW")
 @click.option(
-    "-b", "--backend", "names", multiple=True, metavar="NAME", help="Id or tag; may be repeated (default: --all)."
+    "-b",
+    "--backend",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Id or tag; may be repeated. Alone: one job on each of these backends. With --count or --tag: they"
+    " may take the jobs.",
 )
-@click.option("--all", "every", is_flag=True, help="Every backend that can accept jobs now (default).")
+@option_types.tags_option("Backends with this tag may take the jobs; may be repeated.")
 @click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="One job on each backend that can accept jobs now; with --count as without --all.",
+)
+@click.option(
+    "-n",
     "--count",
     type=click.IntRange(1, 10_000),
-    help="Number of jobs, distributed to the backends in turn (default: one each).",
+    help="Number of jobs; each goes to the backend that is free first (default: 1).",
 )
-@click.option(
-    "--set",
-    "parameters",
-    multiple=True,
-    metavar="INPUT=VALUE",
-    callback=lambda _context, _option, pairs: option_types.parameters(pairs),
-    help="Set an input in every job: steps=30, 3.cfg=7, text=@prompt.txt.",
-)
+@option_types.set_option("Set an input in every job: steps=30, 3.cfg=7, text=@prompt.txt.")
 @click.option(
     "--seeds",
     "seed_strategy",
@@ -64,6 +70,12 @@ Examples:
 @option_types.metadata_option("Metadata of the group; a filter of director list.")
 @click.option(
     "--timeout", "timeout_seconds", type=click.IntRange(30, 3600), help="Seconds that a job may run (default: 300)."
+)
+@click.option(
+    "--stall-timeout",
+    "stall_seconds",
+    type=click.IntRange(30, 86_400),
+    help="Seconds without an event after which a job ends; replaces the default of --timeout: it may run for days.",
 )
 @click.option(
     "--max-attempts",
@@ -83,12 +95,9 @@ Examples:
     type=click.Choice(["accept", "fail"]),
     help="If ComfyUI refuses some outputs: accept the others with a warning (default), or fail.",
 )
+@option_types.requires_option
 @click.option(
-    "--requires",
-    "required_capabilities",
-    multiple=True,
-    metavar="CAPABILITY",
-    help="A tag, gpu:… or comfyui:… that a backend must have.",
+    "--upload", is_flag=True, help="Upload the local files that the inputs image, mask, audio, video and file name."
 )
 @click.option(
     "--key",
@@ -109,43 +118,57 @@ def submit(
     *,
     source: str,
     names: Sequence[str],
+    tags: Sequence[str],
     every: bool,
     count: int | None,
     key: str | None,
     is_watched: bool,
     folder: Path | None,
     name: str,
+    upload: bool,
     dry_run: bool,
     quiet: bool,
     **fields: Any,
 ) -> int:
     """Submit WORKFLOW: a file in ComfyUI's API format, a PNG that ComfyUI made, or - for standard input.
 
-    Each job is the workflow with its own seed, on one backend. When this command returns, the Director has
-    stored the group: it runs independently of this terminal.
+    Each job is the workflow with its own seed. It goes to the backend that is free first, unless -b or --all
+    names a backend for each job. When this command returns, the Director has stored the group: it runs
+    independently of this terminal.
     """
-    if names and every:
-        raise click.UsageError("Use --backend or --all, not both.")
+    if every and (names or tags):
+        raise click.UsageError("Use --backend or --all, not both; likewise --tag.")
+    in_pool = count is not None or bool(tags) or not (names or every)
     content = read_source(source)
     with connection.director() as director:
         graph = workflow_in(content, source, director)
-        known = director.backends()
-        selected = selection.for_children(names, every=every, count=count, known=known)
+        # A submission to the pool of all backends is sent without reading them.
+        known = () if in_pool and not (names or tags or dry_run) else director.backends()
+        selected = (
+            selection.for_pool(names, tags, count=count or 1, known=known)
+            if in_pool
+            else selection.for_children(names, known=known)
+        )
+        planned = selected
         if dry_run:
-            selected = selection.without_ineligible(selected, known, fields["required_capabilities"])
+            without = selection.able_candidates if in_pool else selection.without_ineligible
+            planned = without(selected, known, fields["required_capabilities"])
         plan = dry_runs.plan(
             graph,
-            selected,
+            planned,
             parameters=fields["parameters"],
             strategy=fields["seed_strategy"],
             base_seed=fields["base_seed"],
         )
         if dry_run:
-            dry_runs.show(connection, plan)
-            _warn(plan.warnings, selected.left_out)
+            connection.show(asdict(plan), dry_runs.lines(plan))
+            _warn(plan.warnings)
+            _warn_of_backends(planned.left_out, in_pool=in_pool)
             return int(Status.OK)
+        if upload:
+            graph, fields["parameters"] = with_uploads(director, graph, fields["parameters"])
         download_options = DownloadOptions(folder, name)
-        group = _send(connection, director, graph, selected.backend_ids, fields, key=key)
+        group = _send(connection, director, graph, selected, fields, key=key)
         _announce(connection, group, selected, quiet=quiet)
         if not is_watched and folder is None:
             return int(Status.OK)
@@ -156,22 +179,18 @@ def _send(
     connection: Connection,
     director: Director,
     graph: dict[str, Any],
-    backend_ids: Sequence[str],
+    selected: SelectedBackends,
     fields: Mapping[str, Any],
     *,
     key: str | None,
 ) -> Group:
-    """Submit with a key, so that a repetition after a lost answer makes no second group.
-
-    Raises:
-        CommandError: With the key, if the submission may or may not have arrived.
-    """
+    """Submit with a key, so that a repetition after a lost answer makes no second group."""
     key = key or str(uuid.uuid4())
     options = {name: value for name, value in fields.items() if value not in (None, ())}
     options |= {"submitter": environment.submitter(), "idempotency_key": key}
     again = f"Repeat the command with --key {key}: it makes one group, also if this one arrived."
     try:
-        return director.submit(graph, backend_ids, **cast(SubmitOptions, options))
+        return director.submit(graph, selected.backend_ids, count=selected.count, **cast(SubmitOptions, options))
     except Unreachable as error:
         failure = failure_of(error, connection)
         failure.hint = f"{failure.hint}\n{again}"
@@ -185,23 +204,41 @@ def _announce(connection: Connection, group: Group, selected: SelectedBackends, 
     left_out = [*selected.left_out, *dict.fromkeys(group.skipped_backends)]
     if connection.as_json:
         shown = [asdict(backend) for backend in left_out]
-        connection.show_line({"type": "submitted", **group.raw, "skipped_backends": shown})
+        submitted = {"type": "submitted", **group.raw, "skipped_backends": shown}
+        connection.show(submitted, (), indent=None)
         return
-    # Also with --quiet: the group may have fewer jobs than requested.
-    _warn(group.warnings, left_out)
+    in_pool = selected.count is not None
+    _warn(group.warnings)
+    # Also with --quiet, if the group may have fewer jobs than requested.
+    if not (quiet and in_pool):
+        _warn_of_backends(left_out, in_pool=in_pool)
     if quiet:
         click.echo(group.job_group_id)
         return
     if group.replayed:
         click.echo("This key was used before: this is its group, no new one.", err=True)
-    ids = list(dict.fromkeys(child.backend_id for child in group.child_jobs))
-    where = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
     number = text.plural(len(group.child_jobs), "job")
-    click.echo(f"{group.job_group_id}: {number} on {where}. See: director watch {group.job_group_id}")
+    click.echo(f"{group.job_group_id}: {number} on {_where(group, selected)}. See: director watch {group.job_group_id}")
 
 
-def _warn(warnings: Sequence[str], left_out: Sequence[SkippedBackend]) -> None:
+def _where(group: Group, selected: SelectedBackends) -> str:
+    if selected.count is None:
+        ids = list(dict.fromkeys(child.backend_id or "" for child in group.child_jobs))
+    elif selected.backend_ids == [ANY_BACKEND]:
+        return "any free backend"
+    else:
+        ids = selected.backend_ids
+    shown = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
+    return shown if selected.count is None else f"any free backend of {shown}"
+
+
+def _warn(warnings: Sequence[str]) -> None:
     for warning in warnings:
         click.echo(text.plain_line(f"Warning: {warning}"), err=True)
+
+
+def _warn_of_backends(left_out: Sequence[SkippedBackend], *, in_pool: bool) -> None:
+    """Print the backends without jobs; of the pool, the candidates that can take none now."""
+    head = "Not ready" if in_pool else "Left out"
     for backend in left_out:
-        click.echo(text.plain_line(f"Left out: {backend.backend_id}: {backend.reason}"), err=True)
+        click.echo(text.plain_line(f"{head}: {backend.backend_id}: {backend.reason}"), err=True)

@@ -1,7 +1,5 @@
 """Texts for users: statuses, times, tables, results of jobs and groups."""
 
-from __future__ import annotations
-
 import datetime as dt
 import shutil
 import sys
@@ -28,6 +26,8 @@ COLOURS: Final[Mapping[str, str]] = {
     "offline": "red",
     "quarantined": "red",
 }
+#: Backends that a line names; a farm may have hundreds.
+_MOST_NAMED: Final = 10
 
 
 def label(status: str) -> str:
@@ -59,15 +59,16 @@ def plain_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def columns(heads: Sequence[str], rows: Sequence[Sequence[str]], statuses: int = -1) -> list[str]:
+def columns(heads: Sequence[str], rows: Sequence[Sequence[object]], statuses: int = -1) -> list[str]:
     """Return a table's lines, aligned; on a terminal no line is longer than the terminal is wide.
 
-    Args:
-        heads: Heads of the columns.
-        rows: Texts; the last column gets the remaining width.
-        statuses: Index of the column with statuses, -1 for none.
+    Without rows there is no line. A cell of None is empty. The last column gets the remaining width. ``statuses`` is
+    the index of the column with statuses, -1 for none.
     """
-    table = [list(heads), *(list(map(plain_line, row)) for row in rows)]
+    if not rows:
+        return []
+    table = [list(heads)]
+    table += [["" if cell is None else plain_line(str(cell)) for cell in row] for row in rows]
     if statuses >= 0:
         for line in table[1:]:
             line[statuses] = label(line[statuses]).capitalize()
@@ -79,7 +80,7 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]], statuses: int =
         last = _cut(last.rstrip(), room)
         cells = [*first, last]
         if number and statuses >= 0:
-            cells[statuses] = coloured(rows[number - 1][statuses], cells[statuses])
+            cells[statuses] = coloured(str(rows[number - 1][statuses]), cells[statuses])
         lines.append("  ".join(cells).rstrip())
     return lines
 
@@ -104,13 +105,25 @@ def _cut(text: str, room: int | None) -> str:
     return text if room is None or len(text) <= room else f"{text[: room - 1]}…"
 
 
-# --- groups and jobs ------------------------------------------------------------------------------
+def place(backend_id: str | None, status: str) -> str:
+    """Return the backend of a job: ``any`` while it waits in the pool, ``-`` if it ended there."""
+    return backend_id or ("any" if status == "queued" else "-")
+
+
+def made_by(group: Group) -> str:
+    """Return how many jobs each backend completed, the most first: ``gpu-1 8, gpu-2 4``."""
+    made = Counter(child.backend_id or "-" for child in group.child_jobs if child.status == "completed")
+    parts = [f"{name} {number}" for name, number in made.most_common(_MOST_NAMED)]
+    if len(made) > len(parts):
+        parts.append(f"and {len(made) - len(parts)} more")
+    return ", ".join(parts)
 
 
 def why(child: Child) -> str:
     """Return the reason of a job's status in one line; empty without a reason."""
     if child.status in ("queued", "running"):
-        return plain_line(child.waiting_reason or "")
+        ends = "" if child.eta_seconds is None else f"Done in about {duration(child.eta_seconds)}."
+        return plain_line(f"{child.waiting_reason or ''} {ends}")
     if child.status in ("failed", "timeout"):
         error = plain_line(child.error_message or "It failed.")
         return f"{error} ({child.failure_class})" if child.failure_class else error

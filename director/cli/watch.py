@@ -1,14 +1,12 @@
 """Watches a group to its end, and saves its files."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack, closing
 
 import click
 
 from director.cli import text
 from director.cli.connection import Connection, failure_of
-from director.cli.display import ended_well, make_display
+from director.cli.display import make_display
 from director.cli.downloads import Downloader, DownloadOptions, Unsaved, failed_to_save
 from director.cli.exit_status import CommandError, Status
 from director.client import ChildCompleted, Director, Event, Group, InitialState, Unreachable
@@ -19,14 +17,17 @@ def watch_to_end(
 ) -> int:
     """Show a group until it has ended, then its result; return the exit status.
 
-    Raises:
-        CommandError: Ctrl-C (the group continues), or files that could not be saved.
-        DirectorError: The Director was away too long.
+    Raises ``CommandError`` after Ctrl-C (the group continues) or for files that could not be saved, and
+    ``DirectorError`` if the Director was away too long.
     """
     try:
         missing = _show(connection, director, group_id, options, quiet=quiet)
     except KeyboardInterrupt:
-        raise _interrupted(group_id) from None
+        raise CommandError(
+            f"Stopped watching. {group_id} continues.",
+            Status.INTERRUPTED,
+            hint=f"Watch it:  director watch {group_id}\nCancel it: director cancel {group_id}",
+        ) from None
     except Unreachable as error:
         failure = failure_of(error, connection)
         failure.hint = f"{failure.hint}\nThe group continues: director watch {group_id}"
@@ -36,7 +37,8 @@ def watch_to_end(
         conclude(group)
     if missing:
         raise failed_to_save(missing, group_id, options)
-    return int(Status.OK if ended_well(group) else Status.FAILED)
+    is_complete = group.finished and group.completed_count == group.total_count
+    return int(Status.OK if is_complete else Status.FAILED)
 
 
 def _show(
@@ -52,39 +54,40 @@ def _show(
         for event in stack.enter_context(closing(director.stream(group_id))):
             display.on_event(event)
             if downloader is not None:
-                _save(downloader, group_id, event)
+                _save(downloader, director, group_id, event)
         return [] if downloader is None else downloader.finish()
 
 
-def _save(downloader: Downloader, group_id: str, event: Event) -> None:
+def _save(downloader: Downloader, director: Director, group_id: str, event: Event) -> None:
     match event:
         case ChildCompleted():
             downloader.download(group_id, event.job_id, event.outputs)
         case InitialState():
-            downloader.download_all(group_id, event.group.child_jobs)
-
-
-def _interrupted(group_id: str) -> CommandError:
-    return CommandError(
-        f"Stopped watching. {group_id} continues.",
-        Status.INTERRUPTED,
-        hint=f"Watch it:  director watch {group_id}\nCancel it: director cancel {group_id}",
-    )
+            # The state of a large group comes without outputs.
+            is_whole = "truncated" not in event.raw
+            group = event.group if is_whole else director.status(group_id)
+            downloader.download_all(group_id, group.child_jobs)
 
 
 def conclude(group: Group) -> None:
-    """Print the result of a group: a sentence, then each failed job and each warning."""
+    """Print the result of a group: a sentence, the backends of the pool, then each failed job and each warning."""
     click.echo(text.summary(group))
-    failed = [child for child in group.child_jobs if child.status in ("failed", "timeout")]
-    for child in failed[:20]:
-        click.echo(f"  {child.backend_id} seed {child.seed}: {text.why(child)}")
-    if len(failed) > 20:
-        click.echo(f"  … and {len(failed) - 20} more: director show {group.job_group_id}")
-    warned = [(child, warning) for child in group.child_jobs for warning in child.warnings]
-    for child, warning in warned[:20]:
-        line = text.plain_line(f"Warning: {warning}")
-        click.echo(f"  {child.backend_id} seed {child.seed}: {line}")
-    if len(warned) > 20:
-        click.echo(f"  … and {len(warned) - 20} more warnings: director show {group.job_group_id}")
+    if group.placement == "pool" and (made := text.made_by(group)):
+        click.echo(f"  Made by: {made}")
+    failed = [
+        f"{text.place(child.backend_id, child.status)} seed {child.seed}: {text.why(child)}"
+        for child in group.child_jobs
+        if child.status in ("failed", "timeout")
+    ]
+    warned = [
+        f"{child.backend_id} seed {child.seed}: {text.plain_line(f'Warning: {warning}')}"
+        for child in group.child_jobs
+        for warning in child.warnings
+    ]
+    for lines, kind in ((failed, "more"), (warned, "more warnings")):
+        for line in lines[:20]:
+            click.echo(f"  {line}")
+        if len(lines) > 20:
+            click.echo(f"  … and {len(lines) - 20} {kind}: director show {group.job_group_id}")
     if failed and group.finished:
         click.echo(f"Retry them: director retry {group.job_group_id}")

@@ -1,14 +1,12 @@
 """Reads a workflow: a file in API format, a PNG with a workflow, or standard input."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import sys
 from pathlib import Path
 from typing import Any, Final
 
-from director.cli.exit_status import CommandError, Status, usage_error
+from director.cli.exit_status import usage_error
 from director.client import BadRequest, Director
 from jobgroups.workflow import WorkflowInvalid, check_workflow
 
@@ -18,31 +16,19 @@ _OTHER_IMAGES: Final = {b"\xff\xd8\xff": "a JPEG", b"RIFF": "a WebP", b"GIF8": "
 
 
 def read_source(source: str) -> bytes:
-    """Return the content of a file, or of standard input for ``-``.
-
-    Raises:
-        CommandError: There is no such file, or it cannot be read.
-    """
-    if source == "-":
-        return _standard_input()
+    """Return the content of a file, or of standard input for ``-``; raise ``CommandError`` if it cannot be read."""
     if not source:
         raise usage_error("WORKFLOW is missing.", "It is empty; is the variable set?")
+    if source == "-" and sys.stdin is None:
+        raise usage_error("Standard input is closed.")
     path = Path(source)
     try:
-        return path.read_bytes()
+        return sys.stdin.buffer.read() if source == "-" else path.read_bytes()
     except FileNotFoundError:
         raise usage_error(f"There is no file {source}.", _neighbours(path)) from None
     except OSError as error:
-        raise usage_error(f"{source} cannot be read: {error.strerror or error}.") from None
-
-
-def _standard_input() -> bytes:
-    if sys.stdin is None:
-        raise usage_error("Standard input is closed.")
-    try:
-        return sys.stdin.buffer.read()
-    except OSError as error:
-        raise usage_error(f"Standard input cannot be read: {error.strerror or error}.") from None
+        name = "Standard input" if source == "-" else source
+        raise usage_error(f"{name} cannot be read: {error.strerror or error}.") from None
 
 
 def _neighbours(path: Path) -> str:
@@ -55,29 +41,20 @@ def _neighbours(path: Path) -> str:
 
 
 def workflow_in(content: bytes, source: str, director: Director) -> dict[str, Any]:
-    """Return the workflow in the result of ``read_source``.
+    """Return the workflow in the result of ``read_source``; the Director reads that of a PNG.
 
-    Args:
-        source: Its name in messages.
-        director: Reads the workflow of a PNG.
-
-    Raises:
-        CommandError: It has no workflow that could be submitted.
+    Raises ``CommandError`` if it has no workflow that could be submitted; ``source`` is its name in the message.
     """
     name = "Standard input" if source == "-" else source
     if content.startswith(_PNG):
-        return _in_png(content, name, director)
+        try:
+            return director.workflow_from_png(content)
+        except BadRequest as error:
+            raise usage_error(f"{name}: {error.detail}", code=error.code) from error
     for start, kind in _OTHER_IMAGES.items():
         if content.startswith(start):
             raise usage_error(f"{name} is {kind}: ComfyUI stores its workflow in PNGs only.")
     return _in_text(content, name)
-
-
-def _in_png(content: bytes, name: str, director: Director) -> dict[str, Any]:
-    try:
-        return director.workflow_from_png(content)
-    except BadRequest as error:
-        raise CommandError(f"{name}: {error.detail}", Status.USAGE, details={"code": error.code}) from error
 
 
 def _in_text(content: bytes, name: str) -> dict[str, Any]:

@@ -1,12 +1,9 @@
 """Backends, found ComfyUIs and the Director's health."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
-from director.client.decode import Moment
-from director.client.groups import Raw
+from director.client.decode import Moment, Parsed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +26,7 @@ class Quarantine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backend:
+class Backend(Parsed):
     """One registered ComfyUI.
 
     Attributes:
@@ -69,21 +66,87 @@ class Backend:
     comfyui_version: str | None = None
     last_seen_at: Moment | None = None
     adopted_at: Moment | None = None
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class Exclusion(Parsed):
+    """A workflow that a backend cannot run: jobs of the pool go to other backends.
+
+    Attributes:
+        kind: ``missing`` (a node class, model or file) or ``out_of_memory``.
+        group_id: The group to which it is limited; None: all groups with the workflow.
+        count: Failures since ``since``; the last one was at ``last_at``.
+        reason: What ComfyUI said.
+        until: When it ends by itself.
+    """
+
+    exclusion_id: int
+    backend_id: str
+    kind: str
+    workflow_digest: str
+    group_id: str | None = None
+    count: int = 1
+    reason: str = ""
+    since: Moment | None = None
+    last_at: Moment | None = None
+    until: Moment | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReason:
+    """Why a backend cannot execute a workflow, or a part of it.
+
+    Attributes:
+        code: ``node_missing``, ``file_missing``, ``value_invalid``, ``input_missing``, ``capability_missing``,
+            ``unavailable`` or ``excluded``.
+        node_id: The node; None if the reason concerns the whole backend. Likewise ``class_type`` and ``input``.
+        nearest: Names that the backend has and that are most like the missing one.
+    """
+
+    code: str
+    message: str
+    node_id: str | None = None
+    class_type: str | None = None
+    input: str | None = None
+    nearest: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendCheck:
+    """Whether one backend can execute a workflow.
+
+    Attributes:
+        can_run: It can, as far as that is known. With ``reasons``: in part.
+        known: Every node class of the workflow could be read from it.
+        state_reason: Why it takes no jobs now.
+    """
+
+    backend_id: str
+    can_run: bool
+    known: bool = False
+    state_reason: str | None = None
+    reasons: tuple[CheckReason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowCheck(Parsed):
+    """Which backends can execute a workflow; ``can_run`` is their number."""
+
+    can_run: int
+    backends: tuple[BackendCheck, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health(Parsed):
     """Health of the Director: ``ok``, ``degraded`` or ``down``, and each check by name."""
 
     status: str
     version: str | None = None
     checks: dict[str, Any] = field(default_factory=dict, hash=False)
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Found(Parsed):
     """An address that was probed, registered or not.
 
     Attributes:
@@ -104,4 +167,3 @@ class Found:
     first_seen_at: Moment | None = None
     last_seen_at: Moment | None = None
     ignored_at: Moment | None = None
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)

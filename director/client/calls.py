@@ -1,78 +1,112 @@
-"""Sends one request, again where that is safe, and reads the answer."""
+"""Sends one request, again where that is safe, and reads the answer; delays during an outage."""
 
-from __future__ import annotations
-
-from collections.abc import AsyncGenerator, Callable, Sequence
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any, Final, TypeVar, Unpack
 from urllib.parse import parse_qs, urlsplit
 
 from director.client import requests
 from director.client.backends import Health
 from director.client.decode import as_object, as_objects, load, parser
-from director.client.errors import Unreachable, error_from_answer
+from director.client.errors import DirectorError, Unreachable, error_from_answer
 from director.client.events import Event, parse_event
 from director.client.groups import Group, parse_group
-from director.client.requests import ListFilters
-from director.client.wire import Answer, Request, Wire
+from director.client.requests import ListFilters, Request
+from director.client.transport import Answer
+from director.client.wire import Wire
 
 T = TypeVar("T")
 
 #: Seconds between the attempts of a request without an answer; then ``Unreachable`` is raised.
 RETRY_DELAYS_S: Final = (0.2, 0.5, 1.0)
+#: Seconds between the connections of a stream or a wait.
+FIRST_DELAY_S: Final = 0.2
+LONGEST_DELAY_S: Final = 10.0
+#: Random, so that the clients of a restarted server do not reconnect at the same moment.
+_jitter: Final = secrets.SystemRandom()
 
 
-async def call(
-    wire: Wire,
-    request: Request,
-    parse: Callable[[dict[str, Any]], T],
-    *,
-    timeout: float | None = None,
-    delays: Sequence[float] | None = None,
-) -> T:
+class Outage:
+    """Consecutive failures, until the first success.
+
+    After ``give_up_seconds`` (None: never) the error is raised. ``clock`` returns monotonic seconds.
+    """
+
+    def __init__(self, give_up_seconds: float | None = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._give_up_seconds = give_up_seconds
+        self._clock = clock
+        self._since: float | None = None
+        self._delay = FIRST_DELAY_S
+
+    def delay(self, error: DirectorError) -> float:
+        """Record a failure; return the seconds to wait before the next connection: doubled each time, with jitter.
+
+        Raises the error after ``give_up_seconds``.
+        """
+        now = self._clock()
+        if self._since is None:
+            self._since = now
+        if self._give_up_seconds is not None and now - self._since >= self._give_up_seconds:
+            raise error
+        delay = self._delay
+        self._delay = min(delay * 2, LONGEST_DELAY_S)
+        return delay * _jitter.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        """Record a success."""
+        self._since = None
+        self._delay = FIRST_DELAY_S
+
+
+async def call(wire: Wire, request: Request, parse: Callable[[dict[str, Any]], T]) -> T:
     """Send ``request`` and return what ``parse`` makes of the JSON object in a 2xx answer.
 
-    Raises:
-        DirectorError: Any other answer, by its code; ``Unreachable`` if there is none.
+    Raises the ``DirectorError`` of any other answer, by its code; ``Unreachable`` if there is none.
     """
-    return parse(load((await accepted(wire, request, timeout, delays)).content))
+    return parse(load((await accepted(wire, request)).content))
 
 
-async def accepted(
-    wire: Wire, request: Request, timeout: float | None = None, delays: Sequence[float] | None = None
-) -> Answer:
-    """Send ``request`` and return a 2xx answer.
+async def accepted(wire: Wire, request: Request) -> Answer:
+    """Send ``request`` and return a 2xx answer; see ``call``."""
+    return success(await _answered(wire, request))
 
-    Raises:
-        DirectorError: As ``call``.
-    """
-    answer = await _answered(wire, request, timeout, delays)
+
+def success(answer: Answer) -> Answer:
+    """Return a 2xx answer; raise the ``DirectorError`` of any other, by its code."""
     if not 200 <= answer.status < 300:
         raise error_from_answer(answer.status, answer.content)
     return answer
 
 
-async def _answered(wire: Wire, request: Request, timeout: float | None, delays: Sequence[float] | None) -> Answer:
+async def _answered(wire: Wire, request: Request) -> Answer:
     """Send a request until it is answered, as long as a repetition cannot do a thing twice."""
-    for delay in RETRY_DELAYS_S if delays is None else delays:
+    for delay in RETRY_DELAYS_S:
         try:
-            return await wire.send(request, timeout)
+            return await wire.send(request)
         except Unreachable as lost:
             if lost.maybe_received and not request.repeatable:
                 raise
             await wire.sleep(delay)
-    return await wire.send(request, timeout)
+    return await wire.send(request)
 
 
-async def list_groups(wire: Wire, **filters: Unpack[ListFilters]) -> AsyncGenerator[Group]:
-    """Yield groups, newest first. The next page is requested after the last group of a page."""
-    cursor: str | None = None
+def list_groups(wire: Wire, **filters: Unpack[ListFilters]) -> AsyncGenerator[Group]:
+    """Return an iteration over groups, newest first."""
+    return pages(wire, partial(requests.list_groups, **filters), parse_group)
+
+
+async def pages(wire: Wire, request: Callable[..., Request], parse: Callable[[Any], T]) -> AsyncGenerator[T]:
+    """Yield the entries of a list. The next page is requested after the last entry of a page."""
+    page = await call(wire, request(), as_object)
     while True:
-        page = await call(wire, requests.list_groups(**filters, cursor=cursor), as_object)
         for row in as_objects(page.get("results")):
-            yield parse_group(row)
+            yield parse(row)
         cursor = _cursor(page.get("next"))
         if cursor is None:
             return
+        page = await call(wire, request(cursor=cursor), as_object)
 
 
 def _cursor(link: Any) -> str | None:
@@ -100,7 +134,7 @@ async def events(wire: Wire, group_id: str, since: int) -> tuple[Event, ...]:
 
 async def health(wire: Wire) -> Health:
     """Return the health; a 503 with the checks is an answer, not an error."""
-    answer = await _answered(wire, requests.get("health"), None, None)
+    answer = await _answered(wire, requests.get("health"))
     if answer.status not in {200, 503} or b'"checks"' not in answer.content:
         raise error_from_answer(answer.status, answer.content)
     return parser(Health)(load(answer.content))

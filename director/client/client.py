@@ -4,32 +4,54 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
-from director.client import calls, downloads, requests
+from director.client import calls, downloads
 from director.client import stream as event_stream
 from director.client import wait as group_wait
-from director.client.async_wire import AsyncWire
-from director.client.backends import Backend, Found, Health
-from director.client.backoff import ReconnectPolicy
-from director.client.decode import load, parser
+from director.client.assets import Assets, AsyncAssets
+from director.client.backends import Backend, Exclusion, Found, Health, WorkflowCheck
+from director.client.calls import Outage
+from director.client.decode import as_object, load, parser
 from director.client.downloads import Downloadable
 from director.client.events import Event
-from director.client.failures import Failures, parse_failures
+from director.client.failures import Failures
 from director.client.file_writer import DEFAULT_TEMPLATE
-from director.client.groups import CancelResult, Child, Group, MoveResult, RetryResult, parse_child, parse_group
-from director.client.methods import AsyncClient, BlockingClient, iterator, method
-from director.client.requests import BackendFields, ListFilters, RetryOptions, SubmitOptions
-from director.client.sync_wire import SyncWire
+from director.client.groups import (
+    CancelResult,
+    Child,
+    Group,
+    JobOfFile,
+    MoveResult,
+    RetryResult,
+    parse_child,
+    parse_group,
+)
+from director.client.methods import AsyncClient, BlockingClient, method
+from director.client.requests import (
+    BackendFields,
+    CheckOptions,
+    HoldOptions,
+    ListFilters,
+    Request,
+    RetryOptions,
+    SubmitOptions,
+    checked,
+    delete,
+    get,
+    post,
+    submit,
+)
 from director.client.transport import DEFAULT_URL, Address
-from director.client.wire import Request, Wire
+from director.client.wire import AsyncWire, SyncWire, Wire
 
 T = TypeVar("T")
 
 
 class _Client:
     """The methods of both clients."""
+
+    _wire_kind: type[Wire]
 
     def __init__(
         self,
@@ -40,14 +62,17 @@ class _Client:
         give_up_seconds: float | None = 300.0,
     ) -> None:
         self._address = Address.parse(url, token)
-        self._policy = ReconnectPolicy(give_up_seconds)
-        self._wire = self._open(timeout)
-
-    def _open(self, timeout: float) -> Wire:
-        raise NotImplementedError
+        self._give_up_seconds = give_up_seconds
+        self._wire = self._wire_kind(self._address, timeout)
 
     async def _call(self, request: Request, parse: Callable[[dict[str, Any]], T]) -> T:
         return await calls.call(self._wire, request, parse)
+
+    async def _read(self, kind: type[T], request: Request) -> T:
+        return await self._call(request, parser(kind))
+
+    async def _read_all(self, kind: type[T], name: str, request: Request) -> tuple[T, ...]:
+        return await self._call(request, calls.listed(name, parser(kind)))
 
     @method
     async def close(self) -> None:
@@ -56,37 +81,67 @@ class _Client:
 
     @method
     async def submit(
-        self, workflow: Mapping[str, Any], backend_ids: Sequence[str], **options: Unpack[SubmitOptions]
+        self,
+        workflow: Mapping[str, Any],
+        backend_ids: Sequence[str] | None = None,
+        *,
+        count: int | None = None,
+        **options: Unpack[SubmitOptions],
     ) -> Group:
-        """Submit a workflow (ComfyUI's API format): one job per backend id, each with its own seed.
+        """Submit a workflow (ComfyUI's API format): jobs with a seed each, on the backends that are free first.
 
         After a lost answer the request is repeated with the same idempotency key: one call makes one group.
         For the options see ``SubmitOptions``::
 
-            director.submit(workflow, ["localhost_8188"], parameters={"steps": 30}, base_seed=42)
+            director.submit(workflow, count=12, parameters={"steps": 30})
+            director.submit(workflow, ["tag:4090", "gpu-7"], count=12)
+            director.submit(workflow, ["gpu-1", "gpu-2"], base_seed=42)
+
+        Args:
+            workflow: Node id to class and inputs.
+            backend_ids: With ``count`` the candidates, each named once: ids, and ``tag:…`` for all backends with
+                a tag. Without ``count`` one job for each id. None: every backend is a candidate.
+            count: Jobs in the pool, 1 … 10,000: each goes to the first candidate that is free. None: 1 without
+                ``backend_ids``.
 
         Raises:
             BadRequest: Nothing was stored; ``errors`` has the reasons.
-            NoOnlineBackends: None of the backends can take work now.
+            NoOnlineBackends: None of the backends or candidates can take work now.
             RunnerAbsent: The Director has no runner.
             IdempotencyConflict: The key was used for another submission.
             Unreachable: No answer, also after repetitions.
         """
-        request = requests.submit(workflow, backend_ids, **options)
+        request = submit(workflow, backend_ids, count=count, **options)
         answer = await calls.accepted(self._wire, request)
         replayed = answer.headers.get("idempotency-replayed", "").lower() == "true"
         return parse_group(load(answer.content), replayed=replayed)
 
     @method
-    async def status(self, group_id: str) -> Group:
-        """Return a group with its jobs as it is now.
+    async def check(
+        self, workflow: Mapping[str, Any], backend_ids: Sequence[str] = ("*",), **options: Unpack[CheckOptions]
+    ) -> WorkflowCheck:
+        """Return which backends can execute a workflow, and every reason why the others cannot.
+
+        Nothing is stored. ``backend_ids`` are candidates as of ``submit`` with ``count``. For the options see
+        ``CheckOptions``::
+
+            for backend in director.check(workflow, parameters={"steps": 30}).backends:
+                print(backend.backend_id, [reason.message for reason in backend.reasons])
 
         Raises:
-            GroupNotFound: There is no such group.
+            BadRequest: The workflow or an option is wrong; ``errors`` has the reasons.
         """
-        return await self._call(requests.get("job-groups", group_id), parse_group)
+        checked(CheckOptions, options)
+        path = ("workflows", "check")
+        request = post(*path, workflow_json=workflow, backend_ids=backend_ids, **options)
+        return await self._read(WorkflowCheck, request)
 
-    @iterator
+    @method
+    async def status(self, group_id: str) -> Group:
+        """Return a group with its jobs as it is now."""
+        return await self._call(get("job-groups", group_id), parse_group)
+
+    @method
     def list(self, **filters: Unpack[ListFilters]) -> AsyncGenerator[Group]:
         """Iterate over groups (without their jobs), newest first; see ``ListFilters``::
 
@@ -97,52 +152,52 @@ class _Client:
 
     @method
     async def workflow(self, group_id: str) -> dict[str, Any]:
-        """Return the workflow as it was submitted.
-
-        Raises:
-            GroupNotFound: There is no such group.
-        """
-        return await self._call(requests.get("job-groups", group_id, "workflow"), calls.graph)
+        """Return the workflow as it was submitted."""
+        return await self._call(get("job-groups", group_id, "workflow"), calls.graph)
 
     @method
     async def events(self, group_id: str, since: int = 0) -> tuple[Event, ...]:
-        """Return the stored events after number ``since``: all except progress.
-
-        Raises:
-            GroupNotFound: There is no such group.
-        """
+        """Return the stored events after number ``since``: all except progress."""
         return await calls.events(self._wire, group_id, since)
 
     @method
     async def job(self, group_id: str, job_id: str) -> Child:
-        """Return one job with all its attempts.
+        """Return one job with all its attempts."""
+        return await self._call(get("job-groups", group_id, "jobs", job_id), parse_child)
+
+    @method
+    async def provenance(self, group_id: str, job_id: str) -> dict[str, Any]:
+        """Return how a job was made: workflow as sent, seed, input files by hash, backend and its versions, times."""
+        return await self._call(get("job-groups", group_id, "jobs", job_id, "provenance.json"), as_object)
+
+    @method
+    async def find_job(self, path: str | Path) -> JobOfFile:
+        """Return the job that made a file: by the mark in a PNG, else by the hash of a captured output.
 
         Raises:
-            GroupNotFound, JobNotFound: There is no such group, or no such job in it.
+            NotFound: No job is known for the file; the error says why.
+            OSError: It cannot be read.
         """
-        return await self._call(requests.get("job-groups", group_id, "jobs", job_id), parse_child)
+        answer = await self._wire.upload("/api/provenance", Path(path), {})
+        return parser(JobOfFile)(load(calls.success(answer).content))
 
     @method
     async def wait(self, group_id: str, timeout: float | None = None) -> Group:
         """Return a group once it has ended, with any status.
 
         Follows the stream, and reads the status at intervals in case the stream is silent. Continues
-        after restarts of the Director::
-
-            group = director.wait(group.job_group_id, timeout=600)
-            print(group.status, len(group.images))
+        after restarts of the Director.
 
         Args:
             timeout: Seconds; None: no limit.
 
         Raises:
             WaitTimeout: The group had not ended in time (also a ``TimeoutError``). It continues.
-            GroupNotFound: There is no such group.
             Unreachable: The Director was away for ``give_up_seconds``.
         """
-        return await group_wait.wait(self._wire, group_id, timeout=timeout, policy=self._policy)
+        return await group_wait.wait(self._wire, group_id, timeout, Outage(self._give_up_seconds))
 
-    @iterator
+    @method
     def stream(
         self, group_id: str, *, since: int | None = None, reconnect: bool = True, follow: bool = False
     ) -> AsyncGenerator[Event]:
@@ -151,14 +206,7 @@ class _Client:
         Every state event comes exactly once and in order, however often the connection is lost.
         Progress comes in between, the latest only. The first event is ``InitialState`` unless ``since``
         is given. A later ``InitialState`` means that the server could not resume: it replaces everything
-        before it::
-
-            for event in director.stream(group_id):
-                match event:
-                    case ChildProgress():
-                        print(f"{event.job_id} {event.progress:.0f} %")
-                    case GroupComplete():
-                        print(f"{event.succeeded} of {event.total}")
+        before it.
 
         Args:
             since: Continue after the event of this number; ``group.seq`` of a snapshot.
@@ -166,30 +214,21 @@ class _Client:
             follow: Continue after the end, for the next run that a retry may open.
 
         Raises:
-            GroupNotFound: There is no such group.
             Unreachable: The Director was away for ``give_up_seconds``.
         """
         return event_stream.stream(
-            self._wire, group_id, since=since, reconnect=reconnect, follow=follow, policy=self._policy
+            self._wire, group_id, since=since, reconnect=reconnect, follow=follow, outage=Outage(self._give_up_seconds)
         )
 
     @method
     async def cancel(self, group_id: str) -> CancelResult:
-        """Cancel every job of a group that is not final.
-
-        Raises:
-            GroupNotFound: There is no such group.
-        """
-        return await self._call(requests.delete("job-groups", group_id), parser(CancelResult))
+        """Cancel every job of a group that is not final."""
+        return await self._read(CancelResult, delete("job-groups", group_id))
 
     @method
     async def cancel_job(self, group_id: str, job_id: str) -> CancelResult:
-        """Cancel one job.
-
-        Raises:
-            GroupNotFound, JobNotFound: There is no such group, or no such job in it.
-        """
-        return await self._call(requests.delete("job-groups", group_id, "jobs", job_id), parser(CancelResult))
+        """Cancel one job."""
+        return await self._read(CancelResult, delete("job-groups", group_id, "jobs", job_id))
 
     @method
     async def retry(
@@ -198,31 +237,23 @@ class _Client:
         """Retry the failed jobs of a group that has ended: same group, same seeds, its next run.
 
         Completed jobs stay. A job whose prompt completed after all (its stop came too late) gets that
-        result at once::
-
-            if group.failed_count:
-                director.retry(group.job_group_id)
-                group = director.wait(group.job_group_id)
+        result at once.
 
         Args:
             job_ids: The jobs; None: all that failed or timed out, and in a cancelled group those that
                 were cancelled.
-            **options: On which backends; see :class:`~director.client.RetryOptions`::
-
-                director.retry(group.job_group_id, where="auto")
+            **options: On which backends (``where="auto"``); see :class:`~director.client.RetryOptions`.
 
         Raises:
-            GroupNotFound, JobNotFound: There is no such group, or no such job in it.
             GroupNotFinished: A job in it is not final; wait, or cancel the group.
             NothingToRetry: No job in it failed.
             JobCompleted: A named job has its result.
             BackendUnavailable: A job's backend accepts no work, and the job may not move; or the
-                named backend accepts no work or lacks a capability.
-            BackendNotFound: There is no such backend.
+                named backend accepts no work or lacks a capability; or no candidate of the pool accepts work.
             NoOtherBackend: A job is to move to another backend, and there is none for it.
             RunPassed: The group is not in the run of the options.
         """
-        return await self._call(requests.retry(group_id, job_ids=job_ids, **options), parser(RetryResult))
+        return await self._retry(group_id, job_ids=job_ids, **checked(RetryOptions, options))
 
     @method
     async def retry_job(self, group_id: str, job_id: str, **options: Unpack[RetryOptions]) -> RetryResult:
@@ -231,7 +262,12 @@ class _Client:
         Raises:
             JobNotFailed: The group runs, and the job has not failed.
         """
-        return await self._call(requests.retry(group_id, "jobs", job_id, **options), parser(RetryResult))
+        return await self._retry(group_id, "jobs", job_id, **checked(RetryOptions, options))
+
+    async def _retry(self, *segments: str, **fields: Any) -> RetryResult:
+        # Not repeated after a lost answer: by then the run that the first one opened may have ended, too.
+        request = post("job-groups", *segments, "retry", repeatable=False, **fields)
+        return await self._read(RetryResult, request)
 
     @method
     async def move(self, group_id: str, job_id: str, backend_id: str, *, by: str | None = None) -> MoveResult:
@@ -245,11 +281,11 @@ class _Client:
             by: Your name, for the events.
 
         Raises:
-            GroupNotFound, JobNotFound, BackendNotFound: There is no such group, job or backend.
             JobNotWaiting: The job runs, or has ended.
             BackendUnavailable: The backend accepts no work, or lacks what the group requires.
         """
-        return await self._call(requests.move(group_id, job_id, backend_id, by=by), parser(MoveResult))
+        path = ("job-groups", group_id, "jobs", job_id, "move")
+        return await self._read(MoveResult, post(*path, backend_id=backend_id, by=by))
 
     @method
     async def download(
@@ -259,8 +295,8 @@ class _Client:
 
         No file is ever overwritten: one with the same content stays and is returned, one with other
         content gets a number. An incomplete file never has its final name. Files that are ``missing`` are
-        left out, unless ``source`` is that file. Files are read from their backends. A
-        replacement by a later job after ``source`` was read is not detected::
+        left out, unless ``source`` is that file. Captured files are read from the Director, others from their
+        backends. A replacement of these by a later job after ``source`` was read is not detected::
 
             director.download(group, "images", name="{backend}/{seed}_{name}")
 
@@ -283,16 +319,12 @@ class _Client:
     @method
     async def backends(self) -> tuple[Backend, ...]:
         """Return all registered backends."""
-        return await self._call(requests.get("backends"), calls.listed("backends", parser(Backend)))
+        return await self._read_all(Backend, "backends", get("backends"))
 
     @method
     async def backend(self, backend_id: str) -> Backend:
-        """Return one backend.
-
-        Raises:
-            BackendNotFound: There is no such backend.
-        """
-        return await self._call(requests.get("backends", backend_id), parser(Backend))
+        """Return one backend."""
+        return await self._read(Backend, get("backends", backend_id))
 
     @method
     async def add_backend(self, url: str, *, backend_id: str | None = None, **fields: Unpack[BackendFields]) -> Backend:
@@ -304,8 +336,9 @@ class _Client:
             BadRequest: The address or a field is wrong.
             Conflict: It is registered already.
         """
-        request = requests.add_backend(url, backend_id=backend_id, **fields)
-        return await self._call(request, parser(Backend))
+        checked(BackendFields, fields)
+        request = post("backends", repeatable=False, url=url, backend_id=backend_id, **fields)
+        return await self._read(Backend, request)
 
     @method
     async def update_backend(
@@ -314,100 +347,79 @@ class _Client:
         """Change a backend; fields that are not named stay.
 
         Raises:
-            BackendNotFound: There is no such backend.
             Conflict: Its address cannot change while a job of the Director runs there.
         """
-        request = requests.update_backend(backend_id, url=url, **fields)
-        return await self._call(request, parser(Backend))
+        checked(BackendFields, fields)
+        request = post("backends", backend_id, method="PATCH", url=url, **fields)
+        return await self._read(Backend, request)
 
     @method
     async def delete_backend(self, backend_id: str) -> None:
         """Remove a backend; finished groups keep its id.
 
         Raises:
-            BackendNotFound: There is no such backend.
             BackendInUse: It has jobs that are not final.
         """
-        await calls.accepted(self._wire, requests.delete("backends", backend_id))
+        await calls.accepted(self._wire, delete("backends", backend_id))
 
     @method
-    async def pause_backend(
-        self, backend_id: str, *, now: bool = False, reason: str | None = None, by: str | None = None
-    ) -> Backend:
-        """Send a backend no more jobs until it is resumed; its queued jobs stay queued.
+    async def pause_backend(self, backend_id: str, **options: Unpack[HoldOptions]) -> Backend:
+        """Send a backend no more jobs until it is resumed; its queued jobs stay queued. See ``HoldOptions``::
 
-            director.pause_backend("gpu-2", now=True, reason="the artist needs it", by="anna")
-
-        Args:
-            backend_id: The backend.
-            now: Evict the running jobs instead of letting them finish: they are stopped there and run
-                later, or on another backend if their group allows that.
-            reason: The reason, for other users.
-            by: Your name.
-
-        Raises:
-            BackendNotFound: There is no such backend.
+        director.pause_backend("gpu-2", now=True, reason="the artist needs it", by="anna")
         """
-        request = requests.change_hold(backend_id, "pause", now=now, reason=reason, by=by)
-        return await self._call(request, parser(Backend))
+        request = post("backends", backend_id, "pause", **checked(HoldOptions, options))
+        return await self._read(Backend, request)
 
     @method
-    async def drain_backend(
-        self, backend_id: str, *, now: bool = False, reason: str | None = None, by: str | None = None
-    ) -> Backend:
-        """Empty a backend, then disable it: it gets no more jobs, and its queued jobs move.
-
-        Args:
-            backend_id: The backend.
-            now: Evict the running jobs; see ``pause_backend``.
-            reason: The reason, for other users.
-            by: Your name.
-
-        Raises:
-            BackendNotFound: There is no such backend.
-        """
-        request = requests.change_hold(backend_id, "drain", now=now, reason=reason, by=by)
-        return await self._call(request, parser(Backend))
+    async def drain_backend(self, backend_id: str, **options: Unpack[HoldOptions]) -> Backend:
+        """Empty a backend, then disable it: it gets no more jobs, and its queued jobs move."""
+        request = post("backends", backend_id, "drain", **checked(HoldOptions, options))
+        return await self._read(Backend, request)
 
     @method
     async def resume_backend(self, backend_id: str, *, by: str | None = None) -> Backend:
-        """End a pause or a drain.
-
-        Raises:
-            BackendNotFound: There is no such backend.
-        """
-        return await self._call(requests.change_hold(backend_id, "resume", by=by), parser(Backend))
+        """End a pause or a drain."""
+        return await self._read(Backend, post("backends", backend_id, "resume", by=by))
 
     @method
     async def quarantine_backend(
         self, backend_id: str, *, reason: str | None = None, minutes: int | None = None, by: str | None = None
     ) -> Backend:
-        """Quarantine a backend, for ``minutes`` or until it is released.
-
-        Raises:
-            BackendNotFound: There is no such backend.
-        """
-        request = requests.change_hold(backend_id, "quarantine", reason=reason, by=by, minutes=minutes)
-        return await self._call(request, parser(Backend))
+        """Quarantine a backend, for ``minutes`` or until it is released."""
+        path = ("backends", backend_id, "quarantine")
+        return await self._read(Backend, post(*path, reason=reason, minutes=minutes, by=by))
 
     @method
     async def release_backend(self, backend_id: str, *, by: str | None = None) -> Backend:
-        """End a quarantine. The backend gets one prompt at a time until one succeeds.
+        """End a quarantine. The backend gets one prompt at a time until one succeeds."""
+        return await self._read(Backend, post("backends", backend_id, "release", by=by))
+
+    @method
+    async def exclusions(self, backend_id: str) -> tuple[Exclusion, ...]:
+        """Return the workflows that a backend cannot run."""
+        path = ("backends", backend_id, "exclusions")
+        return await self._read_all(Exclusion, "exclusions", get(*path))
+
+    @method
+    async def lift_exclusions(self, backend_id: str, exclusion_id: int | None = None) -> None:
+        """Let a backend take again what it could not run: one exclusion, or all.
 
         Raises:
-            BackendNotFound: There is no such backend.
+            NotFound: It has no such exclusion.
         """
-        return await self._call(requests.change_hold(backend_id, "release", by=by), parser(Backend))
+        one = () if exclusion_id is None else (str(exclusion_id),)
+        await calls.accepted(self._wire, delete("backends", backend_id, "exclusions", *one))
 
     @method
     async def find_backends(self) -> tuple[Found, ...]:
         """Return the ComfyUIs that answer on the Director's host; registers none."""
-        return await self._call(requests.find_backends(), calls.listed("found", parser(Found)))
+        return await self._read_all(Found, "found", post("backends", "find"))
 
     @method
     async def found_backends(self) -> tuple[Found, ...]:
         """Return the ComfyUIs that discovery found and that are not registered, ignored ones too."""
-        return await self._call(requests.get("backends", "found"), calls.listed("found", parser(Found)))
+        return await self._read_all(Found, "found", get("backends", "found"))
 
     @method
     async def add_found_backend(self, url: str) -> Backend:
@@ -417,7 +429,8 @@ class _Client:
             NotFound: Discovery found no ComfyUI at this address.
             Conflict: It is registered already.
         """
-        return await self._call(requests.decide_found(url, "add"), parser(Backend))
+        request = post("backends", "found", "add", repeatable=False, url=url)
+        return await self._read(Backend, request)
 
     @method
     async def ignore_backend(self, url: str) -> Found:
@@ -426,12 +439,12 @@ class _Client:
         Raises:
             NotFound: Discovery found no ComfyUI at this address.
         """
-        return await self._call(requests.decide_found(url, "ignore"), parser(Found))
+        return await self._read(Found, post("backends", "found", "ignore", url=url))
 
     @method
     async def unignore_backend(self, url: str) -> Found:
         """Offer an ignored ComfyUI again; see ``ignore_backend``."""
-        return await self._call(requests.decide_found(url, "unignore"), parser(Found))
+        return await self._read(Found, post("backends", "found", "unignore", url=url))
 
     @method
     async def test_backend(self, url: str, *, headers: Mapping[str, str] | None = None) -> Found:
@@ -440,7 +453,7 @@ class _Client:
         Raises:
             BadRequest: ``url`` is no address.
         """
-        return await self._call(requests.test_backend(url, headers), parser(Found))
+        return await self._read(Found, post("backends", "test", url=url, headers=headers))
 
     @method
     async def failures(self, window: str = "1d") -> Failures:
@@ -452,7 +465,7 @@ class _Client:
         Raises:
             BadRequest: There is no such window.
         """
-        return await self._call(requests.get("failures", window=window), parse_failures)
+        return await self._read(Failures, get("failures", window=window))
 
     @method
     async def workflow_from_png(self, content: bytes) -> dict[str, Any]:
@@ -461,29 +474,21 @@ class _Client:
         Raises:
             BadRequest: The PNG has no workflow that can be submitted.
         """
-        return await self._call(requests.workflow_from_png(content), calls.graph)
+        headers = {"Content-Type": "image/png"}
+        request = Request("POST", "/api/workflow-from-png", (), content, headers, repeatable=True)
+        return await self._call(request, calls.graph)
 
     @method
     async def health(self) -> Health:
-        """Return the Director's health, also if it is not healthy.
-
-        Raises:
-            Unreachable: The Director does not answer.
-        """
+        """Return the Director's health, also if it is not healthy."""
         return await calls.health(self._wire)
 
 
 class Director(_Client, BlockingClient):
     """A client of the Director with blocking calls. A context manager; may be shared by threads.
 
-    Three jobs on three GPUs, each file as soon as it exists::
-
-        with Director() as director:
-            group = director.submit(workflow, ["localhost_8188", "gpu2_8188", "gpu3_8188"])
-            for event in director.stream(group.job_group_id):
-                if isinstance(event, ChildCompleted):
-                    for path in director.download(event, "images"):
-                        print(path)
+    Each method raises a ``DirectorError`` if the Director refuses or does not answer; a method with an id
+    raises ``GroupNotFound``, ``JobNotFound`` or ``BackendNotFound`` if there is no such object.
 
     Args:
         url: Address of the Director, with a path prefix if a proxy adds one.
@@ -495,15 +500,17 @@ class Director(_Client, BlockingClient):
         ValueError: ``url`` is no http or https address, or ``token`` cannot be a token.
     """
 
-    def _open(self, timeout: float) -> SyncWire:
-        return SyncWire(self._address, timeout)
+    _wire_kind = SyncWire
+
+    @property
+    def assets(self) -> Assets:
+        """The input files that are stored at the Director."""
+        return Assets(self._wire)
 
     def __enter__(self) -> Director:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -517,20 +524,20 @@ class AsyncDirector(_Client, AsyncClient):
             group = await director.submit(workflow, ["localhost_8188"])
             async with aclosing(director.stream(group.job_group_id)) as events:
                 async for event in events:
-                    if isinstance(event, ChildCompleted):
-                        for path in await director.download(event, "images"):
-                            print(path)
+                    print(event.type)
 
     Arguments and errors are those of ``Director``.
     """
 
-    def _open(self, timeout: float) -> AsyncWire:
-        return AsyncWire(self._address, timeout)
+    _wire_kind = AsyncWire
+
+    @property
+    def assets(self) -> AsyncAssets:
+        """The input files that are stored at the Director."""
+        return AsyncAssets(self._wire)
 
     async def __aenter__(self) -> AsyncDirector:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()

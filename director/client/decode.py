@@ -1,11 +1,10 @@
 """Converts JSON values to the client's types; a value of another form raises ``UnexpectedAnswer``."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -13,17 +12,23 @@ from director.client.errors import UnexpectedAnswer
 
 T = TypeVar("T")
 
+Raw: TypeAlias = dict[str, Any]
+
 #: A time with its offset (the server sends UTC).
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsed:
+    """A value that keeps its JSON object, with the fields of a newer server. ``raw`` is not compared."""
+
+    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
 def load(content: bytes | str) -> dict[str, Any]:
     """Return the JSON object in ``content``.
 
     The standard library's parser reads integers of any size, so that ``metadata`` is returned unchanged.
-
-    Raises:
-        UnexpectedAnswer: It is not JSON, or not an object.
     """
     try:
         return as_object(json.loads(content))
@@ -32,33 +37,21 @@ def load(content: bytes | str) -> dict[str, Any]:
 
 
 def as_object(value: Any) -> dict[str, Any]:
-    """Return ``value`` if it is a JSON object.
-
-    Raises:
-        UnexpectedAnswer: It has another type.
-    """
+    """Return ``value`` if it is a JSON object."""
     if not isinstance(value, dict):
         raise UnexpectedAnswer(f"Expected a JSON object, got {type(value).__name__}.")
     return value
 
 
 def as_objects(value: Any) -> Sequence[dict[str, Any]]:
-    """Return the objects in a JSON array.
-
-    Raises:
-        UnexpectedAnswer: It is not an array of objects.
-    """
+    """Return the objects in a JSON array."""
     if not isinstance(value, list):
         raise UnexpectedAnswer(f"Expected a JSON array, got {type(value).__name__}.")
     return [as_object(entry) for entry in value]
 
 
 def build(kind: type[T], fields: dict[str, Any]) -> T:
-    """Return a ``kind`` made of ``fields``; unknown names are ignored.
-
-    Raises:
-        UnexpectedAnswer: A field is missing or of another type.
-    """
+    """Return a ``kind`` made of ``fields``; unknown names are ignored."""
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:

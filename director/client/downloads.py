@@ -1,9 +1,7 @@
-"""Downloads the files of jobs from their addresses."""
-
-from __future__ import annotations
+"""Downloads the files of jobs: captured ones from the Director, others from their addresses."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urljoin
@@ -13,7 +11,8 @@ from director.client.errors import NotFound, UnexpectedAnswer, Unreachable, erro
 from director.client.events import ChildCompleted
 from director.client.file_writer import AtomicFile, relative_path
 from director.client.groups import Child, Group, OutputFile
-from director.client.wire import Answer, Wire
+from director.client.transport import Answer
+from director.client.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +22,7 @@ Downloadable: TypeAlias = OutputFile | Child | ChildCompleted | Group
 async def download(wire: Wire, base_url: str, source: Downloadable, folder: Path, template: str) -> tuple[Path, ...]:
     """Save every file of ``source`` below ``folder``; return the paths in order.
 
-    Args:
-        base_url: The Director's address, for urls that are relative to it.
-
-    Raises:
-        TypeError: ``source`` has no files.
-        NotFound: The file is missing at its backend.
-        DirectorError: The file could not be downloaded.
-        OSError: The file could not be written.
+    Addresses of files may be relative to ``base_url``, the Director's. For the errors see ``Director.download``.
     """
     targets = [(file, folder / relative_path(file, template)) for file in _files(source)]
     paths = [await _save(wire, _address(base_url, file), target) for file, target in targets]
@@ -42,18 +34,16 @@ def _files(source: object) -> Iterator[OutputFile]:
     match source:
         case OutputFile():
             yield source
+            return
         case ChildCompleted():
-            yield from _existing(source.outputs.files)
+            found = source.outputs.files
         case Child() | Group():
-            yield from _existing(source.files)
+            found = source.files
         case _:
             raise TypeError(
                 f"download() takes an OutputFile, a Child, a ChildCompleted or a Group, not {type(source).__name__}."
             )
-
-
-def _existing(files: Iterable[OutputFile]) -> Iterator[OutputFile]:
-    for file in files:
+    for file in found:
         if file.missing:
             logger.warning("Not downloaded: %s", file.why_missing)
         else:
@@ -63,12 +53,14 @@ def _existing(files: Iterable[OutputFile]) -> Iterator[OutputFile]:
 def _address(base_url: str, file: OutputFile) -> str:
     if file.missing:
         raise NotFound(file.why_missing)
-    if file.url is None:
+    # Below the Director's address, which may have a path.
+    url = file.file_url.lstrip("/") if file.captured and file.file_url else file.url
+    if url is None:
         raise NotFound(f"{file.filename} has no address.")
     try:
-        return urljoin(f"{base_url}/", file.url)
+        return urljoin(f"{base_url}/", url)
     except ValueError as error:
-        raise UnexpectedAnswer(f"{file.url!r} is no address of a file.") from error
+        raise UnexpectedAnswer(f"{url!r} is no address of a file.") from error
 
 
 async def _save(wire: Wire, url: str, target: Path) -> Path:

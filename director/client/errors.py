@@ -1,37 +1,7 @@
 """The errors of the client, one class per condition.
 
-    DirectorError
-    ├── BadRequest            400, with ``errors`` for single fields
-    │   ├── NoOnlineBackends  none of the named backends can take work; ``skipped_backends`` says why
-    │   └── TooManyChildren   more backend ids than one group may have
-    ├── NotAllowed            401, 403
-    ├── NotFound              404
-    │   ├── GroupNotFound
-    │   ├── JobNotFound
-    │   └── BackendNotFound
-    ├── Conflict              409
-    │   ├── IdempotencyConflict  the key was used with another body
-    │   ├── BackendInUse
-    │   ├── GroupNotFinished     a retry of a group that has not ended
-    │   ├── RunPassed            the group was retried since then
-    │   ├── NothingToRetry       no job in it failed
-    │   ├── JobCompleted         a job that is to be retried has its result
-    │   ├── JobNotFailed         a retry of a job that has not failed, while its group runs
-    │   ├── JobNotWaiting        a move of a job that runs or has ended
-    │   ├── NoOtherBackend       a retry on another backend, and there is none
-    │   └── BackendUnavailable   its backend accepts no work, and the job may not move
-    ├── PayloadTooLarge       413
-    ├── TooManyRequests       429
-    ├── ServerFault           500 and every other 5xx but 503
-    ├── Unavailable           503
-    │   └── RunnerAbsent      no runner is alive; nothing was stored
-    ├── UnexpectedAnswer      an answer that is not the Director's (a proxy's page)
-    ├── Unreachable           no answer: refused, timed out, connection lost
-    │   └── StreamClosed      the event stream ended before the group did
-    └── WaitTimeout           ``wait`` ran out of time; also a ``TimeoutError``
-
 The class depends on the ``code`` of the error body, and on the status if this version does not have the
-code. ``detail`` is always the server's sentence.
+code.
 """
 
 from __future__ import annotations
@@ -50,6 +20,10 @@ class FieldError:
     message: str
 
 
+_BY_CODE: Final[dict[str, type[DirectorError]]] = {}
+_BY_STATUS: Final[dict[int, type[DirectorError]]] = {}
+
+
 class DirectorError(Exception):
     """Base class of the client's errors.
 
@@ -60,6 +34,13 @@ class DirectorError(Exception):
         errors: The errors of single fields.
         body: The whole error body, ``{}`` if it was no JSON object.
     """
+
+    _is_transient = False
+
+    def __init_subclass__(cls, code: str | None = None, statuses: Sequence[int] = ()) -> None:
+        if code is not None:
+            _BY_CODE[code] = cls
+        _BY_STATUS.update(dict.fromkeys(statuses, cls))
 
     def __init__(
         self,
@@ -80,7 +61,8 @@ class DirectorError(Exception):
     @property
     def transient(self) -> bool:
         """Return whether the same call may succeed later without a change."""
-        return self.status is not None and (self.status >= 500 or self.status == 429)
+        status = self.status or 0
+        return self._is_transient or status >= 500 or status == 429
 
     def __str__(self) -> str:
         said = [_ended(f"{error.field}: {error.message}") for error in self.errors]
@@ -90,103 +72,100 @@ class DirectorError(Exception):
 
 
 def _ended(sentence: str) -> str:
-    """Return a sentence with its full stop, so that another can follow."""
     return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
 
 
-class BadRequest(DirectorError):
+class BadRequest(DirectorError, statuses=(400,)):
     """The request is wrong; nothing was stored."""
 
 
-class NoOnlineBackends(BadRequest):
+class NoOnlineBackends(BadRequest, code="no_online_backends"):
     """None of the named backends can accept a job now."""
 
     @property
     def skipped_backends(self) -> tuple[tuple[str, str], ...]:
         """Return ``(backend_id, reason)`` of every backend that was named."""
-        skipped = self.body.get("skipped_backends")
-        entries = skipped if isinstance(skipped, list) else []
-        objects = [entry for entry in entries if isinstance(entry, dict)]
-        return tuple((str(e.get("backend_id")), str(e.get("reason"))) for e in objects)
+        entries = _objects(self.body, "skipped_backends")
+        return tuple((str(e.get("backend_id")), str(e.get("reason"))) for e in entries)
 
     def __str__(self) -> str:
         reasons = [_ended(f"{name}: {reason}") for name, reason in self.skipped_backends]
         return " ".join([super().__str__(), *dict.fromkeys(reasons)])
 
 
-class TooManyChildren(BadRequest):
+class TooManyChildren(BadRequest, code="too_many_children"):
     """More backend ids than one group may have."""
 
 
-class NotAllowed(DirectorError):
+class NotAllowed(DirectorError, statuses=(401, 403)):
     """The token is missing, wrong, or not sufficient."""
 
 
-class NotFound(DirectorError):
+class NotFound(DirectorError, statuses=(404, 410)):
     """The named object does not exist."""
 
 
-class GroupNotFound(NotFound):
+class GroupNotFound(NotFound, code="group_not_found"):
     """No group has this id."""
 
 
-class JobNotFound(NotFound):
+class JobNotFound(NotFound, code="job_not_found"):
     """The group has no job with this id."""
 
 
-class BackendNotFound(NotFound):
+class BackendNotFound(NotFound, code="backend_not_found"):
     """No backend has this id."""
 
 
-class Conflict(DirectorError):
+class Conflict(DirectorError, statuses=(409,)):
     """The request is valid, but not in the current state."""
 
 
-class IdempotencyConflict(Conflict):
+class IdempotencyConflict(Conflict, code="idempotency_conflict"):
     """The idempotency key was used within 24 h with another body."""
 
 
-class BackendInUse(Conflict):
+class BackendInUse(Conflict, code="backend_in_use"):
     """The backend has jobs that are not final."""
 
 
-class GroupNotFinished(Conflict):
+class GroupNotFinished(Conflict, code="group_not_finished"):
     """The group has not ended: wait for its end, or cancel it."""
 
 
-class RunPassed(Conflict):
+class RunPassed(Conflict, code="run_passed"):
     """The group is not in the run that the caller saw: it was retried since then."""
 
 
-class NothingToRetry(Conflict):
+class NothingToRetry(Conflict, code="nothing_to_retry"):
     """No job in the group failed or timed out."""
 
 
-class JobCompleted(Conflict):
+class JobCompleted(Conflict, code="job_completed"):
     """A job that is to be retried has its result."""
 
 
-class JobNotFailed(Conflict):
+class JobNotFailed(Conflict, code="job_not_failed"):
     """The group has not ended: until then only a job that failed or timed out can be retried."""
 
 
-class JobNotWaiting(Conflict):
+class JobNotWaiting(Conflict, code="job_not_waiting"):
     """The job runs or has ended: only a queued job can be moved."""
 
 
-class NoOtherBackend(Conflict):
+class NoOtherBackend(Conflict, code="no_other_backend"):
     """A job is to be retried on another backend, and none can accept it now."""
 
 
-class BackendUnavailable(Conflict):
+class BackendUnavailable(Conflict, code="backend_unavailable"):
     """A job's backend accepts no work now, and the job may not move, or no other backend is online."""
 
 
-class PayloadTooLarge(DirectorError):
+class PayloadTooLarge(DirectorError, statuses=(413,)):
     """The request's body is above the server's limit."""
 
 
-class TooManyRequests(DirectorError):
+class TooManyRequests(DirectorError, statuses=(429,)):
     """Too many requests; try again later."""
 
 
@@ -194,11 +173,11 @@ class ServerFault(DirectorError):
     """An error of the server that the caller did not cause."""
 
 
-class Unavailable(DirectorError):
+class Unavailable(DirectorError, statuses=(503,)):
     """The server cannot do this now."""
 
 
-class RunnerAbsent(Unavailable):
+class RunnerAbsent(Unavailable, code="runner_absent"):
     """No runner is alive; nothing was stored."""
 
 
@@ -214,14 +193,11 @@ class Unreachable(DirectorError):
             connection.
     """
 
+    _is_transient = True
+
     def __init__(self, detail: str, *, maybe_received: bool = True) -> None:
         super().__init__(detail)
         self.maybe_received = maybe_received
-
-    @property
-    def transient(self) -> bool:
-        """Return True: the server may come back."""
-        return True
 
 
 class StreamClosed(Unreachable):
@@ -241,38 +217,6 @@ class WaitTimeout(DirectorError, TimeoutError):
     """The group had not ended in time. It continues; wait again, or cancel it."""
 
 
-_BY_CODE: Final[dict[str, type[DirectorError]]] = {
-    "no_online_backends": NoOnlineBackends,
-    "too_many_children": TooManyChildren,
-    "group_not_found": GroupNotFound,
-    "job_not_found": JobNotFound,
-    "backend_not_found": BackendNotFound,
-    "idempotency_conflict": IdempotencyConflict,
-    "backend_in_use": BackendInUse,
-    "group_not_finished": GroupNotFinished,
-    "run_passed": RunPassed,
-    "nothing_to_retry": NothingToRetry,
-    "job_completed": JobCompleted,
-    "job_not_failed": JobNotFailed,
-    "job_not_waiting": JobNotWaiting,
-    "no_other_backend": NoOtherBackend,
-    "backend_unavailable": BackendUnavailable,
-    "runner_absent": RunnerAbsent,
-}
-
-_BY_STATUS: Final[dict[int, type[DirectorError]]] = {
-    400: BadRequest,
-    401: NotAllowed,
-    403: NotAllowed,
-    404: NotFound,
-    409: Conflict,
-    410: NotFound,
-    413: PayloadTooLarge,
-    429: TooManyRequests,
-    503: Unavailable,
-}
-
-
 def _class_for(status: int | None, code: str | None) -> type[DirectorError]:
     if code in _BY_CODE:
         return _BY_CODE[code]
@@ -283,33 +227,30 @@ def _class_for(status: int | None, code: str | None) -> type[DirectorError]:
     return ServerFault if status >= 500 else UnexpectedAnswer
 
 
-def _field_errors(body: Mapping[str, Any]) -> list[FieldError]:
-    listed = body.get("errors")
-    entries = listed if isinstance(listed, list) else []
-    return [
-        FieldError(str(entry.get("field", "")), str(entry.get("message", "")))
-        for entry in entries
-        if isinstance(entry, dict)
-    ]
+def _objects(body: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the objects in an array of an error body; of another form, none."""
+    entries = body.get(name)
+    entries = entries if isinstance(entries, list) else []
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def error_from_body(body: Mapping[str, Any], *, status: int | None) -> DirectorError:
     """Return the error that a JSON body ``{"detail", "code", "errors"?}`` describes.
 
-    Args:
-        body: An HTTP error body, or an ``error`` frame of the event stream.
-        status: HTTP status; None for a frame.
+    ``body`` is an HTTP error body, or an ``error`` frame of the event stream, which has no ``status``.
     """
     code = body.get("code")
     code = code if isinstance(code, str) else None
     detail = body.get("detail")
     if not isinstance(detail, str):
         detail = f"The server answered {status} without a reason."
-    kind = _class_for(status, code)
-    return kind(detail, status=status, code=code, errors=_field_errors(body), body=body)
+    errors = [
+        FieldError(str(entry.get("field", "")), str(entry.get("message", ""))) for entry in _objects(body, "errors")
+    ]
+    return _class_for(status, code)(detail, status=status, code=code, errors=errors, body=body)
 
 
-def error_from_answer(status: int, content: bytes) -> DirectorError:
+def error_from_answer(status: int, content: bytes | bytearray) -> DirectorError:
     """Return the error that an HTTP answer other than a success describes; never raises."""
     try:
         body = json.loads(content)

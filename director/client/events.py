@@ -4,17 +4,15 @@ State events have ``seq``, the group's counter without gaps, and ``run``. Progre
 stored, and the latest replaces earlier ones.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from director.client.decode import Moment, as_objects, build
-from director.client.groups import Group, Outputs, Raw, outputs_fields, parse_group
+from director.client.decode import Moment, Parsed, Raw, as_objects, build
+from director.client.groups import Group, Outputs, outputs_fields, parse_group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Parsed):
     """Base class of the events.
 
     Attributes:
@@ -26,7 +24,6 @@ class Event:
     type: str
     seq: int | None = None
     run: int | None = None
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,29 +46,30 @@ class GroupReopened(Event):
 
     Attributes:
         job_ids: Jobs that are queued again without attempts; their earlier result may follow at once.
-        backend_ids: The backend of each job, in the order of ``job_ids``.
+        backend_ids: The backend of each job, in the order of ``job_ids``; None: it waits in the pool.
         requested_by: The user who retried them.
     """
 
     job_group_id: str | None = None
     job_ids: tuple[str, ...] = ()
-    backend_ids: tuple[str, ...] = ()
+    backend_ids: tuple[str | None, ...] = ()
     reopened_at: Moment | None = None
     requested_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildEvent(Event):
-    """An event of one job."""
+    """An event of one job; ``backend_id`` None: a job of the pool, which no backend has started or has any more."""
 
     job_id: str
-    backend_id: str
+    backend_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildStarted(ChildEvent):
     """The backend has started to execute the job."""
 
+    backend_id: str
     seed: int | None = None
     attempt: int | None = None
     started_at: Moment | None = None
@@ -81,6 +79,7 @@ class ChildStarted(ChildEvent):
 class ChildProgress(ChildEvent):
     """``progress`` of the whole workflow in percent, and the steps of the current node."""
 
+    backend_id: str
     progress: float
     current_step: str | None = None
     steps_completed: int | None = None
@@ -106,7 +105,7 @@ class ChildRetrying(ChildEvent):
         attempt: Number of attempts so far.
         failure_class: Class of the failure; None if the backend is paused, draining or quarantined.
         reason: The reason, as a sentence.
-        next_backend_id: The backend where it is queued now.
+        next_backend_id: The backend where it is queued now; None: in the pool.
         not_before: Earliest start of the attempt; None: at once.
         queued_at: Since when it is queued.
         requested_by: The user who retried or moved it; None: the group's policy did.
@@ -128,11 +127,14 @@ class ChildCompleted(ChildEvent):
 
     Attributes:
         warnings: Sentences about nodes that were not executed, and missing files.
+        outputs_reused: Whether ComfyUI executed nothing for it: every node was cached.
     """
 
+    backend_id: str
     seed: int | None = None
     outputs: Outputs = field(default_factory=Outputs)
     warnings: tuple[str, ...] = ()
+    outputs_reused: bool = False
     completed_at: Moment | None = None
 
 
@@ -164,7 +166,7 @@ class ChildCancelled(ChildEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChildResult:
+class ChildResult(Parsed):
     """The result of one job of a finished group."""
 
     job_id: str
@@ -173,7 +175,6 @@ class ChildResult:
     seed: int | None = None
     outputs: Outputs | None = None
     error: str | None = None
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,15 +219,14 @@ def _result_fields(result: Raw) -> Raw:
 
 
 def parse_event(frame: Raw) -> Event:
-    """Return the event in one frame, an ``UnknownEvent`` for an unknown type.
-
-    Raises:
-        UnexpectedAnswer: A field of a known type is missing or has another type.
-    """
+    """Return the event in one frame, an ``UnknownEvent`` for an unknown type."""
     kind = frame.get("type")
     if kind == "initial_state":
         return _initial_state(frame)
-    fields = {**frame, "raw": frame}
+    # Values that a frame lists as truncated are null in it.
+    omitted = frame.get("truncated") or ()
+    fields = {name: value for name, value in frame.items() if name not in omitted}
+    fields["raw"] = frame
     if kind == "child_completed":
         fields["outputs"] = outputs_fields(frame.get("outputs") or {}, frame)
     if kind == "group_complete":

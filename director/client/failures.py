@@ -1,12 +1,8 @@
 """Recent failures by cause, backend and workflow."""
 
-from __future__ import annotations
+from dataclasses import dataclass
 
-from dataclasses import dataclass, field
-from typing import Any
-
-from director.client.decode import Moment, as_object, as_objects, build
-from director.client.groups import Raw
+from director.client.decode import Moment, Parsed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +21,7 @@ class FailureRow:
     """All failures with one cause at one backend in one workflow.
 
     Attributes:
+        backend_id: None: jobs of the pool that no candidate could take.
         workflow: Identifier of the workflow; it does not depend on the seeds.
         workflow_name: Name of the group of the newest failure, how many more groups there are, and the
             model.
@@ -34,7 +31,7 @@ class FailureRow:
     """
 
     failure_class: str
-    backend_id: str
+    backend_id: str | None
     workflow: str
     failures: int
     failed_jobs: int
@@ -47,7 +44,7 @@ class FailureRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failures:
+class Failures(Parsed):
     """The failures within a window.
 
     Attributes:
@@ -65,15 +62,3 @@ class Failures:
     recovered: tuple[FailureRow, ...] = ()
     left_out: int = 0
     only_newest: int | None = None
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
-
-
-def parse_failures(value: Any) -> Failures:
-    """Return the failures in one JSON object.
-
-    Raises:
-        UnexpectedAnswer: It has another form.
-    """
-    found = as_object(value)
-    rows = {name: [build(FailureRow, row) for row in as_objects(found.get(name))] for name in ("results", "recovered")}
-    return build(Failures, {**found, **rows, "raw": found})

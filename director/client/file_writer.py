@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import filecmp
-import itertools
 import os
 import re
 import uuid
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import BinaryIO, Final
 
 from director.client.groups import OutputFile
 
-#: Every placeholder of a name template.
-PLACEHOLDERS: Final = ("index", "seed", "backend", "name", "job")
 DEFAULT_TEMPLATE: Final = "{seed}_{backend}_{name}"
 
 # Characters that a file system does not allow in a name, and control characters.
@@ -48,13 +44,9 @@ def _shortened(part: str) -> str:
 def relative_path(file: OutputFile, template: str) -> Path:
     """Return the path of ``file`` below the chosen folder.
 
-    Args:
-        template: Text with ``{index}`` (number of the job in its group, from 0001), ``{seed}``,
-            ``{backend}``, ``{name}`` and ``{job}``; a ``/`` in the template itself makes a folder, one
-            in a value never does.
-
-    Raises:
-        ValueError: The template has another placeholder.
+    The template has ``{index}`` (number of the job in its group, from 0001), ``{seed}``, ``{backend}``, ``{name}`` and
+    ``{job}``; another placeholder raises ``ValueError``. A ``/`` in the template makes a folder, one in a value never
+    does.
     """
     values = {
         "index": "" if file.index is None else f"{file.index:04}",
@@ -66,16 +58,13 @@ def relative_path(file: OutputFile, template: str) -> Path:
     try:
         filled = template.format_map(values)
     except (KeyError, IndexError, AttributeError, ValueError) as error:
-        known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        known = ", ".join(f"{{{name}}}" for name in values)
         raise ValueError(f"The name template {template!r} may use {known} only.") from error
     return Path(*(safe_part(part) for part in filled.split("/") if part))
 
 
 class AtomicFile:
-    """A temporary file that ``commit`` renames to ``target``. A context manager: without ``commit`` it is removed.
-
-    ``write`` the content, then ``commit``.
-    """
+    """A temporary file that ``commit`` renames to ``target``. A context manager: without ``commit`` it is removed."""
 
     def __init__(self, target: Path) -> None:
         self._target = target
@@ -88,9 +77,7 @@ class AtomicFile:
         self._file = self._temporary.open("xb")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
         self._temporary.unlink(missing_ok=True)
 
@@ -107,21 +94,16 @@ class AtomicFile:
         content, it stays, and this file gets a number (``name_2.png``).
         """
         self._close()
-        for number in itertools.count(1):
-            path = self._numbered(number)
-            if self._claimed(path) or filecmp.cmp(path, self._temporary, shallow=False):
-                return path
-        raise AssertionError("counting never ends")
+        path, number = self._target, 1
+        while not (self._claimed(path) or filecmp.cmp(path, self._temporary, shallow=False)):
+            number += 1
+            path = path.with_name(f"{self._target.stem}_{number}{self._target.suffix}")
+        return path
 
     def _close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def _numbered(self, number: int) -> Path:
-        if number == 1:
-            return self._target
-        return self._target.with_name(f"{self._target.stem}_{number}{self._target.suffix}")
 
     def _claimed(self, path: Path) -> bool:
         """Rename to ``path`` unless it exists, in one system call; return whether it did not exist."""

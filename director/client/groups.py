@@ -1,27 +1,25 @@
-"""Groups, their jobs, attempts and output files. The names are those of the API.
-
-Every type keeps its JSON object in ``raw``, so that a field of a newer server is available before this
-client has it. ``raw`` is not compared.
-"""
-
-from __future__ import annotations
+"""Groups, their jobs, attempts and output files. The names are those of the API."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any
 
-from director.client.decode import Moment, as_object, as_objects, build
-
-Raw: TypeAlias = dict[str, Any]
+from director.client.decode import Moment, Parsed, Raw, as_object, as_objects, build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutputFile:
+class OutputFile(Parsed):
     """One output file of a job, with its origin.
 
     Attributes:
         kind: ComfyUI's key of the output: ``images``, ``gifs``, ``audio``, ``video`` …
         type: ComfyUI's folder: ``output``, or ``temp`` for a preview.
+        file_url: The Director's address of the file; None in events.
+        thumbnail_url: The Director's address of a thumbnail; None for a file that is no image and no video.
+        node_id: The node that reported the file.
+        captured: The Director has a copy. With it, ``blake3``, ``sha256`` and ``size_bytes`` are known.
+        width, height: Pixels; None if they are not known.
+        duration: Seconds of a video or sound; None if it is not known.
         missing: The backend does not have the file any more, or has another file of this name.
         reason: ``replaced`` if the backend has another file of this name.
         index: Number of its job in the group, from 1; None for a file that was not read from a ``Group``.
@@ -32,13 +30,22 @@ class OutputFile:
     subfolder: str = ""
     type: str = "output"
     kind: str = "images"
+    file_url: str | None = None
+    thumbnail_url: str | None = None
+    node_id: str | None = None
+    captured: bool = False
+    blake3: str | None = None
+    sha256: str | None = None
+    size_bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    duration: float | None = None
     missing: bool = False
     reason: str | None = None
     job_id: str | None = None
     backend_id: str | None = None
     seed: int | None = None
     index: int | None = None
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def why_missing(self) -> str:
@@ -51,12 +58,11 @@ class OutputFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outputs:
+class Outputs(Parsed):
     """The outputs of a job. Texts and other values that are not files are in ``raw`` only."""
 
     files: tuple[OutputFile, ...] = ()
     prompt_id: str | None = None
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def images(self) -> tuple[OutputFile, ...]:
@@ -65,7 +71,7 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(Parsed):
     """One attempt of a job on one backend, with one ComfyUI prompt id."""
 
     number: int
@@ -79,26 +85,30 @@ class Attempt:
     started_at: Moment | None = None
     ended_at: Moment | None = None
     outputs: Outputs | None = None
+    #: Why the Director stops or stopped its prompt, for example ``cancel``, ``moved`` or ``recalled``.
+    stop_reason: str | None = None
     #: Why its prompt still runs although it is to be stopped.
     left_running: str | None = None
     warnings: tuple[str, ...] = ()
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Child:
+class Child(Parsed):
     """One job of a group: the workflow with one seed, on one backend.
 
     Attributes:
+        backend_id: None for a job of the pool that no backend has started.
         status: ``queued``, ``running``, ``completed``, ``failed``, ``timeout`` or ``cancelled``.
         progress: Percent of the whole workflow, 0 to 100.
         attempts: The attempts; only ``job()`` fills them in.
         attempt_count: Number of attempts; 0 if the server does not send it.
         waiting_reason: One sentence while the job is queued, or runs on an offline backend.
+        outputs_reused: Whether ComfyUI executed nothing for it: every node was cached.
+        eta_seconds: Seconds until the job is expected to end; None: it has ended, or that is not known.
     """
 
     job_id: str
-    backend_id: str
+    backend_id: str | None
     seed: int
     status: str
     progress: float = 0.0
@@ -112,10 +122,11 @@ class Child:
     started_at: Moment | None = None
     completed_at: Moment | None = None
     waiting_reason: str | None = None
+    eta_seconds: float | None = None
     warnings: tuple[str, ...] = ()
+    outputs_reused: bool = False
     attempts: tuple[Attempt, ...] = ()
     attempt_count: int = 0
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def files(self) -> tuple[OutputFile, ...]:
@@ -130,23 +141,28 @@ class Child:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedBackend:
-    """A backend that was named in a submission and got no job."""
+    """A backend that was named in a submission and got no job; of the pool, a candidate that could take none then."""
 
     backend_id: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class Group(Parsed):
     """One submission and its jobs.
 
     Attributes:
         status: ``pending``, ``running``, ``partial_complete``, ``completed``, ``failed`` or
             ``cancelled``. The group has ended when ``completed_at`` is set, not before
             (it may be ``partial_complete`` while jobs still run).
+        placement: ``bound``: each job was submitted to one backend; ``pool``: each goes to any free candidate.
         child_jobs: In the order of submission; empty in the pages of ``list()``.
         seq: Number of the last event in this snapshot: continue the stream with ``since=seq``.
+        revision: Increases with each captured file, which is no event.
         run: From 1; a retry of the group opens the next.
+        eta_seconds: Seconds until the last job is expected to end; None: the group has ended, or that is not known.
+        timeout_seconds: Seconds that a job may run; None: any.
+        stall_seconds: Seconds without an event of its prompt after which a job ends; None: any.
         max_attempts: Maximum number of attempts of a job within a run.
         retry_elsewhere: False, or the backends of a retry: ``group`` or ``any``.
         retry_on: Failure classes after which a job is retried; None for all retryable ones.
@@ -157,18 +173,21 @@ class Group:
 
     job_group_id: str
     status: str
+    placement: str = "bound"
     child_jobs: tuple[Child, ...] = ()
     completed_count: int = 0
     failed_count: int = 0
     total_count: int = 0
     created_at: Moment | None = None
     completed_at: Moment | None = None
+    eta_seconds: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict, hash=False)
     warnings: tuple[str, ...] = ()
     skipped_backends: tuple[SkippedBackend, ...] = ()
     seed_strategy: str | None = None
     base_seed: int | None = None
     timeout_seconds: int | None = None
+    stall_seconds: int | None = None
     max_attempts: int = 1
     retry_elsewhere: bool | str = False
     retry_on: tuple[str, ...] | None = None
@@ -176,8 +195,8 @@ class Group:
     submitter: str | None = None
     run: int = 1
     seq: int | None = None
+    revision: int = 0
     replayed: bool = False
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def finished(self) -> bool:
@@ -198,7 +217,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CancelResult:
+class CancelResult(Parsed):
     """Result of a cancellation.
 
     Attributes:
@@ -210,11 +229,10 @@ class CancelResult:
     interrupted: int = 0
     already_complete: int = 0
     already_failed: int = 0
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetryResult:
+class RetryResult(Parsed):
     """Result of a retry.
 
     Attributes:
@@ -231,11 +249,25 @@ class RetryResult:
     job_ids: tuple[str, ...] = ()
     adopted_job_ids: tuple[str, ...] = ()
     moved: dict[str, str] = field(default_factory=dict, hash=False)
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MoveResult:
+class JobOfFile(Parsed):
+    """The job that made a file.
+
+    Attributes:
+        attempt: Number of the attempt, if it is known.
+        found_by: ``mark``: by the ids in the file; ``hash``: by its content.
+    """
+
+    job_group_id: str
+    job_id: str
+    attempt: int | None = None
+    found_by: str = "mark"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveResult(Parsed):
     """Result of a move.
 
     Attributes:
@@ -250,15 +282,13 @@ class MoveResult:
     backend_id: str
     moved: bool
     removing_from: str | None = None
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
 def outputs_fields(value: Any, owner: Mapping[str, Any]) -> Raw | None:
     """Return the fields of an ``Outputs`` from the API's object, None if there is none.
 
-    Args:
-        value: ``{"images": [file, …], "<ComfyUI's key>": […], "prompt_id"}`` or None.
-        owner: The job or event with these outputs; its job id, backend and seed are set on each file.
+    ``value`` is ``{"images": [file, …], "<ComfyUI's key>": […], "prompt_id"}`` or None. ``owner`` is the job or event
+    with these outputs; its job id, backend and seed are set on each file.
     """
     if value is None:
         return None
@@ -289,25 +319,19 @@ def _child_fields(child: Raw) -> Raw:
         # A status counts the attempts, a single child lists them.
         "attempts": [_attempt_fields(entry, child) for entry in attempts],
         "attempt_count": listed if isinstance(listed, int) else len(attempts),
+        # Null in a frame that would be too long.
+        "warnings": child.get("warnings") or (),
         "raw": child,
     }
 
 
 def parse_child(value: Any) -> Child:
-    """Return the job in one JSON object.
-
-    Raises:
-        UnexpectedAnswer: It has another form.
-    """
+    """Return the job in one JSON object."""
     return build(Child, _child_fields(as_object(value)))
 
 
 def parse_group(value: Any, *, replayed: bool = False) -> Group:
-    """Return the group in the answer to a submission or status, a list's row, ``initial_state``.
-
-    Raises:
-        UnexpectedAnswer: It has another form.
-    """
+    """Return the group in the answer to a submission or status, a list's row, ``initial_state``."""
     group = as_object(value)
     children = [_child_fields(child) for child in as_objects(group.get("child_jobs", []))]
     return build(

@@ -7,11 +7,15 @@ checkers and editors see both signatures through the overloads of ``__get__``.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 P = ParamSpec("P")
 T = TypeVar("T")
+#: What the method of the blocking and of the asynchronous client returns.
+B = TypeVar("B")
+A = TypeVar("A")
 
 
 class BlockingClient:
@@ -44,51 +48,31 @@ def _iterate(items: AsyncGenerator[T]) -> Generator[T]:
         run(items.aclose())
 
 
-class _Shared:
-    """One function for both clients; ``to_blocking`` makes it a function that blocks."""
+class method(Generic[P, B, A]):  # noqa: N801 used as a decorator
+    """Makes a coroutine function, or a function that returns an asynchronous generator, a method of both clients."""
 
-    def __init__(self, function: Callable[..., Any], to_blocking: Callable[[Any], Any]) -> None:
+    @overload
+    def __init__(
+        self: method[P, T, Coroutine[Any, Any, T]], function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: method[P, Generator[T], AsyncGenerator[T]], function: Callable[Concatenate[Any, P], AsyncGenerator[T]]
+    ) -> None: ...
+    def __init__(self, function: Callable[..., Any]) -> None:
         @functools.wraps(function)
         def blocking(*args: Any, **kwargs: Any) -> Any:
-            return to_blocking(function(*args, **kwargs))
+            result = function(*args, **kwargs)
+            return run(result) if inspect.iscoroutine(result) else _iterate(result)
 
         self._functions = {True: blocking, False: function}
 
-    def bound(self, client: Any, owner: type) -> Any:
-        """Return the method of a client, or the function of its class if ``client`` is None."""
+    @overload
+    def __get__(self, client: None, owner: type) -> Callable[..., Any]: ...
+    @overload
+    def __get__(self, client: BlockingClient, owner: type) -> Callable[P, B]: ...
+    @overload
+    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, A]: ...
+    def __get__(self, client: Any, owner: type) -> Any:
         function: Any = self._functions[issubclass(owner, BlockingClient)]
         return function if client is None else function.__get__(client, owner)
-
-
-class method(_Shared, Generic[P, T]):  # noqa: N801 used as a decorator
-    """Makes a coroutine function a method of both clients."""
-
-    def __init__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> None:
-        super().__init__(function, run)
-
-    @overload
-    def __get__(self, client: None, owner: type) -> Callable[..., Any]: ...
-    @overload
-    def __get__(self, client: BlockingClient, owner: type) -> Callable[P, T]: ...
-    @overload
-    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
-    def __get__(self, client: Any, owner: type) -> Any:
-        """Return the method of the kind of client."""
-        return self.bound(client, owner)
-
-
-class iterator(_Shared, Generic[P, T]):  # noqa: N801 used as a decorator
-    """Makes a function that returns an asynchronous generator a method of both clients."""
-
-    def __init__(self, function: Callable[Concatenate[Any, P], AsyncGenerator[T]]) -> None:
-        super().__init__(function, _iterate)
-
-    @overload
-    def __get__(self, client: None, owner: type) -> Callable[..., Any]: ...
-    @overload
-    def __get__(self, client: BlockingClient, owner: type) -> Callable[P, Generator[T]]: ...
-    @overload
-    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, AsyncGenerator[T]]: ...
-    def __get__(self, client: Any, owner: type) -> Any:
-        """Return the method of the kind of client."""
-        return self.bound(client, owner)

@@ -1,18 +1,41 @@
 """Every request to the Director: path, parameters and body."""
 
-from __future__ import annotations
-
+import json
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, Final, TypedDict
 from urllib.parse import quote
 
-from director.client.wire import Request, dump
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request to the Director.
+
+    Attributes:
+        path: Below the Director's address, percent-encoded.
+        body: JSON text, None for none.
+        repeatable: The request may be sent again after a lost answer: that changes nothing more.
+    """
+
+    method: str
+    path: str
+    params: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    repeatable: bool = False
 
 
-class SubmitOptions(TypedDict, total=False):
-    """Options of a submission beside the workflow and the backends.
+class CheckOptions(TypedDict, total=False):
+    """Options of a check: ``parameters`` and ``required_capabilities`` of the submission."""
+
+    parameters: Mapping[str, Any] | None
+    required_capabilities: Sequence[str] | None
+
+
+class SubmitOptions(CheckOptions, total=False):
+    """Options of a submission beside the workflow, the backends and the number of jobs.
 
     Attributes:
         parameters: Inputs to set in every job: ``{"steps": 20}``, ``{"3.steps": 20}`` or
@@ -21,10 +44,13 @@ class SubmitOptions(TypedDict, total=False):
         base_seed: Seed of the first job, 0 … 2**53 - 1; drawn by the server if left out.
         metadata: Any JSON object up to 16 KiB; returned unchanged.
         timeout_seconds: 30 … 3600 (default 300) from the first sign of execution.
+        stall_seconds: 30 … 86400 without an event of the job's prompt, instead of the default ``timeout_seconds``:
+            the job may run for days. With both, each ends the job.
         required_capabilities: Tags and properties that a backend must have.
-        max_attempts: Maximum number of attempts of a job within a run, 1 … 10.
+        max_attempts: Maximum number of attempts of a job within a run, 1 … 10; at least 2 in the pool by default.
         retry_elsewhere: True or ``group``: a failed job may be retried on the other backends of its
-            group; ``any``: on every online backend; False: on its own backend only.
+            group; ``any``: on every online backend; False: on its own backend only. Jobs of the pool are
+            always retried on any candidate.
         retry_on: Failure classes after which a job is retried; all retryable ones if left out.
         partial_outputs: ``accept`` (default): a job of which ComfyUI refuses some outputs completes
             with the others and a warning; ``fail``: its prompt is stopped and it fails.
@@ -33,12 +59,11 @@ class SubmitOptions(TypedDict, total=False):
             if left out.
     """
 
-    parameters: Mapping[str, Any] | None
     seed_strategy: str | None
     base_seed: int | None
     metadata: Mapping[str, Any] | None
     timeout_seconds: int | None
-    required_capabilities: Sequence[str] | None
+    stall_seconds: int | None
     max_attempts: int | None
     retry_elsewhere: bool | str | None
     retry_on: Sequence[str] | None
@@ -70,6 +95,8 @@ class ListFilters(TypedDict, total=False):
 
 class RetryOptions(TypedDict, total=False):
     """Options of a retry.
+
+    Jobs of the pool wait in the pool again, unless ``where`` is ``same`` or ``other``, or ``backend_id`` is set.
 
     Attributes:
         where: ``"same"``: on the job's own backend; ``"other"``: on another one that is online and has what
@@ -107,12 +134,18 @@ class BackendFields(TypedDict, total=False):
 
 
 class HoldOptions(TypedDict, total=False):
-    """Options of a pause, a drain or a quarantine."""
+    """Options of a pause or a drain.
+
+    Attributes:
+        now: Evict the running jobs instead of letting them finish: they are stopped there and run later, or on
+            another backend if their group allows that.
+        reason: The reason, for other users.
+        by: Your name.
+    """
 
     now: bool
     reason: str | None
     by: str | None
-    minutes: int | None
 
 
 #: Fields of a body that are lists of strings.
@@ -145,31 +178,55 @@ def delete(*segments: str) -> Request:
     return Request("DELETE", _path(*segments))
 
 
-def _body(allowed: type, options: Mapping[str, Any], **more: Any) -> bytes:
-    """Return the JSON of all values that are not None.
-
-    Raises:
-        TypeError: An option is not allowed, or one string is given for a list of strings.
-    """
+def checked(allowed: type, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``options``; raise ``TypeError`` if one is not allowed."""
     if unknown := options.keys() - allowed.__annotations__.keys():
         raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
-    fields = {k: v for k, v in {**more, **options}.items() if v is not None}
+    return options
+
+
+def post(*segments: str, method: str = "POST", repeatable: bool = True, **fields: Any) -> Request:
+    """Return a request whose body has all ``fields`` that are not None.
+
+    Raises ``TypeError`` if one string is given for a list of strings, and ``ValueError`` for a NaN or an infinity,
+    which JSON does not have.
+    """
+    fields = {k: v for k, v in fields.items() if v is not None}
     for name in _LISTS & fields.keys():
         # A string is a sequence of strings, too: "localhost_8188" would mean 14 backends.
         if isinstance(fields[name], str):
             raise TypeError(f"{name} is a list of strings, not one string.")
         fields[name] = list(fields[name])
-    return dump(fields)
+    body = _dump(fields).encode("ascii")
+    return Request(method, _path(*segments), body=body, repeatable=repeatable)
+
+
+def _dump(value: Any) -> str:
+    """Return ``value`` as JSON text in ASCII.
+
+    A lone surrogate then reaches the server, whose 400 names it, and causes no encoding error here.
+    """
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 def submit(
-    workflow: Mapping[str, Any], backend_ids: Sequence[str], *, idempotency_key: str | None = None, **options: Any
+    workflow: Mapping[str, Any],
+    backend_ids: Sequence[str] | None,
+    *,
+    count: int | None = None,
+    idempotency_key: str | None = None,
+    **options: Any,
 ) -> Request:
-    """Return the submission of a group; safe to repeat, since it has an idempotency key."""
-    body = _body(SubmitOptions, options, workflow_json=workflow, backend_ids=backend_ids)
+    """Return the submission of a group; safe to repeat, since it has an idempotency key.
+
+    Without ``backend_ids`` its jobs go to the pool of all backends; one job without ``count``.
+    """
+    if backend_ids is None:
+        backend_ids, count = ["*"], 1 if count is None else count
+    fields: dict[str, Any] = {"workflow_json": workflow, "backend_ids": backend_ids, "count": count}
     key = str(uuid.uuid4()) if idempotency_key is None else idempotency_key
-    headers = {"Idempotency-Key": key}
-    return Request("POST", _path("job-group"), body=body, headers=headers, repeatable=True)
+    request = post("job-group", **fields, **checked(SubmitOptions, options))
+    return replace(request, headers={"Idempotency-Key": key})
 
 
 def _moment(value: datetime) -> str:
@@ -179,91 +236,17 @@ def _moment(value: datetime) -> str:
     return text.replace("+00:00", "Z")
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else dump(value).decode()
-
-
-def list_groups(
-    *,
-    metadata: Mapping[str, Any] | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
-    limit: int | None = None,
-    status: str | None = None,
-    backend: str | None = None,
-    submitter: str | None = None,
-    cursor: str | None = None,
-) -> Request:
-    """Return the request for one page of groups, newest first."""
-    params = {
-        "status": status,
-        "backend": backend,
-        "submitter": submitter,
-        **{f"metadata.{name}": _text(value) for name, value in (metadata or {}).items()},
-        "created_after": _moment(created_after) if created_after else None,
-        "created_before": _moment(created_before) if created_before else None,
-        "limit": None if limit is None else str(limit),
-        "cursor": cursor,
+def list_groups(*, cursor: str | None = None, **filters: Any) -> Request:
+    """Return the request for one page of groups, newest first; ``filters`` as in ``ListFilters``."""
+    params = {**checked(ListFilters, filters), "cursor": cursor}
+    for name, value in (params.pop("metadata", None) or {}).items():
+        params[f"metadata.{name}"] = value if isinstance(value, str) else _dump(value)
+    texts = {
+        name: _moment(value) if isinstance(value, datetime) else str(value)
+        for name, value in params.items()
+        if value is not None
     }
-    return get("job-groups", **{k: v for k, v in params.items() if v is not None})
-
-
-def retry(*segments: str, job_ids: Sequence[str] | None = None, **options: Unpack[RetryOptions]) -> Request:
-    """Return the retry of a group (``job_ids``: of these jobs only), or of the job at ``segments``.
-
-    It is not repeated after a lost answer: by then the run that the first one opened may have ended, too.
-    """
-    body = _body(RetryOptions, options, job_ids=job_ids)
-    return Request("POST", _path("job-groups", *segments, "retry"), body=body)
-
-
-def move(group_id: str, job_id: str, backend_id: str, *, by: str | None = None) -> Request:
-    """Return the move of a queued job; safe to repeat, since the second move changes nothing."""
-    path = _path("job-groups", group_id, "jobs", job_id, "move")
-    body = {"backend_id": backend_id} if by is None else {"backend_id": backend_id, "by": by}
-    return Request("POST", path, body=dump(body), repeatable=True)
-
-
-def add_backend(url: str, *, backend_id: str | None = None, **fields: Any) -> Request:
-    """Return the registration of a ComfyUI; ``fields`` are those of ``BackendFields``."""
-    body = _body(BackendFields, fields, url=url, backend_id=backend_id)
-    return Request("POST", _path("backends"), body=body)
-
-
-def update_backend(backend_id: str, *, url: str | None = None, **fields: Any) -> Request:
-    """Return a change of a backend; fields that are None stay."""
-    body = _body(BackendFields, fields, url=url)
-    return Request("PATCH", _path("backends", backend_id), body=body, repeatable=True)
-
-
-def change_hold(backend_id: str, action: str, **options: Unpack[HoldOptions]) -> Request:
-    """Return ``pause``, ``drain``, ``resume``, ``quarantine`` or ``release``; safe to repeat."""
-    path = _path("backends", backend_id, action)
-    return Request("POST", path, body=_body(HoldOptions, options), repeatable=True)
-
-
-def find_backends() -> Request:
-    """Return the search for ComfyUIs on the Director's host. It changes nothing."""
-    return Request("POST", _path("backends", "find"), body=b"{}", repeatable=True)
-
-
-def decide_found(url: str, decision: str) -> Request:
-    """Return the decision about a found ComfyUI: ``add``, ``ignore`` or ``unignore``."""
-    path = _path("backends", "found", decision)
-    return Request("POST", path, body=dump({"url": url}), repeatable=decision != "add")
-
-
-def test_backend(url: str, headers: Mapping[str, str] | None) -> Request:
-    """Return the test of an address. It changes nothing."""
-    body = _body(BackendFields, {}, url=url, headers=headers)
-    return Request("POST", _path("backends", "test"), body=body, repeatable=True)
-
-
-def workflow_from_png(content: bytes) -> Request:
-    """Return the request for the workflow in a PNG."""
-    headers = {"Content-Type": "image/png"}
-    path = _path("workflow-from-png")
-    return Request("POST", path, body=content, headers=headers, repeatable=True)
+    return get("job-groups", **texts)
 
 
 def stream_path(group_id: str, since: int | None) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 
 from director import __version__
 from director.client.errors import DirectorError, Unreachable, error_from_answer
-from director.client.wire import Answer, Request
+from director.client.requests import Request
 
 DEFAULT_URL: Final = "http://localhost:9820"
 #: Characters of a token.
@@ -23,10 +24,17 @@ _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 CONNECT_TIMEOUT_S: Final = 5.0
 #: Frames of the API stay below 1 MiB.
 MAX_FRAME_BYTES: Final = 16 * 2**20
-#: Seconds for the closing handshake: the caller has its result and should not wait.
-CLOSE_TIMEOUT_S: Final = 1.0
 #: At most this much of an error page is read.
 MAX_ERROR_BYTES: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete HTTP answer. Header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +48,7 @@ class Address:
     def parse(cls, url: str, token: str | None) -> Address:
         """Return the address.
 
-        Raises:
-            ValueError: It is no http or https URL, or the token has other characters.
+        Raises ``ValueError`` if it is no http or https URL, or the token has other characters than a token may have.
         """
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -97,7 +104,8 @@ class Address:
             "proxy": None,
             "ssl": _authorities() if self.url.startswith("https:") else None,
             "open_timeout": timeout,
-            "close_timeout": CLOSE_TIMEOUT_S,
+            # The caller has its result and should not wait.
+            "close_timeout": 1.0,
             "max_size": MAX_FRAME_BYTES,
         }
 
@@ -143,14 +151,19 @@ def request_timeout(seconds: float | None) -> Any:
 
 _ERROR_NUMBER: Final = re.compile(r"\[(?:Errno|WinError) -?\d+\] ")
 #: There was no connection, so the server cannot have acted.
-_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_NOT_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.InvalidURL,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+)
 
 
 def lost_answer(url: str, error: httpx.HTTPError | httpx.InvalidURL) -> DirectorError:
     """Return the error for an HTTP request without an answer."""
-    reason = _reason(error)
-    unsent = isinstance(error, (*_NOT_SENT, httpx.InvalidURL))
-    return Unreachable(f"No answer from {url}: {reason}", maybe_received=not unsent)
+    unsent = isinstance(error, _NOT_SENT)
+    return Unreachable(f"No answer from {url}: {_reason(error)}", maybe_received=not unsent)
 
 
 def _reason(error: Exception) -> str:
@@ -161,15 +174,8 @@ def _reason(error: Exception) -> str:
 def no_socket(url: str, error: Exception) -> DirectorError:
     """Return the error for an event stream that could not be opened."""
     if isinstance(error, InvalidStatus):
-        content = bytes(error.response.body or b"")
-        return error_from_answer(error.response.status_code, content)
-    reason = _reason(error)
-    return Unreachable(f"No event stream from {url}: {reason}", maybe_received=False)
-
-
-def close_code(error: ConnectionClosed) -> int:
-    """Return the server's close code, 1006 if it sent none."""
-    return error.rcvd.code if error.rcvd else 1006
+        return error_from_answer(error.response.status_code, error.response.body or b"")
+    return Unreachable(f"No event stream from {url}: {_reason(error)}", maybe_received=False)
 
 
 def answer_of(response: httpx.Response, content: bytes | None = None) -> Answer:

@@ -4,13 +4,13 @@ A stream that is lost, silent or impossible (a proxy without WebSockets) costs l
 result.
 """
 
-from __future__ import annotations
-
+import math
+import time
 from dataclasses import dataclass
 from typing import Final
 
 from director.client import calls, requests
-from director.client.backoff import Outage, ReconnectPolicy
+from director.client.calls import Outage
 from director.client.decode import load
 from director.client.errors import DirectorError, StreamClosed, WaitTimeout
 from director.client.groups import Group, parse_group
@@ -24,39 +24,33 @@ SAFETY_POLL_S: Final = 15.0
 
 @dataclass(slots=True)
 class Watch:
-    """One caller's wait for one group. Times are by the policy's clock."""
+    """One caller's wait for one group."""
 
     wire: Wire
     group_id: str
-    policy: ReconnectPolicy
     outage: Outage
-    #: When the caller's time is up; None: never.
-    deadline: float | None
+    #: When the caller's time is up.
+    deadline: float
     socket: Socket | None = None
     is_streamable: bool = True
 
     def left(self, at_most: float) -> float:
         """Return the seconds until the deadline, at most ``at_most`` and never below 0."""
-        if self.deadline is None:
-            return at_most
-        return max(0.0, min(at_most, self.deadline - self.policy.clock()))
+        return max(0.0, min(at_most, self.deadline - time.monotonic()))
 
     def is_expired(self) -> bool:
         """Return whether the caller's time is up."""
-        return self.deadline is not None and self.policy.clock() >= self.deadline
+        return time.monotonic() >= self.deadline
 
     async def status(self) -> Group:
-        """Read the status, again after each failure that may pass.
-
-        Raises:
-            WaitTimeout: The deadline came first.
-        """
+        """Read the status, again after each failure that may pass; raise ``WaitTimeout`` after the deadline."""
         request = requests.get("job-groups", self.group_id)
         while True:
             try:
                 # The last request of an expired wait still needs time for its answer.
-                limit = None if self.deadline is None else max(1.0, self.left(30.0))
-                group = await calls.call(self.wire, request, parse_group, timeout=limit, delays=())
+                limit = None if self.deadline == math.inf else max(1.0, self.left(30.0))
+                answer = calls.success(await self.wire.send(request, limit))
+                group = parse_group(load(answer.content))
             except DirectorError as error:
                 if not error.transient:
                     raise
@@ -88,8 +82,8 @@ class Watch:
                 await self.wire.sleep(self.left(self.outage.delay(error)))
 
     async def _until_end(self, socket: Socket) -> None:
-        end = self.policy.clock() + self.left(SAFETY_POLL_S)
-        while (remaining := end - self.policy.clock()) > 0:
+        end = time.monotonic() + self.left(SAFETY_POLL_S)
+        while (remaining := end - time.monotonic()) > 0:
             frame = await socket.receive(remaining)
             if frame is None:
                 return
@@ -107,16 +101,14 @@ class Watch:
             self.socket = None
 
 
-async def wait(wire: Wire, group_id: str, *, timeout: float | None, policy: ReconnectPolicy) -> Group:
+async def wait(wire: Wire, group_id: str, timeout: float | None, outage: Outage) -> Group:
     """Return the group once ``completed_at`` is set.
 
-    Raises:
-        WaitTimeout: The group had not ended after ``timeout`` seconds.
-        GroupNotFound: There is no such group.
-        DirectorError: The server was away for ``give_up_seconds``.
+    Raises ``WaitTimeout`` after ``timeout`` seconds, ``GroupNotFound``, or the error of an outage of
+    ``give_up_seconds``.
     """
-    deadline = None if timeout is None else policy.clock() + timeout
-    watch = Watch(wire, group_id, policy, Outage(policy), deadline)
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    watch = Watch(wire, group_id, outage, deadline)
     try:
         while True:
             group = await watch.status()

@@ -1,46 +1,41 @@
-"""What the client needs of HTTP and WebSockets, as two protocols.
+"""What the client needs of HTTP and WebSockets, over blocking sockets and in an event loop.
 
 The rules (``calls``, ``stream``, ``wait``, ``downloads``) are coroutines over a ``Wire``. ``AsyncWire`` awaits
 its sockets. ``SyncWire`` blocks and never suspends, so that ``methods.run`` finishes a coroutine in one step.
 Each rule is therefore written once.
 """
 
-from __future__ import annotations
-
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, TypeVar
+
+import httpx
+import websockets.asyncio.client
+import websockets.sync.client
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from director.client.file_writer import AtomicFile
+from director.client.requests import Request
+from director.client.transport import (
+    MAX_ERROR_BYTES,
+    Address,
+    Answer,
+    answer_of,
+    client_options,
+    lost_answer,
+    no_socket,
+    request_timeout,
+)
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One HTTP request to the Director.
-
-    Attributes:
-        path: Below the Director's address, percent-encoded.
-        body: JSON text, None for none.
-        repeatable: The request may be sent again after a lost answer: that changes nothing more.
-    """
-
-    method: str
-    path: str
-    params: tuple[tuple[str, str], ...] = ()
-    body: bytes | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    repeatable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A complete HTTP answer. Header names are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
+#: Seconds without progress of an upload.
+_UPLOAD_TIMEOUT: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +45,180 @@ class Closed:
     code: int
 
 
-class Socket(Protocol):
+class Socket(ABC):
     """An open event stream."""
 
     async def receive(self, timeout: float | None = None) -> str | Closed | None:
         """Return the next frame, ``Closed``, or None after ``timeout`` seconds without a frame."""
+        try:
+            return await self._text(timeout)
+        except TimeoutError:
+            return None
+        except ConnectionClosed as closed:
+            return Closed(closed.rcvd.code if closed.rcvd else 1006)
 
+    @abstractmethod
+    async def _text(self, timeout: float | None) -> str: ...
+
+    @abstractmethod
     async def aclose(self) -> None:
         """Close the stream."""
 
 
-class Wire(Protocol):
+class Wire(ABC):
     """Sends and receives for one client. Each method raises a ``DirectorError`` if that fails."""
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        self._address = address
+        self._open(**client_options(timeout))
 
     async def send(self, request: Request, timeout: float | None = None) -> Answer:
         """Return the answer to a request. ``timeout`` in seconds, None for the client's."""
+        options = self._address.http_options(request)
+        try:
+            response = await self._request(**options, timeout=request_timeout(timeout))
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise lost_answer(self._address.shown, error) from error
+        return answer_of(response)
+
+    async def upload(self, path: str, file: Path, fields: dict[str, str]) -> Answer:
+        """Return the answer to a form with a file, which is read while it is sent."""
+        options = self._address.http_options(Request("POST", path))
+        # The Director answers when the whole file is on its disk.
+        timeout = request_timeout(_UPLOAD_TIMEOUT)
+        with file.open("rb") as content:
+            form = {"data": fields, "files": {"file": (file.name, content)}}
+            try:
+                response = await self._request(**options, **form, timeout=timeout)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise lost_answer(self._address.shown, error) from error
+        return answer_of(response)
 
     async def save(self, url: str, file: AtomicFile) -> Path | Answer:
         """Stream a URL into a file; return its path, or the answer if its status is not 200."""
+        try:
+            return await self._save(url, self._address.headers_for(url), file)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise lost_answer(url, error) from error
 
     async def connect(self, path: str, timeout: float = 10.0) -> Socket:
         """Open the event stream at ``path``. ``timeout`` in seconds."""
+        try:
+            return await self._connect(**self._address.socket_options(path, timeout))
+        except (OSError, EOFError, WebSocketException) as error:
+            raise no_socket(self._address.shown, error) from error
 
+    @abstractmethod
+    def _open(self, **options: Any) -> None: ...
+
+    @abstractmethod
+    async def _request(self, **options: Any) -> httpx.Response: ...
+
+    @abstractmethod
+    async def _save(self, url: str, headers: dict[str, str], file: AtomicFile) -> Path | Answer: ...
+
+    @abstractmethod
+    async def _connect(self, **options: Any) -> Socket: ...
+
+    @abstractmethod
+    async def in_thread(self, work: Callable[[Path], T], path: Path) -> T:
+        """Return the result of a function that reads a file for some time."""
+
+    @abstractmethod
     async def sleep(self, seconds: float) -> None:
         """Wait."""
 
+    @abstractmethod
     async def aclose(self) -> None:
         """Close the connections."""
 
 
-def dump(value: Any) -> bytes:
-    """Return ``value`` as JSON text; the order of keys is kept.
+class SyncSocket(Socket):
+    """An event stream whose ``receive`` blocks."""
 
-    The text is ASCII: a lone surrogate then reaches the server, whose 400 names it, and causes no encoding
-    error here.
+    def __init__(self, **options: Any) -> None:
+        # websockets deprecates blocking connections without a context manager.
+        self._closing = ExitStack()
+        self._connection = self._closing.enter_context(websockets.sync.client.connect(**options))
 
-    Raises:
-        ValueError: ``value`` has a NaN or an infinity, which JSON does not have.
-    """
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
+    async def _text(self, timeout: float | None) -> str:
+        return str(self._connection.recv(timeout, decode=True))
+
+    async def aclose(self) -> None:
+        self._closing.close()
+
+
+class SyncWire(Wire):
+    """The connections of a ``Director``. May be shared by threads."""
+
+    def _open(self, **options: Any) -> None:
+        self._http = httpx.Client(**options)
+
+    async def _request(self, **options: Any) -> httpx.Response:
+        return self._http.request(**options)
+
+    async def _save(self, url: str, headers: dict[str, str], file: AtomicFile) -> Path | Answer:
+        with self._http.stream("GET", url, headers=headers) as response:
+            if response.status_code != 200:
+                return answer_of(response, next(response.iter_bytes(MAX_ERROR_BYTES), b""))
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+        return file.commit()
+
+    async def _connect(self, **options: Any) -> SyncSocket:
+        return SyncSocket(**options)
+
+    async def in_thread(self, work: Callable[[Path], T], path: Path) -> T:
+        return work(path)
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 no event loop runs this coroutine
+
+    async def aclose(self) -> None:
+        self._http.close()
+
+
+class AsyncSocket(Socket):
+    """An event stream whose ``receive`` is awaited."""
+
+    def __init__(self, connection: websockets.asyncio.client.ClientConnection) -> None:
+        self._connection = connection
+
+    async def _text(self, timeout: float | None) -> str:
+        async with asyncio.timeout(timeout):
+            return await self._connection.recv(decode=True)
+
+    async def aclose(self) -> None:
+        await self._connection.close()
+
+
+class AsyncWire(Wire):
+    """The connections of an ``AsyncDirector``."""
+
+    def _open(self, **options: Any) -> None:
+        self._http = httpx.AsyncClient(**options)
+
+    async def _request(self, **options: Any) -> httpx.Response:
+        return await self._http.request(**options)
+
+    async def _save(self, url: str, headers: dict[str, str], file: AtomicFile) -> Path | Answer:
+        async with self._http.stream("GET", url, headers=headers) as response:
+            if response.status_code != 200:
+                head = await anext(response.aiter_bytes(MAX_ERROR_BYTES), b"")
+                return answer_of(response, head)
+            async for chunk in response.aiter_bytes():
+                file.write(chunk)
+        # In a thread: a file that exists already is compared byte by byte.
+        return await asyncio.to_thread(file.commit)
+
+    async def _connect(self, **options: Any) -> AsyncSocket:
+        return AsyncSocket(await websockets.asyncio.client.connect(**options))
+
+    async def in_thread(self, work: Callable[[Path], T], path: Path) -> T:
+        return await asyncio.to_thread(work, path)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def aclose(self) -> None:
+        await self._http.aclose()

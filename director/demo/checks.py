@@ -1,18 +1,18 @@
-"""Checks the results of a demo. Pure except for reading the image files."""
+"""Checks the results of a demo: what the API returned, the images, and the backends' audit logs.
 
-from __future__ import annotations
+The audit logs prove independently of the Director that no prompt was executed twice.
+"""
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image, UnidentifiedImageError
 
 from director.client import Group
-from director.demo.audit_log import Render
 
 #: State events of a group with three children that complete: no duplicate, no gap.
 _ALL_EVENTS: Final = {"group_created": 1, "child_started": 3, "child_completed": 3, "group_complete": 1}
@@ -40,18 +40,67 @@ class DemoResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Render:
+    """One prompt of a group, as recorded by its backend.
+
+    Attributes:
+        job_id: the child of the prompt.
+        executions: number of executions.
+        outcome: result of the last execution; None while it runs.
+        started_at: start of the first execution in seconds since the epoch; None without execution.
+        ended_at: end of the last execution; None while it runs.
+    """
+
+    job_id: str
+    executions: int
+    outcome: str | None
+    started_at: float | None
+    ended_at: float | None
+
+    def was_running_at(self, moment: float) -> bool:
+        started, ended = self.started_at, self.ended_at
+        return started is not None and started < moment and (ended is None or ended > moment)
+
+
+@dataclass(frozen=True, slots=True)
 class Outage:
     """Results of a group whose Director was killed while the jobs ran.
 
-    Attributes:
-        result: what the API returned, before and after the kill.
-        killed_at: seconds since the epoch; None if the Director was not killed.
-        renders: the group's prompts from the audit logs of the backends.
+    ``killed_at`` in seconds since the epoch is None if the Director was not killed. ``renders`` are the group's prompts
+    from the audit logs of the backends.
     """
 
     result: DemoResult
     killed_at: float | None
     renders: Sequence[Render]
+
+
+def renders(entries: Iterable[Mapping[str, Any]], group_id: str) -> list[Render]:
+    """Return every prompt that was accepted for a group, in the order of acceptance."""
+    log = list(entries)
+    return [
+        _render(mark["job"], [one for one in log if one.get("prompt_id") == entry["prompt_id"]])
+        for entry in log
+        if entry["kind"] == "accepted" and (mark := _mark(entry)).get("group") == group_id
+    ]
+
+
+def _mark(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the Director's mark on a prompt; empty for a prompt of another client."""
+    mark = (entry.get("extra_data") or {}).get("director")
+    return mark if isinstance(mark, dict) else {}
+
+
+def _render(job_id: str, entries: list[Mapping[str, Any]]) -> Render:
+    starts = [entry["time"] for entry in entries if entry["kind"] == "started"]
+    ends = [entry for entry in entries if entry["kind"] == "ended"]
+    return Render(
+        job_id=job_id,
+        executions=len(starts),
+        outcome=ends[-1]["outcome"] if ends else None,
+        started_at=min(starts, default=None),
+        ended_at=ends[-1]["time"] if ends else None,
+    )
 
 
 def png_digest(path: Path) -> str | None:
@@ -114,7 +163,6 @@ def _gapless(result: DemoResult) -> list[str]:
 
 
 def _survived(outage: Outage) -> list[str]:
-    """Check that the kill occurred while every job ran and that no prompt was executed twice."""
     result = outage.result
     found = []
     if dict(Counter(result.kinds)) != _ALL_EVENTS:
@@ -128,7 +176,6 @@ def _survived(outage: Outage) -> list[str]:
 
 
 def _once(name: str, renders: Sequence[Render], killed_at: float | None) -> list[str]:
-    """Check that a child has one prompt and that it was executed once."""
     executed = [(render.executions, render.outcome) for render in renders]
     if executed != [(1, "success")]:
         return [f"{name} was executed as {executed}, not once with success."]

@@ -5,8 +5,6 @@ The parent process holds the other end of that pipe. When the parent ends, also 
 system closes the pipe on every platform. No process is left behind.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -31,12 +29,7 @@ def _end_with_input() -> None:
     os._exit(1)
 
 
-def run(arguments: list[str]) -> None:
-    """Run the management command in ``arguments`` until it ends or standard input closes."""
-    threading.Thread(target=_end_with_input, name="end with input", daemon=True).start()
-    sys.argv = ["manage.py", *arguments]
-    main()
-
-
 if __name__ == "__main__":
-    run(sys.argv[1:])
+    threading.Thread(target=_end_with_input, name="end with input", daemon=True).start()
+    sys.argv[0] = "manage.py"
+    main()

@@ -1,16 +1,15 @@
 """Starts, follows and ends the demo's processes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from django.conf import settings
 
@@ -32,11 +31,8 @@ class ProcessFailed(Exception):
 class DemoProcess:
     """One management command in a process and process group of its own.
 
-    Args:
-        name: display name; also the base name of the log file.
-        process: has pipes for stdin (closing it ends the process) and stdout (includes stderr).
-        log: file for the output.
-        ready: pattern of the line that reports readiness.
+    ``name`` is also the base name of the log file. The process has pipes for stdin (closing it ends the process) and
+    stdout (includes stderr). ``ready`` is the pattern of the line that reports readiness.
     """
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path, ready: re.Pattern[str]) -> None:
@@ -48,33 +44,22 @@ class DemoProcess:
         self._stopping = False
 
     async def follow(self) -> None:
-        """Write the output to the log file until the process ends.
-
-        Raises:
-            ProcessFailed: the process ended without ``stop`` or ``kill``.
-        """
+        """Write the output to the log file; raise ProcessFailed after an end without `stop` or `kill`."""
         assert self._process.stdout is not None  # noqa: S101 started with a pipe
         # Append: a restarted process must not overwrite its earlier output.
         with self._log.open("ab") as log:
             async for line in self._process.stdout:
                 log.write(line)
                 log.flush()
-                self._notice(line.decode(errors="replace"))
+                match = self._pattern.search(line.decode(errors="replace"))
+                if match and not self._ready.done():
+                    self._ready.set_result(match)
         code = await self._process.wait()
         if not self._stopping:
             raise ProcessFailed(f"{self.name} ended with status {code}.{self._last_lines()}")
 
-    def _notice(self, line: str) -> None:
-        match = self._pattern.search(line)
-        if match and not self._ready.done():
-            self._ready.set_result(match)
-
     async def ready(self) -> re.Match[str]:
-        """Wait for the line that reports readiness and return its match.
-
-        Raises:
-            ProcessFailed: there was no such line within READY_WITHIN_S.
-        """
+        """Return the match of the line that reports readiness; ProcessFailed after READY_WITHIN_S."""
         try:
             return await asyncio.wait_for(self._ready, READY_WITHIN_S)
         except TimeoutError:
@@ -113,24 +98,21 @@ class DemoProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def remains(self) -> bool:
-        """Return whether a process of the process group still exists."""
         if self._process.returncode is None:
             return True
         if sys.platform == "win32":
             return False
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
+            return True
+        return False
 
 
 class Processes:
     """All processes of one demo. They are ended in reverse order of their start.
 
-    Args:
-        tasks: follows each process. An unexpected end cancels all tasks.
-        folder: for the Director's data, images and log files.
+    ``tasks`` follows each process; an unexpected end cancels all tasks. ``folder`` is for the Director's data, images
+    and log files.
     """
 
     def __init__(self, tasks: asyncio.TaskGroup, folder: Path) -> None:
@@ -139,11 +121,7 @@ class Processes:
         self._started: list[DemoProcess] = []
 
     async def start(self, name: str, arguments: Sequence[str], *, ready: re.Pattern[str]) -> re.Match[str]:
-        """Start a management command and wait until it is ready.
-
-        Raises:
-            ProcessFailed: the command did not become ready.
-        """
+        """Start a management command and wait until it is ready. Raises ProcessFailed."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "director.demo.child_process", *arguments),
             cwd=settings.BASE_DIR,
@@ -153,7 +131,8 @@ class Processes:
             stderr=asyncio.subprocess.STDOUT,
             limit=_MAX_LINE,
             # Ctrl-C in the terminal must reach the demo only; the demo ends its processes in order.
-            **_own_group(),
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # Windows
         )
         log = self._folder / f"{name.lower().replace(' ', '-')}.log"
         started = DemoProcess(name, process, log, ready)
@@ -162,38 +141,21 @@ class Processes:
         return await started.ready()
 
     async def kill(self, name: str) -> None:
-        """Kill the process groups of all processes with this name."""
         for process in self._started:
             if process.name == name:
                 await process.kill()
 
     async def stop(self) -> None:
-        """End all processes."""
         for process in reversed(self._started):
             await process.stop()
 
     def remaining(self) -> list[str]:
-        """Return the names of the processes that still exist."""
         return [process.name for process in self._started if process.remains()]
 
 
-def _own_group() -> dict[str, Any]:
-    if sys.platform == "win32":
-        import subprocess  # noqa: PLC0415 a constant that exists on Windows alone
-
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
-
-
 def _environment(folder: Path) -> Mapping[str, str]:
-    """Return this process's environment without settings of another Director."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()  # noqa: TID251 passed on, not read
-        if not name.startswith("DIRECTOR_")
-    }
-    return {
-        **inherited,
+    inherited = os.environ.items()  # noqa: TID251 passed on, not read
+    return {name: value for name, value in inherited if not name.startswith("DIRECTOR_")} | {
         "DJANGO_SETTINGS_MODULE": "director.settings",
         "PYTHONUNBUFFERED": "1",
         "DIRECTOR_DATA_DIR": str(folder),

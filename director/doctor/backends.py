@@ -1,7 +1,5 @@
 """Checks of each backend: response, version, previews, clock."""
 
-from __future__ import annotations
-
 import asyncio
 import datetime as dt
 from collections.abc import Sequence
@@ -111,7 +109,6 @@ def _has_previews(stats: SystemStats) -> bool:
 
 
 def _problems(row: Backend, answer: _Answer) -> list[tuple[Level, str, str]]:
-    """Return level, sentence and remedy of each problem."""
     found: list[tuple[Level, str, str]] = []
     update = "Update ComfyUI there."
     is_new_enough = keeps_prompt_id(answer.stats.version)

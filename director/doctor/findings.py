@@ -1,15 +1,11 @@
 """Result of one check: its level, a text, and a remedy. Pure."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 
 class Level(StrEnum):
-    """Severity of a finding."""
-
     OK = "ok"
     NOTE = "note"  #: Information; no action is needed.
     WARNING = "warning"  #: It works with limits, or may soon fail.

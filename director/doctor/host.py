@@ -1,6 +1,4 @@
-"""Checks of the data folder and the port."""
-
-from __future__ import annotations
+"""Checks of the data folder, the port and the programs of this machine."""
 
 import os
 import shutil
@@ -11,7 +9,7 @@ from typing import Final
 from django.conf import settings
 
 from director import __version__
-from director.client import Director, DirectorError, Health, Unreachable
+from director.client import Director, DirectorError, Unreachable
 from director.doctor.findings import Finding, Level
 from director.server import listen
 from director.server.data_dir import permission_problem
@@ -100,7 +98,9 @@ def port(number: int) -> Finding:
     """Check which program answers on the port."""
     subject = f"Port {number}"
     try:
-        health = _health(number)
+        url, token = f"http://localhost:{number}", settings.DIRECTOR_TOKEN or None
+        with Director(url, token, timeout=_ANSWER_TIMEOUT_S) as director:
+            health = director.health()
     except Unreachable:
         return _no_response(subject, number)
     except DirectorError as error:
@@ -110,24 +110,14 @@ def port(number: int) -> Finding:
             return Finding(subject, Level.NOTE, said, todo)
         todo = f"End it, or use another port: director serve --port {number + 1}"
         return Finding(subject, Level.WARNING, "Another program than a Director answers.", todo)
-    said = f"A Director {health.version} answers and is {health.status}.{_failed_checks(health)}"
+    failed = [(name, one) for name, one in health.checks.items() if one.get("status") != "ok"]
+    details = "".join(f" {name}: {one.get('detail')}" for name, one in failed)
+    said = f"A Director {health.version} answers and is {health.status}.{details}"
     if health.version != __version__:
         todo = f"This is version {__version__}. Restart the other one, or run its own `director doctor`."
         return Finding(subject, Level.WARNING, said, todo)
     level = {"ok": Level.OK, "down": Level.PROBLEM}.get(health.status, Level.WARNING)
     return Finding(subject, level, said)
-
-
-def _failed_checks(health: Health) -> str:
-    """Return the checks that are not ok."""
-    checks = [(name, one) for name, one in health.checks.items() if one.get("status") != "ok"]
-    return "".join(f" {name}: {one.get('detail')}" for name, one in checks)
-
-
-def _health(number: int) -> Health:
-    url = f"http://localhost:{number}"
-    with Director(url, settings.DIRECTOR_TOKEN or None, timeout=_ANSWER_TIMEOUT_S) as director:
-        return director.health()
 
 
 def _no_response(subject: str, number: int) -> Finding:

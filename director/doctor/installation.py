@@ -1,7 +1,5 @@
 """Checks of Python, packages and settings."""
 
-from __future__ import annotations
-
 import platform
 import sys
 import tomllib
@@ -24,7 +22,6 @@ _OLDEST: Final = (3, 11)
 
 
 def python() -> Finding:
-    """Check the version of Python."""
     said = f"{platform.python_version()} at {sys.executable}, {platform.platform(terse=True)}."
     if sys.version_info < _OLDEST:
         return Finding("Python", Level.PROBLEM, said, "Install Python 3.11 or newer.")
@@ -38,7 +35,13 @@ def packages() -> Finding:
     if missing := [one.name for one in needed if _version(one.name) is None]:
         said = f"Missing: {', '.join(missing)}."
         return Finding("Packages", Level.PROBLEM, said, todo)
-    if odd := [sentence for one in needed if (sentence := _odd(one))]:
+    versions = {one.name: _version(one.name) or "" for one in needed}
+    odd = [
+        f"{one.name} is {versions[one.name]}; the Director requires {one.specifier}."
+        for one in needed
+        if not one.specifier.contains(versions[one.name], prereleases=True)
+    ]
+    if odd:
         return Finding("Packages", Level.WARNING, " ".join(odd), todo)
     shown = ", ".join(f"{name} {_version(name)}" for name in ("Django", "channels", "httpx"))
     return Finding("Packages", Level.OK, f"All requirements are installed: {shown} …")
@@ -64,13 +67,6 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _odd(needed: Requirement) -> str:
-    version = _version(needed.name) or ""
-    if needed.specifier.contains(version, prereleases=True):
-        return ""
-    return f"{needed.name} is {version}; the Director requires {needed.specifier}."
-
-
 def variables() -> Finding:
     """List the names of all set variables, and check for misspelt ones. Values are not shown."""
     warned = [
@@ -82,9 +78,17 @@ def variables() -> Finding:
     if wrong := _malformed_backend():
         todo = "Correct it: serve and runner do not start with it."
         return Finding("Settings", Level.PROBLEM, wrong, todo)
-    made = sorted(name for name in settings.DIRECTOR_SETTINGS if _is_set(name))
+    made = sorted(name for name in settings.DIRECTOR_SETTINGS if str(env.str(name, default="")).strip())
     said = f"Set: {', '.join(made)}." if made else "All have their defaults."
     return Finding("Settings", Level.OK, said)
+
+
+def ffmpeg() -> Finding:
+    """Check for the optional program that makes the posters of videos."""
+    if settings.FFMPEG is not None:
+        return Finding("ffmpeg", Level.OK, f"{settings.FFMPEG}.")
+    said = "It is not on the PATH: videos have no poster, and width, height and duration of videos are not known."
+    return Finding("ffmpeg", Level.NOTE, said, "Install ffmpeg with ffprobe, and restart serve and runners.")
 
 
 def _malformed_backend() -> str:
@@ -95,7 +99,3 @@ def _malformed_backend() -> str:
         except ValueError as error:
             return f"DIRECTOR_BACKENDS: address {number}: {error}"
     return ""
-
-
-def _is_set(name: str) -> bool:
-    return bool(str(env.str(name, default="")).strip())

@@ -1,7 +1,5 @@
 """All checks of ``director doctor``, in order."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,32 +12,27 @@ from jobgroups.domain.clock import iso
 
 
 def run_checks(port: int) -> list[Finding]:
-    """Run all checks.
-
-    Args:
-        port: of the Director.
-    """
+    """Run all checks of a Director that listens on ``port``."""
     database = services.database()
     found = [
         installation.python(),
         installation.packages(),
         installation.variables(),
+        installation.ffmpeg(),
         host.data_folder(),
         host.port(port),
         database,
     ]
     if services.is_ready(database):
-        found += [*services.channel_layer_and_runner(), *backends.backends()]
+        found += [*services.other_parts(), *backends.backends()]
     return found
 
 
 def worst(found: Sequence[Finding]) -> Level:
-    """Return the worst level."""
     return max((one.level for one in found), key=SEVERITY.index, default=Level.OK)
 
 
 def as_json(found: Sequence[Finding]) -> dict[str, Any]:
-    """Return the report as JSON."""
     return {
         "version": __version__,
         "created_at": iso(dt.datetime.now(dt.UTC)),

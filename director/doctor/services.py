@@ -1,16 +1,12 @@
 """Checks of database, channel layer and runner."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
-from django.db.migrations.loader import MigrationLoader
 
 from director.doctor.findings import Finding, Level
 from director.server import startup
@@ -51,7 +47,6 @@ def is_ready(found: Finding) -> bool:
 
 
 def _where(path: Path | None) -> str:
-    """Return the location of the database, without a password."""
     if path is not None:
         size = path.stat().st_size / 2**20 if path.exists() else 0
         return f"SQLite at {path} ({size:.0f} MB)"
@@ -60,11 +55,10 @@ def _where(path: Path | None) -> str:
 
 
 def _tables(where: str) -> Finding:
-    executor = MigrationExecutor(connection)
-    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+    if not startup.is_migrated():
         said = f"{where}: its tables are of an older release."
         return Finding("Database", Level.PROBLEM, said, "director serve migrates them at its start.")
-    if newer := sorted(_unknown(executor.loader)):
+    if newer := startup.unknown_migrations():
         said = f"{where}: a newer release has used it ({', '.join(newer)})."
         return Finding("Database", Level.PROBLEM, said, "Install that release again.")
     if (skew := _clock_skew()) > _CLOCK_S:
@@ -72,12 +66,6 @@ def _tables(where: str) -> Finding:
         said = f"{where}: its clock and this machine's differ by {skew:.0f} s."
         return Finding("Database", Level.WARNING, said, todo)
     return Finding("Database", Level.OK, f"{where} opens; its tables are of this release.")
-
-
-def _unknown(loader: MigrationLoader) -> Iterator[str]:
-    for label, name in loader.applied_migrations:
-        if label in loader.migrated_apps and (label, name) not in loader.disk_migrations:
-            yield f"{label} {name}"
 
 
 def _clock_skew() -> float:
@@ -90,21 +78,16 @@ def _clock_skew() -> float:
     return float(abs((now() - row[0]).total_seconds()))
 
 
-def channel_layer_and_runner() -> list[Finding]:
-    """Check channel layer and runner, as ``/api/health`` does."""
+def other_parts() -> list[Finding]:
+    """Check channel layer, runner and storage, as ``/api/health`` does."""
     layer = health.channel_layer_check(settings.DIRECTOR_REDIS_URL)
-    runner = health.run_checks()["checks"]["runner"]
+    checks = health.run_checks()["checks"]
+    found = (
+        ("Channel layer", asdict(layer), "Check DIRECTOR_REDIS_URL, and that Redis runs."),
+        ("Runner", checks["runner"], "Start one: director serve, or director runner."),
+        ("Storage", checks["storage"], "Check DIRECTOR_FILES_DIR, and free some space: director purge."),
+    )
     return [
-        Finding(
-            "Channel layer",
-            _LEVELS[layer.status],
-            layer.detail,
-            "" if layer.status == "ok" else "Check DIRECTOR_REDIS_URL, and that Redis runs.",
-        ),
-        Finding(
-            "Runner",
-            _LEVELS[runner["status"]],
-            runner["detail"],
-            "" if runner["status"] == "ok" else "Start one: director serve, or director runner.",
-        ),
+        Finding(name, _LEVELS[one["status"]], one["detail"], "" if one["status"] == "ok" else todo)
+        for name, one, todo in found
     ]

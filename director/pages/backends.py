@@ -1,58 +1,36 @@
 """Read model of the page of backends: status, jobs and found ComfyUIs, problems first."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from django.db.models import Count
+from django.db.models import CharField, Count, OuterRef, Subquery
+from django.db.models.functions import Coalesce
 
 from backends.discovery import found_list
-from backends.models import Backend, FoundBackend, Reachability
+from backends.models import Backend, Reachability
 from backends.queries import backend_list
 from backends.states import ATTENTION_ORDER, TAKES_CHILDREN, BackendState
 from director.pages import text
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope
-from jobgroups.models import Attempt, ChildJob
+from jobgroups.domain.text import duration, group_name
+from jobgroups.models import Attempt, ChildJob, JobGroup, Variant
 from jobgroups.queries import backends
-from jobgroups.queries.backends import BackendLoad, backend_loads
-from jobgroups.queries.leases import runner_alive
+from jobgroups.queries.backends import backend_loads
+from jobgroups.queries.exclusions import active_exclusions, ends_at, reason_of
+from jobgroups.queries.pool import waiting_line
 
 #: More backends are shown as a table.
 MAX_LANES: Final = 12
-_COLUMNS: Final = (
-    "Name",
-    "Status",
-    "Jobs",
-    "Queued",
-    "External",
-    "GPU",
-    "Version",
-    "Completed in a day",
-    "Failed in a day",
-)
 _DAY: Final = dt.timedelta(days=1)
-_STATUS_LABELS: Final = {
-    BackendState.UNKNOWN: "Unknown",
-    BackendState.ONLINE: "Online",
-    BackendState.BUSY: "Busy",
-    BackendState.PAUSED: "Paused",
-    BackendState.DRAINING: "Draining",
-    BackendState.OFFLINE: "Offline",
-    BackendState.DISABLED: "Disabled",
-    BackendState.QUARANTINED: "Quarantined",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A prompt of the Director at a backend."""
-
     group_id: str
     job_id: str
     name: str
@@ -63,42 +41,45 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class BackendRow:
-    """One backend."""
+class ExclusionItem:
+    """A workflow that a backend cannot run."""
 
+    id: int
+    reason: str
+    #: Time until it ends.
+    ends_in: str
+    #: The newest group with the workflow; empty if there is none.
+    group_id: str
+    group_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackendRow:
+    backend: Backend
     id: str
     name: str
-    url: str
-    enabled: bool
     status: str
-    label: str
     reason: str
     since: str
     since_at: str
     #: Why it is unreachable, if its status shows something else.
     offline_reason: str
-    is_unresponsive: bool
     #: The user who set the status; empty if it was observed or no name was given.
     changed_by: str
-    #: ``pause``, ``drain`` or empty.
-    hold: str
-    #: Whether its jobs were stopped and queued again.
-    evicts: bool
     #: Time until a quarantined backend is probed; empty: until a user releases it.
     probed_in: str
     gpu: str
     vram: str
-    version: str
     tags: list[str]
     work: list[Work]
     waiting: int
     #: Queued children whose group allows another backend.
     movable: int
-    foreign: int
+    #: Jobs of the pool that wait for any of several backends, of which this is one.
+    in_pool: int
     completed_day: int
     failed_day: int
-    #: Whether discovery registered it and no user has changed it.
-    adopted: bool
+    cannot_run: list[ExclusionItem]
 
     @property
     def is_online(self) -> bool:
@@ -112,22 +93,19 @@ class BackendRow:
 
     @property
     def can_be_removed(self) -> bool:
-        """Whether the page offers its removal: discovery registered it, and it is offline."""
-        return self.adopted and self.status == BackendState.OFFLINE
+        """Whether discovery registered it, no user has changed it, and it is offline."""
+        return self.backend.adopted_at is not None and self.status == BackendState.OFFLINE
 
     @property
     def is_quarantined(self) -> bool:
-        """Whether it is quarantined."""
         return self.status == BackendState.QUARANTINED
 
     @property
     def running_count(self) -> int:
-        """Running prompts."""
         return sum(one.is_running and not one.is_stopping for one in self.work)
 
     @property
     def pending_count(self) -> int:
-        """Pending prompts in ComfyUI's queue."""
         return sum(not one.is_running and not one.is_stopping for one in self.work)
 
 
@@ -145,19 +123,16 @@ class FoundServer:
 
 @dataclass(frozen=True, slots=True)
 class BackendList:
-    """The page of backends."""
-
+    #: Titles of the table's columns.
+    columns: ClassVar = (
+        *("Name", "Status", "Jobs", "Queued", "External", "GPU", "Version"),
+        *("Completed in a day", "Failed in a day"),
+    )
     rows: list[BackendRow]
-    #: ``(status, label, count)``, problems first.
-    counts: list[tuple[str, str, int]]
+    #: ``(status, count)``, problems first.
+    counts: list[tuple[str, int]]
     has_lanes: bool
-    runner_alive: bool
     found: list[FoundServer]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Titles of the table's columns."""
-        return _COLUMNS
 
     @property
     def online(self) -> list[BackendRow]:
@@ -167,62 +142,85 @@ class BackendList:
 
 def backend_list_page() -> BackendList:
     """Return every backend, problems first."""
-    rows = backend_list()
-    loads = backend_loads()
-    work, ends, movable = _work(), _results_of_day(), _movable()
-    machines = [
-        _row(row, loads.get(row.id, backends.NO_LOAD), work[row.id], ends[row.id], movable.get(row.id, 0))
-        for row in rows
-    ]
+    line, loads, ends = waiting_line(), backend_loads(), _results_of_day()
+    work, movable, cannot_run = _work(), _movable(), _exclusions()
+    machines = []
+    for row in backend_list():
+        load = loads.get(row.id, backends.NO_LOAD)
+        shown = backends.serialize_backend(row, load)
+        since = shown["status_since"]
+        age = None if since is None else now() - dt.datetime.fromisoformat(since)
+        gpu, vram = _device(row.devices)
+        done = ends[row.id]
+        machines.append(
+            BackendRow(
+                backend=row,
+                id=row.id,
+                name=row.name or row.id,
+                status=shown["status"],
+                reason=shown["status_reason"] or "",
+                since="" if age is None else duration(age.total_seconds()),
+                since_at=since or "",
+                offline_reason=_offline_reason(row, shown["status"]),
+                changed_by=shown["status_by"] or "",
+                probed_in=_until(row.quarantine_until),
+                gpu=gpu,
+                vram=vram,
+                tags=[str(tag) for tag in row.tags],
+                work=work[row.id],
+                waiting=load.waiting,
+                movable=movable.get(row.id, 0),
+                in_pool=line.unsent_for(row.id),
+                completed_day=done[ChildStatus.COMPLETED],
+                failed_day=done[ChildStatus.FAILED] + done[ChildStatus.TIMEOUT],
+                cannot_run=cannot_run[row.id],
+            )
+        )
     machines.sort(key=lambda one: (ATTENTION_ORDER.index(BackendState(one.status)), one.id))
     counted = Counter(one.status for one in machines)
-    counts = [(one.value, _STATUS_LABELS[one], counted[one]) for one in ATTENTION_ORDER if counted[one]]
-    return BackendList(machines, counts, len(machines) <= MAX_LANES, runner_alive(), found_servers())
+    counts = [(one.value, counted[one]) for one in ATTENTION_ORDER if counted[one]]
+    return BackendList(machines, counts, len(machines) <= MAX_LANES, found_servers())
 
 
 def found_servers() -> list[FoundServer]:
     """Return the ComfyUIs that discovery found, ignored ones last."""
-    return sorted((_found_server(row) for row in found_list()), key=lambda one: (one.ignored, one.url))
-
-
-def _found_server(row: FoundBackend) -> FoundServer:
-    gpu, vram = _device(row.devices)
-    address = row.url.split("://", 1)[1]
-    return FoundServer(row.url, address, row.comfyui_version, gpu, vram, row.ignored_at is not None)
+    found = [
+        FoundServer(
+            row.url, row.url.split("://", 1)[1], row.comfyui_version, *_device(row.devices), row.ignored_at is not None
+        )
+        for row in found_list()
+    ]
+    return sorted(found, key=lambda one: (one.ignored, one.url))
 
 
 def _work() -> dict[str, list[Work]]:
     rows = Attempt.objects.filter(ended_at__isnull=True).select_related("child__group")
     found: dict[str, list[Work]] = defaultdict(list)
     for one in rows.defer("child__group__workflow_json").order_by("backend_id", "id"):
-        found[one.backend_id].append(_work_item(one))
+        child, group = one.child, one.child.group
+        runs = one.state == AttemptState.RUNNING
+        found[one.backend_id].append(
+            Work(
+                group_id=group.id,
+                job_id=child.id,
+                name=group_name(group.id, json.loads(group.metadata_json)),
+                is_running=runs,
+                is_stopping=one.stop_requested_at is not None,
+                progress=child.progress if runs else 0.0,
+                step=child.current_step or "",
+            )
+        )
     return found
 
 
 def _movable() -> dict[str, int]:
-    """Return the number of queued children of each backend that may move to another one."""
-    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
+    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True, backend_id__gt="")
     may_go = waits.exclude(group__retry_elsewhere=RetryScope.NEVER).order_by()
     counted = may_go.values_list("backend_id").annotate(Count("id"))
     return {backend_id or "": number for backend_id, number in counted}
 
 
-def _work_item(one: Attempt) -> Work:
-    child, group = one.child, one.child.group
-    runs = one.state == AttemptState.RUNNING
-    return Work(
-        group_id=group.id,
-        job_id=child.id,
-        name=text.group_name(group.id, json.loads(group.metadata_json)),
-        is_running=runs,
-        is_stopping=one.stop_requested_at is not None,
-        progress=child.progress if runs else 0.0,
-        step=child.current_step or "",
-    )
-
-
 def _results_of_day() -> dict[str, Counter[str]]:
-    """Return the results of the children of the last day, by backend."""
     rows = ChildJob.objects.filter(completed_at__gt=now() - _DAY).order_by()
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for backend_id, status, count in rows.values_list("backend_id", "status").annotate(Count("id")):
@@ -230,42 +228,24 @@ def _results_of_day() -> dict[str, Counter[str]]:
     return found
 
 
-def _row(row: Backend, load: BackendLoad, work: Sequence[Work], ends: Mapping[str, int], movable: int) -> BackendRow:
-    shown = backends.serialize_backend(row, load)
-    since = shown["status_since"]
-    gpu, vram = _device(row.devices)
-    return BackendRow(
-        id=row.id,
-        name=row.name or row.id,
-        url=row.url,
-        enabled=row.enabled,
-        status=shown["status"],
-        label=_STATUS_LABELS[BackendState(shown["status"])],
-        reason=shown["status_reason"] or "",
-        since="" if since is None else _since(since),
-        since_at=since or "",
-        offline_reason=_offline_reason(row, shown["status"]),
-        is_unresponsive=row.reachability != Reachability.ONLINE,
-        changed_by=shown["status_by"] or "",
-        hold=row.hold,
-        evicts=row.evict,
-        probed_in=_until(row.quarantine_until),
-        gpu=gpu,
-        vram=vram,
-        version=row.comfyui_version,
-        tags=[str(tag) for tag in row.tags],
-        work=list(work),
-        waiting=load.waiting,
-        movable=movable,
-        foreign=row.queue_foreign,
-        completed_day=ends.get(ChildStatus.COMPLETED, 0),
-        failed_day=ends.get(ChildStatus.FAILED, 0) + ends.get(ChildStatus.TIMEOUT, 0),
-        adopted=row.adopted_at is not None,
+def _exclusions() -> dict[str, list[ExclusionItem]]:
+    found: dict[str, list[ExclusionItem]] = defaultdict(list)
+    variants = Variant.objects.filter(pk=OuterRef("variant_id"))
+    groups = JobGroup.objects.filter(workflow_digest=OuterRef("workflow_digest"), workflow_digest__gt="")
+    newest = Coalesce(
+        Subquery(variants.values("group_id")[:1]),
+        Subquery(groups.order_by("-created_at").values("id")[:1]),
+        output_field=CharField(),
     )
-
-
-def _since(since: str) -> str:
-    return text.duration((now() - text.parse_time(since)).total_seconds())
+    rows = list(active_exclusions().annotate(group_id=newest))
+    named = JobGroup.objects.filter(pk__in={row.group_id for row in rows}).values_list("id", "metadata_json")
+    names = {group_id: group_name(group_id, json.loads(metadata)) for group_id, metadata in named}
+    for one in rows:
+        item = ExclusionItem(
+            one.id, reason_of(one), _until(ends_at(one)), one.group_id or "", names.get(one.group_id, "")
+        )
+        found[one.backend_id].append(item)
+    return found
 
 
 def _offline_reason(row: Backend, status: str) -> str:
@@ -278,7 +258,7 @@ def _until(moment: dt.datetime | None) -> str:
     if moment is None:
         return ""
     left = (moment - now()).total_seconds()
-    return text.duration(left) if left > 0 else "a moment"
+    return duration(left) if left > 0 else "a moment"
 
 
 def _device(devices: Any) -> tuple[str, str]:

@@ -1,7 +1,5 @@
 """Read model of the page of failures: causes by number of failed jobs, recovered ones separately."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -24,36 +22,23 @@ _WINDOW_LABELS: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 class Cause:
     """All failures with one cause at one backend in one workflow."""
 
-    key: str
-    failure_class: str
+    row: failing.FailureRow
     title: str
     sentence: str
-    backend_id: str
+    #: None if it was removed, or if no backend had the jobs: no candidate of the pool could take them.
+    backend: Backend | None
     backend_name: str
-    #: State of the backend.
-    is_registered: bool
     is_schedulable: bool
-    is_quarantined: bool
     #: Whether a retry on another backend may avoid the cause.
     better_elsewhere: bool
-    workflow: str
-    workflow_name: str
-    failures: int
-    lost: int
-    retrying: int
     first_at: str
     first: str
     last_at: str
     last: str
-    message: str
-    group_id: str
-    job_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class FailuresPage:
-    """The page of failures."""
-
     window: str
     #: ``(window, label, is selected)``
     windows: list[tuple[str, str, bool]]
@@ -73,17 +58,15 @@ class FailuresPage:
     @property
     def recovered_count(self) -> int:
         """Failures whose jobs are completed."""
-        return sum(one.failures for one in self.recovered)
+        return sum(one.row.failures for one in self.recovered)
 
 
 def parse_window(query: QueryDict) -> str:
-    """Return the window in a URL's query; the default for an invalid value."""
     said = str(query.get("window", ""))
     return said if said in failing.WINDOWS else failing.DEFAULT_WINDOW
 
 
 def failures_page(window: str) -> FailuresPage:
-    """Return the page of failures within a window."""
     found = failing.failure_report(window)
     known = backends_by_id(row.backend_id for row in [*found.rows, *found.recovered])
     return FailuresPage(
@@ -107,34 +90,20 @@ def tally() -> str:
 
 def _cause(row: failing.FailureRow, known: Mapping[str, Backend]) -> Cause:
     backend = known.get(row.backend_id)
-    kind = TAXONOMY[FailureClass(row.failure_class)]
     moment = now()
-    example = row.example
     return Cause(
-        key=f"{row.failure_class}-{row.backend_id}-{row.workflow}",
-        failure_class=row.failure_class,
+        row=row,
         title=text.capitalize(text.failure_label(row.failure_class)),
-        sentence=kind.sentence,
-        backend_id=row.backend_id,
-        backend_name=row.backend_id if backend is None else backend.name or backend.id,
-        is_registered=backend is not None,
-        is_schedulable=backend is not None and _is_schedulable(backend),
-        is_quarantined=backend is not None and backend.quarantined_at is not None,
+        sentence=TAXONOMY[FailureClass(row.failure_class)].sentence,
+        backend=backend,
+        backend_name=(backend and backend.name) or row.backend_id or "no backend",
+        is_schedulable=backend is not None
+        and backend.enabled
+        and backend.quarantined_at is None
+        and Hold(backend.hold) is not Hold.DRAIN,
         better_elsewhere=row.failure_class in BETTER_ELSEWHERE,
-        workflow=row.workflow,
-        workflow_name=row.workflow_name,
-        failures=row.failures,
-        lost=row.lost,
-        retrying=row.open,
         first_at=iso(row.first),
         first=words.ago(row.first, moment),
         last_at=iso(row.last),
         last=words.ago(row.last, moment),
-        message="" if example is None else example.message,
-        group_id="" if example is None else example.group_id,
-        job_id="" if example is None else example.job_id,
     )
-
-
-def _is_schedulable(backend: Backend) -> bool:
-    return backend.enabled and backend.quarantined_at is None and Hold(backend.hold) is not Hold.DRAIN

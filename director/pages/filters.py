@@ -1,7 +1,5 @@
 """Filters of the list of groups: from a URL's query, and back."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from dataclasses import dataclass
@@ -34,9 +32,7 @@ class Filters:
 
     @property
     def any(self) -> bool:
-        """Whether any filter is set."""
-        chosen = self.state or self.backend or self.text or self.submitter
-        return bool(chosen) or self.hide_finished
+        return self != Filters(before=self.before)
 
     def query(self, *, before: str = "") -> str:
         """Return the filters as a URL's query, for the page after ``before``."""
@@ -52,7 +48,6 @@ class Filters:
 
 
 def parse_filters(query: QueryDict) -> Filters:
-    """Return the filters in a URL's query."""
 
     def text(name: str) -> str:
         return str(query.get(name, "")).replace("\0", "").strip()[:_MAX_TEXT]
@@ -69,7 +64,6 @@ def parse_filters(query: QueryDict) -> Filters:
 
 
 def cursor(row: JobGroup) -> str:
-    """Return the cursor after a group."""
     return f"{iso(row.created_at)}_{row.id}"
 
 

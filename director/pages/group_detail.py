@@ -1,33 +1,36 @@
 """Read model of a group's page: its head, and a card for each child."""
 
-from __future__ import annotations
-
+import datetime as dt
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+from django.db.models import Count
+from django.utils.safestring import SafeString
 
 from backends.models import Backend, Reachability
 from backends.queries import backends_by_id
 from director.pages import group_list
 from director.pages import text as words
-from director.pages.outputs import Output, outputs_of
+from director.pages.outputs import Output, Text, outputs_of, texts_of
 from jobgroups.domain import text
 from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 from jobgroups.domain.outputs import reported_files
-from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus
-from jobgroups.domain.text import pluralize
+from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus, Placement
 from jobgroups.domain.waiting_reasons import left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups
+from jobgroups.queries.pool import pool_candidates
 
 #: Cards on one page of a group.
 PAGE_SIZE: Final = 120
+#: Backends in the line of completed jobs; those with fewer jobs are counted together.
+_MAX_MADE: Final = 12
 #: Details of an error that its card shows elsewhere.
 _SHOWN_ELSEWHERE: Final = ("node_id", "node_type", "node_title", "exception_type", "phase")
-
 _ATTEMPT_FIELDS: Final = (
     "child_id",
     "number",
@@ -43,58 +46,83 @@ _ATTEMPT_FIELDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """One attempt, as text."""
-
-    number: int
-    run: int
-    backend_id: str
+    attempt: Attempt
     backend_name: str
     label: str
-    #: ComfyUI's message, or the Director's.
-    reason: str
     #: Explanation and short label of a failure; else empty.
     meaning: str
     failure: str
-    #: Whether a stop is pending, and why the prompt still runs.
-    is_stopping: bool
+    #: Why the prompt still runs although a stop is pending.
     left_running: str
 
 
 @dataclass(frozen=True, slots=True)
-class ChildCard:
-    """Card of one child."""
-
-    group_id: str
-    #: The group's run, and whether it has ended: before that, only failed children can be retried.
+class _Group:
+    id: str
     run: int
+    #: Before its end, only failed children can be retried.
     ended: bool
-    job_id: str
+    in_pool: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChildCard:
+    group: _Group
+    child: Mapping[str, Any]
     position: int
     status: str
     label: str
-    seed: int
+    #: Empty while it waits in the pool.
     backend_id: str
     backend_name: str
-    progress: float
-    step: str
-    waiting: str
     #: Whether it runs at an offline backend: its progress is unknown.
     is_stale: bool
-    error: str
     #: Explanation of the failure, if known.
     meaning: str
     #: Whether a retry on another backend may avoid the cause.
     better_elsewhere: bool
-    error_type: str
-    error_node: str
-    traceback: str
-    warnings: list[str]
     outputs: list[Output]
     attempts: list[AttemptRow]
     #: Number of the attempt that completed it, failed attempts counted; else 1.
     completed_on: int
-    took: str
-    starred: bool
+
+    @property
+    def waits(self) -> SafeString:
+        """The waiting reason, and the expected end of a queued child."""
+        seconds = self.child["eta_seconds"]
+        is_known = seconds is not None and self.status == ChildStatus.QUEUED
+        ends = f"Done in about {text.duration(seconds)}." if is_known else ""
+        return words.unbroken(f"{self.child['waiting_reason'] or ''} {ends}".strip())
+
+    @property
+    def error_node(self) -> str:
+        node, kind = self._details.get("node_id"), self._details.get("node_type")
+        if node is None and kind is None:
+            return ""
+        return f"{kind or 'node'} ({node})" if node is not None else str(kind)
+
+    @property
+    def traceback(self) -> str:
+        lines = self._details.get("traceback")
+        if isinstance(lines, list):
+            return "".join(str(line) for line in lines)
+        if isinstance(lines, str):
+            return lines
+        rest = {key: one for key, one in self._details.items() if key not in _SHOWN_ELSEWHERE}
+        return json.dumps(rest, indent=2, ensure_ascii=False) if rest else ""
+
+    @property
+    def _details(self) -> Mapping[str, Any]:
+        details = self.child["error_details"]
+        return details if isinstance(details, Mapping) else {}
+
+    @property
+    def took(self) -> str:
+        started, ended = self.child["started_at"], self.child["completed_at"]
+        if started is None or ended is None:
+            return ""
+        took = dt.datetime.fromisoformat(ended) - dt.datetime.fromisoformat(started)
+        return text.duration(took.total_seconds())
 
     @property
     def open(self) -> bool:
@@ -104,7 +132,7 @@ class ChildCard:
     @property
     def to_retry(self) -> bool:
         """Whether it can be retried in this group."""
-        if not self.ended:
+        if not self.group.ended:
             return self.status in CHILD_RETRIED_IN_RUN
         return not self.open and self.status != ChildStatus.COMPLETED
 
@@ -112,17 +140,17 @@ class ChildCard:
     def attempts_text(self) -> str:
         """The attempt that completed it, else the number of attempts."""
         if self.completed_on > 1:
-            return f"Completed {words.on_attempt(self.completed_on)}"
+            return f"Completed {text.on_attempt(self.completed_on)}"
         failed = [one for one in self.attempts if one.failure]
         if self.open and failed:
             last = f"the last: {failed[-1].failure}" if len(failed) > 1 else failed[-1].failure
-            return f"{pluralize(len(failed), 'failed attempt', 'failed attempts')}, {last}"
-        return pluralize(len(self.attempts), "attempt", "attempts")
+            return f"{text.pluralize(len(failed), 'failed attempt', 'failed attempts')}, {last}"
+        return text.pluralize(len(self.attempts), "attempt", "attempts")
 
     @property
     def is_stopping(self) -> bool:
         """Whether a prompt is being stopped: the card changes without an event."""
-        return any(one.is_stopping for one in self.attempts)
+        return any(one.attempt.is_stopping for one in self.attempts)
 
     @property
     def left_running(self) -> list[str]:
@@ -131,18 +159,20 @@ class ChildCard:
 
     @property
     def shows_attempts(self) -> bool:
-        """Whether the card lists its attempts."""
         return len(self.attempts) > 1 or any(one.failure for one in self.attempts)
 
     @property
     def spans_runs(self) -> bool:
-        """Whether its attempts belong to more than one run."""
-        return len({one.run for one in self.attempts}) > 1
+        return len({one.attempt.run for one in self.attempts}) > 1
 
     @property
-    def images(self) -> list[Output]:
-        """Images, including replaced ones with a thumbnail."""
-        return [one for one in self.outputs if one.is_image and (one.replaced or not one.missing)]
+    def shown(self) -> list[Output]:
+        """Images, videos, sounds and text files, including replaced ones with a thumbnail."""
+        return [one for one in self.outputs if one.is_shown]
+
+    @property
+    def texts(self) -> list[Text]:
+        return texts_of(self.child["outputs"])
 
     @property
     def replaced(self) -> list[Output]:
@@ -151,13 +181,12 @@ class ChildCard:
 
     @property
     def files(self) -> list[Output]:
-        """Files that are not images."""
-        return [one for one in self.outputs if not one.is_image and not one.missing]
+        return [one for one in self.outputs if one.kind == "other" and not one.missing]
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A backend that was left out at the submission, and how often it was named."""
+    """A backend that could take no jobs at the submission, and how often it was named."""
 
     backend_id: str
     reason: str
@@ -166,18 +195,19 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class GroupPage:
-    """A group's page."""
-
     row: group_list.Row
     cards: list[ChildCard]
     metadata: list[tuple[str, str]]
     warnings: list[str]
     skipped: list[Skipped]
+    #: Backends that may take a job of the pool; empty for a group whose jobs were submitted to backends.
+    candidates: str
+    #: Completed jobs of the pool by backend.
+    made: str
     page: int
     pages: int
-    strategy: str
-    base_seed: int
-    timeout_seconds: int
+    #: As ``queries.groups.group_head`` returns it.
+    head: Mapping[str, Any]
     #: Retry policy.
     on_failure: str
     #: Policy for refused outputs.
@@ -186,62 +216,88 @@ class GroupPage:
     has_files: bool
     #: Number of starred children with files.
     starred: int
+    #: Id of the first child on this page that failed or timed out; empty without one.
+    first_failed: str
+    #: The offline backends that have jobs of the group: while there are some, its end is not known.
+    offline: str
 
     @property
     def skipped_text(self) -> str:
-        """Number of backends that were left out, and of missing jobs."""
-        said = pluralize(len(self.skipped), "backend left out", "backends left out")
+        """Number of backends that were left out, and of missing jobs; of the pool no job is missing."""
+        if self.candidates:
+            said = text.pluralize(len(self.skipped), "backend", "backends")
+            return f"{said} could take no jobs at the submission"
+        said = text.pluralize(len(self.skipped), "backend left out", "backends left out")
         fewer = sum(one.count for one in self.skipped)
-        return f"{said}: {pluralize(fewer, 'job fewer', 'jobs fewer')}"
-
-    @property
-    def first_failed(self) -> str:
-        """Id of the first child on this page that failed or timed out."""
-        return next((one.job_id for one in self.cards if one.status in ("failed", "timeout")), "")
+        return f"{said}: {text.pluralize(fewer, 'job fewer', 'jobs fewer')}"
 
 
-def group_page(group_id: str, page: int = 1) -> GroupPage:
-    """Return a group's page.
+def group_page(group_id: str, page: int = 1, *, with_cards: bool = True) -> GroupPage:
+    """Return a group's page. Its cost does not depend on the number of jobs on other pages.
 
-    Raises:
-        GroupNotFound: there is no such group.
+    Pages are counted from 1. ``with_cards`` is false for the head alone, which is reloaded with every event. Raises
+    ``GroupNotFound``.
     """
     # Read the row first: later reads may be newer than its seq, and the stream repeats these events.
     row = group_list.group_row(group_id)
-    snapshot = groups.group_snapshot(group_id)
-    children: list[dict[str, Any]] = snapshot["child_jobs"]
-    pages = max(-(-len(children) // PAGE_SIZE), 1)
+    head = groups.group_head(group_id)
+    pages = max(-(-row.group.total_count // PAGE_SIZE), 1)
     page = min(max(page, 1), pages)
-    shown = list(enumerate(children))[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
+    first = (page - 1) * PAGE_SIZE
+    in_pool = head["placement"] == Placement.POOL
+    shown = groups.child_rows(group_id, first=first, limit=PAGE_SIZE) if with_cards else []
     return GroupPage(
         row=row,
-        cards=_cards(_Group(row.id, row.run, row.ended), shown),
-        metadata=_metadata(snapshot["metadata"]),
-        warnings=[str(one) for one in snapshot["warnings"]],
-        skipped=_skipped(snapshot["skipped_backends"]),
+        cards=_cards(_Group(row.id, row.group.run, row.ended, in_pool), shown),
+        metadata=_metadata(head["metadata"]),
+        warnings=[str(one) for one in head["warnings"]],
+        skipped=_skipped(head["skipped_backends"]),
+        candidates=words.candidates_text(pool_candidates(group_id)) if in_pool else "",
+        made=_made(group_id) if in_pool else "",
         page=page,
         pages=pages,
-        strategy=snapshot["seed_strategy"],
-        base_seed=snapshot["base_seed"],
-        timeout_seconds=snapshot["timeout_seconds"],
-        on_failure=words.policy_text(snapshot["max_attempts"], snapshot["retry_elsewhere"], snapshot["retry_on"]),
-        partial_outputs=words.PARTIAL_OUTPUTS[snapshot["partial_outputs"]],
-        has_files=any(_has_files(child) for child in children),
-        starred=sum(bool(child["starred"]) and _has_files(child) for child in children),
+        head=head,
+        on_failure=words.policy_text(head["max_attempts"], head["retry_elsewhere"], head["retry_on"]),
+        partial_outputs=words.PARTIAL_OUTPUTS[head["partial_outputs"]],
+        first_failed=_first_failed(group_id, first),
+        has_files=any(_with_files(group_id)),
+        starred=sum(_with_files(group_id, starred=True)),
+        offline=", ".join(_offline(group_id)),
     )
 
 
-def _has_files(child: Mapping[str, Any]) -> bool:
-    return any(not one.get("missing") for one in reported_files(child["outputs"] or {}))
+def _offline(group_id: str) -> list[str]:
+    open_ones = Attempt.objects.filter(child__group_id=group_id, ended_at__isnull=True)
+    rows = Backend.objects.filter(reachability=Reachability.OFFLINE, pk__in=open_ones.values("backend_id"))
+    return [row.name or row.id for row in rows.order_by("id")]
+
+
+def page_of(group_id: str, job_id: str) -> int:
+    """Return the page of a group with a job, 1 if the group does not have the job."""
+    position = ChildJob.objects.filter(pk=job_id, group_id=group_id).values_list("position", flat=True).first()
+    return (position or 0) // PAGE_SIZE + 1
+
+
+def _first_failed(group_id: str, first: int) -> str:
+    page = ChildJob.objects.filter(group_id=group_id, position__range=(first, first + PAGE_SIZE - 1))
+    rows = page.filter(status__in=(ChildStatus.FAILED, ChildStatus.TIMEOUT))
+    return rows.order_by("position").values_list("id", flat=True).first() or ""
+
+
+def _with_files(group_id: str, **which: bool) -> Iterator[bool]:
+    """Return whether each child with outputs has a file that can be downloaded."""
+    rows = ChildJob.objects.filter(group_id=group_id, outputs_json__isnull=False, **which)
+    for outputs in rows.order_by().values_list("outputs_json", flat=True).iterator():
+        yield any(not one.get("missing") for one in reported_files(json.loads(outputs or "{}") or {}))
 
 
 def child_card(group_id: str, job_id: str) -> ChildCard:
-    """Return one child's card.
-
-    Raises:
-        GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
-    """
-    group = _group(group_id)
+    """Return one child's card, or raise ``GroupNotFound`` or ``ChildNotFound``."""
+    rows = JobGroup.objects.filter(pk=group_id).values_list("run", "completed_at", "placement")
+    if not (row := rows.first()):
+        raise GroupNotFound(group_id)
+    run, completed_at, placement = row
+    group = _Group(group_id, run, completed_at is not None, placement == Placement.POOL)
     detail = groups.child_detail(group_id, job_id)
     position = ChildJob.objects.filter(pk=job_id).values_list("position", flat=True).first()
     if position is None:
@@ -250,9 +306,22 @@ def child_card(group_id: str, job_id: str) -> ChildCard:
 
 
 def _skipped(skipped: Iterable[Mapping[str, str]]) -> list[Skipped]:
-    """Return each backend once; the list has an entry for each time it was named."""
     found = Counter((one["backend_id"], one["reason"]) for one in skipped)
     return [Skipped(backend_id, reason, count) for (backend_id, reason), count in found.items()]
+
+
+def _made(group_id: str) -> str:
+    """Return the number of completed jobs of each backend: ``gpu-1 8 · gpu-2 4``, most jobs first."""
+    rows = ChildJob.objects.filter(group_id=group_id, status=ChildStatus.COMPLETED)
+    counts = rows.order_by().values_list("backend_id").annotate(Count("id"))
+    counted = [(backend_id or "", count) for backend_id, count in counts]
+    counted.sort(key=lambda one: (-one[1], one[0]))
+    known = backends_by_id(backend_id for backend_id, _ in counted)
+    said = [f"{_name(backend_id, known)} {count}" for backend_id, count in counted[:_MAX_MADE]]
+    if rest := counted[_MAX_MADE:]:
+        others = text.pluralize(len(rest), "other backend", "other backends")
+        said.append(f"{others} {sum(count for _, count in rest)}")
+    return " · ".join(said)
 
 
 def _metadata(metadata: Any) -> list[tuple[str, str]]:
@@ -264,29 +333,13 @@ def _metadata(metadata: Any) -> list[tuple[str, str]]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Fields of the group that a card needs."""
-
-    id: str
-    run: int
-    ended: bool
-
-
-def _group(group_id: str) -> _Group:
-    rows = JobGroup.objects.filter(pk=group_id).values_list("run", "completed_at")
-    for run, completed_at in rows:
-        return _Group(group_id, run, completed_at is not None)
-    raise GroupNotFound(group_id)
-
-
 def _cards(group: _Group, children: Sequence[tuple[int, Mapping[str, Any]]]) -> list[ChildCard]:
     rows = list(
         Attempt.objects.filter(child_id__in=[child["job_id"] for _, child in children])
         .order_by("child_id", "number")
         .only(*_ATTEMPT_FIELDS)
     )
-    named = {child["backend_id"] for _, child in children} | {row.backend_id for row in rows}
+    named = {child["backend_id"] or "" for _, child in children} | {row.backend_id for row in rows}
     known = backends_by_id(named)
     tries = _attempt_rows(rows, known)
     done_on = group_list.attempts_needed(
@@ -294,17 +347,29 @@ def _cards(group: _Group, children: Sequence[tuple[int, Mapping[str, Any]]]) -> 
         for _, child in children
         if child["status"] == ChildStatus.COMPLETED and len(tries[child["job_id"]]) > 1
     )
-    return [
-        _card(
-            group,
-            position,
-            child,
-            tries[child["job_id"]],
-            done_on=done_on.get(child["job_id"], 1),
-            backend=known.get(child["backend_id"]),
+    cards = []
+    for position, child in children:
+        backend = known.get(child["backend_id"] or "")
+        cards.append(
+            ChildCard(
+                group=group,
+                child=child,
+                position=position + 1,
+                status=child["status"],
+                label=words.child_label(child["status"]),
+                backend_id=child["backend_id"] or "",
+                backend_name=_backend_name(child, backend),
+                is_stale=child["status"] == ChildStatus.RUNNING
+                and backend is not None
+                and backend.reachability == Reachability.OFFLINE,
+                meaning=_meaning(child["failure_class"] or ""),
+                better_elsewhere=child["failure_class"] in BETTER_ELSEWHERE,
+                outputs=outputs_of(group.id, child),
+                attempts=tries[child["job_id"]],
+                completed_on=done_on.get(child["job_id"], 1),
+            )
         )
-        for position, child in children
-    ]
+    return cards
 
 
 def _name(backend_id: str, known: Mapping[str, Backend]) -> str:
@@ -316,23 +381,17 @@ def _name(backend_id: str, known: Mapping[str, Backend]) -> str:
 def _attempt_rows(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict[str, list[AttemptRow]]:
     found: dict[str, list[AttemptRow]] = defaultdict(list)
     for row in rows:
-        said = words.ATTEMPT_LABELS.get(row.state, row.state)
         backend = known.get(row.backend_id)
-        if row.is_stopping:
-            said = "is being stopped"
+        label = words.ATTEMPT_LABELS.get(row.state, row.state)
         found[row.child_id].append(
             AttemptRow(
-                number=row.number,
-                run=row.run,
-                backend_id=row.backend_id,
+                attempt=row,
                 backend_name=_name(row.backend_id, known),
-                label=said,
-                reason=row.error_message or "",
+                label="is being stopped" if row.is_stopping else label,
                 meaning=_meaning(row.failure_class),
                 failure=text.failure_label(row.failure_class) if row.failure_class else "",
-                is_stopping=row.is_stopping,
                 left_running=left_running(
-                    row.state, "" if backend is None else backend.status_reason, stopping=row.is_stopping
+                    row.state, backend.status_reason if backend else "", stopping=row.is_stopping
                 ),
             )
         )
@@ -343,68 +402,8 @@ def _meaning(failure_class: str) -> str:
     return TAXONOMY[FailureClass(failure_class)].sentence if failure_class else ""
 
 
-def _card(
-    group: _Group,
-    position: int,
-    child: Mapping[str, Any],
-    tries: list[AttemptRow],
-    *,
-    done_on: int,
-    backend: Backend | None,
-) -> ChildCard:
-    details = child["error_details"] if isinstance(child["error_details"], Mapping) else {}
-    return ChildCard(
-        group_id=group.id,
-        run=group.run,
-        ended=group.ended,
-        job_id=child["job_id"],
-        position=position + 1,
-        status=child["status"],
-        label=words.CHILD_LABELS.get(child["status"], child["status"]),
-        seed=child["seed"],
-        backend_id=child["backend_id"],
-        backend_name=child["backend_id"] if backend is None else backend.name or backend.id,
-        progress=child["progress"],
-        step=child["current_step"] or "",
-        waiting=child["waiting_reason"] or "",
-        is_stale=child["status"] == ChildStatus.RUNNING
-        and backend is not None
-        and backend.reachability == Reachability.OFFLINE,
-        error=child["error_message"] or "",
-        meaning=_meaning(child["failure_class"] or ""),
-        better_elsewhere=child["failure_class"] in BETTER_ELSEWHERE,
-        error_type=child["error_type"] or "",
-        error_node=_node(details),
-        traceback=_traceback(details),
-        warnings=[str(one) for one in child["warnings"] or []],
-        outputs=outputs_of(group.id, child),
-        attempts=tries,
-        completed_on=done_on,
-        took=_took(child),
-        starred=child["starred"],
-    )
-
-
-def _node(details: Mapping[str, Any]) -> str:
-    node, kind = details.get("node_id"), details.get("node_type")
-    if node is None and kind is None:
-        return ""
-    return f"{kind or 'node'} ({node})" if node is not None else str(kind)
-
-
-def _traceback(details: Mapping[str, Any]) -> str:
-    lines = details.get("traceback")
-    if isinstance(lines, list):
-        return "".join(str(line) for line in lines)
-    if isinstance(lines, str):
-        return lines
-    rest = {key: value for key, value in details.items() if key not in _SHOWN_ELSEWHERE}
-    return json.dumps(rest, indent=2, ensure_ascii=False) if rest else ""
-
-
-def _took(child: Mapping[str, Any]) -> str:
-    started, ended = child["started_at"], child["completed_at"]
-    if started is None or ended is None:
-        return ""
-    from_, to = (words.parse_time(one) for one in (started, ended))
-    return words.duration((to - from_).total_seconds())
+def _backend_name(child: Mapping[str, Any], backend: Backend | None) -> str:
+    if backend is not None:
+        return backend.name or backend.id
+    waits = child["status"] == ChildStatus.QUEUED
+    return child["backend_id"] or ("any backend" if waits else "no backend")

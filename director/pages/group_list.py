@@ -1,50 +1,72 @@
-"""Read model of the list of groups: one row for each group."""
-
-from __future__ import annotations
+"""Read model of the list of groups: one row for each group, with its bar."""
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from django.db.models import Count, F
 
-from backends.models import Backend, Reachability
-from backends.queries import backend_status, backends_by_id
-from backends.states import BackendState
 from director.pages import filters, text
 from director.pages.outputs import Output, outputs_of
-from director.pages.status_bar import Bar, Segment, bar_of
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.states import CHILD_FINAL, ChildStatus, GroupStatus
+from jobgroups.domain.text import duration, group_name
 from jobgroups.errors import GroupNotFound
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.queries import estimates
+from jobgroups.queries import etas
 
 #: Thumbnails in a row.
 _THUMBNAILS: Final = 4
-#: Statuses of backends whose queued children are sent.
-_SENDS: Final = frozenset({BackendState.ONLINE, BackendState.BUSY})
+#: Above this many children a segment stands for a status.
+MAX_SEGMENTS: Final = 50
+_ORDER: Final = ("completed", "failed", "timeout", "cancelled", "running", "queued")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One child: its id, status, and percentage."""
+
+    job_id: str
+    status: str
+    progress: float
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """All children of one status: where the block starts and how long it is, in children."""
+
+    status: str
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Either segments or blocks."""
+
+    segments: Sequence[Segment]
+    blocks: Sequence[Block]
+    total: int
+    #: Text for screen readers.
+    label: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One group in the list, or at the head of its page."""
 
+    group: JobGroup
     id: str
     name: str
     status: str
     label: str
     ended: bool
-    seq: int
-    run: int
-    total: int
     completed: int
     #: Number of completed children, retried ones counted separately.
     result_label: str
     failed: int
-    cancelled: int
     running: int
     queued: int
     percent: int
@@ -52,12 +74,10 @@ class Row:
     created_at: str
     age: str
     estimate: str
-    submitter: str
     thumbnails: list[Output]
 
     @property
     def has_name(self) -> bool:
-        """Whether its name differs from its id."""
         return self.name != self.id
 
     @property
@@ -65,13 +85,12 @@ class Row:
         """Number of jobs that a retry would run, as ``services.retries`` selects them."""
         if not self.ended:
             return 0
-        return self.failed + (self.cancelled if self.status == GroupStatus.CANCELLED else 0)
+        was_cancelled = self.status == GroupStatus.CANCELLED
+        return self.failed + (self.group.cancelled_count if was_cancelled else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class GroupList:
-    """A page of the list."""
-
     rows: list[Row]
     #: Query of the next page; empty on the last one.
     older: str
@@ -89,11 +108,7 @@ def group_list(chosen: filters.Filters) -> GroupList:
 
 
 def group_row(group_id: str) -> Row:
-    """Return one group's row.
-
-    Raises:
-        GroupNotFound: there is no such group.
-    """
+    """Return one group's row, or raise ``GroupNotFound``."""
     group = JobGroup.objects.filter(pk=group_id).first()
     if group is None:
         raise GroupNotFound(group_id)
@@ -101,7 +116,6 @@ def group_row(group_id: str) -> Row:
 
 
 def submitters() -> list[str]:
-    """Return the names of all submitters."""
     rows = JobGroup.objects.exclude(submitter="").order_by("submitter")
     return list(rows.values_list("submitter", flat=True).distinct()[:200])
 
@@ -111,44 +125,57 @@ class _Child:
     id: str
     status: str
     progress: float
-    backend_id: str
     attempts: int
-    #: Whether its prompt is running or pending at its backend.
-    was_sent: bool
 
     @property
     def was_retried(self) -> bool:
-        """Whether it is completed after more than one attempt."""
         return self.status == ChildStatus.COMPLETED and self.attempts > 1
 
 
 def rows_of(groups: Sequence[JobGroup]) -> list[Row]:
     """Return the rows of groups. The number of queries does not depend on the number of groups."""
     children = _children([group.id for group in groups])
-    machines = _backends(children)
     pictures = _images(children)
     tries = attempts_needed(child.id for members in children.values() for child in members if child.was_retried)
-    usual = estimates.medians(group.workflow_digest for group in groups if group.completed_at is None)
-    return [
-        _row(
-            group,
-            children[group.id],
-            pictures.get(group.id, []),
-            tries,
-            estimates.seconds_left(_left(children[group.id], machines), group.workflow_digest, usual),
+    ends = etas.group_etas([one.id for one in groups if one.completed_at is None])
+    rows = []
+    for group in groups:
+        members = children[group.id]
+        counted = Counter(child.status for child in members)
+        later = Counter(tries[child.id] for child in members if child.id in tries)
+        done = [100.0 if one.status in CHILD_FINAL else one.progress for one in members]
+        left = ends.get(group.id)
+        ended = group.completed_at is not None
+        rows.append(
+            Row(
+                group=group,
+                id=group.id,
+                name=group_name(group.id, json.loads(group.metadata_json)),
+                status=group.status,
+                label=text.status_label(group.status, ended=ended),
+                ended=ended,
+                completed=group.completed_count,
+                result_label=text.result_label(group.completed_count, group.total_count, later),
+                failed=group.failed_count,
+                running=counted[ChildStatus.RUNNING],
+                queued=counted[ChildStatus.QUEUED],
+                percent=round(sum(done) / max(len(members), 1)),
+                bar=bar_of([Segment(one.id, one.status, one.progress) for one in members]),
+                created_at=iso(group.created_at),
+                age=text.ago(group.created_at, now()),
+                estimate="" if left is None else f"about {duration(left)} left",
+                thumbnails=pictures.get(group.id, []),
+            )
         )
-        for group in groups
-    ]
+    return rows
 
 
 def _children(group_ids: Sequence[str]) -> dict[str, list[_Child]]:
     rows = ChildJob.objects.filter(group_id__in=group_ids).order_by("group_id", "position")
     found: dict[str, list[_Child]] = defaultdict(list)
-    for group_id, job_id, status, progress, backend_id, attempts, attempt_id in rows.values_list(
-        "group_id", "id", "status", "progress", "backend_id", "attempt_count", "current_attempt_id"
-    ):
-        was_sent = attempt_id is not None
-        found[group_id].append(_Child(job_id, status, progress, backend_id or "", attempts, was_sent))
+    fields = ("group_id", "id", "status", "progress", "attempt_count")
+    for group_id, *child in rows.values_list(*fields):
+        found[group_id].append(_Child(*child))
     return found
 
 
@@ -179,67 +206,21 @@ def _images(children: dict[str, list[_Child]]) -> dict[str, list[Output]]:
             "outputs": json.loads(row.outputs_json or "null"),
         }
         made = outputs_of(wanted[row.id], child)
-        found[wanted[row.id]] += [one for one in made if one.is_image and not one.missing][:1]
+        found[wanted[row.id]] += [one for one in made if one.has_thumbnail and not one.missing][:1]
     return found
 
 
-def _backends(children: Mapping[str, Sequence[_Child]]) -> dict[str, Backend]:
-    """Return the backends of running and queued children, by id."""
-    ids = {child.backend_id for members in children.values() for child in members if child.status not in CHILD_FINAL}
-    return backends_by_id(ids) if ids else {}
-
-
-def _left(children: Sequence[_Child], machines: Mapping[str, Backend]) -> list[estimates.Remaining]:
-    return [
-        estimates.Remaining(
-            child.backend_id,
-            child.progress / 100,
-            is_progressing=_is_progressing(child, machines.get(child.backend_id)),
-        )
-        for child in children
-        if child.status not in CHILD_FINAL
-    ]
-
-
-def _is_progressing(child: _Child, machine: Backend | None) -> bool:
-    """Return whether a child will progress: a paused backend finishes its running prompts."""
-    if machine is None:
-        return False
-    if child.was_sent:
-        return machine.reachability == Reachability.ONLINE
-    return backend_status(machine, now=now()).state in _SENDS
-
-
-def _row(
-    group: JobGroup, children: Sequence[_Child], pictures: list[Output], tries: Mapping[str, int], left: float | None
-) -> Row:
+def bar_of(children: Sequence[Segment]) -> Bar:
     counted = Counter(child.status for child in children)
-    later = Counter(tries[child.id] for child in children if child.id in tries)
-    ended = group.completed_at is not None
-    return Row(
-        id=group.id,
-        name=text.group_name(group.id, json.loads(group.metadata_json)),
-        status=group.status,
-        label=text.status_label(group.status, ended=ended),
-        ended=ended,
-        seq=group.seq,
-        run=group.run,
-        total=group.total_count,
-        completed=group.completed_count,
-        result_label=text.result_label(group.completed_count, group.total_count, later),
-        failed=group.failed_count,
-        cancelled=group.cancelled_count,
-        running=counted[ChildStatus.RUNNING],
-        queued=counted[ChildStatus.QUEUED],
-        percent=round(sum(_share(child) for child in children) / max(len(children), 1)),
-        bar=bar_of([Segment(one.id, one.status, one.progress) for one in children]),
-        created_at=iso(group.created_at),
-        age=text.ago(group.created_at, now()),
-        estimate="" if left is None else f"about {text.duration(left)} left",
-        submitter=group.submitter,
-        thumbnails=pictures,
-    )
-
-
-def _share(child: _Child) -> float:
-    return 100.0 if child.status in CHILD_FINAL else child.progress
+    label = ", ".join(f"{counted[status]} {status}" for status in _ORDER if counted[status])
+    if not children:
+        return Bar((), (), 1, "no jobs")
+    if len(children) <= MAX_SEGMENTS:
+        return Bar(children, (), len(children), label)
+    blocks: list[Block] = []
+    start = 0
+    for status in _ORDER:
+        if counted[status]:
+            blocks.append(Block(status, start, counted[status]))
+            start += counted[status]
+    return Bar((), blocks, len(children), label)

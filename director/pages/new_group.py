@@ -1,14 +1,16 @@
 """Initial values of the submit form: an earlier group, or the defaults of the installation."""
 
-from __future__ import annotations
-
 import json
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any, Final
 
+from director.pages.backends import BackendRow
 from jobgroups.domain import text
 from jobgroups.domain.failures import RETRIED, TAXONOMY
-from jobgroups.domain.states import PartialOutputs, RetryScope
+from jobgroups.domain.states import PartialOutputs, Placement, RetryScope
 from jobgroups.models import ChildJob, JobGroup
+from jobgroups.queries.pool import pool_candidates
 from jobgroups.workflow.seeds import MAX_SEED
 
 #: Retry policies: value of the form, label. ``no`` is one attempt.
@@ -32,19 +34,26 @@ _DEFAULT_ATTEMPTS: Final = 3
 
 
 def retry_defaults(max_attempts: int, elsewhere: str) -> dict[str, str | int]:
-    """Return the form's initial retry policy."""
+    """Return the initial retry policy of jobs that are submitted to backends."""
     if max_attempts == 1 and elsewhere == RetryScope.NEVER:
         return {"elsewhere": "no", "attempts": _DEFAULT_ATTEMPTS}
     return {"elsewhere": elsewhere, "attempts": max_attempts}
 
 
+def tagged_backends(rows: Iterable[BackendRow]) -> list[tuple[str, list[str]]]:
+    """Return each tag with the ids of its backends, in the order of the tags."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        for tag in row.tags:
+            found[tag].append(row.id)
+    return sorted(found.items())
+
+
 def from_group(group_id: str, seed: str) -> dict[str, Any] | None:
     """Return the values of a group for the form; None if it does not exist.
 
-    Args:
-        group_id: the earlier group.
-        seed: of one of its children, to repeat only that child on its backend. Invalid values are
-            ignored.
+    ``seed`` is that of one of its children, to repeat only that child on its backend, or in the pool. Invalid values
+    are ignored.
     """
     group = JobGroup.objects.filter(pk=group_id).defer("workflow_json").first()
     if group is None:
@@ -57,13 +66,16 @@ def from_group(group_id: str, seed: str) -> dict[str, Any] | None:
         chosen = None
     return {
         "group_id": group.id,
+        "count": len(children),
         "backend_ids": [backend_id for backend_id, _ in children if backend_id],
+        "candidates": pool_candidates(group.id) if group.placement == Placement.POOL else None,
         "parameters": json.loads(group.parameters_json),
         "metadata": json.loads(group.metadata_json),
         "seed_strategy": group.seed_strategy,
         "submitter": group.submitter,
         "base_seed": chosen,
-        "timeout_seconds": group.timeout_seconds,
+        "timeout_seconds": group.time_limit,
+        "stall_seconds": group.stall_seconds,
         "max_attempts": group.max_attempts,
         "retry_elsewhere": group.retry_elsewhere,
         "retry_on": group.retry_on,

@@ -1,34 +1,17 @@
 """Texts of the pages: names, ages, durations, statuses. Pure."""
 
-from __future__ import annotations
-
 import datetime as dt
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from jobgroups.domain import text as wording
+from django.utils.html import conditional_escape
+from django.utils.safestring import SafeString, mark_safe
+
+from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 from jobgroups.domain.states import PartialOutputs
+from jobgroups.domain.text import duration, failure_label, on_attempt
 
-#: Shared with notices.
-group_name = wording.group_name
-duration = wording.duration
-on_attempt = wording.on_attempt
-
-_GROUP_LABELS: Final = {
-    "pending": "Queued",
-    "running": "Running",
-    "completed": "Completed",
-    "failed": "Failed",
-    "cancelled": "Cancelled",
-}
-CHILD_LABELS: Final = {
-    "queued": "Queued",
-    "running": "Running",
-    "completed": "Completed",
-    "failed": "Failed",
-    "timeout": "Timed out",
-    "cancelled": "Cancelled",
-}
 #: State of an attempt, as the end of a sentence: "attempt 1 on gpu-1 …".
 ATTEMPT_LABELS: Final = {
     "intent": "is being sent",
@@ -50,16 +33,26 @@ def status_label(status: str, *, ended: bool) -> str:
     """Return the label of a group's status; partial_complete also occurs while a group runs."""
     if status == "partial_complete":
         return "Partly completed" if ended else "Running, some failed"
-    return _GROUP_LABELS.get(status, status)
+    return "Queued" if status == "pending" else status.capitalize()
+
+
+#: Names such as gpu-1, up to the width of a card, and durations.
+_WHOLE: Final = re.compile(r"(?<![\w.:-])(?=[\w.:-]{1,24}(?![\w-]))\w[\w.:]*(?:-\w+)+|\b\d+ (?:s|min|h|d)\b")
+
+
+def unbroken(sentence: str) -> SafeString:
+    """Return a sentence as HTML in which names with hyphens, and durations, are not broken over lines."""
+    return mark_safe(_WHOLE.sub(r'<span class="whole">\g<0></span>', conditional_escape(sentence)))  # noqa: S308 escaped
+
+
+def child_label(status: str) -> str:
+    return "Timed out" if status == "timeout" else status.capitalize()
 
 
 def result_label(completed: int, total: int, tries: Mapping[int, int]) -> str:
     """Return ``5/12 done``; of a whole group whose machines failed ``4 done, 1 done on the second attempt``.
 
-    Args:
-        completed: number of completed children.
-        total: number of children.
-        tries: completed children by number of the attempt, without first attempts.
+    ``tries`` are the completed children by number of the attempt, without first attempts.
     """
     again = [f"{count} completed {on_attempt(number)}" for number, count in sorted(tries.items())]
     if not again:
@@ -80,16 +73,24 @@ PARTIAL_OUTPUTS: Final = {
 
 def policy_text(max_attempts: int, retry_elsewhere: str | bool, retry_on: Sequence[str] | None = None) -> str:
     """Return the text of a retry policy; ``retry_on`` None: after every failure that may be retried."""
+    others = {"group": "the other backends of the group", "any": "any other backend"}
+    other = others.get(str(retry_elsewhere))
     if max_attempts == 1:
-        said = "it is not retried"
-        moves = {"group": " the other backends of the group", "any": " any other backend"}
-        if where := moves.get(str(retry_elsewhere)):
-            said += f"; while its backend is offline it may move to{where}"
-        return said
-    places = {"group": ", also on the other backends of the group", "any": ", also on any other backend"}
-    where = places.get(str(retry_elsewhere), ", on its own backend only")
-    these = ", ".join(wording.failure_label(one) for one in retry_on or ())
+        moves = f"; while its backend is offline it may move to {other}" if other else ""
+        return f"it is not retried{moves}"
+    where = f", also on {other}" if other else ", on its own backend only"
+    these = ", ".join(failure_label(one) for one in retry_on or ())
     return f"up to {max_attempts} attempts{where}" + (f", only after: {these}" if these else "")
+
+
+def candidates_text(candidates: Sequence[str]) -> str:
+    """Return the candidates of a group of the pool, as the end of "on …"."""
+    if ANY_BACKEND in candidates:
+        return "any backend"
+    tags = [one.removeprefix(TAG_PREFIX) for one in candidates if one.startswith(TAG_PREFIX)]
+    named = [one for one in candidates if not one.startswith(TAG_PREFIX)]
+    said = [f"backends with the tag {tag}" for tag in tags] + named
+    return f"any of: {', '.join(said)}"
 
 
 def ago(moment: dt.datetime | None, now: dt.datetime) -> str:
@@ -105,8 +106,3 @@ def memory(size: object) -> str:
     if not isinstance(size, int | float) or isinstance(size, bool) or size <= 0:
         return ""
     return f"{size / 2**30:.0f} GB"
-
-
-def parse_time(text: str) -> dt.datetime:
-    """Return the time in a timestamp of the API."""
-    return dt.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z")

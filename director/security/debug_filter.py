@@ -1,7 +1,5 @@
 """Filter for Django's debug pages (``DIRECTOR_DEBUG``): hides settings that contain passwords."""
 
-from __future__ import annotations
-
 import re
 
 from django.views.debug import SafeExceptionReporterFilter

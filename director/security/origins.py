@@ -1,27 +1,24 @@
 """The check of ``Origin``, for HTTP and for WebSockets.
 
-Requests without the header come from programs, which could send any value: allowed. With the header, a browser
-sends the request for a page. The page must be served from this machine or by the Director, or be listed in
-``DIRECTOR_ALLOWED_ORIGINS``. So a page of another site cannot submit jobs or read images, even if its name was
-rebound to 127.0.0.1. (The validator of Channels refuses programs.)
+Requests without the header come from programs, which could send any value: allowed. With it, a browser sends the
+request for a page, which must be served from this machine or by the Director, or be listed in
+``DIRECTOR_ALLOWED_ORIGINS``: a page of another site, even under a name that was rebound to 127.0.0.1, submits no jobs
+and reads no images. The validator of Channels would refuse programs.
 """
-
-from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import iscoroutinefunction
-from typing import Any, Final
+from typing import Final
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.http.request import split_domain_port, validate_host
 from django.utils.cache import patch_vary_headers
-from django.utils.decorators import sync_and_async_middleware
 
 from director.web.asgi_types import Application, Receive, Scope, Send
+from director.web.errors import error_response
+from director.web.middleware import middleware
 from jobgroups.consumers.socket import error_frame
 
 _ORIGIN: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::([0-9]{1,5}))?")
@@ -79,12 +76,7 @@ def parse_origin(text: str) -> Origin | None:
 
 
 def is_allowed(origin: str | None, host: str | None) -> bool:
-    """Return whether a request may be served.
-
-    Args:
-        origin: its ``Origin`` header, if any.
-        host: its ``Host`` header, if any.
-    """
+    """Return whether a request with these headers may be served."""
     if origin is None:
         return True
     page = parse_origin(origin)
@@ -111,18 +103,11 @@ def _is_own(page: Origin, host: str | None) -> bool:
     return host is not None and validate_host(page.host, settings.ALLOWED_HOSTS) and page.is_at(host)
 
 
-# --- HTTP -----------------------------------------------------------------------------------------
-
-
-def _refusal() -> HttpResponse:
-    return JsonResponse({"detail": _REFUSED, "code": _CODE}, status=403)
-
-
 def _early_answer(request: HttpRequest) -> HttpResponse | None:
     """Return the response to a request of a foreign origin or to a preflight; None for other requests."""
     origin = request.headers.get("Origin")
     if not is_allowed(origin, request.headers.get("Host")):
-        return _refusal()
+        return error_response(403, _REFUSED, _CODE)
     preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
     if origin is None or not preflight:
         return None
@@ -139,26 +124,8 @@ def _with_cors_headers(request: HttpRequest, response: HttpResponseBase) -> Http
     return response
 
 
-def origin_middleware(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Refuse requests of foreign origins with 403, and send CORS headers to allowed pages."""
-    if iscoroutinefunction(get_response):
-
-        async def in_loop(request: HttpRequest) -> HttpResponseBase:
-            return _with_cors_headers(request, _early_answer(request) or await get_response(request))
-
-        return in_loop
-
-    def in_thread(request: HttpRequest) -> HttpResponseBase:
-        return _with_cors_headers(request, _early_answer(request) or get_response(request))
-
-    return in_thread
-
-
-#: The name in the settings.
-OriginMiddleware = sync_and_async_middleware(origin_middleware)
-
-
-# --- WebSockets -----------------------------------------------------------------------------------
+#: Refuses requests of foreign origins with 403, and sends CORS headers to allowed pages.
+OriginMiddleware = middleware(_early_answer, _with_cors_headers)
 
 
 def require_allowed_origin(application: Application) -> Application:
@@ -173,12 +140,18 @@ def require_allowed_origin(application: Application) -> Application:
         host = hosts[0] if len(hosts) == 1 else None
         if len(origins) <= 1 and is_allowed(origins[0] if origins else None, host):
             await application(scope, receive, send)
-        elif (await receive())["type"] == "websocket.connect":
-            await send({"type": "websocket.accept"})
-            await send({"type": "websocket.send", "text": error_frame(_CODE, _REFUSED)})
-            await send({"type": "websocket.close", "code": FOREIGN_ORIGIN})
+        else:
+            await refuse_socket(receive, send, FOREIGN_ORIGIN, error_frame(_CODE, _REFUSED))
 
     return guard
+
+
+async def refuse_socket(receive: Receive, send: Send, code: int, frame: str) -> None:
+    """Accept a WebSocket, send an error frame, and close it with a code."""
+    if (await receive())["type"] == "websocket.connect":
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": frame})
+        await send({"type": "websocket.close", "code": code})
 
 
 def header_values(scope: Scope, name: bytes) -> list[str]:

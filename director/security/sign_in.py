@@ -1,20 +1,16 @@
 """Sign-in with one shared secret: ``DIRECTOR_TOKEN``. Without it, every client is allowed.
 
-Programs send it as ``Authorization: Bearer``. A user enters it in the form at ``/sign-in`` and gets a signed
-cookie with a digest of the token: a new token ends every session. Browsers also send the cookie with requests of
-other sites' pages, so with the cookie alone every change, and every WebSocket, must come from a page of the
-Director or of a listed origin.
+Programs send it as ``Authorization: Bearer``. A user enters it in the form at ``/sign-in`` and gets a signed cookie
+with a digest of the token: a new token ends every session. Browsers also send the cookie with requests of other
+sites' pages, so with the cookie alone every change, and every WebSocket, must come from a page of the Director or of
+a listed origin.
 
 Django's sessions are not used: they need a row for each user, or middleware that the API's chain and the
 WebSockets do not have. This cookie is checked without a database query.
 """
 
-from __future__ import annotations
-
-from collections.abc import Awaitable, Callable
 from enum import Enum
-from inspect import iscoroutinefunction
-from typing import Any, Final, cast
+from typing import Final
 from urllib.parse import quote
 
 from django.conf import settings
@@ -23,17 +19,17 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, parse_c
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.utils.crypto import constant_time_compare, salted_hmac
-from django.utils.decorators import sync_and_async_middleware
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
-from director.security.origins import header_values, is_own
+from director.security.origins import header_values, is_own, refuse_socket
 from director.security.throttle import Throttle
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response, is_api
+from director.web.middleware import middleware
 from jobgroups.consumers.socket import error_frame
 
 COOKIE: Final = "director_session"
@@ -43,21 +39,15 @@ PATH: Final = "/sign-in"
 SIGN_IN_REQUIRED: Final = 4401
 _SALT: Final = "director.sign_in"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_WRONG: Final = "This is not the token."
 
 throttle = Throttle()
 
 
 class AuthResult(Enum):
-    """Result of the check of a request's credentials."""
-
     ALLOWED = "allowed"
     UNAUTHENTICATED = "unauthenticated"  #: no valid token or session
     FOREIGN_PAGE = "foreign page"  #: a valid session, but the page is of another origin
     THROTTLED = "throttled"  #: too many wrong tokens
-
-
-# --- tokens and sessions --------------------------------------------------------------------------
 
 
 def is_token(given: str) -> bool:
@@ -70,7 +60,6 @@ def _digest() -> str:
 
 
 def new_session() -> str:
-    """Return the value of a new session cookie."""
     return signing.dumps(_digest(), salt=_SALT)
 
 
@@ -86,13 +75,9 @@ def is_session(value: str) -> bool:
 def authenticate(
     *, address: str, authorization: str | None, cookie: str | None, origin: str | None, host: str | None, changes: bool
 ) -> AuthResult:
-    """Check the credentials of a request.
+    """Check the credentials of a request; the address of the client is for the throttle.
 
-    Args:
-        address: address of the client, for the throttle.
-        authorization, origin, host: values of the headers.
-        cookie: value of the session cookie.
-        changes: whether the request may change data, or opens a WebSocket.
+    ``changes``: the request may change data, or opens a WebSocket.
     """
     if not settings.DIRECTOR_TOKEN:
         return AuthResult.ALLOWED
@@ -108,11 +93,8 @@ def authenticate(
 def client_address(peer: str, forwarded: str | None) -> str:
     """Return the address for the throttle: behind a trusted proxy the client's that the proxy names.
 
-    Otherwise one program with an old token would block all clients of the proxy.
-
-    Args:
-        peer: address of the connection.
-        forwarded: the header ``X-Forwarded-For``; each proxy appends the address of its client.
+    Otherwise one program with an old token would block all clients of the proxy. ``peer`` is the address of the
+    connection, ``forwarded`` the header ``X-Forwarded-For``; each proxy appends the address of its client.
     """
     if forwarded is None or peer not in settings.DIRECTOR_TRUSTED_PROXIES:
         return peer
@@ -129,16 +111,12 @@ def _bearer(address: str, authorization: str) -> AuthResult:
     return AuthResult.UNAUTHENTICATED
 
 
-# --- HTTP -----------------------------------------------------------------------------------------
-
-
 def _address(request: HttpRequest) -> str:
     peer = str(request.META.get("REMOTE_ADDR") or "")
     return client_address(peer, request.headers.get("X-Forwarded-For"))
 
 
 def _refusal(request: HttpRequest) -> HttpResponseBase | None:
-    """Return the response to a request that is not allowed; None if it is."""
     if request.path.rstrip("/") == PATH:
         return None
     found = authenticate(
@@ -153,18 +131,15 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
         case AuthResult.ALLOWED:
             return None
         case AuthResult.THROTTLED:
-            return _too_often(throttle.retry_after(_address(request)))
+            wait = throttle.retry_after(_address(request))
+            detail = f"Too many wrong tokens; try again in {wait} s."
+            headers = {"Retry-After": str(wait)}
+            return error_response(429, detail, "too_many_requests", headers=headers)
         case AuthResult.FOREIGN_PAGE:
             detail = "Only pages of the Director may do this; programs must send the token."
             return error_response(403, detail, "origin_not_allowed")
         case AuthResult.UNAUTHENTICATED:
             return _sign_in_required(request)
-
-
-def _too_often(wait: int) -> HttpResponse:
-    detail = f"Too many wrong tokens; try again in {wait} s."
-    headers = {"Retry-After": str(wait)}
-    return error_response(429, detail, "too_many_requests", headers=headers)
 
 
 def _sign_in_required(request: HttpRequest) -> HttpResponse:
@@ -178,29 +153,8 @@ def _sign_in_required(request: HttpRequest) -> HttpResponse:
     return HttpResponseRedirect(f"{PATH}?next={quote(request.get_full_path(), safe='/')}")
 
 
-def sign_in_middleware(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Allow requests with the token or a session; all requests if no token is set."""
-    if iscoroutinefunction(get_response):
-
-        async def in_loop(request: HttpRequest) -> HttpResponseBase:
-            refusal = _refusal(request)
-            if refusal is not None:
-                return refusal
-            return await cast(Awaitable[HttpResponseBase], get_response(request))
-
-        return in_loop
-
-    def in_thread(request: HttpRequest) -> HttpResponseBase:
-        return _refusal(request) or cast(HttpResponseBase, get_response(request))
-
-    return in_thread
-
-
-#: The name in the settings.
-SignInMiddleware = sync_and_async_middleware(sign_in_middleware)
-
-
-# --- the form -------------------------------------------------------------------------------------
+#: Allows requests with the token or a session; all requests if no token is set.
+SignInMiddleware = middleware(_refusal, lambda _request, response: response)
 
 
 @never_cache
@@ -217,10 +171,12 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     wait = throttle.retry_after(_address(request))
     if wait:
         said = f"Too many wrong tokens. Try again in {wait} seconds."
-        return _form(request, wanted, said, status=429, headers={"Retry-After": str(wait)})
+        refused = _form(request, wanted, said, status=429)
+        refused.headers["Retry-After"] = str(wait)
+        return refused
     if not is_token(request.POST.get("token", "").strip()):
         throttle.record_failure(_address(request))
-        return _form(request, wanted, _WRONG, status=403)
+        return _form(request, wanted, "This is not the token.", status=403)
     response = HttpResponseRedirect(wanted)
     response.set_cookie(
         COOKIE, new_session(), max_age=SESSION_SECONDS, httponly=True, samesite="Lax", secure=request.is_secure()
@@ -235,14 +191,9 @@ def _next(request: HttpRequest) -> str:
     return wanted if is_here and not wanted.startswith(PATH) else "/"
 
 
-def _form(
-    request: HttpRequest, wanted: str, said: str = "", *, status: int = 200, headers: dict[str, str] | None = None
-) -> HttpResponse:
+def _form(request: HttpRequest, wanted: str, said: str = "", *, status: int = 200) -> HttpResponse:
     context = {"next": wanted, "said": said}
-    response = render(request, "director/sign_in.html", context, status=status)
-    for name, value in (headers or {}).items():
-        response.headers[name] = value
-    return response
+    return render(request, "director/sign_in.html", context, status=status)
 
 
 @never_cache
@@ -255,21 +206,16 @@ def sign_out(_request: HttpRequest) -> HttpResponse:
     return response
 
 
-# --- WebSockets -----------------------------------------------------------------------------------
-
-
 def require_sign_in(application: Application) -> Application:
     """Wrap a WebSocket application: without credentials a client gets an error frame and the close code 4401."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if _authenticate_socket(scope) is AuthResult.ALLOWED:
             await application(scope, receive, send)
-        elif (await receive())["type"] == "websocket.connect":
+        else:
             detail = "Sign in, or connect with Authorization: Bearer TOKEN."
-            await send({"type": "websocket.accept"})
-            text = error_frame("sign_in_required", detail)
-            await send({"type": "websocket.send", "text": text})
-            await send({"type": "websocket.close", "code": SIGN_IN_REQUIRED})
+            frame = error_frame("sign_in_required", detail)
+            await refuse_socket(receive, send, SIGN_IN_REQUIRED, frame)
 
     return guard
 

@@ -1,7 +1,5 @@
 """Throttle for wrong tokens: at most ten per minute and address. State is kept in memory."""
 
-from __future__ import annotations
-
 import ipaddress
 import threading
 import time
@@ -33,7 +31,6 @@ class Throttle:
             return max(0, int(wrong[0] + WINDOW - moment + 0.999))
 
     def record_failure(self, address: str) -> None:
-        """Record that an address sent a wrong token."""
         name = _key(address)
         with self._lock:
             wrong = self._wrong.setdefault(name, deque(maxlen=ALLOWED))
@@ -43,7 +40,6 @@ class Throttle:
                 self._wrong.popitem(last=False)
 
     def reset(self) -> None:
-        """Delete all records."""
         with self._lock:
             self._wrong.clear()
 
@@ -54,6 +50,6 @@ def _key(address: str) -> str:
         parsed = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
     except ValueError:
         return address
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))

@@ -1,16 +1,14 @@
 """Admission of request bodies: a body is refused by its headers, before any of it is stored.
 
-The server stores a whole body before the application sees the request, so without this check every client could
-fill the disk. The answer comes from the API's own chain of middleware (host, origin, token), which ends in a check
-of the length. So the rules are those that the application applies to the request.
-
-Bodies up to ``SMALL_BYTES`` are not checked here: the server keeps them in memory.
+The answer comes from the API's own chain of middleware (host, origin, token), which ends in a check of the length.
+Bodies up to ``SMALL_BYTES`` are not checked here: the server keeps them in memory. The body of an upload is written to
+its file while it arrives, and the application receives that file instead of the body.
 """
 
-from __future__ import annotations
-
+import asyncio
 import functools
 import io
+import logging
 import math
 from typing import Any, Final
 from urllib.parse import unquote
@@ -22,9 +20,13 @@ from twisted.internet import reactor as _reactor
 
 from director.security import sign_in
 from director.web.asgi_types import Scope
-from director.web.errors import error_response
+from director.web.errors import error_response, plain_error
 from director.web.threaded_handler import ThreadedHandler
 from jobgroups.api.requests.body import PayloadTooLarge
+from jobgroups.api.requests.upload import UPLOAD_PATHS, Upload, upload_limit
+from jobgroups.errors import JobGroupsError, StorageFull
+
+logger = logging.getLogger(__name__)
 
 #: Any: Twisted's reactor is a module until one is installed, which importing daphne did.
 reactor: Any = _reactor
@@ -36,10 +38,18 @@ _DROPPED_BYTES: Final = 64 * 2**20
 _DROPPED_SECONDS: Final = 10.0
 #: The key of a scope that holds how many bytes the body has at least.
 _BODY_BYTES: Final = "director.body_bytes"
+#: Bytes of an upload that are written at once, in a thread: a slow disk must not stop the event loop.
+_WRITTEN_BYTES: Final = 2**20
 
 
-def limit_of(path: str) -> int:
+def _is_upload(method: str, path: str) -> bool:
+    return method == "POST" and path.rstrip("/") in UPLOAD_PATHS
+
+
+def limit_of(method: str, path: str) -> int:
     """Return how many bytes the body of a request may have."""
+    if _is_upload(method, path):
+        return upload_limit()
     # Everyone may post the sign-in form. It has two short fields.
     is_form = path.rstrip("/") == sign_in.PATH
     limit: int = settings.DIRECTOR_MAX_BODY_BYTES
@@ -60,16 +70,18 @@ class _Admission(ThreadedHandler):
         return None if isinstance(answer, _Admitted) else answer
 
     def _get_response(self, request: Any) -> HttpResponse:
-        limit = limit_of(request.path)
+        limit = limit_of(request.method, request.path)
         if request.scope[_BODY_BYTES] <= limit:
             return _Admitted()
-        refused = PayloadTooLarge(limit)
-        return error_response(refused.status, refused.detail, refused.code)
+        return _answer_to(PayloadTooLarge(limit))
 
 
-@functools.cache
-def _admission() -> _Admission:
-    return _Admission()
+def _answer_to(error: JobGroupsError) -> HttpResponse:
+    return error_response(error.status, error.detail, error.code, extra=error.extra)
+
+
+#: Built by the first request: Django is configured by then.
+_admission = functools.cache(_Admission)
 
 
 class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
@@ -82,14 +94,23 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     _limit = math.inf
     _received = 0
     _is_refused = False
+    #: The file of an upload; None for any other request.
+    upload: Upload | None = None
+    _writing: asyncio.Future[None] | None = None
+    #: The arguments of ``requestReceived``, once the whole body is there.
+    _whole: tuple[bytes, bytes, bytes] | None = None
 
     def gotLength(self, length: int | None) -> None:  # noqa: N802 Twisted's name
         """Decide whether the body is received. The length of a chunked body is None."""
-        if length is None or length > SMALL_BYTES:
+        method, path = _method_of(self), _path_of(self)
+        is_upload = _is_upload(method, path)
+        if length is None or length > SMALL_BYTES or is_upload:
             self._refuse_unless_admitted(length or 0)
         if length is None:
-            self._limit = limit_of(_path_of(self))
-        super().gotLength(0 if self._is_refused else length)
+            self._limit = limit_of(method, path)
+        if is_upload and not self._is_refused:
+            self._open_upload()
+        super().gotLength(0 if self._is_refused or is_upload else length)
 
     def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 Twisted's name
         """Store a part of the body, or drop it after a refusal."""
@@ -99,6 +120,8 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
             self.content.truncate(0)
         if not self._is_refused:
             super().handleContentChunk(data)
+            if self.upload is not None and self.content.tell() >= _WRITTEN_BYTES:
+                self._write()
         elif self._received > _DROPPED_BYTES:
             self.transport.abortConnection()
 
@@ -106,18 +129,87 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
         """Have the application answer, unless the answer was the refusal."""
         if self._is_refused:
             self.transport.loseConnection()
+        elif self.upload is not None:
+            self._whole = command, path, version
+            self._write()
         else:
             super().requestReceived(command, path, version)
 
+    def finish(self) -> None:
+        """End the request after its response."""
+        self._drop_upload()
+        super().finish()
+
+    def connectionLost(self, reason: Any) -> None:  # noqa: N802 Twisted's name
+        """End the request without a response."""
+        super().connectionLost(reason)
+        self._drop_upload()
+
+    # --- uploads --------------------------------------------------------------------------------------
+
+    def _open_upload(self) -> None:
+        header = self.requestHeaders.getRawHeaders(b"content-type", [b""])[0]
+        try:
+            self.upload = Upload(header.decode("latin-1"))
+        except JobGroupsError as error:
+            self._refuse(_answer_to(error))
+        except OSError as error:
+            self._refuse(_answer_to(StorageFull(error.strerror or "")))
+
+    def _write(self) -> None:
+        """Have a thread write what was received. Nothing more is read from the client meanwhile."""
+        if self._writing is not None or self.upload is None:
+            return
+        part = self.content.getvalue()
+        self.content.seek(0)
+        self.content.truncate()
+        self.channel._networkProducer.pauseProducing()
+        loop = asyncio.get_running_loop()
+        self._writing = loop.run_in_executor(None, self.upload.write, part)
+        self._writing.add_done_callback(self._written)
+
+    def _written(self, writing: asyncio.Future[None]) -> None:
+        self._writing = None
+        error = writing.exception()
+        if self._disconnected or self._is_refused:
+            self._drop_upload()
+            return
+        self.channel._networkProducer.resumeProducing()
+        if error is not None:
+            logger.info("Upload refused: %s", error)
+            self._refuse(_answer_to(error) if isinstance(error, JobGroupsError) else plain_error(500))
+            self._drop_upload()
+            if self._whole is not None:
+                self.transport.loseConnection()
+        elif self._whole is not None:
+            # What arrived after the pause was read from the socket before it.
+            if self.content.tell():
+                self._write()
+            else:
+                super().requestReceived(*self._whole)
+
+    def _drop_upload(self) -> None:
+        if self.upload is not None and self._writing is None and not self.upload.is_taken:
+            self.upload.discard()
+
+    # --- refusals -------------------------------------------------------------------------------------
+
     def _refuse_unless_admitted(self, body_bytes: int) -> None:
         answer = _admission().refusal(_scope(self, body_bytes))
-        if answer is None:
-            return
+        if answer is not None:
+            self._refuse(answer)
+
+    def _refuse(self, answer: HttpResponse) -> None:
         self._is_refused = True
         # Twisted would now ask for the body ("100 Continue").
         self.requestHeaders.removeHeader(b"expect")
         self.transport.write(_written(answer, self.server.server_name))
         reactor.callLater(_DROPPED_SECONDS, self.transport.abortConnection)
+
+
+def _method_of(request: Any) -> str:
+    method: bytes = request.channel._command
+    return method.decode("latin-1")
 
 
 def _path_of(request: Any) -> str:
@@ -131,7 +223,7 @@ def _scope(request: Any, body_bytes: int) -> Scope:
     peer, host = channel.getPeer(), channel.getHost()
     return {
         "type": "http",
-        "method": channel._command.decode("latin-1"),
+        "method": _method_of(request),
         "path": _path_of(request),
         "query_string": b"",
         "scheme": "https" if channel.isSecure() else "http",

@@ -1,18 +1,11 @@
 """Daphne's server with backpressure, limits on request bodies, and an orderly shutdown.
 
-- An application's ``send`` waits while the client does not read. Daphne buffers everything: one stalled
-  download would be held in memory whole.
+- An application's ``send`` waits while the client does not read. Daphne would buffer a stalled download whole.
 - A response that breaks off in the middle (its backend failed) aborts the connection. A client would take an
   orderly end for the whole response.
-- No body is parsed before the application handles the request. Twisted parses forms in the event loop, so a
-  form of some megabytes would block all other requests for seconds.
-- A body is refused by the headers of its request, before it is stored: ``director.server.admission``.
-- A client whose WebSocket frame is too long gets an error frame and the close code 1009.
-- On shutdown the ports are closed first, so that a proxy uses another process; then open requests are answered,
-  each with ``Connection: close``.
+- Twisted parses no forms: in the event loop, a form of some megabytes would block all other requests for seconds.
+- On shutdown the ports are closed first, so that a proxy uses another process; then open requests are answered.
 """
-
-from __future__ import annotations
 
 import asyncio
 import contextlib
@@ -29,6 +22,7 @@ from twisted.python.failure import Failure
 
 from director.server.admission import GuardedRequest
 from director.web.asgi_types import Application, Receive, Scope, Send
+from jobgroups.api.requests.upload import SCOPE_KEY
 from jobgroups.consumers.socket import error_frame
 
 logger = logging.getLogger(__name__)
@@ -63,13 +57,9 @@ class _FlowControl:
         self._may_go.set()
 
     async def wait(self, within: float | None = STALL_TIMEOUT) -> None:
-        """Return when the client has read enough or has disconnected.
+        """Return when the client has read enough or has disconnected; raise ``ClientStalled`` after so many seconds.
 
-        Args:
-            within: timeout in seconds; None: no timeout, if another check disconnects the client.
-
-        Raises:
-            ClientStalled: the timeout has passed.
+        None: no timeout, if another check disconnects the client.
         """
         if self._may_go.is_set():
             return
@@ -89,17 +79,13 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
         self.is_closing = False
 
     def listen_success(self, port: Any) -> None:
-        """Store a port that was opened."""
         super().listen_success(port)
         self._ports.append(port)
 
     async def stop_listening(self, within: float) -> None:
-        """Close the ports, and return when all open requests are answered.
+        """Close the ports, and return when all open requests are answered, or after so many seconds.
 
         An idle connection stays open for ``_LINGER``: a request may be in transit on it.
-
-        Args:
-            within: timeout in seconds.
         """
         self.is_closing = True
         while self._ports:
@@ -112,7 +98,9 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
         loop = asyncio.get_running_loop()
         linger = loop.time() + _LINGER
         # Neither daphne nor Twisted has an event for these conditions.
-        while self._is_answering() or (loop.time() < linger and _has_connections()):  # noqa: ASYNC110
+        while self._is_answering() or (  # noqa: ASYNC110
+            loop.time() < linger and any(isinstance(one, Connection) for one in reactor.getReaders())
+        ):
             await asyncio.sleep(_POLL_INTERVAL)
 
     def _is_answering(self) -> bool:
@@ -132,6 +120,12 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
         elif isinstance(protocol, WebSocketProtocol):
             _explain_long_frame(protocol)
         super().protocol_connected(protocol)
+
+    def create_application(self, protocol: Any, scope: Scope) -> Any:
+        """Start the application; that of an upload finds the received file in its scope."""
+        if getattr(protocol, "upload", None) is not None:
+            scope[SCOPE_KEY] = protocol.upload
+        return super().create_application(protocol, scope)
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
         """Send a message of an application; return when the client can receive more."""
@@ -169,10 +163,6 @@ def _close_port(port: Any) -> None:
         port.doRead()
     # ``stopListening`` would close the port only in the next iteration of the loop.
     port.connectionLost(Failure(ConnectionDone()))  # type: ignore[no-untyped-call]
-
-
-def _has_connections() -> bool:
-    return any(isinstance(one, Connection) for one in reactor.getReaders())
 
 
 def _close_after_answer(request: Any) -> None:

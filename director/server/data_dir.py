@@ -1,7 +1,5 @@
 """The data folder: created with the secret key in it, readable by its owner only."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -13,7 +11,7 @@ from typing import Final
 from django.conf import settings
 
 #: Names of the Director's own files. A folder with other files may be shared with other programs.
-_OWN: Final = re.compile(r"secret-key|\.writable-\d+|serve(-\d+)?\.lock|director\.sqlite3.*|thumbnails|static")
+_OWN: Final = re.compile(r"secret-key|\.writable-\d+|serve(-\d+)?\.lock|director\.sqlite3.*|thumbnails|static|files")
 
 
 class DataFolderUnusable(Exception):
@@ -21,16 +19,10 @@ class DataFolderUnusable(Exception):
 
 
 def prepare(say: Callable[[str], None] = lambda _: None) -> Path:
-    """Create the data folder and the secret key in it, if they do not exist.
+    """Create the data folder and the secret key in it, if they do not exist; return the folder.
 
-    Args:
-        say: prints a warning if other users can read the folder.
-
-    Returns:
-        The folder.
-
-    Raises:
-        DataFolderUnusable: the folder cannot be created or written.
+    ``say`` prints a warning if other users can read it. Raises ``DataFolderUnusable`` if it cannot be created or
+    written.
     """
     folder: Path = settings.DIRECTOR_DATA_DIR
     try:

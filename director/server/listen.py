@@ -1,7 +1,6 @@
 """Listen addresses and host names. The default is loopback."""
 
-from __future__ import annotations
-
+import contextlib
 import ipaddress
 import socket
 from dataclasses import dataclass
@@ -18,14 +17,12 @@ class CannotListen(Exception):
 class ListenAddress:
     """One socket to listen on."""
 
-    family: socket.AddressFamily
     host: str
     port: int
 
     @property
     def endpoint(self) -> str:
-        """Description of the address for Twisted."""
-        kind = "tcp6" if self.family == socket.AF_INET6 else "tcp"
+        kind = "tcp6" if ":" in self.host else "tcp"
         escaped = self.host.replace(":", "\\:")
         return f"{kind}:port={self.port}:interface={escaped}"
 
@@ -43,36 +40,31 @@ def is_loopback(host: str) -> bool:
 def listen_addresses(host: str, port: int) -> list[ListenAddress]:
     """Return the sockets to listen on; for ``localhost`` 127.0.0.1 and, if the machine has IPv6, ::1.
 
-    Args:
-        host: an address or name of this machine, or ``localhost``.
-        port: 0 selects a free port.
-
-    Raises:
-        CannotListen: the port is invalid or in use, or the address belongs to another machine.
+    Port 0 selects a free port. Raises ``CannotListen`` if the port is invalid or in use, or the address belongs to
+    another machine.
     """
     if not 0 <= port <= _LAST_PORT:
         raise CannotListen(f"--port {port} is not a port; use 1 to {_LAST_PORT}, or 0 for a free one.")
     if host.lower() == "localhost":
-        first = _checked(socket.AF_INET, "127.0.0.1", port)
+        first = _checked("127.0.0.1", port)
         try:
-            return [first, _checked(socket.AF_INET6, "::1", first.port)]
+            return [first, _checked("::1", first.port)]
         except CannotListen:
             if _has_ipv6():
                 raise
             return [first]
-    host = host.strip("[]")
+    return [_checked(host.strip("[]"), port)]
+
+
+def _checked(host: str, port: int) -> ListenAddress:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return [_checked(family, host, port)]
-
-
-def _checked(family: socket.AddressFamily, host: str, port: int) -> ListenAddress:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             probe.bind((host, port))
-            return ListenAddress(family, host, probe.getsockname()[1])
+            return ListenAddress(host, probe.getsockname()[1])
     except OSError as error:
         raise CannotListen(
             f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose another with --port or --host."
@@ -81,7 +73,7 @@ def _checked(family: socket.AddressFamily, host: str, port: int) -> ListenAddres
 
 def _has_ipv6() -> bool:
     try:
-        _checked(socket.AF_INET6, "::1", 0)
+        _checked("::1", 0)
     except CannotListen:
         return False
     return True
@@ -98,7 +90,7 @@ def display_hosts(host: str) -> list[str]:
     if bare not in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
         return local_host_names(host)
     wanted = 6 if bare == "::" else 4
-    found = sorted((_resolved_addresses() | _routed_addresses()) - {"0.0.0.0"})  # noqa: S104 likewise
+    found = sorted(_addresses() - {"0.0.0.0"})  # noqa: S104 likewise
     return ["localhost", *(_in_url(one) for one in found if _is_shown(one, wanted))]
 
 
@@ -123,23 +115,16 @@ def local_host_names(host: str) -> list[str]:
     if bare not in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
         return [_in_url(bare)]
     names = {socket.gethostname(), socket.getfqdn(), f"{socket.gethostname()}.local"}
-    addresses = _resolved_addresses() | _routed_addresses()
-    names |= {_in_url(one) for one in addresses}
+    names |= {_in_url(one) for one in _addresses()}
     return sorted(name for name in names if name)
 
 
-def _resolved_addresses() -> set[str]:
-    try:
-        return {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
-    except OSError:
-        return set()
-
-
-def _routed_addresses() -> set[str]:
-    """Return the address of the default route. Nothing is sent."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(("192.0.2.1", 9))
-            return {probe.getsockname()[0]}
-    except OSError:
-        return set()
+def _addresses() -> set[str]:
+    """Return the addresses of this machine's name, and that of its default route. Nothing is sent."""
+    found: set[str] = set()
+    with contextlib.suppress(OSError):
+        found |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        found.add(probe.getsockname()[0])
+    return found

@@ -1,7 +1,5 @@
 """Web server and runner in one process and one asyncio event loop."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging
@@ -18,7 +16,8 @@ from director.server.daphne import BackpressureServer
 from director.server.listen import ListenAddress
 from director.web.threaded_handler import close_threads
 from jobgroups.api.views.async_base import close_reading
-from jobgroups.consumers import close_all, close_rows, read_seqs
+from jobgroups.consumers.reads import close_rows, read_seqs
+from jobgroups.consumers.socket import close_all
 from jobgroups.database.locks import Lock
 from jobgroups.events.hub import hub
 from jobgroups.runner.supervisor import RunnerSupervisor
@@ -31,13 +30,9 @@ reactor: Any = _reactor
 _GRACE: Final = 2.5
 #: Seconds for sockets that were opened during the shutdown.
 _GRACE_OF_LAST: Final = 0.5
-#: WebSocket close code on shutdown or restart.
-_SHUTDOWN: Final = 4012
 
 
 class _Process:
-    """Server and runner in the reactor's event loop; both end together."""
-
     def __init__(
         self,
         addresses: Sequence[ListenAddress],
@@ -56,7 +51,7 @@ class _Process:
         self._main: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self.failed = False
-        self._server = BackpressureServer(
+        self.server = BackpressureServer(
             application=application,
             endpoints=[address.endpoint for address in addresses],
             signal_handlers=False,
@@ -66,12 +61,6 @@ class _Process:
             application_close_timeout=_GRACE,
             server_name="Director",
         )
-
-    def run(self) -> None:
-        """Serve until a signal."""
-        self._server.run()
-        if self._server.abort_start:
-            self.failed = True
 
     def _start(self) -> None:
         shutdown.on_signals(self._loop, self._stopping.set)
@@ -99,7 +88,7 @@ class _Process:
             logger.exception("The Director ends after an unexpected error.")
         finally:
             await self._close()
-            await close_all(_SHUTDOWN, within=_GRACE_OF_LAST)
+            await close_all(within=_GRACE_OF_LAST)
             await hub.aclose()
             close_rows()
             close_reading()
@@ -109,11 +98,11 @@ class _Process:
 
     async def _close(self) -> None:
         """Close the ports, answer open requests, and close the sockets, whose clients reconnect elsewhere."""
-        if self._server.is_closing:
+        if self.server.is_closing:
             return
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._server.stop_listening(_GRACE), name="close ports")
-            tasks.create_task(close_all(_SHUTDOWN, within=_GRACE), name="close sockets")
+            tasks.create_task(self.server.stop_listening(_GRACE), name="close ports")
+            tasks.create_task(close_all(within=_GRACE), name="close sockets")
 
     def _ready(self) -> None:
         # Garbage collections skip the objects that exist now: Django's modules stay loaded.
@@ -130,17 +119,11 @@ def serve(
     lock: Lock | None = None,
     announce: Callable[[int], None],
 ) -> int:
-    """Serve until SIGTERM or Ctrl-C.
+    """Serve until SIGTERM or Ctrl-C; return 0 after an orderly end, 1 after an unexpected error.
 
-    Args:
-        addresses: where to listen.
-        runner_name: of the runner in this process; None: no runner.
-        lock: on that name, held by the caller.
-        announce: called with the port when requests are answered and the runner is alive.
-
-    Returns:
-        0 after an orderly end, 1 after an unexpected error.
+    ``runner_name`` None: no runner in this process; ``lock`` is on that name, held by the caller. ``announce`` is
+    called with the port when requests are answered and the runner is alive.
     """
-    serving = _Process(addresses, runner_name, lock, announce)
-    serving.run()
-    return int(serving.failed)
+    process = _Process(addresses, runner_name, lock, announce)
+    process.server.run()
+    return int(process.failed or process.server.abort_start)

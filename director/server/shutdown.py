@@ -1,7 +1,5 @@
 """Shutdown on a signal: in order, or by a timer if a thread hangs."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
@@ -56,11 +54,7 @@ def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Non
 def exit_after(seconds: float = EXIT_TIMEOUT, *, status: int = 0) -> None:
     """Exit the process after so many seconds: a thread may wait for a database that never answers.
 
-    This has the effect of a power cut, after which no job is lost.
-
-    Args:
-        seconds: from now.
-        status: exit status, 0 if the shutdown was requested.
+    This has the effect of a power cut, after which no job is lost. The status is 0 if the shutdown was requested.
     """
     timer = threading.Timer(seconds, _exit_now, [seconds, status])
     timer.daemon = True

@@ -1,10 +1,10 @@
-"""Startup of ``serve`` and ``runner``: the lock on the runner's name, the database, its tables."""
+"""Startup of ``serve`` and ``runner``: the lock on the runner's name, the database, its tables, the loop."""
 
-from __future__ import annotations
-
+import asyncio
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,16 +23,12 @@ from backends.services import BackendInvalid, backends_ensure
 from jobgroups.database.locks import DatabaseLock, FileLock, Lock, dedicated_connection
 from jobgroups.queries.leases import NAME_LOCK
 
+#: Prints a message for the operator.
 Say = Callable[[str], object]
 
 #: SQLite has one writer, so it has one runner on every machine.
 SQLITE_RUNNER: Final = "local"
-#: Length of the database column.
-_MAX_NAME_LENGTH: Final = 100
 _MAX_FILES: Final = 65_536
-#: Seconds between two attempts, and between two messages while waiting.
-_POLL_INTERVAL: Final = 1.0
-_MESSAGE_INTERVAL: Final = 60.0
 #: Messages of PostgreSQL for temporary conditions; any other refusal needs a person.
 _TRANSIENT_MESSAGE: Final = re.compile(
     r"starting up|shutting down|recovery|too many clients|slots are reserved|terminating connection"
@@ -46,14 +42,12 @@ class CannotStart(Exception):
     """The database cannot be used as it is, or a setting is wrong; the message says what to do."""
 
 
-# --- the runner's name ----------------------------------------------------------------------------
-
-
 def runner_name(given: str | None = None) -> str:
     """Return the name of this process's runner; the default is the name of the machine."""
     if settings.DIRECTOR_ON_SQLITE:
         return SQLITE_RUNNER
-    return (given or platform.node() or "runner")[:_MAX_NAME_LENGTH]
+    # The database column has 100 characters.
+    return (given or platform.node() or "runner")[:100]
 
 
 def runner_lock(name: str) -> Lock:
@@ -80,17 +74,10 @@ def _beside_database(what: str) -> Path:
     return path.with_name(f"{path.name}.{what}-lock")
 
 
-# --- the database ---------------------------------------------------------------------------------
-
-
 def wait_for_database(say: Say) -> None:
     """Wait until the database accepts connections: after a power cut its server may start last.
 
-    Args:
-        say: prints a message while waiting.
-
-    Raises:
-        CannotStart: the condition is permanent.
+    Raises ``CannotStart`` if the condition is permanent.
     """
     if settings.DIRECTOR_ON_SQLITE:
         folder = _sqlite_path().parent
@@ -100,23 +87,18 @@ def wait_for_database(say: Say) -> None:
                 " cannot be written. Check DIRECTOR_DATABASE_URL and DIRECTOR_DATA_DIR."
             )
         return
-    waiting = _Waiting(say)
+    wait = _waiting(say)
     while (reason := database_error()) is not None:
-        waiting.wait(
+        wait(
             f"PostgreSQL does not answer ({reason}). Waiting; press Ctrl-C to stop."
             " Its address is in DIRECTOR_DATABASE_URL."
         )
 
 
 def open_database(*, migrate: bool, say: Say) -> None:
-    """Migrate the database, or wait until it is migrated, and register the backends of ``DIRECTOR_BACKENDS``.
+    """Migrate the database, or wait until another process did, and register the backends of ``DIRECTOR_BACKENDS``.
 
-    Args:
-        migrate: whether to migrate; else wait until another process has done so.
-        say: prints a message while waiting.
-
-    Raises:
-        CannotStart: the condition is permanent.
+    Raises ``CannotStart`` if a condition is permanent.
     """
 
     def opened() -> None:
@@ -135,15 +117,9 @@ def open_database(*, migrate: bool, say: Say) -> None:
 
 
 def acquire_lock(lock: Lock, say: Say) -> None:
-    """Acquire a lock; retry while PostgreSQL is unavailable.
+    """Acquire a lock on a runner's name or a folder; retry while PostgreSQL is unavailable.
 
-    Args:
-        lock: on a runner's name, or on a folder.
-        say: prints a message while waiting.
-
-    Raises:
-        AlreadyLocked: another process holds the lock.
-        CannotStart: the condition is permanent.
+    Raises ``AlreadyLocked`` if another process holds it, ``CannotStart`` if a condition is permanent.
     """
 
     def acquire() -> None:
@@ -157,8 +133,7 @@ def acquire_lock(lock: Lock, say: Say) -> None:
 
 
 def _retry_while_unavailable(work: Callable[[], None], say: Say) -> None:
-    """Run ``work``; run it again from its start if the connection to PostgreSQL breaks."""
-    waiting = _Waiting(say)
+    wait = _waiting(say)
     while True:
         try:
             work()
@@ -172,12 +147,11 @@ def _retry_while_unavailable(work: Callable[[], None], say: Say) -> None:
             return
         finally:
             connection.close()
-        waiting.wait(f"PostgreSQL: connection lost ({message}). Retrying; press Ctrl-C to stop.")
+        wait(f"PostgreSQL: connection lost ({message}). Retrying; press Ctrl-C to stop.")
         wait_for_database(say)
 
 
 def _is_transient(error: BaseException | None) -> bool:
-    """Return whether an error of PostgreSQL or of the connection is temporary."""
     while error is not None:
         if isinstance(error, psycopg.Error):
             if error.sqlstate is not None:
@@ -191,8 +165,7 @@ def _is_transient(error: BaseException | None) -> bool:
 def database_error() -> str | None:
     """Return why PostgreSQL does not accept connections; None if it does.
 
-    Raises:
-        CannotStart: the server refuses the connection permanently.
+    Raises ``CannotStart`` if the server refuses the connection permanently.
     """
     try:
         dedicated_connection().close()
@@ -210,61 +183,66 @@ def database_error() -> str | None:
 
 @contextmanager
 def _migration_lock(say: Say) -> Iterator[None]:
-    """Allow one process at a time to migrate, for processes that start together."""
     lock: Lock = (
         FileLock(_beside_database("tables"), "")
         if settings.DIRECTOR_ON_SQLITE
         else DatabaseLock("comfyui-director: tables", "")
     )
-    waiting = _Waiting(say)
+    wait = _waiting(say)
     try:
         while not lock.try_acquire():
-            waiting.wait("Another process migrates the database; waiting.")
+            wait("Another process migrates the database; waiting.")
         yield
     finally:
         lock.release()
 
 
 def _wait_for_tables(say: Say) -> None:
-    waiting = _Waiting(say)
-    while True:
-        executor = MigrationExecutor(connection)
-        if not executor.migration_plan(executor.loader.graph.leaf_nodes()):
-            return
-        waiting.wait(
+    wait = _waiting(say)
+    while not is_migrated():
+        wait(
             "The database is not migrated to this version. Waiting for `manage.py migrate`, or for"
             " a Director without --no-migrate; press Ctrl-C to stop."
         )
 
 
-def _warn_if_newer(say: Say) -> None:
-    """Print a message if a newer version has migrated the database."""
+def is_migrated() -> bool:
+    """Return whether the database has the tables of this version."""
+    executor = MigrationExecutor(connection)
+    return not executor.migration_plan(executor.loader.graph.leaf_nodes())
+
+
+def unknown_migrations() -> list[str]:
+    """Return the migrations of a newer version that the database has, as ``app name``."""
     loader = MigrationLoader(connection)
     known = loader.disk_migrations or {}
-    unknown = sorted(
+    return sorted(
         f"{app} {name}"
         for app, name in loader.applied_migrations or {}
         if app in loader.migrated_apps and (app, name) not in known
     )
-    if unknown:
+
+
+def _warn_if_newer(say: Say) -> None:
+    if unknown := unknown_migrations():
         say(
             f"A newer version has migrated this database ({', '.join(unknown)}); this version works"
             " with the tables and ignores the additions."
         )
 
 
-class _Waiting:
-    """Sleeps between two attempts; prints the reason at once and then every minute."""
+def _waiting(say: Say) -> Callable[[str], None]:
+    """Return a function that sleeps between two attempts; it prints the reason at once, then every minute."""
+    said_at = float("-inf")
 
-    def __init__(self, say: Say) -> None:
-        self._say = say
-        self._said_at = float("-inf")
+    def wait(sentence: str) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= 60:
+            said_at = time.monotonic()
+            say(sentence)
+        time.sleep(1)
 
-    def wait(self, sentence: str) -> None:
-        if time.monotonic() - self._said_at >= _MESSAGE_INTERVAL:
-            self._said_at = time.monotonic()
-            self._say(sentence)
-        time.sleep(_POLL_INTERVAL)
+    return wait
 
 
 def _first_line(error: Exception) -> str:
@@ -290,7 +268,16 @@ def explain_error(error: DatabaseError) -> str | None:
     return None
 
 
-# --- open files -----------------------------------------------------------------------------------
+def use_fast_loop() -> None:
+    """Use uvloop for new event loops: it needs less CPU with many sockets.
+
+    Call it before a Twisted reactor is installed. Windows has no uvloop and keeps asyncio's loop.
+    """
+    if sys.platform == "win32":
+        return
+    import uvloop  # noqa: PLC0415 not installed on Windows
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 
 def raise_file_limit() -> None:
@@ -307,9 +294,6 @@ def raise_file_limit() -> None:
     if allowed != resource.RLIM_INFINITY and allowed < wanted:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-
-
-# --- several processes ----------------------------------------------------------------------------
 
 
 def warn_missing(say: Say) -> None:

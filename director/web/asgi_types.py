@@ -1,7 +1,5 @@
 """Types of the ASGI interface."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 

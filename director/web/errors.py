@@ -1,11 +1,7 @@
 """One shape for every error under ``/api/``: ``{"detail": "a sentence", "code": "stable_name"}``.
 
-The sources are DRF's exception handler, Django's handlers for 400, 403, 404 and 500, the view for unknown paths,
-and a middleware that replaces any other error page (Django's debug pages too). No error repeats what the client
-sent.
+No error repeats what the client sent.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -74,9 +70,6 @@ def plain_error(status: int) -> JsonResponse:
     return error_response(status, detail, code)
 
 
-# --- DRF ------------------------------------------------------------------------------------------
-
-
 def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpResponse | None:
     """Return the response to an exception of a view; None if it is unexpected: Django logs it and answers 500."""
     if isinstance(exc, JobGroupsError):
@@ -87,13 +80,13 @@ def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpRespons
     if isinstance(exc, TRANSIENT):
         return _database_unavailable(exc)
     if isinstance(exc, MethodNotAllowed):
-        return _wrong_method(context)
+        allowed = [one for one in context["view"].allowed_methods if one != "OPTIONS"]
+        return error_response(405, f"This path takes {', '.join(allowed)}.", "method_not_allowed")
     status = _status_of(exc)
     return None if status is None else plain_error(status)
 
 
 def _status_of(exc: Exception) -> int | None:
-    """Return the status of an exception of DRF or Django; None for an unexpected one."""
     if isinstance(exc, APIException):
         return exc.status_code
     meant = {Http404: 404, PermissionDenied: 403, RequestDataTooBig: 413}
@@ -122,7 +115,6 @@ def _is_outcome_unknown(exc: Exception) -> bool:
 
 
 def _cause_of(said: str) -> str:
-    """Return a clause for the causes that an operator can correct."""
     if "disk is full" in said:
         return "The disk with the data folder is full"
     if "No space left" in said:
@@ -130,15 +122,6 @@ def _cause_of(said: str) -> str:
     if "readonly database" in said:
         return "The data folder cannot be written"
     return "The database does not answer"
-
-
-def _wrong_method(context: Mapping[str, Any]) -> JsonResponse:
-    allowed = [one for one in context["view"].allowed_methods if one != "OPTIONS"]
-    detail = f"This path takes {', '.join(allowed)}."
-    return error_response(405, detail, "method_not_allowed")
-
-
-# --- Django ---------------------------------------------------------------------------------------
 
 
 def is_api(request: HttpRequest) -> bool:
@@ -163,7 +146,6 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def _unknown_host(request: HttpRequest) -> HttpResponse:
-    """Return the page that names the setting for an unknown host name."""
     host, _ = split_domain_port(request.headers.get("Host", ""))
     name = host if len(host) <= _LONGEST_NAME else ""
     context = {"name": name, "port": request.META.get("SERVER_PORT", "")}
@@ -171,12 +153,10 @@ def _unknown_host(request: HttpRequest) -> HttpResponse:
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """``handler403``."""
     return plain_error(403) if is_api(request) else defaults.permission_denied(request, exception)
 
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """``handler404``."""
     return plain_error(404) if is_api(request) else defaults.page_not_found(request, exception)
 
 
@@ -201,7 +181,6 @@ class JsonErrorMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> _Answer:
-        """Answer the request, in the event loop or in a thread."""
         if self._is_async:
             return self._call_async(request)
         return as_json_error(request, cast(HttpResponseBase, self.get_response(request)))

@@ -1,7 +1,5 @@
 """``/api/health``: one check for each part that the Director needs."""
 
-from __future__ import annotations
-
 import datetime as dt
 import logging
 import os
@@ -28,17 +26,22 @@ from jobgroups.models import Runner
 from jobgroups.queries import backends as backend_shapes
 from jobgroups.queries.backends import backend_loads
 from jobgroups.queries.leases import HEARTBEAT_TIMEOUT, database_now
+from jobgroups.services import stored_files
 
 logger = logging.getLogger(__name__)
 
 #: Timeouts in seconds of the database and of each message through Redis.
 DATABASE_SECONDS: Final = 2.0
 REDIS_SECONDS: Final = 1.0
+STORAGE_SECONDS: Final = 2.0
+#: A runner writes its marker into the storage after its start.
+MARKED_AFTER: Final = dt.timedelta(minutes=1)
 #: A restart after an unexpected error is reported for this long.
 RESTART_SHOWN: Final = dt.timedelta(minutes=10)
 
 # A database that does not answer can block a thread for long: this one, not a request's.
 _query_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health")
+_storage_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health-storage")
 
 
 class Level(StrEnum):
@@ -51,8 +54,6 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Status of one part, with a sentence for users."""
-
     status: Level
     detail: str
 
@@ -68,9 +69,16 @@ class HealthReport:
     backends: dict[str, str]
 
 
-class HealthView(ApiView):
-    """``/api/health``"""
+@dataclass(frozen=True, slots=True)
+class StorageReport:
+    """What the check of the storage needs."""
 
+    free_bytes: int
+    #: Live runners whose marker is not in this process's storage.
+    strangers: Sequence[str] = ()
+
+
+class HealthView(ApiView):
     def get(self, request: Request) -> Response:
         """Return all checks; status 503 if one of them is down."""
         health = run_checks()
@@ -88,13 +96,11 @@ def run_checks() -> dict[str, Any]:
         ),
         "runner": runner_check(facts),
         "backends": backends_check(None if facts is None else facts.backends),
+        "storage": storage_check(_query_storage(facts)),
     }
     worst = max((check.status for check in checks.values()), key=list(Level).index)
     shown = {name: asdict(check) for name, check in checks.items()}
     return {"status": worst, "version": settings.DIRECTOR_VERSION, "checks": shown}
-
-
-# --- the database ---------------------------------------------------------------------------------
 
 
 def _query_database() -> HealthReport | None:
@@ -110,15 +116,43 @@ def _query_database() -> HealthReport | None:
     return None
 
 
+def _query_storage(facts: HealthReport | None) -> StorageReport | None:
+    """Return what the check of the storage needs; None if the storage does not answer in time."""
+    future = _storage_thread.submit(_read_storage, facts)
+    try:
+        return future.result(timeout=STORAGE_SECONDS)
+    except Exception as error:  # noqa: BLE001 a storage raises errors of its own classes
+        future.cancel()
+        logger.warning("health: the storage does not answer (%r)", error)
+    return None
+
+
+def _read_storage(facts: HealthReport | None) -> StorageReport:
+    free = stored_files.free_bytes()
+    if facts is None:
+        return StorageReport(free)
+    strangers = [
+        one.name
+        for one in _alive(facts)
+        # Another release may write no marker, and one that has just started may write it later.
+        if one.version == settings.DIRECTOR_VERSION
+        and one.started_at < facts.moment - MARKED_AFTER
+        and not stored_files.marker_exists(runner=one.name, instance=one.instance)
+    ]
+    return StorageReport(free, strangers)
+
+
 def _read() -> HealthReport:
     try:
         runners = list(Runner.objects.filter(stopped_at__isnull=True).order_by("-heartbeat_at"))
         loads = backend_loads()
-        rows = [row for row in backend_list() if row.enabled]
         shown = [
-            backend_shapes.serialize_backend_status(row, loads.get(row.id, backend_shapes.NO_LOAD)) for row in rows
+            backend_shapes.serialize_backend_status(row, loads.get(row.id, backend_shapes.NO_LOAD))
+            for row in backend_list()
+            if row.enabled
         ]
-        return HealthReport(runners, database_now(), {one["backend_id"]: one["status"] for one in shown})
+        statuses = {one["backend_id"]: one["status"] for one in shown}
+        return HealthReport(runners, database_now(), statuses)
     finally:
         connection.close()
 
@@ -130,9 +164,6 @@ def database_check(facts: HealthReport | None) -> Check:
     return Check(Level.OK, "The database answers.")
 
 
-# --- the channel layer ---------------------------------------------------------------------------------
-
-
 def _is_elsewhere(runner: Runner, moment: dt.datetime) -> bool:
     here = (platform.node()[:255], os.getpid())
     return (runner.host, runner.pid) != here and runner.heartbeat_at > moment - HEARTBEAT_TIMEOUT
@@ -141,9 +172,7 @@ def _is_elsewhere(runner: Runner, moment: dt.datetime) -> bool:
 def channel_layer_check(redis_url: str, *, has_others: bool = False) -> Check:
     """Return degraded if Redis does not answer: events arrive late, none is lost.
 
-    Args:
-        redis_url: of the channel layer; empty: not configured.
-        has_others: whether a runner is alive in another process.
+    An empty ``redis_url``: no Redis is configured. ``has_others``: a runner is alive in another process.
     """
     if not redis_url and has_others:
         return Check(
@@ -162,7 +191,6 @@ def channel_layer_check(redis_url: str, *, has_others: bool = False) -> Check:
 
 
 def _round_trip(redis_url: str) -> None:
-    """Publish a message and receive it, on a separate channel."""
     channel = f"director.health.{uuid.uuid4().hex}"
     with (
         redis.Redis.from_url(redis_url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS) as client,
@@ -176,7 +204,8 @@ def _round_trip(redis_url: str) -> None:
             raise redis.TimeoutError("no message came back")
 
 
-# --- runners and backends ----------------------------------------------------------------------------
+def _alive(facts: HealthReport) -> list[Runner]:
+    return [one for one in facts.runners if one.heartbeat_at > facts.moment - HEARTBEAT_TIMEOUT]
 
 
 def runner_check(facts: HealthReport | None) -> Check:
@@ -187,26 +216,18 @@ def runner_check(facts: HealthReport | None) -> Check:
     runners, moment = facts.runners, facts.moment
     if not runners:
         return Check(absent, "No runner is registered; start one with `serve` or `runner`.")
-    alive = [one for one in runners if one.heartbeat_at > moment - HEARTBEAT_TIMEOUT]
+    alive = _alive(facts)
     if not alive:
         return Check(absent, f"No heartbeat since {iso(runners[0].heartbeat_at)}.")
-    restarted = [one for one in alive if _restarted_lately(one, moment)]
-    if restarted:
-        return Check(Level.DEGRADED, _restarts(restarted[0]))
+    for one in alive:
+        if one.last_error_at is not None and one.last_error_at > moment - RESTART_SHOWN:
+            return Check(
+                Level.DEGRADED,
+                f"{one.name} was restarted after an unexpected error, last at {iso(one.last_error_at)}"
+                f" ({one.restarts} in all); the log has the traceback.",
+            )
     age = (moment - alive[0].heartbeat_at).total_seconds()
     return Check(Level.OK, f"{len(alive)} alive; the last heartbeat was {age:.1f} s ago.")
-
-
-def _restarted_lately(runner: Runner, moment: dt.datetime) -> bool:
-    return runner.last_error_at is not None and runner.last_error_at > moment - RESTART_SHOWN
-
-
-def _restarts(runner: Runner) -> str:
-    assert runner.last_error_at is not None  # noqa: S101 as _restarted_lately found
-    return (
-        f"{runner.name} was restarted after an unexpected error, last at {iso(runner.last_error_at)}"
-        f" ({runner.restarts} in all); the log has the traceback."
-    )
 
 
 def backends_check(backends: Mapping[str, str] | None) -> Check:
@@ -234,13 +255,27 @@ def backends_check(backends: Mapping[str, str] | None) -> Check:
     return Check(Level.OK, "The only backend answers." if one else f"All {len(backends)} answer.")
 
 
+def storage_check(report: StorageReport | None) -> Check:
+    """Return down if the storage does not answer, or a runner uses another one; degraded below the minimum of space."""
+    if report is None:
+        return Check(Level.DOWN, f"The storage of files did not answer within {STORAGE_SECONDS:g} s; see the log.")
+    if report.strangers:
+        names = ", ".join(report.strangers)
+        return Check(Level.DOWN, f"Another storage of files than here is used by {names}: share DIRECTOR_FILES_DIR.")
+    free, floor = report.free_bytes, settings.DIRECTOR_MIN_FREE_BYTES
+    if free < floor:
+        return Check(
+            Level.DEGRADED,
+            f"{stored_files.gibibytes(free)} are free, less than {stored_files.gibibytes(floor)}"
+            " (DIRECTOR_MIN_FREE_BYTES): outputs are not copied, and uploads are refused. Jobs go on.",
+        )
+    return Check(Level.OK, f"{stored_files.gibibytes(free)} are free.")
+
+
 def _these(backends: Mapping[str, str], states: Sequence[str], one: str, many: str) -> str:
     """Return a sentence with number and names of the backends in these states; empty for none."""
     found = sorted(name for name, status in backends.items() if status in states)
     if not found:
         return ""
-    return f"{len(found)} of {len(backends)} {one if len(found) == 1 else many}: {_some(found)}."
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+    names = ", ".join(found[:5]) + (" …" if len(found) > 5 else "")
+    return f"{len(found)} of {len(backends)} {one if len(found) == 1 else many}: {names}."

@@ -1,19 +1,13 @@
 """Runs each API request in one thread, from the first middleware to the view.
 
-Django's handler switches to a thread and back for every middleware, for the view and for the request's signals:
-about twelve times, which costs more than the work itself. It also starts a thread with a new database connection
-for each request. Here a request switches once, to one of a few threads that keep their connection.
-
-The API's chain omits the middleware for pages (session, user, CSRF token, messages, static files). Asynchronous
-views stay in the event loop, with Django's handler.
+Django's handler switches to a thread and back about twelve times for a request, which costs more than the work
+itself, and starts a thread with a new database connection. Here a request switches once, to one of a few threads
+that keep their connection. The API's chain omits the middleware for pages; asynchronous views stay in the event loop.
 """
 
-from __future__ import annotations
-
 import io
-from collections.abc import Callable
 from inspect import iscoroutinefunction
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 from django.conf import settings
 from django.core.exceptions import RequestAborted
@@ -29,8 +23,6 @@ from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response
 from jobgroups.database.threads import DatabaseThreads
 
-_Handler: TypeAlias = Callable[[HttpRequest], HttpResponseBase]
-
 #: Threads for reads: a read takes a millisecond, and more threads would wait for each other.
 READ_THREADS: Final = 4
 #: Threads for all other requests. A submission may wait 1.7 s for probes and must answer within 2 s, so many may
@@ -42,11 +34,11 @@ LARGE_THREADS: Final = 2
 #: A body above this many bytes is large. Only workflows with embedded images are.
 LARGE_BYTES: Final = 256 * 2**10
 
-#: Threads for requests that probe an address, which may take 5 s each, and how many such requests may wait for
-#: a thread. A probe never takes a thread that a submission needs.
+#: Threads for requests that probe addresses or backends, which may take 5 to 10 s each, and how many such requests
+#: may wait for a thread. A probe never takes a thread that a submission needs.
 PROBE_THREADS: Final = 16
 PROBES_WAITING: Final = 16
-_PROBES: Final = frozenset({"/api/backends", "/api/backends/find", "/api/backends/test"})
+_PROBES: Final = frozenset({"/api/backends", "/api/backends/find", "/api/backends/test", "/api/workflows/check"})
 #: Seconds until a refused probe may be sent again.
 _PROBE_AGAIN: Final = "5"
 
@@ -58,10 +50,8 @@ _probing = DatabaseThreads(threads=PROBE_THREADS, name="api-probing")
 
 def close_threads() -> None:
     """Close the threads and their connections, at the end of the process."""
-    _reading.close()
-    _writing.close()
-    _large.close()
-    _probing.close()
+    for threads in (_reading, _writing, _large, _probing):
+        threads.close()
 
 
 def _threads_for(request: HttpRequest, body_bytes: int) -> DatabaseThreads:

@@ -1,9 +1,6 @@
 """Backends and found ComfyUIs in the admin: users view, enable, hold, quarantine, add and ignore them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -18,12 +15,14 @@ from backends.states import Hold
 from jobgroups.admin.base import ReadOnlyAdmin
 from jobgroups.domain.clock import now
 from jobgroups.domain.text import pluralize
-from jobgroups.errors import BackendNotFound
+from jobgroups.errors import BackendNotFound, ExclusionNotFound
+from jobgroups.models import Exclusion, Timing
 from jobgroups.services import holds
 from jobgroups.services.backends import backend_update, found_add
+from jobgroups.services.exclusions import exclusions_lift
 
 #: Another user was faster.
-_GONE = (BackendNotFound, BackendExists, discovery.NotFound)
+_GONE = (BackendNotFound, ExclusionNotFound, BackendExists, discovery.NotFound)
 
 
 class _ActingAdmin(ReadOnlyAdmin):
@@ -32,36 +31,30 @@ class _ActingAdmin(ReadOnlyAdmin):
     key: ClassVar[str]
     noun: ClassVar[tuple[str, str]]
 
-    def each(self, request: HttpRequest, queryset: QuerySet[Any], service: Callable[..., object], result: str) -> None:
-        """Call a service for each row, and report the number of rows."""
-        count = 0
-        for key in list(queryset.values_list("pk", flat=True)):
-            try:
-                service(**{self.key: key})
-            except _GONE:
-                continue
-            count += 1
-        text = f"{pluralize(count, *self.noun)} {result}."
-        self.message_user(request, text, messages.SUCCESS)
-
 
 def _action(
     description: str, result: str, service: Callable[..., object], *, by_user: bool = False, **arguments: Any
 ) -> Callable[[_ActingAdmin, HttpRequest, QuerySet[Any]], None]:
-    """Return an action that calls a service, with the user's name if the service stores it."""
+    """Return an action that calls a service for each row, with the user's name if the service stores it."""
 
     @admin.action(description=description, permissions=["operate"])
     def act(page: _ActingAdmin, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         by = {"by": request.user.get_username()} if by_user else {}
-        page.each(request, queryset, partial(service, **by, **arguments), result)
+        count = 0
+        for key in list(queryset.values_list("pk", flat=True)):
+            try:
+                service(**{page.key: key}, **by, **arguments)
+            except _GONE:
+                continue
+            count += 1
+        text = f"{pluralize(count, *page.noun)} {result}."
+        page.message_user(request, text, messages.SUCCESS)
 
     return act
 
 
 @admin.register(Backend)
 class BackendAdmin(_ActingAdmin):
-    """Every registered ComfyUI."""
-
     key = "backend_id"
     noun = ("backend is", "backends are")
     list_display = (
@@ -85,7 +78,6 @@ class BackendAdmin(_ActingAdmin):
 
     @admin.display(description="headers")
     def header_names(self, backend: Backend) -> str:
-        """Return the names of the backend's headers."""
         return ", ".join(sorted(backend.headers)) or "-"
 
     @admin.display
@@ -96,7 +88,6 @@ class BackendAdmin(_ActingAdmin):
 
     @admin.display
     def reason(self, backend: Backend) -> str:
-        """Return the reason of the backend's state."""
         return backend_status(backend, now=now()).reason or "-"
 
     enable = _action("Enable", "enabled", backend_update, enabled=True)
@@ -109,6 +100,35 @@ class BackendAdmin(_ActingAdmin):
     resume = _action("Resume: end a pause or drain", "resumed", holds.backend_resume, by_user=True)
     quarantine = _action("Quarantine until released", "quarantined", holds.backend_quarantine, by_user=True)
     release = _action("Release from quarantine", "released", holds.backend_release, by_user=True)
+
+
+def _exclusion_lift(*, exclusion_id: int) -> None:
+    row = Exclusion.objects.filter(pk=exclusion_id).first()
+    if row is not None:
+        exclusions_lift(backend_id=row.backend_id, exclusion_id=row.pk)
+
+
+@admin.register(Exclusion)
+class ExclusionAdmin(_ActingAdmin):
+    """Workflows that backends cannot run, also those that have ended."""
+
+    key = "exclusion_id"
+    noun = ("exclusion is", "exclusions are")
+    list_display = ("id", "backend_id", "kind", "count", "reason", "since", "last_at")
+    list_filter = ("kind",)
+    search_fields = ("backend__id", "workflow_digest", "reason")
+    actions = ("lift",)
+
+    lift = _action("Lift: the backend takes the workflow again", "lifted", _exclusion_lift)
+
+
+@admin.register(Timing)
+class TimingAdmin(ReadOnlyAdmin):
+    """Learned times of workflows on backends."""
+
+    list_display = ("workflow_digest", "backend_id", "seconds", "load_seconds", "runs", "updated_at")
+    list_filter = ("backend",)
+    search_fields = ("backend__id", "workflow_digest")
 
 
 @admin.register(FoundBackend)

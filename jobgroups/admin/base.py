@@ -1,7 +1,5 @@
 """Base of the admin's pages: columns with links and JSON text, and pages that change nothing."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,12 +27,7 @@ class Column:
     key: str
 
     def __call__(self, row: Model) -> SafeString | str:
-        """Return the column's text for a row."""
         raise NotImplementedError
-
-    def replaced_field(self) -> str | None:
-        """Return the field that the page does not show beside this column."""
-        return self.key.removesuffix("_id")
 
 
 @dataclass(frozen=True)
@@ -45,20 +38,15 @@ class Link(Column):
 
     @property
     def admin_order_field(self) -> str:
-        """Return the field that a list is sorted by."""
         return self.key
 
     def __call__(self, row: Model) -> SafeString | str:
-        """Return the link."""
         return row_link(self.model, getattr(row, self.key))
 
 
 @dataclass(frozen=True)
 class JsonText(Column):
-    """Indented JSON."""
-
     def __call__(self, row: Model) -> SafeString | str:
-        """Return the text."""
         text = getattr(row, self.key)
         if text is None:
             return "-"
@@ -77,13 +65,9 @@ class ListLink(Column):
     text: Callable[[Any], str] | None = None
 
     def __call__(self, row: Model) -> SafeString:
-        """Return the link."""
         text = self.short_description if self.text is None else self.text(row)
         query = urlencode({self.key: row.pk})
         return format_html('<a href="{}?{}">{}</a>', _url(self.model, "changelist"), query, text)
-
-    def replaced_field(self) -> None:
-        """Return None: the column is not made from a field of the row."""
 
 
 def _url(model: type[Model], page: str, *args: str) -> str:
@@ -116,21 +100,18 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
         return {name: one for name, one in vars(type(self)).items() if isinstance(one, Column)}
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        """Return the computed columns of the page."""
         return [*self.readonly_fields, *self._columns()]
 
     def get_exclude(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        """Return the fields that the page does not show."""
-        replaced = [column.replaced_field() for column in self._columns().values()]
-        return [*(self.exclude or ()), *filter(None, replaced)]
+        # The link to a list is not made from a field of the row.
+        made = [one for one in self._columns().values() if not isinstance(one, ListLink)]
+        return [*(self.exclude or ()), *(one.key.removesuffix("_id") for one in made)]
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False for every user."""
         return False
 
     has_change_permission = has_delete_permission = has_add_permission
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
-        """Return whether the user may run the actions."""
         name = f"{self.opts.app_label}.change_{self.opts.model_name}"
         return request.user.has_perm(name)

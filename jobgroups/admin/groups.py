@@ -1,7 +1,5 @@
 """Groups, jobs, attempts, events, runners and notices in the admin: users view, cancel and retry them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +15,10 @@ from jobgroups.domain.text import pluralize
 from jobgroups.errors import ChildNotFound, GroupNotFinished, GroupNotFound, JobGroupsError
 from jobgroups.models import (
     AbandonedPrompt,
+    Asset,
+    AssetUse,
     Attempt,
+    Capture,
     ChildJob,
     GroupLabel,
     JobEvent,
@@ -26,6 +27,8 @@ from jobgroups.models import (
     Notice,
     ReportedFile,
     Runner,
+    StoredFile,
+    Variant,
 )
 from jobgroups.services.assignment import Choice
 from jobgroups.services.cancellation import child_cancel, group_cancel
@@ -69,13 +72,25 @@ def _report_cancelled(page: ReadOnlyAdmin, request: HttpRequest, count: int) -> 
     page.message_user(request, text, messages.SUCCESS)
 
 
+class VariantInline(admin.TabularInline):  # type: ignore[type-arg]  # generic in the stubs alone
+    """The variants of a group of the pool."""
+
+    model = Variant
+    fields = ("number", "queued_at", "candidates", "workflow_digest", "unplaced_since")
+    readonly_fields = fields
+    can_delete = False
+    extra = 0
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
 @admin.register(JobGroup)
 class JobGroupAdmin(ReadOnlyAdmin):
-    """Every submission."""
-
     list_display = (
         "id",
         "status",
+        "placement",
         "completed_count",
         "failed_count",
         "cancelled_count",
@@ -86,9 +101,10 @@ class JobGroupAdmin(ReadOnlyAdmin):
         "jobs",
         "log",
     )
-    list_filter = ("status", "seed_strategy", "partial_outputs", "accepted_without_runner", "created_at")
+    list_filter = ("status", "placement", "seed_strategy", "partial_outputs", "accepted_without_runner", "created_at")
     search_fields = ("id", "labels__value", "submitter", "idempotency_key")
     actions = ("cancel", "retry")
+    inlines = (VariantInline,)
 
     jobs = ListLink("jobs", "group__id__exact", ChildJob)
     log = ListLink("events", "group__id__exact", JobEvent, lambda group: pluralize(group.seq, "event", "events"))
@@ -117,13 +133,12 @@ class JobGroupAdmin(ReadOnlyAdmin):
 
 @admin.register(ChildJob)
 class ChildJobAdmin(ReadOnlyAdmin):
-    """Every job."""
-
     list_display = (
         "id",
         "group_link",
         "position",
         "backend_link",
+        "is_bound",
         "seed",
         "status",
         "progress",
@@ -133,13 +148,14 @@ class ChildJobAdmin(ReadOnlyAdmin):
         "queued_at",
         "completed_at",
     )
-    list_filter = ("status", "error_type", "backend", "queued_at")
+    list_filter = ("status", "is_bound", "error_type", "backend", "queued_at")
     search_fields = ("id", "group__id", "=seed", "error_message")
     ordering = ("-queued_at", "group", "position")
     actions = ("cancel", "retry")
 
     group_link = Link("group", "group_id", JobGroup)
     backend_link = Link("backend", "backend_id", Backend)
+    variant_link = Link("variant", "variant_id", Variant)
     current_attempt_link = Link("current attempt", "current_attempt_id", Attempt)
     attempts_link = ListLink(
         "attempts", "child__id__exact", Attempt, lambda child: pluralize(child.attempt_count, "attempt", "attempts")
@@ -168,10 +184,21 @@ class ChildJobAdmin(ReadOnlyAdmin):
         _retry(self, request, wanted)
 
 
+@admin.register(Variant)
+class VariantAdmin(ReadOnlyAdmin):
+    """What the jobs of each group of the pool require, and their place in the line."""
+
+    list_display = ("__str__", "group_link", "number", "queued_at", "unplaced_since", "jobs")
+    list_filter = ("queued_at", "unplaced_since")
+    search_fields = ("group__id", "workflow_digest")
+    ordering = ("-id",)
+
+    group_link = Link("group", "group_id", JobGroup)
+    jobs = ListLink("jobs", "variant__id__exact", ChildJob)
+
+
 @admin.register(Attempt)
 class AttemptAdmin(ReadOnlyAdmin):
-    """Every attempt of a job."""
-
     list_display = (
         "prompt_id",
         "child_link",
@@ -195,6 +222,7 @@ class AttemptAdmin(ReadOnlyAdmin):
     node_outputs = JsonText("node outputs", "node_outputs_json")
     error_details = JsonText("error details", "error_details_json")
     node_errors = JsonText("node errors", "node_errors_json")
+    execution = JsonText("execution", "execution_json")
     warnings = JsonText("warnings", "warnings_json")
 
 
@@ -211,8 +239,6 @@ class ReportedFileAdmin(ReadOnlyAdmin):
 
 @admin.register(JobEvent)
 class JobEventAdmin(ReadOnlyAdmin):
-    """The events of all groups."""
-
     list_display = ("__str__", "group_link", "seq", "run", "type", "created_at")
     list_filter = ("type", "created_at")
     search_fields = ("group__id",)
@@ -243,6 +269,49 @@ class GroupLabelAdmin(ReadOnlyAdmin):
     ordering = ("-id",)
 
     group_link = Link("group", "group_id", JobGroup)
+
+
+@admin.register(Asset)
+class AssetAdmin(ReadOnlyAdmin):
+    """Uploaded input files."""
+
+    list_display = ("name", "size_bytes", "content_type", "created_at", "used_at")
+    search_fields = ("id", "hash", "name")
+
+
+@admin.register(AssetUse)
+class AssetUseAdmin(ReadOnlyAdmin):
+    """Which groups refer to which assets."""
+
+    list_display = ("__str__", "group_link", "asset_link")
+    search_fields = ("group__id", "asset__id", "asset__name")
+
+    group_link = Link("group", "group_id", JobGroup)
+    asset_link = Link("asset", "asset_id", Asset)
+
+
+@admin.register(Capture)
+class CaptureAdmin(ReadOnlyAdmin):
+    """Outputs of completed jobs: to be copied into the storage, stored there, or given up."""
+
+    list_display = ("__str__", "child_link", "number", "backend_link", "file_link", "due_at", "tries", "reason")
+    list_filter = ("backend", "created_at", "due_at")
+    search_fields = ("child__id", "child__group__id", "reason")
+    ordering = ("-id",)
+
+    child_link = Link("job", "child_id", ChildJob)
+    backend_link = Link("backend", "backend_id", Backend)
+    file_link = Link("file", "file_id", StoredFile)
+
+
+@admin.register(StoredFile)
+class StoredFileAdmin(ReadOnlyAdmin):
+    """Contents of captured outputs."""
+
+    list_display = ("blake3", "size_bytes", "width", "height", "duration", "created_at", "captures")
+    search_fields = ("id", "blake3", "sha256")
+
+    captures = ListLink("captures", "file__id__exact", Capture)
 
 
 @admin.register(Runner)

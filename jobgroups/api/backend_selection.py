@@ -4,14 +4,15 @@ Backends without a recent response are probed first, side by side, so that the r
 seconds.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from backends import probes, queries
 from backends.eligibility import ineligible_reason
+from backends.models import Backend
 from jobgroups.domain.clock import now
+from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX, is_candidate
+from jobgroups.queries.exclusions import excluded_from, reason_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +26,55 @@ class Selection:
 
 def select_backends(backend_ids: Sequence[str], required_capabilities: Sequence[str]) -> Selection:
     """Select among the named backends, after a probe of those without a recent response."""
-    named = queries.backends_by_id(backend_ids)
-    stale = [row for row in named.values() if row.enabled and probes.needs_probe(row, now=now())]
-    if stale:
-        probes.probe_backends(stale)
-        named = queries.backends_by_id(backend_ids)
+    named = _probed(queries.backends_by_id(backend_ids))
     reasons = {
         backend_id: ineligible_reason(named.get(backend_id), required_capabilities, now=now())
         for backend_id in set(backend_ids)
     }
-    return Selection(
-        [backend_id for backend_id in backend_ids if reasons[backend_id] is None],
-        [{"backend_id": backend_id, "reason": reason} for backend_id in backend_ids if (reason := reasons[backend_id])],
-    )
+    return _selection(backend_ids, reasons)
+
+
+def _selection(names: Collection[str], reasons: Mapping[str, str | None]) -> Selection:
+    skipped = [{"backend_id": name, "reason": reason} for name in names if (reason := reasons[name])]
+    return Selection([name for name in names if reasons[name] is None], skipped)
+
+
+def select_candidates(
+    candidates: Sequence[str], required_capabilities: Sequence[str], workflow_digest: str
+) -> Selection:
+    """Select the backends that can take jobs of the pool now, after a probe of those without a recent response.
+
+    Args:
+        candidates: ``*`` (every enabled backend), or ids and ``tag:…``. One that cannot stays a candidate.
+        workflow_digest: backends that are excluded for it cannot take its jobs.
+    """
+    meant, unmatched = candidate_rows(candidates)
+    excluded = {key: reason_of(one) for key, one in excluded_from(workflow_digest).items()}
+    reasons = unmatched | {
+        row.id: ineligible_reason(row, required_capabilities, now=now()) or excluded.get(row.id)
+        for row in meant.values()
+    }
+    return _selection(reasons, reasons)
+
+
+def candidate_rows(candidates: Sequence[str]) -> tuple[dict[str, Backend], dict[str, str]]:
+    """Return the candidates by id, after a probe where needed, and a sentence for each entry that no backend has."""
+    everything = ANY_BACKEND in candidates
+    rows = Backend.objects.filter(enabled=True) if everything else Backend.objects.all()
+    meant = {row.id: row for row in rows.order_by("id") if is_candidate(candidates, row.id, row.tags)}
+    meant = _probed(meant)
+    unmatched = {
+        one: "No backend has this tag." if one.startswith(TAG_PREFIX) else "Unknown: no backend has this id."
+        for one in candidates
+        if not any(is_candidate([one], row.id, row.tags) for row in meant.values()) and not everything
+    }
+    return meant, unmatched
+
+
+def _probed(rows: dict[str, Backend]) -> dict[str, Backend]:
+    """Probe the backends without a recent response, and return the rows as they are then."""
+    stale = [row for row in rows.values() if row.enabled and probes.needs_probe(row, now=now())]
+    if stale:
+        probes.probe_backends(stale)
+        rows = queries.backends_by_id(rows)
+    return rows

@@ -1,15 +1,22 @@
 """From a checked submission to the stored group."""
 
-from __future__ import annotations
-
+import time
 from dataclasses import replace
+from typing import Final
 
 from django.conf import settings
 
-from jobgroups.api.backend_selection import select_backends
+from jobgroups import workflow
+from jobgroups.api.backend_selection import Selection, select_backends, select_candidates
+from jobgroups.api.workflow_check import refusals
+from jobgroups.domain.states import PartialOutputs
 from jobgroups.errors import NoOnlineBackends, RunnerAbsent
 from jobgroups.queries import leases
+from jobgroups.queries.assets import known_references
 from jobgroups.services.submission import Submission, Submitted, group_replay, group_submit
+
+#: Seconds for the probes and the inventory of a submission to the pool.
+_CHECK_SECONDS: Final = 2.0
 
 
 def submit(submission: Submission) -> Submitted:
@@ -17,29 +24,47 @@ def submit(submission: Submission) -> Submitted:
 
     1. The key: the result of the first request is returned, also if no runner is alive now.
     2. The runner: without one nothing is stored, unless a setting allows it.
-    3. The backends: selected, after a probe of those without a recent response.
+    3. The backends: selected, after a probe of those without a recent response. In the pool at least one candidate
+       must be able to execute the workflow, as far as that is known.
     4. Group, children and event 1 in one transaction.
 
     Raises:
         IdempotencyConflict: the key was used with another body.
         RunnerAbsent: no runner is alive.
         NoOnlineBackends: none of the named backends can take a child.
+        workflow.ParameterInvalid: a parameter does not fit the workflow.
     """
-    if (replay := _replay(submission)) is not None:
-        return replay
+    if submission.idempotency_key is not None:
+        replay = group_replay(
+            submitter=submission.submitter, key=submission.idempotency_key, digest=submission.idempotency_digest
+        )
+        if replay is not None:
+            return replay
     alive = leases.runner_alive()
     if not (alive or settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER):
         raise RunnerAbsent
-    selection = select_backends(submission.backend_ids, submission.required_capabilities)
+    if submission.count is None:
+        selection = select_backends(submission.backend_ids, submission.required_capabilities)
+    else:
+        selection = _select_able(submission, until=time.monotonic() + _CHECK_SECONDS)
     if not selection.backend_ids:
         raise NoOnlineBackends(selection.skipped)
-    chosen = replace(submission, backend_ids=selection.backend_ids, skipped_backends=selection.skipped)
+    chosen = replace(submission, skipped_backends=selection.skipped)
+    if submission.count is None:
+        chosen = replace(chosen, backend_ids=selection.backend_ids)
     return group_submit(submission=chosen, runner_alive=alive)
 
 
-def _replay(submission: Submission) -> Submitted | None:
-    if submission.idempotency_key is None:
-        return None
-    return group_replay(
-        submitter=submission.submitter, key=submission.idempotency_key, digest=submission.idempotency_digest
+def _select_able(submission: Submission, until: float) -> Selection:
+    """Select the candidates that can execute the workflow, or of which that is not known."""
+    prepared = workflow.build_template(submission.workflow, submission.parameters)
+    known_references(prepared.workflow)
+    selection = select_candidates(submission.backend_ids, submission.required_capabilities, workflow.digest(prepared))
+    reasons = refusals(
+        prepared.workflow,
+        selection.backend_ids,
+        until=until,
+        in_part=submission.partial_outputs == PartialOutputs.ACCEPT,
     )
+    skipped = [{"backend_id": name, "reason": reason} for name, reason in reasons.items()]
+    return Selection([name for name in selection.backend_ids if name not in reasons], [*selection.skipped, *skipped])

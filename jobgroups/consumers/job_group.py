@@ -1,14 +1,11 @@
 """``/ws/job-groups/{id}``: a group's snapshot and every event after it, or every event after ``since``.
 
-1. Subscribe in the hub. 2. Read the snapshot and the events after it. 3. Send both. 4. Send the entries of the
-hub's queue, each event once and in order; after a gap read the missing events from the database. 5. Stay open
-after the end of the group, which may be retried, until the client disconnects.
+It subscribes in the hub before it reads, so that no event between the two is lost, and stays open after the end of
+the group, which may be retried.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -25,21 +22,13 @@ _GROUP_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 
-def since_of(query_string: bytes) -> int | None:
+def _since_of(query: Mapping[str, list[str]]) -> int | None:
     """Return the number in ``?since=``, None if it is missing or invalid."""
-    query = parse_qs(query_string.decode("latin-1"))
     given = query.get("since", [])
     return int(given[0]) if len(given) == 1 and _NUMBER.fullmatch(given[0]) else None
 
 
-def previews_of(query_string: bytes) -> bool:
-    """Return whether the client requests previews (``?previews=1``)."""
-    return parse_qs(query_string.decode("latin-1")).get("previews") == ["1"]
-
-
 class JobGroupConsumer(Socket):
-    """One client's stream of one group."""
-
     group_id: str
 
     async def write(self) -> None:
@@ -54,13 +43,12 @@ class JobGroupConsumer(Socket):
             self.request_close(NOT_FOUND)
 
     async def _stream(self) -> None:
-        query = self.scope.get("query_string", b"")
-        subscription = await hub.subscribe(
-            self.group_id, lambda: self.request_close(TOO_SLOW), previews=previews_of(query)
-        )
+        query = parse_qs(self.scope.get("query_string", b"").decode("latin-1"))
+        previews = query.get("previews") == ["1"]
+        subscription = await hub.subscribe(self.group_id, lambda: self.request_close(TOO_SLOW), previews=previews)
         try:
-            since = since_of(query)
-            stream = await self._start(await read(stream_start, self.group_id, since))
+            start = await read(stream_start, self.group_id, _since_of(query))
+            stream = await self._start(start)
             while True:
                 for entry in await subscription.take():
                     await self._forward(stream, entry)

@@ -7,8 +7,6 @@ and the monitor state when it changes. A page that reconnects gets a new snapsho
 group's stream.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 from typing import Any, Final
@@ -37,19 +35,12 @@ def groups_of(query_string: bytes, name: str = "groups") -> list[str]:
     return known[:MAX_GROUPS]
 
 
-def _type_of(text: str) -> str:
-    return msgspec.json.decode(text, type=_Head).type
-
-
 class _Head(msgspec.Struct):
     type: str
 
 
 class MonitorConsumer(Socket):
-    """The socket of one open page."""
-
     async def write(self) -> None:
-        """Send the snapshot, then changes, until cancelled."""
         self._progress: dict[str, list[object]] = {}
         self._progressed = asyncio.Event()
         subscriptions: list[Subscription] = []
@@ -101,11 +92,10 @@ class MonitorConsumer(Socket):
             case EventFrame():
                 if entry.is_final:
                     self._progress.pop(entry.child_id or "", None)
-                kind = _type_of(entry.text)
+                kind = msgspec.json.decode(entry.text, type=_Head).type
                 await self._send_json("event", group=group_id, seq=entry.seq, event=kind, job=entry.child_id)
             case StarFrame():
-                fields = {"job": entry.child_id, "starred": entry.starred}
-                await self._send_json("star", group=group_id, **fields)
+                await self._send_json("star", group=group_id, job=entry.child_id, starred=entry.starred)
             case ReplacedFrame():
                 await self._send_json("replaced", group=group_id, job=entry.child_id)
             case SeqHint():

@@ -3,47 +3,48 @@
 A process reads it once a second for all pages.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 from typing import Final
 
 import msgspec
+from django.conf import settings
 
 from backends.discovery import found_list
 from backends.queries import backend_list
 from jobgroups.consumers.reads import read
 from jobgroups.queries import backends, failures, groups, leases
+from jobgroups.queries.exclusions import active_exclusions
+from jobgroups.services import stored_files
 
 #: Seconds between two reads of a page, and the maximum age of a shared result.
 POLL_SECONDS: Final = 1.0
 _SHARED_SECONDS: Final = 0.8
 
 
-class MonitorState(msgspec.Struct, frozen=True, rename={"newest_group_id": "newest", "backends_digest": "backends"}):
-    """The state at one moment.
+class MonitorState(msgspec.Struct, frozen=True):
+    """The state at one moment."""
 
-    Attributes:
-        runner: whether a runner is alive.
-        newest_group_id: the id of the newest group, or empty.
-        backends_digest: changes with every visible property of a backend.
-        failed: jobs that failed in the last day and are failed now, at most ``failures.MAX_COUNT``.
-    """
-
+    #: Whether a runner is alive.
     runner: bool
-    newest_group_id: str
-    backends_digest: str
+    #: The id of the newest group, or empty.
+    newest: str
+    #: A digest that changes with every visible property of a backend.
+    backends: str
+    #: Jobs that failed in the last day and are failed now, at most ``failures.MAX_COUNT``.
     failed: int
+    #: Whether outputs are not copied and uploads are refused, since too little of the disk is free.
+    disk_full: bool
 
 
 def _read() -> MonitorState:
     newest = groups.group_list(filters=groups.GroupFilter(), cursor=None, limit=1).results
     return MonitorState(
         runner=leases.runner_alive(),
-        newest_group_id=newest[0]["job_group_id"] if newest else "",
-        backends_digest=_backends(),
+        newest=newest[0]["job_group_id"] if newest else "",
+        backends=_backends(),
         failed=failures.lost_count(),
+        disk_full=stored_files.free_bytes() < settings.DIRECTOR_MIN_FREE_BYTES,
     )
 
 
@@ -67,7 +68,9 @@ def _backends() -> str:
     ]
     loads = [(key, str(load)) for key, load in sorted(backends.backend_loads().items())]
     found = [(row.url, row.ignored_at) for row in found_list()]
-    return hashlib.sha256(repr((seen, loads, found)).encode()).hexdigest()[:16]
+    excluded = [(row.id, row.count) for row in active_exclusions()]
+    shown = repr((seen, loads, found, excluded))
+    return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
 
 class MonitorPoller:

@@ -4,8 +4,6 @@ In Django's shared thread a slow request would block every socket; in the runner
 connect at once would delay the runner.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, ParamSpec, TypeVar
@@ -48,20 +46,12 @@ class StreamStart:
 
 
 async def read(query: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a query in a database thread; repeat it while the database is unavailable.
-
-    Raises:
-        JobGroupsError: as the query does.
-    """
+    """Run a query in a database thread; repeat it while the database is unavailable."""
     return await _database.run_with_retry(query, *args, **kwargs)
 
 
 async def read_seqs(group_ids: list[str]) -> dict[str, int]:
-    """Return the last ``seq`` of each group, for the hub's timer.
-
-    Raises:
-        django.db.Error: the database is unavailable.
-    """
+    """Return the last ``seq`` of each group, for the hub's timer; a database error is raised."""
     return await _database.run(groups.group_seqs, group_ids)
 
 
@@ -71,11 +61,7 @@ def close_rows() -> None:
 
 
 def stream_start(group_id: str, since: int | None) -> StreamStart:
-    """Read the start of a stream. Runs in a database thread.
-
-    Raises:
-        GroupNotFound: there is no such group.
-    """
+    """Read the start of a stream, in a database thread; raise ``GroupNotFound`` if there is no such group."""
     seq, text = groups.group_stream_start(group_id, since)
     if text is None:
         snapshot = msgspec.convert(groups.group_snapshot(group_id), _Snapshot)

@@ -4,18 +4,16 @@ daphne can close with 1000 and 3000 … 4999 only, without a reason. Therefore a
 close that the client did not request.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
+import msgspec
 from autobahn.exception import Disconnected  # daphne's, where others raise OSError
 from channels.consumer import AsyncConsumer
-
-from jobgroups.consumers.client_messages import ClientMessage, parse_client_message
 
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
@@ -28,6 +26,8 @@ NOT_FOUND: Final = 4404
 #: Seconds for sending the last frame, the close, and for the client's answer to it.
 CLOSE_SECONDS: Final = 1.0
 _PONG: Final = '{"type":"pong"}'
+#: The maximum length of a client's message, in characters.
+_MAX_LENGTH: Final = 1_024
 
 
 def error_frame(code: str, detail: str) -> str:
@@ -46,6 +46,31 @@ _UNKNOWN_MESSAGE: Final = error_frame(
 _INTERNAL_ERROR: Final = error_frame("internal_error", "The stream broke; connect again with ?since= the last seq.")
 
 
+class _ClientMessage(StrEnum):
+    PING = "ping"
+    CLOSE = "close"
+
+
+class _Typed(msgspec.Struct):
+    type: _ClientMessage
+
+
+_decoder = msgspec.json.Decoder(_Typed)
+
+
+def _parse(text: str | None) -> _ClientMessage | None:
+    """Return the message of a text frame, None for an unknown one and for a binary frame (``text`` is None)."""
+    if text is None or len(text) > _MAX_LENGTH:
+        return None
+    bare = text.strip()
+    if bare in _ClientMessage.__members__.values():
+        return _ClientMessage(bare)
+    try:
+        return _decoder.decode(bare).type
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
 class Socket(AsyncConsumer):
     """A consumer of one connection, from its handshake to its close. Subclasses implement :meth:`write`.
 
@@ -54,7 +79,6 @@ class Socket(AsyncConsumer):
     """
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve the connection until it is closed."""
         self.scope = scope
         self.task = asyncio.current_task()
         self._receive: Receive = receive
@@ -62,7 +86,16 @@ class Socket(AsyncConsumer):
         self._end: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         # Set after the first frames: a pong waits for them.
         self._ready = asyncio.Event()
-        await self._live()
+        if (await self._receive())["type"] != "websocket.connect":
+            return
+        _open.add(self)
+        try:
+            await self._send({"type": "websocket.accept"})
+            code = await self._serve()
+            if code is not None:
+                await self._close(code)
+        finally:
+            _open.discard(self)
 
     async def write(self) -> None:
         """Send the frames of the stream; call :meth:`mark_ready` after the first ones."""
@@ -83,18 +116,6 @@ class Socket(AsyncConsumer):
             await self._send({"type": "websocket.send", "text": text})
         except (OSError, Disconnected):
             self.request_close(None)
-
-    async def _live(self) -> None:
-        if (await self._receive())["type"] != "websocket.connect":
-            return
-        _open.add(self)
-        try:
-            await self._send({"type": "websocket.accept"})
-            code = await self._serve()
-            if code is not None:
-                await self._close(code)
-        finally:
-            _open.discard(self)
 
     async def _serve(self) -> int | None:
         try:
@@ -120,16 +141,13 @@ class Socket(AsyncConsumer):
                 self.request_close(None)
                 return
             await self._ready.wait()
-            await self._answer(parse_client_message(message.get("text")))
-
-    async def _answer(self, message: ClientMessage | None) -> None:
-        match message:
-            case ClientMessage.PING:
-                await self.send_text(_PONG)
-            case ClientMessage.CLOSE:
-                self.request_close(NORMAL)
-            case None:
-                await self.send_text(_UNKNOWN_MESSAGE)
+            match _parse(message.get("text")):
+                case _ClientMessage.PING:
+                    await self.send_text(_PONG)
+                case _ClientMessage.CLOSE:
+                    self.request_close(NORMAL)
+                case None:
+                    await self.send_text(_UNKNOWN_MESSAGE)
 
     async def _close(self, code: int) -> None:
         # A client that does not read blocks a frame, but not the close. After that the server drops the
@@ -151,14 +169,9 @@ class Socket(AsyncConsumer):
 _open: set[Socket] = set()
 
 
-async def close_all(code: int = SHUTTING_DOWN, *, within: float = 2.0) -> None:
-    """Close every open socket of the process and wait until all are closed.
-
-    Args:
-        code: the close code; clients reconnect by themselves after 4012.
-        within: the maximum wait in seconds.
-    """
+async def close_all(*, within: float = 2.0) -> None:
+    """Close every open socket with 4012, after which clients reconnect; wait at most ``within`` seconds."""
     for socket in _open:
-        socket.request_close(code)
+        socket.request_close(SHUTTING_DOWN)
     if tasks := [socket.task for socket in _open if socket.task is not None]:
         await asyncio.wait(tasks, timeout=within)

@@ -4,8 +4,6 @@ Rules for the progress of a child on one stream: none before its ``child_started
 an attempt other than the running one, and never less than before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -31,8 +29,6 @@ class ChildHead(msgspec.Struct, frozen=True):
 
 
 class _Head(msgspec.Struct):
-    """The fields of an event that change a child's state."""
-
     type: str
     job_id: str | None = None
     attempt: int = 0
@@ -43,8 +39,6 @@ _decoder = msgspec.json.Decoder(_Head)
 
 @dataclass(slots=True)
 class _Child:
-    """The state of a child as sent on this stream."""
-
     #: Number of the running or last attempt; 0 before the first.
     attempt: int = 0
     running: bool = False
@@ -55,12 +49,9 @@ class _Child:
 
 
 class Stream:
-    """One stream of a group's events.
+    """One stream of a group's events, for a client that knows the event ``seq``.
 
-    Args:
-        seq: the last event that the client knows.
-        children: the children at that event or later. If later, the events up to that state must be sent
-            before any progress.
+    The children are as of that event or later. If later, the events up to that state must be sent before any progress.
     """
 
     def __init__(self, seq: int, children: Iterable[ChildHead]) -> None:
@@ -77,11 +68,7 @@ class Stream:
     def event(self, seq: int, text: str, *, of_child: bool = True) -> list[str]:
         """Return the frames to send for an event; none if the client already has it.
 
-        Args:
-            of_child: False if the event concerns no child and need not be decoded.
-
-        Raises:
-            ValueError: there is a gap before it; see :meth:`has_gap_before`.
+        An event that is not ``of_child`` is not decoded. Raises ``ValueError`` if there is a gap before the event.
         """
         if seq <= self.sent:
             return []

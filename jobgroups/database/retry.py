@@ -1,7 +1,5 @@
 """Retries a transaction that the database aborted in favour of another one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
@@ -9,10 +7,7 @@ import stamina
 from django.db import OperationalError, connection
 
 P = ParamSpec("P")
-
-
 R = TypeVar("R")
-
 
 #: PostgreSQL: deadlock, serialization failure, lock not available.
 _CONFLICTS: Final = frozenset({"40P01", "40001", "55P03"})

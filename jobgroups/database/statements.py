@@ -1,14 +1,13 @@
 """Prepared statements for hot queries: building the SQL takes Django longer than the query itself.
 
-Django builds and compiles a query set for every execution. For a row with many columns that takes five times
-as long as the database and the creation of the objects together; inserts and updates are similar.
+For a row with many columns Django takes five times as long as the database and the creation of the objects together.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, Generic, TypeVar
 
@@ -38,9 +37,8 @@ KEY: Final = Parameter("key")
 class PreparedQuery(Generic[M]):
     """A query set with parameters, compiled once per thread. It returns the instances that Django returns.
 
-    Args:
-        rows: builds the query set, with ``KEY`` or named ``Parameter`` objects in place of the values. A
-            query set that locks rows is executed within a transaction only.
+    ``rows`` builds the query set, with ``KEY`` or named ``Parameter`` objects in place of the values. A query set that
+    locks rows is executed within a transaction only.
     """
 
     def __init__(self, rows: Callable[[], QuerySet[M]]) -> None:
@@ -56,16 +54,11 @@ class PreparedQuery(Generic[M]):
         return query.execute({KEY.name: key, **values})
 
     def first(self, key: Any = None, **values: Any) -> M | None:
-        """Execute the query and return the first row, or None."""
         found = self(key, **values)
         return found[0] if found else None
 
     def get(self, key: Any) -> M:
-        """Return the row with a key.
-
-        Raises:
-            ObjectDoesNotExist: the model's ``DoesNotExist``.
-        """
+        """Return the row with a key, or raise the model's ``DoesNotExist``."""
         found = self(key)
         if not found:
             model: Any = self._rows().model
@@ -88,20 +81,18 @@ class _Query(Generic[M]):
             compiler.klass_info, compiler.select, connection.alias
         )
         self._annotated: dict[str, int] = compiler.annotation_col_map or {}
-        self._convert = self._converting(compiler)
+        self._compiler = compiler
+        self._converters = compiler.get_converters([column[0] for column in compiler.select])
         self._model = rows.model
-
-    @staticmethod
-    def _converting(compiler: Any) -> Callable[[Sequence[Any]], Iterable[Any]]:
-        converters = compiler.get_converters([column[0] for column in compiler.select])
-        return lambda rows: compiler.apply_converters(rows, converters) if converters else rows
 
     def execute(self, values: Mapping[str, Any]) -> list[M]:
         parameters = [_adapted(values[one.name]) if isinstance(one, Parameter) else one for one in self._parameters]
         with connection.cursor() as cursor:
             cursor.execute(self._sql, parameters)
             rows = cursor.fetchall()
-        return [self._instance(row) for row in self._convert(rows)]
+        if self._converters:
+            rows = self._compiler.apply_converters(rows, self._converters)
+        return [self._instance(row) for row in rows]
 
     def _instance(self, row: Sequence[Any]) -> M:
         made = self._model.from_db(connection.alias, self._names, row[self._fields])
@@ -117,20 +108,10 @@ def _adapted(value: Any) -> Any:
     return connection.ops.adapt_datetimefield_value(value) if is_moment else value
 
 
-# --- updates --------------------------------------------------------------------------------------
-
-
 def update_where(model: type[Model], key: Any, fields: Mapping[str, Any], **allowed: Collection[Any]) -> bool:
-    """Update one row, as ``filter(pk=key, …__in=allowed).update(**fields)`` does.
+    """Update one row, as ``filter(pk=key, …__in=allowed).update(**fields)`` does; for a foreign key give the key.
 
-    Args:
-        model: the model of the row.
-        key: its primary key.
-        fields: attributes and their new values; for a foreign key, the key.
-        allowed: attributes and their allowed present values.
-
-    Returns:
-        Whether the row exists and had allowed values.
+    Returns whether the row exists and had allowed values.
     """
     if not all(allowed.values()):
         # PostgreSQL refuses an empty list.
@@ -169,14 +150,10 @@ def _updating(
 _MOST_VALUES: Final = 60_000
 
 
-# --- insertions -----------------------------------------------------------------------------------
-
-
 def insert(rows: Sequence[Model]) -> None:
     """Insert rows of one model, as ``bulk_create`` does, without setting generated keys.
 
-    Raises:
-        IntegrityError: a constraint forbids a row; the caller's transaction is rolled back.
+    After an ``IntegrityError`` the caller's transaction is rolled back.
     """
     if not rows:
         return

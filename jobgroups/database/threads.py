@@ -163,8 +163,6 @@ def _make_usable() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A function and the future of its result."""
-
     work: Callable[[], Any]
     done: Future[Any] = field(default_factory=Future)
 

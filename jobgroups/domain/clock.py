@@ -1,7 +1,5 @@
 """The wall clock as clients read it. Durations are measured by monotonic clocks, never by this."""
 
-from __future__ import annotations
-
 import datetime as dt
 import time
 from typing import Final

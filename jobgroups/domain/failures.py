@@ -1,13 +1,9 @@
 """Failure classes: one for each cause that is handled differently. Pure.
 
-:data:`TAXONOMY` says of each class whether it may be tried again and where, whether it counts against
-the backend, and the sentence that a user reads. ``docs/failures.md`` is generated from it.
-
-What ComfyUI says is sorted by :func:`class_of_error` and :func:`class_of_refusal`. Its texts are
-PyTorch's and its nodes', and change with them: what fits nothing is a plain error of a node.
+``docs/failures.md`` is generated from :data:`TAXONOMY` and ``docs/failure_examples.json``. What ComfyUI says is sorted by :func:`class_of_error` and
+:func:`class_of_refusal`. Its texts are PyTorch's and its nodes', and change with them: what fits nothing is a plain
+error of a node.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
@@ -43,182 +39,84 @@ class RetryTarget(StrEnum):
     NEVER = "never"  #: Nowhere: it would fail again, or a user ended it.
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """An example of the class.
-
-    Attributes:
-        said: what ComfyUI says (for an error: ``exception_type: exception_message``), or what is seen.
-        source: ``recorded`` from a real ComfyUI, or the file or report it was read in.
-    """
-
-    said: str
-    source: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureKind:
     """The meaning of a failure class.
 
     Attributes:
-        retry: where it may be tried again.
-        counts_against_backend: whether it counts against the backend: too many in a short time set it aside.
+        counts_against_backend: too many in a short time set the backend aside.
         sentence: what a user reads of it.
         error_type: the coarser type that ``error_type`` has for it.
-        examples: how it looks.
     """
 
     retry: RetryTarget
-    counts_against_backend: bool
+    counts_against_backend: bool = False
     sentence: str
     error_type: ErrorType
-    examples: tuple[Example, ...]
 
-
-#: Recordings of a real ComfyUI 0.3.64, by their names in ``tests/contract/recordings``.
-_REFUSED: Final = "recorded: 14_invalid_prompts"
-_RAISED: Final = "recorded: 09_execution_error"
-_KILLED: Final = "recorded: 23_killed_kill"
-_STOPPED: Final = "recorded: 10_interrupt"
 
 TAXONOMY: Final[dict[FailureClass, FailureKind]] = {
     FailureClass.WORKFLOW_REFUSED: FailureKind(
         retry=RetryTarget.NEVER,
-        counts_against_backend=False,
-        sentence="ComfyUI refused the workflow: correct it and submit it again.",
+        sentence="The workflow was refused: correct it and submit it again.",
         error_type=ErrorType.VALIDATION,
-        examples=(
-            Example("required_input_missing: steps", _REFUSED),
-            Example("value_smaller_than_min: steps", _REFUSED),
-            Example("return_type_mismatch: images, received_type(LATENT) mismatch input_type(IMAGE)", _REFUSED),
-            Example("prompt_no_outputs: Prompt has no outputs", _REFUSED),
-            Example(
-                "500 Internal Server Error, Server got itself in trouble (a renamed node class that lacks an input)",
-                "seen at ComfyUI 0.33.0",
-            ),
-        ),
     ),
     FailureClass.NODE_OR_MODEL_MISSING: FailureKind(
         retry=RetryTarget.OTHER_BACKEND,
-        counts_against_backend=False,
         sentence="The backend lacks a node class, a model or another file of the workflow.",
         error_type=ErrorType.VALIDATION,
-        examples=(
-            Example("invalid_prompt: Cannot execute because node NoSuchNode does not exist.", _REFUSED),
-            Example(
-                "value_not_in_list: ckpt_name: 'missing.safetensors' not in"
-                " ['random_sd15.safetensors', 'tiny_sd15.safetensors']",
-                _REFUSED,
-            ),
-            Example("custom_validation_failed: image - Invalid image file: missing.png", _REFUSED),
-            Example(
-                "FileNotFoundError: Model in folder 'loras' with filename 'x.safetensors' not found.",
-                "source, ComfyUI 0.3.64, folder_paths.py",
-            ),
-        ),
     ),
     FailureClass.OUT_OF_MEMORY: FailureKind(
         retry=RetryTarget.ANY_BACKEND,
-        counts_against_backend=False,
         sentence="The backend ran out of memory: use a smaller image or batch, or more GPU memory.",
         error_type=ErrorType.COMFYUI,
-        examples=(
-            Example(
-                "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a"
-                " total capacity of 23.54 GiB of which 1.10 GiB is free.",
-                _RAISED,
-            ),
-            Example(
-                "RuntimeError: CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total"
-                " capacity of 23.54 GiB of which 1.10 GiB is free.",
-                _RAISED,
-            ),
-            Example("torch.OutOfMemoryError: Allocation on device", "reported, ComfyUI issues 4852, 5278"),
-        ),
     ),
     FailureClass.CUDA_FATAL: FailureKind(
         retry=RetryTarget.OTHER_BACKEND,
         counts_against_backend=True,
         sentence="The backend's GPU or its driver failed; ComfyUI often has to be restarted there.",
         error_type=ErrorType.COMFYUI,
-        examples=(
-            Example(
-                "RuntimeError: CUDA error: an illegal memory access was encountered", "reported, ComfyUI issue 5428"
-            ),
-            Example(
-                "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
-                "reported, ComfyUI issues 14756, 15271",
-            ),
-        ),
     ),
     FailureClass.NODE_ERROR: FailureKind(
         retry=RetryTarget.ANY_BACKEND,
-        counts_against_backend=False,
         sentence="A node raised an error; the message is ComfyUI's.",
         error_type=ErrorType.COMFYUI,
-        examples=(Example("ValueError: bad value on purpose", _RAISED),),
     ),
     FailureClass.UNREACHABLE: FailureKind(
         retry=RetryTarget.OTHER_BACKEND,
-        counts_against_backend=False,
         sentence="The backend was offline or disabled, or did not respond as a ComfyUI does, before it"
         " executed the job.",
         error_type=ErrorType.CONNECTION,
-        examples=(
-            Example("connection refused for 600 s in a row", "seen by the Director"),
-            Example("a prompt is answered with a redirect twice", "seen by the Director"),
-        ),
     ),
     FailureClass.BACKEND_LOST: FailureKind(
         retry=RetryTarget.ANY_BACKEND,
         counts_against_backend=True,
         sentence="The backend crashed, restarted or went offline while it executed the job.",
         error_type=ErrorType.CONNECTION,
-        examples=(
-            Example("queue and history empty after the server was killed", _KILLED),
-            Example("the prompt is in neither queue nor history", "seen by the Director"),
-            Example("no answer from the backend when the job's time is up", "seen by the Director"),
-        ),
     ),
     FailureClass.STALLED: FailureKind(
         retry=RetryTarget.OTHER_BACKEND,
         counts_against_backend=True,
         sentence="The backend hangs: its prompt still ran a minute after it was to stop.",
         error_type=ErrorType.TIMEOUT,
-        examples=(
-            Example("an interrupt is answered 200 and the node runs on", "recorded: 11_interrupt_uninterruptible"),
-            Example("prompts pending and nothing running", "recorded: 16_poison_noinputs"),
-        ),
     ),
     FailureClass.TIMEOUT: FailureKind(
         retry=RetryTarget.OTHER_BACKEND,
-        counts_against_backend=False,
         sentence="The job was executed for longer than its group allows, and was stopped.",
         error_type=ErrorType.TIMEOUT,
-        examples=(Example("Timed out after 300 s", "reported by the Director"),),
     ),
     FailureClass.INTERRUPTED: FailureKind(
-        retry=RetryTarget.NEVER,
-        counts_against_backend=False,
-        sentence="A user stopped the job in ComfyUI.",
-        error_type=ErrorType.INTERRUPTED,
-        examples=(Example("execution_interrupted without a stop by the Director", _STOPPED),),
+        retry=RetryTarget.NEVER, sentence="A user stopped the job in ComfyUI.", error_type=ErrorType.INTERRUPTED
     ),
     FailureClass.OUTPUT_GONE: FailureKind(
         retry=RetryTarget.ANY_BACKEND,
-        counts_against_backend=False,
         sentence="ComfyUI returned a cached result whose files do not exist any more.",
         error_type=ErrorType.COMFYUI,
-        examples=(
-            Example("a cached success whose file is answered with 404 by /view", "recorded: 18_view_and_upload"),
-        ),
     ),
     FailureClass.INTERNAL: FailureKind(
         retry=RetryTarget.NEVER,
-        counts_against_backend=False,
         sentence="An unexpected error of the Director; its log has the traceback.",
         error_type=ErrorType.INTERNAL,
-        examples=(Example("The Director failed at it (KeyError); see its log.", "reported by the Director"),),
     ),
 }
 
@@ -232,14 +130,21 @@ BETTER_ELSEWHERE: Final = frozenset(
     }
 )
 
+#: Failures after which a backend does not take a job of the pool again in its run. One that was only away does, and
+#: one that lacked something does after its exclusion.
+ONLY_ELSEWHERE: Final = tuple(
+    kind
+    for kind, known in TAXONOMY.items()
+    if known.retry is RetryTarget.OTHER_BACKEND
+    and kind not in (FailureClass.UNREACHABLE, FailureClass.NODE_OR_MODEL_MISSING)
+)
+
 #: Failures of an attempt whose end may never be seen: it keeps its job from no other backend.
 OVERTAKEN: Final = (FailureClass.STALLED, FailureClass.UNREACHABLE, FailureClass.BACKEND_LOST, FailureClass.INTERNAL)
 
 #: The classes that a group may name in ``retry_on``.
 RETRIED: Final = tuple(one for one, kind in TAXONOMY.items() if kind.retry is not RetryTarget.NEVER)
 
-
-# --- an error while it executed -------------------------------------------------------------------
 
 _MEMORY_TYPES: Final = frozenset({"OutOfMemoryError", "MemoryError"})
 _FILE_TYPES: Final = frozenset({"FileNotFoundError", "ModuleNotFoundError"})
@@ -274,9 +179,7 @@ _MODEL_NOT_FOUND: Final = re.compile(r"^Model in folder '.*' with filename '.*' 
 def class_of_error(exception_type: str, message: str) -> FailureClass:
     """Return the class of an error that ComfyUI raised while it executed a prompt.
 
-    Args:
-        exception_type: as ComfyUI names it: dotted, a builtin's without its module.
-        message: without ComfyUI's tips.
+    ``exception_type`` is dotted, a builtin's without its module; ``message`` is without ComfyUI's tips.
     """
     name = exception_type.rsplit(".", maxsplit=1)[-1]
     if name in _MEMORY_TYPES or _OUT_OF_MEMORY.search(message):
@@ -287,8 +190,6 @@ def class_of_error(exception_type: str, message: str) -> FailureClass:
         return FailureClass.NODE_OR_MODEL_MISSING
     return FailureClass.NODE_ERROR
 
-
-# --- a refusal ------------------------------------------------------------------------------------
 
 #: How ComfyUI 0.3.64 says that it lacks a class; newer ones have a type of its own for it.
 _NO_SUCH_CLASS: Final = re.compile(r"Cannot execute because node .+ does not exist\.", re.DOTALL)
@@ -307,13 +208,9 @@ _FILE_NAME: Final = re.compile(
 def class_of_refusal(error_type: str, message: str, node_errors: Mapping[str, Any] | None) -> FailureClass:
     """Return the class of a prompt that ComfyUI refused before it queued it.
 
-    What another backend may have (a node class, a file) is missing only where nothing else is wrong:
-    a graph that is invalid besides is refused everywhere.
-
-    Args:
-        error_type: of the refusal as a whole.
-        message: of the refusal as a whole, without details.
-        node_errors: ComfyUI's own object: node id to ``{"errors": [{"type", "details", …}], …}``.
+    Type and message are those of the refusal as a whole; ``node_errors`` maps a node id to ``{"errors": [{"type",
+    "details", …}], …}``. A node class or a file is missing only if nothing else is wrong: other backends may have it,
+    but a graph that is invalid besides is refused everywhere.
     """
     if error_type == "missing_node_type" or _NO_SUCH_CLASS.search(message):
         given = _NO_CLASS_GIVEN.search(message) is None

@@ -1,7 +1,5 @@
 """Lease balancing: how many backends each runner may hold. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
@@ -39,13 +37,7 @@ def fair_share(backends: int, runners: int) -> int:
 
 
 def leases_to_acquire(wanted: Set[str], mine: Set[str], leases: LeaseTable) -> list[str]:
-    """Return which backends to acquire: up to the fair share, and unclaimed ones.
-
-    Args:
-        wanted: enabled backends.
-        mine: backends of this runner.
-        leases: the leases of the others.
-    """
+    """Return which of the enabled backends to acquire: up to the fair share, and unclaimed ones."""
     takeable = sorted(wanted - mine - leases.held_by_others.keys())
     room = fair_share(len(wanted), 1 + len(leases.live_runners)) - len(mine)
     within, beyond = takeable[: max(room, 0)], takeable[max(room, 0) :]

@@ -21,7 +21,8 @@ class NoticeKind(StrEnum):
     """The kinds of notices; ``DIRECTOR_NOTIFY_ON`` enables them."""
 
     GROUP_ENDED = "group_ended"  #: A run of a group has ended, however.
-    BACKEND_TROUBLE = "backend_trouble"  #: Work waits for a backend that is away, or it was set aside.
+    #: Work waits for a backend that is away, or it was set aside.
+    BACKEND_TROUBLE = "backend_trouble"
     QUEUE_EMPTY = "queue_empty"  #: Nothing waits or runs any more.
 
 
@@ -94,15 +95,11 @@ class StoredNotice:
     urgency: int = Urgency.NORMAL
 
 
-# --- a group --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSummary:
     """How a run of a group ended.
 
     Attributes:
-        name: as people call the group.
         seconds: how long the run took.
         is_cancelled: a user cancelled the whole group.
         late: of those that completed, how many did so on a later try.
@@ -162,21 +159,12 @@ def _with_link(body: str, link: str) -> str:
     return f"{body}\n{link}" if link else body
 
 
-# --- a backend, the queue -------------------------------------------------------------------------
-
-
 def backend_away(
     backend_id: str, seconds: float, reason: str, waiting: int, link: str, *, answers: bool = False
 ) -> Message:
-    """Return the message of a backend for which work waits and that cannot take it.
+    """Return the message of a backend for which work waits and that cannot take it, after ``seconds`` in a row.
 
-    Args:
-        backend_id: the backend.
-        seconds: for how long in a row.
-        reason: what is wrong with it, as a clause; may be empty.
-        waiting: jobs that wait for it.
-        link: to the backends; may be empty.
-        answers: whether it answers, and is not fit all the same.
+    ``reason`` is a clause; it and ``link`` (to the backends) may be empty. ``answers``: it answers, but is unfit.
     """
     jobs = pluralize(waiting, "job waits", "jobs wait")
     why = f" ({reason})" if reason else ""
@@ -207,17 +195,9 @@ def quarantine_title(backend_id: str) -> str:
 
 
 def queue_empty(last: str, link: str) -> Message:
-    """Return the message that nothing is left to do.
-
-    Args:
-        last: name of the group that ended last.
-        link: to the list of groups; may be empty.
-    """
+    """Return the message that nothing is left to do; ``last`` is the group that ended last."""
     body = f"Nothing waits or runs any more. The last group was {last}."
     return Message("The queue is empty", _with_link(body, link))
-
-
-# --- many in one ----------------------------------------------------------------------------------
 
 
 def merged(notices: Sequence[StoredNotice], link: str = "") -> Message:

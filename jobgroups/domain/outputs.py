@@ -1,9 +1,4 @@
-"""The files in the outputs of a job: their order, their identity at a backend, and the mark of a replaced one.
-
-Pure.
-"""
-
-from __future__ import annotations
+"""The files in the outputs of a job: their order, identity at a backend, and mark of a replaced one. Pure."""
 
 import hashlib
 import json
@@ -14,11 +9,18 @@ from typing import Any, Final
 
 #: What no file system lets stand in a name.
 _UNFIT: Final = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
+#: The key under which a prompt and its PNGs have the ids of its job.
+MARK_KEY: Final = "director"
 #: The ``reason`` of a missing output: a later job wrote another file of the same name.
 REPLACED: Final = "replaced"
 
 
-def reported_files(outputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def output_url(group_id: str, job_id: str, number: int) -> str:
+    """Return the Director's address of a file of a job."""
+    return f"/api/job-groups/{group_id}/jobs/{job_id}/outputs/{number}"
+
+
+def reported_files(outputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the files in a child's ``outputs``, in the order in which they are numbered."""
     keys = ["images", *(key for key in outputs if key != "images")]
     for key in keys:
@@ -43,9 +45,6 @@ def download_name(seed: int, backend_id: str, filename: str) -> str:
     return f"{seed}_{backend_id}_{own or 'output'}"
 
 
-# --- identity -------------------------------------------------------------------------------------
-
-
 def file_digest(backend_id: str, item: Mapping[str, Any]) -> str:
     """Return a digest that is equal for two outputs exactly if they name the same file of a backend.
 
@@ -64,12 +63,8 @@ def digests(
 ) -> dict[str, bool]:
     """Return the digest of each file that the nodes reported, and whether the prompt has written it.
 
-    An input file was there before: a node that shows it has not written it.
-
-    Args:
-        backend_id: where the prompt ended.
-        node_outputs: node id to its ``ui`` object, as ComfyUI reports it.
-        executed: the nodes that ComfyUI executed; its cache answered for the others.
+    An input file was there before: a node that shows it has not written it. ``node_outputs`` maps a node id to its
+    ``ui`` object. ComfyUI's cache answered for nodes that are not ``executed``.
     """
     found: dict[str, bool] = {}
     for node, shown in node_outputs.items():

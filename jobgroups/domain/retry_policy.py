@@ -1,7 +1,4 @@
-"""Retry policy: whether a failed child is retried, on which backend and after which delay. Pure.
-
-A group's policy limits the counted attempts within a run, the failure classes that are retried, and the backends.
-"""
+"""Retry policy: whether a failed child is retried, on which backend and after which delay. Pure."""
 
 from __future__ import annotations
 
@@ -75,10 +72,7 @@ def best_candidate(candidates: Iterable[Candidate], tried: AttemptHistory, *, af
 
     def rank(one: Candidate) -> tuple[bool, int, int, int, int, str]:
         failures = list(tried.failed_on).count(one.backend_id)
-        vram = 0
-        forgiven = failures
-        if after_memory:
-            vram, forgiven = one.vram, max(failures - 1, 0)
+        vram, forgiven = (one.vram, max(failures - 1, 0)) if after_memory else (0, failures)
         return not one.works, forgiven, -vram, failures, one.waiting, one.backend_id
 
     fit = [one for one in candidates if one.backend_id not in tried.excluded]
@@ -96,12 +90,9 @@ def next_backend(
     """Return where a child is tried again after a failure that the policy allows to be met.
 
     Args:
-        failure: of the attempt that has just failed.
         own: the backend at which it failed; None where that takes nothing more.
-        others: those to which the child may go, the own one aside; not looked at where it may go
-            nowhere.
+        others: those to which the child may go, the own one aside.
         tried: with this failure in it.
-        policy: the group's.
     """
     open_to = list(others) if policy.elsewhere is not RetryScope.NEVER else []
     if own is not None and TAXONOMY[failure].retry is RetryTarget.ANY_BACKEND:
@@ -112,10 +103,8 @@ def next_backend(
 def backoff_delay(charged: int, *, backoff: float, jitter: float) -> float:
     """Return the seconds to wait before the next attempt, so that many children do not come at once.
 
-    Args:
-        charged: attempts so far, at least 1: each doubles the pause.
-        backoff: seconds after the first one.
-        jitter: from 0 to 1, drawn by the caller: half the pause to one and a half.
+    Each of the ``charged`` attempts so far (at least 1) doubles ``backoff``. ``jitter`` from 0 to 1, drawn by the
+    caller, gives half the delay to one and a half.
     """
     # Bounded before it is doubled: 2.0 ** 2000 is an error and no long pause.
     doubled = backoff * 2.0 ** min(max(charged, 1) - 1, 16)

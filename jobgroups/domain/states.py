@@ -4,10 +4,7 @@ The tables of this file are the only definition of the state machines. ``docs/st
 the CHECK constraints of the database repeat them, and every writer guards its UPDATE with :func:`sources_of`.
 """
 
-from __future__ import annotations
-
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
@@ -52,20 +49,14 @@ class AttemptState(StrEnum):
     LOST = "lost"  #: ComfyUI had it and has lost it: by a restart or a removal.
 
 
-CHILD_MOVES: Final[dict[ChildStatus, frozenset[ChildStatus]]] = {
+_CHILD_ENDS: Final = frozenset({ChildStatus.COMPLETED, ChildStatus.FAILED, ChildStatus.TIMEOUT, ChildStatus.CANCELLED})
+_NO_CHILD_MOVES: Final[dict[ChildStatus, frozenset[ChildStatus]]] = dict.fromkeys(ChildStatus, frozenset())
+CHILD_MOVES: Final = _NO_CHILD_MOVES | {
     # A prompt can end between two look-ups, so queued may go directly to any end. Running returns to queued
     # only if the attempt ended without being counted (see AttemptState) or is retried. The retry by a user is
     # none of these moves: see CHILD_RETRIED.
-    ChildStatus.QUEUED: frozenset(
-        {ChildStatus.RUNNING, ChildStatus.COMPLETED, ChildStatus.FAILED, ChildStatus.TIMEOUT, ChildStatus.CANCELLED}
-    ),
-    ChildStatus.RUNNING: frozenset(
-        {ChildStatus.QUEUED, ChildStatus.COMPLETED, ChildStatus.FAILED, ChildStatus.TIMEOUT, ChildStatus.CANCELLED}
-    ),
-    ChildStatus.COMPLETED: frozenset(),
-    ChildStatus.FAILED: frozenset(),
-    ChildStatus.TIMEOUT: frozenset(),
-    ChildStatus.CANCELLED: frozenset(),
+    ChildStatus.QUEUED: _CHILD_ENDS | {ChildStatus.RUNNING},
+    ChildStatus.RUNNING: _CHILD_ENDS | {ChildStatus.QUEUED},
 }
 
 #: Neither the work of a backend nor a cancel changes these.
@@ -80,7 +71,8 @@ _ENDED_THERE: Final = frozenset(
     {AttemptState.SUCCESS, AttemptState.ERROR, AttemptState.INTERRUPTED, AttemptState.TIMEOUT, AttemptState.LOST}
 )
 
-ATTEMPT_MOVES: Final[dict[AttemptState, frozenset[AttemptState]]] = {
+_NO_ATTEMPT_MOVES: Final[dict[AttemptState, frozenset[AttemptState]]] = dict.fromkeys(AttemptState, frozenset())
+ATTEMPT_MOVES: Final = _NO_ATTEMPT_MOVES | {
     # Events may arrive before the response to the POST (two connections), so an intent may start or end
     # before it is accepted.
     AttemptState.INTENT: _ENDED_THERE
@@ -101,19 +93,10 @@ ATTEMPT_MOVES: Final[dict[AttemptState, frozenset[AttemptState]]] = {
     },
     AttemptState.ACCEPTED: _ENDED_THERE | {AttemptState.RUNNING},
     AttemptState.RUNNING: _ENDED_THERE,
-    AttemptState.SUCCESS: frozenset(),
-    AttemptState.ERROR: frozenset(),
-    AttemptState.INTERRUPTED: frozenset(),
-    AttemptState.TIMEOUT: frozenset(),
-    AttemptState.REFUSED: frozenset(),
-    AttemptState.NOT_SENT: frozenset(),
     # A POST can arrive after all look-ups (the bytes of a killed sender): the abandoned prompt is then adopted,
     # or its end is stored.
-    AttemptState.NEVER_ACCEPTED: frozenset(
-        {AttemptState.RUNNING, AttemptState.ACCEPTED, AttemptState.SUCCESS, AttemptState.ERROR}
-    )
-    | {AttemptState.INTERRUPTED},
-    AttemptState.LOST: frozenset(),
+    AttemptState.NEVER_ACCEPTED: _ENDED_THERE - {AttemptState.TIMEOUT, AttemptState.LOST}
+    | {AttemptState.RUNNING, AttemptState.ACCEPTED},
 }
 
 #: The prompt may be queued or running at the backend, and takes a slot there.
@@ -132,7 +115,19 @@ class StopReason(StrEnum):
     GAVE_UP = "gave_up"  #: Its backend was offline too long: the child has ended or moved.
     GIVEN_BACK = "given_back"  #: Evicted by a pause or drain: the child is queued again.
     MOVED = "moved"  #: A user moved its queued child. If it has started, it is not stopped.
+    RECALLED = "recalled"  #: Its queued child may start earlier elsewhere. If it has started, it is not stopped.
     PARTLY_REFUSED = "partly_refused"  #: ComfyUI refused some outputs, and its group requires all.
+
+
+#: Stops that remove a prompt from a queue. A prompt that has started is not stopped: the stop is void.
+VOID_ONCE_STARTED: Final = (StopReason.MOVED, StopReason.RECALLED)
+
+
+class Placement(StrEnum):
+    """How the jobs of a group get their backends."""
+
+    BOUND = "bound"  #: Each was submitted to one backend.
+    POOL = "pool"  #: A backend that is free and fits claims each.
 
 
 class RetryScope(StrEnum):
@@ -193,11 +188,6 @@ class Counts:
     final: int
 
     @classmethod
-    def of(cls, statuses: Iterable[ChildStatus]) -> Self:
-        """Count the statuses of a group's children, one entry per child."""
-        return cls.from_mapping(Counter(statuses))
-
-    @classmethod
     def from_mapping(cls, counts: Mapping[ChildStatus, int]) -> Self:
         """Sum up numbers per status; a status that is absent counts as 0."""
         return cls(
@@ -234,16 +224,11 @@ def group_status(
     if cancelled or (tally.all_final and not tally.completed and not tally.failed):
         return GroupStatus.CANCELLED
     if tally.all_final:
-        return _ended(tally)
+        if tally.completed == tally.total:
+            return GroupStatus.COMPLETED
+        return GroupStatus.PARTIAL_COMPLETE if tally.completed else GroupStatus.FAILED
     if accepted_without_runner and not claimed:
         return GroupStatus.PENDING
     if tally.completed and tally.failed:
         return GroupStatus.PARTIAL_COMPLETE
     return GroupStatus.RUNNING
-
-
-def _ended(tally: Counts) -> GroupStatus:
-    """Return the status of a group whose children are all final, not all of them cancelled."""
-    if tally.completed == tally.total:
-        return GroupStatus.COMPLETED
-    return GroupStatus.PARTIAL_COMPLETE if tally.completed else GroupStatus.FAILED

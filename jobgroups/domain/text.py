@@ -1,9 +1,7 @@
 """Names, durations and counts as users read them. Pure."""
 
-from __future__ import annotations
-
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from jobgroups.domain.failures import FailureClass
@@ -107,6 +105,12 @@ def duration(seconds: float) -> str:
 def on_attempt(number: int) -> str:
     """Return ``on the second attempt``."""
     return f"on the {_ORDINALS.get(number, f'{number}th')} attempt"
+
+
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """Return ``gpu-1, gpu-2, gpu-3 and 2 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def pluralize(number: int, one: str, many: str) -> str:

@@ -1,16 +1,12 @@
-"""Why a child waits, in one sentence: a queued one, or one whose backend went offline. Pure.
-
-The same sentence stands in the API, on the page and in the command line.
-"""
-
-from __future__ import annotations
+"""Why a child waits, in one sentence: a queued one, or one whose backend went offline. Pure."""
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from backends.states import LEFT_RUNNING, BackendState, BackendStatus
-from jobgroups.domain.text import clock_time, sentence
+from jobgroups.domain.text import clock_time, first_of, pluralize, sentence
 
 _ENDINGS: Final = {1: "st", 2: "nd", 3: "rd"}
 
@@ -43,14 +39,16 @@ class QueuedChild:
 
     #: Of its current attempt; None: it was not sent yet.
     state: str | None = None
+    #: Names of the input files that the Director puts on the backend before it sends the prompt.
+    input_files: Sequence[str] = ()
     #: Its place among what waits for its backend and was not sent, from 1; None: not known.
     queue_position: int | None = None
     #: It is not sent before this time.
     not_before: dt.datetime | None = None
     #: The backend at which an older attempt of it is still being stopped, "" if none is.
     stopping_at: str = ""
-    #: Whether that is because a person moved it.
-    is_moved: bool = False
+    #: Whether that is a removal from the queue, for a move or a recall.
+    is_removed: bool = False
     #: Whether its group lets it go to another backend.
     goes_elsewhere: bool = False
     #: When it ends as a timeout if it still waits; None: not known.
@@ -60,25 +58,36 @@ class QueuedChild:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolLine:
+    """What is known of the candidates of a job of the pool."""
+
+    #: The backends that work and can take it.
+    workers: Sequence[str]
+    #: Candidates that cannot take it now.
+    held: Sequence[QueueBackend] = ()
+    #: Why candidates can never take it, as sentences: one for all with the same reason.
+    unfit: Sequence[str] = ()
+    #: When it fails if no candidate can take it until then; None: a candidate may.
+    gives_up_at: dt.datetime | None = None
+    #: For which backend its next job waits, as a clause; empty: that is not known.
+    next_free: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunningNow:
     """What is known of a running child whose backend does not answer."""
 
-    #: When its time is up.
-    time_is_up: dt.datetime
+    #: When its time is up; None: its run has no limit.
+    time_is_up: dt.datetime | None
+    #: Seconds without an event after which its time is up, too.
+    stall_seconds: int | None = None
     #: Whether its group has it retried on another backend, and again at all.
     goes_elsewhere: bool = False
     is_retried: bool = False
 
 
 def waiting_reason(child: QueuedChild, backend: QueueBackend | None, *, now: dt.datetime, runner_alive: bool) -> str:
-    """Return the sentence.
-
-    Args:
-        child: what waits.
-        backend: what it waits for; None: it is no longer registered.
-        now: the moment of the snapshot.
-        runner_alive: whether anybody would send it.
-    """
+    """Return the sentence for a child that waits for a backend; None: that is no longer registered."""
     if not runner_alive:
         return "No runner is alive to send it."
     if backend is None:
@@ -88,10 +97,46 @@ def waiting_reason(child: QueuedChild, backend: QueueBackend | None, *, now: dt.
     if child.stopping_at:
         # At the backend that it waits for, what keeps that from answering keeps it from being stopped.
         held = _held(child, backend, now) if child.stopping_at == backend.backend_id else None
-        if child.is_moved:
-            return held or f"Its prompt is being removed from the queue of {child.stopping_at}."
-        return held or f"Its attempt at {child.stopping_at} is still being stopped."
-    return _held(child, backend, now) or _in_line(child, backend, now)
+        return held or _stopping(child)
+    name = backend.backend_id
+    held = _held(child, backend, now)
+    return held or _in_line(child, f" on {name}", f"{name}{_others(backend)}", now)
+
+
+def _stopping(child: QueuedChild) -> str:
+    if child.is_removed:
+        return f"Its prompt is being removed from the queue of {child.stopping_at}."
+    return f"Its attempt at {child.stopping_at} is still being stopped."
+
+
+def pool_reason(child: QueuedChild, line: PoolLine, *, now: dt.datetime, runner_alive: bool) -> str:
+    """Return the sentence for a job of the pool that no backend has claimed.
+
+    Its ``queue_position`` counts the jobs that its candidates take before it.
+    """
+    if not runner_alive:
+        return "No runner is alive to send it."
+    if child.stopping_at:
+        return _stopping(child)
+    if not line.workers:
+        return _no_worker(child, line, now)
+    one, count = line.workers[0], len(line.workers)
+    said = _in_line(child, "", one if count == 1 else f"any of {count} backends", now)
+    is_due = child.not_before is None or child.not_before <= now
+    return f"{said.rstrip('.')}; {line.next_free}." if line.next_free and is_due else said
+
+
+#: Reasons that are given.
+_MOST_SHOWN: Final = 3
+
+
+def _no_worker(child: QueuedChild, line: PoolLine, now: dt.datetime) -> str:
+    held = [_held(child, backend, now) or "" for backend in line.held]
+    reasons = [reason for reason in (*held, *line.unfit) if reason]
+    shown = reasons[:_MOST_SHOWN] or ["None of its candidates is registered."]
+    if len(reasons) > len(shown):
+        shown.append(f"{pluralize(len(reasons) - len(shown), 'more reason', 'more reasons')}.")
+    return f"No backend can take it now. {' '.join(shown)}{_given_up(line.gives_up_at, now)}"
 
 
 def offline_reason(child: RunningNow, backend: QueueBackend, *, now: dt.datetime) -> str:
@@ -100,8 +145,10 @@ def offline_reason(child: RunningNow, backend: QueueBackend, *, now: dt.datetime
     ends: list[str] = []
     if child.goes_elsewhere:
         ends.append(_moves(backend, backend.away_since, now))
-    if child.time_is_up > now:
-        what = "Retried" if child.is_retried else "Fails"
+    what = "Retried" if child.is_retried else "Fails"
+    if child.stall_seconds is not None:
+        ends.append(f"{what} {child.stall_seconds} s after its last event if the backend does not answer by then.")
+    if child.time_is_up is not None and child.time_is_up > now:
         at = clock_time(child.time_is_up, now)
         ends.append(f"{what} at {at} if the backend does not answer by then.")
     return " ".join([_since(backend, backend.away_since, now), *ends])
@@ -110,24 +157,19 @@ def offline_reason(child: RunningNow, backend: QueueBackend, *, now: dt.datetime
 def left_running(attempt_state: str, status_reason: str, *, stopping: bool) -> str:
     """Return why an attempt's prompt still renders although it is to be stopped, ``""`` if it does not.
 
-    One prompt runs at a backend at a time, so that the backend's reason is the attempt's.
-
-    Args:
-        attempt_state: of the attempt.
-        status_reason: of its backend, as a runner last stored it.
-        stopping: whether the attempt is to be stopped and has not ended.
+    One prompt runs at a backend at a time, so that the ``status_reason`` of the backend is the attempt's.
     """
     if not stopping or attempt_state != "running" or not status_reason.startswith(LEFT_RUNNING):
         return ""
     return f"It still renders: {status_reason.removeprefix(LEFT_RUNNING).rstrip('.')}."
 
 
-def _in_line(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str:
+def _in_line(child: QueuedChild, on: str, backends: str, now: dt.datetime) -> str:
     if child.not_before is not None and child.not_before > now:
-        return f"Tried again on {backend.backend_id} at {clock_time(child.not_before, now)}."
+        return f"Tried again{on} at {clock_time(child.not_before, now)}."
     if child.queue_position is None:
-        return f"Waits for {backend.backend_id}{_others(backend)}."
-    return f"{_ordinal(child.queue_position)} in line for {backend.backend_id}{_others(backend)}."
+        return f"Waits for {backends}."
+    return f"{_ordinal(child.queue_position)} in line for {backends}."
 
 
 def _sent(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str:
@@ -139,17 +181,21 @@ def _sent(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str:
     if child.partly_refused:
         return f"{name} refused a part of the workflow; the rest is being stopped."
     if state == "intent":
-        return f"Being sent to {name}."
+        return f"Being sent to {name}.{_copied_first(child.input_files)}"
     if state == "uncertain":
         return f"{name} has not confirmed that it took this job; looking whether it has it."
     return f"In the queue of {name}{_others(backend)}."
 
 
-def _held(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str | None:
-    """Return what keeps the backend from being sent anything, None where nothing does.
+def _copied_first(files: Sequence[str]) -> str:
+    if not files:
+        return ""
+    what = "Its input file is" if len(files) == 1 else "Its input files are"
+    return f" {what} copied there first: {first_of(files)}."
 
-    What was said of it comes first: it may be away besides.
-    """
+
+def _held(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str | None:
+    """Return what keeps the backend from being sent anything, None where nothing does."""
     name, status = backend.backend_id, backend.status
     why = f": {status.reason.rstrip('.')}" if status.reason else ""
     match status.state:
@@ -183,10 +229,13 @@ def _unseen(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str 
 
 
 def _away(backend: QueueBackend, since: dt.datetime, now: dt.datetime, *, moves: bool) -> str:
-    gives_up_at = since + backend.give_up_after
     move = f" {_moves(backend, since, now)}" if moves else ""
-    end = f" Given up at {clock_time(gives_up_at, now)}." if gives_up_at > now else ""
+    end = _given_up(since + backend.give_up_after, now)
     return f"{_since(backend, since, now)}{move}{end}"
+
+
+def _given_up(at: dt.datetime | None, now: dt.datetime) -> str:
+    return f" Given up at {clock_time(at, now)}." if at is not None and at > now else ""
 
 
 def _moves(backend: QueueBackend, since: dt.datetime, now: dt.datetime) -> str:
@@ -213,7 +262,7 @@ def _quarantine_end(backend: QueueBackend, now: dt.datetime) -> str:
     if since is None or until is None:
         return ""
     gives_up_at = since + backend.give_up_after
-    return f" Given up at {clock_time(gives_up_at, now)}." if now < gives_up_at < until else ""
+    return _given_up(gives_up_at, now) if gives_up_at < until else ""
 
 
 def _elsewhere(child: QueuedChild) -> str:

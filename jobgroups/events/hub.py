@@ -1,15 +1,12 @@
 """Publish/subscribe hub: delivers committed events to every socket that is subscribed to the group.
 
 Each process joins a group once and copies its messages to a bounded queue per socket. A message reaches the
-sockets of its own process directly, and other processes through the channel layer (Redis), if there is one.
-Redis can lose messages, and messages of two processes can arrive out of order. A socket that detects a gap
-reads the events from the database, and a timer compares the ``seq`` of each subscribed group every 2 s.
+sockets of its own process directly, and other processes through the channel layer (Redis), which can lose and
+reorder messages: a timer compares the ``seq`` of each subscribed group every 2 s.
 
 Previews are large and may be lost, so they are published only while a socket is subscribed to them. For a
 socket in another process, that process announces its interest every 2 s; it expires after 6 s.
 """
-
-from __future__ import annotations
 
 import asyncio
 import logging
@@ -18,6 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
+import msgspec
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.db import Error as DatabaseError
@@ -32,25 +30,8 @@ from jobgroups.events.messages import (
     ReplacedFrame,
     SeqHint,
     StarFrame,
-    deserialize,
-    serialize,
 )
 from jobgroups.events.relay import CALL_SECONDS, LayerRelay
-
-__all__ = [
-    "Entry",
-    "EventFrame",
-    "Hub",
-    "Message",
-    "PreviewFrame",
-    "ProgressFrame",
-    "ReadSeqs",
-    "ReplacedFrame",
-    "SeqHint",
-    "StarFrame",
-    "Subscription",
-    "hub",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +63,8 @@ def _layer_group(group_id: str) -> str:
 class Subscription:
     """The queue of one socket. The hub writes it and the socket's writer reads it, in one event loop.
 
-    Args:
-        group_id: the group.
-        on_overflow: called once when the queue is full. All queued and later entries are dropped.
-        previews: whether previews are delivered.
-        stars_only: whether only stars and marks of replaced files are delivered.
+    ``on_overflow`` is called once when the queue is full: all queued and later entries are dropped. With ``stars_only``
+    only stars and marks of replaced files are delivered.
     """
 
     def __init__(
@@ -168,8 +146,8 @@ class _Channel:
             self._put(event)
         for star in message.stars:
             self._put(star)
-        for replaced in message.replaced:
-            self._put(replaced)
+        for child_id in message.replaced:
+            self._put(ReplacedFrame(child_id))
 
     def _track(self, event: EventFrame) -> None:
         # An event that arrives late does not describe the child's present state.
@@ -227,11 +205,9 @@ class Hub:
         self._interest: dict[str, float] = {}
 
     def bind(self, loop: asyncio.AbstractEventLoop, *, read_seqs: ReadSeqs) -> None:
-        """Attach the hub to the running event loop. Another loop resets the hub.
+        """Attach the hub to the running event loop, that of the sockets and the runner. Another loop resets the hub.
 
-        Args:
-            loop: the loop of the sockets and the runner.
-            read_seqs: returns the stored ``seq`` of each group id.
+        ``read_seqs`` returns the stored ``seq`` of each group id.
         """
         if self._loop is loop:
             return
@@ -261,19 +237,13 @@ class Hub:
         if relay is not None:
             await relay.aclose()
 
-    # --- publishing -------------------------------------------------------------------------------
-
     def publish(self, message: Message) -> None:
         """Publish committed events or progress. Thread-safe; does not block."""
         if not self._in_loop(self._deliver, message):
-            self._publish_unbound(_layer_group(message.group_id), serialize(message))
+            self._publish_unbound(_layer_group(message.group_id), msgspec.to_builtins(message))
 
     def notify_runners(self, *, work_only: bool = False) -> None:
-        """Notify every runner that there may be work.
-
-        Args:
-            work_only: whether no backend has changed: a new group, a cancel, a retry.
-        """
+        """Notify every runner that there may be work; ``work_only``: no backend has changed."""
         form = _WAKE_WORK_ONLY if work_only else _WAKE
         if not self._in_loop(self._notify_all_runners, form):
             self._publish_unbound(_RUNNERS, form)
@@ -308,7 +278,7 @@ class Hub:
         if message.events or message.stars or message.replaced:
             # Later progress must follow this message.
             self._latest.pop(message.group_id, None)
-            self._relay.send(_layer_group(message.group_id), serialize(message))
+            self._relay.send(_layer_group(message.group_id), msgspec.to_builtins(message))
         else:
             self._send_latest(message, self._relay)
 
@@ -329,7 +299,8 @@ class Hub:
     def _serialize_latest(self, group_id: str, latest: LatestFrames) -> dict[str, Any]:
         if self._latest.get(group_id) is latest:
             del self._latest[group_id]
-        return serialize(latest.message())
+        form: dict[str, Any] = msgspec.to_builtins(latest.message())
+        return form
 
     def _broadcast(self, message: Message) -> None:
         if message.group_id in self._channels:
@@ -350,9 +321,7 @@ class Hub:
         elif form["type"] == _INTEREST:
             self._note_interest(form["group"])
         else:
-            self._broadcast(deserialize(form))
-
-    # --- subscribing ------------------------------------------------------------------------------
+            self._broadcast(msgspec.convert(form, Message))
 
     async def subscribe(
         self,
@@ -396,10 +365,7 @@ class Hub:
             await self._relay.join(_RUNNERS)
 
     def remove_runner_listener(self, callback: RunnerCallback) -> None:
-        """Remove a callback."""
         self._runner_callbacks.discard(callback)
-
-    # --- previews ---------------------------------------------------------------------------------
 
     def wants_previews(self, group_id: str) -> bool:
         """Return whether a socket of any process is subscribed to the group's previews."""
@@ -422,8 +388,6 @@ class Hub:
         if self._relay is not None:
             for group_id in group_ids:
                 self._relay.send(_RUNNERS, {"type": _INTEREST, "group": group_id})
-
-    # --- missed events ----------------------------------------------------------------------------
 
     async def _poll_missed_events(self) -> None:
         """Every 2 s, send a hint to the sockets of groups whose log has undelivered events."""

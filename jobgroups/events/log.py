@@ -3,10 +3,8 @@
 No other module creates events.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from django.db import connection, transaction
@@ -14,9 +12,10 @@ from django.db import connection, transaction
 from jobgroups.database.statements import insert
 from jobgroups.domain.clock import iso, iso_or_none, now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.events.hub import EventFrame, Message, ReplacedFrame, StarFrame, hub
+from jobgroups.events.hub import hub
+from jobgroups.events.messages import EventFrame, Message, StarFrame
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
-from jobgroups.serializers import serialize_child, serialize_result, truncate, truncate_to_frame
+from jobgroups.serializers import serialize_child, serialize_result, shown_backend, truncate, truncate_to_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +30,8 @@ class NewEvent:
 
 def group_created(group: JobGroup) -> NewEvent:
     """The group was submitted; always its event 1."""
-    return NewEvent(
-        "group_created", {"job_group_id": group.id, "total": group.total_count, "created_at": iso(group.created_at)}
-    )
+    fields = {"total": group.total_count, "created_at": iso(group.created_at)}
+    return NewEvent("group_created", {"job_group_id": group.id, **fields})
 
 
 def group_started(group: JobGroup) -> NewEvent:
@@ -55,7 +53,7 @@ def group_reopened(group: JobGroup, children: Sequence[ChildJob], *, by: str = "
         {
             "job_group_id": group.id,
             "job_ids": [child.id for child in children],
-            "backend_ids": [child.backend_id or "" for child in children],
+            "backend_ids": [shown_backend(child) for child in children],
             "reopened_at": iso(children[0].queued_at),
             "requested_by": by or A_PERSON,
         },
@@ -84,85 +82,62 @@ def child_retrying(
 ) -> NewEvent:
     """The child waits for another attempt: by its group's policy, or because a user retried or moved it.
 
-    Args:
-        child: the queued child, assigned to its next backend.
-        previous_backend_id: the backend at which it failed, or which could not take it.
-        failure_class: of the failed attempt, or of the condition of the previous backend; None if that is
-            paused, drained or quarantined.
-        reason: a sentence for users.
-        requested_by: the user who retried or moved it; None for the group's policy.
+    ``child`` is queued, assigned to its next backend. ``previous_backend_id`` is the backend at which it failed, or
+    which could not take it. ``failure_class`` is None if that is paused, drained or quarantined. ``requested_by`` is
+    the user who retried or moved the child; None for the group's policy.
     """
-    return NewEvent(
-        "child_retrying",
-        {
-            "job_id": child.id,
-            "backend_id": previous_backend_id,
-            "seed": child.seed,
-            "attempt": child.attempt_count,
-            "failure_class": failure_class,
-            "reason": truncate(reason),
-            "next_backend_id": child.backend_id or "",
-            "not_before": iso_or_none(child.not_before),
-            "queued_at": iso(child.queued_at),
-            "requested_by": requested_by,
-        },
-        child_id=child.id,
-    )
+    fields = {
+        "job_id": child.id,
+        "backend_id": previous_backend_id,
+        "seed": child.seed,
+        "attempt": child.attempt_count,
+        "failure_class": failure_class,
+        "reason": truncate(reason),
+        "next_backend_id": shown_backend(child),
+        "not_before": iso_or_none(child.not_before),
+        "queued_at": iso(child.queued_at),
+        "requested_by": requested_by,
+    }
+    return NewEvent("child_retrying", fields, child_id=child.id)
 
 
 def child_completed(child: ChildJob) -> NewEvent:
-    """The child has completed."""
-    assert child.completed_at is not None  # noqa: S101 the caller has just set it
     shape = serialize_child(child)
-    return _of_child(
-        child,
-        "child_completed",
-        is_final=True,
-        seed=child.seed,
-        outputs=shape["outputs"],
-        warnings=shape["warnings"],
-        completed_at=iso(child.completed_at),
-    )
+    fields = {name: shape[name] for name in ("outputs", "warnings", "outputs_reused")}
+    return _end_of_child(child, "child_completed", "completed_at", **fields)
 
 
 def child_failed(child: ChildJob) -> NewEvent:
     """The child failed; ``error`` is ComfyUI's message, or the Director's if ComfyUI has none."""
-    assert child.completed_at is not None  # noqa: S101 the caller has just set it
-    return _of_child(
+    return _end_of_child(
         child,
         "child_failed",
-        is_final=True,
-        seed=child.seed,
+        "failed_at",
         attempt=child.attempt_count,
         error=truncate(child.error_message),
         error_type=child.error_type,
         failure_class=child.failure_class or None,
         error_details=_truncate_texts(serialize_child(child)["error_details"]),
-        failed_at=iso(child.completed_at),
     )
 
 
-def child_timeout(child: ChildJob, timeout_seconds: int) -> NewEvent:
-    """The child exceeded its timeout."""
-    assert child.completed_at is not None  # noqa: S101 the caller has just set it
-    return _of_child(
+def child_timeout(child: ChildJob, timeout_seconds: int | None) -> NewEvent:
+    """The child exceeded its timeout, ran without an event for too long, or was queued for too long."""
+    return _end_of_child(
         child,
         "child_timeout",
-        is_final=True,
-        seed=child.seed,
+        "timed_out_at",
         attempt=child.attempt_count,
         timeout_seconds=timeout_seconds,
         error=child.error_message,
         failure_class=child.failure_class or None,
         error_details=serialize_child(child)["error_details"],
-        timed_out_at=iso(child.completed_at),
     )
 
 
 def child_cancelled(child: ChildJob) -> NewEvent:
     """A user cancelled the child or its group."""
-    assert child.completed_at is not None  # noqa: S101 the caller has just set it
-    return _of_child(child, "child_cancelled", is_final=True, seed=child.seed, cancelled_at=iso(child.completed_at))
+    return _end_of_child(child, "child_cancelled", "cancelled_at")
 
 
 def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
@@ -176,7 +151,7 @@ def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
             "succeeded": group.completed_count,
             "failed": group.failed_count,
             "cancelled": group.cancelled_count,
-            "completed_at": None if group.completed_at is None else iso(group.completed_at),
+            "completed_at": iso_or_none(group.completed_at),
             "results": [serialize_result(child) for child in children],
         },
     )
@@ -189,9 +164,7 @@ _SET_SEQ: Final = f"UPDATE {JobGroup._meta.db_table} SET seq = %s WHERE id = %s"
 def append_events(group: JobGroup, new: Sequence[NewEvent]) -> None:
     """Number the events, store them, and publish them as one message after the commit.
 
-    Args:
-        group: the group's row, locked by the caller's transaction. Its ``seq`` is increased.
-        new: the events, in order.
+    The caller's transaction has locked the group's row, whose ``seq`` is increased.
     """
     assert connection.in_atomic_block, "events are rows of their transaction"  # noqa: S101
     moment = now()
@@ -223,7 +196,7 @@ def publish_star(group_id: str, job_id: str, *, starred: bool) -> None:
 
 def publish_replaced(group_id: str, job_id: str) -> None:
     """Notify the pages that show a child that a file of it was replaced. Not an event."""
-    publish_on_commit(Message(group_id=group_id, replaced=(ReplacedFrame(job_id),)))
+    publish_on_commit(Message(group_id=group_id, replaced=(job_id,)))
 
 
 def publish_on_commit(message: Message) -> None:
@@ -236,11 +209,7 @@ def publish_on_commit(message: Message) -> None:
 
 
 def notify_runners_on_commit(*, work_only: bool = False) -> None:
-    """Notify every runner after the commit of the caller's transaction.
-
-    Args:
-        work_only: whether no backend has changed: a new group, a cancel, a retry.
-    """
+    """Notify every runner after the commit of the caller's transaction; ``work_only``: no backend has changed."""
 
     def notify() -> None:
         hub.notify_runners(work_only=work_only)
@@ -261,9 +230,16 @@ def _frame(event: NewEvent, seq: int, run: int) -> str:
     return truncate_to_frame(frame, ("error_details", "outputs", "warnings", "backend_ids", "job_ids"))
 
 
-def _of_child(child: ChildJob, kind: str, *, is_final: bool = False, **fields: Any) -> NewEvent:
-    named = {"job_id": child.id, "backend_id": child.backend_id or "", **fields}
-    return NewEvent(kind, named, child_id=child.id, is_final=is_final)
+def _of_child(child: ChildJob, kind: str, **fields: Any) -> NewEvent:
+    named = {"job_id": child.id, "backend_id": shown_backend(child), **fields}
+    return NewEvent(kind, named, child_id=child.id)
+
+
+def _end_of_child(child: ChildJob, kind: str, ended_at: str, **fields: Any) -> NewEvent:
+    """Return the event of a final child; ``ended_at`` is the name of the time."""
+    assert child.completed_at is not None  # noqa: S101 the caller has just set it
+    fields |= {ended_at: iso(child.completed_at)}
+    return replace(_of_child(child, kind, seed=child.seed, **fields), is_final=True)
 
 
 def _truncate_texts(value: Any) -> Any:

@@ -1,14 +1,13 @@
-"""Messages of the hub: frames of one group as text, and their form on the channel layer."""
+"""Messages of the hub: frames of one group as text.
 
-from __future__ import annotations
+``msgspec`` gives them their form on the channel layer: frames are arrays. A field that is added needs a default, since
+a process of an earlier version may send the message.
+"""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class EventFrame:
+class EventFrame(msgspec.Struct, frozen=True, array_like=True):
     """A committed state event, ready to send."""
 
     seq: int
@@ -18,51 +17,40 @@ class EventFrame:
     is_final: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ProgressFrame:
-    """The newest progress of a child, ready to send. Never stored.
-
-    Attributes:
-        attempt: the number that the attempt's ``child_started`` carries.
-        percent: 0.0 … 100.0.
-    """
+class ProgressFrame(msgspec.Struct, frozen=True, array_like=True):
+    """The newest progress of a child, ready to send. Never stored."""
 
     child_id: str
+    #: The number that the attempt's ``child_started`` carries.
     attempt: int
+    #: 0.0 … 100.0.
     percent: float
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class PreviewFrame:
-    """The newest preview image of a running child, ready to send. Never stored.
-
-    Attributes:
-        attempt: the number that the attempt's ``child_started`` carries.
-    """
+class PreviewFrame(msgspec.Struct, frozen=True, array_like=True):
+    """The newest preview image of a running child, ready to send. Never stored."""
 
     child_id: str
+    #: As of :class:`ProgressFrame`.
     attempt: int
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class StarFrame:
+class StarFrame(msgspec.Struct, frozen=True, array_like=True):
     """A child was starred or unstarred. Not an event; only pages use it."""
 
     child_id: str
     starred: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ReplacedFrame:
+class ReplacedFrame(msgspec.Struct, frozen=True):
     """A file of a child was replaced at its backend. Not an event; only pages use it."""
 
     child_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class SeqHint:
+class SeqHint(msgspec.Struct, frozen=True):
     """The group's log has reached ``seq``. A socket that has not sent it yet reads the events."""
 
     seq: int
@@ -71,16 +59,16 @@ class SeqHint:
 Entry = EventFrame | ProgressFrame | PreviewFrame | StarFrame | ReplacedFrame | SeqHint
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, tag_field="type", tag="hub.message"):
     """Frames of one group: the events of one transaction, progress, previews, or marks for pages."""
 
-    group_id: str
+    group_id: str = msgspec.field(name="group")
     events: tuple[EventFrame, ...] = ()
     progress: tuple[ProgressFrame, ...] = ()
     previews: tuple[PreviewFrame, ...] = ()
     stars: tuple[StarFrame, ...] = ()
-    replaced: tuple[ReplacedFrame, ...] = ()
+    #: Children of which a file was replaced.
+    replaced: tuple[str, ...] = ()
 
 
 class LatestFrames:
@@ -92,45 +80,8 @@ class LatestFrames:
         self._previews: dict[str, PreviewFrame] = {}
 
     def add(self, message: Message) -> None:
-        """Replace each child's frame by the newer one."""
         self._progress |= {frame.child_id: frame for frame in message.progress}
         self._previews |= {frame.child_id: frame for frame in message.previews}
 
     def message(self) -> Message:
-        """Return all frames as one message."""
         return Message(self._group_id, progress=tuple(self._progress.values()), previews=tuple(self._previews.values()))
-
-
-def serialize(message: Message) -> dict[str, Any]:
-    """Return the message in the form of the channel layer: strings, numbers, lists."""
-    return {
-        "type": "hub.message",
-        "group": message.group_id,
-        "events": [[e.seq, e.text, e.child_id, e.is_final] for e in message.events],
-        "progress": [[p.child_id, p.attempt, p.percent, p.text] for p in message.progress],
-        "previews": [[p.child_id, p.attempt, p.text] for p in message.previews],
-        "stars": [[s.child_id, s.starred] for s in message.stars],
-        "replaced": [one.child_id for one in message.replaced],
-    }
-
-
-def deserialize(form: Mapping[str, Any]) -> Message:
-    """Return the message of a form that :func:`serialize` returned.
-
-    Raises:
-        KeyError, TypeError: the form is of an incompatible version of the Director.
-    """
-    events: Iterable[Any] = form["events"]
-    progress: Iterable[Any] = form["progress"]
-    # Earlier versions send no previews, stars or replaced files.
-    previews: Iterable[Any] = form.get("previews", ())
-    stars: Iterable[Any] = form.get("stars", ())
-    replaced: Iterable[Any] = form.get("replaced", ())
-    return Message(
-        group_id=form["group"],
-        events=tuple(EventFrame(*event) for event in events),
-        progress=tuple(ProgressFrame(*frame) for frame in progress),
-        previews=tuple(PreviewFrame(*frame) for frame in previews),
-        stars=tuple(StarFrame(*star) for star in stars),
-        replaced=tuple(ReplacedFrame(child_id) for child_id in replaced),
-    )

@@ -4,8 +4,6 @@ The layer may be unavailable at any time. Then no method raises or waits longer 
 dropped; sockets read missed events from the database (see ``jobgroups.events.hub``).
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import uuid
@@ -27,9 +25,8 @@ Form = Mapping[str, Any]
 class LayerRelay:
     """Joins groups of the layer, sends messages to them and receives messages. All in one event loop.
 
-    Args:
-        layer: a channel layer with groups; in practice the Redis pub/sub one.
-        on_message: called in the loop with each message of another process.
+    ``layer`` is a channel layer with groups; in practice the Redis pub/sub one. ``on_message`` is called in the loop
+    with each message of another process.
     """
 
     def __init__(self, layer: Any, on_message: Callable[[Form], None]) -> None:
@@ -59,7 +56,6 @@ class LayerRelay:
         await self._layer.group_add(group, await self._own_channel())
 
     async def leave(self, group: str) -> None:
-        """Stop receiving the messages of a group."""
         was_joined = group in self._joined
         self._wanted.discard(group)
         self._joined.discard(group)
@@ -102,7 +98,6 @@ class LayerRelay:
             make()
 
     async def run_receiving(self) -> None:
-        """Receive messages until cancelled."""
         while True:
             try:
                 form = await self._layer.receive(await self._own_channel())
@@ -134,9 +129,8 @@ class LayerRelay:
     async def _attempt_call(self, call: Awaitable[Any], *, reaches_it: bool = True) -> bool:
         """Await a call to the layer and return whether it succeeded.
 
-        Args:
-            reaches_it: whether success proves that the layer is available. Leaving a group that was not
-                joined and closing connections succeed without it.
+        ``reaches_it``: success proves that the layer is available. Leaving a group that was not joined and closing
+        connections succeed without it.
         """
         try:
             async with asyncio.timeout(CALL_SECONDS):

@@ -1,7 +1,5 @@
 """Outputs as a zip that is written while it is sent; no file is held completely on disk or in memory."""
 
-from __future__ import annotations
-
 import datetime as dt
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -54,14 +52,9 @@ async def iter_zip(
 ) -> AsyncIterator[bytes]:
     """Yield a zip of the files without compression: images and videos are compressed already.
 
-    A file that is gone, or whose backend is offline, is listed in ``MISSING.txt`` instead.
-
-    Args:
-        files: the files in order.
-        replaced: called with each file that a later job has replaced.
-
-    Raises:
-        BackendAway: a backend went offline in the middle of a file; the zip is incomplete.
+    A file that is gone, or whose backend is offline, is listed in ``MISSING.txt`` instead. ``replaced`` is called with
+    each file that a later job has replaced. Raises ``BackendAway`` if a backend goes offline in the middle of a file;
+    the zip is incomplete then.
     """
     sink, missing = _Sink(), list[str]()
     away: set[str] = set()

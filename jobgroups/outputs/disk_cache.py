@@ -1,7 +1,5 @@
 """Least-recently-used cache of files on disk with a limit in bytes."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -20,9 +18,7 @@ _ENTRY_BYTES: Final = 512
 class DiskCache:
     """Files by name in a folder. Thread-safe; several processes may share the folder.
 
-    Args:
-        folder: created with the first file.
-        limit_bytes: the limit of all files together.
+    The folder is created with the first file. ``limit_bytes`` is the limit of all files together.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -63,12 +59,12 @@ class DiskCache:
 
     def _count(self, added: int) -> None:
         with self._lock:
-            self._filled = self._measured() if self._filled is None else self._filled + added
+            if self._filled is None:
+                self._filled = sum(size for _, size, _ in self._entries())
+            else:
+                self._filled += added
             if self._filled > self._limit:
                 self._filled = self._clear()
-
-    def _measured(self) -> int:
-        return sum(size for _, size, _ in self._entries())
 
     def _entries(self) -> list[tuple[int, int, Path]]:
         found = []

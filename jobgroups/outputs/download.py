@@ -1,6 +1,4 @@
-"""Opens a file at its backend. The only way from a request to the files of a registered ComfyUI."""
-
-from __future__ import annotations
+"""Opens a file in the storage, else at its backend: the only way to the files of a registered ComfyUI."""
 
 import contextlib
 import datetime as dt
@@ -12,6 +10,7 @@ from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.comfyui.exchange import StreamedAnswer, Timeouts
 from jobgroups.domain.clock import now
 from jobgroups.errors import BackendAway, OutputGone, OutputReplaced
+from jobgroups.outputs.stored import StoredAnswer, open_stored
 from jobgroups.queries.outputs import OutputFile
 
 #: Short: a user waits for the answer.
@@ -28,30 +27,36 @@ _GONE: Final = frozenset({400, 403, 404})
 
 @contextlib.asynccontextmanager
 async def open_file(
-    file: OutputFile, *, headers: Mapping[str, str] | None = None, max_bytes: int | None = None
-) -> AsyncIterator[StreamedAnswer]:
-    """Open a file at its backend; the status is 200, 206, 304 or 416.
+    file: OutputFile,
+    *,
+    headers: Mapping[str, str] | None = None,
+    max_bytes: int | None = None,
+    client: ComfyClient | None = None,
+) -> AsyncIterator[StreamedAnswer | StoredAnswer]:
+    """Open a file. A stored one is whole; of a backend's answer the status is 200, 206, 304 or 416.
 
     Args:
-        headers: ``Range``, ``If-None-Match`` and similar ones.
+        headers: ``Range``, ``If-None-Match`` and similar ones, for the backend.
         max_bytes: the maximum length of the body, None for any.
+        client: of :func:`client_of` for this backend; None: a new one.
 
     Raises:
-        OutputGone: the backend does not have the file.
+        OutputGone: the backend does not have the file, or is not registered any more.
         OutputReplaced: a later job has written another file with this name.
         BackendAway: the backend does not answer, or not like a ComfyUI.
         AnswerTooLarge: the body is longer than ``max_bytes``.
     """
+    if file.stored is not None:
+        if max_bytes is not None and file.stored.size_bytes > max_bytes:
+            raise AnswerTooLarge(f"The stored file has more than {max_bytes} bytes.", path=file.filename)
+        async with open_stored(file.stored) as kept:
+            yield kept
+        return
     if file.replaced:
         raise OutputReplaced(file.filename, file.backend_id)
     try:
-        client = ComfyClient(file.url, headers=file.headers, timeouts=_TIMEOUTS)
-    except ValueError as error:
-        # An earlier version accepted the address.
-        raise BackendAway(file.backend_id, str(error)) from error
-    try:
         async with (
-            client as comfy,
+            contextlib.nullcontext(client) if client is not None else client_of(file) as comfy,
             comfy.view(
                 file.filename, subfolder=file.subfolder, type=file.kind, headers=headers, max_bytes=max_bytes
             ) as answer,
@@ -65,6 +70,17 @@ async def open_file(
         raise
     except BackendError as error:
         raise BackendAway(file.backend_id, error.detail) from error
+
+
+def client_of(file: OutputFile) -> ComfyClient:
+    """Return a client of a file's backend; raise ``OutputGone`` or ``BackendAway`` if it has no usable address."""
+    if not file.url:
+        raise OutputGone("Its backend is not registered any more.")
+    try:
+        return ComfyClient(file.url, headers=file.headers, timeouts=_TIMEOUTS)
+    except ValueError as error:
+        # An earlier version accepted the address.
+        raise BackendAway(file.backend_id, str(error)) from error
 
 
 def _is_younger(file: OutputFile, answer: StreamedAnswer) -> bool:
@@ -87,14 +103,19 @@ def _is_younger(file: OutputFile, answer: StreamedAnswer) -> bool:
 async def iter_chunks(file: OutputFile, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """Yield a file in chunks of some megabytes. The caller reads it to the end or closes it.
 
-    Raises:
-        OutputGone, BackendAway, AnswerTooLarge: as :func:`open_file`.
+    Raises the errors of :func:`open_file`.
     """
-    chunk = bytearray()
     async with open_file(file, max_bytes=max_bytes) as answer:
-        async for part in answer.chunks():
-            chunk += part
-            if len(chunk) >= _CHUNK:
-                yield bytes(chunk)
-                chunk.clear()
-    yield bytes(chunk)
+        async for chunk in joined(answer.chunks(), _CHUNK):
+            yield bytes(chunk)
+
+
+async def joined(parts: AsyncIterator[bytes], size: int) -> AsyncGenerator[bytearray, None]:
+    """Yield the parts joined to chunks of at least ``size`` bytes; the last one may be smaller."""
+    chunk = bytearray()
+    async for part in parts:
+        chunk += part
+        if len(chunk) >= size:
+            yield chunk
+            chunk = bytearray()
+    yield chunk

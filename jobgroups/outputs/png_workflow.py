@@ -1,23 +1,18 @@
-"""Reads the workflow that ComfyUI writes into each PNG, from the chunks before the pixels."""
-
-from __future__ import annotations
+"""Reads what ComfyUI writes into each PNG before the pixels: the workflow, and the mark of the Director."""
 
 import io
 import json
 from typing import Any
 
-from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
-from jobgroups.errors import NoWorkflow
+from jobgroups.domain.outputs import MARK_KEY
+from jobgroups.errors import NoWorkflow, ProvenanceUnknown
 from jobgroups.workflow import FieldInvalid, check_text, check_workflow
 
 
 def workflow_in_png(content: bytes) -> dict[str, Any]:
-    """Return the API-format workflow in a PNG's ``prompt`` text chunk.
-
-    Raises:
-        NoWorkflow: it is not a PNG, or has no valid workflow.
-    """
+    """Return the API-format workflow in a PNG's ``prompt`` text chunk, or raise ``NoWorkflow``."""
     texts = _texts(content)
     if not isinstance(text := texts.get("prompt"), str):
         raise NoWorkflow(
@@ -36,11 +31,25 @@ def workflow_in_png(content: bytes) -> dict[str, Any]:
     return workflow
 
 
+def mark_in_png(content: bytes) -> dict[str, Any] | None:
+    """Return the mark that the Director had ComfyUI write into a PNG, None without one; it may be invented.
+
+    Raises ``ProvenanceUnknown`` if this is not the beginning of a PNG.
+    """
+    try:
+        mark = json.loads(str(_texts(content).get(MARK_KEY)))
+    except NoWorkflow:
+        raise ProvenanceUnknown("The file is not a PNG that can be read: no mark of a job can be in it.") from None
+    except (ValueError, RecursionError):
+        return None
+    return mark if isinstance(mark, dict) else None
+
+
 def _texts(content: bytes) -> dict[Any, Any]:
     try:
-        # Opening reads the chunks before the pixels. Pillow limits their length, also decompressed, and
-        # refuses impossible sizes.
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+        # The chunks before the pixels, of an image of any size: nothing is decoded. Pillow limits the length of the
+        # texts, also decompressed.
+        with PngImageFile(io.BytesIO(content)) as image:
             return dict(image.info)
     except Exception as error:
         # Pillow raises OSError, SyntaxError, ValueError, struct.error … for broken input.

@@ -1,7 +1,5 @@
 """Makes thumbnails of untrusted files within bounds of memory. Runs in a thread of its own."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import threading
@@ -45,13 +43,10 @@ class NotAnImage(Exception):
 
 
 def thumbnail(source: bytes | IO[bytes], width: int) -> bytes:
-    """Return a WebP with a width of at most ``width`` pixels, upright, never enlarged.
+    """Return a WebP with a width of at most ``width`` pixels, upright, never enlarged, or raise ``NotAnImage``.
 
-    The size in the header is checked before decoding: a few kilobytes can claim gigabytes of pixels. Decoding
-    takes little more than 4 bytes per pixel.
-
-    Raises:
-        NotAnImage: there is no thumbnail of this file.
+    The size in the header is checked before decoding: a few kilobytes can claim gigabytes of pixels. Decoding takes
+    little more than 4 bytes per pixel.
     """
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -59,6 +54,8 @@ def thumbnail(source: bytes | IO[bytes], width: int) -> bytes:
             return _encode(image, width)
     except NotAnImage:
         raise
+    except Image.DecompressionBombError:
+        raise NotAnImage("It has too many pixels.") from None
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, DecompressionBombError …
         # for broken input.
@@ -79,12 +76,9 @@ def _encode(image: Image.Image, width: int) -> bytes:
 
 
 def _upright(image: Image.Image, width: int) -> Image.Image:
-    turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    is_on_its_side = turn is not None and turn not in (
-        Image.Transpose.FLIP_LEFT_RIGHT,
-        Image.Transpose.FLIP_TOP_BOTTOM,
-        Image.Transpose.ROTATE_180,
-    )
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    turn = _UPRIGHT.get(orientation)
+    is_on_its_side = orientation in (5, 6, 7, 8)
     box = (width * _MAX_RATIO, width) if is_on_its_side else (width, width * _MAX_RATIO)
     scale = min(box[0] / image.width, box[1] / image.height, 1)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))

@@ -1,6 +1,4 @@
-"""Thumbnails of files: from the cache, or made once in one of a few threads for all concurrent requests."""
-
-from __future__ import annotations
+"""Thumbnails of images, and posters of videos: from the cache, or made once in one of a few threads for all concurrent requests."""
 
 import asyncio
 import contextlib
@@ -12,12 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Final, ParamSpec, TypeVar
 
+from django.conf import settings
+
 from backends.comfyui.errors import AnswerTooLarge
+from jobgroups.domain.media_types import media_kind
 from jobgroups.errors import BackendAway, NoThumbnail
 from jobgroups.outputs import download
 from jobgroups.outputs.disk_cache import DiskCache
+from jobgroups.outputs.posters import poster
 from jobgroups.outputs.resize import NotAnImage, thumbnail
 from jobgroups.queries.outputs import OutputFile
+from jobgroups.services.stored_files import local_path
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,12 +42,7 @@ _IN_MEMORY: Final = 16 * 2**20
 
 
 class Thumbnails:
-    """Makes and caches thumbnails.
-
-    Args:
-        folder, limit_bytes: of the cache.
-        max_source_bytes: the longest original that is downloaded.
-    """
+    """Makes and caches thumbnails; an original above ``max_source_bytes`` is not downloaded."""
 
     def __init__(self, folder: Path, *, limit_bytes: int, max_source_bytes: int) -> None:
         self._cache = DiskCache(folder, limit_bytes)
@@ -58,9 +56,7 @@ class Thumbnails:
     async def of(self, file: OutputFile, width: int) -> bytes:
         """Return a file's thumbnail as WebP. A cached one outlives the file.
 
-        Raises:
-            NoThumbnail: the file is not an image that can be decoded.
-            OutputGone, BackendAway: as ``download.iter_chunks``.
+        Raises ``NoThumbnail`` if the file is not an image or a video that can be decoded, and the errors of ``iter_chunks``.
         """
         name = f"{file.identity}-{width}.webp"
         kept = await self._in_thread(self._cache.get, name)
@@ -73,9 +69,12 @@ class Thumbnails:
             return kept if kept is not None else await self._create(file, width, name)
 
     async def _create(self, file: OutputFile, width: int, name: str) -> bytes:
+        draw = self._poster if media_kind(file.filename) == "video" else self._picture
+        if draw == self._poster and settings.FFMPEG is None:
+            raise NoThumbnail("The poster of a video needs ffmpeg, which the Director does not find.")
         async with self._source(file.backend_id, _FROM_ONE), self._source("", _FROM_ALL):
             try:
-                drawn = await self._render(file, width)
+                drawn = await draw(file, width)
             except AnswerTooLarge:
                 raise NoThumbnail("It is too large.") from None
             except NotAnImage as error:
@@ -83,15 +82,28 @@ class Thumbnails:
         await self._in_thread(self._cache.put, name, drawn)
         return drawn
 
+    async def _picture(self, file: OutputFile, width: int) -> bytes:
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as original:
+            await self._fetch(file, original)
+            return await self._render(thumbnail, original, width)
+
+    async def _poster(self, file: OutputFile, width: int) -> bytes:
+        # ffmpeg opens the video by its name: it reads the index, which may be at the end, and the first frame.
+        if file.stored is not None and (stored := await self._in_thread(local_path, file.stored.stored_name)):
+            return await self._render(poster, stored, width)
+        with tempfile.TemporaryDirectory(prefix="poster-", ignore_cleanup_errors=True) as folder:
+            path = Path(folder, "video")
+            with await self._in_thread(path.open, "wb") as original:
+                await self._fetch(file, original)
+            return await self._render(poster, path, width)
+
+    async def _render(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        call = partial(work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._renderers, call)
+
     def _source(self, backend_id: str, at_once: int) -> asyncio.Semaphore:
         key = (id(asyncio.get_running_loop()), backend_id)
         return self._sources.setdefault(key, asyncio.Semaphore(at_once))
-
-    async def _render(self, file: OutputFile, width: int) -> bytes:
-        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as original:
-            await self._fetch(file, original)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._renderers, thumbnail, original, width)
 
     async def _fetch(self, file: OutputFile, original: IO[bytes]) -> None:
         try:

@@ -1,7 +1,5 @@
 """Backends with their load, as the JSON objects of the API. Headers are never included."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,7 +26,7 @@ class BackendLoad:
 def backend_loads(backend_ids: Sequence[str] | None = None) -> dict[str, BackendLoad]:
     """Return the load of each backend that has any."""
     active = Attempt.objects.filter(ended_at__isnull=True)
-    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
+    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True, backend_id__gt="")
     if backend_ids is not None:
         active = active.filter(backend_id__in=backend_ids)
         waits = waits.filter(backend_id__in=backend_ids)

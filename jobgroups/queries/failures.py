@@ -6,8 +6,6 @@ still be open with a pending stop. Each other failed attempt counts at its end; 
 attempt or waits for one.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import functools
 import json
@@ -18,6 +16,7 @@ from typing import Any, Final
 
 from django.db import connection
 from django.db.models import Case, Count, F, Max, Min, Model, Q, QuerySet, Value, When
+from django.db.models.functions import Coalesce
 
 from jobgroups.domain import text
 from jobgroups.domain.clock import now
@@ -62,6 +61,7 @@ class FailureRow:
     """All failures with one cause at one backend in one workflow."""
 
     failure_class: str
+    #: Empty for jobs of the pool that no backend could take.
     backend_id: str
     workflow: str
     failures: int = 0
@@ -150,8 +150,8 @@ def _add(row: FailureRow, part: Mapping[str, Any]) -> None:
     row.groups.add(part["in_group"])
 
 
-# --- the three sources ----------------------------------------------------------------------------
-# Columns: cause, at_backend, digest, in_group, job, attempt_number, error, at, done, is_lost, is_open.
+# Columns of the three sources: cause, at_backend, digest, in_group, job, attempt_number, error, at, done,
+# is_lost, is_open.
 
 
 def _lost(since: dt.datetime) -> QuerySet[ChildJob]:
@@ -164,7 +164,9 @@ def _lost(since: dt.datetime) -> QuerySet[ChildJob]:
 def _lost_children(since: dt.datetime) -> QuerySet[Any]:
     return _lost(since).annotate(
         cause=Case(When(_BY_ATTEMPT, then="current_attempt__failure_class"), default="failure_class"),
-        at_backend=Case(When(_BY_ATTEMPT, then="current_attempt__backend_id"), default="backend_id"),
+        at_backend=Case(
+            When(_BY_ATTEMPT, then="current_attempt__backend_id"), default=Coalesce("backend_id", Value(""))
+        ),
         digest=F("group__workflow_digest"),
         in_group=F("group_id"),
         job=F("id"),
@@ -189,12 +191,9 @@ def _open_attempts(since: dt.datetime) -> QuerySet[Any]:
 
 
 def _attempts(moment: str) -> QuerySet[Any]:
-    """Return the failed attempts that did not end a child which is failed now.
+    """Return the failed attempts that did not end a child which is failed now; ``moment`` is the column with the time.
 
     The index ``attempt_failed`` has the columns backend and end.
-
-    Args:
-        moment: the column with the time of the failure.
     """
     there = _distinct_backends(Attempt, _WITH_FAILURE)
     rows = Attempt.objects.exclude(failure_class="").exclude(_DECIDED_ITS_CHILD)
@@ -251,9 +250,6 @@ def _distinct_backends(model: type[Model], condition: str) -> list[str]:
         return [row[0] for row in cursor.fetchall() if row[0] is not None]
 
 
-# --- names and examples of rows -------------------------------------------------------------------
-
-
 def _find_examples(
     lost: Iterable[FailureRow], recovered: Iterable[FailureRow], sources: Iterable[QuerySet[Any]]
 ) -> None:
@@ -292,9 +288,6 @@ def _model_of(group_id: str) -> str:
     # A workflow never changes, and may have megabytes.
     workflow = JobGroup.objects.filter(pk=group_id).values_list("workflow_json", flat=True).first()
     return text.model_name(json.loads(workflow or "{}"))
-
-
-# --- failed children ------------------------------------------------------------------------------
 
 
 def failed_jobs(window: str, *, failure_class: str, backend_id: str, workflow: str | None) -> list[RetriableJobs]:

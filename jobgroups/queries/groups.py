@@ -1,13 +1,11 @@
 """Reads groups, children, attempts and events as JSON objects."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import datetime as dt
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -17,38 +15,36 @@ from django.db.models import F, Q, QuerySet
 from backends.models import Backend
 from jobgroups.database.statements import KEY, PreparedQuery
 from jobgroups.domain.clock import iso
-from jobgroups.domain.states import CHILD_OPEN
+from jobgroups.domain.states import CHILD_OPEN, Placement
 from jobgroups.domain.waiting_reasons import left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound, InvalidRequest
 from jobgroups.models import ChildJob, JobEvent, JobGroup
+from jobgroups.queries.etas import group_etas
 from jobgroups.queries.leases import runner_alive
-from jobgroups.queries.waiting_reasons import waiting_reasons
-from jobgroups.serializers import serialize_attempt, serialize_child, serialize_group, truncate_to_frame
+from jobgroups.queries.outputs import known_outputs
+from jobgroups.queries.waiting_reasons import Outlook, outlooks
+from jobgroups.serializers import describe_files, serialize_attempt, serialize_child, serialize_group, truncate_to_frame
 
-_CURSOR_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
-#: Maximum number of groups on a page of the list.
+_CURSOR_ID: Final = re.compile(r"[0-9a-z_-]{1,36}")
+#: Maximum number of entries on a page of a list.
 MAX_PAGE: Final = 200
 
 
-# --- groups ---------------------------------------------------------------------------------------
+def group_snapshot(group_id: str, *, with_files: bool = True) -> dict[str, Any]:
+    """Return a group with its children, all as of the ``seq`` in it, or raise ``GroupNotFound``.
 
-
-def group_snapshot(group_id: str) -> dict[str, Any]:
-    """Return a group with its children, all as of the ``seq`` in it.
-
-    Raises:
-        GroupNotFound: there is no such group.
+    ``with_files``: files have what the events, which are stored before their capture, do not have.
     """
     for _ in range(5):
         group = _group(group_id)
         children: Sequence[ChildJob] = _children(group_id)
         # Each child has the group's ``seq``: if they are equal, no transaction came between the two queries.
         if all(cast(Any, one).group_seq == group.seq for one in children):
-            return _snapshot(group, children)
+            return _snapshot(group, children, with_files=with_files)
     with transaction.atomic():
         group = JobGroup.objects.select_for_update().get(pk=group_id)
         children = list(group.children.order_by("position").select_related("current_attempt"))
-    return _snapshot(group, children)
+    return _snapshot(group, children, with_files=with_files)
 
 
 def _group(group_id: str) -> JobGroup:
@@ -67,18 +63,52 @@ _children: Final = PreparedQuery(
         ChildJob.objects.filter(group_id=KEY)
         .order_by("position")
         .select_related("current_attempt")
+        .defer("current_attempt__execution_json")
         .annotate(group_seq=F("group__seq"))
     )
 )
 
 
-def _snapshot(group: JobGroup, children: Sequence[ChildJob]) -> dict[str, Any]:
-    waits = any(one.status in CHILD_OPEN for one in children)
-    alive = waits and runner_alive()
-    reasons = waiting_reasons(group, children, runner_alive=alive)
-    head = serialize_group(group)
-    rows = [serialize_child(one, waiting_reason=reasons.get(one.id)) for one in children]
+def _snapshot(group: JobGroup, children: Sequence[ChildJob], *, with_files: bool) -> dict[str, Any]:
+    head = _with_eta(group)
+    rows = _rows(group, children, with_files=with_files)
     return {"job_group_id": head.pop("job_group_id"), "status": head.pop("status"), "child_jobs": rows, **head}
+
+
+def _rows(group: JobGroup, children: Sequence[ChildJob], *, with_files: bool = True) -> list[dict[str, Any]]:
+    found = _outlooks(group, children)
+    rows = [serialize_child(one, *found.get(one.id, ())) for one in children]
+    if with_files:
+        known = known_outputs(group.id, children)
+        for row in rows:
+            describe_files(row, group.id, known)
+    return rows
+
+
+def _outlooks(group: JobGroup, children: Sequence[ChildJob]) -> dict[str, Outlook]:
+    waits = any(one.status in CHILD_OPEN for one in children)
+    return outlooks(group, children, runner_alive=waits and runner_alive())
+
+
+def _with_eta(group: JobGroup) -> dict[str, Any]:
+    ends = group_etas([] if group.completed_at else [group.id])
+    return serialize_group(group, ends.get(group.id))
+
+
+def group_head(group_id: str) -> dict[str, Any]:
+    """Return a group without its children, or raise ``GroupNotFound``."""
+    return _with_eta(_group(group_id))
+
+
+def child_rows(group_id: str, *, first: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
+    """Return at most ``limit`` children of a group with their positions, in order, from position ``first`` (0 …).
+
+    Raises ``GroupNotFound``.
+    """
+    group = _group(group_id)
+    rows = group.children.filter(position__gte=first, position__lt=first + limit)
+    children = list(rows.order_by("position").select_related("current_attempt"))
+    return list(zip((one.position for one in children), _rows(group, children), strict=True))
 
 
 def group_exists(group_id: str) -> bool:
@@ -108,21 +138,14 @@ def group_events(group_id: str, *, since: int, limit: int = 1_000) -> list[tuple
 def group_stream_start(group_id: str, since: int | None) -> tuple[int, str | None]:
     """Return the start of a socket's stream: the ``seq`` before its first event, and the snapshot.
 
-    Args:
-        group_id: the group.
-        since: the last event that the client knows; ignored outside of 0 … the last ``seq``.
-
-    Returns:
-        ``(since, None)`` for a client that resumes, else ``(seq, initial_state)``. The snapshot of a finished
-        group has the ``seq`` before its last event, so that ``group_complete`` follows.
-
-    Raises:
-        GroupNotFound: the group does not exist.
+    A client that resumes after a known event gets ``(since, None)``; a ``since`` outside of 0 … the last ``seq`` is
+    ignored. Others get ``(seq, initial_state)``. The snapshot of a finished group has the ``seq`` before its last
+    event, so that ``group_complete`` follows. Raises ``GroupNotFound``.
     """
     group = _group(group_id)
     if since is not None and 0 <= since <= group.seq:
         return since, None
-    snapshot = group_snapshot(group_id)
+    snapshot = group_snapshot(group_id, with_files=False)
     if snapshot["completed_at"] is not None:
         snapshot["seq"] -= 1
     frame = {"type": "initial_state", **snapshot}
@@ -131,17 +154,12 @@ def group_stream_start(group_id: str, since: int | None) -> tuple[int, str | Non
 
 
 def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
-    """Return one child with all its attempts.
-
-    Raises:
-        GroupNotFound, ChildNotFound: the group, or the child in it, does not exist.
-    """
+    """Return one child with all its attempts, or raise ``GroupNotFound`` or ``ChildNotFound``."""
     group = _group(group_id)
     child = group.children.filter(pk=job_id).select_related("current_attempt").first()
     if child is None:
         raise ChildNotFound(job_id)
-    reasons = waiting_reasons(group, [child], runner_alive=runner_alive())
-    row = serialize_child(child, waiting_reason=reasons.get(child.id))
+    (row,) = _rows(group, [child])
     rows = list(child.attempts.order_by("number"))
     stopping = {one.backend_id for one in rows if one.is_stopping}
     reasons_of = dict(Backend.objects.filter(pk__in=stopping).values_list("id", "status_reason") if stopping else ())
@@ -154,15 +172,17 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
     return {**row, "attempt_count": row["attempts"], "attempts": attempts}
 
 
-def submitted_backends(group: JobGroup) -> dict[str, str]:
-    """Return the backend to which each child of a group was submitted, by the child's id, in order.
+def submitted_backends(group: JobGroup) -> dict[str, str | None]:
+    """Return the backend to which each child of a group was submitted, by the child's id, in order; None: to the pool.
 
     Within the first run every move has a ``child_retrying`` event with the previous backend. A retry that
     starts another run can assign a backend without an event; the ``group_complete`` of the first run has the
     backend before it.
     """
     rows = group.children.order_by("position").values_list("id", "backend_id")
-    first = {child_id: backend_id or "" for child_id, backend_id in rows}
+    if group.placement == Placement.POOL:
+        return {child_id: None for child_id, _ in rows}
+    first: dict[str, str | None] = {child_id: backend_id or "" for child_id, backend_id in rows}
     log = JobEvent.objects.filter(group=group, run=1)
     if group.run > 1:
         for frame in log.filter(type="group_complete").values_list("frame", flat=True):
@@ -173,9 +193,6 @@ def submitted_backends(group: JobGroup) -> dict[str, str]:
         move = json.loads(frame)
         first[move["job_id"]] = move["backend_id"]
     return first
-
-
-# --- the list -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +209,7 @@ class GroupFilter:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of groups, newest first, and the cursors of the next and previous page."""
+    """A page of a list, newest first, and the cursors of the next and previous page."""
 
     results: list[dict[str, Any]]
     next_cursor: str | None
@@ -200,12 +217,16 @@ class Page:
 
 
 def group_list(*, filters: GroupFilter, cursor: str | None, limit: int) -> Page:
-    """Return up to ``limit`` groups, newest first, after ``cursor``.
+    """Return up to ``limit`` groups, newest first, after ``cursor``; raise ``InvalidRequest`` if no page gave it."""
+    page = paged(_apply_filters(filters), serialize_group, cursor=cursor, limit=limit)
+    opened = {row["job_group_id"]: row for row in page.results if row["completed_at"] is None}
+    for group_id, eta in group_etas(opened).items():
+        opened[group_id]["eta_seconds"] = eta and round(eta, 1)
+    return page
 
-    Raises:
-        InvalidRequest: the cursor is not from a page.
-    """
-    rows = _apply_filters(filters)
+
+def paged(rows: QuerySet[Any], serialize: Callable[[Any], dict[str, Any]], *, cursor: str | None, limit: int) -> Page:
+    """Return up to ``limit`` rows with ``created_at`` and a text as ``id``, as :func:`group_list` does."""
     backwards, place = _decode_cursor(cursor)
     if place is not None:
         rows = rows.filter(_after_cursor(place, backwards=backwards))
@@ -218,7 +239,7 @@ def group_list(*, filters: GroupFilter, cursor: str | None, limit: int) -> Page:
         return Page([], None, None)
     after = _cursor(found[-1], backwards=False) if more or backwards else None
     before = _cursor(found[0], backwards=True) if (more if backwards else place) else None
-    return Page([serialize_group(row) for row in found], after, before)
+    return Page([serialize(row) for row in found], after, before)
 
 
 def _apply_filters(filters: GroupFilter) -> QuerySet[JobGroup]:
@@ -246,7 +267,7 @@ def _after_cursor(place: tuple[dt.datetime, str], *, backwards: bool) -> Q:
     return Q(created_at__lt=moment) | Q(created_at=moment, id__lt=group_id)
 
 
-def _cursor(row: JobGroup, *, backwards: bool) -> str:
+def _cursor(row: Any, *, backwards: bool) -> str:
     text = f"{'b' if backwards else 'f'}|{iso(row.created_at)}|{row.id}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
@@ -258,7 +279,7 @@ def _decode_cursor(cursor: str | None) -> tuple[bool, tuple[dt.datetime, str] | 
         padded = cursor + "=" * (-len(cursor) % 4)
         way, moment, group_id = base64.urlsafe_b64decode(padded).decode("ascii").split("|")
         if not _CURSOR_ID.fullmatch(group_id):
-            raise ValueError("no group's id")
+            raise ValueError("no id")
         place = dt.datetime.strptime(moment, "%Y-%m-%dT%H:%M:%S.%f%z"), group_id
     except (ValueError, binascii.Error):
         raise InvalidRequest(

@@ -1,7 +1,5 @@
 """Reads runners and leases by the database's clock: which runners are alive, and which hold what."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Final
 

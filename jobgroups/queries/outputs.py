@@ -1,26 +1,27 @@
-"""Reads the files that children reported, with the present address of their backends."""
-
-from __future__ import annotations
+"""Reads the files that children reported: where they are in the storage, and at their backends."""
 
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from backends.models import Backend
+from jobgroups.domain.clock import now
 from jobgroups.domain.outputs import REPLACED, download_name, file_digest, reported_files
-from jobgroups.errors import ChildNotFound, GroupNotFound, OutputGone, OutputNotFound
-from jobgroups.models import ChildJob, JobGroup
+from jobgroups.errors import ChildNotFound, GroupNotFound, OutputNotFound
+from jobgroups.models import Capture, ChildJob, JobGroup, Lease, StoredFile
+from jobgroups.queries.leases import database_now
+from jobgroups.serializers import FILE_FIELDS
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """A file that a child reported, with the present address of its backend.
+    """A file that a child reported, with its copy in the storage and the present address of its backend.
 
     Attributes:
-        url: the backend's base URL.
+        url: the backend's base URL; empty: it is not registered any more.
         headers: the registered headers of the backend; secret.
         kind: ComfyUI's ``type``: ``output``, ``temp`` or ``input``.
     """
@@ -44,6 +45,8 @@ class OutputFile:
     #: The latest end of the job that wrote it, and whether that is the backend's clock.
     ended_at: dt.datetime | None = None
     ended_by_backend: bool = False
+    #: Its copy; None: the storage has none.
+    stored: StoredFile | None = None
 
     @property
     def download_name(self) -> str:
@@ -69,7 +72,6 @@ def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
     Raises:
         GroupNotFound, ChildNotFound: the group, or the child in it, does not exist.
         OutputNotFound: the child reported fewer files.
-        OutputGone: the backend was removed.
     """
     children = ChildJob.objects.filter(pk=job_id, group_id=group_id)
     child = children.select_related("current_attempt").first()
@@ -80,19 +82,14 @@ def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
     if not 0 <= number < len(files):
         raise OutputNotFound(job_id, number, len(files))
     backend = Backend.objects.filter(pk=child.backend_id).first()
-    if backend is None:
-        raise OutputGone("Its backend is not registered any more.")
-    return _located(child, backend, outputs, files[number])
+    capture = child.captures.filter(number=number).select_related("file").first()
+    return _located(child, backend, outputs, files[number], None if capture is None else capture.file)
 
 
 def group_outputs(group_id: str, *, starred: bool) -> list[OutputFile]:
-    """Return every file of a group whose backend is registered, child by child.
+    """Return every file of a group (or of its starred children) that may be had, child by child.
 
-    Args:
-        starred: only files of starred children.
-
-    Raises:
-        GroupNotFound: the group does not exist.
+    Raises ``GroupNotFound``.
     """
     if not JobGroup.objects.filter(pk=group_id).exists():
         raise GroupNotFound(group_id)
@@ -100,33 +97,72 @@ def group_outputs(group_id: str, *, starred: bool) -> list[OutputFile]:
     if starred:
         children = children.filter(starred=True)
     backends = Backend.objects.in_bulk()
+    captures = Capture.objects.filter(child__group=group_id, file__isnull=False).select_related("file")
+    stored = {(one.child_id, one.number): one.file for one in captures}
     return [
-        _located(child, backends[child.backend_id], outputs, item)
+        _located(child, backends.get(child.backend_id or ""), outputs, item, stored.get((child.pk, number)))
         for child in children.select_related("current_attempt").order_by("position")
-        if child.backend_id in backends
         for outputs in [json.loads(child.outputs_json or "{}")]
-        for item in reported_files(outputs)
+        for number, item in enumerate(reported_files(outputs))
+        if child.backend_id in backends or (child.pk, number) in stored
     ]
 
 
-def _located(child: ChildJob, backend: Backend, outputs: Mapping[str, Any], item: Mapping[str, Any]) -> OutputFile:
+def known_outputs(group_id: str, children: Sequence[ChildJob]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the ``FILE_FIELDS`` of the outputs of these children of a group, by child id and number."""
+    positions = [one.position for one in children if one.outputs_json]
+    if not positions:
+        return {}
+    found = Capture.objects.filter(child__group=group_id, child__position__range=(min(positions), max(positions)))
+    columns = [name if name == "node_id" else f"file__{name}" for name in FILE_FIELDS]
+    rows = found.order_by().values_list("child_id", "number", *columns)
+    return {(row[0], row[1]): dict(zip(FILE_FIELDS, row[2:], strict=True)) for row in rows}
+
+
+def due_backends(*, runner: str) -> list[str]:
+    """Return the backends with due captures that no other runner leases. A disabled backend has no lease."""
+    leased = Lease.objects.filter(expires_at__gt=database_now()).exclude(runner__in=("", runner))
+    due = Capture.objects.filter(due_at__lte=now()).exclude(backend__in=leased.values("backend"))
+    return list(due.order_by().values_list("backend_id", flat=True).distinct())
+
+
+def due_captures(*, backend_id: str, limit: int) -> list[tuple[int, OutputFile]]:
+    """Return ids and files of the oldest due captures of a backend."""
+    due = Capture.objects.filter(backend=backend_id, due_at__lte=now()).order_by("due_at")
+    backend = Backend.objects.filter(pk=backend_id).first()
+    found = []
+    for row in due.select_related("child__current_attempt")[:limit]:
+        outputs = json.loads(row.child.outputs_json or "{}")
+        item = list(reported_files(outputs))[row.number]
+        found.append((row.pk, _located(row.child, backend, outputs, item, None)))
+    return found
+
+
+def _located(
+    child: ChildJob,
+    backend: Backend | None,
+    outputs: Mapping[str, Any],
+    item: Mapping[str, Any],
+    stored: StoredFile | None,
+) -> OutputFile:
     attempt = child.current_attempt
     by_backend = None if attempt is None else attempt.backend_ended_at
     replaced = item.get("reason") == REPLACED
     same = (one for one in reported_files(outputs) if one.get("url") == item["url"])
     return OutputFile(
-        backend_id=backend.id,
-        url=backend.url,
-        headers=dict(backend.headers),
+        backend_id=child.backend_id or "",
+        url="" if backend is None else backend.url,
+        headers={} if backend is None else dict(backend.headers),
         prompt_id=str(outputs.get("prompt_id", "")),
         filename=item["filename"],
         subfolder=str(item.get("subfolder", "")),
         kind=str(item.get("type", "output")),
         seed=child.seed,
         job_id=child.id,
-        digest=file_digest(backend.id, item),
+        digest=file_digest(child.backend_id or "", item),
         replaced=replaced,
         ambiguous=replaced and len(list(same)) > 1,
         ended_at=by_backend or child.completed_at,
         ended_by_backend=by_backend is not None,
+        stored=None if item.get("missing") else stored,
     )

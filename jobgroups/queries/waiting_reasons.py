@@ -1,34 +1,53 @@
-"""Returns the waiting reason of each queued child, and of each running child whose backend is offline.
+"""Returns the waiting reason of each queued child and of each running child whose backend is offline, and their ends.
 
 The number of queries does not depend on the number of children.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 from django.conf import settings
-from django.db.models import BooleanField, Count, F, Q
-from django.db.models.expressions import RawSQL
+from django.db.models import Count, F, Q
 
+from backends.eligibility import is_working
 from backends.models import Backend
 from backends.queries import backend_status, is_offline
-from jobgroups.domain import waiting_reasons as waiting
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass
+from jobgroups.domain.pool import Line
 from jobgroups.domain.retry_policy import RetryPolicy
-from jobgroups.domain.states import CHILD_OPEN, ChildStatus, RetryScope, StopReason
+from jobgroups.domain.states import CHILD_OPEN, VOID_ONCE_STARTED, AttemptState, ChildStatus, RetryScope, StopReason
+from jobgroups.domain.text import first_of
+from jobgroups.domain.waiting_reasons import (
+    PoolLine,
+    QueueBackend,
+    QueuedChild,
+    RunningNow,
+    offline_reason,
+    pool_reason,
+    waiting_reason,
+)
 from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.queries import pool
+from jobgroups.queries.etas import current_etas
 
 #: Queueing times per query; the children of a group usually share one.
 _MOMENTS_AT_ONCE: Final = 50
 
 
-def waiting_reasons(group: JobGroup, children: Sequence[ChildJob], *, runner_alive: bool) -> dict[str, str]:
-    """Return a sentence for each waiting child, by its id.
+class Outlook(NamedTuple):
+    """What an open child waits for, and when it ends."""
+
+    waiting_reason: str | None = None
+    #: Seconds until its end; None: not known.
+    eta_seconds: float | None = None
+
+
+def outlooks(group: JobGroup, children: Sequence[ChildJob], *, runner_alive: bool) -> dict[str, Outlook]:
+    """Return the outlook of each open child, by its id.
 
     Args:
         group: the group of the children.
@@ -44,11 +63,17 @@ def waiting_reasons(group: JobGroup, children: Sequence[ChildJob], *, runner_ali
     running = [one for one in waiting_ones if one.status == ChildStatus.RUNNING]
     reasons = _offline_reasons(group, running, known, moment) if runner_alive else {}
     queued = [one for one in waiting_ones if one.status == ChildStatus.QUEUED]
-    return reasons | _queued_reasons(group, children, queued, known, moment=moment, runner_alive=runner_alive)
+    of_queued, positions = _queued_reasons(group, children, queued, known, moment=moment, runner_alive=runner_alive)
+    reasons |= of_queued
+    etas = current_etas({one.variant_id for one in waiting_ones if one.variant_id}, [group.id])
+    return {
+        one.id: Outlook(reasons.get(one.id), etas.of_job(one, positions.get(one.id)) if runner_alive else None)
+        for one in waiting_ones
+    }
 
 
 def _offline_reasons(
-    group: JobGroup, running: Sequence[ChildJob], known: Mapping[str, waiting.QueueBackend], moment: dt.datetime
+    group: JobGroup, running: Sequence[ChildJob], known: Mapping[str, QueueBackend], moment: dt.datetime
 ) -> dict[str, str]:
     """Return the sentence for each running child whose backend does not answer."""
     offline = {key for key, backend in known.items() if backend.is_offline}
@@ -60,13 +85,14 @@ def _offline_reasons(
     )
     counted = Attempt.objects.filter(child__in=lost, run=group.run, is_counted=True).order_by()
     charged = dict(counted.values_list("child_id").annotate(Count("id")))
-    limit = dt.timedelta(seconds=group.timeout_seconds)
+    limit = None if group.time_limit is None else dt.timedelta(seconds=group.time_limit)
     reasons: dict[str, str] = {}
     for child in lost:
         is_retried = policy.allows(FailureClass.BACKEND_LOST, charged.get(child.id, 0))
-        reasons[child.id] = waiting.offline_reason(
-            waiting.RunningNow(
-                time_is_up=(child.started_at or moment) + limit,
+        reasons[child.id] = offline_reason(
+            RunningNow(
+                time_is_up=None if limit is None else (child.started_at or moment) + limit,
+                stall_seconds=group.stall_seconds,
                 is_retried=is_retried,
                 goes_elsewhere=is_retried and policy.elsewhere is not RetryScope.NEVER,
             ),
@@ -80,44 +106,124 @@ def _queued_reasons(
     group: JobGroup,
     children: Sequence[ChildJob],
     queued: Sequence[ChildJob],
-    known: Mapping[str, waiting.QueueBackend],
+    known: Mapping[str, QueueBackend],
     *,
     moment: dt.datetime,
     runner_alive: bool,
-) -> dict[str, str]:
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Return the sentence for each queued child, and the place in line of each one that was not sent."""
     if not queued:
-        return {}
+        return {}, {}
     unsent = [one for one in queued if one.current_attempt_id is None]
     queue = unsent if len(children) == group.total_count else _unsent_children(group)
-    positions = _queue_positions(group, queue, unsent)
+    bound = [one for one in unsent if one.is_bound]
+    positions = _queue_positions(group, [one for one in queue if one.is_bound], bound)
+    pooled = {one.id for one in unsent if not one.is_bound}
+    lines: dict[int | None, PoolLine] = {}
+    failed: dict[str, PoolLine] = {}
+    if pooled:
+        in_pool = [one for one in queue if not one.is_bound]
+        current = pool.current_line({one or 0 for one in _variants(in_pool)})
+        positions |= _pool_positions(in_pool, current.line)
+        lines = _pool_lines(group, current, moment)
+        for child_id, line in _lines_of_failed(in_pool, lines).items():
+            failed[child_id] = line
+            if not line.workers:
+                # It waits for a backend of which nothing is known.
+                del positions[child_id]
     stopping = _stopping_attempts(group) if unsent else {}
     limit = dt.timedelta(seconds=settings.DIRECTOR_QUEUED_LIMIT_SECONDS)
-    return {
-        one.id: waiting.waiting_reason(
-            waiting.QueuedChild(
-                state=None if one.current_attempt is None else one.current_attempt.state,
-                queue_position=positions.get(one.id),
-                not_before=one.not_before,
-                stopping_at=stopping.get(one.id, ("", ""))[0],
-                is_moved=stopping.get(one.id, ("", ""))[1] == StopReason.MOVED,
-                goes_elsewhere=group.retry_elsewhere != RetryScope.NEVER,
-                ends_at=one.queued_at + limit if one.attempt_count == 0 else None,
-                partly_refused=_is_partly_refused(one.current_attempt),
-            ),
-            known.get(one.backend_id or ""),
-            now=moment,
-            runner_alive=runner_alive,
+    states = {one.id: one.current_attempt.state for one in queued if one.current_attempt is not None}
+    files = _input_files(group) if AttemptState.INTENT in states.values() else []
+
+    def reason(one: ChildJob) -> str:
+        child = QueuedChild(
+            state=states.get(one.id),
+            input_files=files,
+            queue_position=positions.get(one.id),
+            not_before=one.not_before,
+            stopping_at=stopping.get(one.id, ("", ""))[0],
+            is_removed=stopping.get(one.id, ("", ""))[1] in VOID_ONCE_STARTED,
+            goes_elsewhere=group.retry_elsewhere != RetryScope.NEVER,
+            ends_at=one.queued_at + limit if one.attempt_count == 0 else None,
+            partly_refused=_is_partly_refused(one.current_attempt),
         )
-        for one in queued
-    }
+        if one.id in pooled:
+            line = failed.get(one.id) or lines[one.variant_id]
+            return pool_reason(child, line, now=moment, runner_alive=runner_alive)
+        backend = known.get(one.backend_id or "")
+        return waiting_reason(child, backend, now=moment, runner_alive=runner_alive)
+
+    return {one.id: reason(one) for one in queued}, positions
+
+
+def _input_files(group: JobGroup) -> list[str]:
+    return list(group.asset_uses.order_by("id").values_list("asset__name", flat=True))
+
+
+def _pool_positions(queue: Sequence[ChildJob], line: Line) -> dict[str, int]:
+    """Return the place in line of each unclaimed job of the pool of a group, from 1."""
+    place = {variant_id: line.ahead_of(variant_id or 0) for variant_id in _variants(queue)}
+    positions: dict[str, int] = {}
+    for child in sorted(queue, key=lambda one: one.position):
+        place[child.variant_id] += 1
+        positions[child.id] = place[child.variant_id]
+    return positions
+
+
+def _variants(children: Iterable[ChildJob]) -> set[int | None]:
+    return {one.variant_id for one in children}
+
+
+def _pool_lines(group: JobGroup, current: pool.CurrentLine, moment: dt.datetime) -> dict[int | None, PoolLine]:
+    """Return what is known of the candidates of each variant of a group, by its id."""
+    gives_up_after = dt.timedelta(seconds=settings.DIRECTOR_GIVE_UP_SECONDS)
+    lines: dict[int | None, PoolLine] = {}
+    for variant in group.variants.all():
+        candidates = pool.candidate_reasons(variant, current.backends)
+        fit = [one.row for one in candidates if one.unfit is None]
+        since = variant.unplaced_since
+        unfit: dict[str, list[str]] = defaultdict(list)
+        for one in candidates:
+            if one.unfit:
+                unfit[one.unfit].append(one.row.id)
+        lines[variant.id] = PoolLine(
+            workers=[row.id for row in fit if is_working(row, now=moment)],
+            held=[_backend_now(row, moment) for row in fit if not is_working(row, now=moment)],
+            unfit=[f"{first_of(ids)}: {reason}" for reason, ids in unfit.items()],
+            gives_up_at=None if since is None else since + gives_up_after,
+            next_free=current.line.next_free(variant.id),
+        )
+    return lines
+
+
+def _lines_of_failed(unsent: Iterable[ChildJob], lines: Mapping[int | None, PoolLine]) -> dict[str, PoolLine]:
+    """Return the candidates of each job of the pool that some of them do not take again, by its id."""
+    variants = {one.id: one.variant_id for one in unsent if one.attempt_count}
+    failed_at: dict[str, list[str]] = defaultdict(list)
+    if variants:
+        failures = pool.barring_failures(child__in=variants).order_by("backend_id").distinct()
+        for child_id, backend_id in failures.values_list("child_id", "backend_id"):
+            failed_at[child_id].append(backend_id)
+    found = {}
+    for child_id, backends in failed_at.items():
+        line = lines[variants[child_id]]
+        found[child_id] = replace(
+            line,
+            workers=[one for one in line.workers if one not in backends],
+            held=[one for one in line.held if one.backend_id not in backends],
+            unfit=[f"{first_of(backends)}: This job failed there.", *line.unfit],
+            next_free="",
+        )
+    return found
 
 
 def _is_partly_refused(attempt: Attempt | None) -> bool:
     return attempt is not None and attempt.stop_reason == StopReason.PARTLY_REFUSED
 
 
-def _backend_now(row: Backend, moment: dt.datetime) -> waiting.QueueBackend:
-    return waiting.QueueBackend(
+def _backend_now(row: Backend, moment: dt.datetime) -> QueueBackend:
+    return QueueBackend(
         backend_id=row.id,
         status=backend_status(row, now=moment),
         away_since=row.unreachable_since,
@@ -142,7 +248,9 @@ def _stopping_attempts(group: JobGroup) -> dict[str, tuple[str, str]]:
 
 def _unsent_children(group: JobGroup) -> list[ChildJob]:
     unsent = group.children.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
-    return list(unsent.only("id", "backend_id", "queued_at", "position"))
+    # With the group: the related manager sets it on each row, and would read it with a query for each.
+    fields = ("id", "group", "backend_id", "queued_at", "position", "is_bound", "variant_id", "attempt_count")
+    return list(unsent.only(*fields))
 
 
 def _queue_positions(group: JobGroup, own: Iterable[ChildJob], unsent: Sequence[ChildJob]) -> dict[str, int]:
@@ -171,26 +279,20 @@ def _count_ahead(
     group: JobGroup, backend_ids: Collection[str], moments: Collection[dt.datetime]
 ) -> dict[tuple[str, dt.datetime], int]:
     """Return the number of children of other groups before each queueing time, by backend."""
-    others = ChildJob.objects.filter(
-        # Literal SQL: with the status as a parameter the planner cannot use the partial index, and reads
-        # all queued rows.
-        RawSQL("status = 'queued' AND current_attempt_id IS NULL", (), BooleanField()),
-        backend_id__in=list(backend_ids),
-        queued_at__lte=max(moments),
-    ).exclude(group=group)
+    backends = Backend.objects.filter(pk__in=backend_ids).order_by()
+    others = pool.unsent().exclude(group=group)
     found: dict[tuple[str, dt.datetime], int] = {}
     in_order = sorted(moments)
     for first in range(0, len(in_order), _MOMENTS_AT_ONCE):
         some = in_order[first : first + _MOMENTS_AT_ONCE]
         counts = {
-            # A column of the index, so that no row is read.
-            f"before_{at}": Count(
-                "position", filter=Q(queued_at__lt=moment) | Q(queued_at=moment, group_id__lt=group.id)
+            f"before_{at}": pool.count_by_backend(
+                others.filter(queued_at__lte=moment).exclude(queued_at=moment, group_id__gt=group.id)
             )
             for at, moment in enumerate(some)
         }
-        rows = others.order_by().values_list("backend_id").annotate(**counts)
-        counted = {backend_id: numbers for backend_id, *numbers in rows}
+        rows = backends.annotate(**counts).values_list("id", *counts)
+        counted = {backend_id: [number or 0 for number in numbers] for backend_id, *numbers in rows}
         for backend_id in backend_ids:
             numbers = counted.get(backend_id, [0] * len(some))
             found |= {(backend_id, at): int(n) for at, n in zip(some, numbers, strict=True)}

@@ -1,12 +1,13 @@
 """What a runner reads: the attempts, stops and waiting children of its backends."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Collection
 from typing import Final
 
+from django.db.models import Exists, OuterRef
+
+from backends.models import Backend
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery
 from jobgroups.domain.clock import now
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
@@ -62,13 +63,13 @@ def pending_stops(backend_id: str) -> set[int]:
 
 def pending_work() -> tuple[set[str], dict[str, set[int]]]:
     """Return the backends with queued children, and each backend's attempts with a pending stop."""
-    queued = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
+    # One access to an index for each backend: DISTINCT reads all queued children.
+    queued = ChildJob.objects.filter(backend_id=OuterRef("pk"), status=ChildStatus.QUEUED, current_attempt__isnull=True)
     pending = Attempt.objects.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
     stops: dict[str, set[int]] = {}
     for backend_id, attempt_id in pending.order_by().values_list("backend_id", "pk"):
         stops.setdefault(backend_id, set()).add(attempt_id)
-    backends = queued.order_by().values_list("backend_id", flat=True).distinct()
-    return {backend_id for backend_id in backends if backend_id}, stops
+    return set(Backend.objects.filter(Exists(queued)).order_by().values_list("pk", flat=True)), stops
 
 
 def next_due_in(backend_id: str) -> float | None:
@@ -104,7 +105,7 @@ def backends_with_prompts() -> set[str]:
     sources = (
         Attempt.objects.filter(ended_at__isnull=True),
         AbandonedPrompt.objects.all(),
-        ChildJob.objects.filter(status=ChildStatus.QUEUED),
+        ChildJob.objects.filter(status=ChildStatus.QUEUED, backend_id__gt=""),
     )
     return {
         backend_id

@@ -4,8 +4,6 @@ The event sockets and the health probe write it; the other parts of the session 
 monotonic.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import MutableMapping
@@ -16,10 +14,8 @@ logger = logging.getLogger(__name__)
 class Availability:
     """Whether a backend can take work.
 
-    Args:
-        backend_id: of the backend.
-        unavailable_since: by backend id, shared by all sessions of the runner. A session that fails every
-            second must not restart the clock.
+    ``unavailable_since`` by backend id is shared by all sessions of the runner: a session that fails every second must
+    not restart the clock.
     """
 
     def __init__(self, backend_id: str, unavailable_since: MutableMapping[str, float]) -> None:
@@ -78,12 +74,7 @@ class Availability:
             self.mark_unavailable(reason)
 
     def probe_failed(self, reason: str, *, answers: bool) -> None:
-        """Record a failed probe.
-
-        Args:
-            reason: as a clause.
-            answers: whether the backend answered, though not completely.
-        """
+        """Record a failed probe; ``answers``: the backend answered, though not completely."""
         self.is_unfit = False
         if answers:
             self._offline_since = None
@@ -92,11 +83,7 @@ class Availability:
         self.connection_failed(reason)
 
     def probe_answered(self, unfit: str | None) -> None:
-        """Record an answered probe.
-
-        Args:
-            unfit: why the backend can take no work all the same, as a clause; None if it can.
-        """
+        """Record an answered probe; ``unfit`` is a clause that says why the backend can take no work all the same."""
         self._offline_since = None
         self.is_unfit = self.requests_fail = unfit is not None
         if unfit is not None:

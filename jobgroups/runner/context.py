@@ -1,7 +1,5 @@
 """What the parts of the runner share: the runner's values, and those of one backend's session."""
 
-from __future__ import annotations
-
 import asyncio
 import datetime as dt
 import logging
@@ -15,11 +13,15 @@ from backends.comfyui.exchange import Timeouts
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.leases import FencingToken
 from jobgroups.runner.availability import Availability
+from jobgroups.runner.completer import Completer
 from jobgroups.runner.desired_state import DesiredState
+from jobgroups.runner.inputs import InputFiles
 from jobgroups.runner.interrupts import Interrupter
 from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.lease_clock import LeaseClock
+from jobgroups.runner.pool import Pool
 from jobgroups.runner.progress import ProgressWriter
+from jobgroups.runner.timings import TimingBuffer
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,11 @@ class RunnerContext:
 
     database: DatabaseThreads
     progress: ProgressWriter
+    pool: Pool
+    completer: Completer
+    timings: TimingBuffer
+    #: Set when outputs are to be copied.
+    captures_due: asyncio.Event
     intervals: Intervals
     lease_clock: LeaseClock
     #: Part of the client ids: distinguishes the sockets of this process from all others.
@@ -40,6 +47,8 @@ class RunnerContext:
     move_after_s: float
     queued_limit_s: int
     max_answer_bytes: int
+    #: Whether ComfyUI is to write the ids of the job into PNGs.
+    marks_outputs: bool
     timeouts: Timeouts
     #: Since when each backend is unavailable, by the monotonic clock; kept from one session to the next.
     unavailable_since: dict[str, float] = field(default_factory=dict)
@@ -57,13 +66,18 @@ class SessionContext:
     #: Set when the session runs.
     client: ComfyClient = field(init=False)
     interrupter: Interrupter = field(init=False)
+    inputs: InputFiles = field(init=False)
     #: Entered when the session runs.
     task_group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
     #: ComfyUI's version, and whether the health probe has read it: some versions get no prompt.
     version: str | None = None
     version_is_known: bool = False
+    #: What ComfyUI says of its server and devices, as stored with each job; None: not known yet.
+    machine: dict[str, Any] | None = None
     #: How far the clock that dates the backend's files is ahead of its own; None: not known yet.
     files_ahead: dt.timedelta | None = None
+    #: Digest of the models of the last prompt of ours that executed; None: other models may be loaded.
+    loaded_models: str | None = None
     #: Set when a child may be waiting for a free slot.
     work_available: asyncio.Event = field(default_factory=asyncio.Event)
     #: Set when the desired state changed, or an attempt ended for which a drain waits.
@@ -87,6 +101,10 @@ class SessionContext:
     async def store(self, work: Callable[..., Any], **fields: Any) -> Any:
         """Run a fenced service until the database takes it."""
         return await self.database.run_with_retry(work, fence=self.fence, **fields)
+
+    async def store_of_group(self, group_id: str, work: Callable[..., Any], **fields: Any) -> Any:
+        """Run a fenced service on an attempt, perhaps in one transaction with others of its group."""
+        return await self.runner.completer.store(group_id, work, fence=self.fence, **fields)
 
     def set_desired_state(self, desired: DesiredState) -> None:
         """Apply a new desired state. Sent prompts go on, unless they are to be evicted."""

@@ -1,7 +1,5 @@
 """The desired state of a backend, as its row holds it: enabled, hold and quarantine."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass

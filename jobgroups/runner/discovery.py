@@ -1,14 +1,11 @@
 """Discovery of ComfyUIs on this machine: probes the ports on which people start them."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Iterable
 
 from backends import discovery
-from backends.comfyui.errors import BackendError
-from backends.comfyui.probe import BackendReport, probe
+from backends.comfyui.probe import BackendReport, attempt_all
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.events.hub import Hub
 from jobgroups.services.backends import adopted_depart
@@ -29,7 +26,9 @@ async def discover(*, ports: Iterable[int], database: DatabaseThreads, hub: Hub)
     while True:
         registered = await database.run_with_retry(discovery.addresses_registered)
         leaving = {url: registered[url] for url in urls if registered.get(url)}
-        answers = await _answers([url for url in urls if url not in registered or url in leaving])
+        probed = [url for url in urls if url not in registered or url in leaving]
+        results = await attempt_all(probed, timeout=_ANSWER_WITHIN)
+        answers = {url: one for url, one in results.items() if isinstance(one, BackendReport)}
         adopted = await database.run_with_retry(discovery.answers_store, answers=answers)
         for backend_id in adopted:
             logger.info("discovery: registered %s (a ComfyUI on this machine)", backend_id)
@@ -43,17 +42,3 @@ async def discover(*, ports: Iterable[int], database: DatabaseThreads, hub: Hub)
         if adopted or departed:
             hub.notify_runners()
         await asyncio.sleep(LOOK_EVERY)
-
-
-async def _answers(urls: Iterable[str]) -> dict[str, BackendReport]:
-    async with asyncio.TaskGroup() as tasks:
-        probes = {url: tasks.create_task(_answer(url), name=f"discovery: {url}") for url in urls}
-    found = {url: task.result() for url, task in probes.items()}
-    return {url: report for url, report in found.items() if report is not None}
-
-
-async def _answer(url: str) -> BackendReport | None:
-    try:
-        return await probe(url, timeout=_ANSWER_WITHIN)
-    except BackendError:
-        return None

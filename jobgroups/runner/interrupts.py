@@ -12,8 +12,6 @@ Otherwise a user interrupted the prompt at the backend. A target that was sent s
 one of them; which of the others was lost is not known, so these still count. All times are monotonic.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections import deque
@@ -88,11 +86,8 @@ class InterruptLog:
 class Interrupter:
     """Interrupts prompts of one backend.
 
-    Args:
-        client: of the backend.
-        lease_is_fresh: whether the backend may be changed now.
-        is_own: whether a prompt id is one of ours.
-        version: returns ComfyUI's version; None: unknown.
+    ``lease_is_fresh`` returns whether the backend may be changed now, ``is_own`` whether a prompt id is one of ours,
+    ``version`` ComfyUI's version.
     """
 
     def __init__(
@@ -110,17 +105,11 @@ class Interrupter:
         self._version = version
 
     async def interrupt(self, prompt_id: str) -> str:
-        """Interrupt a running prompt by its id.
+        """Interrupt a running prompt by its id; return as a clause why it is left running, ``""`` if it is not.
 
-        A ComfyUI below 0.3.57 ignores the id and interrupts the prompt that runs. It is interrupted only if
-        its queue, read just before, shows this prompt running and no prompt of another client. A waiting
-        prompt of ours that is interrupted instead is rendered again.
-
-        Returns:
-            Why the prompt is left running, as a clause; ``""`` if it is not.
-
-        Raises:
-            BackendError: the backend did not answer.
+        A ComfyUI below 0.3.57 ignores the id and interrupts the prompt that runs. It is interrupted only if its queue,
+        read just before, shows this prompt running and no prompt of another client. A waiting prompt of ours that is
+        interrupted instead is rendered again. Raises ``BackendError`` if the backend does not answer.
         """
         if not supports_targeted_interrupt(self._version()):
             is_running, why = await self._runs_alone(prompt_id)
@@ -153,15 +142,11 @@ class Interrupter:
         return True, f"{cannot}, and {foreign} of other clients in its queue could be hit"
 
     async def ended_by_other(self, prompt_id: str, *, since: float, until: float) -> bool:
-        """Return whether the interrupt of another prompt ended this one.
+        """Return whether the interrupt of another prompt ended this one, which ended as interrupted.
 
-        The other prompt ran before, so its end is in the history. If the history does not say how it ended,
-        its interrupt counts as unused: the child is rendered again rather than lost.
-
-        Args:
-            prompt_id: of a prompt that ended as interrupted.
-            since: monotonic time from which on an interrupt may have ended it.
-            until: monotonic time of its end.
+        The other prompt ran before, so its end is in the history. If the history does not say how it ended, its
+        interrupt counts as unused: the child is rendered again rather than lost. ``since`` is the monotonic time from
+        which on an interrupt may have ended this prompt, ``until`` that of its end.
         """
         for target in self.log.targets(prompt_id, since=since, until=until):
             with contextlib.suppress(BackendError):

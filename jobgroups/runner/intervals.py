@@ -34,6 +34,8 @@ class Intervals:
         refusal_backoff: before the next claim at a backend that refused a prompt. One that refuses at once
             what others render for minutes would have a hundred of them a second, at the others' cost.
         abandoned_ttl: how long an abandoned prompt id is kept.
+        capture_first, capture_longest: the first and the longest pause before a file is copied again.
+        clean: between two removals of expired assets and of files that killed processes left.
         restart_pause: before a session or the runner is started again after an unexpected error.
     """
 
@@ -58,10 +60,13 @@ class Intervals:
     flush: float = 0.25
     refusal_backoff: float = 0.1
     abandoned_ttl: float = 86_400.0
+    capture_first: float = 5.0
+    capture_longest: float = 600.0
+    clean: float = 3_600.0
     restart_pause: float = 1.0
 
     @classmethod
     def scaled(cls, factor: float) -> Intervals:
         """Return the intervals multiplied by ``factor``; for tests."""
         whole = cls()
-        return cls(**{one.name: getattr(whole, one.name) * factor for one in fields(cls)})
+        return cls(**{field.name: getattr(whole, field.name) * factor for field in fields(cls)})

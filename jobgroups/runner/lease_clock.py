@@ -1,7 +1,5 @@
 """How much of each lease is left, by the monotonic clock."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from typing import Final

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 from jobgroups.domain.leases import FencingToken
-from jobgroups.events.hub import Hub, Message, ProgressFrame
+from jobgroups.events.hub import Hub
+from jobgroups.events.messages import Message, ProgressFrame
 from jobgroups.runner.intervals import Intervals
 from jobgroups.serializers import to_json
 from jobgroups.services.progress import MAX_STEPS, ProgressRow, progress_flush, relax_durability

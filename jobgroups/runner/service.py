@@ -1,9 +1,8 @@
 """The runner: holds leases, runs a session for each of its backends, sends heartbeats, dispatches work."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 import time
@@ -11,22 +10,29 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backends import queries as backend_selectors
+from backends import queries as backend_queries
 from backends.comfyui.exchange import Timeouts
 from jobgroups.database.locks import Lock
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.leases import FencingToken, LeaseTable, leases_to_acquire, release_count
 from jobgroups.errors import LeaseLost
 from jobgroups.events.hub import Hub
-from jobgroups.queries import leases as leasing
 from jobgroups.queries import work
+from jobgroups.queries.leases import has_free_lease, lease_table, leases_held
+from jobgroups.runner.captures import Capturer
+from jobgroups.runner.completer import Completer
 from jobgroups.runner.context import RunnerContext
 from jobgroups.runner.desired_state import desired_state
 from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.lease_clock import LeaseClock
+from jobgroups.runner.pool import Pool
 from jobgroups.runner.progress import ProgressWriter
 from jobgroups.runner.session.session import BackendAddress, BackendSession, address_of
+from jobgroups.runner.timings import TimingBuffer
 from jobgroups.services import leases, runners
+from jobgroups.services.assets import clean_and_expire
+from jobgroups.services.captures import captures_expire, files_collect
+from jobgroups.services.stored_files import marker_write
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +44,10 @@ _SENT_WITHIN: Final = 0.8
 _HANDOVER_POLL: Final = 0.2
 #: Seconds without a handover after a runner took more than its share of unclaimed backends.
 _KEEPS_FOR: Final = 60.0
+#: Seconds between two checks whether the line of the pool is to be read again.
+_LINE_POLL: Final = 1.0
+#: Seconds until the files are cleaned again after an error.
+_CLEAN_AGAIN: Final = 60.0
 #: Seconds: the longest pause before a session that failed is opened again.
 _LONGEST_RESTART_PAUSE: Final = 30.0
 
@@ -56,10 +66,13 @@ class RunnerSettings:
     give_up_s: float
     queued_limit_s: int
     max_answer_bytes: int
+    marks_outputs: bool = True
     #: Database threads for what must not be lost: 1 on SQLite.
     threads: int
     #: Seconds of absence after which what waits for a backend may go elsewhere.
     move_after_s: float = 60.0
+    #: Whether outputs are copied into the storage.
+    captures: bool = False
     intervals: Intervals = field(default_factory=Intervals)
     #: A half-open socket must not hold up an orderly end, which has 5 s.
     timeouts: Timeouts = field(default_factory=lambda: Timeouts(close_s=1.5))
@@ -96,6 +109,7 @@ class RunnerService:
         self._stopping = asyncio.Event()
         self._ready = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
+        self._capturer: Capturer
         #: When the leases were last renewed, and which were found ours then.
         self._renewed: tuple[float, frozenset[FencingToken]] = (float("-inf"), frozenset())
         self._no_rebalance_before = float("-inf")
@@ -117,57 +131,73 @@ class RunnerService:
         await self._ready.wait()
 
     async def run(self) -> None:
-        """Run until :meth:`stop`.
+        """Run until :meth:`stop`; raise ``RunnerReplaced`` if another process runs under this name.
 
-        Raises:
-            RunnerReplaced: another process runs under this name.
-            Exception: an unexpected error in one of its loops; start another service.
+        After any other error, which was not expected in one of its loops, start another service.
         """
         self._loop = asyncio.get_running_loop()
         threads = self._settings.threads
         database = DatabaseThreads(threads=threads, name="runner-db", batch_commits=threads == 1)
         pulse = DatabaseThreads(threads=1, name="runner-pulse")
         naming = DatabaseThreads(threads=1, name="runner-name")
+        cleaning = DatabaseThreads(threads=1, name="runner-files")
         reporter = ProgressWriter(hub=self._hub, intervals=self._intervals)
+        self._capturer = Capturer(runner=self._settings.name, intervals=self._intervals, commits=database)
         try:
             if await self._register(pulse):
                 self._ready.set()
                 await self._hub.add_runner_listener(self.notify)
-                await self._serve(database, pulse, naming, reporter)
+                await self._serve(database, pulse, naming, cleaning, reporter)
             await self._deregister(pulse)
         finally:
             self._hub.remove_runner_listener(self.notify)
-            for bridge in (database, pulse, naming, reporter):
+            for bridge in (database, pulse, naming, cleaning, reporter, self._capturer):
                 # Off the loop: what is under way in a thread is waited for.
                 await asyncio.shield(asyncio.to_thread(bridge.close))
 
     async def _serve(
-        self, database: DatabaseThreads, pulse: DatabaseThreads, naming: DatabaseThreads, reporter: ProgressWriter
+        self,
+        database: DatabaseThreads,
+        pulse: DatabaseThreads,
+        naming: DatabaseThreads,
+        cleaning: DatabaseThreads,
+        reporter: ProgressWriter,
     ) -> None:
-        context = RunnerContext(
-            database=database,
-            progress=reporter,
-            intervals=self._intervals,
-            lease_clock=self.lease_clock,
-            instance=self._instance,
-            depth=self._settings.depth,
-            give_up_s=self._settings.give_up_s,
-            move_after_s=self._settings.move_after_s,
-            queued_limit_s=self._settings.queued_limit_s,
-            max_answer_bytes=self._settings.max_answer_bytes,
-            timeouts=self._settings.timeouts,
-        )
         async with asyncio.TaskGroup() as tasks:
+            pool = Pool(database, give_up_s=self._settings.give_up_s, queued_limit_s=self._settings.queued_limit_s)
+            completer = Completer(database, tasks)
+            context = RunnerContext(
+                database=database,
+                progress=reporter,
+                pool=pool,
+                completer=completer,
+                timings=TimingBuffer(database),
+                captures_due=self._capturer.due,
+                intervals=self._intervals,
+                lease_clock=self.lease_clock,
+                instance=self._instance,
+                depth=self._settings.depth,
+                give_up_s=self._settings.give_up_s,
+                move_after_s=self._settings.move_after_s,
+                queued_limit_s=self._settings.queued_limit_s,
+                max_answer_bytes=self._settings.max_answer_bytes,
+                marks_outputs=self._settings.marks_outputs,
+                timeouts=self._settings.timeouts,
+            )
             services = [
                 tasks.create_task(self._heartbeat_loop(pulse), name="runner: beat"),
                 tasks.create_task(self._hold_name_lock_loop(naming), name="runner: name"),
+                tasks.create_task(self._clean_loop(cleaning), name="runner: files"),
                 tasks.create_task(reporter.run(), name="runner: progress"),
                 tasks.create_task(self._dispatch_loop(tasks, context), name="runner: work"),
             ]
+            if self._settings.captures:
+                services.append(tasks.create_task(self._capturer.run(), name="runner: captures"))
             await self._stopping.wait()
             await self._finish_sending()
             for task in [*services, *(held.task for held in self._sessions.values())]:
                 task.cancel()
+            completer.cancel()
 
     async def _finish_sending(self) -> None:
         """Wait for the answers to prompts that are being sent; else they are uncertain for half a minute."""
@@ -176,7 +206,7 @@ class RunnerService:
             session.start_handover()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SENT_WITHIN):
-                while any(one.is_sending for one in sessions):  # noqa: ASYNC110 for some tens of milliseconds
+                while any(session.is_sending for session in sessions):  # noqa: ASYNC110 for some tens of milliseconds
                     await asyncio.sleep(0.02)
 
     async def _register(self, pulse: DatabaseThreads) -> bool:
@@ -224,22 +254,22 @@ class RunnerService:
         name = self._settings.name
         renewed = runners.runner_heartbeat(name=name, instance=self._instance)
         if renewed:
-            held = [FencingToken(*lease) for lease in leasing.leases_held(name)]
+            held = [FencingToken(*lease) for lease in leases_held(name)]
             self.lease_clock.renewed(held, asked_at)
             self._renewed = asked_at, frozenset(held)
-            if leasing.has_free_lease(name):
+            if has_free_lease(name):
                 self._loop.call_soon_threadsafe(self.notify)
         return renewed
 
     def _cancel_lost_sessions(self) -> None:
         """End the sessions of backends that are other runners' now; each of their writes is refused."""
         asked_at, held = self._renewed
-        for backend_id, one in self._sessions.items():
+        for backend_id, entry in self._sessions.items():
             # One that was taken since may be missing in what was read before.
-            if one.since < asked_at and one.session.context.fence not in held and not one.ending:
-                logger.warning("%s is another runner's now; this one stops driving it.", backend_id)
-                one.ending = True
-                one.task.cancel()
+            if entry.since < asked_at and entry.session.context.fence not in held and not entry.ending:
+                logger.warning("%s: lease lost to another runner; closing the session.", backend_id)
+                entry.ending = True
+                entry.task.cancel()
 
     async def _hold_name_lock_loop(self, naming: DatabaseThreads) -> None:
         """Hold the lock on the name, which a restart of PostgreSQL takes away."""
@@ -256,6 +286,20 @@ class RunnerService:
             was_held = is_held
             await asyncio.sleep(self._intervals.heartbeat)
 
+    async def _clean_loop(self, cleaning: DatabaseThreads) -> None:
+        """Remove what is expired or unused, and what killed processes left. An error costs no job: it is logged."""
+        mark = functools.partial(marker_write, runner=self._settings.name, instance=self._instance)
+        while True:
+            pause = self._intervals.clean
+            for step in (mark, clean_and_expire, captures_expire, files_collect):
+                try:
+                    await cleaning.run(step)
+                except Exception:
+                    # A storage raises errors of its own classes.
+                    logger.exception("Files: %s failed", step)
+                    pause = min(pause, _CLEAN_AGAIN)
+            await asyncio.sleep(pause)
+
     async def _dispatch_loop(self, tasks: asyncio.TaskGroup, context: RunnerContext) -> None:
         """Reconcile sessions and dispatch work on every notification, and every few seconds.
 
@@ -264,17 +308,37 @@ class RunnerService:
         due_at = float("-inf")
         while not self._stopping.is_set():
             self._work.clear()
-            if self._look_at_backends or time.monotonic() >= due_at:
+            context.pool.is_stale = True
+            looks = self._look_at_backends or time.monotonic() >= due_at
+            if looks:
                 self._look_at_backends = False
                 await self._reconcile_sessions(tasks, context)
+                await context.pool.read_backends()
                 due_at = time.monotonic() + self._look_within
-            await self._dispatch(context.database)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(due_at - time.monotonic()):
-                    await self._work.wait()
+            await self._dispatch(context)
+            if looks:
+                await context.pool.end_overdue()
+                await context.timings.store()
+            # A session that finds no job meanwhile makes a reading due.
+            while (rest := min(due_at - time.monotonic(), context.pool.next_reading_in)) > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(rest, _LINE_POLL)):
+                        await self._work.wait()
+                        break
 
-    async def _dispatch(self, database: DatabaseThreads) -> None:
-        waiting, stops = await database.run_with_retry(work.pending_work)
+    async def _dispatch(self, context: RunnerContext) -> None:
+        """Tell the sessions what waits for them, and what is to be stopped."""
+        waiting, stops = await context.database.run_with_retry(work.pending_work)
+        await context.pool.refresh()
+        if context.pool.is_open:
+            free = {
+                backend_id: len(held.session.attempts.drivers)
+                for backend_id, held in self._sessions.items()
+                if held.session.claimer.may_claim
+            }
+            waiting |= set(context.pool.takers(free))
+            idle = [one for one, prompts in free.items() if not prompts and one not in waiting]
+            await context.pool.recall(idle)
         for backend_id, held in self._sessions.items():
             if backend_id in waiting:
                 held.session.notify()
@@ -282,9 +346,9 @@ class RunnerService:
 
     async def _reconcile_sessions(self, tasks: asyncio.TaskGroup, context: RunnerContext) -> None:
         """Open a session for each backend that needs one, end those of backends gone or moved."""
-        rows = await context.database.run_with_retry(backend_selectors.desired_backends)
+        rows = await context.database.run_with_retry(backend_queries.desired_backends)
         busy = await context.database.run_with_retry(work.backends_with_prompts)
-        leases = await context.database.run_with_retry(leasing.lease_table, self._settings.name)
+        leases = await context.database.run_with_retry(lease_table, self._settings.name)
         wanted = {row["id"]: row for row in rows if row["enabled"] or row["id"] in busy}
         for backend_id, held in list(self._sessions.items()):
             row = wanted.get(backend_id)
@@ -297,7 +361,7 @@ class RunnerService:
                     held.task.cancel()
             else:
                 held.session.context.set_desired_state(desired_state(row))
-        given = {one for one, held in self._sessions.items() if held.releases_lease}
+        given = {backend_id for backend_id, held in self._sessions.items() if held.releases_lease}
         for backend_id in leases_to_acquire(wanted.keys() - given, self._sessions.keys() - given, leases):
             await self._open(wanted[backend_id], tasks, context)
             if backend_id in leases.unclaimed and leases.live_runners:
@@ -329,7 +393,7 @@ class RunnerService:
 
     def _rebalance(self, wanted: Set[str], leases: LeaseTable) -> None:
         """Have backends go to runners that have fewer, those without prompts of ours first."""
-        staying = {one: held for one, held in self._sessions.items() if not held.ending}
+        staying = {backend_id: held for backend_id, held in self._sessions.items() if not held.ending}
         count = 0
         if time.monotonic() >= self._no_rebalance_before:
             count = release_count(wanted, staying.keys(), leases)

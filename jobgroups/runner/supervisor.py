@@ -1,7 +1,5 @@
 """Restarts a runner after an unexpected error, and records the error in its row."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable
@@ -31,6 +29,8 @@ def runner_settings(name: str) -> RunnerSettings:
         move_after_s=settings.DIRECTOR_MOVE_AFTER_SECONDS,
         queued_limit_s=settings.DIRECTOR_QUEUED_LIMIT_SECONDS,
         max_answer_bytes=settings.DIRECTOR_MAX_ANSWER_BYTES,
+        captures=settings.DIRECTOR_CAPTURE,
+        marks_outputs=settings.DIRECTOR_MARK_OUTPUTS,
         threads=1 if settings.DIRECTOR_ON_SQLITE else 4,
         intervals=Intervals.scaled(settings.DIRECTOR_TIME_SCALE),
     )
@@ -39,11 +39,7 @@ def runner_settings(name: str) -> RunnerSettings:
 class RunnerSupervisor:
     """Runs runner services one after the other until :meth:`stop`.
 
-    Args:
-        name: of the runner.
-        hub: the process's.
-        find_local: whether to look for ComfyUIs on this machine.
-        lock: on the name, held by the caller; it is kept from here on.
+    ``find_local``: look for ComfyUIs on this machine. The lock on the name, held by the caller, is kept from here on.
     """
 
     def __init__(self, *, name: str, hub: Hub, find_local: bool, lock: Lock | None = None) -> None:
@@ -62,13 +58,9 @@ class RunnerSupervisor:
             self._service.stop()
 
     async def run(self, ready: Callable[[], None] | None = None) -> None:
-        """Run until :meth:`stop`.
+        """Run until :meth:`stop`; ``ready`` is called when the runner is registered as alive for the first time.
 
-        Args:
-            ready: called when the runner is registered as alive for the first time.
-
-        Raises:
-            RunnerReplaced: another process runs under this name, so this one has no business left.
+        Raises ``RunnerReplaced`` if another process runs under this name.
         """
         while not self._stopping:
             self._service = RunnerService(self._settings, self._hub, self._lock)

@@ -3,14 +3,12 @@
 Runs in the transaction that queues them, with the group locked.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from backends.capabilities import missing_capabilities
+from backends.capabilities import lacks_reason
 from backends.eligibility import capabilities_of
 from backends.models import Backend, Reachability
 from backends.queries import backend_status, backends_by_id
@@ -22,6 +20,7 @@ from jobgroups.domain.retry_policy import AttemptHistory, Candidate
 from jobgroups.domain.states import RetryScope, Where
 from jobgroups.errors import BackendNotFound, BackendUnavailable, Conflict, NoOtherBackend
 from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.queries.pool import candidate_reasons
 from jobgroups.services.backends import lock_backends
 from jobgroups.services.candidates import candidate_backends
 
@@ -34,6 +33,7 @@ _UNSCHEDULABLE: Final = {
 _GONE: Final = "It is not registered any more."
 _HINT: Final = "Have it work again, let the jobs go to other backends with retry_elsewhere, or leave them out."
 _NOWHERE_HINT: Final = "No other backend that is allowed works now. Have one work, then retry."
+_POOL_HINT: Final = "No candidate of the group takes jobs. Have one work, or name another backend."
 _NAMED_HINT: Final = "Name another backend."
 
 
@@ -63,21 +63,16 @@ class Choice:
 
 
 def assign_backends(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> dict[str, str]:
-    """Return the backend that each child is bound to, by the child's id.
+    """Return the backend that each child is bound to, by the child's id. The group is locked.
 
-    A child stays where it is unless it may go elsewhere and has reason to: its backend takes
-    nothing, is away, or has failed it in the run before; or the person wants it elsewhere. A backend
-    that is away or paused keeps those that must stay: they wait for it.
-
-    Args:
-        group: theirs; locked.
-        children: as their last run left them.
-        choice: at which backends the person wants them.
+    A child stays where it is unless it may go elsewhere and has a reason to: its backend takes nothing, is away, or
+    failed it in the last run; or the user chose another one. A backend that is away or paused keeps those that must
+    stay: they wait for it.
 
     Raises:
         BackendNotFound: the named backend is not registered.
-        BackendUnavailable: one of them can wait nowhere; all of them are refused then.
-        NoOtherBackend: one of them is to go to another backend, and there is none for it.
+        BackendUnavailable: one of the children can wait nowhere; all of them are refused then.
+        NoOtherBackend: a child is to go to another backend, and there is none for it.
     """
     while True:
         bound = _assign(group, children, choice)
@@ -116,8 +111,24 @@ def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> di
     if stuck:
         raise NoOtherBackend(stuck)
     if refused:
-        raise BackendUnavailable([{"backend_id": one, "reason": reason} for one, reason in refused.items()], hint=hint)
+        raise BackendUnavailable(
+            [{"backend_id": backend_id, "reason": reason} for backend_id, reason in refused.items()], hint=hint
+        )
     return bound
+
+
+def check_pool(group: JobGroup, children: Iterable[ChildJob]) -> None:
+    """Check that a candidate of each child's variant takes jobs, or will.
+
+    Raises:
+        BackendUnavailable: none of one variant does; with the reason of each candidate.
+    """
+    for variant in group.variants.filter(pk__in={child.variant_id for child in children}):
+        reasons = [(one.row.id, one.reason) for one in candidate_reasons(variant)]
+        if all(reason for _, reason in reasons):
+            none = (", ".join(sorted(variant.candidates)), "No registered backend is a candidate.")
+            refused = [{"backend_id": name, "reason": why} for name, why in reasons or [none]]
+            raise BackendUnavailable(refused, hint=_POOL_HINT)
 
 
 class _Candidates:
@@ -131,7 +142,7 @@ class _Candidates:
         """Return the candidates within a scope, by id."""
         if elsewhere not in self._found:
             found = candidate_backends(self._group, elsewhere, besides=())
-            self._found[elsewhere] = {one.backend_id: one for one in found}
+            self._found[elsewhere] = {candidate.backend_id: candidate for candidate in found}
         return self._found[elsewhere]
 
     def count(self, backend_id: str) -> None:
@@ -145,29 +156,20 @@ class _Candidates:
 def _target(child: ChildJob, candidates: dict[str, Candidate], tried: AttemptHistory, *, leave: bool) -> str | None:
     """Return the best of the backends that a child may go to, its own among them; None: no other.
 
-    Args:
-        child: the child.
-        candidates: where it may go.
-        tried: where it failed.
-        leave: its own backend is none of them.
+    ``tried`` tells where it failed. With ``leave`` its own backend is none of them.
     """
     own = child.backend_id or ""
     if not leave and own in candidates and own not in tried.failed_on:
         return own
-    fit = [one for one in candidates.values() if not (leave and one.backend_id == own)]
+    fit = [candidate for candidate in candidates.values() if not (leave and candidate.backend_id == own)]
     out_of_memory = child.failure_class == FailureClass.OUT_OF_MEMORY
     return retry_policy.best_candidate(fit, tried, after_memory=out_of_memory)
-
-
-# --- a backend that a person names ----------------------------------------------------------------
 
 
 def assign_named(group: JobGroup, backend_id: str) -> None:
     """Check that children of a group may wait at a backend that a user named, and lock it.
 
-    Raises:
-        BackendNotFound: it is not registered.
-        BackendUnavailable: it takes nothing, or lacks what the group requires.
+    Raises ``BackendNotFound``, or ``BackendUnavailable`` if it takes nothing or lacks what the group requires.
     """
     while True:
         _check_named(group, backend_id)
@@ -182,21 +184,17 @@ def _check_named(group: JobGroup, backend_id: str) -> None:
     row = Backend.objects.filter(pk=backend_id).first()
     if row is None:
         raise BackendNotFound(backend_id)
-    reason = _unschedulable([backend_id]).get(backend_id)
-    if reason is None and (missing := missing_capabilities(capabilities_of(row), group.required_capabilities)):
-        reason = f"It lacks {', '.join(missing)}, which the group requires."
+    lacks = lacks_reason(capabilities_of(row), group.required_capabilities)
+    reason = _unschedulable([backend_id]).get(backend_id, lacks)
     if reason is not None:
         raise BackendUnavailable([{"backend_id": backend_id, "reason": reason}], hint=_NAMED_HINT)
 
 
 def unblock_unreachable(children: Iterable[ChildJob]) -> None:
-    """Let children stop waiting for the removal of their prompts at offline backends.
+    """Let children that a user assigned to other backends stop waiting for offline backends to remove their prompts.
 
-    The end of such a prompt may never be seen. It keeps its slot and its pending stop. Two backends may render the child
-    then; it has one result.
-
-    Args:
-        children: queued, assigned to another backend by a user.
+    The end of such a prompt may never be seen. It keeps its slot and its pending stop. Two backends may render the
+    child then; it has one result.
     """
     bound = {child.id: child.backend_id for child in children}
     removed = Attempt.objects.filter(
@@ -206,12 +204,9 @@ def unblock_unreachable(children: Iterable[ChildJob]) -> None:
         failure_class="",
         backend__in=Backend.objects.filter(reachability=Reachability.OFFLINE).values("pk"),
     )
-    kept = [one.pk for one in removed if one.backend_id != bound[one.child_id]]
+    kept = [attempt.pk for attempt in removed if attempt.backend_id != bound[attempt.child_id]]
     if kept:
         Attempt.objects.filter(pk__in=kept).update(failure_class=FailureClass.UNREACHABLE)
-
-
-# --- looked up ------------------------------------------------------------------------------------
 
 
 def _unschedulable(named: Collection[str]) -> dict[str, str]:
@@ -241,7 +236,9 @@ def _tried(children: Sequence[ChildJob]) -> dict[str, AttemptHistory]:
     return {
         child.id: AttemptHistory(
             failed_on=[backend_id for backend_id, _ in failed[child.id]],
-            excluded=frozenset(one for one, retry in failed[child.id] if retry is RetryTarget.OTHER_BACKEND),
+            excluded=frozenset(
+                backend_id for backend_id, retry in failed[child.id] if retry is RetryTarget.OTHER_BACKEND
+            ),
         )
         for child in children
     }

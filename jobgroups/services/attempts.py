@@ -4,8 +4,6 @@ Each write is rejected unless the runner still holds the backend's lease. ``outc
 the child.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
@@ -21,6 +19,7 @@ from jobgroups.domain.failures import OVERTAKEN, FailureClass, class_of_refusal
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import (
     CHILD_OPEN,
+    VOID_ONCE_STARTED,
     AttemptState,
     ChildStatus,
     PartialOutputs,
@@ -30,7 +29,7 @@ from jobgroups.domain.states import (
 from jobgroups.events import log
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.serializers import to_json
-from jobgroups.services import outages, outcomes, quarantine
+from jobgroups.services import late_results, outages, outcomes, quarantine
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.outcomes import (
     AttemptResult,
@@ -47,7 +46,7 @@ from jobgroups.services.outcomes import (
 from jobgroups.services.transactions import attempt_transaction, is_free
 
 #: Stops of prompts whose children wait to be sent again, and have not failed.
-_WAITED_FOR: Final = (StopReason.GIVEN_BACK, StopReason.MOVED)
+_WAITED_FOR: Final = (StopReason.GIVEN_BACK, *VOID_ONCE_STARTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +67,13 @@ def _stored(child: ChildJob, attempt: Attempt) -> StoredAttempt:
     )
 
 
-# --- on its way -----------------------------------------------------------------------------------
-
-
 @retry_on_conflict
 def attempt_uncertain(
     *, attempt_id: int, fence: FencingToken, message: str | None = None, details: Mapping[str, Any] | None = None
 ) -> StoredAttempt:
     """Record that the POST was sent and no valid response arrived: ComfyUI may have queued the prompt.
 
-    Args:
-        attempt_id: the attempt.
-        fence: the lease on its backend.
-        message: what was answered, where a whole answer came.
-        details: the same for programs. It is kept until the prompt is seen at the backend.
+    A whole response is stored as ``message``, and as ``details`` for programs, until the prompt is seen at the backend.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         tx.move_attempt(
@@ -110,12 +102,8 @@ def attempt_accepted(
 ) -> StoredAttempt:
     """Record that ComfyUI has the prompt. The result contains whether a stop was requested meanwhile.
 
-    Args:
-        attempt_id: the attempt.
-        fence: the lease on its backend.
-        prompt_id: the id under which it stands there, where that is not ours: a ComfyUI older than
-            July 2025 chooses its own, and its answer is the truth.
-        node_errors: the outputs that ComfyUI refused; None if its answer was lost.
+    ``prompt_id`` is the id at the backend if it is not ours: a ComfyUI older than July 2025 chooses its own, and its
+    response is the truth. ``node_errors`` are the outputs that ComfyUI refused; None if its response was lost.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         forgotten = _answer_forgotten(attempt)
@@ -171,7 +159,7 @@ def attempt_started(*, attempt_id: int, fence: FencingToken) -> StoredAttempt:
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         # One that was closed as never accepted is adopted by abandoned_prompt_found, or not at all.
         if attempt.ended_at is None:
-            if attempt.stop_reason == StopReason.MOVED:
+            if attempt.stop_reason in VOID_ONCE_STARTED:
                 _decide_move(tx, child, attempt)
             forgotten = _answer_forgotten(attempt)
             if tx.move_attempt(attempt, AttemptState.RUNNING, started_at=now(), **forgotten):
@@ -180,16 +168,18 @@ def attempt_started(*, attempt_id: int, fence: FencingToken) -> StoredAttempt:
 
 
 def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:
-    """Keep a prompt that started before a user's move could remove it from the queue.
+    """Keep a prompt that started before a move or a recall could remove it from the queue.
 
-    The move is void then. If the child is no longer queued without an attempt, the prompt is stopped.
+    The move or recall is void then. If the child is no longer queued without an attempt, the prompt is stopped.
     """
     if is_free(child):
         left = child.backend_id or ""
         stays = {"stop_requested_at": None, "stop_reason": "", "failure_class": "", "is_counted": True}
-        outcomes.reinstate(child, attempt)
-        reason = f"{attempt.backend_id} had started it before it could be moved: it stays there."
-        tx.add_event(log.child_retrying(child, previous_backend_id=left, failure_class=None, reason=reason))
+        late_results.reinstate(child, attempt)
+        if child.is_bound:
+            # A recall made no event.
+            reason = f"{attempt.backend_id} had started it before it could be moved: it stays there."
+            tx.add_event(log.child_retrying(child, previous_backend_id=left, failure_class=None, reason=reason))
     else:
         cancelled = child.status == ChildStatus.CANCELLED
         stays = {"stop_reason": StopReason.CANCEL if cancelled else StopReason.SUPERSEDED}
@@ -212,19 +202,23 @@ def attempt_outputs_stored(
         )
 
 
-# --- its end --------------------------------------------------------------------------------------
-
-
 @retry_on_conflict
 def attempt_ended(*, attempt_id: int, fence: FencingToken, end: AttemptResult) -> bool:
     """Store the result that ComfyUI reported. It decides the child if this is the child's current attempt.
 
-    Returns:
-        Whether this call closed the attempt. A repeated result changes nothing.
+    Returns whether this call closed the attempt. A repeated result changes nothing.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         if end.node_errors is not None:
             _keep_node_errors(attempt, end.node_errors)
+        if (
+            attempt.stop_reason == StopReason.RECALLED
+            and attempt.ended_at is None
+            and end.state is not AttemptState.INTERRUPTED
+            and is_free(child)
+        ):
+            # It ran unseen. Also its failure decides the child: no user requested another attempt.
+            _decide_move(tx, child, attempt)
         refused = _refused_in_part(tx, attempt)
         if end.state is not AttemptState.SUCCESS and not _stops_for_refusal(attempt):
             # It ended for another reason, before the refusal was known or its stop was requested.
@@ -240,7 +234,7 @@ def attempt_ended(*, attempt_id: int, fence: FencingToken, end: AttemptResult) -
         if not close_with_result(tx, attempt, state, end):
             return False
         if state is AttemptState.SUCCESS and end.failure is None and is_free(child):
-            outcomes.reinstate(child, attempt)
+            late_results.reinstate(child, attempt)
         if child.current_attempt_id == attempt.pk:
             end_child(tx, child, attempt, end, refused)
         return True
@@ -272,14 +266,8 @@ def attempt_refused(
 ) -> bool:
     """Record that ComfyUI refused the workflow, because of the workflow or of something that the backend lacks.
 
-    Args:
-        attempt_id: the attempt.
-        fence: the lease on its backend.
-        message: what the user reads.
-        details: what was answered.
-        kind: why it was refused.
-        remember_until: how long the prompt id stays on the abandoned list; None for an answer that is
-            ComfyUI's own, after which the prompt cannot turn up.
+    ``message`` is for users. ``remember_until`` is how long the prompt id stays on the abandoned list; None for
+    ComfyUI's own response, after which the prompt cannot appear.
     """
     failure = Failure(kind=kind, message=message, details=details)
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
@@ -306,9 +294,6 @@ def attempt_failed_internally(*, attempt_id: int, fence: FencingToken, message: 
         still_open = Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True)
         still_open.exclude(failure_class__in=OVERTAKEN).update(failure_class=FailureClass.INTERNAL)
         return False
-
-
-# --- given back -----------------------------------------------------------------------------------
 
 
 @retry_on_conflict
@@ -385,23 +370,13 @@ def attempt_interrupted_by_other(*, attempt_id: int, fence: FencingToken, end: A
         return True
 
 
-# --- stopping -------------------------------------------------------------------------------------
-
-
 @retry_on_conflict
-def attempt_timed_out(*, attempt_id: int, fence: FencingToken, offline: bool = False) -> bool:
-    """Time out a child and request the stop of its prompt.
+def attempt_timed_out(*, attempt_id: int, fence: FencingToken, offline: bool = False, stalled: bool = False) -> bool:
+    """Time out a child and request the stop of its prompt; return whether the attempt still decided its child.
 
     If the group's policy allows a retry, the child is queued again. It is claimed after its prompt ended or hangs
-    (:func:`attempt_stalled`).
-
-    Args:
-        attempt_id: the attempt.
-        fence: the lease on its backend.
-        offline: whether the backend does not respond. The child then fails as lost, not as timed out.
-
-    Returns:
-        Whether the attempt still decided its child.
+    (:func:`attempt_stalled`). If the backend is ``offline``, the child fails as lost, not as timed out. ``stalled``: no
+    event came for the group's ``stall_seconds``.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
@@ -411,11 +386,11 @@ def attempt_timed_out(*, attempt_id: int, fence: FencingToken, offline: bool = F
             outcomes.stop_failed(tx, attempt, StopReason.GAVE_UP, lost.kind, lost)
             outcomes.handle_failure(tx, child, attempt, lost)
             return True
-        seconds = tx.group.timeout_seconds
-        outcomes.stop_failed(tx, attempt, StopReason.TIMEOUT, FailureClass.TIMEOUT)
-        failure = Failure(
-            kind=FailureClass.TIMEOUT, message=f"Timed out after {seconds} s", details={"phase": "running"}
-        )
+        message, phase = f"Timed out after {tx.group.timeout_seconds} s", "running"
+        if stalled:
+            message, phase = f"Stalled: ComfyUI sent no event of it for {tx.group.stall_seconds} s", "stalled"
+        failure = Failure(kind=FailureClass.TIMEOUT, message=message, details={"phase": phase})
+        outcomes.stop_failed(tx, attempt, StopReason.TIMEOUT, FailureClass.TIMEOUT, failure)
         outcomes.handle_failure(tx, child, attempt, failure)
         return True
 
@@ -424,24 +399,19 @@ def attempt_timed_out(*, attempt_id: int, fence: FencingToken, offline: bool = F
 def attempt_stalled(
     *, attempt_id: int, fence: FencingToken, reachable: bool = True, can_interrupt: bool = True
 ) -> bool:
-    """Record that a prompt continues long after its stop was requested: its backend hangs.
+    """Record that a prompt continues long after its stop was requested; return whether this call recorded it.
 
-    It counts against the backend. The child no longer waits for the end of the prompt, which may never come. The
-    prompt keeps its slot, and its stop stays pending.
+    The backend hangs, which counts against it. The child no longer waits for the end of the prompt, which may never
+    come. The prompt keeps its slot, and its stop stays pending.
 
     Args:
-        attempt_id: the attempt.
-        fence: the lease on its backend.
         reachable: whether the backend responds. Otherwise it does not hang but was lost, and a backend that was paused
             and then switched off has not failed.
-        can_interrupt: whether the backend can stop a running prompt. An old ComfyUI cannot: the prompt is no failure then, but
-            a child whose group requires all outputs stops waiting for it.
-
-    Returns:
-        Whether this call recorded it.
+        can_interrupt: whether the backend can stop a running prompt. An old ComfyUI cannot: the prompt is no failure
+            then, but a child whose group requires all outputs stops waiting for it.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        # Likewise one that was given back, or moved: its child waits for nothing else.
+        # Likewise one that was given back, moved or recalled: its child waits for nothing else.
         given_back = Q(stop_reason__in=_WAITED_FOR, failure_class="")
         waited_for = Q(failure_class=FailureClass.TIMEOUT) | given_back
         refused = _refused_in_part(tx, attempt) if _stops_for_refusal(attempt) else None
@@ -469,11 +439,8 @@ def attempt_stalled(
 def abandoned_prompt_found(*, attempt_id: int, fence: FencingToken, running: bool) -> bool:
     """Adopt a prompt on the abandoned list that was found at its backend, or reject it for good.
 
-    It is adopted if its child is queued without an attempt. Otherwise the caller removes the prompt: after a requested
-    stop it would end its child as interrupted.
-
-    Returns:
-        Whether it was adopted.
+    It is adopted if its child is queued without an attempt; return whether it was. Otherwise the caller removes the
+    prompt: after a requested stop it would end its child as interrupted.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         if attempt.state == AttemptState.RUNNING and child.current_attempt_id == attempt.pk:
@@ -481,13 +448,13 @@ def abandoned_prompt_found(*, attempt_id: int, fence: FencingToken, running: boo
             return True
         if not running or attempt.state != AttemptState.NEVER_ACCEPTED:
             return False
-        moved = attempt.stop_reason == StopReason.MOVED
+        moved = attempt.stop_reason in VOID_ONCE_STARTED
         if (attempt.stop_requested_at is not None and not moved) or not is_free(child):
             never_asked = Attempt.objects.filter(pk=attempt.pk, stop_requested_at__isnull=True)
             never_asked.update(stop_requested_at=now(), stop_reason=StopReason.SUPERSEDED)
             return False
         AbandonedPrompt.objects.filter(attempt=attempt).delete()
-        outcomes.reinstate(child, attempt)
+        late_results.reinstate(child, attempt)
         tx.move_attempt(
             attempt,
             AttemptState.RUNNING,

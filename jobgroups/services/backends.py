@@ -1,7 +1,5 @@
 """Backends with groups: locked for a submission, created, changed, deleted, observed."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any
 
@@ -18,14 +16,14 @@ from jobgroups.errors import BackendInUse, BackendNotFound, Conflict
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, Lease
 from jobgroups.queries.backends import backend_in_use
+from jobgroups.services import exclusions
 from jobgroups.services.leases import verify_fence
 
 
 def lock_backends(backend_ids: Collection[str]) -> None:
     """Prevent the deletion and the disabling of backends until the caller's transaction ends.
 
-    Raises:
-        Conflict: a backend was deleted or disabled since it was selected.
+    Raises ``Conflict`` if a backend was deleted or disabled since it was selected.
     """
     wanted = sorted(set(backend_ids))
     # KEY SHARE: submissions do not wait for one another, nor for what is observed meanwhile.
@@ -66,25 +64,28 @@ def backend_update(*, backend_id: str, url: str | None = None, **values: Any) ->
     with transaction.atomic():
         # A claim locks the lease, too: none is stored between this check and the change.
         Lease.objects.select_for_update().filter(pk=backend_id).first()
-        if url is not None:
-            _check_address_change(backend_id, url)
+        moves = url is not None and _check_address_change(backend_id, url)
         row = services.backend_update(backend_id=backend_id, url=url, **values)
         if row is None:
             raise BackendNotFound(backend_id)
+        if moves:
+            exclusions.forget(backend_id)
         log.notify_runners_on_commit()
     return row
 
 
-def _check_address_change(backend_id: str, url: str) -> None:
+def _check_address_change(backend_id: str, url: str) -> bool:
+    """Return whether the address changes."""
     row = Backend.objects.filter(pk=backend_id).first()
     if row is None or not services.is_other_address(row, url):
-        return
+        return False
     _, active = backend_in_use(backend_id)
     if active:
         raise BackendInUse(
             f"{pluralize(active, 'prompt', 'prompts')} of ours may still run at the present address; "
             "disable the backend and change it when they have ended."
         )
+    return True
 
 
 @retry_on_conflict
@@ -127,10 +128,9 @@ def backend_delete(*, backend_id: str) -> None:
 
 @retry_on_conflict
 def adopted_depart(*, backend_id: str) -> bool:
-    """Delete a backend that discovery registered and that no longer responds.
+    """Delete a backend that discovery registered and that no longer responds; return whether this call deleted it.
 
-    Returns:
-        Whether this call deleted it: no user has changed it, and no job was ever assigned to it.
+    It stays if a user has changed it, or a job was ever assigned to it.
     """
     with transaction.atomic():
         Lease.objects.select_for_update().filter(pk=backend_id).first()
@@ -153,9 +153,11 @@ def _jobs(number: int) -> str:
 def backend_observed(*, fence: FencingToken, **seen: Any) -> None:
     """Store an observation by the holder of a backend's lease; see ``backends.services.backend_observed``.
 
-    Raises:
-        LeaseLost: another runner has acquired the backend; nothing was written.
+    Raises ``LeaseLost`` if another runner has acquired the backend; nothing was written.
     """
     with transaction.atomic():
         verify_fence(fence)
         services.backend_observed(backend_id=fence.backend_id, **seen)
+        if not seen["reachable"]:
+            # When it comes back, it may have restarted with what it lacked.
+            exclusions.forget(fence.backend_id)

@@ -1,13 +1,11 @@
 """Cancel a group or one child of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
-from jobgroups.domain.states import CHILD_OPEN, ChildStatus, GroupStatus, StopReason
+from jobgroups.domain.states import CHILD_OPEN, GroupStatus, StopReason
 from jobgroups.errors import ChildNotFound
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
@@ -29,8 +27,7 @@ class Cancelled:
 def group_cancel(*, group_id: str) -> Cancelled:
     """Cancel every child that is not final, and request the stop of active attempts. Repeating it is no error.
 
-    Raises:
-        GroupNotFound: there is no such group.
+    Raises ``GroupNotFound``.
     """
     with group_transaction(group_id) as tx:
         open_children = tx.children(status__in=CHILD_OPEN)
@@ -48,24 +45,19 @@ def group_cancel(*, group_id: str) -> Cancelled:
 
 @retry_on_conflict
 def child_cancel(*, group_id: str, job_id: str) -> bool:
-    """Cancel one child; False if it was final already.
-
-    Raises:
-        GroupNotFound: there is no such group.
-        ChildNotFound: the group has no such child.
-    """
+    """Cancel one child; False if it was final already. Raises ``GroupNotFound`` or ``ChildNotFound``."""
     with group_transaction(group_id) as tx:
         found = tx.children(pk=job_id)
         if not found:
             raise ChildNotFound(job_id)
-        cancelled = _cancel(tx, [one for one in found if one.status in CHILD_OPEN])
+        cancelled = _cancel(tx, [child for child in found if child.status in CHILD_OPEN])
     return bool(cancelled)
 
 
 def _cancel(tx: GroupTransaction, children: Sequence[ChildJob]) -> list[ChildJob]:
-    cancelled = [one for one in children if tx.move_child(one, ChildStatus.CANCELLED)]
-    for one in cancelled:
-        tx.add_event(log.child_cancelled(one))
+    cancelled = tx.cancel_children(children)
+    for child in cancelled:
+        tx.add_event(log.child_cancelled(child))
     # Every active attempt, not the current one alone: an older one may still be stopping.
     active = Attempt.objects.filter(child__in=cancelled, ended_at__isnull=True)
     tx.request_stop(list(active.values_list("pk", flat=True)), StopReason.CANCEL)

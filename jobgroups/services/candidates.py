@@ -1,11 +1,11 @@
 """Candidate backends: where a child may be retried, as a snapshot for ``retry_policy``."""
 
-from __future__ import annotations
-
+import datetime as dt
 import json
 from collections.abc import Collection
 from dataclasses import replace
 
+from django.conf import settings
 from django.db.models import Count
 
 from backends.capabilities import missing_capabilities
@@ -15,11 +15,13 @@ from backends.states import Hold
 from jobgroups.domain import retry_policy
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import TAXONOMY, FailureClass, RetryTarget
+from jobgroups.domain.pool import is_candidate
 from jobgroups.domain.retry_policy import AttemptHistory, Candidate
-from jobgroups.domain.states import CHILD_OPEN, RetryScope
+from jobgroups.domain.states import CHILD_OPEN, Placement, RetryScope
 from jobgroups.errors import Conflict
-from jobgroups.models import ChildJob, JobGroup
+from jobgroups.models import ChildJob, JobGroup, Variant
 from jobgroups.queries.groups import submitted_backends
+from jobgroups.queries.pool import barring_failures, candidate_reasons, pool_candidates
 from jobgroups.services.backends import lock_backends
 
 
@@ -45,7 +47,7 @@ class CandidateBackends:
         if self._open is None:
             elsewhere = RetryScope(self._group.retry_elsewhere)
             found = candidate_backends(self._group, elsewhere, besides={self._left})
-            self._open = {one.backend_id: one for one in found}
+            self._open = {candidate.backend_id: candidate for candidate in found}
         while (target := retry_policy.best_candidate(self._open.values(), tried)) is not None:
             taken = self._open.pop(target)
             if lock_backend(target):
@@ -69,7 +71,7 @@ def attempt_history(group: JobGroup, child: ChildJob) -> AttemptHistory:
     failed = [(row.backend_id, TAXONOMY[FailureClass(row.failure_class)].retry) for row in rows]
     return AttemptHistory(
         failed_on=[backend_id for backend_id, _ in failed],
-        excluded=frozenset(one for one, retry in failed if retry is RetryTarget.OTHER_BACKEND),
+        excluded=frozenset(backend_id for backend_id, retry in failed if retry is RetryTarget.OTHER_BACKEND),
     )
 
 
@@ -89,10 +91,30 @@ def candidate_backends(group: JobGroup, elsewhere: RetryScope, *, besides: Colle
         for row in rows
         if is_working(row, now=now()) and not missing_capabilities(capabilities_of(row), group.required_capabilities)
     ]
-    if fit and elsewhere is RetryScope.GROUP:
+    if fit and group.placement == Placement.POOL:
+        candidates = pool_candidates(group.id)
+        fit = [row for row in fit if is_candidate(candidates, row.id, row.tags)]
+    elif fit and elsewhere is RetryScope.GROUP:
         within = _submitted_to(group)
         fit = [row for row in fit if row.id in within]
     return _candidates(fit) if fit else []
+
+
+def open_candidates(variant: Variant) -> set[str]:
+    """Return the candidates that can execute jobs of a variant, and are not disabled, drained or away for too long."""
+    gone_since = now() - dt.timedelta(seconds=settings.DIRECTOR_GIVE_UP_SECONDS)
+    return {
+        row.id
+        for row, _, unfit, _ in candidate_reasons(variant)
+        if unfit is None and row.enabled and row.hold != Hold.DRAIN
+        if row.unreachable_since is None or row.unreachable_since > gone_since
+    }
+
+
+def pool_is_open(group: JobGroup, child: ChildJob) -> bool:
+    """Return whether a candidate may still take a child of the pool."""
+    failed_at = set(barring_failures(child=child).values_list("backend_id", flat=True))
+    return not open_candidates(group.variants.get(children=child)) <= failed_at
 
 
 def own_candidate(backend_id: str) -> Candidate | None:
@@ -122,5 +144,5 @@ def _candidates(rows: Collection[Backend]) -> list[Candidate]:
 
 def _submitted_to(group: JobGroup) -> set[str]:
     """Return the backends that a group was submitted to, those included that were skipped then."""
-    skipped = {one["backend_id"] for one in json.loads(group.skipped_backends_json)}
-    return {one for one in (*submitted_backends(group).values(), *skipped) if one}
+    skipped = {backend["backend_id"] for backend in json.loads(group.skipped_backends_json)}
+    return {backend_id for backend_id in (*submitted_backends(group).values(), *skipped) if backend_id}

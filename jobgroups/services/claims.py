@@ -3,27 +3,30 @@
 Holds are checked under the fence: a user's pause locks the lease, so no claim is stored after the pause.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
+from backends.eligibility import capabilities_of
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery, insert_returning_id, update_where
 from jobgroups.domain.clock import now
-from jobgroups.domain.failures import OVERTAKEN
+from jobgroups.domain.exclusions import ExclusionKind
+from jobgroups.domain.failures import ONLY_ELSEWHERE, OVERTAKEN
 from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.pool import Needs, fits
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
-from jobgroups.domain.states import AttemptState, ChildStatus
+from jobgroups.domain.states import AttemptState, ChildStatus, StopReason
 from jobgroups.events import log
-from jobgroups.models import Attempt, ChildJob
+from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup
+from jobgroups.queries.exclusions import is_active, valid_since
 from jobgroups.services.group_transaction import GroupTransaction
-from jobgroups.services.slots import has_free_slot
+from jobgroups.services.leases import verify_fence
+from jobgroups.services.slots import backend_with_slot, has_free_slot
 from jobgroups.services.transactions import group_transaction
 
 
@@ -39,36 +42,77 @@ class Claim:
     child_id: str
     seed: int
     timeout_seconds: int
+    stall_seconds: int | None
     workflow_json: str
+    workflow_digest: str
     parameters_json: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolChoice:
+    """The variant of which a backend is to take a job, as the runner chose it."""
+
+    variant_id: int
+    group_id: str
+    queued_at: dt.datetime
+    needs: Needs
+    workflow_digest: str
+    #: Whether another backend works and can take the job: one that failed a job, or from which it was recalled, leaves it
+    #: to others for a while.
+    has_rival: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimResult:
+    """What a claim came to.
+
+    Attributes:
+        claim: None: no child is queued, no slot is free, the backend is disabled, held or quarantined, or a running
+            prompt there is being stopped (ComfyUI's interrupt flag is process-wide and could stop a second prompt).
+        from_pool: whether the claim is of the chosen variant.
+        in_vain: whether the chosen variant had no job for this backend.
+    """
+
+    claim: Claim | None = None
+    from_pool: bool = False
+    in_vain: bool = False
+
+
 @retry_on_conflict
-def child_claim(*, fence: FencingToken, client_id: str, depth: int) -> Claim | None:
-    """Claim the backend's oldest queued child: store the intent to send it.
+def child_claim(*, fence: FencingToken, client_id: str, depth: int, choice: PoolChoice | None = None) -> ClaimResult:
+    """Claim a queued child for a backend: store the intent to send it.
+
+    The older of two is claimed: the oldest child that is bound to the backend, or a job of the chosen variant.
 
     Args:
         fence: the lease on the backend.
         client_id: of the socket that will receive the prompt's events.
         depth: slots of the backend; each prompt without a seen end uses one.
-
-    Returns:
-        The claim, or None: no child is queued, no slot is free, the backend is disabled, held or quarantined, or a
-        running prompt there is being stopped (ComfyUI's interrupt flag is process-wide and could stop a second prompt).
+        choice: what the backend takes from the pool; None: nothing.
     """
     # Check for queued children first: most of a farm's backends have none, and this runs often.
-    candidate = _oldest_waiting(fence.backend_id)
-    if candidate is None or not has_free_slot(fence.backend_id, depth):
-        return None
-    while candidate is not None:
-        try:
-            claim = _claim(candidate, fence, client_id, depth)
-        except _NoFreeSlot:
-            return None
-        if claim is not None:
-            return claim
-        candidate = _oldest_waiting(fence.backend_id)
-    return None
+    bound = _oldest_bound(fence.backend_id)
+    if choice is None and (bound is None or not has_free_slot(fence.backend_id, depth)):
+        return ClaimResult()
+    in_vain = False
+    try:
+        if choice is not None and (bound is None or _is_before(choice, bound)):
+            claim = _claim_from_pool(choice, fence, client_id, depth)
+            if claim is not None:
+                return ClaimResult(claim, from_pool=True)
+            in_vain = True
+        while bound is not None:
+            claim = _claim_bound(bound, fence, client_id, depth)
+            if claim is not None:
+                return ClaimResult(claim, in_vain=in_vain)
+            bound = _oldest_bound(fence.backend_id)
+    except _NoFreeSlot:
+        return ClaimResult()
+    return ClaimResult(in_vain=in_vain)
+
+
+def _is_before(choice: PoolChoice, bound: ChildJob) -> bool:
+    return (choice.queued_at, choice.group_id) < (bound.queued_at, bound.group_id)
 
 
 def stored_intents(*, fence: FencingToken) -> set[int]:
@@ -86,27 +130,35 @@ class _NoFreeSlot(Exception):
     """The backend takes no prompt now. Rolls the claim's transaction back."""
 
 
-def _claimable() -> QuerySet[ChildJob]:
-    due = (
+def _due() -> Q:
+    return (
         Q(not_before__isnull=True)
         | Q(not_before__lte=Parameter("moment"))
         # A longer delay was stored before the clock was set back.
         | Q(not_before__gt=Parameter("longest"))
     )
-    # Two prompts of one child never run at once, but where the older one hangs, is out of reach or cannot
-    # be followed elsewhere, and its end may never be seen. What stands at this backend is settled first.
+
+
+def _older_prompts() -> QuerySet[Attempt]:
+    """Return the prompts of a child that keep it from being claimed for a backend.
+
+    Two prompts of one child never run at once, but where the older one hangs, is out of reach or cannot
+    be followed elsewhere, and its end may never be seen. What stands at this backend is settled first.
+    """
     older = Attempt.objects.filter(child=OuterRef("pk"), ended_at__isnull=True)
     overtaken = Q(failure_class__in=OVERTAKEN)
+    return older.exclude(overtaken & ~Q(backend_id=KEY))
+
+
+def _claimable() -> QuerySet[ChildJob]:
     return ChildJob.objects.filter(
-        due,
-        ~Exists(older.exclude(overtaken & ~Q(backend_id=KEY))),
-        backend_id=KEY,
-        status=ChildStatus.QUEUED,
-        current_attempt__isnull=True,
+        _due(), ~Exists(_older_prompts()), backend_id=KEY, status=ChildStatus.QUEUED, current_attempt__isnull=True
     )
 
 
-_oldest: Final = PreparedQuery(lambda: _claimable().order_by("queued_at", "group_id", "position").only("group_id")[:1])
+_oldest: Final = PreparedQuery(
+    lambda: _claimable().order_by("queued_at", "group_id", "position").only("group_id", "queued_at")[:1]
+)
 _still_waiting: Final = PreparedQuery(
     lambda: _claimable().filter(pk=Parameter("child_id")).select_for_update(of=("self",)).order_by()
 )
@@ -117,48 +169,159 @@ def _time_parameters() -> dict[str, dt.datetime]:
     return {"moment": moment, "longest": moment + dt.timedelta(seconds=LONGEST_PAUSE)}
 
 
-def _oldest_waiting(backend_id: str) -> tuple[str, str] | None:
-    oldest = _oldest.first(backend_id, **_time_parameters())
-    return None if oldest is None else (oldest.id, oldest.group_id)
+def _oldest_bound(backend_id: str) -> ChildJob | None:
+    return _oldest.first(backend_id, **_time_parameters())
 
 
-def _claim(candidate: tuple[str, str], fence: FencingToken, client_id: str, depth: int) -> Claim | None:
-    child_id, group_id = candidate
-    with group_transaction(group_id, fence=fence) as tx:
+def _claim_bound(oldest: ChildJob, fence: FencingToken, client_id: str, depth: int) -> Claim | None:
+    with group_transaction(oldest.group_id, fence=fence) as tx:
         # Under the fence: who holds the backend back has its lease, and was before this or comes
         # after it.
         if not has_free_slot(fence.backend_id, depth, locked=True):
             raise _NoFreeSlot
         # It may have been reassigned or delayed since the first query.
-        child = _still_waiting.first(fence.backend_id, child_id=child_id, **_time_parameters())
+        child = _still_waiting.first(fence.backend_id, child_id=oldest.id, **_time_parameters())
         if child is None:
             return None
-        attempt = Attempt(
-            child=child,
-            number=1 + _last_number(child.id),
-            run=tx.group.run,
-            backend_id=fence.backend_id,
-            prompt_id=str(uuid.uuid4()),
-            client_id=client_id,
-            epoch=fence.epoch,
-            created_at=now(),
-        )
-        insert_returning_id(attempt)
-        update_where(ChildJob, child.pk, {"current_attempt": attempt.pk})
+        claim = _store(child, tx.group, fence, client_id)
         if not tx.group.has_claimed_child:
             _first_claim(tx)
-        return Claim(
-            attempt_id=attempt.pk,
-            number=attempt.number,
-            prompt_id=attempt.prompt_id,
-            client_id=client_id,
-            group_id=group_id,
-            child_id=child_id,
-            seed=child.seed,
-            timeout_seconds=tx.group.timeout_seconds,
-            workflow_json=tx.group.workflow_json,
-            parameters_json=tx.group.parameters_json,
+        return claim
+
+
+# --- from the pool --------------------------------------------------------------------------------
+
+
+def _claim_from_pool(choice: PoolChoice, fence: FencingToken, client_id: str, depth: int) -> Claim | None:
+    """Claim the first job of a variant that this backend may take; None: there is none.
+
+    The group's row is not locked: claims of one group for many backends do not wait for one another. The job's row
+    is; a row that another claim or a cancel has locked is skipped.
+    """
+    group = _claimed_group.first(choice.group_id)
+    if group is None:
+        return None
+    if not group.has_claimed_child:
+        with group_transaction(choice.group_id, fence=fence) as tx:
+            claim = _claim_next(choice, tx.group, fence, client_id, depth)
+            if claim is not None and not tx.group.has_claimed_child:
+                _first_claim(tx)
+            return claim
+    with transaction.atomic():
+        verify_fence(fence)
+        return _claim_next(choice, group, fence, client_id, depth)
+
+
+_claimed_group: Final = PreparedQuery(
+    lambda: (
+        JobGroup.objects.filter(pk=KEY)
+        .only(
+            "has_claimed_child",
+            "timeout_seconds",
+            "stall_seconds",
+            "workflow_json",
+            "workflow_digest",
+            "parameters_json",
         )
+        .order_by()
+    )
+)
+
+
+def _claim_next(choice: PoolChoice, group: JobGroup, fence: FencingToken, client_id: str, depth: int) -> Claim | None:
+    row = backend_with_slot(fence.backend_id, depth, locked=True)
+    if row is None:
+        raise _NoFreeSlot
+    # Its row is locked: a tag that was removed before is seen, one that is removed later comes after this claim.
+    if not fits(choice.needs, row.id, capabilities_of(row)):
+        return None
+    # Learned before this claim; one that is learned later waits for the row.
+    cannot = {"digest": choice.workflow_digest, "variant": choice.variant_id, **valid_since()}
+    if _excluded.first(fence.backend_id, **cannot) is not None:
+        return None
+    times = _time_parameters()
+    left_alone = _LEFT_TO_RIVALS if choice.has_rival else dt.timedelta()
+    child = _next_of_variant.first(
+        fence.backend_id, variant=choice.variant_id, since=times["moment"] - left_alone, **times
+    )
+    return None if child is None else _store(child, group, fence, client_id)
+
+
+#: A backend that failed a job, or from which it was recalled, does not take it again for so long if another backend can.
+_LEFT_TO_RIVALS: Final = dt.timedelta(seconds=60)
+
+_excluded: Final = PreparedQuery(
+    lambda: (
+        Exclusion.objects.filter(
+            is_active({kind.value: Parameter(kind.value) for kind in ExclusionKind}),
+            Q(variant_id=0) | Q(variant_id=Parameter("variant")),
+            backend_id=KEY,
+            workflow_digest=Parameter("digest"),
+        )
+        .only("id")
+        .order_by()[:1]
+    )
+)
+
+
+def _refused_by_history() -> QuerySet[Attempt]:
+    """Return the failures and recalls of a job at a backend for which the backend does not take the job again."""
+    earlier = Attempt.objects.filter(child=OuterRef("pk"), run=OuterRef("run"), backend_id=KEY)
+    # A retry by a user queues the job again.
+    earlier = earlier.filter(created_at__gte=OuterRef("queued_at"))
+    left = ~Q(failure_class="") | Q(stop_reason=StopReason.RECALLED)
+    return earlier.filter(Q(failure_class__in=ONLY_ELSEWHERE) | (left & Q(ended_at__gt=Parameter("since"))))
+
+
+_next_of_variant: Final = PreparedQuery(
+    lambda: (
+        ChildJob.objects.filter(
+            _due(),
+            ~Exists(_older_prompts()),
+            ~Exists(_refused_by_history()),
+            variant_id=Parameter("variant"),
+            status=ChildStatus.QUEUED,
+            current_attempt__isnull=True,
+            is_bound=False,
+        )
+        .order_by("position")
+        .select_for_update(of=("self",), skip_locked=True)[:1]
+    )
+)
+
+
+# --- stored ---------------------------------------------------------------------------------------
+
+
+def _store(child: ChildJob, group: JobGroup, fence: FencingToken, client_id: str) -> Claim:
+    attempt = Attempt(
+        child=child,
+        number=1 + _last_number(child.id),
+        run=child.run,
+        backend_id=fence.backend_id,
+        variant_id=None if child.is_bound else child.variant_id,
+        prompt_id=str(uuid.uuid4()),
+        client_id=client_id,
+        epoch=fence.epoch,
+        created_at=now(),
+    )
+    insert_returning_id(attempt)
+    claimed = {"current_attempt": attempt.pk, "backend": fence.backend_id}
+    update_where(ChildJob, child.pk, claimed)
+    return Claim(
+        attempt_id=attempt.pk,
+        number=attempt.number,
+        prompt_id=attempt.prompt_id,
+        client_id=client_id,
+        group_id=group.id,
+        child_id=child.id,
+        seed=child.seed,
+        timeout_seconds=group.timeout_seconds,
+        stall_seconds=group.stall_seconds,
+        workflow_json=group.workflow_json,
+        workflow_digest=group.workflow_digest,
+        parameters_json=group.parameters_json,
+    )
 
 
 def _last_number(child_id: str) -> int:

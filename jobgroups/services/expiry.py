@@ -1,21 +1,25 @@
-"""Queued children whose backend cannot take them: they are reassigned, or they fail or time out."""
-
-from __future__ import annotations
+"""Queued children that no backend can take: they are reassigned, or they fail or time out."""
 
 import datetime as dt
-from collections.abc import Callable
-from typing import Any
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final
 
 from django.db.models import QuerySet
 
+from backends.eligibility import may_take_later
 from jobgroups.database.retry import retry_on_conflict
-from jobgroups.domain.clock import monotonic_now
-from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.clock import monotonic_now, now
+from jobgroups.domain.exclusions import CLASS_OF, ExclusionKind
+from jobgroups.domain.failures import TAXONOMY, FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import ChildStatus, ErrorType, RetryScope, StopReason
 from jobgroups.events import log
-from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services.candidates import CandidateBackends, candidate_backends
+from jobgroups.models import Attempt, ChildJob, JobGroup, Variant
+from jobgroups.queries.pool import PoolCandidate, barring_failures, candidate_reasons
+from jobgroups.services import late_results
+from jobgroups.services.candidates import CandidateBackends, candidate_backends, open_candidates
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.outcomes import Failure, handle_failure, stop_failed
 from jobgroups.services.requeue import reassign
@@ -26,17 +30,9 @@ EndChild = Callable[[GroupTransaction, ChildJob, CandidateBackends], bool]
 
 
 def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | None = None) -> int:
-    """Reassign the queued children of a backend that were not sent, as far as their groups allow.
+    """Reassign queued children of a backend that were not sent, as far as their groups allow; return their number.
 
-    Others stay queued.
-
-    Args:
-        fence: the lease on the backend.
-        reason: why nothing is sent there, as a sentence.
-        kind: the failure that makes the backend unavailable; None: a hold or a quarantine.
-
-    Returns:
-        How many children were reassigned.
+    Others stay queued. ``reason`` is a sentence; ``kind`` None: a hold or a quarantine makes the backend unavailable.
     """
     waiting = _waiting(fence, {"current_attempt__isnull": True}).exclude(group__retry_elsewhere=RetryScope.NEVER)
     # Read without locks first: while no child has another backend, this runs every few
@@ -60,18 +56,10 @@ def _move_in_group(group_id: str, fence: FencingToken, reason: str, kind: Failur
 def children_fail_unavailable(
     *, fence: FencingToken, away_s: float, reason: str, kind: FailureClass = FailureClass.UNREACHABLE
 ) -> int:
-    """Fail the backend's children that have not executed, after it was unavailable for too long.
+    """Fail the backend's children that have not executed, after it was unavailable for ``away_s`` seconds.
 
-    They are retried on other backends if their groups allow it.
-
-    Args:
-        fence: the lease on the backend.
-        away_s: duration in seconds, for the message.
-        reason: what was wrong with the backend, as a clause.
-        kind: ``unreachable``, or ``stalled`` for a backend that responds and executes nothing.
-
-    Returns:
-        How many children failed or were reassigned.
+    They are retried on other backends if their groups allow it. ``reason`` is a clause; ``kind`` is ``unreachable``, or
+    ``stalled`` for a backend that responds and executes nothing. Returns how many children failed or were reassigned.
     """
     message = f"{fence.backend_id} was not reachable for {away_s:.0f} s: {reason}"
     failure = _never_executed(kind, message)
@@ -93,25 +81,15 @@ def children_fail_unavailable(
 def children_fail_disabled(*, fence: FencingToken) -> int:
     """Fail the queued children of a disabled backend; prompts that were sent continue.
 
-    Children that another backend may take are reassigned.
-
-    Returns:
-        How many children failed or were reassigned.
+    Children that another backend may take are reassigned. Returns how many children failed or were reassigned.
     """
     return _end_unsent(fence, f"{fence.backend_id} was disabled before this job was sent to it.")
 
 
 def children_fail_quarantined(*, fence: FencingToken, message: str) -> int:
-    """Reassign or fail the queued children of a backend that the Director quarantined for too long.
+    """Reassign or fail the queued children of a backend that was quarantined for too long; return their number.
 
-    Prompts that were sent continue.
-
-    Args:
-        fence: the lease on the backend.
-        message: why, as a sentence.
-
-    Returns:
-        How many children failed or were reassigned.
+    The Director quarantined it. Prompts that were sent continue. ``message`` is a sentence.
     """
     return _end_unsent(fence, message)
 
@@ -131,9 +109,7 @@ def children_unblock(*, fence: FencingToken) -> int:
     """Let children of other backends stop waiting for the stop of their prompts at this offline backend.
 
     The end of such a prompt may never be seen. It keeps its slot and its pending stop, and counts against no backend.
-
-    Returns:
-        How many prompts block no child any longer.
+    Returns how many prompts block no child any longer.
     """
     kept = _kept(fence).order_by("id").values_list("id", "child__group_id")
     return sum(_let_go(attempt_id, group_id, fence) for attempt_id, group_id in list(kept))
@@ -168,38 +144,169 @@ def _kept(fence: FencingToken) -> QuerySet[Attempt]:
 
 
 def children_expire(*, fence: FencingToken, limit_s: int, unsent_only: bool = False) -> int:
-    """Time out the backend's children that were queued for longer than ``limit_s`` in total.
+    """Time out the backend's children that were queued for over ``limit_s`` seconds in total; return their number.
 
     A child that has executed in this run and is to be retried has the same time from its last start. A clock without
-    forward jumps measures it.
-
-    Args:
-        fence: the lease on the backend.
-        limit_s: seconds.
-        unsent_only: leave those that were sent: one may have been rendered while no runner was alive.
-
-    Returns:
-        How many children were timed out.
+    forward jumps measures it. ``unsent_only`` leaves those that were sent: one may have been rendered while no runner
+    was alive.
     """
     oldest = monotonic_now() - dt.timedelta(seconds=limit_s)
 
     def end(tx: GroupTransaction, child: ChildJob, _others: CandidateBackends) -> bool:
-        executed = child.attempts.filter(run=tx.group.run, started_at__isnull=False)
-        if executed.filter(started_at__gte=oldest).exists():
-            return False
-        again = " again" if executed.exists() else ""
-        failure = Failure(
-            kind=FailureClass.TIMEOUT, message=f"Not executed{again} within {limit_s} s", details={"phase": "queued"}
-        )
-        ended = tx.move_child(child, ChildStatus.TIMEOUT, **failure.columns)
-        if ended:
-            tx.add_event(log.child_timeout(child, tx.group.timeout_seconds))
-        return ended
+        return _time_out(tx, child, oldest, limit_s)
 
     conditions: dict[str, Any] = {"queued_at__lt": oldest}
     if unsent_only:
         conditions["current_attempt__isnull"] = True
     return _end_waiting(fence, conditions, end)
+
+
+def _time_out(tx: GroupTransaction, child: ChildJob, oldest: dt.datetime, limit_s: int) -> bool:
+    executed = child.attempts.filter(run=tx.group.run, started_at__isnull=False)
+    if executed.filter(started_at__gte=oldest).exists():
+        return False
+    again = " again" if executed.exists() else ""
+    failure = Failure(
+        kind=FailureClass.TIMEOUT, message=f"Not executed{again} within {limit_s} s", details={"phase": "queued"}
+    )
+    ended = tx.move_child(child, ChildStatus.TIMEOUT, **failure.columns)
+    if ended:
+        tx.add_event(log.child_timeout(child, tx.group.time_limit))
+    return ended
+
+
+#: Conditions of the children that wait in the pool.
+_UNCLAIMED: Final = {"status": ChildStatus.QUEUED, "current_attempt__isnull": True, "is_bound": False}
+#: Children per transaction: each holds the group's row.
+_POOL_BATCH: Final = 500
+
+
+def variants_mark(*, unplaced: Collection[int], placed: Collection[int]) -> None:
+    """Store since when no candidate can take the jobs of variants, and that a candidate of others can again."""
+    Variant.objects.filter(pk__in=unplaced, unplaced_since__isnull=True).update(unplaced_since=monotonic_now())
+    Variant.objects.filter(pk__in=placed).update(unplaced_since=None)
+
+
+def variants_bypassed(bypassed: Mapping[int, bool]) -> None:
+    """Store since when backends take later jobs before those of a variant, or that they no longer do, by its id."""
+    for variant_id, is_bypassed in sorted(bypassed.items()):
+        changed = Variant.objects.filter(pk=variant_id, bypassed_at__isnull=is_bypassed)
+        changed.update(bypassed_at=now() if is_bypassed else None)
+
+
+def pool_expire(*, variant_id: int, limit_s: int) -> int:
+    """Time out the jobs of a variant that no backend has claimed for ``limit_s`` seconds, as ``children_expire`` does.
+
+    Returns:
+        How many jobs were timed out.
+    """
+    oldest = monotonic_now() - dt.timedelta(seconds=limit_s)
+    return _end_pooled(variant_id, lambda tx, child: _time_out(tx, child, oldest, limit_s), queued_at__lt=oldest)
+
+
+def pool_give_up(*, variant_id: int, limit_s: int) -> int:
+    """Fail the unclaimed jobs of a variant whose jobs no candidate could take for ``limit_s`` seconds.
+
+    The candidates are read again: one may have come back.
+
+    Returns:
+        How many jobs failed.
+    """
+    since = monotonic_now() - dt.timedelta(seconds=limit_s)
+    overdue = Variant.objects.filter(pk=variant_id, unplaced_since__lte=since)
+    variant = overdue.select_related("group").defer("group__workflow_json").first()
+    if variant is None:
+        return 0
+    candidates = candidate_reasons(variant)
+    # Of those that are neither away nor leaving.
+    kinds = {one.kind for one in candidates if may_take_later(one.row, now=now())}
+    if None in kinds:
+        return 0
+    failure = _no_candidate(candidates, kinds, limit_s)
+
+    def end(tx: GroupTransaction, child: ChildJob) -> bool:
+        _fail(tx, child, failure)
+        return child.status == ChildStatus.FAILED
+
+    return _end_pooled(variant_id, end)
+
+
+def _no_candidate(
+    candidates: Sequence[PoolCandidate], kinds: Collection[ExclusionKind | None], limit_s: int
+) -> Failure:
+    kind = FailureClass.UNREACHABLE
+    if kinds:
+        is_missing = ExclusionKind.MISSING in kinds
+        kind = CLASS_OF[ExclusionKind.MISSING if is_missing else ExclusionKind.OUT_OF_MEMORY]
+    shown = [f"{one.row.id}: {one.reason.rstrip('.')}" for one in candidates]
+    if len(shown) > _MOST_SHOWN:
+        shown[_MOST_SHOWN:] = [f"{len(shown) - _MOST_SHOWN} more"]
+    why = "; ".join(shown) or "no registered backend is a candidate"
+    return _never_executed(kind, f"No backend could take it for {limit_s} s: {why}.")
+
+
+def pool_fail_barred(*, variant_id: int) -> int:
+    """Fail the unclaimed jobs of a variant for which only backends are left that would fail them again.
+
+    When such a job failed, another candidate could take it, which is away for too long or has left since.
+
+    Returns:
+        How many jobs failed.
+    """
+    failed_at: dict[str, set[str]] = defaultdict(set)
+    unclaimed = {f"child__{name}": value for name, value in _UNCLAIMED.items()}
+    failures = barring_failures(child__variant=variant_id, **unclaimed).order_by()
+    for child_id, backend_id in failures.values_list("child_id", "backend_id"):
+        failed_at[child_id].add(backend_id)
+    if not failed_at:
+        return 0
+    left = open_candidates(Variant.objects.select_related("group").get(pk=variant_id))
+    barred = [child_id for child_id, backends in failed_at.items() if left <= backends]
+    return _end_pooled(variant_id, _fail_again, pk__in=barred) if barred else 0
+
+
+def _fail_again(tx: GroupTransaction, child: ChildJob) -> bool:
+    attempt = barring_failures(child=child).latest("number")
+    kind = FailureClass(attempt.failure_class)
+    failure = Failure(
+        kind=kind,
+        message=attempt.error_message or TAXONOMY[kind].sentence,
+        details=json.loads(attempt.error_details_json or "null"),
+        type=ErrorType(attempt.error_type) if attempt.error_type else None,
+    )
+    late_results.reinstate(child, attempt)
+    # It is retried if a candidate has come back.
+    handle_failure(tx, child, attempt, failure)
+    return child.status != ChildStatus.QUEUED
+
+
+#: Backends that the message of a failure names.
+_MOST_SHOWN: Final = 20
+
+
+def _end_pooled(variant_id: int, end: Callable[[GroupTransaction, ChildJob], bool], **conditions: Any) -> int:
+    """End the unclaimed jobs of a variant, some at a time; return how many."""
+    gone = 0
+    while True:
+        found, ended = _end_some_pooled(variant_id, end, conditions)
+        gone += ended
+        if found < _POOL_BATCH or not ended:
+            return gone
+
+
+@retry_on_conflict
+def _end_some_pooled(
+    variant_id: int, end: Callable[[GroupTransaction, ChildJob], bool], conditions: dict[str, Any]
+) -> tuple[int, int]:
+    group_id = Variant.objects.values_list("group_id", flat=True).get(pk=variant_id)
+    unclaimed = {"variant_id": variant_id, **_UNCLAIMED, **conditions}
+    with group_transaction(group_id) as tx:
+        some = ChildJob.objects.filter(**unclaimed).order_by("position")[:_POOL_BATCH]
+        found = list(some.values_list("pk", flat=True))
+        children = tx.children(**{**unclaimed, "pk__in": found})
+        ended = sum(end(tx, child) for child in children)
+        _stop_ended(tx, children)
+    return len(children), ended
 
 
 def _never_executed(kind: FailureClass, message: str) -> Failure:
@@ -232,7 +339,12 @@ def _end_in_group(group_id: str, fence: FencingToken, conditions: dict[str, Any]
         children = tx.children(backend_id=fence.backend_id, status=ChildStatus.QUEUED, **conditions)
         others = CandidateBackends(tx.group, fence.backend_id)
         gone = sum(end(tx, child, others) for child in children)
-        ended = [child for child in children if child.status != ChildStatus.QUEUED]
-        active = Attempt.objects.filter(child__in=ended, ended_at__isnull=True)
-        tx.request_stop(list(active.values_list("pk", flat=True)), StopReason.GAVE_UP)
+        _stop_ended(tx, children)
     return gone
+
+
+def _stop_ended(tx: GroupTransaction, children: Sequence[ChildJob]) -> None:
+    """Request the stop of the prompts of the children that are no longer queued."""
+    ended = [child for child in children if child.status != ChildStatus.QUEUED]
+    active = Attempt.objects.filter(child__in=ended, ended_at__isnull=True)
+    tx.request_stop(list(active.values_list("pk", flat=True)), StopReason.GAVE_UP)

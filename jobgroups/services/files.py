@@ -1,10 +1,9 @@
 """Records which attempt a file at a backend belongs to, and marks the outputs whose file was replaced.
 
 ComfyUI gives the name of a removed file to another picture (comfyui-protocol.md, trap 9). Without the mark, the
-Director would serve the picture of a later job for an earlier one. A mark is no event, as a star is none.
+Director would serve the picture of a later job for an earlier one. A mark is no event, as a star is none. An output
+that was captured before stays.
 """
-
-from __future__ import annotations
 
 import json
 from collections import defaultdict
@@ -16,7 +15,7 @@ from django.db.models import F
 
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.database.statements import update_where
-from jobgroups.domain.outputs import marked
+from jobgroups.domain.outputs import file_digest, marked, reported_files
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, ReportedFile
 from jobgroups.serializers import to_json
@@ -29,15 +28,10 @@ _AT_ONCE: Final = 240
 def record(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str, str]) -> frozenset[str]:
     """Store which files an attempt reported, and mark the outputs of the attempts whose files it replaced.
 
-    In the transaction that ends the attempt: two statements, if nothing was replaced.
-
-    Args:
-        attempt: locked, not ended yet, with ``backend_ended_at``.
-        reported: the digest of each file, and whether the attempt has written it.
-        origins: of these, the origin of the node that has written it.
-
-    Returns:
-        The digests of the files that a later attempt, whose end was stored before, has replaced.
+    In the transaction that ends the attempt: two statements, if nothing was replaced. The attempt is locked, not ended
+    yet, and has ``backend_ended_at``. ``reported`` has the digest of each file, and whether the attempt has written it;
+    ``origins`` the origin of the node that has written it. Returns the digests of the files that a later attempt, whose
+    end was stored before, has replaced.
     """
     if not reported:
         return frozenset()
@@ -59,8 +53,8 @@ def _insert(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str
         places = ", ".join(["(%s, %s, %s, %s)"] * len(some))
         values = [
             value
-            for one in some
-            for value in (attempt.pk, one, reported[one], origins.get(one, "") if reported[one] else "")
+            for digest in some
+            for value in (attempt.pk, digest, reported[digest], origins.get(digest, "") if reported[digest] else "")
         ]
         with connection.cursor() as cursor:
             cursor.execute(
@@ -99,12 +93,10 @@ def _settle(
 ) -> bool:
     """Decide about each file that other attempts have too; add what this one has lost to ``lost``.
 
-    Two attempts of one job render one seed: neither has a wrong picture, and none is marked.
-
-    Returns:
-        Whether the rows are stored.
+    Two attempts of one job render one seed: neither has a wrong picture, and none is marked. Returns whether the rows
+    are stored.
     """
-    rows = Attempt.objects.in_bulk({one for one, _, _ in others})
+    rows = Attempt.objects.in_bulk({attempt_id for attempt_id, _, _ in others})
     replaced: dict[int, set[str]] = defaultdict(set)
     taken, given_up = set[str](), set[str]()
     for other_id, digest, executed in others:
@@ -125,26 +117,25 @@ def _settle(
         ReportedFile.objects.filter(attempt=attempt, digest__in=given_up).delete()
     for other_id, digests in sorted(replaced.items()):
         ReportedFile.objects.filter(attempt_id=other_id, digest__in=digests).delete()
-    of_other_jobs = {one for one, row in rows.items() if row.child_id != attempt.child_id}
-    _mark({one: digests for one, digests in replaced.items() if one in of_other_jobs}, rows)
+    of_other_jobs = {
+        other_id: digests for other_id, digests in replaced.items() if rows[other_id].child_id != attempt.child_id
+    }
+    _mark(of_other_jobs, rows)
     # The rows of the attempts that had written them kept this one's from being stored.
     return _insert(attempt, dict.fromkeys(sorted(taken), True), origins) == len(taken)
 
 
-def _is_later(one: Attempt, ending: Attempt) -> bool:
-    """Return whether ``one``, whose end is stored, ended after the attempt that ends now.
+def _is_later(other: Attempt, ending: Attempt) -> bool:
+    """Return whether ``other``, whose end is stored, ended after the attempt that ends now.
 
     The clock of their backend decides, but only between attempts that the Director had open at the same
     time: between other attempts, a user may have set the clock back.
     """
-    if one.ended_at is None or ending.created_at >= one.ended_at:
+    if other.ended_at is None or ending.created_at >= other.ended_at:
         return False
-    if one.backend_ended_at is None or ending.backend_ended_at is None:
+    if other.backend_ended_at is None or ending.backend_ended_at is None:
         return False
-    return (one.backend_ended_at, one.pk) > (ending.backend_ended_at, ending.pk)
-
-
-# --- marks ----------------------------------------------------------------------------------------
+    return (other.backend_ended_at, other.pk) > (ending.backend_ended_at, ending.pk)
 
 
 @retry_on_conflict
@@ -154,25 +145,35 @@ def output_replaced(*, job_id: str, digest: str) -> None:
         found = Attempt.objects.filter(child=job_id, child__current_attempt=F("pk"))
         rows = {row.pk: row for row in found}
         ReportedFile.objects.filter(attempt__in=rows, digest=digest).delete()
-        _mark({one: {digest} for one in rows}, rows)
+        _mark({attempt_id: {digest} for attempt_id in rows}, rows, keep_captured=False)
 
 
-def _mark(replaced: Mapping[int, set[str]], rows: Mapping[int, Attempt]) -> None:
+def _mark(replaced: Mapping[int, set[str]], rows: Mapping[int, Attempt], *, keep_captured: bool = True) -> None:
     """Mark the outputs of attempts, and of their children where they are the same files.
 
     The children are of other groups, and their groups are not locked: nothing but the mark changes, and
     an output that is there never changes otherwise.
     """
     of_child: dict[str, set[str]] = defaultdict(set)
-    for one, digests in replaced.items():
-        of_child[rows[one].child_id] |= digests
+    for attempt_id, digests in replaced.items():
+        of_child[rows[attempt_id].child_id] |= digests
     if not of_child:
         return
     for child in ChildJob.objects.select_for_update().filter(pk__in=of_child).order_by("pk"):
+        if keep_captured:
+            # Read under the lock: a capture that is stored later finds the mark.
+            of_child[child.pk] -= _captured(child)
         if _mark_row(child, of_child[child.pk]):
             log.publish_replaced(child.group_id, child.pk)
     for old in Attempt.objects.select_for_update().filter(pk__in=replaced).order_by("pk"):
-        _mark_row(old, replaced[old.pk])
+        _mark_row(old, replaced[old.pk] & of_child[old.child_id])
+
+
+def _captured(child: ChildJob) -> set[str]:
+    """Return the digests of a child's files that the storage has."""
+    items = list(reported_files(json.loads(child.outputs_json or "{}")))
+    numbers = child.captures.filter(file__isnull=False).values_list("number", flat=True)
+    return {file_digest(child.backend_id or "", items[number]) for number in numbers}
 
 
 def _mark_row(row: ChildJob | Attempt, replaced: Collection[str]) -> bool:

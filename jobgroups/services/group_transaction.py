@@ -1,7 +1,5 @@
 """GroupTransaction: guarded transitions, events and the derived status of a group whose row is locked."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence
 from typing import Any, Final
@@ -16,6 +14,7 @@ from jobgroups.domain.states import (
     AttemptState,
     ChildStatus,
     Counts,
+    Placement,
     StopReason,
     attempt_sources_of,
     group_status,
@@ -23,6 +22,9 @@ from jobgroups.domain.states import (
 )
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
+
+#: Children of one statement.
+_AT_ONCE: Final = 1_000
 
 
 class GroupTransaction:
@@ -39,19 +41,17 @@ class GroupTransaction:
 
     def children(self, **conditions: Any) -> list[ChildJob]:
         """Return the group's children in order, as stored under the lock."""
-        return list(ChildJob.objects.filter(group_id=self.group.id, **conditions).order_by("position"))
+        rows = ChildJob.objects.filter(group_id=self.group.id, **conditions).order_by("position")
+        if self.group.placement == Placement.POOL:
+            # A claim locks the row of its job, not the group's.
+            rows = rows.select_for_update(of=("self",))
+        return list(rows)
 
     def move_child(self, child: ChildJob, to: ChildStatus, *, attempt: Attempt | None = None, **fields: Any) -> bool:
-        """Move a child if its stored status allows it; name the fields that go along.
+        """Move a child if its stored status allows it, and set ``fields`` in the same statement, also in memory.
 
-        Args:
-            child: updated in memory too where the move was made.
-            to: the status to move to.
-            attempt: the move is this attempt's: it must be the child's current one.
-            fields: columns to set in the same statement.
-
-        Returns:
-            Whether this call moved it. False: another writer got there first.
+        With ``attempt`` the move is made only if this is the child's current attempt. Returns whether this call moved
+        it: another writer may have been first.
         """
         if to in CHILD_FINAL:
             fields.setdefault("completed_at", now())
@@ -64,6 +64,24 @@ class GroupTransaction:
         self._changed = True
         return True
 
+    def cancel_children(self, children: Sequence[ChildJob]) -> list[ChildJob]:
+        """Cancel the children whose stored status allows it, and return them; thousands in a few statements."""
+        moment = now()
+        moved: set[str] = set()
+        for first in range(0, len(children), _AT_ONCE):
+            some = children[first : first + _AT_ONCE]
+            open_rows = ChildJob.objects.filter(
+                pk__in=[one.pk for one in some], status__in=sources_of(ChildStatus.CANCELLED)
+            )
+            found = list(open_rows.select_for_update().values_list("pk", flat=True))
+            ChildJob.objects.filter(pk__in=found).update(status=ChildStatus.CANCELLED, completed_at=moment)
+            moved.update(found)
+        cancelled = [one for one in children if one.pk in moved]
+        for one in cancelled:
+            one.status, one.completed_at = ChildStatus.CANCELLED.value, moment
+        self._changed |= bool(cancelled)
+        return cancelled
+
     def start_next_run(self) -> None:
         """Start the group's next run: it has not ended and is not cancelled."""
         self.group.run += 1
@@ -71,18 +89,17 @@ class GroupTransaction:
         self.group.cancelled_at = None
         self._changed = True
 
-    def reset_for_retry(self, child: ChildJob, *, backend_id: str, moment: dt.datetime) -> bool:
+    def reset_for_retry(self, child: ChildJob, *, backend_id: str | None, moment: dt.datetime) -> bool:
         """Queue a child that a user retries: in the next run, or within this one after it failed.
 
-        Its attempts stay, and so does their number.
-
-        Returns:
-            Whether this call queued it. A completed child keeps its result.
+        Its attempts stay, and so does their number. Without a backend it waits in the pool. Returns whether this call
+        queued it: a completed child keeps its result.
         """
         fields: dict[str, Any] = {
             "status": ChildStatus.QUEUED.value,
             "run": self.group.run,
             "backend_id": backend_id,
+            "is_bound": backend_id is not None,
             "current_attempt_id": None,
             "uncounted_attempts": 0,
             "not_before": None,
@@ -128,11 +145,7 @@ class GroupTransaction:
         self._changed = True
 
     def flush(self) -> list[ChildJob] | None:
-        """Update the group's status and store the events.
-
-        Returns:
-            The children, if the group's run has ended; else None.
-        """
+        """Update the group's status and store the events; return the children if the group's run has ended."""
         children = self._update_status() if self._changed else None
         if self._events:
             log.append_events(self.group, self._events)

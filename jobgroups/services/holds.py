@@ -4,8 +4,6 @@ A user's change locks the backend's lease, which every claim locks too: no claim
 change. The runner's part is fenced by the lease.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import logging
 
@@ -30,21 +28,13 @@ from jobgroups.services.transactions import group_transaction
 
 logger = logging.getLogger(__name__)
 
-# --- by users -------------------------------------------------------------------------------------
-
 
 @retry_on_conflict
 def backend_hold(*, backend_id: str, hold: Hold, at_once: bool = False, reason: str = "", by: str = "") -> None:
-    """Pause or drain a backend: nothing is claimed for it from now on.
+    """Pause or drain a backend: nothing is claimed for it from now on. A disabled backend does not change.
 
-    Args:
-        backend_id: a disabled backend does not change.
-        hold: pause or drain; the later request replaces the earlier one.
-        at_once: whether running prompts are evicted. The runner does it, also after a restart.
-        reason, by: as the user gave them.
-
-    Raises:
-        BackendNotFound: there is none with this id.
+    The later request replaces the earlier one. ``at_once``: the runner evicts running prompts, also after a restart.
+    Raises ``BackendNotFound``.
     """
     with transaction.atomic():
         row = _lock_for_change(backend_id)
@@ -53,26 +43,16 @@ def backend_hold(*, backend_id: str, hold: Hold, at_once: bool = False, reason: 
 
 @retry_on_conflict
 def backend_resume(*, backend_id: str, by: str = "") -> None:
-    """End a pause or drain. Evicted prompts are not restored.
-
-    Raises:
-        BackendNotFound: there is none with this id.
-    """
+    """End a pause or drain. Evicted prompts are not restored. Raises ``BackendNotFound``."""
     with transaction.atomic():
         holds.backend_resume(row=_lock_for_change(backend_id), by=by, moment=now())
 
 
 @retry_on_conflict
 def backend_quarantine(*, backend_id: str, reason: str = "", by: str = "", minutes: float | None = None) -> None:
-    """Quarantine a backend: it gets no prompt until it is released. Its current prompts continue.
+    """Quarantine a backend, for ``minutes`` or until a user releases it: it gets no prompt. Its current ones continue.
 
-    Args:
-        backend_id: the backend.
-        reason, by: as the user gave them.
-        minutes: duration; None: until a user releases it.
-
-    Raises:
-        BackendNotFound: there is none with this id.
+    Raises ``BackendNotFound``.
     """
     with transaction.atomic():
         row = _lock_for_change(backend_id)
@@ -85,8 +65,7 @@ def backend_quarantine(*, backend_id: str, reason: str = "", by: str = "", minut
 def backend_release(*, backend_id: str, by: str = "") -> None:
     """Release a backend from quarantine, on probation: one prompt at a time until one succeeds.
 
-    Raises:
-        BackendNotFound: there is none with this id.
+    Raises ``BackendNotFound``.
     """
     with transaction.atomic():
         _lock_for_change(backend_id)
@@ -104,15 +83,11 @@ def _lock_for_change(backend_id: str) -> Backend:
     return row
 
 
-# --- by the runner --------------------------------------------------------------------------------
-
-
 @retry_on_conflict
 def quarantine_expire(*, fence: FencingToken) -> bool:
     """Release a backend whose quarantine has expired and that responds; probation follows.
 
-    Returns:
-        Whether this call released it; a user may have prolonged the quarantine meanwhile.
+    Returns whether this call released it; a user may have prolonged the quarantine meanwhile.
     """
     with transaction.atomic():
         verify_fence(fence)
@@ -121,11 +96,7 @@ def quarantine_expire(*, fence: FencingToken) -> bool:
 
 @retry_on_conflict
 def backend_finish_drain(*, fence: FencingToken) -> bool:
-    """Disable a draining backend without queued children and active attempts.
-
-    Returns:
-        Whether this call disabled it.
-    """
+    """Disable a draining backend without queued children and active attempts; return whether this call disabled it."""
     with transaction.atomic():
         verify_fence(fence)
         # The full lock: a submission that names it is over, or comes after and sees it disabled.
@@ -138,14 +109,11 @@ def backend_finish_drain(*, fence: FencingToken) -> bool:
 
 
 def prompts_evict(*, fence: FencingToken) -> set[int]:
-    """Request the stop of every prompt of ours at a backend that was held with ``evict``.
+    """Request the stop of every prompt of ours at a backend that was held with ``evict``; return the attempts' ids.
 
     The child is queued again, there or on another backend. The attempt is not counted. It keeps its child from being
     claimed until its prompt is seen to end, so that nothing is rendered twice. A success that precedes the stop is the
     child's result.
-
-    Returns:
-        Ids of the attempts whose stop this call requested.
     """
     active = Attempt.objects.filter(backend_id=fence.backend_id, ended_at__isnull=True, stop_requested_at__isnull=True)
     stopped: set[int] = set()

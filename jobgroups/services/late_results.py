@@ -4,8 +4,6 @@ Such a child is not rendered again; it completes with the late result. Used in t
 or fail the child, with its group locked.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 
@@ -14,6 +12,7 @@ from jobgroups.domain.outputs import all_missing
 from jobgroups.domain.states import AttemptState, ChildStatus
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
+from jobgroups.services.captures import captures_enqueue
 from jobgroups.services.group_transaction import GroupTransaction
 
 
@@ -40,18 +39,25 @@ def late_result(child: ChildJob) -> Attempt | None:
     return late_results([child]).get(child.id)
 
 
-def adopt_result(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:
-    """Complete a child with the result of an earlier attempt; its times are that attempt's.
+def reinstate(child: ChildJob, attempt: Attempt) -> None:
+    """Let an older attempt decide its child again: it was given up and has a result.
 
-    Args:
-        tx: the transaction on the child's group.
-        child: queued, without a current attempt.
-        attempt: a success of it.
+    Nothing is rendered twice. The child's row is locked, queued and without a current attempt, so no newer prompt of it
+    was sent: a claim sets its attempt under the same lock before it sends. The child completes in this transaction
+    and is never claimed again.
     """
     owned = {"current_attempt_id": attempt.pk, "backend_id": attempt.backend_id, "not_before": None}
     ChildJob.objects.filter(pk=child.pk).update(**owned)
     for name, value in owned.items():
         setattr(child, name, value)
+
+
+def adopt_result(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:
+    """Complete a queued child without a current attempt by the success of an earlier one.
+
+    Its times are that attempt's.
+    """
+    reinstate(child, attempt)
     tx.move_child(
         child,
         ChildStatus.RUNNING,
@@ -67,6 +73,8 @@ def adopt_result(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> Non
         outputs_json=attempt.outputs_json,
         warnings_json=attempt.warnings_json,
         progress=100.0,
+        outputs_reused=bool(json.loads(attempt.execution_json or "{}").get("outputs_reused")),
         completed_at=attempt.ended_at,
     )
+    captures_enqueue(child, attempt)
     tx.add_event(log.child_completed(child))

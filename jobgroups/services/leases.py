@@ -1,7 +1,5 @@
 """Leases: acquired, released, and locked by a write until its commit."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence, Set
 from typing import Final
@@ -28,12 +26,9 @@ LOCK_TIMEOUT: Final = "3s"
 def verify_fence(fence: FencingToken | None) -> None:
     """Lock the lease's row until commit and compare its epoch.
 
-    The epoch is read and then compared here. A subquery of the UPDATE would see the row as it was before a takeover
-    for which the statement had to wait. A takeover locks the row with ``FOR UPDATE`` and waits for current writers; a
-    renewal need not wait.
-
-    Raises:
-        LeaseLost: another runner has acquired the backend, or it was deleted.
+    The epoch is read and then compared here. A subquery of the UPDATE would see the row as it was before a takeover for
+    which the statement had to wait. A takeover locks the row with ``FOR UPDATE`` and waits for current writers; a
+    renewal need not wait. Raises ``LeaseLost`` if another runner has acquired the backend, or it was deleted.
     """
     if fence is None:
         return
@@ -69,10 +64,8 @@ def _held_epochs(backend_ids: Sequence[str]) -> dict[str, int]:
 def lease_release(*, fence: FencingToken) -> bool:
     """Hand a backend over: its lease is unclaimed from now on, which ``expires_at`` records.
 
-    Called after this runner has closed all connections to the backend.
-
-    Returns:
-        Whether this runner still held the lease.
+    Called after this runner has closed all connections to the backend. Returns whether this runner still held the
+    lease.
     """
     with transaction.atomic():
         ours = Lease.objects.filter(backend_id=fence.backend_id, epoch=fence.epoch)
@@ -85,11 +78,8 @@ def lease_release(*, fence: FencingToken) -> bool:
 def lease_acquire(*, backend_id: str, runner: str) -> FencingToken | None:
     """Acquire the lease on a backend: unclaimed, expired, a dead runner's, or this runner's own from before.
 
-    Every acquisition increments the epoch, so that later writes of earlier holders are rejected.
-
-    Returns:
-        The fencing token, or None: another live runner holds the lease, a write under it is in progress, or the
-        backend was deleted.
+    Every acquisition increments the epoch, so that later writes of earlier holders are rejected. Returns the fencing
+    token, or None: another live runner holds the lease, a write under it is in progress, or the backend was deleted.
     """
     try:
         return _lease_acquire(backend_id, runner)

@@ -4,8 +4,6 @@ If its prompt is in the old backend's queue, the runner removes it first; the ch
 gone. A prompt that has started meanwhile is not interrupted, and the move is void (``services.attempts``).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from django.db.models import Q
@@ -26,7 +24,6 @@ from jobgroups.services.transactions import group_transaction
 class Moved:
     """The result of a move."""
 
-    group_id: str
     job_id: str
     #: The backend for which the child waits now.
     backend_id: str
@@ -38,13 +35,9 @@ class Moved:
 
 @retry_on_conflict
 def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> Moved:
-    """Assign a queued child to another backend.
+    """Assign a queued child to another backend. A child of the pool is bound to that backend from then on.
 
-    Args:
-        group_id: the group.
-        job_id: the child.
-        backend_id: the backend for which it is to wait. One that is paused or away is allowed.
-        by: the user's name.
+    The backend may be paused or away.
 
     Raises:
         GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
@@ -59,7 +52,7 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
         child = found[0]
         if child.status != ChildStatus.QUEUED:
             raise JobNotWaiting(job_id, child.status, child.backend_id or "")
-        moved = child.backend_id != backend_id
+        moved = child.backend_id != backend_id or not child.is_bound
         if moved:
             assignment.assign_named(tx.group, backend_id)
             _move(tx, child, backend_id, by)
@@ -69,7 +62,7 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
         overtaken = Q(failure_class__in=OVERTAKEN)
         removed = removed.exclude(overtaken & ~Q(backend_id=backend_id))
         removing_from = removed.values_list("backend_id", flat=True).first()
-    return Moved(group_id=group_id, job_id=job_id, backend_id=backend_id, moved=moved, removing_from=removing_from)
+    return Moved(job_id=job_id, backend_id=backend_id, moved=moved, removing_from=removing_from)
 
 
 def _move(tx: GroupTransaction, child: ChildJob, backend_id: str, by: str) -> None:
@@ -78,7 +71,7 @@ def _move(tx: GroupTransaction, child: ChildJob, backend_id: str, by: str) -> No
         # Accepted, on its way, or perhaps there: what it is, the runner finds out, and removes it.
         tx.request_stop([attempt.pk], StopReason.MOVED)
         Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
-    requeue(tx, child, attempt, backend_id=backend_id, not_before=None)
+    requeue(tx, child, attempt, backend_id=backend_id, is_bound=True, not_before=None)
     assignment.unblock_unreachable([child])
     person = by or log.A_PERSON
     reason = f"Moved from {left or 'no backend'} by {person}."

@@ -3,8 +3,6 @@
 Without ``DIRECTOR_NOTIFY`` nothing is stored.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -42,15 +40,10 @@ def notice_enqueue(kind: NoticeKind, message: Message) -> Notice:
 
 
 def enqueue_group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
-    """Enqueue a notice about the end of a group's run, in the transaction that ends it.
-
-    Args:
-        group: as stored by that transaction.
-        children: all of them.
-    """
+    """Enqueue a notice about the end of a group's run, in the transaction that ends it and has stored the group."""
     if not is_enabled(NoticeKind.GROUP_ENDED) or group.completed_at is None:
         return
-    lost = [one for one in children if one.status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)]
+    lost = [child for child in children if child.status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)]
     end = notices.GroupSummary(
         name=text.group_name(group.id, json.loads(group.metadata_json)),
         total=group.total_count,
@@ -60,7 +53,7 @@ def enqueue_group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
         seconds=_seconds(group),
         is_cancelled=group.cancelled_at is not None,
         late=_late(group),
-        reasons=Counter((one.failure_class, one.backend_id or "") for one in lost),
+        reasons=Counter((child.failure_class, child.backend_id or "") for child in lost),
     )
     message = notices.group_ended(end, link_to(f"/groups/{group.id}"))
     notice_enqueue(NoticeKind.GROUP_ENDED, message)

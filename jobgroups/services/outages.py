@@ -4,8 +4,6 @@ An outage is no proof that a prompt has ended: a broken network looks like a cra
 until the backend answers again, and its late result is adopted while its job waits.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Final
 
@@ -37,7 +35,7 @@ def lost_in_render(backend_id: str) -> Failure:
     away_since = None if row is None else row.unreachable_since
     heard_at = None if row is None else row.last_seen_at
     # A backend that answered and was unfit went offline after it answered for the last time.
-    since = max((one for one in (away_since, heard_at) if one is not None), default=moment)
+    since = max((known for known in (away_since, heard_at) if known is not None), default=moment)
     at = f"at {clock_time(since, moment)}"
     if away_since and heard_at and away_since - heard_at > _UNPROBED_AFTER:
         at = f"between {clock_time(heard_at, moment)} and {clock_time(away_since, moment)}"
@@ -48,14 +46,8 @@ def lost_in_render(backend_id: str) -> Failure:
 def attempts_move(*, fence: FencingToken, reason: str) -> set[int]:
     """Retry the jobs that an offline backend has, on other backends, if their groups allow it.
 
-    Jobs without another backend that works stay: they may be moved later.
-
-    Args:
-        fence: the lease on the backend.
-        reason: since when and why it does not answer, as a sentence.
-
-    Returns:
-        Ids of the attempts whose stop is pending by this call.
+    Jobs without another backend that works stay: they may be moved later. ``reason`` says in a sentence since when and
+    why the backend does not answer. Returns the ids of the attempts whose stop is pending by this call.
     """
     moved: set[int] = set()
     rows = _movable(fence).select_related("child__group").order_by("id")
@@ -93,13 +85,10 @@ def _movable(fence: FencingToken) -> QuerySet[Attempt]:
 def leave_offline(tx: GroupTransaction, child: ChildJob, attempt: Attempt, lost: Failure, unsent: Failure) -> bool:
     """Retry a child on another backend, if its group allows it: its own backend is offline.
 
-    The prompt may still be there, or run behind a broken network. Its attempt stays open with a pending stop, and a late
-    end is handled as usual.
+    The prompt may still be there, or run behind a broken network. Its attempt, which decides the child and has no stop,
+    stays open with a pending stop, and a late end is handled as usual.
 
     Args:
-        tx: the transaction on the child's group.
-        child: decided by this attempt.
-        attempt: active, without a stop.
         lost: the failure of an attempt that had started. It counts against ``max_attempts``.
         unsent: the failure of one that had not: the child is moved as if it had not been sent; nothing is counted.
 
@@ -117,6 +106,7 @@ def leave_offline(tx: GroupTransaction, child: ChildJob, attempt: Attempt, lost:
         if ran and not policy.allows(failure.kind, charged):
             return False
         target = CandidateBackends(group, attempt.backend_id).pick(attempt_history(group, child))
+        # A job of the pool leaves, too, only if another backend works now.
         if target is None:
             return False
     if not stop_failed(tx, attempt, StopReason.GAVE_UP, failure.kind, failure):
@@ -126,7 +116,8 @@ def leave_offline(tx: GroupTransaction, child: ChildJob, attempt: Attempt, lost:
         attempt.is_counted = False
     if made is not None:
         return adopt_other_result(tx, child, attempt, made)
-    assert target is not None  # noqa: S101 see above
+    if not child.is_bound:
+        target = None
     if ran:
         return requeue_after_backoff(tx, child, attempt, failure.kind, failure.message, target=target, charged=charged)
     return requeue_at(tx, child, attempt, failure.kind, failure.message, target=target, not_before=None)

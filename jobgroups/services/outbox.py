@@ -3,8 +3,6 @@
 Several runners may use it. A claim locks all due notices until it is stored, so that each is delivered by one runner.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Collection, Sequence
@@ -37,20 +35,13 @@ _Trouble: TypeAlias = tuple[Backend, tuple[str, dt.datetime]]
 
 @dataclass(frozen=True, slots=True)
 class ClaimedNotice:
-    """A notice that this runner delivers.
-
-    Attributes:
-        delivered_to: marks of the services that accepted it in an earlier attempt.
-    """
+    """A notice that this runner delivers, and the marks of the services that accepted it in an earlier attempt."""
 
     id: int
     stored: StoredNotice
     attempt_count: int
     created_at: dt.datetime
     delivered_to: frozenset[str] = frozenset()
-
-
-# --- enqueued by time -----------------------------------------------------------------------------
 
 
 def enqueue_backend_notices(pace: NoticeIntervals) -> int:
@@ -60,7 +51,7 @@ def enqueue_backend_notices(pace: NoticeIntervals) -> int:
     # Runs every few seconds while the trouble lasts: only a new one takes a lock.
     troubled = _troubled(pace)
     stored = _stored_times(troubled)
-    return sum(_notice_trouble(one.pk) for one, (title, since) in troubled if stored.get(title, _NEVER) < since)
+    return sum(_notice_trouble(backend.pk) for backend, (title, since) in troubled if stored.get(title, _NEVER) < since)
 
 
 def _stored_times(troubled: Sequence[_Trouble]) -> dict[str, dt.datetime]:
@@ -163,16 +154,8 @@ def _notice_emptiness(group_id: str, not_since: dt.datetime) -> bool:
         return True
 
 
-# --- what is due ----------------------------------------------------------------------------------
-
-
 def notices_claim(*, pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
-    """Claim the due notices, unless a message was sent a moment ago.
-
-    Args:
-        pace: the claim timeout and the minimum interval between messages.
-        by: name of the runner that delivers them.
-    """
+    """Claim the due notices for the runner ``by``, unless a message was sent a moment ago."""
     if not Notice.objects.filter(next_attempt_at__lte=now()).exists():
         return []
     return _claim(pace, by)
@@ -184,10 +167,10 @@ def _claim(pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
         waiting = list(Notice.objects.select_for_update().filter(next_attempt_at__isnull=False).order_by("id"))
         moment = now()
         recent = Notice.objects.filter(sent_at__gt=moment - dt.timedelta(seconds=pace.min_interval))
-        if recent.exists() or any(_is_under_way(one, moment) for one in waiting):
+        if recent.exists() or any(_is_under_way(notice, moment) for notice in waiting):
             return []
-        due = [one for one in waiting if one.next_attempt_at is not None and one.next_attempt_at <= moment]
-        return [_taken(one, pace, by, moment) for one in due[:_MOST]]
+        due = [notice for notice in waiting if notice.next_attempt_at is not None and notice.next_attempt_at <= moment]
+        return [_taken(notice, pace, by, moment) for notice in due[:_MOST]]
 
 
 def _is_under_way(notice: Notice, moment: dt.datetime) -> bool:
@@ -207,14 +190,9 @@ def _taken(notice: Notice, pace: NoticeIntervals, by: str, moment: dt.datetime) 
 
 @retry_on_conflict
 def notices_delivered_to(*, mark: str, ids: Collection[int]) -> None:
-    """Record that one of several services accepted notices; a retry skips it.
-
-    Args:
-        mark: the service's.
-        ids: of the notices.
-    """
-    mine = Notice.objects.filter(pk__in=ids, sent_at=None).exclude(delivered_to__contains=mark)
-    mine.update(delivered_to=Concat("delivered_to", Value(f" {mark}")))
+    """Record that one of several services, by its mark, accepted notices; a retry skips it."""
+    pending = Notice.objects.filter(pk__in=ids, sent_at=None).exclude(delivered_to__contains=mark)
+    pending.update(delivered_to=Concat("delivered_to", Value(f" {mark}")))
 
 
 @retry_on_conflict
@@ -222,8 +200,8 @@ def notices_delivered(ids: Collection[int]) -> None:
     """Record that notices were delivered. Notices that wait for a failed service are due now."""
     with transaction.atomic():
         moment = now()
-        mine = Notice.objects.filter(pk__in=ids, sent_at=None)
-        mine.update(sent_at=moment, next_attempt_at=None, claimed_by="", last_error="", delivered_to="")
+        pending = Notice.objects.filter(pk__in=ids, sent_at=None)
+        pending.update(sent_at=moment, next_attempt_at=None, claimed_by="", last_error="", delivered_to="")
         put_off = Notice.objects.filter(next_attempt_at__gt=moment, attempt_count__gt=0)
         put_off.filter(claimed_by="").update(next_attempt_at=moment)
 
@@ -234,13 +212,13 @@ def notices_failed(failed: Sequence[ClaimedNotice], *, pace: NoticeIntervals, er
     moment = now()
     given_up: list[int] = []
     with transaction.atomic():
-        for one in failed:
-            rows = Notice.objects.filter(pk=one.id, sent_at=None)
-            if (moment - one.created_at).total_seconds() >= pace.give_up:
+        for notice in failed:
+            rows = Notice.objects.filter(pk=notice.id, sent_at=None)
+            if (moment - notice.created_at).total_seconds() >= pace.give_up:
                 rows.update(next_attempt_at=None, claimed_by="", last_error=f"Given up: {error}"[:500])
-                given_up.append(one.id)
+                given_up.append(notice.id)
                 continue
-            again = moment + dt.timedelta(seconds=pace.pause_after(one.attempt_count))
+            again = moment + dt.timedelta(seconds=pace.pause_after(notice.attempt_count))
             rows.update(next_attempt_at=again, claimed_by="", last_error=error[:500])
     return given_up
 

@@ -3,8 +3,6 @@
 All of it happens in the transaction that stores the end, with group, child and attempt locked.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +18,7 @@ from jobgroups.domain.text import sentence
 from jobgroups.events import log
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.serializers import to_json
-from jobgroups.services import files, late_results, quarantine
+from jobgroups.services import captures, exclusions, files, late_results, quarantine
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.requeue import attempts_with, requeue, schedule_retry
 
@@ -52,28 +50,24 @@ class Failure:
 
 
 def close_attempt(tx: GroupTransaction, attempt: Attempt, state: AttemptState, **fields: Any) -> bool:
-    """Store a final state of an attempt, and what it means for its backend.
+    """Store a final state of an attempt, and what it means for its backend; return whether this call closed it.
 
     Every final state of an attempt whose backend is registered is stored here, before the child is decided.
-
-    Returns:
-        Whether this call closed the attempt.
     """
     known = attempt.failure_class
+    if exclusions.is_refusal(attempt, fields.get("failure_class", known)):
+        fields["is_counted"] = False
     if not tx.move_attempt(attempt, state, **{"ended_at": now(), **fields}):
         return False
     # A failure that was stored with the attempt's stop was counted then.
     if not known or attempt.failure_class != known:
         quarantine.record_result(attempt)
+        exclusions.learn(attempt)
     return True
 
 
 def close_failed(tx: GroupTransaction, attempt: Attempt, state: AttemptState, failure: Failure, **fields: Any) -> bool:
-    """Close an attempt that failed.
-
-    Returns:
-        Whether this call closed it.
-    """
+    """Close an attempt that failed; return whether this call closed it."""
     columns = failure.columns
     if attempt.failure_class:
         # The failure was stored with the stop request. The way in which the prompt stopped is not another one.
@@ -92,17 +86,9 @@ def columns_kept(attempt: Attempt) -> dict[str, Any] | None:
 def stop_failed(
     tx: GroupTransaction, attempt: Attempt, reason: StopReason, kind: FailureClass, failure: Failure | None = None
 ) -> bool:
-    """Request the stop of an attempt that has failed and may go on at its backend.
+    """Request the stop of an active attempt that has failed and may go on at its backend; return whether this call did.
 
-    Args:
-        tx: the transaction on the child's group.
-        attempt: active.
-        reason: why it is stopped.
-        kind: why it failed.
-        failure: with its message, which the attempt then keeps, however its prompt ends.
-
-    Returns:
-        Whether this call requested it.
+    The attempt keeps the message of ``failure``, however its prompt ends.
     """
     if not tx.request_stop([attempt.pk], reason):
         return False
@@ -112,20 +98,16 @@ def stop_failed(
         setattr(attempt, name, value)
     # Its end, if it is ever seen, is no news of the backend any more.
     quarantine.record_result(attempt)
+    exclusions.learn(attempt)
     return True
 
 
 def handle_failure(tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any) -> None:
     """Retry a child after its attempt failed, or fail it if the group's policy allows no retry.
 
-    A child that has a late result of another attempt completes with that result.
-
-    Args:
-        tx: the transaction on the child's group.
-        child: nothing is done unless this attempt decides it.
-        attempt: with its failure class stored.
-        failure: the error of the child if it fails.
-        fields: further columns of the child if it fails.
+    Nothing is done unless this attempt, whose failure class is stored, decides the child. A child that has a late
+    result of another attempt completes with that result. If the child fails, ``failure`` and ``fields`` are stored with
+    it.
     """
     if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
         return
@@ -136,11 +118,7 @@ def handle_failure(tx: GroupTransaction, child: ChildJob, attempt: Attempt, fail
 def retry_or_adopt(tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure) -> bool:
     """Return whether the child continues after a failure: with the result of another attempt, or by a retry.
 
-    Args:
-        tx: the transaction on the child's group.
-        child: decided by this attempt.
-        attempt: with its failure class stored.
-        failure: why.
+    The attempt decides the child, and its failure class is stored.
     """
     # Perhaps of a newer one: this may be an old one that was met after all.
     if (made := late_results.late_result(child)) is not None:
@@ -154,7 +132,7 @@ def adopt_other_result(tx: GroupTransaction, child: ChildJob, attempt: Attempt, 
     if not requeue(tx, child, attempt):
         return False
     if ran:
-        reason = f"attempt {made.number}, at {made.backend_id}, made its picture after all"
+        reason = f"attempt {made.number} at {made.backend_id} completed; its result is used"
         tx.add_event(log.child_requeued(child, attempt, reason))
     late_results.adopt_result(tx, child, made)
     return True
@@ -167,25 +145,24 @@ def _fail_child(tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure
     if not tx.move_child(child, to, attempt=attempt, **columns):
         return
     if timeout:
-        tx.add_event(log.child_timeout(child, tx.group.timeout_seconds))
+        tx.add_event(log.child_timeout(child, tx.group.time_limit))
     else:
         tx.add_event(log.child_failed(child))
 
-
-# --- how it ended ---------------------------------------------------------------------------------
 
 #: Attempts of a child and run that may end without being charged before the child fails.
 MAX_UNCOUNTED: Final = 5
 
 
-#: Message of an attempt that the Director stopped; ``{}`` is its group's time limit.
+#: Message of an attempt that the Director stopped. A newer timeout is stored with its stop.
 _STOPPED: Final = {
     StopReason.CANCEL: "Cancelled",
-    StopReason.TIMEOUT: "Timed out after {} s",
+    StopReason.TIMEOUT: "Timed out",
     StopReason.SUPERSEDED: "A newer attempt took its place",
     StopReason.GAVE_UP: "Given up",
     StopReason.GIVEN_BACK: "Given back: its backend was paused or drained",
     StopReason.MOVED: "Moved to another backend",
+    StopReason.RECALLED: "Taken back: another backend can start it earlier",
     StopReason.PARTLY_REFUSED: "Stopped: ComfyUI refused a part of the workflow",
 }
 
@@ -214,21 +191,11 @@ class AttemptResult:
     node_errors: Mapping[str, Any] | None = None
     #: False where it never came to execute: it was deleted from the backend's queue.
     ran: bool = True
+    #: What cannot be derived from other rows: ``outputs_reused``, ``cached_nodes`` (null: not known), ``node_seconds``,
+    #: ``machine`` (``SystemStats.to_json``, as of the execution), ``inputs`` (asset id to its file name at the backend).
+    execution: Mapping[str, Any] = field(default_factory=dict)
     #: Last reported progress: step, completed steps, total steps.
     last_step: tuple[str | None, int, int] | None = None
-
-
-def reinstate(child: ChildJob, attempt: Attempt) -> None:
-    """Let an older attempt decide its child again: it was given up and has a result.
-
-    Nothing is rendered twice. The child's row is locked, queued and without a current attempt, so no newer prompt of it
-    was sent: a claim sets its attempt under the same lock before it sends. The child completes in this transaction
-    and is never claimed again.
-    """
-    owned = {"current_attempt_id": attempt.pk, "backend_id": attempt.backend_id, "not_before": None}
-    ChildJob.objects.filter(pk=child.pk).update(**owned)
-    for name, value in owned.items():
-        setattr(child, name, value)
 
 
 def start_child(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:
@@ -260,9 +227,9 @@ def without_replaced(attempt: Attempt, end: AttemptResult) -> AttemptResult:
         return end
     marked = outputs.marked(end.outputs, attempt.backend_id, replaced)
     gone = [
-        f"{one['filename']} was replaced: a later job wrote a file of the same name."
-        for one in outputs.reported_files(marked)
-        if one.get("reason") == outputs.REPLACED
+        f"{output['filename']} was replaced: a later job wrote a file of the same name."
+        for output in outputs.reported_files(marked)
+        if output.get("reason") == outputs.REPLACED
     ]
     end = replace(end, outputs=marked, warnings=(*end.warnings, *gone))
     if end.state is not AttemptState.SUCCESS or not outputs.all_missing(marked):
@@ -283,7 +250,7 @@ def close_with_result(tx: GroupTransaction, attempt: Attempt, state: AttemptStat
     stopped = end.state is AttemptState.INTERRUPTED and attempt.stop_requested_at is not None
     if stopped and end.failure in (None, FailureClass.INTERRUPTED):
         # The Director interrupted it, not a user at the backend.
-        message = _STOPPED[StopReason(attempt.stop_reason)].format(tx.group.timeout_seconds)
+        message = _STOPPED[StopReason(attempt.stop_reason)]
     if end.node_outputs:
         fields["node_outputs_json"] = to_json(end.node_outputs)
     failure: dict[str, Any] = {
@@ -301,6 +268,7 @@ def close_with_result(tx: GroupTransaction, attempt: Attempt, state: AttemptStat
         backend_ended_at=end.backend_ended_at,
         outputs_json=to_json(end.outputs),
         warnings_json=to_json(list(end.warnings)),
+        execution_json=to_json(end.execution),
         **{**failure, **fields},
     )
 
@@ -350,9 +318,11 @@ def end_child(
         outputs_json=to_json(end.outputs),
         warnings_json=to_json(list(end.warnings)),
         progress=100.0,
+        outputs_reused=bool(end.execution.get("outputs_reused")),
         **_last_step(end),
     )
     if moved:
+        captures.captures_enqueue(child, attempt)
         tx.add_event(log.child_completed(child))
 
 

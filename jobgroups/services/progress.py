@@ -4,8 +4,6 @@ On a connection and thread of its own, with SQLite's ``synchronous=NORMAL``: a p
 last quarter of a second of progress, and nothing else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet, Sum
+from django.db.models import Count, Exists, OuterRef, QuerySet, Sum
 
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, ReportedFile
+from jobgroups.models import (
+    AbandonedPrompt,
+    AssetUse,
+    Attempt,
+    Capture,
+    ChildJob,
+    JobEvent,
+    JobGroup,
+    ReportedFile,
+    StoredFile,
+)
 from jobgroups.services.submission import IDEMPOTENCY_TTL
 
 #: Younger groups are always kept: their idempotency keys are still valid, and their prompts may still appear at a
 #: backend.
 YOUNGEST: Final = IDEMPOTENCY_TTL
-#: A transaction deletes so many children at most (or one group): others wait for it to tx.
+#: A transaction deletes so many children at most (or one group): others wait for it.
 _CHILDREN_AT_ONCE: Final = 500
 _GROUPS_AT_ONCE: Final = 50
 
@@ -33,21 +43,11 @@ class Purged:
     events: int = 0
 
     def __add__(self, other: Purged) -> Purged:
-        return Purged(
-            self.groups + other.groups,
-            self.children + other.children,
-            self.attempts + other.attempts,
-            self.events + other.events,
-        )
+        return Purged(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 def groups_purgeable(*, before: dt.datetime, starred: bool) -> Purged:
-    """Count what :func:`groups_purge` would delete.
-
-    Args:
-        before: groups that ended before this time.
-        starred: those with a starred child, too.
-    """
+    """Count what :func:`groups_purge` would delete."""
     groups = _purgeable(before, starred=starred)
     return Purged(
         groups=groups.count(),
@@ -57,17 +57,18 @@ def groups_purgeable(*, before: dt.datetime, starred: bool) -> Purged:
     )
 
 
+def files_purgeable(*, before: dt.datetime, starred: bool) -> tuple[int, int]:
+    """Return number and bytes of the files that no job needs after :func:`groups_purge`."""
+    kept = Capture.objects.filter(file=OuterRef("pk")).exclude(child__group__in=_purgeable(before, starred=starred))
+    found = StoredFile.objects.filter(~Exists(kept)).aggregate(Count("pk"), Sum("size_bytes"))
+    return found["pk__count"], found["size_bytes__sum"] or 0
+
+
 def groups_purge(*, before: dt.datetime, starred: bool) -> Iterator[Purged]:
     """Delete the groups that ended before a time, oldest first; yield what each transaction deleted.
 
-    A group stays while anything of it may still run, also one that is opened again meanwhile.
-
-    Args:
-        before: no later than ``YOUNGEST`` ago.
-        starred: those with a starred child, too.
-
-    Raises:
-        ValueError: ``before`` is later than that.
+    A group stays while anything of it may still run, also one that is opened again meanwhile. ``starred``: those with a
+    starred child, too. Raises ``ValueError`` if ``before`` is later than ``YOUNGEST`` ago.
     """
     if before > now() - YOUNGEST:
         raise ValueError(f"Groups are kept for {YOUNGEST} at least.")
@@ -93,11 +94,11 @@ def _purged(before: dt.datetime, *, starred: bool) -> Iterator[Purged]:
 def _batch(found: Sequence[tuple[str, int, dt.datetime]]) -> list[tuple[str, int, dt.datetime]]:
     """Return the first group, and those behind it that fit into one transaction with it."""
     batch, children = [found[0]], found[0][1]
-    for one in found[1:]:
-        children += one[1]
+    for group in found[1:]:
+        children += group[1]
         if children > _CHILDREN_AT_ONCE:
             break
-        batch.append(one)
+        batch.append(group)
     return batch
 
 
@@ -112,6 +113,8 @@ def _delete(group_ids: Sequence[str], before: dt.datetime, starred: bool) -> Pur
         attempts = Attempt.objects.filter(child__group__in=groups)
         events = JobEvent.objects.filter(group__in=groups)
         ReportedFile.objects.filter(attempt__in=attempts).delete()
+        AssetUse.objects.filter(group__in=groups).delete()
+        Capture.objects.filter(child__in=children).delete()
         # Leaves first: attempts and children name each other.
         children.update(current_attempt=None)
         counted = Purged(

@@ -4,8 +4,6 @@ Runs in the transaction that stores the failure or the success, so that no claim
 and its consequence. ``outcomes`` calls it for each end, and where a failure is stored without an end.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import logging
 from typing import Final
@@ -26,7 +24,7 @@ from jobgroups.models import Attempt
 logger = logging.getLogger(__name__)
 
 #: Failure classes that speak against the backend.
-COUNTED_FAILURES: Final = frozenset(one.value for one, kind in TAXONOMY.items() if kind.counts_against_backend)
+COUNTED_FAILURES: Final = frozenset(failure.value for failure, kind in TAXONOMY.items() if kind.counts_against_backend)
 
 
 def rules() -> QuarantineRules:
@@ -67,7 +65,7 @@ def _count(attempt: Attempt) -> None:
     words = failure_label(attempt.failure_class)
     reason = reason_for(failures, its_rules.window, row.consecutive_quarantines, f"{words}.")
     if holds.backend_quarantine(row=row, reason=reason, by="", moment=moment, until=moment + lasts):
-        logger.warning("%s is set aside for %s: %s", row.id, lasts, reason)
+        logger.warning("%s: quarantined for %s (%s)", row.id, lasts, reason)
         # What waits there may go elsewhere now.
         log.notify_runners_on_commit()
 

@@ -1,7 +1,5 @@
 """Queues a child again: on the same backend or another one, by the group's policy or because its backend is unavailable."""
 
-from __future__ import annotations
-
 import datetime as dt
 import random
 from typing import Any
@@ -22,6 +20,7 @@ from jobgroups.services.candidates import (
     candidate_backends,
     lock_backend,
     own_candidate,
+    pool_is_open,
 )
 from jobgroups.services.group_transaction import GroupTransaction
 
@@ -32,18 +31,13 @@ def attempts_with(child: ChildJob, attempt: Attempt) -> int:
 
 
 def requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt | None, **fields: Any) -> bool:
-    """Queue a child again whose current attempt is over or no longer decides it.
+    """Queue a child again whose current attempt is over or no longer decides it; return whether this call did.
 
-    Args:
-        tx: the transaction on the child's group.
-        child: not final.
-        attempt: its current attempt, or None.
-        fields: columns to set in the same statement.
-
-    Returns:
-        Whether this call requeued it. The caller adds the event.
+    A child of the pool has no backend then. ``fields`` are set in the same statement. The caller adds the event.
     """
     fields = {"current_attempt": None, **fields}
+    if not fields.get("is_bound", child.is_bound):
+        fields["backend_id"] = None
     if child.status == ChildStatus.QUEUED:
         waits = ChildJob.objects.filter(pk=child.pk, status=ChildStatus.QUEUED, current_attempt=attempt)
         put = waits.update(**fields) > 0
@@ -61,26 +55,25 @@ def group_retry_policy(group: JobGroup) -> RetryPolicy:
 
 
 def schedule_retry(tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind: FailureClass, reason: str) -> bool:
-    """Queue a child for another attempt, if its group's policy allows one and a backend takes it.
+    """Queue a child for another attempt, if its group's policy allows one and a backend takes it; return whether it is.
 
-    Args:
-        tx: the transaction on the child's group.
-        child: decided by this attempt.
-        attempt: closed, or with a pending stop; its failure class is stored.
-        kind: why it failed.
-        reason: the same, as a sentence.
-
-    Returns:
-        Whether it is queued; otherwise nothing was changed.
+    A job of the pool whose backend lacks something always waits in the pool again. The attempt decides the child, is
+    closed or has a pending stop, and its failure class is stored. ``reason`` is a sentence.
     """
     group, policy = tx.group, group_retry_policy(tx.group)
+    if kind is FailureClass.NODE_OR_MODEL_MISSING and not child.is_bound:
+        # Its backend is excluded now. The job waits for another one, also if none is left.
+        count = attempts_with(child, attempt)
+        return requeue_at(tx, child, attempt, kind, reason, target=None, attempt_count=count)
     charged = counted_attempts(group, child)
     if not policy.allows(kind, charged):
         return False
-    target = _next_backend(group, child, attempt.backend_id, kind, policy)
-    return target is not None and requeue_after_backoff(
-        tx, child, attempt, kind, reason, target=target, charged=charged
-    )
+    target = None
+    if child.is_bound:
+        target = _next_backend(group, child, attempt.backend_id, kind, policy)
+    if target is None and (child.is_bound or not pool_is_open(group, child)):
+        return False
+    return requeue_after_backoff(tx, child, attempt, kind, reason, target=target, charged=charged)
 
 
 def requeue_after_backoff(
@@ -90,10 +83,13 @@ def requeue_after_backoff(
     kind: FailureClass,
     reason: str,
     *,
-    target: str,
+    target: str | None,
     charged: int,
 ) -> bool:
-    """Queue a child for its next attempt after the backoff delay."""
+    """Queue a child for its next attempt after the backoff delay.
+
+    ``target`` is its next backend; a child of the pool has none.
+    """
     seconds = retry_policy.backoff_delay(
         charged,
         backoff=settings.DIRECTOR_RETRY_BACKOFF_SECONDS,
@@ -112,7 +108,7 @@ def requeue_at(
     kind: FailureClass,
     reason: str,
     *,
-    target: str,
+    target: str | None,
     **fields: Any,
 ) -> bool:
     put = requeue(tx, child, attempt, backend_id=target, **fields)
@@ -140,7 +136,7 @@ def _next_backend(group: JobGroup, child: ChildJob, left: str, kind: FailureClas
         target = retry_policy.next_backend(kind, own=own, others=others, tried=tried, policy=policy)
         if target is None or target == left or lock_backend(target):
             return target
-        others = [one for one in others if one.backend_id != target]
+        others = [candidate for candidate in others if candidate.backend_id != target]
 
 
 def reassign(
@@ -151,20 +147,17 @@ def reassign(
     kind: FailureClass | None = None,
     others: CandidateBackends | None = None,
 ) -> bool:
-    """Assign a queued child without an attempt to another backend, if its group allows it.
+    """Assign a queued child without an attempt to another backend, if its group allows it; return whether it was.
 
-    This is not an attempt, and nothing is counted.
+    This is not an attempt, and nothing is counted. A child of the pool is not assigned: any candidate may claim it.
 
     Args:
-        tx: the transaction on the child's group.
-        child: queued, without a current attempt.
         reason: why it leaves its backend, as a sentence.
         kind: the failure that makes the backend unavailable, if it is one.
         others: candidates, read once for all children of the group.
-
-    Returns:
-        Whether it was assigned to another backend.
     """
+    if not child.is_bound:
+        return False
     left = child.backend_id or ""
     target = (others or CandidateBackends(tx.group, left)).pick(attempt_history(tx.group, child))
     if target is None:

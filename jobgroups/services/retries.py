@@ -4,8 +4,6 @@ Children that failed, timed out or were cancelled are queued again, each with it
 result completes with it and is not rendered again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -13,11 +11,12 @@ from typing import Final
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus, GroupStatus
+from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus, GroupStatus, Placement, Where
 from jobgroups.errors import ChildNotFound, GroupNotFinished, JobCompleted, JobNotFailed, NothingToRetry, RunPassed
 from jobgroups.events import log
-from jobgroups.models import ChildJob
+from jobgroups.models import ChildJob, JobGroup, Variant
 from jobgroups.services import assignment, late_results
+from jobgroups.services.assets import assets_use_again
 from jobgroups.services.assignment import Choice
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.transactions import group_transaction
@@ -30,7 +29,6 @@ AS_THE_GROUP_SAYS: Final = Choice()
 class Retried:
     """The result of a retry."""
 
-    group_id: str
     #: The run in which they wait again: the one that it opened, or the present one.
     run: int
     #: The group's status as the transaction left it; it has ended again where all were adopted.
@@ -54,15 +52,8 @@ def group_retry(
 ) -> Retried:
     """Open the next run of a group that has ended, and queue the chosen children again.
 
-    All in one transaction: a second retry at the same time finds the group running.
-
-    Args:
-        group_id: the group.
-        job_ids: which children; None: all that failed or timed out, in a cancelled group also what
-            was cancelled.
-        choice: at which backends they are bound.
-        run: the run that the caller saw; None: whichever it is.
-        by: the user's name.
+    All in one transaction: a second retry at the same time finds the group running. ``job_ids`` None: all that failed
+    or timed out, in a cancelled group also what was cancelled. ``run`` is the run that the caller saw; None: any.
 
     Raises:
         GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
@@ -71,6 +62,7 @@ def group_retry(
         JobCompleted: a named child has its result.
         NothingToRetry: no job was named, and none failed.
         BackendNotFound, BackendUnavailable, NoOtherBackend: a child can wait nowhere, or not there.
+        AssetDeleted: an input file of the group was deleted.
     """
     with group_transaction(group_id) as tx:
         _check_run(tx, run)
@@ -84,23 +76,10 @@ def group_retry(
 def child_retry(
     *, group_id: str, job_id: str, choice: Choice = AS_THE_GROUP_SAYS, run: int | None = None, by: str = ""
 ) -> Retried:
-    """Queue one child again: within the run while its group runs, else in the group's next run.
+    """Queue one child again: within the run while its group runs (if it failed or timed out), else in the next run.
 
-    The group's lock decides which of the two it is: the run's last child may end at the same time.
-
-    Args:
-        group_id: the group.
-        job_id: the child. While the group runs, one that failed or timed out.
-        choice: at which backend it is bound.
-        run: the run that the caller saw; None: whichever it is.
-        by: the user's name.
-
-    Raises:
-        GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
-        RunPassed: the group is in another run than the caller saw.
-        JobCompleted: it has its result.
-        JobNotFailed: the group runs, and the child has not failed.
-        BackendNotFound, BackendUnavailable, NoOtherBackend: it can wait nowhere, or not there.
+    The group's lock decides which of the two it is: the run's last child may end at the same time. Arguments and errors
+    are those of :func:`group_retry`. Raises ``JobNotFailed`` if the group runs, and the child has not failed.
     """
     with group_transaction(group_id) as tx:
         _check_run(tx, run)
@@ -122,16 +101,22 @@ def _queue_again(tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choic
     """Queue children again: in the next run if this one has ended, else within it."""
     results = late_results.late_results(chosen)
     waiting = [child for child in chosen if child.id not in results]
-    bound = assignment.assign_backends(tx.group, waiting, choice) if waiting else {}
-    moved = {child.id: bound[child.id] for child in waiting if child.backend_id != bound[child.id]}
+    if waiting:
+        assets_use_again(tx.group)
+    pooled, assigned = _parted(tx.group, waiting, choice)
+    assignment.check_pool(tx.group, pooled)
+    bound: dict[str, str] = assignment.assign_backends(tx.group, assigned, choice) if assigned else {}
+    moved = {child.id: bound[child.id] for child in assigned if child.backend_id != bound[child.id]}
     bound |= {child_id: attempt.backend_id for child_id, attempt in results.items()}
     opens_run = tx.group.completed_at is not None
     if opens_run:
         tx.start_next_run()
     moment = now()
+    if opens_run:
+        Variant.objects.filter(group=tx.group).update(queued_at=moment, unplaced_since=None)
     for child in chosen:
         left, kind, reason = child.backend_id or "", child.failure_class, child.error_message
-        tx.reset_for_retry(child, backend_id=bound[child.id], moment=moment)
+        tx.reset_for_retry(child, backend_id=bound.get(child.id), moment=moment)
         if not opens_run:
             tx.add_event(
                 log.child_retrying(
@@ -151,7 +136,6 @@ def _queue_again(tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choic
         if child.id in results:
             late_results.adopt_result(tx, child, results[child.id])
     return Retried(
-        group_id=tx.group.id,
         run=tx.group.run,
         status=tx.group.status,
         job_ids=[child.id for child in waiting],
@@ -160,7 +144,14 @@ def _queue_again(tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choic
     )
 
 
-# --- which children -------------------------------------------------------------------------------
+def _parted(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> tuple[list[ChildJob], list[ChildJob]]:
+    """Return the children that wait in the pool again, and those that are assigned to a backend."""
+    if group.placement != Placement.POOL or choice.names_a_backend:
+        return [], list(children)
+    # At the same backend: one that had none waits in the pool.
+    same = choice.where is Where.SAME
+    assigned = [child for child in children if same and child.backend_id]
+    return [child for child in children if child not in assigned], assigned
 
 
 def _chosen(tx: GroupTransaction, children: Sequence[ChildJob], job_ids: Sequence[str] | None) -> list[ChildJob]:

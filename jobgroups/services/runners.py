@@ -3,8 +3,6 @@
 All times are of the database's clock: the clocks of the hosts may differ.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import platform

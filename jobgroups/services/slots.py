@@ -1,7 +1,5 @@
 """Prompt slots of a backend: how many of our prompts it may have, and whether one is free."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from django.db.models import QuerySet
@@ -14,9 +12,17 @@ from jobgroups.models import Attempt
 
 
 def has_free_slot(backend_id: str, depth: int, *, locked: bool = False) -> bool:
+    return backend_with_slot(backend_id, depth, locked=locked) is not None
+
+
+def backend_with_slot(backend_id: str, depth: int, *, locked: bool = False) -> Backend | None:
+    """Return a backend with its capabilities if it has a free slot."""
     active = _active(backend_id)
-    stopping = any(one.state == AttemptState.RUNNING and one.stop_requested_at is not None for one in active)
-    return not stopping and len(active) < _places(backend_id, depth, locked=locked)
+    stopping = any(
+        attempt.state == AttemptState.RUNNING and attempt.stop_requested_at is not None for attempt in active
+    )
+    row = (_locked_holds if locked else _holds).first(backend_id)
+    return row if row is not None and not stopping and len(active) < _places(row, depth) else None
 
 
 _active: Final = PreparedQuery(
@@ -24,10 +30,7 @@ _active: Final = PreparedQuery(
 )
 
 
-def _places(backend_id: str, depth: int, *, locked: bool) -> int:
-    row = (_locked_holds if locked else _holds).first(backend_id)
-    if row is None:
-        return 0
+def _places(row: Backend, depth: int) -> int:
     return prompt_limit(
         enabled=row.enabled,
         hold=row.hold,
@@ -38,7 +41,8 @@ def _places(backend_id: str, depth: int, *, locked: bool) -> int:
 
 
 def _what_holds() -> QuerySet[Backend]:
-    return Backend.objects.filter(pk=KEY).only("enabled", "hold", "quarantined_at", "consecutive_quarantines")
+    held = ("enabled", "hold", "quarantined_at", "consecutive_quarantines")
+    return Backend.objects.filter(pk=KEY).only(*held, "tags", "devices", "comfyui_version")
 
 
 _holds: Final = PreparedQuery(_what_holds)

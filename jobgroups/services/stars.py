@@ -1,7 +1,5 @@
 """Stars: users mark the children that they want to keep."""
 
-from __future__ import annotations
-
 from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.events import log
 from jobgroups.models import ChildJob, JobGroup
@@ -10,11 +8,8 @@ from jobgroups.models import ChildJob, JobGroup
 def child_star(*, group_id: str, job_id: str, starred: bool) -> None:
     """Set or remove a child's star, in any status; repeating it is no error.
 
-    It is not an event, since a group's log ends with ``group_complete``. Open pages are notified.
-
-    Raises:
-        GroupNotFound: there is no such group.
-        ChildNotFound: the group has no such child.
+    It is not an event, since a group's log ends with ``group_complete``. Open pages are notified. Raises
+    ``GroupNotFound`` or ``ChildNotFound``.
     """
     if ChildJob.objects.filter(pk=job_id, group_id=group_id).update(starred=starred):
         log.publish_star(group_id, job_id, starred=starred)

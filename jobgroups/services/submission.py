@@ -1,11 +1,9 @@
 """Submit a group, cancel it or one child of it."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,14 +11,16 @@ from django.db import IntegrityError, transaction
 
 from jobgroups import workflow
 from jobgroups.database.retry import retry_on_conflict
-from jobgroups.database.statements import insert
+from jobgroups.database.statements import insert, insert_returning_id
 from jobgroups.domain.clock import now
-from jobgroups.domain.states import GroupStatus, PartialOutputs, RetryScope
+from jobgroups.domain.states import GroupStatus, PartialOutputs, Placement, RetryScope
 from jobgroups.errors import IdempotencyConflict
 from jobgroups.events import log
-from jobgroups.models import ChildJob, GroupLabel, JobGroup
+from jobgroups.models import NO_TIMEOUT, ChildJob, GroupLabel, JobGroup, Variant
+from jobgroups.queries.assets import known_references
 from jobgroups.queries.groups import submitted_backends
 from jobgroups.serializers import to_json
+from jobgroups.services.assets import assets_use
 from jobgroups.services.backends import lock_backends
 from jobgroups.workflow import seeds
 
@@ -33,12 +33,18 @@ class Submission:
     """A submission whose form was checked; its backends were chosen."""
 
     workflow: dict[str, Any]
+    #: One child for each entry; with ``count`` the candidates of the pool.
     backend_ids: Sequence[str]
+    #: Children of the pool; None: each child is bound to the backend of its entry.
+    count: int | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     seed_strategy: str = "random"
     base_seed: int | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
-    timeout_seconds: int = 300
+    #: None: a job may run for any time.
+    timeout_seconds: int | None = 300
+    #: Seconds without an event after which a job ends; None: any.
+    stall_seconds: int | None = None
     required_capabilities: Sequence[str] = ()
     #: Charged attempts that a child may have within a run.
     max_attempts: int = 1
@@ -68,8 +74,7 @@ class Submitted:
 def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:
     """Return the group that this idempotency key made within 24 h, if any.
 
-    Raises:
-        IdempotencyConflict: it made one out of another body.
+    Raises ``IdempotencyConflict`` if it made one out of another body.
     """
     group = JobGroup.objects.filter(
         submitter=submitter, idempotency_key=key, created_at__gt=now() - IDEMPOTENCY_TTL
@@ -90,25 +95,41 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
     """Store a group with its children and event 1, and ring. Once this returns, it will end.
 
     Args:
-        submission: at least one backend id in it.
+        submission: its backends take children, or its candidates do.
         runner_alive: without a live runner the group is ``pending`` until one claims a child.
 
     Raises:
         workflow.ParameterInvalid: a parameter does not fit the workflow.
+        InvalidRequest: an asset that the workflow refers to does not exist.
         IdempotencyConflict: its key was used with another body.
         Conflict: a backend was removed since it was chosen.
     """
     prepared = workflow.build_template(submission.workflow, submission.parameters)
+    asset_ids = known_references(prepared.workflow)
     base = submission.base_seed
     if base is None:
         base = secrets.randbelow(seeds.MAX_SEED + 1)
-    dealt = seeds.seeds(seeds.SeedStrategy(submission.seed_strategy), base, len(submission.backend_ids))
+    total = submission.count or len(submission.backend_ids)
+    dealt = seeds.seeds(seeds.SeedStrategy(submission.seed_strategy), base, total)
     group = _group_row(submission, base, runner_alive)
     group.warnings_json = to_json([*submission.warnings, *prepared.warnings])
     group.workflow_digest = workflow.digest(prepared)
-    children = _child_rows(group, submission.backend_ids, dealt)
+    if submission.count is None:
+        backends: Sequence[str | None] = submission.backend_ids
+        variant = None
+    else:
+        backends = [None] * submission.count
+        variant = Variant(
+            group=group,
+            number=0,
+            queued_at=group.created_at,
+            candidates=list(submission.backend_ids),
+            workflow_digest=group.workflow_digest,
+            models_digest=workflow.models_digest(prepared.workflow),
+        )
+    children = _child_rows(group, backends, dealt)
     try:
-        _store(group, children, submission.metadata)
+        _store(group, children, submission.metadata, variant, asset_ids)
     except IntegrityError:
         # Two requests with one key at the same moment: the other one was first.
         replay = submission.idempotency_key and group_replay(
@@ -121,13 +142,25 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
 
 
 @retry_on_conflict
-def _store(group: JobGroup, children: list[ChildJob], metadata: dict[str, Any]) -> None:
+def _store(
+    group: JobGroup,
+    children: list[ChildJob],
+    metadata: dict[str, Any],
+    variant: Variant | None,
+    asset_ids: Collection[str],
+) -> None:
     with transaction.atomic():
-        lock_backends([child.backend_id or "" for child in children])
+        if variant is None:
+            lock_backends([child.backend_id or "" for child in children])
         if group.idempotency_key is not None:
             _expire_key(group.submitter, group.idempotency_key)
         group.seq = 0
         insert([group])
+        assets_use(group, asset_ids)
+        if variant is not None:
+            insert_returning_id(variant)
+            for child in children:
+                child.variant, child.is_bound = variant, False
         insert(children)
         insert(_labels(group, metadata))
         log.append_events(group, [log.group_created(group)])
@@ -151,21 +184,23 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         metadata_json=to_json(submission.metadata),
         seed_strategy=submission.seed_strategy,
         base_seed=base_seed,
-        timeout_seconds=submission.timeout_seconds,
+        timeout_seconds=NO_TIMEOUT if submission.timeout_seconds is None else submission.timeout_seconds,
+        stall_seconds=submission.stall_seconds,
         required_capabilities=list(submission.required_capabilities),
         max_attempts=submission.max_attempts,
         retry_elsewhere=submission.retry_elsewhere.value,
         retry_on=None if submission.retry_on is None else list(submission.retry_on),
         partial_outputs=submission.partial_outputs.value,
         submitter=submission.submitter,
+        placement=(Placement.BOUND if submission.count is None else Placement.POOL).value,
         skipped_backends_json=to_json(list(submission.skipped_backends)),
         idempotency_key=submission.idempotency_key,
         idempotency_digest=submission.idempotency_digest,
-        total_count=len(submission.backend_ids),
+        total_count=submission.count or len(submission.backend_ids),
     )
 
 
-def _child_rows(group: JobGroup, backend_ids: Sequence[str], dealt: list[int]) -> list[ChildJob]:
+def _child_rows(group: JobGroup, backend_ids: Sequence[str | None], dealt: list[int]) -> list[ChildJob]:
     return [
         ChildJob(
             id=f"j_{secrets.token_hex(6)}",

@@ -1,11 +1,10 @@
-"""Digests: of a workflow without seeds and content, and of each node with its sources."""
-
-from __future__ import annotations
+"""Digests: of a workflow without seeds and content, of its models, and of each node with its sources."""
 
 import hashlib
 import json
 from typing import Any, Final
 
+from jobgroups.workflow.assets import referenced_asset
 from jobgroups.workflow.graph import Node, Workflow, is_link, linked_node
 from jobgroups.workflow.parameters import SEED_INPUTS
 from jobgroups.workflow.template import WorkflowTemplate
@@ -22,24 +21,23 @@ CONTENT_INPUTS: Final = frozenset(
         *("image", "mask", "audio", "video", "file"),
     }
 )
+#: Endings of the names of model files.
+MODEL_FILES: Final = (
+    ".safetensors", ".sft", ".ckpt", ".gguf", ".pt", ".pt2", ".pth", ".bin", ".onnx", ".pkl", ".engine",
+)  # fmt: skip
 #: A longer text, or a text of several lines, is not a choice or the name of a model.
 _LONGEST_NAME: Final = 255
 _DIGITS: Final = 16
 
 
 def digest(template: WorkflowTemplate) -> str:
-    """Return 16 hex digits that are equal for submissions of one workflow.
+    """Return 16 hex digits that are equal for submissions of one workflow, which share estimates and failures.
 
-    Submissions of one workflow share estimates and the report of failures. The digest is computed from the
-    graph with its parameters set:
+    Nodes, links, numbers, switches and the names in choices count: they decide the duration and the memory. Seeds and
+    content (``CONTENT_INPUTS``, and every long text) do not: the frames of a shot differ in nothing else. Nor do
+    titles (``_meta``), the order of keys, and ``7`` or ``7.0`` (an editor writes either).
 
-    - Nodes, links, numbers, switches and the names in choices count: size, steps, sampler and model decide
-      the duration and the memory.
-    - Seeds and content do not count: prompts, file names, input files (``CONTENT_INPUTS``, and every long
-      text). The frames of a shot differ in nothing else.
-    - Titles (``_meta``), the order of keys, and ``7`` or ``7.0`` (an editor writes either) do not count.
-
-    An unknown text counts: a wrongly counted one only delays estimates until there were three runs, a
+    An unknown text counts: a wrongly counted one only delays estimates until there was a run, a
     wrongly excluded one mixes two durations.
     """
     seeds = frozenset(template.seed_slots)
@@ -48,6 +46,17 @@ def digest(template: WorkflowTemplate) -> str:
     }
     text = json.dumps(nodes, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def models_digest(workflow: Workflow) -> str:
+    """Return 16 hex digits that are equal for workflows that name the same model files, ``""`` without any."""
+    names = {
+        value
+        for node in workflow.values()
+        for value in node["inputs"].values()
+        if isinstance(value, str) and value.lower().endswith(MODEL_FILES)
+    }
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:_DIGITS] if names else ""
 
 
 def origins(workflow: Workflow) -> dict[str, str]:
@@ -84,18 +93,16 @@ def _telling(node_id: str, node: Node, seeds: frozenset[tuple[str, str]]) -> dic
     return {
         name: _plain(value)
         for name, value in node["inputs"].items()
-        if not _is_seed(node_id, name, value, seeds) and not _is_content(name, value)
+        # A seed that a parameter sets is not in the slots. A linked seed counts as a link.
+        if (node_id, name) not in seeds
+        and (name not in SEED_INPUTS or isinstance(value, list))
+        and not _is_content(name, value)
     }
-
-
-def _is_seed(node_id: str, name: str, value: Any, seeds: frozenset[tuple[str, str]]) -> bool:
-    # A seed that a parameter sets is not in the slots. A linked seed counts as a link.
-    return (node_id, name) in seeds or (name in SEED_INPUTS and not isinstance(value, list))
 
 
 def _is_content(name: str, value: Any) -> bool:
     if not isinstance(value, str):
-        return False
+        return referenced_asset(value) is not None
     return name in CONTENT_INPUTS or len(value) > _LONGEST_NAME or "\n" in value
 
 

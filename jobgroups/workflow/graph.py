@@ -1,22 +1,18 @@
 """Reads nodes, links, literals and titles of a workflow, and changes a copy of it."""
 
-from __future__ import annotations
-
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 #: One node: ``{"class_type": str, "inputs": {name: literal or link}[, "_meta": {"title": str}]}``.
 Node: TypeAlias = Mapping[str, Any]
 #: Node id → node, as ``POST /prompt`` takes it (comfyui-protocol.md, "HTTP").
 Workflow: TypeAlias = Mapping[str, Node]
 
-LINK_LENGTH: Final = 2
-
 
 def is_link(value: object) -> bool:
     """Return whether an input's value is a link: ``[node id, output slot]``."""
-    return isinstance(value, list) and len(value) == LINK_LENGTH and isinstance(value[0], str)
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
 def is_literal(value: object) -> bool:
@@ -52,14 +48,32 @@ def only_linked_source(node: Node) -> str | None:
     return linked_node(links[0])
 
 
-def input_names_by_source(workflow: Workflow) -> dict[str, set[str]]:
-    """Return the names of the inputs that read each node."""
-    found: defaultdict[str, set[str]] = defaultdict(set)
-    for node in workflow.values():
+def links(workflow: Workflow) -> Iterator[tuple[str, str, str]]:
+    """Yield node id, input and source of each link, also of a link to a missing node."""
+    for node_id, node in workflow.items():
         for name, value in node["inputs"].items():
             source = linked_node(value)
             if source is not None:
-                found[source].add(name)
+                yield node_id, name, source
+
+
+def closure(start: Iterable[str], following: Callable[[str], Iterable[str]]) -> set[str]:
+    """Return all nodes that are reached from some nodes, these included."""
+    found: set[str] = set()
+    waiting = list(start)
+    while waiting:
+        node_id = waiting.pop()
+        if node_id not in found:
+            found.add(node_id)
+            waiting += following(node_id)
+    return found
+
+
+def input_names_by_source(workflow: Workflow) -> dict[str, set[str]]:
+    """Return the names of the inputs that read each node."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for _, name, source in links(workflow):
+        found[source].add(name)
     return dict(found)
 
 
@@ -69,12 +83,7 @@ def dangling_link(workflow: Workflow) -> tuple[str, str, str] | None:
     ComfyUI checks only inputs that the node's class declares. Any other one ends its worker thread while
     HTTP still works, and the queue stops (0.3.64). Such a graph must never be sent.
     """
-    for node_id, node in workflow.items():
-        for name, value in node["inputs"].items():
-            source = linked_node(value)
-            if source is not None and source not in workflow:
-                return node_id, name, source
-    return None
+    return next((link for link in links(workflow) if link[2] not in workflow), None)
 
 
 def node_title(node: Node) -> str | None:

@@ -7,12 +7,11 @@ Addressed parameters are applied last and win.
 A link is never overwritten. A parameter without a match causes a warning, a value of the wrong type an error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from jobgroups.workflow.assets import referenced_asset
 from jobgroups.workflow.graph import WorkflowCopy, is_integer, is_literal, nodes_by_title
 from jobgroups.workflow.validation import FieldInvalid, shown_key
 
@@ -46,27 +45,10 @@ ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
 #: JavaScript exports a ``cfg`` of 7.0 as ``7``, and 7.5 must be able to replace it.
 INTEGER_INPUTS: Final = frozenset(
     {
-        "amount",
-        "batch_index",
-        "batch_size",
-        "compression",
-        "context_length",
-        "end_at_step",
-        "height",
-        "length",
-        "noise_seed",
-        "overlap",
-        "scale_steps",
-        "seed",
-        "start_at_step",
-        "step",
-        "steps",
-        "stop_at_clip_layer",
-        "target_height",
-        "target_width",
-        "tile_size",
-        "video_frames",
-        "width",
+        *("amount", "batch_index", "batch_size", "compression", "context_length", "end_at_step"),
+        *("height", "length", "noise_seed", "overlap", "scale_steps", "seed", "start_at_step"),
+        *("step", "steps", "stop_at_clip_layer", "target_height", "target_width", "tile_size"),
+        *("video_frames", "width"),
     }
 )
 
@@ -110,58 +92,46 @@ class _Parameter:
 
 
 def apply_parameters(copy: WorkflowCopy, parameters: object) -> Applied:
-    """Set in ``copy`` what ``parameters`` ask for.
+    """Set in ``copy``, of a workflow that ``check_workflow`` has passed, what ``parameters`` contain.
 
-    Args:
-        copy: Of a workflow that ``check_workflow`` has passed.
-        parameters: The request's ``parameters``: an object, or None for none.
-
-    Raises:
-        ParameterInvalid: Not an object; an ambiguous title; a value of the wrong kind.
+    Raises ``ParameterInvalid`` for what is not an object, an ambiguous title, or a value of the wrong type.
     """
     if parameters is None:
         return Applied()
     if not isinstance(parameters, dict):
         raise ParameterInvalid("parameters", "Must be an object of names and values.")
     setter = _Setter(copy)
-    found = list(_Reader(copy).read(parameters))
-    for parameter in sorted(found, key=lambda each: each.node_id is not None):
+    for parameter in sorted(_read(copy, parameters), key=lambda each: each.node_id is not None):
         setter.apply(parameter)
     return setter.applied
 
 
-class _Reader:
-    """Distinguishes plain from addressed parameters by the workflow's ids and titles."""
+def _read(copy: WorkflowCopy, parameters: Mapping[str, Any]) -> Iterator[_Parameter]:
+    """Distinguish plain from addressed parameters by the workflow's ids and titles."""
+    titles = nodes_by_title(copy.nodes)
 
-    def __init__(self, copy: WorkflowCopy) -> None:
-        self._nodes = copy.nodes
-        self._titles = nodes_by_title(copy.nodes)
-
-    def read(self, parameters: Mapping[str, Any]) -> Iterator[_Parameter]:
-        """Yield every parameter in the order given."""
-        for key, value in parameters.items():
-            yield from self._read_one(key, value, f"parameters.{shown_key(key)}")
-
-    def _read_one(self, key: str, value: Any, path: str) -> Iterator[_Parameter]:
-        whole = self._find(key, path) if isinstance(value, dict) else None
-        if whole is not None:
-            for name, each in value.items():
-                yield _Parameter(f"{path}.{shown_key(name)}", whole, name, each)
-            return
-        address, _, name = key.rpartition(".")
-        node_id = self._find(address, path) if address and name else None
-        # Input names may contain dots (the merge nodes' "time_embed."): a key that addresses no node is a
-        # plain name.
-        yield _Parameter(path, node_id, name if node_id is not None else key, value)
-
-    def _find(self, address: str, path: str) -> str | None:
+    def find(address: str, path: str) -> str | None:
         """Return the id of the node with this id or title, or None."""
-        if address in self._nodes:
+        if address in copy.nodes:
             return address
-        found = self._titles.get(address, [])
+        found = titles.get(address, [])
         if len(found) > 1:
             raise ParameterInvalid(path, f"{len(found)} nodes have this title; address one by its id.")
         return found[0] if found else None
+
+    for key, value in parameters.items():
+        path = f"parameters.{shown_key(key)}"
+        is_object = isinstance(value, dict) and referenced_asset(value) is None
+        whole = find(key, path) if is_object else None
+        if whole is not None:
+            for name, each in value.items():
+                yield _Parameter(f"{path}.{shown_key(name)}", whole, name, each)
+            continue
+        address, _, name = key.rpartition(".")
+        node_id = find(address, path) if address and name else None
+        # Input names may contain dots (the merge nodes' "time_embed."): a key that addresses no node is a
+        # plain name.
+        yield _Parameter(path, node_id, name if node_id is not None else key, value)
 
 
 class _Setter:
@@ -184,7 +154,8 @@ class _Setter:
         if parameter.node_id is not None:
             self._apply_addressed(parameter, parameter.node_id)
         elif parameter.name in SEED_INPUTS:
-            self._ignore(parameter, "every job has a seed of its own; address one node to fix its seed.")
+            reason = "every job has a seed of its own; address one node to fix its seed."
+            self._ignore(parameter, reason)
         else:
             self._apply_plain(parameter)
 
@@ -229,11 +200,7 @@ def _names(parameter: _Parameter) -> tuple[str, ...]:
 
 
 def _fits(name: str, literal: Any, value: Any) -> bool:
-    """Return whether a value has the literal's type.
-
-    ``true`` is not an integer. An integer may replace a float; a float may replace an integer unless the
-    input is in ``INTEGER_INPUTS``. Any literal may replace ``null``.
-    """
+    """Return whether a value has the literal's type, or one of its numbers; any may replace ``null``."""
     kind, wanted = _kind(value), _kind(literal)
     if wanted == "null":
         return kind != "list"
@@ -254,5 +221,7 @@ def _kind(value: Any) -> str:
         return "boolean"
     if is_integer(value):
         return "integer"
+    if referenced_asset(value) is not None:
+        return "string"  # it stands for the name of a file
     kinds = {float: "number", str: "string", dict: "object", list: "list"}
     return kinds.get(type(value), "null")

@@ -1,20 +1,26 @@
-"""Percent of a whole workflow, from ComfyUI's node events.
+"""Percent of a whole workflow, from ComfyUI's node events: the finished weight divided by the total weight.
 
-Each node has a weight: the steps that it will report, if the graph contains them, else 1. The percentage is
-the finished weight divided by the total weight. It never decreases, in any order of the frames.
+A node's weight is the steps that it will report, if the graph contains them, else 1.
 
 Only ComfyUI knows which nodes it will run. All nodes count except cached ones, and except nodes without
 links in a graph that has links (left over in the editor) until a frame names them. Therefore the percentage
 may end early; it is 100 when the child has completed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from math import fsum
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-from jobgroups.workflow.graph import Node, Workflow, input_names_by_source, is_integer, linked_node, only_integer_input
+from backends.comfyui.protocol import NodeState
+from jobgroups.workflow.graph import (
+    Node,
+    Workflow,
+    input_names_by_source,
+    is_integer,
+    linked_node,
+    links,
+    only_integer_input,
+)
 
 #: The maximum before the result is stored: only the history decides about success.
 CEILING: Final = 99.9
@@ -24,21 +30,6 @@ EXPANSION_CEILING: Final = 0.95
 MAX_WEIGHT: Final = 10_000
 
 _SIGMAS: Final = "sigmas"
-_FINISHED: Final = "finished"
-_RUNNING: Final = "running"
-
-
-class NodeState(Protocol):
-    """One node inside a ``progress_state`` frame (comfyui-protocol.md, "WebSocket")."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def max(self) -> float: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def display_node_id(self) -> str | None: ...
 
 
 class _Report(NamedTuple):
@@ -131,11 +122,12 @@ class ProgressTracker:
         """
         self._has_state_frames = True
         for node, state in states.items():
-            self._learn_owner(node, state.display_node_id)
+            if state.display_node_id in self._classes:
+                self._owners[node] = state.display_node_id
             if self._owner(node) is not None:
                 self._report(node, _Report(state.value, state.max))
-                if state.state == _FINISHED:
-                    self._finish(node)
+                if state.state == "finished":
+                    self._raise(node, 1.0, stepwise=False)
         self._current = self._choose_current(states)
         self._is_stale = True
 
@@ -145,23 +137,20 @@ class ProgressTracker:
             return
         self._current = node
         self._count(node)
-        self._finish(node)
-        if node not in self._reports:
-            self._reports[node] = _Report(1, 1)
+        self._raise(node, 1.0, stepwise=False)
+        self._reports.setdefault(node, _Report(1, 1))
         self._is_stale = True
 
     def _current_report(self) -> _Report:
         return self._reports.get(self._current or "", _Report())
 
     def _owner(self, node: str) -> str | None:
-        """Return the workflow's node that ``node`` belongs to, or None.
-
-        Without a ``progress_state`` that names it, the prefix decides: ``1.0.0.1`` belongs to ``1``.
-        """
+        """Return the workflow's node that ``node`` belongs to, or None."""
         if node in self._classes:
             return node
         if node in self._owners:
             return self._owners[node]
+        # Without a progress_state that names it: 1.0.0.1 belongs to 1.
         prefix = node
         while "." in prefix:
             prefix = prefix.rpartition(".")[0]
@@ -169,24 +158,16 @@ class ProgressTracker:
                 return prefix
         return None
 
-    def _learn_owner(self, node: str, display_node: str | None) -> None:
-        if display_node is not None and display_node in self._classes:
-            self._owners[node] = display_node
-
     def _choose_current(self, states: Mapping[str, NodeState]) -> str | None:
         """Return the current node while it runs, else the last running one, else the last one."""
         known = [node for node in states if self._owner(node) is not None]
-        running = [node for node in known if states[node].state == _RUNNING]
+        running = [node for node in known if states[node].state == "running"]
         if running:
             return self._current if self._current in running else running[-1]
         return self._current or next(reversed(known), None)
 
     def _finish_previous(self, node: str) -> None:
-        """Without ``progress_state`` frames, mark the previous node as finished.
-
-        A ComfyUI that sends these frames reports when a node ends, and may run several nodes at once.
-        Older versions run one node after the other.
-        """
+        """Mark the previous node as finished, if it runs one after the other: without ``progress_state`` frames."""
         previous = self._owner(self._current) if self._current is not None else None
         if self._has_state_frames or previous is None or previous == self._owner(node):
             return
@@ -203,14 +184,8 @@ class ProgressTracker:
         self._reports[node] = report
         self._raise(node, report.fraction, stepwise=report.maximum > 1)
 
-    def _finish(self, node: str) -> None:
-        self._raise(node, 1.0, stepwise=False)
-
     def _raise(self, node: str, fraction: float, *, stepwise: bool) -> None:
-        """Raise the finished part of the workflow's node that ``node`` belongs to; never lower it.
-
-        Of the expanded nodes, only those that report steps count.
-        """
+        """Raise the finished part of the workflow's node; of its expanded nodes, those that report steps count."""
         owner = self._count(node)
         if owner is None:
             return
@@ -256,13 +231,11 @@ def _sigmas_chain(workflow: Workflow, node: Node) -> Iterator[Node]:
 
 
 def _steps(workflow: Workflow, node: Node) -> int | None:
-    """Return the steps that a node will report, None if the graph does not contain them.
-
-    An advanced sampler runs the steps from ``start_at_step`` to ``end_at_step``.
-    """
+    """Return the steps that a node will report, None if the graph does not contain them."""
     steps = _integer(workflow, node, "steps")
     if steps is None:
         return None
+    # Of an advanced sampler.
     end = _integer(workflow, node, "end_at_step")
     start = _integer(workflow, node, "start_at_step")
     return min(steps, steps if end is None else end) - (start or 0)
@@ -280,13 +253,7 @@ def _integer(workflow: Workflow, node: Node, name: str) -> int | None:
 
 def _linked_nodes(workflow: Workflow) -> set[str]:
     """Return the nodes with a link to or from another node."""
-    read = {node_id for node_id in input_names_by_source(workflow) if node_id in workflow}
-    reading = {
-        node_id
-        for node_id, node in workflow.items()
-        if any(linked_node(value) in workflow for value in node["inputs"].values())
-    }
-    return read | reading
+    return {end for node_id, _, source in links(workflow) if source in workflow for end in (node_id, source)}
 
 
 def _whole(value: float) -> int:

@@ -1,9 +1,6 @@
 """Finds the inputs of a workflow that take a child's seed."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final
 
 from jobgroups.workflow.graph import (
@@ -20,80 +17,56 @@ from jobgroups.workflow.validation import shown_key
 NO_SEED: Final = "The workflow has no seed that can be set: all its jobs would make the same output."
 
 #: Nodes through which a linked seed is followed; also the end of a loop of links.
-MAX_CHAIN: Final = 16
+_MAX_CHAIN: Final = 16
 
 #: One input of one node: (node id, name).
 Slot = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class SeedInputs:
-    """The inputs that take a seed, and warnings about seeds that cannot be set."""
+def find_seed_inputs(workflow: Workflow, addressed: Collection[Slot] = ()) -> tuple[tuple[Slot, ...], list[str]]:
+    """Return each literal ``seed`` and ``noise_seed``, the integers behind links, and warnings about other seeds.
 
-    slots: tuple[Slot, ...]
-    warnings: tuple[str, ...]
-
-
-def find_seed_inputs(workflow: Workflow, addressed: Collection[Slot] = ()) -> SeedInputs:
-    """Find every literal ``seed`` and ``noise_seed``, and the integers behind linked ones.
-
-    A linked seed is set at its source if that node has one literal integer and only seed inputs read it,
-    directly or through nodes that return one value. An addressed seed, or addressed integer of a source, stays.
-
-    Args:
-        workflow: One that ``check_workflow`` has passed.
-        addressed: The inputs that addressed parameters have set.
+    A linked seed is set at its source if that node has one literal integer and only seed inputs read it, directly or
+    through nodes that return one value. An input that an addressed parameter has set stays. The workflow has passed
+    ``check_workflow``.
     """
-    finder = _Finder(workflow, frozenset(addressed))
-    for node_id in workflow:
-        finder.visit(node_id)
-    slots = tuple(dict.fromkeys(finder.slots))
-    warnings = finder.warnings if slots else [*finder.warnings, NO_SEED]
-    return SeedInputs(slots, tuple(dict.fromkeys(warnings)))
-
-
-class _Finder:
-    """Collects seed inputs, node by node."""
-
-    def __init__(self, workflow: Workflow, addressed: frozenset[Slot]) -> None:
-        self._workflow = workflow
-        self._addressed = addressed
-        self._pinned = {node_id for node_id, name in addressed if name in SEED_INPUTS}
-        self._shared = _shared_nodes(workflow)
-        self.slots: list[Slot] = []
-        self.warnings: list[str] = []
-
-    def visit(self, node_id: str) -> None:
-        """Collect the seed inputs of one node."""
-        if node_id in self._pinned:
-            return
-        inputs = self._workflow[node_id]["inputs"]
-        for name in SEED_INPUTS:
-            if name not in inputs:
+    pinned = {node_id for node_id, name in addressed if name in SEED_INPUTS}
+    shared = _shared_nodes(workflow)
+    slots: list[Slot] = []
+    warnings: list[str] = []
+    for node_id, node in workflow.items():
+        for name in SEED_INPUTS if node_id not in pinned else ():
+            if name not in node["inputs"]:
                 continue
-            if is_literal(inputs[name]):
-                self.slots.append((node_id, name))
-            else:
-                self._follow(node_id, linked_node(inputs[name]))
+            value = node["inputs"][name]
+            source = linked_node(value)
+            found = [(node_id, name)] if is_literal(value) else _behind(workflow, source, shared)
+            if found is None:
+                warnings.append(
+                    f"The seed of node {shown_key(node_id)} is left as it is: it comes from node"
+                    f" {shown_key(source or '')}, which has no single integer that only seeds read."
+                )
+            slots += [slot for slot in found or () if slot not in addressed]
+    if not slots:
+        warnings.append(NO_SEED)
+    return tuple(dict.fromkeys(slots)), list(dict.fromkeys(warnings))
 
-    def _follow(self, node_id: str, source_id: str | None) -> None:
-        """Collect the integer behind a linked seed, or warn that the seed stays unchanged."""
-        linked_to = source_id
-        for _ in range(MAX_CHAIN):
-            source = self._workflow.get(source_id) if source_id is not None else None
-            if source is None or source_id is None:
-                return  # A link to a missing node: the check of the graph reports it.
-            if any(is_literal(source["inputs"].get(name, [])) for name in SEED_INPUTS):
-                return  # The source has its own seed, which is set or addressed.
-            name = only_integer_input(source)
-            if source_id in self._shared or (name is None and only_linked_source(source) is None):
-                break
-            if name is not None:
-                if (source_id, name) not in self._addressed:
-                    self.slots.append((source_id, name))
-                return
-            source_id = only_linked_source(source)
-        self.warnings.append(_unsettable(node_id, linked_to or ""))
+
+def _behind(workflow: Workflow, source_id: str | None, shared: set[str]) -> list[Slot] | None:
+    """Return the integer behind a linked seed, none if there is nothing to set; None if it cannot be set."""
+    for _ in range(_MAX_CHAIN):
+        source = workflow.get(source_id) if source_id is not None else None
+        if source is None or source_id is None:
+            return []  # A link to a missing node: the check of the graph reports it.
+        if any(is_literal(source["inputs"].get(name, [])) for name in SEED_INPUTS):
+            return []  # The source has its own seed, which is set or addressed.
+        name, following = only_integer_input(source), only_linked_source(source)
+        if source_id in shared or (name is None and following is None):
+            return None
+        if name is not None:
+            return [(source_id, name)]
+        source_id = following
+    return None
 
 
 def _shared_nodes(workflow: Workflow) -> set[str]:
@@ -112,10 +85,3 @@ def _shared_nodes(workflow: Workflow) -> set[str]:
                 shared.add(source)
                 source = passing.get(source)
     return shared
-
-
-def _unsettable(node_id: str, source_id: str) -> str:
-    return (
-        f"The seed of node {shown_key(node_id)} is left as it is: it comes from node"
-        f" {shown_key(source_id)}, which has no single integer that only seeds read."
-    )

@@ -5,8 +5,6 @@ the seeds for ``n`` children are a prefix of those for ``n + 1``. ``random`` is 
 reproducible.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -19,12 +17,8 @@ from typing import Final
 MAX_SEED: Final = 2**53 - 1
 #: The minimum difference between two seeds of ``random``, without wrapping.
 MIN_DISTANCE: Final = 1_000_000
-#: One unit of ``fibonacci``'s offsets, in seeds.
-FIBONACCI_UNIT: Final = 1000
 
 _MODULUS: Final = MAX_SEED + 1
-_DIGEST_BITS: Final = 256
-_SEED_BITS: Final = 53
 
 
 class SeedStrategy(StrEnum):
@@ -37,16 +31,7 @@ class SeedStrategy(StrEnum):
 
 
 def seeds(strategy: SeedStrategy, base: int, count: int) -> list[int]:
-    """Return ``count`` different seeds; the first is ``base``.
-
-    Args:
-        strategy: How the later seeds follow from the first.
-        base: 0 … ``MAX_SEED``.
-        count: The number of seeds, up to some thousands.
-
-    Raises:
-        ValueError: ``base`` or ``count`` is out of range.
-    """
+    """Return ``count`` different seeds; the first is ``base``, 0 … ``MAX_SEED``. Raises ``ValueError`` out of range."""
     if not 0 <= base <= MAX_SEED:
         raise ValueError(f"base must be an integer from 0 to {MAX_SEED}")
     if count < 0:
@@ -60,7 +45,7 @@ def hashed(base: int, counter: int) -> int:
     It is the first 53 bits of the SHA-256 of the ASCII text ``"{base}:{counter}"``.
     """
     digest = sha256(f"{base}:{counter}".encode("ascii")).digest()
-    return int.from_bytes(digest, "big") >> (_DIGEST_BITS - _SEED_BITS)
+    return int.from_bytes(digest, "big") >> (256 - 53)
 
 
 def _random(base: int) -> Iterator[int]:
@@ -99,7 +84,7 @@ def _fibonacci(base: int) -> Iterator[int]:
     """Yield base + 1000 × the running sums of 0, 1, 1, 2, 3, 5, 8, 13 …"""
     offset, step, following = 0, 1, 1
     while True:
-        yield base + FIBONACCI_UNIT * offset
+        yield base + 1000 * offset
         offset, step, following = offset + step, following, step + following
 
 

@@ -1,7 +1,5 @@
 """The workflow of a group with its parameters set, and of each child with its seed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,20 +24,19 @@ class WorkflowTemplate:
 
 
 def build_template(workflow: Workflow, parameters: object = None) -> WorkflowTemplate:
-    """Apply ``parameters`` and find the inputs that take the seed. The arguments are not changed.
+    """Apply ``parameters`` and find the inputs that take the seed, in a workflow that ``check_workflow`` has passed.
 
-    Args:
-        workflow: One that ``check_workflow`` has passed.
-        parameters: The request's ``parameters``; None for none.
-
-    Raises:
-        ParameterInvalid: Not an object; an ambiguous title; a value of the wrong type.
+    Raises the error of ``apply_parameters``.
     """
     copy = WorkflowCopy(workflow)
     applied = apply_parameters(copy, parameters)
-    seed_inputs = find_seed_inputs(copy.nodes, applied.addressed)
-    warnings = _limited([*applied.warnings, *seed_inputs.warnings])
-    return WorkflowTemplate(copy.nodes, warnings, seed_inputs.slots, applied.ignored)
+    slots, unset = find_seed_inputs(copy.nodes, applied.addressed)
+    warnings = [*applied.warnings, *unset]
+    more = len(warnings) - MAX_WARNINGS
+    if more > 0:
+        last = f"… and {more} more warning{'s' if more > 1 else ''}."
+        warnings = [*warnings[:MAX_WARNINGS], last]
+    return WorkflowTemplate(copy.nodes, tuple(warnings), slots, applied.ignored)
 
 
 def with_seed(template: WorkflowTemplate, seed: int) -> dict[str, Any]:
@@ -48,10 +45,3 @@ def with_seed(template: WorkflowTemplate, seed: int) -> dict[str, Any]:
     for node_id, name in template.seed_slots:
         copy.set(node_id, name, seed)
     return copy.nodes
-
-
-def _limited(warnings: list[str]) -> tuple[str, ...]:
-    if len(warnings) <= MAX_WARNINGS:
-        return tuple(warnings)
-    more = len(warnings) - MAX_WARNINGS
-    return (*warnings[:MAX_WARNINGS], f"… and {more} more warning{'s' if more > 1 else ''}.")

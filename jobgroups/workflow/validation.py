@@ -1,10 +1,8 @@
-"""Checks of submitted text and graphs: text that cannot be stored, objects that are not graphs.
+"""Checks of submitted text and graphs, which ComfyUI does not make.
 
-ComfyUI checks the inputs of the graph. These checks refuse what would break a
-ComfyUI that answered 200 (comfyui-protocol.md, trap 1), and what no JSON or database can carry.
+Refused is what would break a ComfyUI that answered 200 (comfyui-protocol.md, trap 1), and what no JSON or database
+can carry.
 """
-
-from __future__ import annotations
 
 import math
 import re
@@ -77,13 +75,11 @@ def check_workflow(workflow: object, *, field: str = "workflow_json") -> None:
 
 
 def check_text(value: object, *, field: str, outer: int = 0) -> None:
-    """Refuse NUL, lone surrogates, infinite numbers and deep nesting, also in keys.
+    """Refuse NUL, lone surrogates, infinite numbers (``1e999``) and deep nesting, also in keys.
 
-    PostgreSQL cannot store NUL, UTF-8 has no lone surrogates, JSON has no infinity (the value of ``1e999``).
     The search needs memory for the current path only: a body of 16 MB can have 8 million elements.
 
     Args:
-        value: A value that ``json.loads`` returned.
         field: The path of ``value``, for the error.
         outer: The number of objects and lists around ``value``; they count as levels.
 

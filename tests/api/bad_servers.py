@@ -1,18 +1,20 @@
 """Servers that are no ComfyUI, each wrong in one way, on a loopback port of their own."""
 
-from __future__ import annotations
-
 import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_HTML = b"<html><body>Please sign in</body></html>"
+Handle = Callable[[socket.socket, threading.Event], object]
 
 
-def _answer(head: bytes, body: bytes) -> bytes:
-    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
+def _says(text: bytes) -> Handle:
+    return lambda conn, _gone: conn.sendall(text)
+
+
+def _answers(head: bytes, body: bytes = b"") -> Handle:
+    return _says(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
 
 
 def _endless(conn: socket.socket, gone: threading.Event) -> None:
@@ -21,22 +23,21 @@ def _endless(conn: socket.socket, gone: threading.Event) -> None:
         conn.sendall(b" " * 65536)
 
 
-def _says(text: bytes) -> Callable[[socket.socket, threading.Event], None]:
-    return lambda conn, _gone: conn.sendall(text)
-
-
+_JSON = b"200 OK\r\nContent-Type: application/json"
 #: name → what it does once it has read a request.
-WRONGS: dict[str, Callable[[socket.socket, threading.Event], None]] = {
-    "html": _says(_answer(b"200 OK\r\nContent-Type: text/html", _HTML)),
-    "nonsense": _says(_answer(b"200 OK\r\nContent-Type: application/json", b"{]nonsense")),
-    "another api": _says(_answer(b"200 OK\r\nContent-Type: application/json", b'{"status": "ok", "system": {}}')),
-    "wrong shape": _says(_answer(b"200 OK\r\nContent-Type: application/json", b"[1, 2]")),
-    "redirect": _says(_answer(b"302 Found\r\nLocation: http://127.0.0.1:9/", b"")),
-    "500": _says(_answer(b"500 Internal Server Error", b"oops")),
-    "401": _says(_answer(b"401 Unauthorized", b"who?")),
+WRONGS: dict[str, Handle] = {
+    "html": _answers(b"200 OK\r\nContent-Type: text/html", b"<html>Please sign in</html>"),
+    "nonsense": _answers(_JSON, b"{]nonsense"),
+    "another api": _answers(_JSON, b'{"status": "ok", "system": {}}'),
+    "wrong shape": _answers(_JSON, b"[1, 2]"),
+    "redirect": _answers(b"302 Found\r\nLocation: http://127.0.0.1:9/"),
+    "404": _answers(b"404 Not Found"),
+    "20 MB": _answers(_JSON, b'{"a": "%s"}' % (b"x" * 20_000_000)),
+    "500": _answers(b"500 Internal Server Error", b"oops"),
+    "401": _answers(b"401 Unauthorized", b"who?"),
     "hang up": _says(b""),
     "endless": _endless,
-    "nothing": lambda _conn, gone: gone.wait(30) and None,
+    "nothing": lambda _conn, gone: gone.wait(30),
 }
 
 

@@ -1,7 +1,6 @@
 """A client that asks the whole stack, and what it needs to find: a live runner, backends."""
 
-from __future__ import annotations
-
+import asyncio
 import itertools
 import json
 from collections.abc import Callable
@@ -12,8 +11,13 @@ from django.test import Client
 
 from backends.models import Backend
 from backends.services import backend_create, backend_observed
+from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.states import AttemptState
+from jobgroups.events import log
 from jobgroups.models import Runner
 from jobgroups.services import runners
+from jobgroups.services.claims import Claim
+from tests.harness import factories
 
 GRAPH: dict[str, Any] = {
     "3": {"class_type": "KSampler", "inputs": {"seed": 42, "steps": 20, "cfg": 7.0}},
@@ -31,10 +35,9 @@ class Api:
         self.client = Client(raise_request_exception=False, enforce_csrf_checks=True)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        content = body if isinstance(body, bytes) else b"" if body is None else _json(body)
         sent = {"host": "localhost:9820"} | {k.replace("_", "-"): v for k, v in headers.items()}
         sent.setdefault("content-type", "application/json")
-        return self.client.generic(method, path, content, sent["content-type"], headers=sent)
+        return self.client.generic(method, path, _bytes(body), sent["content-type"], headers=sent)
 
     def get(self, path: str, **headers: str) -> Any:
         return self.ask("GET", path, **headers)
@@ -49,15 +52,46 @@ class Api:
         return self.ask("DELETE", path, **headers)
 
     def submit(self, *backend_ids: str, **fields: Any) -> dict[str, Any]:
-        """Submit a group that is to be accepted, and return the answer."""
         body = {"workflow_json": GRAPH, "backend_ids": list(backend_ids), **fields}
         answer = self.post("/api/job-group", body)
         assert answer.status_code == 201, answer.content
         return answer.json()
 
 
-def _json(body: Any) -> bytes:
-    return json.dumps(body).encode()
+def _bytes(body: Any) -> bytes:
+    return body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+
+
+async def asgi_answer(
+    handler: Any, method: str, path: str, body: Any, headers: dict[str, str]
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Ask an ASGI application; return status, sorted headers and body of its answer."""
+    given = {"host": "localhost:9820", "content-type": "application/json", **headers}
+    path, _, query = path.partition("?")
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "path": path.replace("%00", "\0"),
+        "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+        "client": ["127.0.0.1", 50_000],
+        "server": ["127.0.0.1", 9820],
+    }
+    waiting = [{"type": "http.request", "body": _bytes(body), "more_body": False}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if not waiting:
+            await asyncio.Event().wait()  # the client stays
+        return waiting.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await handler(scope, receive, send)
+    said = b"".join(message["body"] for message in sent[1:])
+    return sent[0]["status"], sorted(sent[0]["headers"]), said
 
 
 def error_of(answer: Any, status: int, code: str) -> dict[str, Any]:
@@ -77,14 +111,32 @@ def wrong_fields(answer: Any, code: str = "invalid_request") -> dict[str, str]:
     return {error["field"]: error["message"] for error in body["errors"]}
 
 
+def play(backend_id: str) -> tuple[FencingToken, Claim]:
+    """Play the runner: claim the oldest child of a backend and start it."""
+    fence = factories.lease(backend_id)
+    return fence, factories.begin(fence)
+
+
+def play_to_the_end(backend_id: str, state: AttemptState = AttemptState.SUCCESS) -> None:
+    fence, claim = play(backend_id)
+    assert factories.finish(claim, fence, state)
+
+
 @pytest.fixture
 def api() -> Api:
     return Api()
 
 
 @pytest.fixture
+def notified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Records each notification of the runners about a changed backend."""
+    found: list[str] = []
+    monkeypatch.setattr(log, "notify_runners_on_commit", lambda work_only=False: work_only or found.append("wake"))
+    return found
+
+
+@pytest.fixture
 def runner(db: None) -> Runner:
-    """A runner that has just beaten."""
     runners.runner_register(name="runner-1", instance="abc", version="0.1.0")
     return Runner.objects.get()
 
@@ -108,5 +160,4 @@ def make_backend(db: None) -> Made:
 
 @pytest.fixture
 def farm(runner: Runner, make_backend: Made) -> list[str]:
-    """Three backends, and a runner that is alive."""
     return [make_backend(f"gpu-{number}").id for number in (1, 2, 3)]

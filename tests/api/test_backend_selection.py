@@ -1,7 +1,3 @@
-"""Selection of backends, with real servers."""
-
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import datetime as dt
@@ -16,12 +12,12 @@ from django.db import connection
 from backends import probes
 from backends.models import Backend, Reachability
 from backends.services import backend_observed
-from backends.simulator import SimulatorThread
+from director.web.threaded_handler import ThreadedHandler
 from jobgroups.domain.clock import now
 from jobgroups.models import JobGroup, Runner
-from tests.api.asgi import post_in_pieces
 from tests.api.bad_servers import WRONGS, bad_server, dead_port
-from tests.api.conftest import GRAPH, Api, Made, error_of
+from tests.api.conftest import GRAPH, Api, Made, asgi_answer, error_of
+from tests.harness.simulator_thread import SimulatorThread
 
 PATH = "/api/job-group"
 pytestmark = pytest.mark.django_db
@@ -33,10 +29,8 @@ def _set_last_response(backend_id: str, seconds_ago: float) -> None:
 
 
 def _reason(answer: Any) -> str:
-    skipped = error_of(answer, 400, "no_online_backends")["skipped_backends"]
-    assert len(skipped) == 1
-    reason: str = skipped[0]["reason"]
-    return reason
+    [skipped] = error_of(answer, 400, "no_online_backends")["skipped_backends"]
+    return str(skipped["reason"])
 
 
 def _post(api: Api, *backend_ids: str, **fields: Any) -> Any:
@@ -62,18 +56,13 @@ def test_backend_is_probed_ten_seconds_after_its_last_response(api: Api, runner:
         assert _reason(_post(api, "gpu-1")).startswith("Offline: ")
 
 
-def test_backend_is_probed_after_it_became_unreachable(api: Api, runner: Runner, make_backend: Made) -> None:
+def test_unreachable_backend_is_probed_and_an_unfit_one_is_not(api: Api, runner: Runner, make_backend: Made) -> None:
     with SimulatorThread() as sims:
         make_backend("gpu-1", url=sims.url)
         _set_last_response("gpu-1", 2)
         backend_observed(backend_id="gpu-1", reachable=False, reason="connection refused")
         api.submit("gpu-1")
         assert Backend.objects.get().unreachable_since is None
-
-
-def test_unfit_backend_that_responds_is_not_probed(api: Api, runner: Runner, make_backend: Made) -> None:
-    with SimulatorThread() as sims:
-        make_backend("gpu-1", url=sims.url)
         backend_observed(backend_id="gpu-1", reachable=False, responded=True, reason="nothing runs")
         assert _reason(_post(api, "gpu-1")) == "Offline: nothing runs"
 
@@ -122,27 +111,26 @@ async def test_event_loop_is_not_blocked_by_a_probe(
 ) -> None:
     """The view waits in a thread; its probes run in the server's loop."""
     monkeypatch.setattr(probes, "_PROBE_TIMEOUT", 0.5)
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.02)
+            ticks += 1
+
+    def prepare() -> None:
+        make_backend("gpu-1", url=silent, seen=False)
+        make_backend("gpu-2", url=sims.url, seen=False)
+        connection.close()
+
     with bad_server("nothing") as silent, SimulatorThread() as sims:
-
-        def prepare() -> None:
-            make_backend("gpu-1", url=silent, seen=False)
-            make_backend("gpu-2", url=sims.url, seen=False)
-            connection.close()
-
         await sync_to_async(prepare)()
         body = {"workflow_json": GRAPH, "backend_ids": ["gpu-1", "gpu-2"]}
-        ticks = 0
-
-        async def tick() -> None:
-            nonlocal ticks
-            while True:
-                await asyncio.sleep(0.02)
-                ticks += 1
-
         async with asyncio.TaskGroup() as tasks:
             ticking = tasks.create_task(tick())
-            status, made = await post_in_pieces(PATH, [json.dumps(body).encode()])
+            status, _, made = await asgi_answer(ThreadedHandler(), "POST", PATH, body, {})
             ticking.cancel()
     assert status == 201
-    assert [one["backend_id"] for one in made["child_jobs"]] == ["gpu-2"]
+    assert [one["backend_id"] for one in json.loads(made)["child_jobs"]] == ["gpu-2"]
     assert ticks > 8

@@ -1,43 +1,28 @@
-"""/api/backends: registered, shown, changed, removed."""
-
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 
 import pytest
 
+from backends import queries, services
 from backends.comfyui.destinations import allow_link_local
 from backends.models import Backend
 from backends.services import BackendInvalid, backend_observed, backends_ensure
-from backends.simulator import SimulatorThread
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
-from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.services.claims import Claim
-from tests.api.bad_servers import dead_port
+from tests.api.bad_servers import bad_server, dead_port
 from tests.api.conftest import Api, Made, error_of, wrong_fields
 from tests.harness import factories
+from tests.harness.simulator_thread import SimulatorThread
 
 PATH = "/api/backends"
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture(autouse=True)
-def notified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Records the notifications of runners; nothing listens in these tests."""
-    found: list[str] = []
-    monkeypatch.setattr(log, "notify_runners_on_commit", lambda work_only=False: work_only or found.append("wake"))
-    return found
-
-
 def _claim(backend_id: str) -> tuple[FencingToken, Claim]:
     fence = factories.lease(backend_id)
     return fence, factories.claim(fence)
-
-
-# --- registering ----------------------------------------------------------------------------------
 
 
 def test_new_backend_is_registered_and_probed(api: Api, notified: list[str]) -> None:
@@ -56,35 +41,24 @@ def test_new_backend_is_registered_and_probed(api: Api, notified: list[str]) -> 
     assert notified
 
 
-def test_backend_is_named_by_its_chosen_id(api: Api) -> None:
-    """Sentences name a backend by its id: its cards must show the same word."""
-    with dead_port() as url:
-        assert api.post(PATH, {"url": url, "backend_id": "attic"}).json()["name"] == "attic"
-
-
 def test_offline_backend_is_registered_with_the_reason(api: Api) -> None:
     with dead_port() as url:
         shown = api.post(PATH, {"url": url}).json()
-    assert shown["status"] == "offline"
-    assert shown["status_reason"]
-    assert shown["last_seen_at"] is None
-    assert shown["name"] == shown["url"].removeprefix("http://")
+        assert (shown["status"], shown["last_seen_at"]) == ("offline", None)
+        assert shown["status_reason"]
+        assert shown["name"] == shown["url"].removeprefix("http://")
+        api.delete(f"{PATH}/{shown['backend_id']}")
+        # Sentences name a backend by its id: its cards must show the same word.
+        assert api.post(PATH, {"url": url, "backend_id": "attic"}).json()["name"] == "attic"
 
 
 def test_address_is_registered_once_in_any_spelling(api: Api) -> None:
     api.post(PATH, {"url": "http://0.0.0.0:8188", "enabled": False})
-    hosts = ("localhost", "127.0.0.1", "[::1]", "127.0.0.2")
-    spellings = [f"http://{host}:8188" for host in hosts]
-    for url in (*spellings, "127.0.0.1:8188", "localhost", "HTTP://LocalHost:8188//"):
+    for url in ("http://127.0.0.1:8188", "http://[::1]:8188", "HTTP://LocalHost:8188//"):
         body = error_of(api.post(PATH, {"url": url, "enabled": False}), 409, "backend_exists")
         assert body["backend_id"] == "localhost_8188"
-    assert Backend.objects.count() == 1
-
-
-def test_backend_id_is_unique(api: Api) -> None:
-    api.post(PATH, {"url": "http://a.invalid:1", "backend_id": "big", "enabled": False})
-    other = {"url": "http://b.invalid:1", "backend_id": "big", "enabled": False}
-    assert error_of(api.post(PATH, other), 409, "backend_exists")["backend_id"] == "big"
+    other = {"url": "http://b.invalid:1", "backend_id": "localhost_8188", "enabled": False}
+    assert error_of(api.post(PATH, other), 409, "backend_exists")["backend_id"] == "localhost_8188"
 
 
 def test_addresses_with_the_same_slug_get_different_ids(api: Api) -> None:
@@ -93,23 +67,17 @@ def test_addresses_with_the_same_slug_get_different_ids(api: Api) -> None:
     assert ids == ["a.invalid_1_x_y", "a.invalid_1_x_y-2", "a.invalid_1_x-20y"]
 
 
-NOT_URLS = "ftp://a|http://|http://a:99999|http://a/?x=1|http://a b|\u0663|http://[fe80::1]:8188"
-LINK_LOCAL = "http://169.254.169.254|169.254.1:8188|http://[::ffff:169.254.169.254]:80"
-
-
-@pytest.mark.parametrize(
-    ("field", "values"),
-    [
-        ("url", [None, *NOT_URLS.split("|"), *LINK_LOCAL.split("|"), "http://a/" + "x" * 600]),
-        ("backend_id", ["-x", "a b", "a/b", "ü"]),
-        ("headers", [{"X A": "1"}, {"Host": "b"}, {"X-A": "1\r\nX-B: 2"}]),
-        ("enable", [True]),
-    ],
-)
-def test_wrong_field_of_a_backend_is_named(api: Api, field: str, values: list[Any]) -> None:
-    for value in values:
-        answer = api.post(PATH, {"url": "http://a.invalid", field: value})
-        assert list(wrong_fields(answer)) == [field], value
+def test_wrong_field_of_a_backend_is_named(api: Api) -> None:
+    wrong: dict[str, list[Any]] = {
+        "url": [None, "ftp://a", "http://a/" + "x" * 600],
+        "backend_id": ["-x", "a b", "a/b", "ü"],
+        "headers": [{"X A": "1"}, {"X-A": "1\r\nX-B: 2"}],
+        "enable": [True],
+    }
+    for field, values in wrong.items():
+        for value in values:
+            answer = api.post(PATH, {"url": "http://a.invalid", field: value})
+            assert list(wrong_fields(answer)) == [field], value
     assert Backend.objects.count() == 0
 
 
@@ -131,20 +99,17 @@ def test_link_local_address_is_refused_wherever_it_is_given_unless_allowed(api: 
 
 
 def test_headers_and_logins_are_stored_and_never_shown(api: Api) -> None:
-    said = {"url": "https://artist:s3cret@farm.invalid/gpu1", "headers": {"X-Token": "t0ken"}, "enabled": False}
-    answer = api.post(PATH, said)
+    headers = {"X-Token": "t0ken"}
+    url = "https://artist:s3cret@farm.invalid/gpu1"
+    answer = api.post(PATH, {"url": url, "headers": headers, "enabled": False})
     assert answer.json()["url"] == "https://farm.invalid/gpu1"
     row = Backend.objects.get()
-    assert row.headers == {"Authorization": "Basic YXJ0aXN0OnMzY3JldA==", "X-Token": "t0ken"}
+    assert row.headers == {"Authorization": "Basic YXJ0aXN0OnMzY3JldA==", **headers}
     path = f"{PATH}/{row.id}"
     shown = [answer, api.get(PATH), api.get(path), api.get(f"{path}/status")]
-    shown += [api.patch(path, {"name": "x"}), api.get("/api/health")]
-    for one in shown:
+    for one in (*shown, api.patch(path, {"name": "x"}), api.get("/api/health")):
         text = one.content.decode()
         assert not any(secret in text for secret in ("s3cret", "YXJ0aXN0", "t0ken", "headers"))
-
-
-# --- showing --------------------------------------------------------------------------------------
 
 
 def test_backends_are_listed_by_id(api: Api, make_backend: Made) -> None:
@@ -162,18 +127,12 @@ def _status(api: Api, backend_id: str = "gpu-1") -> dict[str, Any]:
     return shown
 
 
-def test_external_prompts_make_a_backend_busy(api: Api, make_backend: Made) -> None:
-    make_backend("gpu-1", version="0.3.64")
-    shown = _status(api)
-    assert (shown["status"], shown["comfyui_version"]) == ("online", "0.3.64")
+def test_prompts_make_a_backend_busy(api: Api, farm: list[str]) -> None:
     seen = {"queue_running": 1, "queue_pending": 2, "queue_foreign": 3}
-    backend_observed(backend_id="gpu-1", reachable=True, **seen)
-    shown = _status(api)
+    backend_observed(backend_id="gpu-2", reachable=True, **seen)
+    shown = _status(api, "gpu-2")
     assert (shown["status"], shown["running"]) == ("busy", 1)
     assert (shown["queue_ours"], shown["queue_foreign"]) == (0, 3)
-
-
-def test_own_prompts_make_a_backend_busy_when_they_are_claimed(api: Api, farm: list[str]) -> None:
     api.submit("gpu-1", "gpu-1", "gpu-1")
     assert _status(api)["status"] == "online"
     fence, claim = _claim("gpu-1")
@@ -186,62 +145,31 @@ def test_own_prompts_make_a_backend_busy_when_they_are_claimed(api: Api, farm: l
 
 def test_offline_backend_shows_reason_and_time(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1")
-    moment = now() - dt.timedelta(seconds=100)
-    later = now()
-    for at in (moment, later):
-        backend_observed(backend_id="gpu-1", reachable=False, reason="refused", seen_at=at)
-    shown = _status(api)
-    assert (shown["status"], shown["status_reason"]) == ("offline", "refused")
-    assert Backend.objects.get().unreachable_since == moment
-    assert Backend.objects.get().status_since == moment
-
-
-def test_backend_without_a_recent_probe_is_offline(api: Api, make_backend: Made) -> None:
-    make_backend("gpu-1")
     Backend.objects.update(last_seen_at=now() - dt.timedelta(seconds=31))
     assert _status(api)["status"] == "offline"
     assert "Not probed since" in _status(api)["status_reason"]
-
-
-def test_disabled_backend_is_shown_as_disabled(api: Api, make_backend: Made) -> None:
-    make_backend("gpu-1")
-    assert api.patch(f"{PATH}/gpu-1", {"enabled": False}).json()["status"] == "disabled"
     backend_observed(backend_id="gpu-1", reachable=False, reason="refused")
+    shown = _status(api)
+    assert (shown["status"], shown["status_reason"]) == ("offline", "refused")
+    api.patch(f"{PATH}/gpu-1", {"enabled": False})
     assert _status(api)["status"] == "disabled"
-
-
-# --- changing -------------------------------------------------------------------------------------
 
 
 def test_change_affects_only_the_named_fields(api: Api, make_backend: Made, notified: list[str]) -> None:
     make_backend("gpu-1", tags=["a"], headers={"X-A": "1"}, name="One")
     before = api.get(f"{PATH}/gpu-1").json()
+    same = {"backend_id": "gpu-1", "url": before["url"], "enabled": True}
+    assert api.patch(f"{PATH}/gpu-1", same).json() == before
     after = api.patch(f"{PATH}/gpu-1", {"tags": ["b", "c"], "name": None}).json()
     assert after == {**before, "tags": ["b", "c"]}
     assert Backend.objects.get().headers == {"X-A": "1"}
     assert notified
 
 
-def test_change_of_nothing_is_allowed(api: Api, make_backend: Made) -> None:
+def test_wrong_change_is_refused(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1")
-    before = api.get(f"{PATH}/gpu-1").json()
-    assert api.patch(f"{PATH}/gpu-1", {}).json() == before
-    same = {"backend_id": "gpu-1", "url": before["url"], "enabled": True}
-    assert api.patch(f"{PATH}/gpu-1", same).json() == before
-
-
-@pytest.mark.parametrize(
-    ("said", "field"),
-    [
-        ({"backend_id": "other"}, "backend_id"),
-        ({"url": "nonsense://x"}, "url"),
-        ({"status": "online"}, "status"),
-        ({"hold_now": True}, "hold_now"),
-    ],
-)
-def test_wrong_change_is_refused(api: Api, make_backend: Made, said: Any, field: str) -> None:
-    make_backend("gpu-1")
-    assert list(wrong_fields(api.patch(f"{PATH}/gpu-1", said))) == [field]
+    for field, value in {"backend_id": "other", "url": "nonsense://x", "hold_now": True}.items():
+        assert list(wrong_fields(api.patch(f"{PATH}/gpu-1", {field: value}))) == [field]
 
 
 def test_new_address_is_probed_without_the_old_headers(api: Api, make_backend: Made) -> None:
@@ -252,12 +180,11 @@ def test_new_address_is_probed_without_the_old_headers(api: Api, make_backend: M
     assert Backend.objects.get().headers == {}
 
 
-def test_registered_address_is_refused(api: Api, make_backend: Made) -> None:
-    make_backend("gpu-1", url="http://a.invalid:1")
-    make_backend("gpu-2", url="http://b.invalid:1")
-    answer = api.patch(f"{PATH}/gpu-2", {"url": "a.invalid:1"})
+def test_registered_address_is_refused(api: Api, farm: list[str]) -> None:
+    first, second = Backend.objects.order_by("pk")[:2]
+    answer = api.patch(f"{PATH}/gpu-2", {"url": first.url})
     assert error_of(answer, 409, "backend_exists")["backend_id"] == "gpu-1"
-    assert Backend.objects.get(pk="gpu-2").url == "http://b.invalid:1"
+    assert Backend.objects.get(pk="gpu-2").url == second.url
 
 
 def test_address_cannot_change_while_a_prompt_may_be_there(api: Api, farm: list[str]) -> None:
@@ -271,9 +198,6 @@ def test_address_cannot_change_while_a_prompt_may_be_there(api: Api, farm: list[
     assert api.patch(f"{PATH}/gpu-1", {"url": url, "name": "x"}).status_code == 200
     factories.finish(claim, fence)
     assert api.patch(f"{PATH}/gpu-1", move).status_code == 200
-
-
-# --- removing -------------------------------------------------------------------------------------
 
 
 def test_backend_with_open_jobs_cannot_be_removed(api: Api, farm: list[str]) -> None:
@@ -305,10 +229,142 @@ def test_jobs_keep_the_id_of_a_removed_backend(api: Api, farm: list[str], notifi
     assert notified
     body = error_of(api.get(f"{PATH}/gpu-1"), 404, "backend_not_found")
     assert body["detail"] == "Backend gpu-1 not found"
-    skipped = api.submit("gpu-1", "gpu-2")["skipped_backends"]
-    assert [one["backend_id"] for one in skipped] == ["gpu-1"]
-    status = api.get(f"/api/job-groups/{group}").json()
-    assert status["child_jobs"][0]["backend_id"] == "gpu-1"
-    job = status["child_jobs"][0]["job_id"]
-    child = api.get(f"/api/job-groups/{group}/jobs/{job}").json()
-    assert child["attempts"][0]["backend_id"] == "gpu-1"
+    [child] = api.get(f"/api/job-groups/{group}").json()["child_jobs"]
+    job = api.get(f"/api/job-groups/{group}/jobs/{child['job_id']}").json()
+    assert child["backend_id"] == job["attempts"][0]["backend_id"] == "gpu-1"
+
+
+def test_backends_ensure_creates_missing_backends_alone() -> None:
+    services.backend_create(url="localhost:8188", backend_id="mine", name="Mine", enabled=False)
+    created = services.backends_ensure(
+        ["127.0.0.1:8188", "192.168.100.6:8188", "http://192.168.100.6:8188/", "farm.invalid"]
+    )
+    assert created == ["192.168.100.6_8188", "farm.invalid_8188"]
+    mine = Backend.objects.get(pk="mine")
+    assert (mine.name, mine.enabled, mine.url) == ("Mine", False, "http://localhost:8188")
+    assert services.backends_ensure(["192.168.100.6:8188"]) == []
+
+
+def test_malformed_address_is_reported_without_its_password() -> None:
+    with pytest.raises(services.BackendInvalid) as caught:
+        services.backends_ensure(["localhost:8188", "ftp://me:s3cret@farm.invalid"])
+    assert caught.value.message.startswith("Address 2: ")
+    assert "s3cret" not in str(caught.value)
+    assert Backend.objects.count() == 1
+
+
+START = now()
+
+
+def _observe(second: int, *, reachable: bool, **observed: int) -> Backend:
+    services.backend_observed(
+        backend_id="gpu-1", reachable=reachable, seen_at=START + dt.timedelta(seconds=second), **observed
+    )
+    return Backend.objects.get()
+
+
+def test_unreachable_since_starts_once_and_ends_with_a_response(make_backend: Made) -> None:
+    make_backend("gpu-1")
+    times = []
+    for second, reachable in enumerate([False, False, True, False]):
+        row = _observe(second, reachable=reachable)
+        times.append((row.unreachable_since, row.last_seen_at))
+    at = [START + dt.timedelta(seconds=second) for second in range(4)]
+    assert [since for since, _ in times] == [at[0], at[0], None, at[3]]
+    assert [seen for _, seen in times[2:]] == [at[2], at[2]]
+
+
+def test_status_since_is_the_last_change_between_offline_online_and_busy(make_backend: Made) -> None:
+    make_backend("gpu-1", seen=False)
+    observations = [(True, 0), (True, 1), (True, 2), (True, 0), (True, 0), (False, 0), (True, 1)]
+    # A runner that has just started did not read the queue that was lost with the backend.
+    observations += [(False, 1), (False, 0)]
+    found = []
+    for second, (reachable, running) in enumerate(observations):
+        row = _observe(second, reachable=reachable, queue_running=running, queue_pending=0)
+        found.append((row.status_since - START).total_seconds())
+    assert found == [0, 1, 1, 3, 3, 5, 6, 7, 7]
+
+
+def test_observation_keeps_what_it_does_not_have(make_backend: Made) -> None:
+    before = make_backend("gpu-1", version="0.3.64", devices=[{"name": "cpu"}], tags=["a"])
+    services.backend_update(backend_id="gpu-1", enabled=False, name="New")
+    seen = {"queue_running": 1, "queue_pending": 2, "queue_foreign": 2}
+    services.backend_observed(backend_id="gpu-1", reachable=True, **seen)
+    services.backend_observed(backend_id="gpu-1", reachable=True, reason="x" * 600)
+    row = Backend.objects.get()
+    assert (row.queue_running, row.queue_pending, row.queue_foreign) == (1, 2, 2)
+    assert (row.comfyui_version, row.devices) == ("0.3.64", [{"name": "cpu"}])
+    assert (row.enabled, row.name, row.tags, row.url) == (False, "New", ["a"], before.url)
+    assert len(row.status_reason) == 500
+    assert services.backend_observed(backend_id="gone", reachable=True) is False
+
+
+def test_credentials_of_the_address_are_replaced_by_a_header_and_by_new_ones() -> None:
+    url, header = "http://me:pw@a.invalid", {"authorization": "Bearer t"}
+    assert services.backend_create(url=url, headers=header).headers == header
+    services.backend_create(url="http://me:old@b.invalid", backend_id="b", headers={"X-A": "1"})
+    services.backend_update(backend_id="b", url="http://me:new@b.invalid")
+    headers = {"Authorization": "Basic bWU6bmV3", "X-A": "1"}
+    assert Backend.objects.get(pk="b").headers == headers
+
+
+def test_desired_backends_have_address_and_desired_state(make_backend: Made) -> None:
+    make_backend("b", url="http://b.invalid:1", enabled=False)
+    make_backend("a", url="http://a.invalid:1", headers={"X-A": "1"})
+    holds = dict.fromkeys(["hold", "changed_by", "quarantine_by", "quarantine_reason"], "")
+    free = {**holds, "evict": False, "quarantined_at": None, "quarantine_until": None}
+    assert queries.desired_backends() == [
+        {"id": "a", "url": "http://a.invalid:1", "headers": {"X-A": "1"}, "enabled": True, **free},
+        {"id": "b", "url": "http://b.invalid:1", "headers": {}, "enabled": False, **free},
+    ]
+
+
+def test_probe_of_a_comfyui_registers_nothing(api: Api) -> None:
+    with SimulatorThread(vram_gb=24) as sims:
+        said = api.post("/api/backends/test", {"url": sims.url}).json()
+        known = api.post("/api/backends", {"url": sims.url, "backend_id": "mine"})
+        again = api.post("/api/backends/test", {"url": sims.url}).json()
+    assert (said["ok"], said["reason"], said["backend_id"]) == (True, None, None)
+    assert said["comfyui_version"] == "0.3.64"
+    assert said["devices"]
+    assert said["url"].startswith("http://localhost:")
+    assert known.status_code == 201
+    assert again["backend_id"] == "mine"
+    assert Backend.objects.count() == 1
+
+
+def test_probe_returns_what_is_wrong(api: Api) -> None:
+    with dead_port() as dead, bad_server("html") as wrong, bad_server("hang up") as silent:
+        for url in (dead, wrong, silent):
+            said = api.post("/api/backends/test", {"url": url}).json()
+            assert (said["ok"], said["comfyui_version"]) == (False, None)
+            assert said["reason"].endswith(".")
+            assert said["reason"].startswith("No connection") is (url == dead)
+
+
+def test_malformed_probe_is_refused(api: Api) -> None:
+    assert set(wrong_fields(api.post(f"{PATH}/test", {}))) == {"url"}
+    assert set(wrong_fields(api.post(f"{PATH}/test", {"url": "ftp://x"}))) == {"url"}
+    body = {"url": "localhost:1", "headers": {"A b": "c"}}
+    assert set(wrong_fields(api.post(f"{PATH}/test", body))) == {"headers"}
+
+
+def test_local_comfyuis_are_found_and_not_registered(api: Api, settings: Any) -> None:
+    with SimulatorThread(count=2) as sims, dead_port() as dead:
+        ports = sorted(int(url.rsplit(":", 1)[1]) for url in sims.urls)
+        api.post("/api/backends", {"url": f"localhost:{ports[1]}", "backend_id": "mine"})
+        settings.DIRECTOR_DISCOVER_PORTS = [*ports, int(dead.rsplit(":", 1)[1])]
+        found = api.post("/api/backends/find", None).json()["found"]
+    assert [one["url"] for one in found] == [f"http://localhost:{port}" for port in ports]
+    assert [one["backend_id"] for one in found] == [None, "mine"]
+    assert Backend.objects.count() == 1
+
+
+def test_backend_ids_test_and_find_are_allowed(make_backend: Made, api: Api) -> None:
+    for name in ("test", "find"):
+        make_backend(name)
+        assert api.get(f"/api/backends/{name}").json()["backend_id"] == name
+        assert api.patch(f"/api/backends/{name}", {"name": "N"}).json()["name"] == "N"
+        assert api.delete(f"/api/backends/{name}").status_code == 204
+    error_of(api.post("/api/backends/other", {}), 405, "method_not_allowed")

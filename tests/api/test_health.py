@@ -1,10 +1,7 @@
-"""/api/health: each check, and what the whole is."""
-
-from __future__ import annotations
-
 import datetime as dt
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +13,7 @@ from director import __version__
 from director.web import health
 from jobgroups.domain.clock import now
 from jobgroups.models import Runner
-from jobgroups.services import runners
+from jobgroups.services import runners, stored_files
 from tests.api.bad_servers import bad_server
 from tests.api.conftest import Api, Made
 
@@ -28,7 +25,7 @@ def _health(api: Api, status: int) -> dict[str, Any]:
     answer = api.get("/api/health")
     assert answer.status_code == status, answer.content
     body: dict[str, Any] = answer.json()
-    assert list(body["checks"]) == ["database", "channel_layer", "runner", "backends"]
+    assert list(body["checks"]) == ["database", "channel_layer", "runner", "backends", "storage"]
     for check in body["checks"].values():
         assert set(check) == {"status", "detail"}
     return body
@@ -41,46 +38,32 @@ def _states(body: dict[str, Any]) -> list[str]:
 def test_health_is_ok_with_a_runner_and_online_backends(api: Api, farm: list[str]) -> None:
     body = _health(api, 200)
     assert body["version"] == __version__
-    assert _states(body) == ["ok"] * 5
+    assert _states(body) == ["ok"] * 6
     assert api.get("/api/health/").json()["status"] == "ok"
 
 
 OK, WORSE, DOWN = "ok", "degraded", "down"
 
 
-def _offline(backend_id: str) -> None:
-    backend_observed(backend_id=backend_id, reachable=False, reason="refused")
-
-
-@pytest.mark.parametrize(
-    ("held", "offline", "status", "detail"),
-    [
-        ({}, ["gpu-2"], WORSE, "1 of 3 does not answer: gpu-2."),
-        ({"gpu-3": "quarantine"}, [], WORSE, "1 of 3 is quarantined: gpu-3."),
-        ({"gpu-1": "pause"}, ["gpu-1"], OK, "1 of 3 is paused: gpu-1."),
-        (
-            {"gpu-1": "pause", "gpu-2": "drain"},
-            ["gpu-1", "gpu-3"],
-            WORSE,
-            "1 of 3 does not answer: gpu-3. 1 of 3 is paused: gpu-1. 1 of 3 is being drained: gpu-2.",
-        ),
-        (dict.fromkeys(["gpu-1", "gpu-2", "gpu-3"], "pause"), [], WORSE, "3 of 3 are paused: gpu-1, gpu-2, gpu-3."),
-    ],
-)
-def test_backends_that_take_no_jobs_are_named(
-    api: Api, farm: list[str], held: dict[str, str], offline: list[str], status: str, detail: str
-) -> None:
-    for backend_id, hold in held.items():
+def test_backends_that_take_no_jobs_are_named(api: Api, farm: list[str]) -> None:
+    for backend_id, hold in (("gpu-1", "pause"), ("gpu-2", "drain")):
         api.post(f"/api/backends/{backend_id}/{hold}", None)
-    for backend_id in offline:
-        _offline(backend_id)
+    for backend_id in ("gpu-1", "gpu-3"):
+        backend_observed(backend_id=backend_id, reachable=False, reason="refused")
     body = _health(api, 200)
-    assert _states(body) == [status, OK, OK, OK, status]
-    assert body["checks"]["backends"]["detail"] == detail
+    assert _states(body) == [WORSE, OK, OK, OK, WORSE, OK]
+    away, held = "1 of 3 does not answer: gpu-3.", "1 of 3 is paused: gpu-1."
+    drained = "1 of 3 is being drained: gpu-2."
+    assert body["checks"]["backends"]["detail"] == f"{away} {held} {drained}"
+
+
+def test_backends_are_degraded_when_all_are_paused() -> None:
+    check = health.backends_check(dict.fromkeys(["gpu-1", "gpu-2"], "paused"))
+    assert (check.status, check.detail) == (WORSE, "2 of 2 are paused: gpu-1, gpu-2.")
 
 
 def test_health_is_degraded_without_enabled_backends(api: Api, runner: Runner, make_backend: Made) -> None:
-    assert _states(_health(api, 200)) == [WORSE, OK, OK, OK, WORSE]
+    assert _states(_health(api, 200)) == [WORSE, OK, OK, OK, WORSE, OK]
     make_backend("off", enabled=False)
     assert _health(api, 200)["checks"]["backends"]["status"] == WORSE
 
@@ -90,31 +73,44 @@ def test_health_is_down_without_a_runner(api: Api, make_backend: Made, settings:
     settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = accepted
     make_backend("gpu-1")
     status = WORSE if accepted else DOWN
-    assert _states(_health(api, 200 if accepted else 503)) == [status, OK, OK, status, OK]
+    assert _states(_health(api, 200 if accepted else 503)) == [status, OK, OK, status, OK, OK]
 
 
 def test_health_is_down_without_a_recent_heartbeat(api: Api, farm: list[str]) -> None:
     Runner.objects.update(heartbeat_at=now() - dt.timedelta(seconds=11))
     check = _health(api, 503)["checks"]["runner"]
-    assert check["status"] == DOWN
-    assert "No heartbeat since 20" in check["detail"]
-    Runner.objects.all().delete()
-    assert _health(api, 503)["checks"]["runner"]["detail"] == (
-        "No runner is registered; start one with `serve` or `runner`."
-    )
+    assert (check["status"], "No heartbeat since 20" in check["detail"]) == (DOWN, True)
 
 
 def test_health_is_degraded_after_a_restart_of_the_runner(api: Api, farm: list[str]) -> None:
     runners.runner_failed(name="runner-1", error="RuntimeError: the secret is 42")
     body = _health(api, 200)
-    assert _states(body) == ["degraded", "ok", "ok", "degraded", "ok"]
+    assert _states(body) == ["degraded", "ok", "ok", "degraded", "ok", "ok"]
     assert "restarted after an unexpected error" in body["checks"]["runner"]["detail"]
     assert "secret" not in str(body)
     Runner.objects.update(last_error_at=now() - dt.timedelta(minutes=11))
     assert _health(api, 200)["status"] == "ok"
 
 
-# --- the database ---------------------------------------------------------------------------------
+def test_health_is_degraded_while_the_disk_is_almost_full(api: Api, farm: list[str], settings: Settings) -> None:
+    settings.DIRECTOR_MIN_FREE_BYTES = 2**60
+    check = _health(api, 200)["checks"]["storage"]
+    assert (check["status"], "outputs are not copied" in check["detail"]) == (WORSE, True)
+    refused = api.ask("POST", "/api/assets", b"", content_type="multipart/form-data; boundary=x")
+    assert (refused.status_code, refused.json()["code"]) == (507, "storage_full")
+    assert "DIRECTOR_MIN_FREE_BYTES" in refused.json()["detail"]
+
+
+def test_health_is_down_while_a_runner_uses_another_storage(
+    api: Api, farm: list[str], files_folder: Path, settings: Settings
+) -> None:
+    Runner.objects.update(started_at=now() - dt.timedelta(minutes=2), version=settings.DIRECTOR_VERSION)
+    runner = Runner.objects.get()
+    stored_files.marker_write(runner=runner.name, instance="of an earlier start")
+    check = _health(api, 503)["checks"]["storage"]
+    assert (check["status"], runner.name in check["detail"]) == (DOWN, True)
+    stored_files.marker_write(runner=runner.name, instance=runner.instance)
+    assert _health(api, 200)["status"] == OK
 
 
 def test_database_error_is_down_and_hides_the_other_checks(
@@ -125,7 +121,7 @@ def test_database_error_is_down_and_hides_the_other_checks(
 
     monkeypatch.setattr(health, "_read", away)
     body = _health(api, 503)
-    assert _states(body) == ["down", "down", "ok", "down", "down"]
+    assert _states(body) == ["down", "down", "ok", "down", "down", "ok"]
     assert "db.internal" not in str(body)
     assert "db.internal" in caplog.text
 
@@ -141,9 +137,6 @@ def test_silent_database_is_down_after_the_timeout(api: Api, monkeypatch: pytest
         go_on.set()
 
 
-# --- Redis ----------------------------------------------------------------------------------------
-
-
 def test_unreachable_or_silent_redis_degrades(
     api: Api, farm: list[str], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +144,7 @@ def test_unreachable_or_silent_redis_degrades(
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         settings.DIRECTOR_REDIS_URL = f"redis://127.0.0.1:{held.getsockname()[1]}/0"
-        assert _states(_health(api, 200)) == ["degraded", "ok", "degraded", "ok", "ok"]
+        assert _states(_health(api, 200)) == ["degraded", "ok", "degraded", "ok", "ok", "ok"]
     with bad_server("nothing") as url:
         settings.DIRECTOR_REDIS_URL = url.replace("http:", "redis:")
         assert _health(api, 200)["checks"]["channel_layer"]["status"] == "degraded"

@@ -1,12 +1,10 @@
-"""The API's own handler answers as Django's does, byte for byte, and goes over to a thread once."""
-
-from __future__ import annotations
-
 import asyncio
 import json
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from director.web import threaded_handler
 from director.web.threaded_handler import ThreadedHandler
 from jobgroups.api.views import probes as probe_views
 from jobgroups.models import JobGroup
-from tests.api.conftest import GRAPH, Made
+from tests.api.conftest import GRAPH, Made, asgi_answer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -51,6 +49,7 @@ REQUESTS: list[tuple[str, str, Any, dict[str, str]]] = [
     ("POST", "/api/job-group", GOOD, {"idempotency-key": "again"}),
     ("POST", "/api/job-group", {"backend_ids": []}, LOCAL),
     ("POST", "/api/job-group", b"{", {}),
+    ("POST", "/api/job-group", {**GOOD, "metadata": {"x": "y" * 3_000}}, {}),
     ("POST", "/api/job-group", GOOD, {"content-type": "text/plain"}),
     ("POST", "/api/job-group", {**GOOD, "backend_ids": ["nobody"]}, {}),
     ("GET", "/api/job-groups/ID", None, {"host": "evil.example"}),
@@ -59,42 +58,9 @@ REQUESTS: list[tuple[str, str, Any, dict[str, str]]] = [
 ]
 
 
-async def _answer(
-    handler: Any, method: str, path: str, body: Any, headers: dict[str, str]
-) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Return status, headers and body of an answer."""
-    content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    given = {"host": "localhost:9820", "content-type": "application/json", **headers}
-    path, _, query = path.partition("?")
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": method,
-        "path": path.replace("%00", "\0"),
-        "query_string": query.encode(),
-        "headers": [(name.encode(), value.encode()) for name, value in given.items()],
-        "client": ["127.0.0.1", 50_000],
-        "server": ["127.0.0.1", 9820],
-    }
-    waiting = [{"type": "http.request", "body": content, "more_body": False}]
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        if not waiting:
-            await asyncio.Event().wait()  # the client stays
-        return waiting.pop(0)
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await handler(scope, receive, send)
-    said = b"".join(message["body"] for message in sent[1:])
-    return sent[0]["status"], sorted(sent[0]["headers"]), said
-
-
 def _both(request: tuple[str, str, Any, dict[str, str]]) -> list[Any]:
     async def ask() -> list[Any]:
-        return [await _answer(handler(), *request) for handler in (ThreadedHandler, ASGIHandler)]
+        return [await asgi_answer(handler(), *request) for handler in (ThreadedHandler, ASGIHandler)]
 
     return asyncio.run(ask())
 
@@ -102,21 +68,16 @@ def _both(request: tuple[str, str, Any, dict[str, str]]) -> list[Any]:
 @pytest.mark.parametrize("token", ["", "a-token-of-some-length"])
 def test_response_equals_that_of_djangos_handler(farm: list[str], settings: Settings, token: str) -> None:
     key = {"idempotency-key": "again"}
-    made = asyncio.run(_answer(ThreadedHandler(), "POST", "/api/job-group", GOOD, key))
+    made = asyncio.run(asgi_answer(ThreadedHandler(), "POST", "/api/job-group", GOOD, key))
     assert made[0] == 201, made
     group_id = json.loads(made[2])["job_group_id"]
     settings.DIRECTOR_TOKEN = token
+    settings.DIRECTOR_MAX_BODY_BYTES = 2_000
     for method, path, body, headers in REQUESTS:
         here, there = _both((method, path.replace("ID", group_id), body, headers))
         assert here == there, (method, path)
+        assert not {b"Set-Cookie", b"Cookie"} & {name for name, _ in here[1]}
     assert JobGroup.objects.count() == 1
-
-
-def test_api_does_not_read_the_admins_session(farm: list[str]) -> None:
-    ask = _answer(ThreadedHandler(), "GET", "/api/backends", None, {"cookie": "sessionid=abc"})
-    status, headers, _ = asyncio.run(ask)
-    assert status == 200
-    assert not {b"Set-Cookie", b"Cookie"} & {name for name, _ in headers}
 
 
 def test_api_has_all_middleware_except_that_of_pages() -> None:
@@ -130,22 +91,11 @@ def test_api_has_all_middleware_except_that_of_pages() -> None:
     assert [name for name in current.MIDDLEWARE if name not in pages] == (current.DIRECTOR_API_MIDDLEWARE)
 
 
-def test_body_above_the_limit_has_djangos_response(farm: list[str], settings: Settings) -> None:
-    settings.DIRECTOR_MAX_BODY_BYTES = 2_000
-    here, there = _both(("POST", "/api/job-group", {**GOOD, "metadata": {"x": "y" * 3_000}}, {}))
-    assert here == there
-    assert here[0] == 413
-
-
-def test_unexpected_error_has_djangos_response(
-    farm: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unexpected_error_has_djangos_response(farm: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobgroups.queries.groups.group_list", lambda **_: 1 / 0)
     here, there = _both(("GET", "/api/job-groups", None, {}))
     assert here == there
-    assert here[0] == 500
-    assert json.loads(here[2])["code"] == "internal_error"
-    assert caplog.text.count("ZeroDivisionError") >= 2
+    assert (here[0], json.loads(here[2])["code"]) == (500, "internal_error")
 
 
 def test_requests_share_a_few_threads_and_connections(farm: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +112,7 @@ def test_requests_share_a_few_threads_and_connections(farm: list[str], monkeypat
     async def ask() -> None:
         handler = ThreadedHandler()
         for _ in range(2 * threaded_handler.READ_THREADS + 1):
-            await _answer(handler, "GET", "/api/backends", None, {})
+            await asgi_answer(handler, "GET", "/api/backends", None, {})
 
     asyncio.run(ask())
     assert {name.rsplit("_", 1)[0] for name, _ in seen} == {"api-reading"}
@@ -171,26 +121,33 @@ def test_requests_share_a_few_threads_and_connections(farm: list[str], monkeypat
         assert len(set(seen)) == len({name for name, _ in seen})
 
 
+@contextmanager
+def _silent() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as silent:
+        yield f"http://127.0.0.1:{silent.getsockname()[1]}"
+
+
+async def _timed(*request: Any) -> tuple[float, int]:
+    began = time.monotonic()
+    status, _, _ = await asgi_answer(ThreadedHandler(), *request)
+    return time.monotonic() - began, status
+
+
 def test_submissions_that_wait_for_backends_delay_no_other_request(
     runner: Any, make_backend: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each submission probes the backend, which accepts connections and never responds."""
     monkeypatch.setattr(backend_probes, "_PROBE_TIMEOUT", 0.8)
-    with socket.create_server(("127.0.0.1", 0), backlog=200) as silent:
-        make_backend("gpu-1", seen=False, url=f"http://127.0.0.1:{silent.getsockname()[1]}")
 
-        async def timed(*request: Any) -> tuple[float, int]:
-            began = time.monotonic()
-            status, _, _ = await _answer(ThreadedHandler(), *request)
-            return time.monotonic() - began, status
+    async def ask() -> list[tuple[float, int]]:
+        async with asyncio.TaskGroup() as tasks:
+            post = ("POST", "/api/job-group", GOOD, {})
+            posts = [tasks.create_task(_timed(*post)) for _ in range(20)]
+            await asyncio.sleep(0.3)
+            looked = tasks.create_task(_timed("GET", "/api/backends", None, {}))
+        return [looked.result(), *(one.result() for one in posts)]
 
-        async def ask() -> list[tuple[float, int]]:
-            async with asyncio.TaskGroup() as tasks:
-                posts = [tasks.create_task(timed("POST", "/api/job-group", GOOD, {})) for _ in range(20)]
-                await asyncio.sleep(0.3)
-                looked = tasks.create_task(timed("GET", "/api/backends", None, {}))
-            return [looked.result(), *(one.result() for one in posts)]
-
+    with _silent() as url:
+        make_backend("gpu-1", seen=False, url=url)
         (seconds, status), *posts = asyncio.run(ask())
     assert status == 200
     assert [status for _, status in posts] == [400] * 20
@@ -204,22 +161,17 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
 ) -> None:
     """64 of them held every submission for 9.5 s."""
     monkeypatch.setattr(probe_views, "_TEST_SECONDS", 1.0)
-    with socket.create_server(("127.0.0.1", 0), backlog=200) as silent:
-        address = {"url": f"http://127.0.0.1:{silent.getsockname()[1]}"}
 
-        async def ask() -> tuple[float, int, list[Any]]:
-            async with asyncio.TaskGroup() as tasks:
-                probes = [
-                    tasks.create_task(_answer(ThreadedHandler(), "POST", "/api/backends/test", address, {}))
-                    for _ in range(64)
-                ]
-                await asyncio.sleep(0.2)
-                began = time.monotonic()
-                status, _, _ = await _answer(ThreadedHandler(), "POST", "/api/job-group", GOOD, {})
-                taken = time.monotonic() - began
-            return taken, status, [one.result() for one in probes]
+    async def ask(url: str) -> tuple[float, int, list[Any]]:
+        async with asyncio.TaskGroup() as tasks:
+            probe = (ThreadedHandler(), "POST", "/api/backends/test", {"url": url}, {})
+            probes = [tasks.create_task(asgi_answer(*probe)) for _ in range(64)]
+            await asyncio.sleep(0.2)
+            taken, status = await _timed("POST", "/api/job-group", GOOD, {})
+        return taken, status, [one.result() for one in probes]
 
-        taken, status, probes = asyncio.run(ask())
+    with _silent() as url:
+        taken, status, probes = asyncio.run(ask(url))
     assert (status, taken < 0.7) == (201, True), taken
     done = threaded_handler.PROBE_THREADS + threaded_handler.PROBES_WAITING
     assert sorted(status for status, _, _ in probes) == [200] * done + [429] * (64 - done)
@@ -231,7 +183,7 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
 def test_large_body_of_a_probe_is_refused(farm: list[str]) -> None:
     large = {"url": "http://127.0.0.1:9", "name": "x" * threaded_handler.LARGE_BYTES}
     for path in ("/api/backends", "/api/backends/test/"):
-        ask = _answer(ThreadedHandler(), "POST", path, large, {})
+        ask = asgi_answer(ThreadedHandler(), "POST", path, large, {})
         status, _, body = asyncio.run(ask)
         assert (status, json.loads(body)["code"]) == (413, "payload_too_large")
 
@@ -260,7 +212,7 @@ def test_large_bodies_have_threads_of_their_own(farm: list[str], monkeypatch: py
 
     async def post(body: Any) -> int:
         length = {"content-length": str(len(json.dumps(body)))}
-        return (await _answer(ThreadedHandler(), "POST", "/api/job-group", body, length))[0]
+        return (await asgi_answer(ThreadedHandler(), "POST", "/api/job-group", body, length))[0]
 
     async def ask() -> list[int]:
         async with asyncio.TaskGroup() as tasks:
@@ -280,17 +232,14 @@ def test_large_bodies_have_threads_of_their_own(farm: list[str], monkeypatch: py
 
 
 def test_client_that_disconnects_before_its_body_gets_no_response() -> None:
-    async def gone() -> list[Any]:
-        sent: list[Any] = []
+    sent: list[Any] = []
 
-        async def receive() -> Any:
-            return {"type": "http.disconnect"}
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
 
-        async def send(message: Any) -> None:
-            sent.append(message)
+    async def send(message: Any) -> None:
+        sent.append(message)
 
-        scope = {"type": "http", "method": "POST", "path": "/api/job-group", "headers": []}
-        await ThreadedHandler()(scope, receive, send)
-        return sent
-
-    assert asyncio.run(gone()) == []
+    scope = {"type": "http", "method": "POST", "path": "/api/job-group", "headers": []}
+    asyncio.run(ThreadedHandler()(scope, receive, send))
+    assert sent == []

@@ -1,7 +1,5 @@
 """``python -m tests.bench [names]``: measure all, or what is named, and print the table."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile
@@ -10,22 +8,26 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.bench import farm, first_prompts, frames, growth, http_api, starting, stored, throughput, watchers
+from tests.bench import farm, first_prompts, frames, growth, http_api, line, pool, startup, stored, throughput, watchers
 from tests.bench.figures import Figure, machine, table
+from tests.e2e import test_idle_gap
 
-#: What is measured where nothing is named, in this order.
+GAP, GROWTH = "gap", "growth"
+#: In the order in which they are measured.
 MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
-    "start": starting.measure,
+    "start": startup.measure,
     "api": http_api.measure,
     "prompts": first_prompts.measure,
     "frames": frames.measure,
     "groups": throughput.measure,
     "watchers": watchers.measure,
     "farm": farm.measure,
+    "pool": pool.measure,
+    "line": line.measure,
     "list": stored.measure,
+    # Only where it is named, as the growth, which prints tables of its own.
+    GAP: test_idle_gap.measured,
 }
-#: Only where it is named; it prints tables of its own.
-GROWTH = "growth"
 
 
 def main() -> int:
@@ -33,7 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     known = [*MEASURES, GROWTH]
     parser.add_argument("names", nargs="*", help=f"what to measure: {', '.join(known)}")
-    names = parser.parse_args().names or list(MEASURES)
+    names = parser.parse_args().names or [one for one in MEASURES if one != GAP]
     if unknown := [name for name in names if name not in known]:
         parser.error(f"{unknown[0]} is not measured; there are {', '.join(known)}")
     if GROWTH in names:

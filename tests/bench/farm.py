@@ -1,17 +1,13 @@
 """What one runner does with many backends: how little it costs, how soon it is where it must be."""
 
-from __future__ import annotations
-
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tests.bench.figures import Figure
-from tests.bench.gpus import Entry, Gpus, simulated
-from tests.bench.processes import spent
+from tests.bench.gpus import Entry, simulated
+from tests.bench.processes import spent, split, subfolder
 from tests.bench.submission import Client
-from tests.harness.processes import LaunchedRunner, Served, serving, stop_in_order
+from tests.harness.processes import Served, serving, stop_in_order
 
 BACKENDS = 200
 #: Frames a second of each backend: a step has two.
@@ -20,7 +16,6 @@ _ENDED = ("ended", "deleted")
 
 
 def measure(folder: Path, *, backends: int = BACKENDS, seconds: float = 15.0) -> list[Figure]:
-    """Measure the line on one backend, then many backends, each thing on a Director of its own."""
     rows = []
     for name, part in (
         ("line", _line),
@@ -29,9 +24,7 @@ def measure(folder: Path, *, backends: int = BACKENDS, seconds: float = 15.0) ->
         ("again", lambda place: _again(place, backends)),
         ("cancel", lambda place: _cancel(place, backends)),
     ):
-        place = folder / name
-        place.mkdir()
-        rows += part(place)
+        rows += part(subfolder(folder, name))
     return rows
 
 
@@ -51,13 +44,7 @@ def _line(folder: Path, *, prompts: int = 100) -> list[Figure]:
     wall, renders = _wall_and_renders(seen)
     return [
         Figure(
-            name=f"{prompts} prompts of 20 ms on one backend",
-            value=wall,
-            unit="s",
-            floor=renders,
-            of_floor=True,
-            gate=1.2,
-            goal=1.05,
+            f"{prompts} prompts of 20 ms on one backend", wall, "s", floor=renders, of_floor=True, gate=1.2, goal=1.05
         )
     ]
 
@@ -78,11 +65,11 @@ def _frames(folder: Path, backends: int, seconds: float) -> list[Figure]:
     renders = 3 * seconds
     with (
         simulated(folder, backends, seconds=renders, steps=int(renders * FRAMES / 2)) as gpus,
-        _runner_alone(folder, gpus) as (served, runner),
+        split(folder, gpus.urls) as (served, runner),
         Client(served.url) as client,
     ):
         group_id = client.submit(gpus.ids)
-        client.wait(group_id, _all_run, every=0.2)
+        client.wait_running(group_id, len(gpus.ids))
         sent = gpus.tell("counts")["frames"]
         with spent(runner=runner.process.pid, gpus=gpus.pid) as span:
             time.sleep(seconds * 0.6)
@@ -94,10 +81,10 @@ def _frames(folder: Path, backends: int, seconds: float) -> list[Figure]:
     # What the simulators do not manage to send costs nothing: the share is of what was asked.
     asked = span.share("runner") * FRAMES / rate
     return [
-        Figure(name=f"{name}: of a core", value=asked, unit="%", gate=60, goal=30),
-        Figure(name=f"{name}: transitions lost", value=lacks, unit="", gate=0),
-        Figure(name=f"{name}: frames/s of each, indeed", value=rate, unit="/s"),
-        Figure(name=f"{name}: of a core, simulators", value=span.share("gpus"), unit="%"),
+        Figure(f"{name}: of a core", asked, "%", gate=60, goal=30),
+        Figure(f"{name}: transitions lost", lacks, "", gate=0),
+        Figure(f"{name}: frames/s of each, indeed", rate, "/s"),
+        Figure(f"{name}: of a core, simulators", span.share("gpus"), "%"),
     ]
 
 
@@ -109,22 +96,6 @@ def _transitions_lost(client: Client, group_id: str, backends: int) -> int:
         seen += [one["type"] for one in events]
         since = events[-1]["seq"]
     return 2 * backends - seen.count("child_started") - seen.count("child_completed")
-
-
-@contextmanager
-def _runner_alone(folder: Path, gpus: Gpus) -> Iterator[tuple[Served, LaunchedRunner]]:
-    """Run the runner in a process of its own: what it costs is what is measured."""
-    web = Served(folder, gpus.urls, arguments=("--no-runner", "--port", "0"))
-    runner = LaunchedRunner(folder)
-    try:
-        runner.start()
-        web.wait_online(60)
-        yield web, runner
-        stop_in_order(runner)
-        stop_in_order(web)
-    finally:
-        runner.close()
-        web.close()
 
 
 # --- many renders ---------------------------------------------------------------------------------
@@ -149,16 +120,16 @@ def _sustained(folder: Path, backends: int, seconds: float) -> list[Figure]:
     name = f"{backends} backends, jobs of 1.5 s"
     return [
         Figure(
-            name=f"{name}: completed",
-            value=completed / span.seconds,
-            unit="/s",
+            f"{name}: completed",
+            completed / span.seconds,
+            "/s",
             floor=backends / 1.5,
             gate=100 * backends / BACKENDS,
             goal=133 * backends / BACKENDS,
             more_is_better=True,
         ),
-        Figure(name=f"{name}: of a core", value=span.share("serve"), unit="%"),
-        Figure(name=f"{name}: of a core, simulators", value=span.share("gpus"), unit="%"),
+        Figure(f"{name}: of a core", span.share("serve"), "%"),
+        Figure(f"{name}: of a core, simulators", span.share("gpus"), "%"),
     ]
 
 
@@ -178,7 +149,7 @@ def _again(folder: Path, backends: int) -> list[Figure]:
             served.wait_online(60)
             with Client(served.url) as client:
                 group_id = client.submit(gpus.ids)
-                client.wait(group_id, _all_run, every=0.2)
+                client.wait_running(group_id, len(gpus.ids))
             gpus.wait_counts(lambda counts: counts["followed"] == backends)
             served.kill()
             gpus.wait_counts(lambda counts: counts["followed"] == 0)
@@ -195,8 +166,8 @@ def _again(folder: Path, backends: int) -> list[Figure]:
             served.close()
     name = f"{backends} running taken up again after a kill"
     return [
-        Figure(name=f"{name}, from the start", value=again, unit="s", gate=5, goal=2),
-        Figure(name=f"{name}, until it is ready", value=ready, unit="s"),
+        Figure(f"{name}, from the start", again, "s", gate=5, goal=2),
+        Figure(f"{name}, until it is ready", ready, "s"),
     ]
 
 
@@ -209,7 +180,7 @@ def _cancel(folder: Path, jobs: int) -> list[Figure]:
     ):
         group_id = client.submit(gpus.ids * 4)
         gpus.wait_counts(lambda counts: counts["standing"] == 2 * backends and counts["followed"] == backends)
-        client.wait(group_id, lambda one: [c["status"] for c in one["child_jobs"]].count("running") == backends)
+        client.wait_running(group_id, backends)
         asked = time.time()
         answer = client.cancel(group_id)
         gpus.wait_counts(lambda counts: counts["standing"] == 0)
@@ -217,13 +188,4 @@ def _cancel(folder: Path, jobs: int) -> list[Figure]:
         client.wait(group_id)
     stopped = max(one["time"] for one in left) - asked
     name = f"{jobs} jobs on {backends} backends cancelled"
-    return [
-        Figure(name=f"{name}, none stands", value=stopped, unit="s", gate=2, goal=1),
-        Figure(name=f"{name}, answer", value=answer, unit="s"),
-    ]
-
-
-def _all_run(group: dict[str, object]) -> bool:
-    children = group["child_jobs"]
-    assert isinstance(children, list)
-    return all(child["status"] == "running" for child in children)
+    return [Figure(f"{name}, none stands", stopped, "s", gate=2, goal=1), Figure(f"{name}, answer", answer, "s")]

@@ -1,16 +1,14 @@
 """A measured figure, what is asked of it, and the table of them all."""
 
-from __future__ import annotations
-
 import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from statistics import median
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Figure:
     """One line of the table.
 
@@ -24,6 +22,7 @@ class Figure:
     name: str
     value: float
     unit: str = "ms"
+    _: KW_ONLY
     floor: float | None = None
     gate: float | None = None
     goal: float | None = None
@@ -44,7 +43,6 @@ class Figure:
         return value >= asked if self.more_is_better else value <= asked
 
     def cells(self) -> list[str]:
-        """Return its line."""
         unit = f" {self.unit}"
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
         sign = "≥ " if self.more_is_better else "≤ "
@@ -63,7 +61,6 @@ class Figure:
 
 
 def p50(seconds: Sequence[float]) -> float:
-    """Return the median in milliseconds."""
     return median(seconds) * 1000
 
 
@@ -85,7 +82,6 @@ HEAD = ["figure", "value", "floor", "× floor", "gate", "goal", ""]
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """Return all figures as a table of Markdown."""
     rows = [HEAD, *(one.cells() for one in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     lines = [

@@ -1,8 +1,8 @@
-"""What nothing of ours can be faster than: the server alone, the disk alone, the interpreter alone."""
+"""Bare servers and a bare disk, measured beside the Director: it cannot be faster than these."""
 
-from __future__ import annotations
-
+import asyncio
 import json
+import logging
 import socket
 import sqlite3
 import subprocess
@@ -13,57 +13,119 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.harness.processes import ROOT
+import httpx
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as serve_sockets
 
-#: What a status of three children has, about.
+from tests.harness.processes import ROOT
+from tests.harness.servers import free_port
+from tests.harness.waits import until
+
+#: About as much as a status of three children.
 _BODY = json.dumps({"filler": "x" * 2_400}).encode()
 
 
-async def _answer(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    await receive()
-    headers = [(b"Content-Type", b"application/json"), (b"Content-Length", str(len(_BODY)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": _BODY})
+@contextmanager
+def running(name: str, *arguments: Any) -> Iterator[str]:
+    """Run a server of this module in a process of its own, and yield its URL once it listens."""
+    port = free_port()
+    code = f"from tests.bench import floors; floors.{name}({port}, *{arguments!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    try:
+        until(lambda: _listens(port), 20.0)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
 
 
-def serve(port: int) -> None:
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def answer(port: int) -> None:
     """Serve with daphne an application that only answers."""
-    run(_answer, port)
+
+    async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await _respond(send, 200, _BODY)
+
+    _serve(application, port)
 
 
-def run(application: Any, port: int) -> None:
-    """Serve an application with daphne, bare."""
+def pass_on(port: int, backends: list[str]) -> None:
+    """Serve with daphne an application that posts a submission to each of the backends."""
+    client = httpx.AsyncClient(trust_env=False)
+    count = 0
+
+    async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        nonlocal count
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        count += 1
+        group, workflow = f"bare-{count}", json.loads(body)["workflow_json"]
+        async with asyncio.TaskGroup() as tasks:
+            for number, backend in enumerate(backends):
+                tasks.create_task(_post(client, backend, workflow, group, 3 * count + number))
+        await _respond(send, 201, json.dumps({"job_group_id": group}).encode())
+
+    _serve(application, port)
+
+
+async def _post(client: httpx.AsyncClient, backend: str, workflow: dict[str, Any], group: str, job: int) -> None:
+    sampler = workflow["3"] | {"inputs": workflow["3"]["inputs"] | {"seed": job}}
+    body = {
+        "prompt": workflow | {"3": sampler},
+        "prompt_id": f"{group}-{job}",
+        "client_id": "bare",
+        "extra_data": {"director": {"group": group, "job": job}},
+    }
+    (await client.post(f"{backend}/prompt", json=body)).raise_for_status()
+
+
+async def _respond(send: Any, status: int, body: bytes) -> None:
+    headers = [(b"Content-Type", b"application/json"), (b"Content-Length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _serve(application: Any, port: int) -> None:
     from daphne.server import Server  # importing daphne installs a reactor
 
     Server(application=application, endpoints=[f"tcp:port={port}:interface=127.0.0.1"], server_name="Director").run()
 
 
-@contextmanager
-def empty_server() -> Iterator[str]:
-    """Run that server in a process of its own, and wait until it listens."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
-    code = f"from tests.bench.floors import serve; serve({port})"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    try:
-        wait_for(port)
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        process.terminate()
-        process.wait()
+def relay(port: int, backends: list[str]) -> None:
+    """Send each frame of the backends to all clients."""
+    logging.disable()  # a connection that only checks whether the port listens is no error
+    asyncio.run(_relay(port, backends))
 
 
-def wait_for(port: int, within: float = 20.0) -> None:
-    """Wait until somebody listens there."""
-    end = time.monotonic() + within
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            assert time.monotonic() < end, "the empty server does not listen"
-            time.sleep(0.05)
-        else:
-            return
+async def _relay(port: int, backends: list[str]) -> None:
+    clients: set[ServerConnection] = set()
+
+    async def keep(client: ServerConnection) -> None:
+        clients.add(client)
+        await client.wait_closed()
+        clients.discard(client)
+
+    async def follow(number: int, url: str) -> None:
+        address = f"{url.replace('http', 'ws', 1)}/ws?clientId=relay-{number}"
+        async with connect(address, proxy=None, compression=None) as backend:
+            async for frame in backend:
+                for client in tuple(clients):
+                    await client.send(frame)
+
+    async with serve_sockets(keep, "127.0.0.1", port, compression=None), asyncio.TaskGroup() as tasks:
+        for number, url in enumerate(backends):
+            tasks.create_task(follow(number, url))
 
 
 def commits(folder: Path, count: int = 200) -> list[float]:

@@ -3,58 +3,29 @@
 Of each step the cost of one more of what grows can be read: whether it is the same at every size.
 """
 
-from __future__ import annotations
-
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
 from tests.bench import stored
 from tests.bench.figures import p50
 from tests.bench.gpus import simulated
-from tests.bench.processes import resident_kib, spent
+from tests.bench.processes import resident_kib, spent, subfolder
 from tests.bench.sockets import allow_many
 from tests.bench.submission import Client
 from tests.bench.watchers import many
 from tests.harness.processes import serving
 
-GROUPS = (1_000, 10_000, 50_000, 200_000)
-CHILDREN = (3, 30, 300, 1_000)
-BACKENDS = (3, 30, 100, 200)
-WATCHERS = (10, 100, 300, 1_000)
 
-
-def measure(
-    folder: Path,
-    *,
-    groups: Sequence[int] = GROUPS,
-    children: Sequence[int] = CHILDREN,
-    backends: Sequence[int] = BACKENDS,
-    watchers: Sequence[int] = WATCHERS,
-) -> Iterator[str]:
-    """Yield a table for each of the four."""
-    yield _table(
-        "stored groups",
-        ("list, p50", "slowest query, p50", "POST of 3, p50", "GET, p50"),
-        [(count, _with_groups(_made(folder, f"groups-{count}"), count)) for count in groups],
-    )
-    yield _table(
-        "children of a group",
-        ("POST", "GET, p50", "CPU of its course, per child", "from POST to its end"),
-        [(count, _with_children(_made(folder, f"children-{count}"), count)) for count in children],
-    )
-    yield _table(
-        "backends",
-        ("idle: of a core", "memory", "until all are online"),
-        [(count, _with_backends(_made(folder, f"backends-{count}"), count)) for count in backends],
-    )
-    allow_many(max(watchers))
-    yield _table(
-        "watchers of one group",
-        ("first to last, p50 of events", "CPU per watcher and event", "memory of each"),
-        [(count, _with_watchers(_made(folder, f"watchers-{count}"), count)) for count in watchers],
-    )
+def measure(folder: Path) -> Iterator[str]:
+    allow_many()
+    for what, (sizes, columns, measured) in _PARTS.items():
+        lines = [[what, *columns], ["---"] * (len(columns) + 1)]
+        for size in sizes:
+            place = subfolder(folder, f"{what}-{size}".replace(" ", "-"))
+            lines.append([f"{size:,}", *measured(place, size)])
+        yield "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _with_groups(folder: Path, count: int) -> tuple[str, ...]:
@@ -111,13 +82,21 @@ def _ms(value: float) -> str:
     return f"{value:.1f} ms"
 
 
-def _table(what: str, names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]) -> str:
-    lines = [[what, *names], ["---"] * (len(names) + 1)]
-    lines += [[f"{count:,}", *cells] for count, cells in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _made(folder: Path, name: str) -> Path:
-    place = folder / name
-    place.mkdir()
-    return place
+_PARTS: dict[str, tuple[tuple[int, ...], tuple[str, ...], Callable[[Path, int], Sequence[str]]]] = {
+    "stored groups": (
+        (1_000, 10_000, 50_000, 200_000),
+        ("list, p50", "slowest query, p50", "POST of 3, p50", "GET, p50"),
+        _with_groups,
+    ),
+    "children of a group": (
+        (3, 30, 300, 1_000),
+        ("POST", "GET, p50", "CPU of its course, per child", "from POST to its end"),
+        _with_children,
+    ),
+    "backends": ((3, 30, 100, 200), ("idle: of a core", "memory", "until all are online"), _with_backends),
+    "watchers of one group": (
+        (10, 100, 300, 1_000),
+        ("first to last, p50 of events", "CPU per watcher and event", "memory of each"),
+        _with_watchers,
+    ),
+}

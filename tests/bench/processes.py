@@ -1,13 +1,13 @@
-"""What a process has cost: CPU time and memory, read where Linux keeps them."""
-
-from __future__ import annotations
+"""Processes of the Director, and their cost: CPU time and memory, read where Linux keeps them."""
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.harness.processes import LaunchedRunner, Served, stop_in_order
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -20,22 +20,15 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_kib(pid: int) -> int:
-    """Return how much of a process is in memory, in KiB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1])
-    raise AssertionError(f"process {pid} has no memory")
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0])
 
 
 @dataclass(slots=True)
 class Span:
-    """A stretch of time, and the CPU time that some processes took in it."""
-
     seconds: float = 0.0
     cpu: dict[str, float] = field(default_factory=dict)
 
     def share(self, name: str) -> float:
-        """Return a process's CPU time in percent of one core."""
         return self.cpu[name] / self.seconds * 100
 
 
@@ -48,3 +41,26 @@ def spent(**pids: int) -> Iterator[Span]:
     yield span
     span.seconds = time.perf_counter() - began
     span.cpu = {name: cpu_seconds(pid) - before[name] for name, pid in pids.items()}
+
+
+@contextmanager
+def split(
+    folder: Path, backends: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[Served, LaunchedRunner]]:
+    web = Served(folder, backends, arguments=("--no-runner", "--port", "0"), environment=environment)
+    runner = LaunchedRunner(folder, environment=environment)
+    try:
+        runner.start()
+        web.wait_online(60)
+        yield web, runner
+        stop_in_order(runner)
+        stop_in_order(web)
+    finally:
+        runner.close()
+        web.close()
+
+
+def subfolder(folder: Path, name: str) -> Path:
+    place = folder / name
+    place.mkdir()
+    return place

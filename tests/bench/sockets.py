@@ -1,7 +1,5 @@
 """WebSocket clients that cost next to nothing: what arrives is kept with its moment, and read later."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os
@@ -18,26 +16,14 @@ _TIMEOUT = 30.0
 _TEXT, _CLOSE, _PING = 1, 8, 9
 
 
-def allow_many(sockets: int) -> None:
-    """Let this process, and those it starts, open so many.
-
-    Raises:
-        AssertionError: the system does not.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = sockets + 500
-    if hard != resource.RLIM_INFINITY:
-        assert hard >= wanted, f"ulimit -n allows {hard} open files; {wanted} are needed"
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+def allow_many() -> None:
+    """Let this process, and those it starts, open as many files as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-class Watcher:
-    """One socket on a group's stream.
-
-    Args:
-        buffer: bytes that the system may hold for it; None: as many as it likes.
-    """
+class StreamSocket:
+    """One socket on a group's stream; ``buffer``: bytes that the system may hold for it."""
 
     def __init__(self, url: str, path: str, *, buffer: int | None = None) -> None:
         where = urlsplit(url)
@@ -85,7 +71,6 @@ class Watcher:
                 yield moment, json.loads(body)
 
     def close(self) -> None:
-        """Be gone."""
         self.socket.close()
 
 
@@ -110,12 +95,10 @@ def _size(data: bytearray) -> tuple[int, int] | None:
     return None if len(data) < head else (head, struct.unpack_from(form, data, 2)[0])
 
 
-def read_all(watchers: list[Watcher], *, within: float, until: Callable[[bytes], bool] | None = None) -> list[Watcher]:
-    """Read all of them until each got a piece that satisfies a condition, or the time is over.
-
-    Returns:
-        Those that did not.
-    """
+def read_all(
+    watchers: list[StreamSocket], *, within: float, until: Callable[[bytes], bool] | None = None
+) -> list[StreamSocket]:
+    """Read until each got a piece that satisfies a condition; return those that did not in time."""
     left = set(watchers)
     end = time.monotonic() + within
     with selectors.DefaultSelector() as ready:

@@ -1,7 +1,5 @@
 """How long it takes until the first request is answered."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time
@@ -18,7 +16,6 @@ _LIBRARIES = "import django.contrib.admin, rest_framework, channels, daphne.serv
 
 
 def measure(folder: Path) -> list[Figure]:
-    """Measure the import of the application and of the CLI, and ``serve`` until it is healthy."""
     Served(folder).stop()  # the tables are made once
     libraries = [_python(_LIBRARIES) for _ in range(3)]
     imports = [_python("import director.asgi") for _ in range(3)]
@@ -33,9 +30,9 @@ def measure(folder: Path) -> list[Figure]:
     command = median(_python(_COMMAND) for _ in range(7)) - bare
     floor = median(libraries)
     return [
-        Figure(name="import of the application", value=median(imports), unit="s", floor=floor),
-        Figure(name="serve until it is healthy", value=median(starts), unit="s", floor=floor, gate=2, goal=1),
-        Figure(name="import of the CLI", value=command, unit="s", gate=0.3, goal=0.15),
+        Figure("import of the application", median(imports), "s", floor=floor),
+        Figure("serve until it is healthy", median(starts), "s", floor=floor, gate=2, goal=1),
+        Figure("import of the CLI", command, "s", gate=0.3, goal=0.15),
     ]
 
 

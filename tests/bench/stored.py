@@ -4,8 +4,6 @@ The rows are written by SQL: groups of four children, most of them completed, ov
 year. Attempts and events, of which there are as many and more, are left out: no list reads them.
 """
 
-from __future__ import annotations
-
 import random
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -15,6 +13,7 @@ from pathlib import Path
 import psycopg
 
 from tests.bench.figures import Figure, percentile
+from tests.bench.processes import subfolder
 from tests.bench.submission import Client
 from tests.harness.processes import Served, serving
 from tests.harness.servers import is_there, postgres
@@ -44,15 +43,13 @@ QUERIES = {
 
 
 def measure(folder: Path, *, children: int = CHILDREN, rounds: int = 30, with_postgres: bool = True) -> list[Figure]:
-    """Measure on SQLite, then on PostgreSQL where its programs are installed."""
     groups = children // PER_GROUP
     with _over_sqlite(folder, groups) as served:
         rows = _figures("SQLite", children, ask(served, rounds))
     if with_postgres and is_there("initdb"):
         with postgres() as server:
             url = server.create("bench")
-            place = folder / "postgres"
-            place.mkdir()
+            place = subfolder(folder, "postgres")
             variables = {"DIRECTOR_DATABASE_URL": url}
             _made(place, variables)
             with server.connect("bench") as connection:
@@ -69,7 +66,6 @@ def _over_sqlite(folder: Path, groups: int) -> AbstractContextManager[Served]:
 
 
 def _made(folder: Path, environment: dict[str, str]) -> None:
-    """Have a Director make its tables."""
     with serving(folder, environment=environment):
         pass
 
@@ -91,8 +87,8 @@ def _figures(where: str, children: int, taken: dict[str, list[float]]) -> list[F
     each = sorted(((percentile(seconds, 95), query) for query, seconds in taken.items()), reverse=True)
     everything = percentile([one for seconds in taken.values() for one in seconds], 95)
     return [
-        Figure(name=f"{name}: all queries, p95", value=everything, gate=100, goal=30),
-        *(Figure(name=f"{name}: {query}, p95", value=value, gate=100, goal=30) for value, query in each[:3]),
+        Figure(f"{name}: all queries, p95", everything, gate=100, goal=30),
+        *(Figure(f"{name}: {query}, p95", value, gate=100, goal=30) for value, query in each[:3]),
     ]
 
 
@@ -131,7 +127,6 @@ _WORKFLOW = '{"3": {"class_type": "KSampler", "inputs": {"seed": 1}}}' + " " * 1
 
 
 def fill_sqlite(path: Path, groups: int) -> None:
-    """Fill an empty database of a Director that does not run."""
     words = {
         "group_id": "printf('jg_%012x', i)",
         "child_id": "printf('j_%012x', i * 4 + place)",
@@ -149,7 +144,6 @@ def fill_sqlite(path: Path, groups: int) -> None:
 
 
 def fill_postgres(connection: psycopg.Connection[object], groups: int) -> None:
-    """Fill an empty database of a Director that does not run."""
     words = {
         "group_id": "'jg_' || lpad(to_hex(i), 12, '0')",
         "child_id": "'j_' || lpad(to_hex(i * 4 + place), 12, '0')",

@@ -4,8 +4,6 @@ Three backends that render at once, twenty clients that each submit a group, wai
 submit the next. The database is the default one: SQLite, each commit synced.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import threading
 import time
@@ -41,8 +39,6 @@ def measure(folder: Path, *, groups: int = GROUPS, within: float = 35.0) -> list
 
 @dataclass(slots=True)
 class Load:
-    """What a load of groups came to."""
-
     submitted: list[str] = field(default_factory=list)
     span: Span = field(default_factory=Span)
 
@@ -52,21 +48,17 @@ class Load:
         return len(self.submitted) / self.span.seconds
 
     def cpu_ms(self, name: str) -> float:
-        """Return a process's CPU time for one group, in milliseconds."""
         return self.span.cpu[name] / len(self.submitted) * 1000
 
 
 def figures(load: Load, grown_kib: int, wrong: int) -> list[Figure]:
-    """Return what is asked of them."""
     at_once = f"groups of 3, {AT_ONCE} at once"
     return [
-        Figure(name=at_once, value=load.rate, unit="/s", gate=40, goal=105, more_is_better=True),
-        Figure(name=f"{at_once}, CPU of each", value=load.cpu_ms("serve"), gate=25, goal=9),
-        Figure(name=f"{at_once}, CPU of the simulators", value=load.cpu_ms("gpus")),
-        Figure(name=f"{at_once}, lost or doubled", value=wrong, unit="", gate=0),
-        Figure(
-            name="memory for 1,000 groups more", value=grown_kib / 1024 / len(load.submitted) * 1000, unit="MiB", gate=3
-        ),
+        Figure(at_once, load.rate, "/s", gate=40, goal=105, more_is_better=True),
+        Figure(f"{at_once}, CPU of each", load.cpu_ms("serve"), gate=25, goal=9),
+        Figure(f"{at_once}, CPU of the simulators", load.cpu_ms("gpus")),
+        Figure(f"{at_once}, lost or doubled", wrong, "", gate=0),
+        Figure("memory for 1,000 groups more", grown_kib / 1024 / len(load.submitted) * 1000, "MiB", gate=3),
     ]
 
 
@@ -100,14 +92,11 @@ def load(served: Served, gpus: Gpus, *, groups: int, within: float) -> Load:
 
 
 class _Ends:
-    """Which groups have ended: one client looks for all."""
-
     def __init__(self, client: Client) -> None:
         self._client = client
         self._open: dict[str, threading.Event] = {}
 
     def wait(self, group_id: str) -> None:
-        """Wait until a group has ended."""
         self._open[group_id] = ended = threading.Event()
         assert ended.wait(60), f"{group_id} does not end"
 

@@ -1,7 +1,5 @@
 """A thousand clients of one group, what an idle one costs, and one that reads nothing."""
 
-from __future__ import annotations
-
 import select
 import time
 from collections import defaultdict
@@ -9,8 +7,8 @@ from pathlib import Path
 
 from tests.bench.figures import Figure, p50
 from tests.bench.gpus import Gpus, simulated
-from tests.bench.processes import resident_kib, spent
-from tests.bench.sockets import Watcher, allow_many, read_all
+from tests.bench.processes import resident_kib, spent, subfolder
+from tests.bench.sockets import StreamSocket, allow_many, read_all
 from tests.bench.submission import Client
 from tests.harness.processes import Served, serving
 
@@ -25,27 +23,21 @@ _BUFFER = 4_096
 
 
 def measure(folder: Path, *, watchers: int = WATCHERS, stalled_seconds: float = 75.0) -> list[Figure]:
-    """Measure many watchers, then the stalled one."""
-    allow_many(watchers)
-    with simulated(_made(folder / "gpus"), 3) as gpus, serving(_made(folder / "many"), gpus.urls) as served:
+    allow_many()
+    with simulated(subfolder(folder, "gpus"), 3) as gpus, serving(subfolder(folder, "many"), gpus.urls) as served:
         rows = many(served, gpus, watchers).figures(watchers)
     with (
-        simulated(_made(folder / "talkers"), _TALKERS, seconds=3_600) as gpus,
-        serving(_made(folder / "stalled"), gpus.urls) as served,
+        simulated(subfolder(folder, "talkers"), _TALKERS, seconds=3_600) as gpus,
+        serving(subfolder(folder, "stalled"), gpus.urls) as served,
     ):
         rows += _stalled(served, gpus, stalled_seconds)
     return rows
 
 
 class Heard:
-    """What many watchers of one group were sent.
+    """What many watchers of one group were sent, and the cost of an idle one and of all events."""
 
-    Attributes:
-        idle_kib: what one that only waits costs.
-        cpu_s: the Director's CPU time from the first event to the last, rendering included.
-    """
-
-    def __init__(self, watchers: list[Watcher], last_seq: int, *, idle_kib: float, cpu_s: float) -> None:
+    def __init__(self, watchers: list[StreamSocket], last_seq: int, *, idle_kib: float, cpu_s: float) -> None:
         self.idle_kib = idle_kib
         self.cpu_s = cpu_s
         wanted = list(range(1, last_seq + 1))
@@ -62,19 +54,14 @@ class Heard:
         self.spreads = [max(each) - min(each) for _, each in sorted(moments.items())]
 
     def figures(self, watchers: int) -> list[Figure]:
-        """Return what is asked of them."""
         of_them = f"{watchers:,} watchers"
         return [
             Figure(
-                name=f"{of_them}: that got all events",
-                value=self.complete / watchers * 100,
-                unit="%",
-                gate=100,
-                more_is_better=True,
+                f"{of_them}: that got all events", self.complete / watchers * 100, "%", gate=100, more_is_better=True
             ),
-            Figure(name=f"{of_them}: first to last, p50 of events", value=p50(self.spreads), gate=80, goal=40),
-            Figure(name=f"{of_them}: first to last, last event", value=self.spreads[-1] * 1000),
-            Figure(name="memory of an idle socket", value=self.idle_kib, unit="KiB", gate=30),
+            Figure(f"{of_them}: first to last, p50 of events", p50(self.spreads), gate=80, goal=40),
+            Figure(f"{of_them}: first to last, last event", self.spreads[-1] * 1000),
+            Figure("memory of an idle socket", self.idle_kib, "KiB", gate=30),
         ]
 
 
@@ -85,9 +72,9 @@ def many(served: Served, gpus: Gpus, count: int) -> Heard:
         group_id = client.submit(gpus.ids * 4)
         client.wait(group_id, lambda one: one["child_jobs"][2]["status"] == "running")
         path = f"/ws/job-groups/{group_id}"
-        warm = [Watcher(served.url, path) for _ in range(20)]
+        warm = [StreamSocket(served.url, path) for _ in range(20)]
         before = resident_kib(served.process.pid)
-        watchers = [Watcher(served.url, path) for _ in range(count)]
+        watchers = [StreamSocket(served.url, path) for _ in range(count)]
         read_all(watchers, within=30, until=lambda data: b"initial_state" in data)
         time.sleep(1)
         idle = (resident_kib(served.process.pid) - before) / count
@@ -103,16 +90,16 @@ def many(served: Served, gpus: Gpus, count: int) -> Heard:
 def _stalled(served: Served, gpus: Gpus, seconds: float) -> list[Figure]:
     with Client(served.url) as client:
         group_id = client.submit(gpus.ids)
-        client.wait(group_id, lambda one: all(child["status"] == "running" for child in one["child_jobs"]))
+        client.wait_running(group_id, len(gpus.ids))
         path = f"/ws/job-groups/{group_id}"
         gpus.tell("beat", 20)
-        healthy = Watcher(served.url, path)
+        healthy = StreamSocket(served.url, path)
         read_all([healthy], within=5)  # and the Director's memory settles
         said = sum(len(data) for _, data in healthy.pieces) / 5
         healthy.close()
         stream_kib = said * _STREAM_SECONDS / 1024
         before = resident_kib(served.process.pid)
-        stalled = [Watcher(served.url, path, buffer=_BUFFER) for _ in range(_STALLED)]
+        stalled = [StreamSocket(served.url, path, buffer=_BUFFER) for _ in range(_STALLED)]
         grown, dropped_after = _until_dropped(served, stalled, before, seconds)
         for one in stalled:
             one.close()
@@ -122,16 +109,16 @@ def _stalled(served: Served, gpus: Gpus, seconds: float) -> list[Figure]:
     gpus.wait_counts(lambda counts: counts["standing"] == 0)
     return [
         Figure(
-            name=f"memory of a stalled client (stream {said / 1024:.0f} KiB/s)",
-            value=grown / 1024 / _STALLED,
-            unit="MiB",
+            f"memory of a stalled client (stream {said / 1024:.0f} KiB/s)",
+            grown / 1024 / _STALLED,
+            "MiB",
             gate=stream_kib / 1024,
         ),
-        Figure(name="a stalled client is dropped after", value=dropped_after, unit="s"),
+        Figure("a stalled client is dropped after", dropped_after, "s"),
     ]
 
 
-def _until_dropped(served: Served, stalled: list[Watcher], before: int, seconds: float) -> tuple[int, float]:
+def _until_dropped(served: Served, stalled: list[StreamSocket], before: int, seconds: float) -> tuple[int, float]:
     """Return the most that the Director grew by, in KiB, and when it had cut all connections."""
     began = time.monotonic()
     poll = select.poll()
@@ -144,8 +131,3 @@ def _until_dropped(served: Served, stalled: list[Watcher], before: int, seconds:
             poll.unregister(file)
             left -= 1
     return grown, float("inf") if left else passed
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -1,18 +1,14 @@
 """A real Chromium, a real Director and simulated ComfyUIs: nothing of the pages is played."""
 
-from __future__ import annotations
-
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backends.simulator.threaded import SimulatorThread
 from tests.browser.desk import Desk
-from tests.harness.processes import Served
+from tests.harness.simulator_thread import SimulatorThread
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-proxy-server"]
@@ -42,20 +38,10 @@ def simulators() -> Iterator[SimulatorThread]:
         yield running
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """A Director that drives them, for the tests of one file."""
     folder: Path = tmp_path_factory.mktemp("director")
-    arguments = ("--port", str(free_port()))
-    made = Desk(
-        lambda: Served(folder, simulators.urls, arguments=arguments, environment={"DIRECTOR_TIME_SCALE": "0.4"}),
-        simulators=simulators.urls,
-    )
+    made = Desk(folder, simulators)
     yield made
     made.close()
 
@@ -77,5 +63,16 @@ def context(browser: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def page(context: Any) -> Any:
-    """A tab."""
     return context.new_page()
+
+
+@pytest.fixture(autouse=True)
+def free_backends(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave nothing running for the next test of the file."""
+    desk = None
+    if "desk" in request.fixturenames:
+        request.getfixturevalue("browser")  # first, as it may skip the test
+        desk = request.getfixturevalue("desk")
+    yield
+    if desk is not None:
+        desk.clear()

@@ -1,13 +1,6 @@
-"""Every state of groups, children and backends on every page, as pictures for a person to look at.
+"""Pages in every state of groups, jobs and backends: their layout problems, and screenshots of them."""
 
-``python -m tests.browser.contact_sheet OUT`` writes a PNG for each page, in light and dark, 1280 and
-390 pixels wide, and says what it found wrong by itself.
-"""
-
-from __future__ import annotations
-
-import sys
-import tempfile
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.browser import every_state
-from tests.harness.processes import Served
+from tests.harness.processes import Served, filled
 
 WIDTHS = (1280, 390)
 THEMES = ("light", "dark")
@@ -27,7 +19,7 @@ _TALLEST = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page, what is done on it before the picture, and its name in file names."""
+    """A page, what is done on it before the screenshot, and its name in file names."""
 
     name: str
     path: str
@@ -48,15 +40,19 @@ def pages(groups: dict[str, str]) -> list[Page]:
         Page("looks-unfolded", looks, ("#about summary", ".trace summary", ".tries summary")),
         Page("looks-cancel", looks, ("[data-act=cancel-group]",), window=True),
         Page("looks-viewer", looks, (".picture",), window=True),
+        Page("looks-viewer-video", looks, (".picture[data-kind=video]",), window=True),
         Page("one", f"/groups/{groups['one']}"),
         Page("three", f"/groups/{groups['three']}"),
         Page("fifty", f"/groups/{groups['fifty']}"),
+        Page("pool", f"/groups/{groups['pool']}"),
         Page("thousand", f"/groups/{groups['thousand']}"),
         Page("none", f"/groups/{groups['none']}"),
         Page("no-group", "/groups/jg_000000000000"),
         Page("failures", "/failures"),
+        Page("failures-dialog", "/failures", ("button:has-text('Quarantine')",), window=True),
         Page("backends", "/backends"),
         Page("backends-add", "/backends", ("#add-open", "#test"), window=True),
+        Page("assets", "/assets"),
         Page("submit", "/submit"),
         Page("submit-wrong", "/submit", ("#send",)),
         Page("submit-again", f"/submit?from={groups['looks']}"),
@@ -67,7 +63,6 @@ TABLE = Page("backends-table", "/backends")
 
 
 def add_backends(url: str) -> None:
-    """Have so many backends that they are a table."""
     for number in range(6):
         body = {"url": f"http://127.0.0.1:1/{number}", "backend_id": f"rack-{number}"}
         answer = httpx.post(f"{url}/api/backends", json=body, trust_env=False, timeout=20)
@@ -75,9 +70,10 @@ def add_backends(url: str) -> None:
 
 
 @contextmanager
-def filled(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def full(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Serve a Director in which every state occurs; yield its address and the groups' ids."""
-    groups = every_state.fill(folder)
+    script = "import json; from tests.browser import every_state\nprint(json.dumps(every_state.fill()))"
+    groups = json.loads(filled(folder, script))
     served = Served(folder, arguments=("--port", "0", "--no-runner"))
     try:
         yield served.url, groups
@@ -86,7 +82,6 @@ def filled(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def show(tab: Any, url: str, page: Page) -> None:
-    """Bring a page to where its picture is taken."""
     answer = tab.goto(f"{url}{page.path}")
     assert answer.status in (200, 404), f"{page.path}: {answer.status}"
     tab.wait_for_function("() => document.querySelector('#line-live')?.textContent === 'live'")
@@ -146,7 +141,6 @@ def wrong_on(tab: Any) -> list[str]:
 
 
 def take(tab: Any, page: Page, path: Path) -> None:
-    """Take the picture."""
     if not page.window:  # what sticks to the window would lie over the middle of a tall picture
         tab.evaluate(
             "() => { for (const one of document.querySelectorAll('.top, .line, .send')) one.style.position = 'static'; }"
@@ -157,38 +151,3 @@ def take(tab: Any, page: Page, path: Path) -> None:
         return
     size = {"x": 0, "y": 0, "width": tab.viewport_size["width"], "height": min(tall, _TALLEST)}
     tab.screenshot(path=path, full_page=True, clip=size)
-
-
-def main() -> None:
-    """Take all pictures."""
-    from playwright.sync_api import sync_playwright
-
-    from tests.browser.conftest import ARGUMENTS, CHROMIUM
-
-    out = Path(sys.argv[1])
-    out.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        filled(Path(folder)) as (url, groups),
-        sync_playwright() as playwright,
-    ):
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        tabs = {}
-        for theme in THEMES:
-            for width in WIDTHS:
-                tabs[theme, width] = browser.new_page(
-                    viewport={"width": width, "height": 844}, color_scheme=theme, reduced_motion="reduce"
-                )
-        for page in [*pages(groups), TABLE]:
-            if page is TABLE:
-                add_backends(url)
-            for (theme, width), tab in tabs.items():
-                show(tab, url, page)
-                take(tab, page, out / f"{page.name}-{theme}-{width}.png")
-                for said in wrong_on(tab):
-                    print(f"{page.name} {theme} {width}: {said}")
-        browser.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,46 +1,50 @@
-"""What a test does beside looking: submit, order faults, kill the Director. All of it over HTTP."""
-
-from __future__ import annotations
+"""A Director with simulated ComfyUIs, and the steps on its pages that several tests share."""
 
 import itertools
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from director.demo.workflow import text_to_image
-from tests.harness.processes import Served
+from tests.harness.processes import Served, stop_in_order
+from tests.harness.simulator_thread import SimulatorThread
+from tests.harness.waits import until
 
 
 class Desk:
-    """A Director and its simulators."""
-
-    def __init__(self, start: Callable[[], Served], *, simulators: Sequence[str]) -> None:
-        self._start = start
+    def __init__(self, folder: Path, simulators: SimulatorThread, **environment: str) -> None:
         self._seeds = itertools.count(1_000, 1_000)
-        self.simulators = list(simulators)
-        self.served = start()
+        self.simulators = list(simulators.urls)
+        self.served = Served(
+            folder, self.simulators, environment={"DIRECTOR_TIME_SCALE": "0.4", **environment}, keeps_port=True
+        )
         self.served.wait_online()
         self.http = httpx.Client(trust_env=False, timeout=20)
 
     @property
     def url(self) -> str:
-        """Where the Director answers."""
         return self.served.url
 
     def backend_ids(self) -> list[str]:
-        """Return the ids of all backends, in the simulators' order."""
         by_port = {row["url"].rsplit(":", 1)[1]: row["backend_id"] for row in self._backends()}
         return [by_port[url.rsplit(":", 1)[1].rstrip("/")] for url in self.simulators]
 
     def submit(self, count: int = 3, **fields: Any) -> str:
         """Submit a group over the first backends in turn, and return its id."""
         ids = self.backend_ids()
+        named = [ids[index % len(ids)] for index in range(count)]
+        return self._submit(**{"backend_ids": named, **fields})
+
+    def submit_to_pool(self, count: int, **fields: Any) -> str:
+        """Submit a group whose jobs wait for any backend, and return its id."""
+        return self._submit(backend_ids=["*"], count=count, **fields)
+
+    def _submit(self, **fields: Any) -> str:
         body = {
             "workflow_json": text_to_image(),
-            "backend_ids": [ids[index % len(ids)] for index in range(count)],
             "seed_strategy": "sequential",
             # Never one that was rendered before: ComfyUI would give its cached picture at once.
             "base_seed": next(self._seeds),
@@ -51,24 +55,17 @@ class Desk:
         return str(answer.json()["job_group_id"])
 
     def status(self, group_id: str) -> dict[str, Any]:
-        """Return a group's status."""
         found: dict[str, Any] = self.http.get(f"{self.url}/api/job-groups/{group_id}").json()
         return found
 
     def until(self, group_id: str, true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait until something is true of a group's status, and return that."""
-        end = time.monotonic() + 40
-        while not true(status := self.status(group_id)):
-            assert time.monotonic() < end, json.dumps(status)[:4000]
-            time.sleep(0.1)
-        return status
+        until(lambda: true(self.status(group_id)), 40, lambda: self.status(group_id))
+        return self.status(group_id)
 
     def until_ended(self, group_id: str) -> dict[str, Any]:
-        """Wait until a group has ended."""
         return self.until(group_id, lambda status: status["completed_at"] is not None)
 
     def order(self, index: int, **fault: Any) -> None:
-        """Order a fault of one simulator."""
         answer = self.http.post(f"{self.simulators[index]}/simulator/faults", json=fault)
         assert answer.status_code == 200, answer.text
 
@@ -78,37 +75,52 @@ class Desk:
             self.order(index, name="slow", seconds=seconds, count=0)
 
     def withdraw(self) -> None:
-        """Withdraw all orders of faults."""
         for url in self.simulators:
             self.http.delete(f"{url}/simulator/faults")
 
     def clear(self) -> None:
-        """Withdraw all faults and cancel whatever is not final: the next test finds free backends."""
+        """Withdraw faults and holds, and cancel what is not final: the next test finds free backends."""
         self.withdraw()
+        for row in self._backends():
+            path = f"{self.url}/api/backends/{row['backend_id']}"
+            if not row["enabled"]:
+                self.http.patch(path, json={"enabled": True})
+            if row["hold"]:
+                self.http.post(f"{path}/resume")
+            if row["status"] == "quarantined":
+                self.http.post(f"{path}/release")
         for row in self.http.get(f"{self.url}/api/job-groups?limit=50").json()["results"]:
             if row["completed_at"] is None:
                 self.http.delete(f"{self.url}/api/job-groups/{row['job_group_id']}")
-        end = time.monotonic() + 20
-        while any(row["queue_ours"] for row in self._backends()):
-            assert time.monotonic() < end, self._backends()
-            time.sleep(0.1)
+        until(lambda: not any(row["queue_ours"] for row in self._backends()), 20, self._backends)
 
     def _backends(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.http.get(f"{self.url}/api/backends").json()["backends"]
         return rows
 
-    def kill(self) -> None:
-        """End the Director as a power cut would."""
-        self.served.process.kill()
-        self.served.process.wait()
-
-    def start_again(self) -> None:
-        """Start the Director again, on the same port and data."""
-        self.served = self._start()
-
     def close(self) -> None:
-        """End the Director in order."""
         self.http.close()
-        code = self.served.stop()
-        assert code == 0, self.served.printed()
-        assert "Traceback" not in self.served.printed(), self.served.printed()
+        stop_in_order(self.served)
+
+
+def bring_workflow(page: Any) -> None:
+    page.get_by_text("Or paste it as JSON").click()
+    page.locator("#paste").fill(json.dumps(text_to_image()))
+    page.locator("#workflow-said", has_text="7 nodes").wait_for()
+
+
+def submit(page: Any) -> str:
+    """Submit the form, and return the id of the new group, whose page is open then."""
+    page.get_by_role("button", name="Submit", exact=True).click()
+    page.wait_for_url("**/groups/jg_*")
+    return str(page.url.rsplit("/", 1)[1])
+
+
+def cards(page: Any, status: str) -> Any:
+    return page.locator(f".card.s-{status}")
+
+
+def wait_loaded(page: Any, image: Any, width: str = "> 0") -> None:
+    """Wait until an image has loaded, with a natural width such as ``=== 320``."""
+    condition = f"image => image.complete && image.naturalWidth {width}"
+    page.wait_for_function(condition, arg=image.element_handle())

@@ -1,22 +1,22 @@
-"""Rows in which every state occurs that a page can show, with names and errors that strain it.
-
-``python -m tests.browser.every_state FOLDER`` makes them in a data folder of its own and prints
-``{"looks": group, …}``. States are written, not reached: what leads to them is tested elsewhere,
-and here only how they look counts.
-"""
-
-from __future__ import annotations
+"""Rows in which every state occurs that a page can show, with names and errors that strain it."""
 
 import datetime as dt
 import json
-import os
-import subprocess
-import sys
+import uuid
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from tests.harness.processes import ROOT
+from django.conf import settings
+from django.db import transaction
+
+from backends.simulator.pictures import encode_png
+from backends.simulator.values import Picture
+from jobgroups.domain.clock import now
+from jobgroups.models import Asset, Attempt, ChildJob, JobGroup, Runner
+from jobgroups.outputs.disk_cache import DiskCache
+from jobgroups.outputs.resize import thumbnail
+from jobgroups.queries.outputs import child_output
+from tests.harness import factories
 
 LONG_NAME = "shot_0410_castle_at_dawn_" + "and_no_blank_" * 9
 LONG_ERROR = (
@@ -34,6 +34,10 @@ CHILDREN = (
     "picture gone",
     "no picture",
     "a file",
+    "a video",
+    "a video gone",
+    "every kind",
+    "a text",
     "long error",
     "tried thrice",
     "timed out",
@@ -45,63 +49,25 @@ CHILDREN = (
 )
 
 
-def fill(folder: Path) -> dict[str, str]:
-    """Make the rows for a Director to be in this folder; return the groups' ids by name."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
-    environment |= {
-        "DIRECTOR_DATA_DIR": str(folder / "data"),
-        "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE", "director.settings"),
-    }
-    (folder / "data").mkdir(parents=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.browser.every_state"],
-        check=False,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def _main() -> None:
-    import django
-
-    django.setup()
-    from django.core.management import call_command
-    from django.db import transaction
-
-    call_command("migrate", verbosity=0)
-    with transaction.atomic():
-        _backends()
-        made = _groups()
-    print(json.dumps(made))
-
-
-# --- backends -------------------------------------------------------------------------------------
+@transaction.atomic
+def fill() -> dict[str, str]:
+    """Store the rows; return the groups' ids by name."""
+    _backends()
+    file = {"name": f"{LONG_NAME}.mov", "content_type": "video/quicktime", "size_bytes": 3 * 2**40}
+    Asset.objects.create(id=uuid.uuid4(), hash="0" * 64, created_at=now(), used_at=now(), **file)
+    return _groups()
 
 
 def _backends() -> None:
-    from jobgroups.domain.clock import now
-    from jobgroups.models import Runner
-    from tests.harness import factories
-
     moment = now()
     later = moment + dt.timedelta(hours=1)  # nobody looks at them again while pictures are taken
+    memory = {"vram_total": 24 * 2**30, "vram_free": 3 * 2**30}
     seen = {
         "reachability": "online",
         "last_seen_at": later,
         "status_since": moment - dt.timedelta(minutes=5),
         "comfyui_version": "0.3.64",
-        "devices": [
-            {
-                "name": "cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync",
-                "vram_total": 24 * 2**30,
-                "vram_free": 3 * 2**30,
-            }
-        ],
+        "devices": [{"name": "cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync", **memory}],
     }
     said = {"changed_by": "ann@studio", "changed_at": moment - dt.timedelta(hours=2)}
     factories.backend("gpu-online", **seen, tags=["flux", "big"])
@@ -136,9 +102,6 @@ def _backends() -> None:
     )
 
 
-# --- groups ---------------------------------------------------------------------------------------
-
-
 def _groups() -> dict[str, str]:
     return {
         "looks": _looks(),
@@ -158,12 +121,11 @@ def _groups() -> dict[str, str]:
             "A thousand", ["completed"] * 610 + ["failed"] * 17 + ["running"] * 8 + ["queued"] * 365, "partial_complete"
         ),
         "none": _plain("No job left", ["completed"], "completed", keep=0),
+        "pool": _in_pool(["completed", "running", "queued", "queued"]),
     }
 
 
 def _plain(name: str, statuses: Sequence[str], status: str, *, keep: int = 1_000) -> str:
-    from jobgroups.models import ChildJob
-
     group = _submit(name, len(statuses))
     for child, one in zip(ChildJob.objects.filter(group=group), statuses, strict=True):
         _become(child, one)
@@ -172,9 +134,17 @@ def _plain(name: str, statuses: Sequence[str], status: str, *, keep: int = 1_000
     return str(group.id)
 
 
-def _submit(name: str, count: int, backend_id: str = "gpu-busy") -> Any:
-    from tests.harness import factories
+def _in_pool(statuses: Sequence[str]) -> str:
+    group = factories.submit_to_pool(len(statuses), metadata={"name": "In the pool"})
+    for child, one in zip(ChildJob.objects.filter(group=group), statuses, strict=True):
+        if one != "queued":
+            child.backend_id = "gpu-busy"
+        _become(child, one)
+    _count(group, "running")
+    return str(group.id)
 
+
+def _submit(name: str, count: int, backend_id: str = "gpu-busy") -> Any:
     return factories.submit(
         *[backend_id] * count,
         metadata={"name": name, "scene": "shot_001", "note": "x" * 300},
@@ -185,9 +155,6 @@ def _submit(name: str, count: int, backend_id: str = "gpu-busy") -> Any:
 
 
 def _count(group: Any, status: str) -> None:
-    from jobgroups.domain.clock import now
-    from jobgroups.models import ChildJob, JobGroup
-
     rows = list(ChildJob.objects.filter(group=group).values_list("status", flat=True))
     ended = not {"queued", "running"} & set(rows)
     JobGroup.objects.filter(pk=group.pk).update(
@@ -203,8 +170,6 @@ def _count(group: Any, status: str) -> None:
 
 def _become(child: Any, status: str, **fields: Any) -> Any:
     """Have a child stand as said, with what its status calls for."""
-    from jobgroups.domain.clock import now
-
     moment = now()
     if status != "queued":
         state = {"completed": "success", "failed": "error"}.get(status, status)
@@ -231,9 +196,6 @@ def _become(child: Any, status: str, **fields: Any) -> Any:
 
 
 def _attempt(child: Any, state: str, number: int = 1, **fields: Any) -> Any:
-    from jobgroups.domain.clock import now
-    from jobgroups.models import Attempt
-
     moment = now()
     failure_class = {"error": "out_of_memory", "timeout": "timeout"}.get(state, "")
     return Attempt.objects.create(
@@ -262,9 +224,6 @@ def _file(name: str) -> dict[str, str]:
 
 def _looks() -> str:
     """A group in which every look of a child occurs once, in the order of ``CHILDREN``."""
-    from jobgroups.domain.clock import now
-    from jobgroups.models import ChildJob
-
     group = _submit(LONG_NAME, len(CHILDREN))
     rows = ChildJob.objects.filter(group=group).order_by("position")
     child = dict(zip(CHILDREN, rows, strict=True))
@@ -278,9 +237,16 @@ def _looks() -> str:
     _become(child["picture gone"], "completed", backend_id="gone")
     nothing = _outputs(child["no picture"], images=[])
     _become(child["no picture"], "completed", outputs_json=nothing)
-    gifs = [_file("a_video_with_quite_a_long_name_00001_.mp4")]
-    video = _outputs(child["a file"], images=[], gifs=gifs)
-    _become(child["a file"], "completed", outputs_json=video)
+    mesh = {"3d": [_file("a_mesh_with_quite_a_long_name_that_has_no_blank_00001_.glb")]}
+    _become(child["a file"], "completed", outputs_json=_outputs(child["a file"], images=[], **mesh))
+    videos = ["a_video_with_quite_a_long_name_00001_.mp4"]
+    for one in ("a video", "a video gone"):
+        shown = _outputs(child[one], images=[_file(name) for name in videos], animated=[True])
+        _become(child[one], "completed", outputs_json=shown)
+    kinds = [videos[0], "picture.png", "a_sound_with_quite_a_long_name_00001_.flac", "text.txt", "mesh.obj"]
+    every = _outputs(child["every kind"], images=[_file(name) for name in kinds], text=["A caption.", "word " * 500])
+    _become(child["every kind"], "completed", outputs_json=every)
+    _become(child["a text"], "completed", outputs_json=_outputs(child["a text"], text=["<b>a poem</b>\n" * 300]))
     details = {"node_id": "3", "node_type": "KSampler", "traceback": TRACEBACK}
     _become(child["long error"], "failed", error_message=LONG_ERROR, error_details_json=json.dumps(details))
     _become(child["tried thrice"], "failed", attempt_count=3)
@@ -296,28 +262,16 @@ def _looks() -> str:
     later = now() + dt.timedelta(hours=1)
     _become(child["tried again soon"], "queued", attempt_count=1, not_before=later)
     _attempt(child["tried again soon"], "error", error_message=LONG_ERROR)
-    for one in ("done", "four pictures", "warned and kept"):
-        _shelve(child[one], names if one == "four pictures" else ["picture.png"])
+    for one in ("done", "four pictures", "warned and kept", "a video", "every kind"):
+        _shelve(child[one], {"four pictures": 4, "every kind": 2}.get(one, 1))
     _count(group, "partial_complete")
     return str(group.id)
 
 
-def _shelve(child: Any, names: Sequence[str]) -> None:
+def _shelve(child: Any, count: int) -> None:
     """Keep thumbnails, as if they had been asked for while the backend was there."""
-    from django.conf import settings
-
-    from backends.simulator.pictures import encode_png
-    from backends.simulator.values import Picture
-    from jobgroups.outputs.disk_cache import DiskCache
-    from jobgroups.outputs.resize import thumbnail
-    from jobgroups.queries.outputs import child_output
-
     shelf = DiskCache(settings.DIRECTOR_THUMBNAILS_DIR, 2**30)
-    for number, _ in enumerate(names):
+    for number in range(count):
         output = child_output(child.group_id, child.id, number)
         painted = encode_png(Picture(seed=child.position * 10 + number, width=768, height=512), "")
         shelf.put(f"{output.identity}-320.webp", thumbnail(painted, 320))
-
-
-if __name__ == "__main__":
-    _main()

@@ -1,30 +1,18 @@
-"""How heavy the pages are: 500 groups, and 50 children that progress ten times a second each.
+"""Load of the pages: 500 groups, and 50 jobs with progress ten times a second (docs/pages.md).
 
-``python -m tests.browser.load [SECONDS]`` prints the first paint, the share of a core that the whole
-browser takes, and whether that, the heap and the document stay as they are. The Director and its rows are real; the progress is put into the page's
-sockets, in the form in which 50 children's reports come out of the Director.
+The Director and its rows are real; the progress is put into the page's sockets.
 """
 
-from __future__ import annotations
-
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.harness.processes import ROOT, Served
+from tests.harness.processes import Served, filled
 
 GROUPS = 500
 RUNNING = 50
-#: Run in a process of its own, with the data folder of the Director to be.
 _FILL = f"""
-import django; django.setup()
-from django.core.management import call_command
-call_command("migrate", verbosity=0)
 from tests.harness import factories
 ids = [f"gpu-{{n}}" for n in range({RUNNING})]
 fences = []
@@ -45,15 +33,7 @@ print(group.id)
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """One page for a while, each figure at the end over the same one after a third of the time.
-
-    Attributes:
-        share: of one core, all of the browser's processes together, in the last two thirds.
-        work: the share in the last two thirds over that in the first.
-        heap: bytes of JavaScript's heap, its garbage collected.
-        nodes: nodes of the document, also those that nothing shows any more.
-        listeners: listeners of events.
-    """
+    """The share of one core, and the growth of each figure from the first third to the other two."""
 
     share: float
     work: float
@@ -64,26 +44,9 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What was measured."""
-
     first_paint: float
     groups: Stretch
     group: Stretch
-
-
-def fill(folder: Path) -> str:
-    """Make the rows, and return the id of the group that runs."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
-    environment |= {
-        "DIRECTOR_DATA_DIR": str(folder / "data"),
-        "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE", "director.settings"),
-    }
-    (folder / "data").mkdir(parents=True)
-    done = subprocess.run(
-        [sys.executable, "-c", _FILL], check=False, cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()[-1]
 
 
 #: Keeps the page's sockets, and puts frames into them as the network would, for 50 jobs at a time.
@@ -115,7 +78,6 @@ _FEED = """
 
 
 def _share(browser: Any, page: Any, seconds: float) -> float:
-    """Return the share of a core that all processes of the browser take."""
     session = browser.new_browser_cdp_session()
 
     def used() -> float:
@@ -155,8 +117,7 @@ def _stretch(browser: Any, page: Any, feed: list[Any], seconds: float) -> Stretc
 
 
 def measure(browser: Any, folder: Path, seconds: float) -> Load:
-    """Fill a Director, look at it, and measure."""
-    group = fill(folder)
+    group = filled(folder, _FILL).strip()
     served = Served(folder, arguments=("--port", "0", "--no-runner"))
     try:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -176,25 +137,3 @@ def measure(browser: Any, folder: Path, seconds: float) -> Load:
         return Load(paint, listed, alone)
     finally:
         served.stop()
-
-
-def main() -> None:
-    """Measure for as long as was said, and print."""
-    from playwright.sync_api import sync_playwright
-
-    from tests.browser.conftest import ARGUMENTS, CHROMIUM
-
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 120.0
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        load = measure(browser, Path(folder), seconds)
-        browser.close()
-    print(f"first paint      {load.first_paint:.2f} s (limit 1)")
-    for name, one in (("list of groups", load.groups), ("page of a group", load.group)):
-        print(f"{name:16} {one.share:.0%} of a core (limit 30 %), afterwards over before:")
-        print(f"                 work {one.work:.2f}, heap {one.heap:.2f}, nodes {one.nodes:.2f},")
-        print(f"                 listeners {one.listeners:.2f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,4 @@
-"""Adding a backend with a wrong and a right address; disabling and enabling one."""
-
-from __future__ import annotations
+"""Backends on their page: added, found, held, drained, quarantined and released."""
 
 import contextlib
 import datetime as dt
@@ -9,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from backends.simulator.threaded import SimulatorThread
-from tests.browser.conftest import free_port
 from tests.browser.desk import Desk
-from tests.browser.test_soundness import serious
+from tests.browser.test_soundness import sound
+from tests.harness.servers import free_port
+from tests.harness.simulator_thread import SimulatorThread
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
@@ -57,7 +55,10 @@ def test_a_found_comfyui_is_ignored_offered_again_and_added(desk: Desk, page: An
         address = f"localhost:{guest.urls[0].rsplit(':', 1)[1]}"
         page.goto(f"{desk.url}/backends")
         expect(page.locator("#line-live")).to_have_text("live")
-        find(desk, f"http://{address}")
+        # Stored, since the ports that discovery probes are the machine's.
+        found = {"url": f"http://{address}", "comfyui_version": "0.3.64", "devices": "[]"}
+        times = {"first_seen_at": "now", "last_seen_at": "now"}
+        store(desk, "backends_foundbackend", **found, **times, backend_id="")
         # It comes to the open page by itself.
         offer = page.locator(".offer")
         expect(offer).to_contain_text(f"Found {address}")
@@ -70,9 +71,7 @@ def test_a_found_comfyui_is_ignored_offered_again_and_added(desk: Desk, page: An
         page.goto(desk.url)
         expect(page.get_by_text(f"Found {address}, which is not registered.")).to_be_visible()
         page.get_by_role("link", name="Add or ignore").click()
-        assert serious(page) == []
-        page.set_viewport_size({"width": 390, "height": 844})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        sound(page)
         offer.get_by_role("button", name="Add").click()
         expect(offer).to_have_count(0)
         expect(page.locator(".lane").get_by_role("heading", name=address)).to_be_visible()
@@ -80,28 +79,28 @@ def test_a_found_comfyui_is_ignored_offered_again_and_added(desk: Desk, page: An
     assert removed.status_code == 204
 
 
-def find(desk: Desk, url: str) -> None:
-    """Store that a ComfyUI was found a moment ago; the ports that discovery probes are the machine's."""
+def store(desk: Desk, table: str, **row: Any) -> None:
+    """Store a row as a runner would; the value ``now`` is the present moment."""
     moment = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S}"
+    values = [moment if value == "now" else value for value in row.values()]
     with contextlib.closing(sqlite3.connect(desk.served.data / "director.sqlite3")) as database:
-        database.execute(
-            "INSERT INTO backends_foundbackend (url, comfyui_version, devices, first_seen_at,"
-            " last_seen_at, backend_id) VALUES (?, '0.3.64', '[]', ?, ?, '')",
-            [url, moment, moment],
-        )
+        places = ", ".join("?" * len(row))
+        database.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", values)  # noqa: S608
         database.commit()
 
 
-def test_what_runs_there_stands_in_its_lane_ours_and_others(desk: Desk, page: Any) -> None:
-    desk.order(0, name="foreign_prompt", prompts=2, seconds=4)
-    group = desk.submit(1, metadata={"name": "In the lane"})
+def test_what_a_backend_cannot_run_is_shown_and_lifted(desk: Desk, page: Any) -> None:
     page.goto(f"{desk.url}/backends")
-    lane = page.locator(".lane", has_text="In the lane")
-    expect(lane).to_contain_text("external")
-    expect(lane.get_by_role("link", name="In the lane")).to_have_attribute(
-        "href", f"/groups/{group}#{desk.status(group)['child_jobs'][0]['job_id']}"
-    )
-    desk.clear()
+    expect(page.locator("#line-live")).to_have_text("live")
+    kind = {"workflow_digest": "d", "variant_id": 0, "kind": "missing", "count": 1}
+    kind |= {"reason": "ckpt_name: 'a.safetensors' not in []", "since": "now", "last_at": "now"}
+    store(desk, "jobgroups_exclusion", backend_id=desk.backend_ids()[0], **kind)
+    # It comes to the open page by itself.
+    listed = page.get_by_role("list", name="Cannot run")
+    expect(listed).to_contain_text("Cannot run this workflow: ckpt_name: 'a.safetensors'")
+    sound(page)
+    listed.get_by_role("button", name="Lift").click()
+    expect(listed).to_have_count(0)
 
 
 def test_a_backend_that_goes_away_comes_first_and_says_why(desk: Desk, page: Any) -> None:
@@ -112,3 +111,81 @@ def test_a_backend_that_goes_away_comes_first_and_says_why(desk: Desk, page: Any
     expect(first).to_contain_text("Offline")
     expect(first.locator(".reason")).not_to_be_empty()
     expect(page.locator(".lane.s-offline")).to_have_count(0, timeout=40_000)
+
+
+def lane_of(desk: Desk, page: Any, index: int = 0) -> Any:
+    page.goto(f"{desk.url}/backends")
+    return page.locator(f'[id="b-{desk.backend_ids()[index]}"]')
+
+
+def backend(desk: Desk, index: int = 0) -> dict[str, Any]:
+    path = f"{desk.url}/api/backends/{desk.backend_ids()[index]}"
+    found: dict[str, Any] = desk.http.get(path).json()
+    return found
+
+
+def one_runs_and_one_waits(desk: Desk, page: Any) -> tuple[str, Any]:
+    """Have one picture rendered at the first backend, one stand in its queue, and one wait for it."""
+    desk.slow()
+    group = desk.submit(9, metadata={"name": "Held back"})
+    first = desk.backend_ids()[0]
+
+    def there(status: dict[str, Any]) -> bool:
+        mine = [one["status"] for one in status["child_jobs"] if one["backend_id"] == first]
+        return sorted(mine) == ["queued", "queued", "running"]
+
+    desk.until(group, there)
+    lane = lane_of(desk, page)
+    expect(lane).to_contain_text("1 more queued")
+    return group, lane
+
+
+def test_a_pause_says_first_what_it_will_hit_and_then_who_paused_it(desk: Desk, page: Any) -> None:
+    _, lane = one_runs_and_one_waits(desk, page)
+    lane.get_by_role("button", name="Pause …").click()
+    told = page.locator("#hold-text")
+    expect(told).to_contain_text("1 job running and 1 job pending: finished first.")
+    expect(told).to_contain_text("1 queued job waits until you resume it.")
+    page.get_by_label("Now: stop its jobs and queue them again").check()
+    expect(told).to_contain_text("stopped and queued again")
+    page.get_by_label("After its current jobs").check()
+    page.get_by_label("Reason (optional)").fill("the fan is <i>loud</i>")
+    page.get_by_label("Your name (optional)").fill("Anna")
+    page.get_by_role("dialog").get_by_role("button", name="Pause", exact=True).click()
+    expect(lane).to_contain_text("Paused by Anna")
+    expect(lane).to_contain_text("the fan is <i>loud</i>")
+    assert backend(desk)["evict"] is False
+    lane.get_by_role("button", name="Resume").click()
+    expect(lane).to_contain_text("Busy")
+    assert backend(desk)["changed_by"] == "Anna", "the name is remembered"
+
+
+def test_a_drained_machine_ends_as_disabled(desk: Desk, page: Any) -> None:
+    lane = lane_of(desk, page, 1)
+    lane.get_by_text("More").click()
+    lane.get_by_role("button", name="Drain …").click()
+    expect(page.locator("#hold-text")).to_contain_text("disabled when it is empty")
+    page.get_by_label("Reason (optional)").fill("new card")
+    page.get_by_role("dialog").get_by_role("button", name="Drain", exact=True).click()
+    expect(lane).to_contain_text("Disabled", timeout=20_000)
+    expect(lane).to_contain_text("drained: new card")
+    lane.get_by_role("button", name="Enable").click()
+    expect(lane).to_contain_text("Online")
+
+
+def test_a_machine_is_set_aside_and_released(desk: Desk, page: Any) -> None:
+    lane = lane_of(desk, page, 2)
+    lane.get_by_text("More").click()
+    lane.get_by_role("button", name="Quarantine …").click()
+    page.get_by_label("Minutes").fill("30")
+    page.get_by_label("Reason (optional)").fill("it smokes")
+    page.get_by_role("dialog").get_by_role("button", name="Quarantine", exact=True).click()
+    expect(lane).to_contain_text("Quarantined by")
+    expect(lane).to_contain_text("it smokes")
+    expect(lane).to_contain_text("Probed again in")
+    # Trouble comes first.
+    expect(page.locator(".lane").first).to_contain_text("Quarantined by")
+    lane.get_by_role("button", name="Release …").click()
+    page.get_by_role("dialog").get_by_role("button", name="Release", exact=True).click()
+    expect(lane).to_contain_text("On probation")
+    assert backend(desk, 2)["on_probation"] is True

@@ -1,7 +1,5 @@
 """The page of failures: empty, with a bad day, and what can be done about it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -14,21 +12,11 @@ MARKUP = "<img src=x onerror=\"document.title='taken'\">"
 
 
 def fail(desk: Desk, index: int, message: str, **fields: Any) -> str:
-    """Have one job fail at a simulator, and return its group."""
     desk.order(index, name="node_error", message=message)
     fields = {"backend_ids": [desk.backend_ids()[index]], **fields}
     group = desk.submit(1, **fields)
     assert desk.until_ended(group)["failed_count"] == 1
     return group
-
-
-def test_without_a_failure_the_page_says_so(desk: Desk, page: Any) -> None:
-    page.goto(f"{desk.url}/failures")
-    expect(page.get_by_role("heading", level=2)).to_have_text("No failures in the last day.")
-    expect(page.locator(".tally")).to_have_count(0)
-    page.get_by_role("link", name="Last hour").click()
-    expect(page.get_by_role("heading", level=2)).to_have_text("No failures in the last hour.")
-    expect(page.get_by_role("link", name="Last hour")).to_have_attribute("aria-current", "true")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +86,6 @@ def test_a_backend_can_be_set_aside_where_it_fails(desk: Desk, page: Any, bad_da
     ended = desk.until_ended(bad_day[2])
     assert ended["status"] == "completed"
     assert ended["child_jobs"][0]["backend_id"] != backend
-    desk.http.post(f"{desk.url}/api/backends/{backend}/release")
 
 
 def test_the_number_in_the_navigation_follows_without_a_reload(desk: Desk, page: Any) -> None:

@@ -1,9 +1,6 @@
 """Without a mouse: submit, look at pictures, cancel one, a group and several groups."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,12 +12,6 @@ expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expe
 
 #: Whether what has the focus shows it.
 _SHOWN = "one => getComputedStyle(one).outlineStyle !== 'none' && one.matches(':focus-visible')"
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left(desk: Desk) -> Iterator[None]:
-    yield
-    desk.clear()
 
 
 def tab_to(page: Any, target: Any, *, most: int = 80) -> None:
@@ -47,7 +38,7 @@ def test_a_group_is_submitted(desk: Desk, page: Any) -> None:
     tab_to(page, page.locator("#paste"))
     page.keyboard.insert_text(json.dumps(text_to_image()))
     expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
-    tab_to(page, button(page, "1 job on all backends"))
+    tab_to(page, button(page, "1 job"))
     page.keyboard.press("Enter")
     tab_to(page, page.get_by_label("steps · KSampler"))
     page.keyboard.press("Control+A")

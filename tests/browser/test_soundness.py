@@ -1,13 +1,17 @@
-"""What must hold on every page: nothing serious for axe, nothing wider than a phone, markup is text."""
+"""What must hold on every page: layout, accessibility by axe, markup as text, no foreign requests."""
 
-from __future__ import annotations
-
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browser import contact_sheet
+from tests.browser.contact_sheet import TABLE, THEMES, WIDTHS, Page
 from tests.browser.desk import Desk
+from tests.browser.load import measure
+from tests.harness.processes import Served
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe")
@@ -20,25 +24,12 @@ MARKUP = "<img src=x onerror=\"document.title='taken'\">"
 def bad_day(desk: Desk) -> str:
     """A group with pictures, a failure, something cancelled, and names that nobody expects."""
     desk.order(0, name="node_error", message=f"Out of memory {MARKUP}", after=1)
-    group = desk.submit(
-        8,
-        metadata={"name": LONG[:200], "artist": MARKUP, MARKUP: 1},
-        backend_ids=[desk.backend_ids()[index % 4] for index in range(7)] + ["nobody"],
-    )
+    group = desk.submit(8, metadata={"name": LONG[:200], "artist": MARKUP, MARKUP: 1})
     last = desk.status(group)["child_jobs"][-1]["job_id"]
     desk.http.delete(f"{desk.url}/api/job-groups/{group}/jobs/{last}")
     status = desk.until_ended(group)
     assert status["failed_count"] == 1
     return group
-
-
-@pytest.fixture(params=["light", "dark"])
-def themed(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    context = browser.new_context(
-        color_scheme=request.param, viewport={"width": 1280, "height": 900}, reduced_motion="reduce"
-    )
-    yield context.new_page()
-    context.close()
 
 
 def serious(page: Any) -> list[str]:
@@ -50,48 +41,101 @@ def serious(page: Any) -> list[str]:
     ]
 
 
-def test_axe_finds_nothing_serious(desk: Desk, themed: Any, bad_day: str) -> None:
-    for path in (
-        "/",
-        "/?text=nothing+fits",
-        f"/groups/{bad_day}",
-        "/failures",
-        "/backends",
-        "/submit",
-        "/groups/jg_no",
-    ):
-        themed.goto(f"{desk.url}{path}")
-        expect(themed.locator("#line-live")).to_have_text("live")
-        assert serious(themed) == [], path
+def sound(page: Any) -> None:
+    """Check layout and accessibility on a phone and on a desk."""
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert contact_sheet.wrong_on(page) == []
+        assert serious(page) == []
 
 
-def test_axe_finds_nothing_serious_with_things_open(desk: Desk, themed: Any, bad_day: str) -> None:
-    themed.goto(f"{desk.url}/groups/{bad_day}")
-    themed.get_by_text("About this group").click()
-    themed.locator(".trace summary").first.click()
-    assert serious(themed) == []
-    themed.locator(".picture").first.click()
-    themed.locator("#viewer").wait_for()
-    assert serious(themed) == []
-    themed.goto(f"{desk.url}/backends")
-    themed.get_by_role("button", name="Add a backend").click()
-    assert serious(themed) == []
-    themed.goto(f"{desk.url}/failures")
-    themed.get_by_role("button", name="Quarantine").first.click()
-    expect(themed.get_by_role("dialog")).to_be_visible()
-    assert serious(themed) == []
-    themed.goto(f"{desk.url}/submit?from={bad_day}")
-    themed.get_by_label("Base seed").fill("x")
-    themed.get_by_role("button", name="Submit", exact=True).click()
-    assert serious(themed) == []
+@pytest.fixture(scope="module")
+def sheet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    with contact_sheet.full(tmp_path_factory.mktemp("sheet")) as made:
+        yield made
 
 
-def test_nothing_is_wider_than_a_phone(desk: Desk, page: Any, bad_day: str) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    for path in ("/", f"/groups/{bad_day}", "/failures", "/backends", f"/submit?from={bad_day}", "/groups/jg_no"):
-        page.goto(f"{desk.url}{path}")
-        expect(page.locator("#line-live")).to_have_text("live")
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+@pytest.fixture(params=THEMES)
+def themed(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    context = browser.new_context(color_scheme=request.param, reduced_motion="reduce")
+    context.set_default_timeout(20_000)
+    yield context.new_page()
+    context.close()
+
+
+def problems(tab: Any, url: str, page: Page) -> list[str]:
+    """Return what is wrong with a page: its layout at both widths, and on a phone what axe finds.
+
+    Screenshots are written to the folder that CONTACT_SHEET names.
+    """
+    found = []
+    theme = THEMES[tab.evaluate("+matchMedia('(prefers-color-scheme: dark)').matches")]
+    for width in WIDTHS:
+        tab.set_viewport_size({"width": width, "height": 844})
+        contact_sheet.show(tab, url, page)
+        found += [f"{page.name} {width}: {one}" for one in contact_sheet.wrong_on(tab)]
+        if out := os.environ.get("CONTACT_SHEET"):
+            contact_sheet.take(tab, page, Path(out) / f"{page.name}-{theme}-{width}.png")
+    return found + [f"{page.name}: {one}" for one in serious(tab)]
+
+
+#: Of each page the state in which most is open.
+FAST = {
+    "groups-nothing-fits",
+    "looks-unfolded",
+    "looks-viewer",
+    "failures-dialog",
+    "backends-add",
+    "submit-wrong",
+    "no-group",
+}
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.timeout(590)
+def test_every_state_is_in_its_place(themed: Any, sheet: tuple[str, dict[str, str]], every: bool) -> None:
+    url, groups = sheet
+    pages = [page for page in contact_sheet.pages(groups) if every or page.name in FAST]
+    assert len(pages) >= len(FAST)
+    assert [found for page in pages for found in problems(themed, url, page)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_five_hundred_groups_and_fifty_that_run_stay_light(browser: Any, tmp_path: Path) -> None:
+    load = measure(browser, tmp_path, seconds=float(os.environ.get("LOAD_SECONDS", "9")))
+    print(load)
+    assert load.first_paint < 2.0
+    for page in (load.groups, load.group):
+        assert page.share < 0.5, page
+        assert page.heap < 1.5, page
+        assert page.nodes < 1.1, page
+        assert page.listeners < 1.1, page
+
+
+@pytest.mark.timeout(300)
+def test_many_backends_are_in_their_place(themed: Any, sheet: tuple[str, dict[str, str]]) -> None:
+    url, _ = sheet
+    contact_sheet.add_backends(url)
+    assert problems(themed, url, TABLE) == []
+    assert themed.locator("table.machines tbody tr").count() > 12
+
+
+def test_what_is_out_of_place_is_noticed(page: Any, sheet: tuple[str, dict[str, str]]) -> None:
+    url, groups = sheet
+    contact_sheet.show(page, url, Page("one", f"/groups/{groups['one']}"))
+    assert contact_sheet.wrong_on(page) == []
+    page.evaluate(
+        """() => {
+          document.querySelector('use').setAttribute('href', '/static/director/icons.svg#nothing');
+          document.querySelector('.card .anchor').style.cssText = 'width: 3000px; flex: none';
+          document.querySelector('.card .button').style.cssText = 'position: fixed; top: 0; left: 0';
+          document.querySelector('.head .button').style.cssText = 'position: fixed; top: 0; left: 0';
+        }"""
+    )
+    found = "\n".join(contact_sheet.wrong_on(page))
+    for problem in ("no sign for nothing", "beyond the edge", "lies over"):
+        assert problem in found
 
 
 def test_markup_in_names_metadata_and_errors_is_text(desk: Desk, page: Any, bad_day: str) -> None:
@@ -105,21 +149,6 @@ def test_markup_in_names_metadata_and_errors_is_text(desk: Desk, page: Any, bad_
     page.goto(desk.url)
     expect(page.locator(f"#{bad_day} .name")).to_contain_text("<b>with markup</b>")
     expect(page.locator(f"#{bad_day} b")).to_have_count(0)
-
-
-def test_a_left_out_backend_is_named(desk: Desk, page: Any, bad_day: str) -> None:
-    page.goto(f"{desk.url}/groups/{bad_day}")
-    page.get_by_text("1 backend left out").click()
-    expect(page.locator("#skipped")).to_contain_text("nobody")
-
-
-def test_an_unknown_group_gets_a_page_that_helps(desk: Desk, page: Any, bad_day: str) -> None:
-    answer = page.goto(f"{desk.url}/groups/jg_000000000000")
-    assert answer.status == 404
-    expect(page.get_by_role("heading", level=1)).to_contain_text("jg_000000000000")
-    page.get_by_label("Find a group").fill(bad_day)
-    page.get_by_role("button", name="Find it").click()
-    expect(page.locator(".row")).to_have_count(1)
 
 
 def test_nothing_is_loaded_from_elsewhere_and_nothing_inline_runs(desk: Desk, page: Any, bad_day: str) -> None:
@@ -152,12 +181,27 @@ def test_a_star_is_seen_in_another_browser_without_a_reload(desk: Desk, browser:
         other.close()
 
 
-def test_kept_pictures_are_starred_and_can_be_fetched_together(desk: Desk, page: Any, bad_day: str) -> None:
-    page.goto(f"{desk.url}/groups/{bad_day}")
-    page.get_by_role("button", name="Star job 2").click()
-    expect(page.get_by_role("link", name="Download 1 starred")).to_be_visible()
-    with page.expect_download() as waiting:
-        page.get_by_role("link", name="Download 1 starred").click()
-    assert waiting.value.suggested_filename.endswith("-starred.zip")
-    page.reload()
-    expect(page.get_by_role("button", name="Star job 2")).to_have_attribute("aria-pressed", "true")
+TOKEN = "correct-horse-battery-staple"
+
+
+def test_a_phone_signs_in_and_sees_live_groups(browser: Any, tmp_path: Path) -> None:
+    served = Served(tmp_path, environment={"DIRECTOR_TOKEN": TOKEN})
+    context = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True)
+    try:
+        page = context.new_page()
+        page.goto(f"{served.url}/backends?x=1")
+        expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+        page.get_by_label("Token").fill("wrong-wrong-wrong-wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("not the token")
+        page.get_by_label("Token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/backends?x=1")
+        expect(page.locator("#line-live")).to_have_text("live")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        context.clear_cookies()
+        page.get_by_role("button", name="Find on this machine").click()
+        page.wait_for_url("**/sign-in?next=*")
+    finally:
+        context.close()
+        served.stop()

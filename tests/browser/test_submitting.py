@@ -1,54 +1,66 @@
-"""The form of a new group: what people bring that is no workflow, and what is sent."""
+"""The form of a new group: what it takes, what it sends, and what the browser remembers."""
 
-from __future__ import annotations
-
-import io
 import json
+import re
 from typing import Any
 
 import pytest
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from director.demo.workflow import text_to_image
-from tests.browser.desk import Desk
+from tests.browser.desk import Desk, bring_workflow, submit
+from tests.browser.test_soundness import sound
+from tests.harness.graphs import png
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
 
-def png(workflow: str | None) -> bytes:
-    kept = PngInfo()
-    if workflow is not None:
-        kept.add_text("prompt", workflow)
-    out = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(out, "PNG", pnginfo=kept)
-    return out.getvalue()
-
-
-def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_are_two_clicks(desk: Desk, page: Any) -> None:
+def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_go_to_all_in_turn(desk: Desk, page: Any) -> None:
     # A number that JavaScript cannot hold goes through untouched.
     graph = text_to_image()
     graph["5"]["_meta"]["big"] = 2**63 + 1
     page.goto(f"{desk.url}/submit")
-    page.locator("#file").set_input_files({"name": "p.png", "mimeType": "image/png", "buffer": png(json.dumps(graph))})
+    page.locator("#file").set_input_files(
+        {"name": "p.png", "mimeType": "image/png", "buffer": png(prompt=json.dumps(graph))}
+    )
     expect(page.locator("#workflow-said")).to_contain_text("7 nodes from p.png")
-    page.get_by_role("button", name="12 jobs on all backends").click()
-    expect(page.locator("#sends")).to_have_text("12 jobs on 4 backends")
-    page.get_by_role("button", name="Submit", exact=True).click()
-    page.wait_for_url("**/groups/jg_*")
-    group = page.url.rsplit("/", 1)[1]
+    page.get_by_label("On the chosen backends in turn").check()
+    page.get_by_role("button", name="12 jobs").click()
+    expect(page.locator("#sends")).to_have_text("12 jobs on 4 backends in turn")
+    expect(page.locator(f'[data-share="{desk.backend_ids()[0]}"]')).to_have_text("× 3")
+    group = submit(page)
     status = desk.status(group)
     ids = [child["backend_id"] for child in status["child_jobs"]]
     assert {ids.count(one) for one in desk.backend_ids()} == {3}
     stored = desk.http.get(f"{desk.url}/api/job-groups/{group}/workflow").json()
     assert stored == graph
-    desk.clear()
+
+
+def test_form_shows_which_backends_can_run_the_workflow(desk: Desk, page: Any) -> None:
+    page.goto(f"{desk.url}/submit")
+    said, why = page.locator("#can-run-said"), page.locator("#can-run-why")
+    expect(said).to_be_hidden()
+    bring_workflow(page)
+    expect(said).to_have_text("All 4 backends can run it.")
+    expect(why).to_be_empty()
+    page.get_by_label("ckpt_name").fill("tiny_sd16.safetensors")
+    expect(said).to_have_text("No backend can run it.")
+    # A line for the backends that have the same reason.
+    expect(why.locator("li")).to_have_text(
+        [
+            re.compile(
+                r"^\S+, \S+, \S+, \S+: node 4 \(CheckpointLoaderSimple\): Value not in list: ckpt_name: "
+                r"'tiny_sd16.safetensors' \(nearest: tiny_sd15.safetensors, .*\)$"
+            )
+        ]
+    )
+    sound(page)
+    page.get_by_label("ckpt_name").fill("tiny_sd15.safetensors")
+    expect(said).to_have_text("All 4 backends can run it.")
 
 
 def test_changed_inputs_go_along_as_parameters_and_seeds_are_shown(desk: Desk, page: Any) -> None:
     page.goto(f"{desk.url}/submit")
-    page.get_by_text("Or paste it as JSON").click()
-    page.locator("#paste").fill(json.dumps(text_to_image()))
+    bring_workflow(page)
     page.get_by_label("steps · KSampler").fill("7")
     page.get_by_label("Strategy").select_option("fibonacci")
     page.locator("#count").fill("4")
@@ -56,40 +68,137 @@ def test_changed_inputs_go_along_as_parameters_and_seeds_are_shown(desk: Desk, p
     expect(page.locator("#seeds")).to_have_text("42, 1042, 2042, 4042")
     page.get_by_text("The same as a curl command").click()
     expect(page.locator("#curl")).to_contain_text('"3.steps":7')
-    page.get_by_role("button", name="Submit", exact=True).click()
-    page.wait_for_url("**/groups/jg_*")
-    status = desk.status(page.url.rsplit("/", 1)[1])
+    status = desk.status(submit(page))
     assert [child["seed"] for child in status["child_jobs"]] == [42, 1042, 2042, 4042]
     page.get_by_role("link", name="New group with changes").click()
     expect(page.get_by_label("steps · KSampler")).to_have_value("7")
     expect(page.locator("#count")).to_have_value("4")
-    desk.clear()
 
 
 def test_your_name_is_asked_once_in_a_browser_and_groups_are_found_by_it(desk: Desk, page: Any) -> None:
-    def submit() -> str:
-        page.get_by_text("Or paste it as JSON").click()
-        page.locator("#paste").fill(json.dumps(text_to_image()))
-        expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
-        page.get_by_role("button", name="Submit", exact=True).click()
-        page.wait_for_url("**/groups/jg_*")
-        return str(page.url.rsplit("/", 1)[1])
-
+    name = "Ann <b>O'Hara</b>"
     page.goto(f"{desk.url}/submit")
-    page.get_by_label("Your name").fill("  Ann <b>O'Hara</b> ")
-    first = submit()
-    assert desk.status(first)["submitter"] == "Ann <b>O'Hara</b>"
+    page.get_by_label("Your name").fill(f"  {name} ")
+    bring_workflow(page)
+    first = submit(page)
+    assert desk.status(first)["submitter"] == name
     page.goto(f"{desk.url}/submit")
-    expect(page.get_by_label("Your name")).to_have_value("Ann <b>O'Hara</b>")
-    page.get_by_label("Your name").fill("")
-    second = submit()
-    assert desk.status(second)["submitter"] is None
-    page.goto(f"{desk.url}/submit")
-    expect(page.get_by_label("Your name")).to_have_value("")
+    expect(page.get_by_label("Your name")).to_have_value(name)
+    second = desk.submit(1)
     page.goto(desk.url)
     expect(page.locator(f"#{second}")).to_be_visible()
-    page.get_by_label("Submitter").select_option("Ann <b>O'Hara</b>")
+    page.get_by_label("Submitter").select_option(name)
     page.wait_for_url("**submitter=Ann*")
-    expect(page.locator(f"#{first}")).to_contain_text("Ann <b>O'Hara</b>")
+    expect(page.locator(f"#{first}")).to_contain_text(name)
     expect(page.locator(f"#{second}")).to_have_count(0)
-    desk.clear()
+
+
+def policy(desk: Desk, group: str) -> tuple[int, bool | str]:
+    status = desk.status(group)
+    return status["max_attempts"], status["retry_elsewhere"]
+
+
+def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(desk: Desk, page: Any) -> None:
+    page.goto(f"{desk.url}/submit")
+    bring_workflow(page)
+    page.get_by_label("On the chosen backends in turn").check()
+    fails, tries = page.get_by_label("When a job fails"), page.get_by_label("Attempts at most")
+    # As the API does where nothing is said.
+    expect(fails).to_have_value("no")
+    expect(tries).to_be_hidden()
+    assert policy(desk, submit(page)) == (1, False)
+    page.goto(f"{desk.url}/submit")
+    bring_workflow(page)
+    page.get_by_label("On the chosen backends in turn").check()
+    fails.select_option("Retry on any backend")
+    tries.fill("0")
+    page.get_by_role("button", name="Submit", exact=True).click()
+    expect(page.locator('[data-error="max_attempts"]')).to_have_text("Must be a whole number from 1 to 10.")
+    tries.fill("4")
+    group = submit(page)
+    assert policy(desk, group) == (4, "any")
+    page.get_by_text("About this group").click()
+    expect(page.locator("#about")).to_contain_text("up to 4 attempts, also on any other backend")
+    page.goto(f"{desk.url}/submit")
+    page.get_by_label("On the chosen backends in turn").check()
+    expect(fails).to_have_value("any")
+    expect(tries).to_have_value("4")
+
+
+def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(desk: Desk, page: Any) -> None:
+    group = desk.submit(
+        2,
+        max_attempts=2,
+        retry_elsewhere="group",
+        retry_on=["out_of_memory"],
+        partial_outputs="fail",
+        stall_seconds=7200,
+        metadata={"name": "Hero", "scene": "shot_010", "panel": 7},
+        submitter="Ann",
+    )
+    page.goto(f"{desk.url}/submit")
+    page.evaluate("localStorage.setItem('director.on-failure', 'any 7')")
+    page.evaluate("localStorage.setItem('director.submitter', 'Ben')")
+    page.goto(f"{desk.url}/submit?from={group}")
+    expect(page.get_by_label("When a job fails")).to_have_value("group")
+    expect(page.get_by_label("Attempts at most")).to_have_value("2")
+    expect(page.get_by_label("Your name")).to_have_value("Ann")
+    expect(page.locator("#retry-on-said")).to_have_text(": 1 chosen")
+    expect(page.get_by_label("When ComfyUI refuses some outputs")).to_have_value("fail")
+    expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
+    again = submit(page)
+    carried = (
+        "max_attempts",
+        "retry_elsewhere",
+        "retry_on",
+        "partial_outputs",
+        "timeout_seconds",
+        "stall_seconds",
+        "metadata",
+        "submitter",
+    )
+    before, after = desk.status(group), desk.status(again)
+    assert (after["timeout_seconds"], after["stall_seconds"]) == (None, 7200)
+    assert {name: after[name] for name in carried} == {name: before[name] for name in carried}
+    # What the group brought along is not what this person says the next time.
+    page.goto(f"{desk.url}/submit")
+    expect(page.get_by_label("Your name")).to_have_value("Ben")
+    page.get_by_label("On the chosen backends in turn").check()
+    expect(page.get_by_label("When a job fails")).to_have_value("any")
+    expect(page.get_by_label("Attempts at most")).to_have_value("7")
+
+
+def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(desk: Desk, page: Any) -> None:
+    page.goto(f"{desk.url}/submit")
+    bring_workflow(page)
+    page.get_by_label("On the chosen backends in turn").check()
+    box = page.locator("#retry-on-box")
+    # Nothing to choose where it is not tried again.
+    expect(box).to_be_hidden()
+    page.get_by_label("When a job fails").select_option("Retry on any chosen backend")
+    box.locator("summary").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    focused = page.locator(":focus")
+    expect(focused).to_have_attribute("name", "retry_on")
+    expect(focused).to_have_attribute("value", "node_or_model_missing")
+    page.keyboard.press("Space")
+    page.get_by_label("Out of memory").check()
+    expect(page.locator("#retry-on-said")).to_have_text(": 2 chosen")
+    sound(page)
+    group = submit(page)
+    assert desk.status(group)["retry_on"] == ["node_or_model_missing", "out_of_memory"]
+    page.get_by_text("About this group").click()
+    expect(page.locator("#about")).to_contain_text(
+        "up to 3 attempts, also on the other backends of the group, only after: node or model missing, out of memory"
+    )
+    page.goto(f"{desk.url}/submit")
+    bring_workflow(page)
+    page.get_by_label("On the chosen backends in turn").check()
+    # A class that this Director does not know, as after an update under an open page.
+    box.evaluate("box => { box.open = true; box.querySelector('input').value = 'fire'; }")
+    box.locator("input").first.check()
+    page.get_by_role("button", name="Submit", exact=True).click()
+    error = page.locator('[data-error="retry_on"]')
+    expect(error).to_contain_text("Is no failure class; use some of")
+    expect(error).to_be_in_viewport()

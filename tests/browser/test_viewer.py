@@ -1,6 +1,4 @@
-"""Pictures that the viewer cannot show as they are: too large to be carried, or gone."""
-
-from __future__ import annotations
+"""Pictures that the viewer cannot show as they are, as they were not captured: too large to be carried, or gone."""
 
 import io
 import wave
@@ -10,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from backends.simulator.threaded import SimulatorThread
-from jobgroups.outputs import media_types
-from tests.browser.conftest import free_port
-from tests.browser.desk import Desk
-from tests.harness.processes import Served
+from jobgroups.domain import media_types
+from tests.browser.desk import Desk, wait_loaded
+from tests.harness.simulator_thread import SimulatorThread
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
@@ -25,17 +21,8 @@ SIDE = 2_048
 
 @pytest.fixture(scope="module")
 def narrow(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """A Director that carries next to nothing."""
     folder: Path = tmp_path_factory.mktemp("narrow")
-    made = Desk(
-        lambda: Served(
-            folder,
-            simulators.urls,
-            arguments=("--port", str(free_port())),
-            environment={"DIRECTOR_PROXY_MAX_BYTES": str(LIMIT), "DIRECTOR_TIME_SCALE": "0.4"},
-        ),
-        simulators=simulators.urls,
-    )
+    made = Desk(folder, simulators, DIRECTOR_PROXY_MAX_BYTES=str(LIMIT), DIRECTOR_CAPTURE="0")
     yield made
     made.close()
 
@@ -54,7 +41,7 @@ def large(narrow: Desk) -> str:
 
 def shown_width(page: Any) -> int:
     image = page.locator("#viewer-image")
-    page.wait_for_function("image => image.complete && image.naturalWidth > 320", arg=image.element_handle())
+    wait_loaded(page, image, "> 320")
     return int(image.evaluate("image => image.naturalWidth"))
 
 
@@ -81,13 +68,6 @@ def test_one_too_large_is_shown_smaller_with_a_link_to_the_original(narrow: Desk
     expect(original).to_contain_text(f"Original at {second} (")
 
 
-def test_its_card_shows_a_thumbnail_all_the_same(narrow: Desk, page: Any, large: str) -> None:
-    page.goto(f"{narrow.url}/groups/{large}")
-    picture = page.locator(".picture img").first
-    page.wait_for_function("image => image.naturalWidth === 320", arg=picture.element_handle())
-    expect(page.locator("[data-broken]")).to_have_count(0)
-
-
 def test_one_that_is_carried_is_the_original_and_can_be_downloaded(desk: Desk, page: Any) -> None:
     group = desk.submit(1, parameters={"width": 512, "height": 384})
     desk.until_ended(group)
@@ -101,54 +81,38 @@ def test_one_that_is_carried_is_the_original_and_can_be_downloaded(desk: Desk, p
     assert waiting.value.suggested_filename.endswith(".png")
 
 
-def test_why_one_that_is_gone_is_small_is_said(desk: Desk, page: Any) -> None:
-    group = desk.submit(2, parameters={"width": 640, "height": 480})
-    desk.until_ended(group)
-    page.goto(f"{desk.url}/groups/{group}")
+def test_why_one_that_is_gone_is_small_is_said(narrow: Desk, page: Any) -> None:
+    group = narrow.submit(2, parameters={"width": 640, "height": 480})
+    narrow.until_ended(group)
+    page.goto(f"{narrow.url}/groups/{group}")
     thumbnail = page.locator(".picture img").first
-    page.wait_for_function("image => image.naturalWidth === 320", arg=thumbnail.element_handle())
-    desk.order(0, name="status", status=404, route="/view", count=0)
+    wait_loaded(page, thumbnail, "=== 320")
+    narrow.order(0, name="status", status=404, route="/view", count=0)
     try:
         page.locator(".picture").first.click()
         expect(page.locator("#viewer-note")).to_contain_text("does not have the file any more")
-        page.wait_for_function(
-            "image => image.complete && image.naturalWidth === 320", arg=page.locator("#viewer-image").element_handle()
-        )
+        wait_loaded(page, page.locator("#viewer-image"), "=== 320")
     finally:
-        desk.withdraw()
+        narrow.withdraw()
     page.keyboard.press("ArrowRight")
     assert shown_width(page) == 640
     expect(page.locator("#viewer-note")).to_be_hidden()
 
 
-def test_viewer_mentions_no_copy_when_none_was_made(desk: Desk, page: Any) -> None:
-    group = desk.submit(1, parameters={"width": 640, "height": 480})
-    desk.until_ended(group)
-    desk.order(0, name="status", status=404, route="/view", count=0)
-    try:
-        page.goto(f"{desk.url}/groups/{group}")
-        expect(page.locator("[data-broken]")).to_have_count(1)
-        page.locator(".picture").click()
-        note = page.locator("#viewer-note")
-        expect(note).to_have_text("The output is gone. Its backend does not have the file any more.")
-    finally:
-        desk.withdraw()
-
-
-def test_an_open_page_shows_that_a_picture_was_replaced(desk: Desk, page: Any, simulators: SimulatorThread) -> None:
+def test_an_open_page_shows_that_a_picture_was_replaced(narrow: Desk, page: Any, simulators: SimulatorThread) -> None:
     """Its thumbnail stays, with a label; its original is lost, and no later one is shown for it."""
 
     def render() -> str:
         for file in simulators[0].output_folder.glob("*.png"):
             file.unlink()
-        group = desk.submit(1, parameters={"width": 640, "height": 480})
-        desk.until_ended(group)
+        group = narrow.submit(1, parameters={"width": 640, "height": 480})
+        narrow.until_ended(group)
         return group
 
     group = render()
-    page.goto(f"{desk.url}/groups/{group}")
+    page.goto(f"{narrow.url}/groups/{group}")
     thumbnail = page.locator(".picture img")
-    page.wait_for_function("image => image.naturalWidth === 320", arg=thumbnail.element_handle())
+    wait_loaded(page, thumbnail, "=== 320")
     render()
     expect(page.locator(".note")).to_contain_text("was replaced: a later file on")
     expect(page.locator(".picture.old")).to_have_count(1)
@@ -157,9 +121,7 @@ def test_an_open_page_shows_that_a_picture_was_replaced(desk: Desk, page: Any, s
     page.locator(".picture").click()
     expect(page.locator("#viewer-note")).to_contain_text("The output is gone. It was replaced")
     expect(page.locator("#viewer-save")).to_be_hidden()
-    page.wait_for_function(
-        "image => image.complete && image.naturalWidth === 320", arg=page.locator("#viewer-image").element_handle()
-    )
+    wait_loaded(page, page.locator("#viewer-image"), "=== 320")
 
 
 def silence() -> bytes:

@@ -1,47 +1,36 @@
-"""Whether all laws held, read from what a run has kept: on the same folder again and again.
-
-A run's folder has ``director.sqlite3`` (the database, copied), ``audit.jsonl`` (the machines'
-audit log), ``promised.json`` (the ids of the groups that were promised), ``streams/`` (what each watcher was
-sent), ``snapshots.json`` (each group by HTTP at the end), ``run.json`` and the logs.
-"""
-
-from __future__ import annotations
+"""Whether all laws held, read from what a run has kept."""
 
 import json
-from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from backends.simulator import read_audit_log
 from tests.chaos.killer import Tally
 from tests.chaos.plan import IN_FLIGHT
-from tests.e2e.backend_failures import promises
+from tests.chaos.policies import check_policies
 from tests.harness import laws
 from tests.harness.director import rows
 from tests.ws.client_state import ClientState, picked
 
-DATABASE: Final = "director.sqlite3"
-AUDIT_LOG: Final = "audit.jsonl"
-PROMISED: Final = "promised.json"
-STREAMS: Final = "streams"
-SNAPSHOTS: Final = "snapshots.json"
+DATABASE: Final = "director.sqlite3"  # a copy
+AUDIT_LOG: Final = "audit.jsonl"  # of all machines
+PROMISED: Final = "promised.json"  # ids of the groups whose submission was answered
+STREAMS: Final = "streams"  # what each watcher was sent
+SNAPSHOTS: Final = "snapshots.json"  # each group by HTTP at the end
 RUN: Final = "run.json"
 
 
 def check(folder: Path) -> str:
-    """Hold the laws against what a run has kept, and return what was held, in words.
-
-    Raises:
-        AssertionError: a law was broken; it says which, and by whom.
-    """
+    """Hold the laws against what a run has kept, and return what was held, in words."""
     entries = read_audit_log(folder / AUDIT_LOG)
     unasked = json.loads((folder / RUN).read_text(encoding="utf-8"))["unasked"]
     _check_promised(folder)
     laws.check(folder, entries, unasked=unasked)
-    promises.check_policies(folder)
+    check_policies(folder)
     _check_trespass(folder)
     events = _check_streams(folder)
-    return _told(folder, events)
+    groups = rows(folder, "SELECT count(*) FROM jobgroups_jobgroup")[0][0]
+    return f"{groups} groups, each ended once; {events} events, in order, none missed or doubled"
 
 
 def _check_promised(folder: Path) -> None:
@@ -85,20 +74,3 @@ def check_reached(tally: Tally, *, each: int) -> None:
     assert tally.in_flight * 2 >= total, f"only {tally.in_flight} of {total} hit an attempt"
     seldom = {one.value: tally.states[one] for one in IN_FLIGHT if tally.states[one] < each}
     assert not seldom, f"hit fewer than {each} times: {seldom}"
-
-
-def _told(folder: Path, events: int) -> str:
-    def pluralize(query: str) -> str:
-        found = Counter({row[0]: row[1] for row in rows(folder, query)})
-        return ", ".join(f"{name} {count}" for name, count in found.most_common())
-
-    children = pluralize("SELECT status, count(*) FROM jobgroups_childjob GROUP BY 1")
-    attempts = pluralize("SELECT state, count(*) FROM jobgroups_attempt GROUP BY 1")
-    takings: list[Any] = rows(folder, "SELECT sum(epoch) FROM jobgroups_lease")
-    groups = rows(folder, "SELECT count(*) FROM jobgroups_jobgroup")[0][0]
-    return (
-        f"{groups} groups, each ended once; children: {children}\n"
-        f"attempts: {attempts}; none executed twice\n"
-        f"{events} events heard, in order, none missed or doubled\n"
-        f"leases taken {takings[0][0]} times, nothing written without one"
-    )

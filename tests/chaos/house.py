@@ -1,7 +1,5 @@
 """The farm: PostgreSQL, Redis, web processes, runners and machines, each a process of its own."""
 
-from __future__ import annotations
-
 import os
 import random
 import re
@@ -16,7 +14,7 @@ import httpx
 import psycopg
 
 from tests.chaos import rows
-from tests.harness.machines import Build, Machine, Machines, plugged_in
+from tests.harness.machines import Build, Machines, plugged_in
 from tests.harness.processes import Launched, LaunchedRunner, Served
 from tests.harness.servers import Postgres, Redis, own_redis, postgres
 
@@ -48,7 +46,7 @@ class House:
         self.redis = redis_server
         self.machines = machines
         self._url = server.create(_DATABASE)
-        self.webs = [self._web(folder / f"web-{n}") for n in range(1, WEBS + 1)]
+        self.webs = {f"web-{n}": self._web(folder / f"web-{n}") for n in range(1, WEBS + 1)}
         self.runners = {f"runner-{n}": self._runner(folder / f"runner-{n}") for n in range(1, RUNNERS + 1)}
 
     def _settings(self, name: str) -> dict[str, str]:
@@ -71,8 +69,10 @@ class House:
 
     @property
     def all(self) -> list[Launched]:
-        """The Director's processes."""
-        return [*self.webs, *self.runners.values()]
+        return [*self.webs.values(), *self.runners.values()]
+
+    def process(self, name: str) -> Launched:
+        return (self.runners | self.webs | self.machines.by_name)[name]
 
     def start(self) -> None:
         """Start all at once over an empty database, and wait until every machine is online."""
@@ -84,24 +84,19 @@ class House:
             rows.watch_writers(database)
         for machine in self.machines.by_name.values():
             body = {"url": machine.url, "backend_id": machine.name}
-            answer = self.webs[0].ask("POST", "/api/backends", json=body)
+            answer = self.webs["web-1"].ask("POST", "/api/backends", json=body)
             assert answer.status_code == 201, answer.text
-        self.webs[0].wait_online(60.0)
+        self.webs["web-1"].wait_online(60.0)
 
     def connect(self) -> psycopg.Connection[Any]:
-        """Connect to the farm's database."""
         return self.postgres.connect(_DATABASE)
 
     def wait_url(self) -> str:
         """Return where one of the web processes answers, whichever."""
-        return random.choice([one.url for one in self.webs if one.url])
+        return random.choice([one.url for one in self.webs.values() if one.url])
 
     def ask(self, method: str, path: str, *, within: float = 90.0, **options: Any) -> httpx.Response:
-        """Make a request of one web or the other, again where it is not answered.
-
-        Raises:
-            AssertionError: no answer in time, or one that nobody was to expect.
-        """
+        """Make a request of one web or the other, again where it is not answered."""
         end = time.monotonic() + within
         while True:
             told = "no answer"
@@ -117,7 +112,6 @@ class House:
             time.sleep(0.3)
 
     def printed(self) -> str:
-        """Return the last words of each process."""
         said = [f"--- {one.folder.name}\n{one.printed()[-1500:]}" for one in self.all if one.starts]
         return "\n".join(said)
 
@@ -131,31 +125,23 @@ class House:
         ]
 
     def stop(self) -> None:
-        """End the Director's processes as their user does."""
         for one in self.all:
             assert one.stop() == 0, one.printed()
 
     def close(self) -> None:
-        """Leave nothing running."""
         for one in self.all:
             if one.runs:
                 signal_group(one, signal.SIGCONT)
             one.close()
 
 
-def signal_group(one: Launched | Machine, number: int) -> None:
-    """Signal a process and what it has started."""
+def signal_group(one: Launched, number: int) -> None:
     os.killpg(one.process.pid, number)
 
 
 @contextmanager
 def house(folder: Path, *, seconds: float) -> Iterator[House]:
-    """Build a farm, not started yet, until the block ends.
-
-    Args:
-        folder: for logs, audit log and data folders.
-        seconds: sampling time of a prompt; the machines differ by half of it.
-    """
+    """Build a farm, not started yet; its machines' sampling times differ by half of ``seconds``."""
     builds = [Build(f"gpu-{n}", seconds * (0.75 + n / (2 * MACHINES))) for n in range(1, MACHINES + 1)]
     with postgres() as server, own_redis() as redis_server, plugged_in(folder, builds) as machines:
         built = House(folder, server, redis_server, machines)

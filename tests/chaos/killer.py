@@ -1,7 +1,5 @@
 """Does what the plan says, at the moment when it hurts most, and counts what was in flight."""
 
-from __future__ import annotations
-
 import heapq
 import itertools
 import signal
@@ -17,9 +15,8 @@ import psycopg
 
 from jobgroups.domain.states import AttemptState
 from tests.chaos.house import House, signal_group
-from tests.chaos.plan import IN_FLIGHT, Strike
+from tests.chaos.plan import IN_FLIGHT, KINDS, Strike
 from tests.harness.machines import Machine
-from tests.harness.processes import LaunchedRunner, Served
 
 #: Seconds that an attempt in the wanted state is waited for.
 _PATIENCE: Final = 6.0
@@ -33,20 +30,13 @@ _ACTIVE: Final = (
 
 @dataclass(slots=True)
 class Tally:
-    """What was hit, counted by strikes.
-
-    Attributes:
-        kinds: strikes of each kind.
-        in_flight: strikes at a moment when their victim had an attempt in flight.
-        states: strikes at a moment when their victim had an attempt in this state.
-    """
+    """Strikes of each kind, those whose victim had an attempt in flight, and in which states."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     in_flight: int = 0
     states: Counter[AttemptState] = field(default_factory=Counter)
 
     def count(self, strike: Strike, hit: Sequence[AttemptState]) -> None:
-        """Count a strike and the states of the attempts that it hit."""
         self.kinds[strike.kind] += 1
         self.in_flight += bool(hit)
         self.states.update(set(hit))
@@ -59,12 +49,7 @@ class Tally:
 
 
 class Killer:
-    """Works off a plan in the caller's thread.
-
-    Args:
-        house: the farm.
-        log: takes a line for each strike.
-    """
+    """Works off a plan in the caller's thread; ``log`` takes a line for each strike."""
 
     def __init__(self, house: House, log: TextIO) -> None:
         self.tally = Tally()
@@ -94,7 +79,7 @@ class Killer:
         self._wait_mended(name)
         scope = self._scope(strike, name)
         self._wait_for(strike.state, scope)
-        hit = _DEEDS[strike.kind](self, strike, name)
+        hit = getattr(self, f"_{KINDS[strike.kind][2]}")(strike, name)
         states = self._states(scope) if hit is None else hit
         self.tally.count(strike, states)
         self._say(f"{strike}: {name} hit {Counter(one.value for one in states)}")
@@ -103,7 +88,7 @@ class Killer:
         """Return whom it hits: of the runners one that has work, if any has."""
         names = {
             "runner": list(self._house.runners),
-            "web": [one.folder.name for one in self._house.webs],
+            "web": list(self._house.webs),
             "machine": self._house.machines.names,
         }.get(strike.victim, [strike.victim])
         name = names[strike.target % len(names)]
@@ -148,47 +133,27 @@ class Killer:
 
     # --- what is done -----------------------------------------------------------------------------
 
-    def _kill_runner(self, strike: Strike, name: str) -> None:
-        runner = self._house.runners[name]
-        runner.kill()
-        self._later(strike.lasts, name, lambda: _start(runner))
+    def _kill(self, strike: Strike, name: str) -> None:
+        process = self._house.process(name)
+        if isinstance(process, Machine):
+            process.unplug()
+        else:
+            process.kill()
+        # Not waited for: a process that starts while PostgreSQL is away waits for that by itself.
+        self._later(strike.lasts, name, lambda: process.start(wait=isinstance(process, Machine)))
 
-    def _pause_runner(self, strike: Strike, name: str) -> None:
-        runner = self._house.runners[name]
-        signal_group(runner, signal.SIGSTOP)
-        self._later(strike.lasts, name, lambda: signal_group(runner, signal.SIGCONT))
+    def _pause(self, strike: Strike, name: str) -> None:
+        process = self._house.process(name)
+        signal_group(process, signal.SIGSTOP)
+        self._later(strike.lasts, name, lambda: signal_group(process, signal.SIGCONT))
 
     def _cut_database(self, strike: Strike, name: str) -> None:
         self._rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", name)
 
-    def _kill_web(self, strike: Strike, name: str) -> None:
-        (web,) = (one for one in self._house.webs if one.folder.name == name)
-        web.kill()
-        self._later(strike.lasts, name, lambda: _start(web))
-
-    def _kill_machine(self, strike: Strike, name: str) -> None:
-        machine = self._house.machines[name]
-        machine.unplug()
-        self._later(strike.lasts, name, lambda: _start(machine))
-
-    def _pause_machine(self, strike: Strike, name: str) -> None:
-        machine = self._house.machines[name]
-        signal_group(machine, signal.SIGSTOP)
-        self._later(strike.lasts, name, lambda: signal_group(machine, signal.SIGCONT))
-
-    def _cut_sockets(self, strike: Strike, name: str) -> None:
-        self._house.machines[name].fault("drop_sockets")
-
-    def _half_open(self, strike: Strike, name: str) -> None:
-        machine = self._house.machines[name]
-        machine.fault("stall_sockets")
-        machine.fault("hang_http", count=2)
-
-    def _reset_answer(self, strike: Strike, name: str) -> None:
-        self._house.machines[name].fault("lose_answer")
-
-    def _refuse(self, strike: Strike, name: str) -> None:
-        self._house.machines[name].fault("refuse_connections", seconds=strike.lasts)
+    def _fault(self, strike: Strike, name: str) -> None:
+        for fault, options in _FAULTS[strike.kind].items():
+            seconds = {"seconds": strike.lasts} if fault == "refuse_connections" else {}
+            self._house.machines[name].fault(fault, **options, **seconds)
 
     def _restart_redis(self, strike: Strike, name: str) -> None:
         self._house.redis.stop()
@@ -245,23 +210,9 @@ class Killer:
         raise AssertionError("PostgreSQL does not answer the killer")
 
 
-def _start(one: LaunchedRunner | Served | Machine) -> None:
-    # Not waited for: a runner that starts while PostgreSQL is away waits for that by itself.
-    one.start(wait=isinstance(one, Machine))
-
-
-_DEEDS: Final[dict[str, Callable[[Killer, Strike, str], list[AttemptState] | None]]] = {
-    "kill runner": Killer._kill_runner,
-    "kill runner, gone for long": Killer._kill_runner,
-    "pause runner": Killer._pause_runner,
-    "cut runner off from PostgreSQL": Killer._cut_database,
-    "kill web": Killer._kill_web,
-    "kill machine": Killer._kill_machine,
-    "pause machine": Killer._pause_machine,
-    "cut sockets": Killer._cut_sockets,
-    "half-open": Killer._half_open,
-    "reset in a POST's answer": Killer._reset_answer,
-    "refuse connections": Killer._refuse,
-    "restart Redis": Killer._restart_redis,
-    "restart PostgreSQL": Killer._restart_postgres,
+_FAULTS: Final[dict[str, dict[str, dict[str, int]]]] = {
+    "cut sockets": {"drop_sockets": {}},
+    "half-open": {"stall_sockets": {}, "hang_http": {"count": 2}},
+    "reset in a POST's answer": {"lose_answer": {}},
+    "refuse connections": {"refuse_connections": {}},
 }

@@ -1,7 +1,5 @@
 """Work for the farm while it is struck: groups that are submitted, watched, and sometimes cancelled."""
 
-from __future__ import annotations
-
 import json
 import random
 import threading
@@ -13,7 +11,7 @@ from typing import Any, Final
 import httpx
 
 from tests.chaos.house import House
-from tests.harness.simulators import picture
+from tests.harness.graphs import picture
 from tests.harness.watcher import Watcher
 from tests.ws.client_state import ClientState
 
@@ -29,21 +27,20 @@ _POLICIES: Final[tuple[dict[str, Any], ...]] = (
 
 
 class RecordedState(ClientState):
-    """A client's state, and all that it was made from, written to a file."""
+    """A client's state, whose frames are written to a file."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
         self._file = file
 
     def take(self, frame: dict[str, Any]) -> None:
-        """Write down a frame, then apply it."""
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(frame) + "\n")
         super().take(frame)
 
 
 class PatientWatcher(Watcher):
-    """A watcher of a farm: it comes back by whichever web, and not at once where it is sent away."""
+    """A watcher that waits before it connects again."""
 
     def _connect_once(self) -> None:
         super()._connect_once()
@@ -51,18 +48,10 @@ class PatientWatcher(Watcher):
 
 
 class Load:
-    """Submits until told to stop, in a thread of its own.
-
-    Args:
-        house: the farm.
-        folder: for what the watchers are sent.
-        seed: of what is submitted.
-        children: so many are submitted at least.
-    """
+    """Submits in a thread of its own, at least so many children; ``folder`` keeps the streams."""
 
     def __init__(self, house: House, folder: Path, *, seed: int, children: int) -> None:
         self.watchers: dict[str, Watcher] = {}
-        self.cancelled: list[str] = []
         self.submitted = 0
         self._house = house
         self._folder = folder
@@ -70,19 +59,13 @@ class Load:
         self._least = children
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
-        self._strangers = 0
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
 
     def start(self) -> None:
-        """Begin to submit."""
         self._thread.start()
 
     def stop(self, within: float) -> None:
-        """Submit what is missing, and no more; wait until every watcher has seen its group end.
-
-        Raises:
-            AssertionError: one has not in time, or something went wrong in a thread.
-        """
+        """Submit what is missing, and no more; wait until every watcher has seen its group end."""
         self._stopping.set()
         end = time.monotonic() + within
         self._thread.join(within)
@@ -115,11 +98,16 @@ class Load:
         number = len(self.watchers) + 1
         body = {
             "workflow_json": picture(number),
-            "backend_ids": [self._dice.choice(names) for _ in range(count)],
             "timeout_seconds": 120,
             "metadata": {"number": number},
             **self._dice.choice(_POLICIES),
         }
+        if number % 2:
+            body["backend_ids"] = [self._dice.choice(names) for _ in range(count)]
+        else:
+            # In the pool: each job is at whichever of some machines takes it.
+            body |= {"count": count, "backend_ids": self._dice.sample(names, 2)}
+            body.pop("retry_elsewhere", None)
         # A name for the promise: asked for again after an answer that was lost, it is the same group.
         headers = {"Idempotency-Key": f"chaos-{number}"}
         answer = self._house.ask("POST", "/api/job-group", json=body, headers=headers)
@@ -132,18 +120,9 @@ class Load:
         self.watchers[group_id] = watcher
         watcher.started.wait(20.0)
         if number % 6 == 0:
-            self._cancel(group_id)
+            answer = self._house.ask("DELETE", f"/api/job-groups/{group_id}")
+            assert answer.status_code == 200, answer.text
         if number % 4 == 0:
-            self._stranger()
-
-    def _cancel(self, group_id: str) -> None:
-        answer = self._house.ask("DELETE", f"/api/job-groups/{group_id}")
-        assert answer.status_code == 200, answer.text
-        self.cancelled.append(group_id)
-
-    def _stranger(self) -> None:
-        """Have somebody else queue a prompt at a machine; one that is away gets none."""
-        self._strangers += 1
-        name = self._dice.choice(self._house.machines.names)
-        with suppress(httpx.HTTPError):
-            self._house.machines[name].stranger(self._strangers, 0.2)
+            # Another client's prompt; a machine that is away gets none.
+            with suppress(httpx.HTTPError):
+                self._house.machines[self._dice.choice(names)].stranger(number, 0.2)

@@ -1,7 +1,5 @@
 """What is done to a farm, and in which order: decided by a seed alone, so that it can be done again."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,37 +10,31 @@ from jobgroups.domain.states import AttemptState
 #: Attempts in these states are in flight.
 IN_FLIGHT: Final = (AttemptState.INTENT, AttemptState.UNCERTAIN, AttemptState.ACCEPTED, AttemptState.RUNNING)
 
-#: Kind of strike, to whom it is done, and how often it comes in a round.
+#: Kind of strike, to whom it is done, how often it comes in a round, and the killer's method.
 KINDS: Final = {
-    "kill runner": ("runner", 3),
-    "kill runner, gone for long": ("runner", 1),
-    "pause runner": ("runner", 2),
-    "cut runner off from PostgreSQL": ("runner", 2),
-    "kill web": ("web", 2),
-    "kill machine": ("machine", 1),
-    "pause machine": ("machine", 1),
-    "cut sockets": ("machine", 2),
-    "half-open": ("machine", 2),
-    "reset in a POST's answer": ("machine", 3),
-    "refuse connections": ("machine", 1),
-    "restart Redis": ("redis", 1),
-    "restart PostgreSQL": ("postgres", 1),
+    "kill runner": ("runner", 3, "kill"),
+    "kill runner, gone for long": ("runner", 1, "kill"),
+    "pause runner": ("runner", 2, "pause"),
+    "cut runner off from PostgreSQL": ("runner", 2, "cut_database"),
+    "kill web": ("web", 2, "kill"),
+    "kill machine": ("machine", 1, "kill"),
+    "pause machine": ("machine", 1, "pause"),
+    "cut sockets": ("machine", 2, "fault"),
+    "half-open": ("machine", 2, "fault"),
+    "reset in a POST's answer": ("machine", 3, "fault"),
+    "refuse connections": ("machine", 1, "fault"),
+    "restart Redis": ("redis", 1, "restart_redis"),
+    "restart PostgreSQL": ("postgres", 1, "restart_postgres"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How long things last, in seconds.
-
-    Attributes:
-        between: the shortest and the longest time between two strikes.
-        frozen: how long a paused runner stands still; longer than a lease lives.
-        gone: how long a runner that is gone for long stays away, so that another takes over.
-    """
+    """Seconds between two strikes (least, most), and of a paused and a killed runner until it is back."""
 
     between: tuple[float, float]
-    frozen: float
-    gone: float
+    frozen: float  # longer than a lease lives
+    gone: float  # another runner takes over
 
 
 LONG: Final = Pace(between=(0.5, 4.0), frozen=60.0, gone=25.0)
@@ -51,15 +43,9 @@ SHORT: Final = Pace(between=(0.1, 1.0), frozen=18.0, gone=12.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strike:
-    """One thing that is done.
+    """One thing that is done to a target (modulo how many there are), ``pause`` seconds after the last.
 
-    Attributes:
-        number: from 1.
-        kind: one of :data:`KINDS`.
-        target: which of the runners, webs or machines; taken modulo how many there are.
-        state: an attempt of the target in this state is waited for.
-        pause: seconds after the strike before.
-        lasts: seconds until it is over.
+    An attempt of the target in ``state`` is waited for. It ``lasts`` so many seconds.
     """
 
     number: int
@@ -84,22 +70,19 @@ class Strike:
 def plan(seed: int, strikes: int, pace: Pace) -> list[Strike]:
     """Return what is done: the same for the same arguments."""
     dice = random.Random(seed)
-    kinds = _rounds(dice, [kind for kind, (_, often) in KINDS.items() for _ in range(often)])
+    kinds = _rounds(dice, [kind for kind, (_, often, _) in KINDS.items() for _ in range(often)])
     states = _rounds(dice, list(IN_FLIGHT))
-    made = []
-    for number in range(1, strikes + 1):
-        kind = next(kinds)
-        made.append(
-            Strike(
-                number=number,
-                kind=kind,
-                target=dice.randrange(64),
-                state=next(states),
-                pause=dice.uniform(*pace.between),
-                lasts=_lasts(kind, dice, pace),
-            )
+    return [
+        Strike(
+            number=number,
+            kind=(kind := next(kinds)),
+            target=dice.randrange(64),
+            state=next(states),
+            pause=dice.uniform(*pace.between),
+            lasts=_lasts(kind, dice, pace),
         )
-    return made
+        for number in range(1, strikes + 1)
+    ]
 
 
 def _rounds(dice: random.Random, of_a_round: list[str]) -> Iterator[str]:

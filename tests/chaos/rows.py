@@ -1,7 +1,5 @@
 """A farm's database: what the killer asks, a watch on who writes, and the copy that is kept."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import sqlite3
@@ -11,17 +9,8 @@ from typing import Any, Final
 
 import psycopg
 
-#: What is kept: all that the checker reads, and what a person wants to see.
-TABLES: Final = (
-    "backends_backend",
-    "jobgroups_abandonedprompt",
-    "jobgroups_attempt",
-    "jobgroups_childjob",
-    "jobgroups_jobevent",
-    "jobgroups_jobgroup",
-    "jobgroups_lease",
-    "jobgroups_runner",
-    "chaos_trespass",
+_TABLES: Final = (
+    "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename ~ '^(backends|jobgroups|chaos)_'"
 )
 
 # Each runner's connections bear its name. The runner that writes about an attempt holds the lease's
@@ -55,7 +44,7 @@ def watch_writers(database: psycopg.Connection[Any]) -> None:
 def copy(database: psycopg.Connection[Any], to: Path) -> None:
     """Copy the tables into an SQLite file, so that no server is needed to look at them."""
     with closing(sqlite3.connect(to)) as copied, copied:
-        for table in TABLES:
+        for (table,) in database.execute(_TABLES).fetchall():
             found = database.execute(f'SELECT * FROM "{table}"')  # noqa: S608 our own names
             assert found.description is not None
             names = [f'"{column.name}"' for column in found.description]

@@ -1,9 +1,6 @@
 """One run: build the farm, strike it while it works, wait for its peace, keep all, check all."""
 
-from __future__ import annotations
-
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,36 +15,25 @@ from tests.chaos.plan import LONG, Pace, plan
 
 #: Seconds that the farm has to come to rest after the last strike.
 _PEACE: Final = 240.0
+#: Sampling time of a prompt.
+_SECONDS: Final = 0.3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is run.
-
-    Attributes:
-        seed: decides the plan of strikes.
-        kills: how many strikes.
-        children: so many are submitted at least.
-        pace: how long things last.
-        seconds: sampling time of a prompt.
-    """
+    """A run: the seed of its plan, how many strikes, and how many children at least."""
 
     seed: int
     kills: int
     children: int
     pace: Pace = LONG
-    seconds: float = 0.3
 
 
 def run(wanted: Wanted, folder: Path, say: Callable[[str], object]) -> Tally:
-    """Run, check, and return what was hit. All that the checker needs stays in the folder.
-
-    Raises:
-        AssertionError: a law was broken, or the farm did not come to rest.
-    """
+    """Run, check, and return what was hit. All that the checker needs stays in the folder."""
     (folder / checker.STREAMS).mkdir(parents=True)
     began = time.monotonic()
-    with house(folder, seconds=wanted.seconds) as farm:
+    with house(folder, seconds=_SECONDS) as farm:
         farm.start()
         say(f"The farm stands after {time.monotonic() - began:.0f} s.")
         load = Load(farm, folder / checker.STREAMS, seed=wanted.seed, children=wanted.children)
@@ -76,7 +62,7 @@ def _wait_settled(farm: House) -> None:
         while left := database.execute(
             "SELECT prompt_id, backend_id, state FROM jobgroups_attempt WHERE ended_at IS NULL"
         ).fetchall():
-            assert time.monotonic() < end, f"attempts that nobody ends: {left[:5]}\n{farm.printed()}"
+            assert time.monotonic() < end, f"attempts that do not end: {left[:5]}\n{farm.printed()}"
             time.sleep(0.2)
     farm.machines.wait_idle()
 
@@ -90,20 +76,11 @@ def _keep(farm: House, load: Load, wanted: Wanted, folder: Path) -> None:
     }
     _write(folder / checker.RUN, facts)
     _write(folder / checker.PROMISED, list(load.watchers))
-    snapshots = {one: _snapshot(farm, one) for one in load.watchers}
+    snapshots = {one: farm.ask("GET", f"/api/job-groups/{one}").json() for one in load.watchers}
     _write(folder / checker.SNAPSHOTS, snapshots)
     with farm.connect() as database:
         rows.copy(database, folder / checker.DATABASE)
 
 
-def _snapshot(farm: House, group_id: str) -> Any:
-    return farm.ask("GET", f"/api/job-groups/{group_id}").json()
-
-
 def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def forget(folder: Path) -> None:
-    """Remove what a run has kept."""
-    shutil.rmtree(folder, ignore_errors=True)

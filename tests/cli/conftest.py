@@ -1,7 +1,5 @@
 """The commands against a real Director with three simulated ComfyUIs."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -9,17 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backends.simulator.threaded import SimulatorThread
 from director.cli import app
 from director.client import Director
 from director.demo.workflow import text_to_image
 from tests.harness.processes import ROOT, Served, serving
+from tests.harness.simulator_thread import SimulatorThread
 
 #: Seconds for a command that takes one on an idle machine.
 PATIENCE_S = 60.0
@@ -28,22 +26,15 @@ NAMES = ("gpu-1", "gpu-2", "gpu-3")
 
 @dataclass
 class Desk:
-    """A shell: a folder with a workflow in it, and a running Director.
-
-    Attributes:
-        folder: The working directory.
-        variables: Environment variables of all commands.
-    """
+    """A shell: a folder with a workflow in it, and a running Director."""
 
     folder: Path
     url: str
     sims: SimulatorThread
-    variables: dict[str, str] = field(default_factory=dict)
 
     def environment(self, **more: str | None) -> dict[str, str]:
-        """Return the environment of a command; None unsets a variable."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
-        ours = {"PYTHONPATH": str(ROOT), "DIRECTOR_URL": self.url, **self.variables}
+        ours = {"PYTHONPATH": str(ROOT), "DIRECTOR_URL": self.url}
         return {k: v for k, v in {**inherited, **ours, **more}.items() if v is not None}
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
@@ -62,27 +53,27 @@ class Desk:
         self, *words: str, status: int = 0, stdin: str = "", **variables: str | None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, one of the client in this process; fail for another status."""
-        run = _in_this_process if app.is_for(words) else _as_a_process
-        ended = run(words, self.folder, self.environment(**variables), stdin)
+        if app.is_for(words):
+            ended = _in_this_process(words, self.folder, self.environment(**variables), stdin)
+        else:
+            with self.start(*words, environment=variables, stdin=subprocess.DEVNULL) as process:
+                out, err = process.communicate(timeout=PATIENCE_S)
+            ended = subprocess.CompletedProcess(words, process.returncode, out, err)
         shown = f"{words}\n{ended.stdout}\n{ended.stderr}"
         assert ended.returncode == status, f"status {ended.returncode}: {shown}"
         assert "Traceback" not in ended.stderr, shown
         return ended
 
     def out(self, *words: str, **options: Any) -> str:
-        """Return the standard output of a command."""
         return self.run(*words, **options).stdout
 
     def said(self, *words: str, **options: Any) -> str:
-        """Return the standard error of a command."""
         return self.run(*words, **options).stderr
 
     def json(self, *words: str, **options: Any) -> Any:
-        """Return the JSON that a command prints with ``--json``."""
         return json.loads(self.out(*words, "--json", **options))
 
     def lines(self, *words: str, **options: Any) -> list[dict[str, Any]]:
-        """Return the JSON lines that a command prints with ``--json``."""
         return [json.loads(line) for line in self.out(*words, "--json", **options).splitlines()]
 
     def group(self, *backends: str, fails: Sequence[int] = ()) -> str:
@@ -91,7 +82,6 @@ class Desk:
 
 
 def run_group(url: str, sims: SimulatorThread, backends: Sequence[str], fails: Sequence[int] = ()) -> str:
-    """Run a group to its end and return its id."""
     with Director(url) as director:
         # A fault applies to the next prompt: what other tests left running must be over.
         for status in ("pending", "running") if fails else ():
@@ -103,21 +93,6 @@ def run_group(url: str, sims: SimulatorThread, backends: Sequence[str], fails: S
         ended = director.wait(made.job_group_id, timeout=PATIENCE_S)
     assert ended.failed_count == len(fails), ended
     return ended.job_group_id
-
-
-def _as_a_process(
-    words: Sequence[str], folder: Path, environment: dict[str, str], stdin: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "director", *words],
-        cwd=folder,
-        env=environment,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
 
 
 def _in_this_process(
@@ -135,13 +110,10 @@ def _in_this_process(
         for name, stream in standard.items():
             patch.setattr(sys, name, stream)
         status = app.run(words)
-    out, err = (_content(standard[name]) for name in ("stdout", "stderr"))
+    for stream in standard.values():
+        stream.seek(0)
+    out, err = standard["stdout"].read(), standard["stderr"].read()
     return subprocess.CompletedProcess(words, status, out, err)
-
-
-def _content(stream: io.TextIOWrapper) -> str:
-    stream.seek(0)
-    return stream.read()
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +125,6 @@ def sims() -> Iterator[SimulatorThread]:
 
 @pytest.fixture(scope="session")
 def served(sims: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One Director for all tests; it knows the three by name."""
     with serving(tmp_path_factory.mktemp("director")) as running:
         for name, url in zip(NAMES, sims.urls, strict=True):
             body = {"url": url, "backend_id": name, "tags": ["all", f"{name[-1]}4gb"]}

@@ -1,18 +1,10 @@
-"""``director backends``: the ComfyUIs, by id or by tag."""
-
-from __future__ import annotations
-
 import re
+import time
 
-import pytest
-
-from backends.simulator.threaded import SimulatorThread
 from tests.cli.conftest import Desk
-
-
-def _status(desk: Desk, name: str) -> str:
-    [row] = desk.json("backends", "list", name)
-    return str(row["status"])
+from tests.harness.graphs import text_to_image
+from tests.harness.processes import Served
+from tests.harness.simulator_thread import SimulatorThread
 
 
 def test_backends_are_listed_by_id_and_by_tag(desk: Desk) -> None:
@@ -53,52 +45,58 @@ def test_find_and_found_list_unregistered_comfyuis(desk: Desk) -> None:
         assert "No ComfyUI was found at this address." in said
 
 
-def test_disable_drain_and_enable_change_a_backend(desk: Desk) -> None:
+def test_changed_backend_is_shown_with_reason_and_time(desk: Desk) -> None:
+    def out(*words: str) -> str:
+        return desk.out("backends", *words)
+
     try:
-        assert desk.out("backends", "disable", "24gb").startswith("gpu-2 is disabled")
-        assert _status(desk, "gpu-2") == "disabled"
-        assert desk.out("backends", "enable", "gpu-2").startswith("gpu-2 is ")
-        assert _status(desk, "gpu-2") != "disabled"
-        out = desk.out("backends", "drain", "gpu-2", "--reason", "moves to another room")
-        assert out.startswith(("gpu-2 is draining", "gpu-2 is disabled"))
-    finally:
-        desk.run("backends", "resume", "gpu-2")
-        desk.run("backends", "enable", "gpu-2")
-    desk.group("gpu-2")
-
-
-def test_pause_keeps_jobs_queued_until_resume(desk: Desk) -> None:
-    try:
-        out = desk.out("backends", "pause", "gpu-1", "--reason", "driver update")
-        assert re.fullmatch(r"gpu-1 is paused since [\d:]+: driver update\n", out)
-        assert re.search(r"driver update, since [\d:]+$", desk.out("backends", "list", "gpu-1"))
-        group_id = desk.out("submit", "workflow.json", "-b", "gpu-1", "-q").strip()
-        [child] = desk.json("show", group_id)["child_jobs"]
-        assert child["status"] == "queued"
-        assert "driver update" in desk.out("show", group_id)
-    finally:
-        desk.run("backends", "resume", "gpu-1")
-    desk.run("watch", group_id, "-q")
-
-
-def test_quarantine_ends_with_release_and_a_success(desk: Desk) -> None:
-    try:
-        out = desk.out("backends", "quarantine", "gpu-3", "--minutes", "5", "--reason", "smoke")
-        assert out.startswith("gpu-3 is quarantined")
+        said = out("pause", "gpu-1", "--reason", "driver update")
+        assert re.fullmatch(r"gpu-1 is paused since [\d:]+: driver update\n", said)
+        assert re.search(r"driver update, since [\d:]+$", out("list", "gpu-1"))
+        assert out("disable", "24gb").startswith("gpu-2 is disabled")
+        assert desk.json("backends", "list", "gpu-2")[0]["status"] == "disabled"
+        assert out("enable", "gpu-2").startswith("gpu-2 is online")
+        said = out("drain", "gpu-2", "--reason", "moves to another room")
+        assert said.startswith(("gpu-2 is draining", "gpu-2 is disabled"))
+        said = out("quarantine", "gpu-3", "--minutes", "5", "--reason", "smoke")
+        assert said.startswith("gpu-3 is quarantined")
         said = desk.said("submit", "workflow.json", "-b", "gpu-3", status=4)
         assert "None of these backends can accept jobs now:\n  gpu-3: " in said
+        assert out("release", "gpu-3").startswith("gpu-3 is online")
+        assert "On probation" in out("list", "gpu-3")
     finally:
-        desk.run("backends", "release", "gpu-3")
-    assert _status(desk, "gpu-3") != "quarantined"
-    assert "On probation" in desk.out("backends", "list", "gpu-3")
-    desk.group("gpu-3")
-    assert "On probation" not in desk.out("backends", "list", "gpu-3")
+        for command, name in (("resume", "1"), ("resume", "2"), ("enable", "2"), ("release", "3")):
+            desk.run("backends", command, f"gpu-{name}")
+    desk.group("gpu-1", "gpu-2", "gpu-3")
+    assert "On probation" not in out("list", "gpu-3")
 
 
-@pytest.mark.parametrize(
-    "command", ["pause", "drain", "resume", "quarantine", "release", "enable", "disable", "remove"]
-)
-def test_unknown_name_is_refused_with_the_closest_match(desk: Desk, command: str) -> None:
-    said = desk.said("backends", command, "gpu1", status=4)
-    assert "No backend has the id or the tag 'gpu1'." in said
-    assert "Did you mean gpu-" in said
+def test_unknown_name_is_refused_with_the_closest_match(desk: Desk) -> None:
+    for command in ("pause", "drain", "resume", "quarantine", "release", "enable", "remove"):
+        said = desk.said("backends", command, "gpu1", status=4)
+        assert "No backend has the id or the tag 'gpu1'.\nDid you mean gpu-" in said
+
+
+def test_exclusions_are_listed_and_lifted(desk: Desk, served: Served) -> None:
+    # ComfyUI does not list files in folders, so only the backend itself can refuse it.
+    graph = text_to_image()
+    graph["90"] = {"class_type": "LoadImage", "inputs": {"image": "shots/nowhere.png"}}
+    graph["9"]["inputs"]["images"] = ["90", 0]
+    body = {"workflow_json": graph, "backend_ids": ["gpu-1"], "count": 1}
+    group = served.ask("POST", "/api/job-group", json=body).json()["job_group_id"]
+    deadline = time.monotonic() + 30
+    while not (rows := desk.json("backends", "exclusions", "gpu-1")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    desk.out("cancel", group)
+    number = str(rows[0]["exclusion_id"])
+    assert rows[0]["kind"] == "missing"
+    head, row = desk.out("backends", "exclusions", "gpu-1").splitlines()
+    assert head.split() == ["N", "KIND", "COUNT", "UNTIL", "GROUP", "REASON"]
+    assert row.split()[:3] == [number, "missing", "1"]
+    assert "nowhere.png" in row
+    desk.said("backends", "exclusions", "gpu-1", "--lift", "x", status=2)
+    assert "no exclusion 0" in desk.said("backends", "exclusions", "gpu-1", "--lift", "0", status=4)
+    said = desk.said("backends", "exclusions", "gpu-1", "--lift", number)
+    assert said == "gpu-1 is excluded from no workflow.\n"
+    assert desk.json("backends", "exclusions", "gpu-1", "--lift") == []

@@ -1,10 +1,8 @@
-"""``director doctor`` reports each problem with its remedy, and changes nothing."""
-
-from __future__ import annotations
-
 import datetime as dt
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,12 +19,11 @@ from backends.comfyui.answers import Device, SystemStats
 from backends.comfyui.client import ComfyClient
 from backends.models import Backend
 from backends.simulator import Simulator
-from backends.simulator.threaded import SimulatorThread
 from director.doctor import host, installation, report, services
 from director.doctor.backends import _Answer, _finding
 from director.doctor.findings import Finding, Level
 from tests.harness.processes import ROOT, Served, stop_in_order
-from tests.harness.servers import needs_servers, postgres
+from tests.harness.simulator_thread import SimulatorThread
 
 _SECRET = "hunter2-hunter2-hunter2"
 
@@ -43,7 +40,7 @@ def _doctor(folder: Path, *words: str, **variables: str) -> str:
         timeout=90,
         check=False,
     )
-    assert ended.returncode == 1, f"{ended.returncode}\n{ended.stdout}\n{ended.stderr}"
+    assert ended.returncode == 1, f"{ended.stdout}\n{ended.stderr}"
     assert _SECRET not in ended.stdout + ended.stderr
     return ended.stdout
 
@@ -62,8 +59,8 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
         SimulatorThread(version="0.3.40") as ancient,
     ):
         served = Served(folder)
-        urls = {"good": good.url, "old": old.url, "ancient": ancient.url, "away": "http://localhost:9"}
-        for name, url in urls.items():
+        urls = [good.url, old.url, ancient.url, "http://localhost:9"]
+        for name, url in zip(("good", "old", "ancient", "away"), urls, strict=True):
             body = {"url": url, "backend_id": name, "headers": {"Authorization": _SECRET}}
             assert served.ask("POST", "/api/backends", json=body).status_code == 201
         yield folder, served.url.rsplit(":", 1)[1]
@@ -86,15 +83,16 @@ def test_report_names_each_part_and_no_secret(farm: tuple[Path, str]) -> None:
     assert "answers and is degraded." in found[f"Port {port}"]["said"]
     assert "away" in found[f"Port {port}"]["said"]
     assert found["Settings"]["said"] == "Set: DIRECTOR_DATA_DIR, DIRECTOR_TOKEN."
-    for subject in ("Python", "Settings", "Data folder", "Database", "Channel layer", "Runner"):
+    assert found["ffmpeg"]["level"] == ("ok" if shutil.which("ffmpeg") else "note")
+    for subject in ("Python", "Settings", "Data folder", "Database", "Channel layer", "Runner", "Storage"):
         assert found[subject]["level"] == "ok", found[subject]
 
 
 def test_report_is_readable_in_a_terminal(farm: tuple[Path, str]) -> None:
     folder, port = farm
     output = _doctor(folder, "--port", port)
-    assert "problem  Backend away: http://localhost:9 does not answer: " in output
-    assert "\n         → Is ComfyUI running there" in output
+    away = "problem  Backend away: http://localhost:9 does not answer: .*\n         → Is ComfyUI"
+    assert re.search(away, output)
     assert "Problems: " in output.splitlines()[-1]
 
 
@@ -107,14 +105,11 @@ def test_before_the_first_start_nothing_is_made(tmp_path: Path, settings: Any, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_misspelt_setting_is_a_warning(settings: Any) -> None:
+def test_wrong_setting_is_reported(settings: Any) -> None:
     settings.DIRECTOR_UNKNOWN_SETTINGS = ["DIRECTOR_BACKEND"]
     found = installation.variables()
-    assert found.level is Level.WARNING
-    assert "did you mean DIRECTOR_BACKENDS?" in found.said
-
-
-def test_malformed_backend_in_the_settings_is_a_problem(settings: Any) -> None:
+    assert (found.level, "did you mean DIRECTOR_BACKENDS?" in found.said) == (Level.WARNING, True)
+    settings.DIRECTOR_UNKNOWN_SETTINGS = []
     settings.DIRECTOR_BACKENDS = ["gpu-1:8188", f"http://ann:{_SECRET}@gpu-2:port"]
     found = installation.variables()
     assert found.level is Level.PROBLEM
@@ -122,16 +117,17 @@ def test_malformed_backend_in_the_settings_is_a_problem(settings: Any) -> None:
     assert _SECRET not in found.said
 
 
-def test_data_folder_that_is_a_file_is_a_problem(tmp_path: Path, settings: Any) -> None:
-    settings.DIRECTOR_DATA_DIR = tmp_path / "data"
-    settings.DIRECTOR_DATA_DIR.write_text("", encoding="utf-8")
-    found = host.data_folder()
-    assert (found.level, "is not a folder" in found.said) == (Level.PROBLEM, True)
+def test_missing_ffmpeg_is_a_note(settings: Any) -> None:
+    settings.FFMPEG = None
+    found = installation.ffmpeg()
+    assert (found.level, found.todo) == (Level.NOTE, "Install ffmpeg with ffprobe, and restart serve and runners.")
+    settings.FFMPEG = "/opt/ffmpeg"
+    assert installation.ffmpeg().level is Level.OK
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that is never writable")
 def test_data_folder_that_is_not_writable_is_a_problem(settings: Any) -> None:
-    """Also for root, whom permissions do not stop."""
+    # Also for root, whom permissions do not stop.
     settings.DIRECTOR_DATA_DIR = Path("/proc")
     assert host.data_folder().said.startswith("/proc cannot be written: ")
     settings.DIRECTOR_DATA_DIR = Path("/proc/nobody/data")
@@ -139,6 +135,11 @@ def test_data_folder_that_is_not_writable_is_a_problem(settings: Any) -> None:
 
 
 def test_check_of_the_data_folder_leaves_nothing_in_it(tmp_path: Path, settings: Any) -> None:
+    settings.DIRECTOR_DATA_DIR = tmp_path / "file"
+    settings.DIRECTOR_DATA_DIR.touch()
+    found = host.data_folder()
+    assert (found.level, "is not a folder" in found.said) == (Level.PROBLEM, True)
+    settings.DIRECTOR_DATA_DIR.unlink()
     settings.DIRECTOR_DATA_DIR = tmp_path
     assert host.data_folder().level is Level.OK
     assert list(tmp_path.iterdir()) == []
@@ -150,27 +151,14 @@ def test_unreachable_database_is_a_problem(tmp_path: Path) -> None:
     assert found["said"].startswith("PostgreSQL director at 127.0.0.1:9 does not open: ")
 
 
-@pytest.mark.postgres
-@needs_servers
-def test_refusal_of_postgresql_is_quoted(tmp_path: Path) -> None:
-    with postgres() as server:
-        url = server.url("nobody_made_it")
-        found = _by_subject(_doctor(tmp_path, "--json", DIRECTOR_DATABASE_URL=url))["Database"]
-    assert 'database "nobody_made_it" does not exist' in found["said"]
-
-
 @pytest.mark.django_db
-def test_tables_of_an_older_release_are_a_problem() -> None:
+def test_tables_of_another_release_are_a_problem() -> None:
+    MigrationRecorder(connection).record_applied("jobgroups", "9999_from_tomorrow")
+    assert "a newer release has used it (jobgroups 9999_from_tomorrow)" in services.database().said
     MigrationRecorder.Migration.objects.filter(app="jobgroups").delete()
     found = services.database()
     assert "older release" in found.said
     assert found.todo.startswith("director serve")
-
-
-@pytest.mark.django_db
-def test_tables_of_a_newer_release_are_a_problem() -> None:
-    MigrationRecorder(connection).record_applied("jobgroups", "9999_from_tomorrow")
-    assert "a newer release has used it (jobgroups 9999_from_tomorrow)" in services.database().said
 
 
 @pytest.mark.django_db
@@ -183,10 +171,10 @@ def test_absent_runner_is_a_problem_and_absent_backends_are_a_warning(tmp_path: 
     assert "director backends add" in found["Backends"].todo
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
-def test_invalid_port_is_refused(port: str) -> None:
-    with pytest.raises(CommandError, match=f"'{port}' is not a port from 1 to 65535"):
-        call_command("doctor", f"--port={port}")
+def test_invalid_port_is_refused() -> None:
+    for port in ("0", "65536", "-1", "http"):
+        with pytest.raises(CommandError, match=f"'{port}' is not a port from 1 to 65535"):
+            call_command("doctor", f"--port={port}")
 
 
 def test_port_of_another_program_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,9 +187,6 @@ def test_port_of_another_program_is_reported(monkeypatch: pytest.MonkeyPatch) ->
         assert (found.level, "does not answer" in found.said) == (Level.PROBLEM, True)
 
 
-# --- one backend ----------------------------------------------------------------------------------
-
-
 def _of(skew: float | None = 0.0, arguments: tuple[str, ...] = ("--preview-method", "auto"), **row: Any) -> Finding:
     device = Device(name="cuda:0", vram_total=24 * 2**30)
     stats = SystemStats(version="0.3.64", devices=(device,), arguments=arguments)
@@ -209,32 +194,21 @@ def _of(skew: float | None = 0.0, arguments: tuple[str, ...] = ("--preview-metho
     return _finding(backend, _Answer(stats, 0, skew))
 
 
-@pytest.mark.parametrize(("skew", "way"), [(3600.0, "ahead"), (-90.0, "behind")])
-def test_wrong_clock_is_a_warning(skew: float, way: str) -> None:
-    found = _of(skew)
-    assert found.level is Level.WARNING
-    assert f"Its clock is {abs(skew):.0f} s {way}" in found.said
+def test_wrong_clock_is_a_warning() -> None:
+    said = {3600.0: "3600 s ahead", -90.0: "90 s behind", None: "", 0.0: "", 59.0: "", -59.0: ""}
+    for skew, text in said.items():
+        found = _of(skew)
+        assert found.level is (Level.WARNING if text else Level.OK)
+        assert f"Its clock is {text}" in found.said or not text
 
 
-@pytest.mark.parametrize("skew", [None, 0.0, 59.0, -59.0])
-def test_small_clock_difference_is_no_problem(skew: float | None) -> None:
-    assert _of(skew).level is Level.OK
-
-
-@pytest.mark.parametrize(
-    ("arguments", "has"),
-    [
-        ((), False),
-        (("--preview-method", "none"), False),
-        (("--preview-method", "latent2rgb"), True),
-        (("--preview-method=taesd",), True),
-        (("--preview-method",), False),
-    ],
-)
-def test_previews_are_read_from_the_arguments_of_comfyui(arguments: tuple[str, ...], has: bool) -> None:
-    found = _of(arguments=arguments)
-    assert ("previews on" in found.said) is has
-    assert ("--preview-method auto" in found.todo) is not has
+def test_previews_are_read_from_the_arguments_of_comfyui() -> None:
+    option = "--preview-method"
+    shown = {(option, "latent2rgb"): True, (f"{option}=taesd",): True, (): False}
+    shown |= {(option, "none"): False, (option,): False}
+    for arguments, has in shown.items():
+        found = _of(arguments=arguments)
+        assert ("previews on" in found.said, f"{option} auto" in found.todo) == (has, not has)
 
 
 def test_disabled_and_quarantined_backends_have_a_remedy() -> None:
@@ -259,7 +233,6 @@ def test_problems_of_a_backend_are_ordered_worst_first() -> None:
 async def test_clock_of_a_backend_is_read_from_its_responses() -> None:
     async with Simulator() as sim, ComfyClient(sim.url) as comfy:
         clock = await comfy.clock()
-    assert clock is not None
     assert abs((clock - dt.datetime.now(dt.UTC)).total_seconds()) < 5
 
 

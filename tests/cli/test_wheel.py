@@ -1,7 +1,3 @@
-"""The installed wheel: a command that serves its pages, with their style, from any folder."""
-
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -47,7 +43,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the programs of a fresh environment that has the wheel, and what it needs."""
+    """The folder of the programs of a fresh environment that has the wheel."""
     home = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
     programs = home / ("Scripts" if sys.platform == "win32" else "bin")
@@ -75,12 +71,14 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def served(installed: Path, environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
-    """The address of a Director that is served by the installed command."""
-    command = [installed / "director", "serve", "--port", "0"]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [installed / "director", "serve", "--port", "0"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
-        assert process.stdout is not None
         said = ""
         for line in process.stdout:
             said += line
@@ -92,59 +90,42 @@ def served(installed: Path, environment: dict[str, str], tmp_path: Path) -> Iter
         assert process.wait(20) == 0, said
 
 
-def test_wheel_has_every_template_and_static_file(wheel: Path) -> None:
+def test_wheel_has_every_file_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    files = [path for path in (ROOT / "templates").rglob("*") if path.is_file()]
-    wanted = {f"director/templates/{path.relative_to(ROOT / 'templates').as_posix()}" for path in files}
-    static = (path for path in (ROOT / "director" / "static").rglob("*") if path.is_file())
-    wanted |= {path.relative_to(ROOT).as_posix() for path in static}
-    wanted |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("backends/simulator/*.gz")}
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("backends/simulator/*.gz", "director/demo/*.json", "director/static/**/*", "templates/**/*")
+        for path in ROOT.glob(pattern)
+        if path.is_file()
+    }
+    wanted = {f"director/{one}" if one.startswith("templates/") else one for one in wanted}
     assert len(wanted) > 40
+    modules = (path for package in _PACKAGES for path in (ROOT / package).rglob("*.py"))
+    wanted |= {path.relative_to(ROOT).as_posix() for path in modules}
     assert wanted <= names
-
-
-def test_wheel_has_every_module_and_nothing_else(wheel: Path) -> None:
-    names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {path.relative_to(ROOT).as_posix() for package in _PACKAGES for path in (ROOT / package).rglob("*.py")}
-    assert modules <= names
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == set(_PACKAGES)
 
 
-def test_command_is_the_installed_one(installed: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    code = "import director; print(director.__file__)"
-    python = [installed / "python", "-c", code]
-    found = subprocess.check_output(python, cwd=tmp_path, env=environment, text=True)
+def test_installed_commands_work(installed: Path, environment: dict[str, str], served: str, tmp_path: Path) -> None:
+    def out(program: str, *words: str) -> str:
+        command = [installed / program, *words]
+        return subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
+
+    found = out("python", "-c", "import director; print(director.__file__)")
     assert Path(found.strip()).is_relative_to(installed.parent)
-    command = [installed / "director", "--version"]
-    assert subprocess.check_output(command, cwd=tmp_path, env=environment).startswith(b"director ")
+    assert out("director", "--version").startswith("director ")
+    assert out("director", "list", "--server", served, "--json") == "[]\n"
+    said = out("director", "doctor")
+    assert "Packages: " in said
+    assert "problem " not in said
 
 
 def test_installed_server_serves_pages_with_style_and_scripts(served: str) -> None:
     with httpx.Client(base_url=served, trust_env=False) as http:
-        for path in ("/", "/backends", "/submit"):
+        for path in ("/", "/backends", "/submit", "/admin/login/"):
             page = http.get(path)
             assert page.status_code == 200, page.text
-            parts = re.findall(r'(?:href|src)="(/static/[^"?#]+)', page.text)
-            assert any(part.endswith(".css") for part in parts), page.text
-            assert any(part.endswith(".js") for part in parts), page.text
-            for part in dict.fromkeys(parts):
-                assert http.get(part).status_code == 200, part
-        assert http.get("/nowhere").status_code == 404
-        assert http.get("/admin/login/").status_code == 200
-
-
-def test_installed_client_commands_work(
-    installed: Path, environment: dict[str, str], served: str, tmp_path: Path
-) -> None:
-    command = [installed / "director", "list", "--server", served, "--json"]
-    assert subprocess.check_output(command, cwd=tmp_path, env=environment) == b"[]\n"
-
-
-def test_doctor_finds_no_problem_in_the_installation(
-    installed: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
-    command = [installed / "director", "doctor"]
-    said = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
-    assert "Packages: " in said
-    assert "problem " not in said
+            parts = set(re.findall(r'(?:href|src)="(/static/[^"?#]+)', page.text))
+            assert {Path(part).suffix for part in parts} >= {".css", ".js"}, page.text
+            assert {http.get(part).status_code for part in parts} == {200}

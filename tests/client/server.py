@@ -1,8 +1,4 @@
-"""A fake Director over real sockets, in a thread.
-
-It keeps groups and their events in memory, and has faults on request: lost answers, closed and aborted
-sockets, gaps, incomplete files.
-"""
+"""A fake Director over real sockets, in a thread; it has faults on request."""
 
 from __future__ import annotations
 
@@ -23,28 +19,25 @@ NOW = "2026-02-01T07:00:00.000Z"
 
 
 def child(number: int, **fields: Any) -> dict[str, Any]:
-    """Return a job as the API shows it: every field."""
-    empty = dict.fromkeys(["current_step", "outputs", "error_message", "error_type", "started_at", "completed_at"])
     return {
-        **empty,
         "job_id": f"j_{number:012x}",
         "backend_id": f"gpu{number}_8188",
         "seed": 41 + number,
         "status": "queued",
         "progress": 0.0,
-        "queued_at": NOW,
+        "outputs": None,
+        "completed_at": None,
         "attempts": 1,
-        "waiting_reason": None,
-        "error_details": None,
-        "warnings": [],
         **fields,
     }
 
 
+def _named(job: dict[str, Any]) -> dict[str, Any]:
+    return {name: job[name] for name in ("job_id", "backend_id", "seed")}
+
+
 @dataclass
 class StoredGroup:
-    """A group with its log."""
-
     body: dict[str, Any]
     log: list[dict[str, Any]] = field(default_factory=list)
     sockets: set[web.WebSocketResponse] = field(default_factory=set)
@@ -72,8 +65,6 @@ class FakeDirector:
         self._thread = threading.Thread(target=self._loop.run_forever, name="fake director")
         self.port = 0
 
-    # ---- life
-
     def __enter__(self) -> FakeDirector:
         self._thread.start()
         self._call(self.start())
@@ -90,11 +81,9 @@ class FakeDirector:
         return f"http://127.0.0.1:{self.port}"
 
     def stop(self) -> None:
-        """Go away; connections are refused until ``restart``."""
         self._call(self._stop())
 
     def restart(self) -> None:
-        """Come back at the same port."""
         self._call(self.start())
 
     async def start(self) -> None:
@@ -103,7 +92,6 @@ class FakeDirector:
         app.router.add_route("POST", "/api/job-group", self._submit)
         app.router.add_route("GET", "/api/job-groups", self._list)
         app.router.add_route("*", "/api/job-groups/{id}", self._group)
-        app.router.add_route("GET", "/api/job-groups/{id}/events", self._events)
         app.router.add_route("GET", "/view", self._view)
         app.router.add_route("*", "/{rest:.*}", self._unknown)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -113,8 +101,8 @@ class FakeDirector:
         self.port = self._runner.addresses[0][1]
 
     async def _stop(self) -> None:
-        for group in self.groups.values():
-            await self._close_sockets(group, 4012)
+        for socket in [one for group in self.groups.values() for one in group.sockets]:
+            await socket.close(code=4012)
         await self._runner.cleanup()
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
@@ -129,29 +117,21 @@ class FakeDirector:
         with self._changed:
             self._changed.notify_all()
 
-    # ---- what a test does to groups
-
     def group(self, children: int = 1, **fields: Any) -> str:
-        """Store a group and its event 1; return its id."""
         group_id = f"jg_{next(self._ids):012x}"
-        self.groups[group_id] = StoredGroup(
-            {
-                "job_group_id": group_id,
-                "status": "running",
-                "child_jobs": [child(n + 1) for n in range(children)],
-                "completed_count": 0,
-                "failed_count": 0,
-                "total_count": children,
-                "created_at": NOW,
-                "completed_at": None,
-                "metadata": {},
-                "warnings": [],
-                "skipped_backends": [],
-                "run": 1,
-                "seq": 0,
-                **fields,
-            }
-        )
+        body = {
+            "job_group_id": group_id,
+            "status": "running",
+            "child_jobs": [child(n + 1) for n in range(children)],
+            "total_count": children,
+            "created_at": NOW,
+            "completed_at": None,
+            "metadata": {},
+            "warnings": [],
+            "run": 1,
+            **dict.fromkeys(["completed_count", "failed_count", "seq"], 0),
+        }
+        self.groups[group_id] = StoredGroup({**body, **fields})
         self.record(group_id, "group_created", job_group_id=group_id)
         return group_id
 
@@ -166,42 +146,21 @@ class FakeDirector:
         if frame["seq"] not in self.skip:
             self.send(group_id, frame)
 
-    def start_child(self, group_id: str, number: int = 1) -> None:
-        of = child(number)
-        self.record(
-            group_id,
-            "child_started",
-            job_id=of["job_id"],
-            backend_id=of["backend_id"],
-            seed=of["seed"],
-            attempt=1,
-            started_at=NOW,
-        )
+    def start_child(self, group_id: str) -> None:
+        self.record(group_id, "child_started", **_named(child(1)), attempt=1, started_at=NOW)
 
     def progress(self, group_id: str, percent: float) -> None:
-        of = child(1)
-        frame = {
-            "type": "child_progress",
-            "job_id": of["job_id"],
-            "backend_id": of["backend_id"],
-            "progress": percent,
-            "current_step": "KSampler",
-            "steps_completed": 13,
-            "steps_total": 20,
-        }
+        steps = {"current_step": "KSampler", "steps_completed": 13, "steps_total": 20}
+        frame = {"type": "child_progress", **_named(child(1)), "progress": percent, **steps}
         self.send(group_id, frame)
 
     def finish(self, group_id: str) -> None:
-        """End the run: ``group_complete``, as the last event."""
         body = self.groups[group_id].body
         body.update(status="completed", completed_at=NOW)
-        total = body["total_count"]
-        results = [
-            {"job_id": c["job_id"], "status": "completed", "outputs": {"images": []}} for c in body["child_jobs"]
-        ]
-        self.record(
-            group_id, "group_complete", job_group_id=group_id, total=total, succeeded=total, failed=0, results=results
-        )
+        ids = [one["job_id"] for one in body["child_jobs"]]
+        results = [{"job_id": one, "status": "completed", "outputs": {}} for one in ids]
+        counts = {"total": len(ids), "succeeded": len(ids), "failed": 0}
+        self.record(group_id, "group_complete", job_group_id=group_id, **counts, results=results)
 
     def reopen(self, group_id: str) -> None:
         body = self.groups[group_id].body
@@ -210,22 +169,12 @@ class FakeDirector:
         self.record(group_id, "group_reopened", job_group_id=group_id, job_ids=job_ids)
 
     def send(self, group_id: str, frame: dict[str, Any]) -> None:
-        """Send a frame as it is to all sockets of a group."""
-        group = self.groups[group_id]
-        if group.sockets:
-            self._call(self._send(group, frame))
-
-    async def _send(self, group: StoredGroup, frame: dict[str, Any]) -> None:
-        for socket in set(group.sockets):
-            await socket.send_str(json.dumps(frame))
+        for socket in set(self.groups[group_id].sockets):
+            self._call(socket.send_str(json.dumps(frame)))
 
     def close(self, group_id: str, code: int) -> None:
-        """Close all sockets of a group with this code."""
-        self._call(self._close_sockets(self.groups[group_id], code))
-
-    async def _close_sockets(self, group: StoredGroup, code: int) -> None:
-        for socket in set(group.sockets):
-            await socket.close(code=code)
+        for socket in set(self.groups[group_id].sockets):
+            self._call(socket.close(code=code))
 
     def tear(self, group_id: str) -> None:
         """Abort all sockets of a group: no close frame, no FIN."""
@@ -237,10 +186,7 @@ class FakeDirector:
         return len(self.groups[group_id].sockets)
 
     def sent(self, method: str, path: str) -> list[tuple[dict[str, str], bytes]]:
-        """Headers and body of every request of this kind so far."""
         return [(h, b) for m, p, h, b in self.requests if (m, p) == (method, path)]
-
-    # ---- what clients see
 
     @web.middleware
     async def _note(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -260,38 +206,26 @@ class FakeDirector:
             response = await handler(request)
         if self.lose[key] > 0:
             self.lose[key] -= 1
-            assert request.transport is not None
             request.transport.abort()
         return response
 
-    def _found(self, request: web.Request) -> StoredGroup:
-        group_id = request.match_info["id"]
-        if group_id in self.groups:
-            return self.groups[group_id]
-        body = {"detail": f"Job group {group_id} not found", "code": "group_not_found"}
-        raise web.HTTPNotFound(text=json.dumps(body), content_type="application/json")
-
     async def _submit(self, request: web.Request) -> web.Response:
         raw = await request.read()
-        key = request.headers.get("Idempotency-Key")
-        replayed = key is not None and key in self.keys
-        if replayed:
-            seen, group_id = self.keys[str(key)]
+        key = request.headers["Idempotency-Key"]
+        if replayed := key in self.keys:
+            seen, group_id = self.keys[key]
             if seen != raw:
                 conflict = {"detail": "Used before.", "code": "idempotency_conflict"}
                 return web.json_response(conflict, status=409)
         else:
             sent = json.loads(raw)
-            group_id = self.group(0, metadata=sent.get("metadata", {}), workflow=sent)
-            children = [child(n + 1, backend_id=b, seed=42 + n) for n, b in enumerate(sent["backend_ids"])]
-            self.groups[group_id].body["child_jobs"] = children
-            if key is not None:
-                self.keys[key] = (raw, group_id)
-        body = self.groups[group_id].body
-        names = ("job_group_id", "child_jobs", "status", "created_at", "warnings")
+            count = sent.get("count")
+            backends = sent["backend_ids"] if count is None else [None] * count
+            jobs = [child(number, backend_id=one) for number, one in enumerate(backends, 1)]
+            group_id = self.group(len(jobs), child_jobs=jobs)
+            self.keys[key] = (raw, group_id)
         headers = {"Idempotency-Replayed": "true"} if replayed else {}
-        answer = {name: body[name] for name in names}
-        return web.json_response(answer, status=201, headers=headers)
+        return web.json_response(self.groups[group_id].body, status=201, headers=headers)
 
     async def _list(self, request: web.Request) -> web.Response:
         limit = int(request.query.get("limit", 2))
@@ -305,12 +239,11 @@ class FakeDirector:
         return web.json_response(page)
 
     async def _group(self, request: web.Request) -> web.Response:
-        group = self._found(request)
-        return web.json_response(group.body)
-
-    async def _events(self, request: web.Request) -> web.Response:
-        since = int(request.query["since"])
-        return web.json_response({"events": self._found(request).log[since:]})
+        group_id = request.match_info["id"]
+        if group_id in self.groups:
+            return web.json_response(self.groups[group_id].body)
+        body = {"detail": f"Job group {group_id} not found", "code": "group_not_found"}
+        return web.json_response(body, status=404)
 
     async def _view(self, request: web.Request) -> web.StreamResponse:
         content = self.files.get(request.query["filename"])
@@ -321,7 +254,6 @@ class FakeDirector:
             response = web.StreamResponse(headers={"Content-Length": str(len(content))})
             await response.prepare(request)
             await response.write(content[: len(content) // 2])
-            assert request.transport is not None
             request.transport.abort()
             return response
         return web.Response(body=content, content_type="image/png")

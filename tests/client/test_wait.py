@@ -1,40 +1,35 @@
-"""``wait``: the status decides, the stream only says when to read it."""
-
-from __future__ import annotations
-
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 from director import client
 from director.client import Director
-from tests.client.driver import Driven
+from tests.client.conftest import Driven
 from tests.client.server import FakeDirector
 
 
 @contextmanager
-def meanwhile(work: Callable[[], None]) -> Iterator[None]:
-    """Run ``work`` in a thread."""
-    thread = threading.Thread(target=work)
+def meanwhile(server: FakeDirector, group_id: str, *work: Callable[[], object]) -> Iterator[None]:
+    """Do the work in a thread once the client is connected to the stream."""
+
+    def run() -> None:
+        server.wait_until(lambda: server.listeners(group_id) == 1)
+        for step in work:
+            step()
+
+    thread = threading.Thread(target=run)
     thread.start()
     yield
     thread.join()
 
 
-def heard(server: FakeDirector, group_id: str) -> None:
-    """Wait until the client is connected to the stream."""
-    server.wait_until(lambda: server.listeners(group_id) == 1)
-
-
 def test_wait_returns_the_group_at_its_end(either: Driven, server: FakeDirector) -> None:
-    def finish() -> None:
-        heard(server, group_id)
-        server.finish(group_id)
-
     group_id = server.group(2)
-    with meanwhile(finish):
+    with meanwhile(server, group_id, lambda: server.finish(group_id)):
         group = either.wait(group_id, timeout=10)
     assert group.finished
     assert (group.status, len(group.child_jobs)) == ("completed", 2)
@@ -69,8 +64,10 @@ def test_wait_without_sockets_polls(
     monkeypatch.setattr("director.client.wait.POLL_S", 0.05)
     group_id = server.group()
     server.refuse_sockets = status
-    with meanwhile(finish):
-        assert director.wait(group_id, timeout=20).finished
+    thread = threading.Thread(target=finish)
+    thread.start()
+    assert director.wait(group_id, timeout=20).finished
+    thread.join()
     is_permanent = status < 500
     assert (len(server.connects) == 1) is is_permanent
 
@@ -78,47 +75,32 @@ def test_wait_without_sockets_polls(
 def test_wait_reads_the_status_if_the_stream_is_silent(
     director: Director, server: FakeDirector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def finish() -> None:
-        heard(server, group_id)
-        server.finish(group_id)
-
     monkeypatch.setattr("director.client.wait.SAFETY_POLL_S", 0.1)
     group_id = server.group()
     server.skip = {2}
-    with meanwhile(finish):
+    with meanwhile(server, group_id, lambda: server.finish(group_id)):
         assert director.wait(group_id, timeout=10).finished
 
 
 def test_wait_continues_after_a_restart(director: Director, server: FakeDirector) -> None:
-    def restart() -> None:
-        heard(server, group_id)
-        server.stop()
-        server.groups[group_id].body.update(completed_at="2026-02-01T07:00:00.000Z")
-        threading.Event().wait(0.1)
-        server.restart()
-
     group_id = server.group()
-    with meanwhile(restart):
+    ended = {"completed_at": "2026-02-01T07:00:00.000Z"}
+    end = partial(server.groups[group_id].body.update, ended)
+    with meanwhile(server, group_id, server.stop, end, partial(time.sleep, 0.1), server.restart):
         assert director.wait(group_id, timeout=15).finished
 
 
 def test_wait_opens_a_closed_stream_again(director: Director, server: FakeDirector) -> None:
-    def close() -> None:
-        heard(server, group_id)
-        server.close(group_id, 4012)
-        server.wait_until(lambda: server.listeners(group_id) == 0)
-        heard(server, group_id)
-        server.finish(group_id)
-
     group_id = server.group()
-    with meanwhile(close):
+    again = partial(server.wait_until, lambda: len(server.connects) == 2)
+    end = partial(server.finish, group_id)
+    with meanwhile(server, group_id, partial(server.close, group_id, 4012), again, end):
         assert director.wait(group_id, timeout=12).finished
     assert len(server.connects) == 2
 
 
 def test_wait_continues_after_an_immediate_retry(director: Director, server: FakeDirector) -> None:
     def retry() -> None:
-        heard(server, group_id)
         counts = {"total": 1, "succeeded": 0, "failed": 1}
         server.record(group_id, "group_complete", job_group_id=group_id, **counts)
         path = f"/api/job-groups/{group_id}"
@@ -127,7 +109,7 @@ def test_wait_continues_after_an_immediate_retry(director: Director, server: Fak
         server.finish(group_id)
 
     group_id = server.group()
-    with meanwhile(retry):
+    with meanwhile(server, group_id, retry):
         assert director.wait(group_id, timeout=10).run == 2
 
 

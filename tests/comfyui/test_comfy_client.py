@@ -1,7 +1,3 @@
-"""The client against real servers: correct ones, and each kind of fault."""
-
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import dataclasses
@@ -30,9 +26,10 @@ from backends.comfyui.errors import (
     SendAborted,
     SocketLost,
 )
-from backends.comfyui.events import Executing, FeatureFlags, Preview, Status
 from backends.comfyui.exchange import Timeouts
 from backends.comfyui.probe import probe
+from backends.comfyui.protocol import Executing, FeatureFlags, Preview, Status
+from tests.harness.servers import free_port
 
 MS = 0.001
 QUICK = Timeouts(
@@ -139,7 +136,6 @@ async def stopped(request: web.Request, seconds: float) -> None:
 
 
 def streaming(chunk: bytes, pause: float) -> Handler:
-    """A body without end."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -155,18 +151,12 @@ def streaming(chunk: bytes, pause: float) -> Handler:
 
 endless = streaming(b" " * 65536, 0)
 dripping = streaming(b" ", 50 * MS)
+stalling = streaming(b"{", 2 * SOON)
 
 
 async def hanging(request: web.Request) -> web.StreamResponse:
     await request.app[STOP].wait()
     return web.Response()
-
-
-def free_port() -> int:
-    with socket.socket() as probe_socket:
-        probe_socket.bind(("127.0.0.1", 0))
-        port: int = probe_socket.getsockname()[1]
-        return port
 
 
 def has_ipv6_loopback() -> bool:
@@ -213,16 +203,17 @@ async def test_accepted_prompt_carries_the_id_the_client_and_the_mark() -> None:
     }
 
 
-async def test_refused_connection_is_not_sent() -> None:
-    with pytest.raises(BackendUnreachable, match="No connection: the connection was refused") as e:
-        await submitted(f"http://127.0.0.1:{free_port()}")
-    assert e.value.not_sent
-    assert e.value.__cause__ is not None
-
-
-async def test_unknown_host_is_not_sent() -> None:
-    with pytest.raises(BackendUnreachable, match="no machine of this name is known"):
-        await submitted("http://no-such-host.invalid:8188")
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:{}", "No connection: the connection was refused"),
+        ("http://no-such-host.invalid:{}", "no machine of this name is known"),
+    ],
+)
+async def test_prompt_without_a_connection_is_not_sent(url: str, reason: str) -> None:
+    with pytest.raises(BackendUnreachable, match=reason) as caught:
+        await submitted(url.format(free_port()))
+    assert caught.value.__cause__ is not None
 
 
 async def test_connection_that_is_never_established_is_not_sent() -> None:
@@ -236,94 +227,76 @@ async def test_connection_that_is_never_established_is_not_sent() -> None:
                 filler = stack.enter_context(socket.socket())
                 filler.setblocking(False)
                 filler.connect_ex(address)
-            with pytest.raises((BackendUnreachable, ResponseLost)) as caught:
+            # Some systems accept the connection; the server is then a silent one.
+            with pytest.raises((BackendUnreachable, ResponseLost)):
                 await submitted(f"http://127.0.0.1:{address[1]}")
-    # Some systems accept the connection; the server is then a silent one.
-    assert caught.value.not_sent == isinstance(caught.value, BackendUnreachable)
 
 
 async def test_status_400_is_a_refusal_with_its_reasons() -> None:
-    fault = {"type": "value_not_in_list", "message": "Value not in list", "details": "kind: 'nope'"}
-    refusal = {
-        "error": {"type": "prompt_outputs_failed_validation", "message": "Failed", "details": ""},
-        "node_errors": {"1": {"errors": [fault], "dependent_outputs": ["1"], "class_type": "X"}},
-    }
+    refusal = {"error": {"type": "a", "message": "b"}, "node_errors": {"1": {"class_type": "X"}}}
     async with serving(answering(refusal, 400)) as server:
-        with pytest.raises(PromptRefused) as caught:
+        with pytest.raises(PromptRefused, match="b") as caught:
             await submitted(server.url)
-    assert caught.value.detail == "Failed: node 1 (X): Value not in list: kind: 'nope'"
-    assert caught.value.error_type == "prompt_outputs_failed_validation"
+    assert (caught.value.status, caught.value.error_type) == (400, "a")
     assert caught.value.node_errors == refusal["node_errors"]
 
 
 async def test_status_413_is_a_refusal_while_the_body_is_still_being_sent() -> None:
+    large = {"1": {"class_type": "X", "inputs": {"text": "x" * 2_000_000}}}
     async with serving(answering(ACCEPTED)) as server:
-        with pytest.raises(PromptRefused) as caught:
-            await submitted(server.url, {"1": {"class_type": "X", "inputs": {"text": "x" * 2_000_000}}})
+        with pytest.raises(PromptRefused, match="10000") as caught:
+            await submitted(server.url, large)
     assert caught.value.status == 413
-    assert "10000" in caught.value.detail
-
-
-UNCERTAIN: dict[str, Handler] = {
-    "500 that may have queued it": answering(b"500 Internal Server Error", 500),
-    "502 of a proxy": answering(b"<html>bad gateway", 502),
-    "403": answering(b"", 403),
-    "404": answering(b"", 404),
-    "redirect": answering(b"", 302, Location="http://127.0.0.1:1/"),
-    "HTML with 200": answering(b"<html><body>welcome", 200),
-    "nonsense JSON": answering({"hello": []}),
-    "no body": answering(b""),
-    "201": answering(ACCEPTED, 201),
-    "endless": endless,
-    "dripping": dripping,
-    "silent": hanging,
-}
-
-
-@pytest.mark.parametrize("handler", UNCERTAIN.values(), ids=UNCERTAIN)
-async def test_any_other_answer_after_sending_is_uncertain(handler: Handler) -> None:
-    async with serving(handler) as server, asyncio.timeout(SOON):
-        with pytest.raises(ResponseLost) as caught:
-            await submitted(server.url)
-    assert not caught.value.not_sent
-    assert len(server.requests) == 1, "it was sent again"
 
 
 EXCEPTION = b"500 Internal Server Error\n\nServer got itself in trouble"
 
 
+@pytest.mark.parametrize("handler", [endless, dripping, hanging])
+async def test_prompt_without_a_whole_answer_is_uncertain(handler: Handler) -> None:
+    async with serving(handler) as server, asyncio.timeout(SOON):
+        with pytest.raises(ResponseLost):
+            await submitted(server.url)
+    assert len(server.requests) == 1, "it was sent again"
+
+
 @pytest.mark.parametrize(
-    ("handler", "detail", "raised"),
+    ("handler", "detail"),
     [
-        (answering(EXCEPTION, 500), 'with 500: "500 Internal Server Error Server got itself in trouble".', True),
+        (answering(EXCEPTION, 500), 'with 500: "500 Internal Server Error Server got itself in trouble".'),
         (
             answering(b"", 307, Location="https://me:pw@sso.test/in%0A?token=x"),
             "with a redirect (307) to https://sso.test/in%0A.",
-            False,
         ),
-        (answering(b"<html><body>hi", 200), "with 200 without a prompt_id: a web page.", False),
-        (answering(b"no\x1b[31m\r\nroute", 404), 'with 404: "no [31m route".', False),
-        (answering(b"", 405), "with 405.", False),
+        (answering(b"<html><body>hi", 200), "with 200 without a prompt_id: a web page."),
+        (answering(b"no\x1b[31m\r\nroute", 404), 'with 404: "no [31m route".'),
+        (answering(b"", 405), "with 405."),
+        (answering(b"", 403), "with 403."),
+        (answering({"hello": []}), "with 200 without a prompt_id"),
+        (answering(b""), "with 200 without a prompt_id"),
+        (answering(ACCEPTED, 201), "with 201"),
     ],
 )
-async def test_deterministic_answer_is_unconfirmed_and_described(handler: Handler, detail: str, raised: bool) -> None:
+async def test_deterministic_answer_is_unconfirmed_and_described(handler: Handler, detail: str) -> None:
     async with serving(handler) as server:
         with pytest.raises(PromptUnconfirmed) as caught:
             await submitted(server.url)
-    assert caught.value.detail == f"POST /prompt was answered {detail}"
-    assert caught.value.raised is raised
-    assert not caught.value.not_sent
+    assert caught.value.detail.startswith(f"POST /prompt was answered {detail}")
+    assert caught.value.raised is detail.startswith("with 500")
+    assert len(server.requests) == 1, "it was sent again"
 
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b"500 Internal Server Error", 500), (EXCEPTION, 502)] + [(b"", status) for status in (503, 408, 425, 429)],
+    [(b"500 Internal Server Error", 500), (EXCEPTION, 502), (b"<html>bad gateway", 502)]
+    + [(b"", status) for status in (503, 408, 425, 429)],
 )
 async def test_answer_of_a_proxy_confirms_nothing(body: bytes, status: int) -> None:
     async with serving(answering(body, status)) as server:
         with pytest.raises(ResponseLost) as caught:
             await submitted(server.url)
     assert not isinstance(caught.value, PromptUnconfirmed)
+    assert len(server.requests) == 1, "it was sent again"
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["end", "reset"])
@@ -391,9 +364,8 @@ async def test_prompt_is_not_sent_when_its_lease_is_lost_while_it_connects() -> 
     server = await asyncio.start_server(take, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server, ComfyClient(f"http://127.0.0.1:{port}", timeouts=QUICK) as comfy:
-        with pytest.raises(SendAborted) as aborted:
+        with pytest.raises(SendAborted):
             await comfy.submit({"1": {}}, prompt_id="p", client_id="c", may_send=lambda: False)
-        assert aborted.value.not_sent
         async with asyncio.timeout(SOON):
             await over.wait()
     head, _, body = bytes(received).partition(b"\r\n\r\n")
@@ -436,8 +408,24 @@ async def test_bad_answer_has_its_own_error_and_is_not_requested_again(
         with pytest.raises(BackendError) as caught:
             await read(comfy)
     assert type(caught.value) is error
-    assert caught.value.url == f"http://localhost:{server.port}"
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("handler", "times", "detail"),
+    [
+        (hanging, Timeouts(silence_s=0.3), "No whole answer came: 0.3 s passed without a byte."),
+        (stalling, Timeouts(silence_s=0.3), "No whole answer came: 0.3 s passed without a byte."),
+        (dripping, Timeouts(total_s=0.4), "No whole answer came within 0.4 s."),
+    ],
+)
+async def test_missing_answer_is_reported_with_the_time_that_elapsed(
+    handler: Handler, times: Timeouts, detail: str
+) -> None:
+    async with client_of(handler, timeouts=times) as (_, comfy):
+        with pytest.raises(ResponseLost) as caught:
+            await comfy.system_stats()
+    assert caught.value.detail == detail
 
 
 async def test_small_answers_have_a_limit_of_their_own() -> None:
@@ -499,25 +487,21 @@ async def test_client_works_after_a_bad_answer() -> None:
         assert await comfy.queue_remaining() == 2
 
 
-async def test_changes_have_the_bodies_that_comfyui_reads() -> None:
+async def test_changes_have_the_bodies_that_comfyui_reads_and_ids_stay_in_their_segment() -> None:
     async with client_of(answering(b""), path="/gpu%201") as (server, comfy):
         await comfy.delete_pending(["a", "b"])
         await comfy.interrupt("p")
-        await comfy.free(unload_models=True, free_memory=False)
-    assert [(request["path"], json.loads(request["body"])) for request in server.requests] == [
+        await comfy.free()
+        for odd in (comfy.history("../queue?x#y/ü"), comfy.object_info("A/B C")):
+            with pytest.raises(NotComfyUI):
+                await odd
+    sent = [(request["path"], json.loads(request["body"] or "0")) for request in server.requests]
+    assert sent == [
         ("/gpu%201/queue", {"delete": ["a", "b"]}),
         ("/gpu%201/interrupt", {"prompt_id": "p"}),
-        ("/gpu%201/free", {"unload_models": True, "free_memory": False}),
-    ]
-
-
-async def test_odd_ids_stay_inside_their_path_segment() -> None:
-    async with client_of(answering({})) as (server, comfy):
-        assert await comfy.history("../queue?x#y/ü") is None
-        assert await comfy.object_info("A/B C") is None
-    assert [request["path"] for request in server.requests] == [
-        "/history/..%2Fqueue%3Fx%23y%2F%C3%BC",
-        "/object_info/A%2FB%20C",
+        ("/gpu%201/free", {"unload_models": True, "free_memory": True}),
+        ("/gpu%201/history/..%2Fqueue%3Fx%23y%2F%C3%BC", 0),
+        ("/gpu%201/object_info/A%2FB%20C", 0),
     ]
 
 
@@ -527,38 +511,37 @@ async def test_file_is_read_in_pieces_with_its_type_and_length() -> None:
         client_of(answering(content, 200, **{"Content-Type": "image/png"})) as (server, comfy),
         comfy.view("ü &.png", subfolder="a/b", type="temp", headers={"Range": "bytes=0-"}) as file,
     ):
-        assert (file.status, file.content_type, file.length) == (200, "image/png", len(content))
+        assert (file.status, file.length) == (200, len(content))
+        assert file.headers["content-type"] == "image/png"
         assert b"".join([chunk async for chunk in file.chunks()]) == content
     (request,) = server.requests
     assert request["path"] == "/view?filename=%C3%BC%20%26.png&subfolder=a%2Fb&type=temp"
     assert request["headers"]["Range"] == "bytes=0-"
 
 
-async def test_missing_file_is_a_status() -> None:
+async def test_missing_file_is_a_status_and_an_existing_one_is_found_without_reading_it() -> None:
     async with client_of(answering(b"", 404)) as (_, comfy):
         async with comfy.view("gone.png") as file:
             assert (file.status, file.length) == (404, 0)
         assert not await comfy.has_file("gone.png")
-
-
-async def test_existing_file_is_found_without_reading_it() -> None:
     async with client_of(answering(b"x" * 9000)) as (server, comfy):
         assert await comfy.has_file("a.png")
     assert server.requests[0]["method"] == "HEAD"
 
 
-@pytest.mark.parametrize("handler", [endless, answering(b"x" * 200_000)], ids=["endless", "too long"])
-async def test_file_above_its_limit_is_cut_off(handler: Handler) -> None:
+@pytest.mark.parametrize(
+    ("handler", "error"),
+    [
+        (endless, AnswerTooLarge),
+        (answering(b"x" * 200_000), AnswerTooLarge),
+        (answering(gzip.compress(b"x"), 200, **{"Content-Encoding": "gzip"}), NotComfyUI),
+    ],
+    ids=["endless", "too long", "compressed"],
+)
+async def test_file_above_its_limit_or_compressed_is_refused(handler: Handler, error: type[BackendError]) -> None:
     async with client_of(handler, timeouts=QUICK) as (_, comfy):
-        with pytest.raises(AnswerTooLarge):
+        with pytest.raises(error):
             await read_file(comfy, max_bytes=100_000)
-
-
-async def test_compressed_file_is_refused() -> None:
-    compressed = answering(gzip.compress(b"x"), 200, **{"Content-Encoding": "gzip"})
-    async with client_of(compressed) as (_, comfy):
-        with pytest.raises(NotComfyUI):
-            await read_file(comfy)
 
 
 async def test_error_of_the_reader_is_not_an_error_of_the_backend() -> None:
@@ -568,16 +551,19 @@ async def test_error_of_the_reader_is_not_an_error_of_the_backend() -> None:
                 raise OSError("disk full")
 
 
+def both(answer: Any) -> Handler:
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await (scripted(STATUS) if request.path == "/ws" else answering(answer))(request)
+
+    return handler
+
+
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", pytest.param("::1", marks=pytest.mark.skipif(not has_ipv6_loopback(), reason="no ::1 here"))]
 )
 async def test_localhost_is_reached_on_both_of_its_addresses(host: str) -> None:
-    events, accept = scripted(STATUS), answering(ACCEPTED)
-
-    async def handler(request: web.Request) -> web.StreamResponse:
-        return await (events if request.path == "/ws" else accept)(request)
-
-    async with serving(handler, host=host) as server, asyncio.timeout(SOON):
+    async with serving(both(ACCEPTED), host=host) as server, asyncio.timeout(SOON):
         accepted = await submitted(f"http://localhost:{server.port}")
         async with ComfyClient(f"localhost:{server.port}") as comfy, comfy.events("c") as events_:
             assert await anext(events_) == Status(queue_remaining=0, sid="me")
@@ -598,25 +584,17 @@ async def test_requests_and_sockets_carry_headers_and_login_and_no_origin() -> N
         assert request["headers"]["X-Token"] == "t"
         assert "Origin" not in request["headers"]
     assert "secret" not in comfy.url
-
-
-async def test_authorization_header_overrides_the_login_of_the_url() -> None:
-    headers = {"authorization": "Bearer t"}
-    answer = answering({"exec_info": {"queue_remaining": 0}})
-    async with client_of(answer, login="user:secret@", headers=headers) as (server, comfy):
-        await comfy.queue_remaining()
+    own = client_of(answering(b"", 401), login="user:secret@", headers={"authorization": "Bearer t"})
+    async with own as (server, comfy):
+        with pytest.raises(AccessDenied):
+            await comfy.queue()
     assert server.requests[0]["headers"].getall("Authorization") == ["Bearer t"]
 
 
 async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy", "ws_proxy", "no_proxy"):
         monkeypatch.setenv(name, "" if name == "no_proxy" else f"http://127.0.0.1:{free_port()}")
-    answer, events = answering({"exec_info": {"queue_remaining": 1}}), scripted(STATUS)
-
-    async def handler(request: web.Request) -> web.StreamResponse:
-        return await (events if request.path == "/ws" else answer)(request)
-
-    async with client_of(handler) as (_, comfy):
+    async with client_of(both({"exec_info": {"queue_remaining": 1}})) as (_, comfy):
         assert await comfy.queue_remaining() == 1
         async with comfy.events("c") as socket_:
             assert await anext(socket_) == Status(queue_remaining=0, sid="me")
@@ -657,12 +635,6 @@ def scripted(*frames: str | bytes, then: str = "listen", reason: bytes = b"going
     return handler
 
 
-async def test_first_message_is_the_feature_flags() -> None:
-    for previews in (True, False):
-        async with events_of(scripted(), previews=previews) as (_, events):
-            assert await anext(events) == FeatureFlags(supports_preview_metadata=previews)
-
-
 async def test_client_id_is_sent_and_nothing_is_compressed() -> None:
     async with events_of(scripted(STATUS), "a b/ü") as (server, events):
         assert await anext(events) == Status(queue_remaining=0, sid="me")
@@ -671,7 +643,7 @@ async def test_client_id_is_sent_and_nothing_is_compressed() -> None:
     assert "Sec-WebSocket-Extensions" not in server.requests[0]["headers"]
 
 
-async def test_unknown_and_broken_frames_are_counted_and_skipped() -> None:
+async def test_unknown_and_broken_frames_are_skipped() -> None:
     frames = [
         "nonsense",
         '{"type":"executing"}',
@@ -682,29 +654,26 @@ async def test_unknown_and_broken_frames_are_counted_and_skipped() -> None:
     ]
     async with events_of(scripted(*frames)) as (_, events):
         assert await anext(events) == Executing(node=None, prompt_id="p")
-        assert (events.frames, events.broken_frames, events.unknown_frames) == (6, 3, 2)
 
 
 @pytest.mark.parametrize("previews", [True, False])
-async def test_previews_are_decoded_only_on_request(previews: bool) -> None:
-    frames = [struct.pack(">II", 1, 1) + b"image", STATUS]
-    async with events_of(scripted(*frames), previews=previews) as (_, events):
-        assert isinstance(await anext(events), Preview if previews else Status)
+async def test_previews_are_decoded_only_on_request_and_may_be_large(previews: bool) -> None:
+    image = b"x" * 5_000_000
+    sent = (struct.pack(">II", 1, 2) + image, STATUS)
+    # The server repeats the first message of the client.
+    told = [Status(queue_remaining=0, sid="me"), FeatureFlags(supports_preview_metadata=previews)]
+    async with events_of(scripted(*sent), previews=previews) as (_, events):
+        if previews:
+            assert await anext(events) == Preview(image_type="png", image=image)
+        assert [await anext(events) for _ in told] == told
 
 
-async def test_large_frame_does_not_end_the_socket() -> None:
-    image = struct.pack(">II", 1, 2) + b"x" * 5_000_000
-    async with events_of(scripted(image), previews=True) as (_, events):
-        assert await anext(events) == Preview(image_type="png", image=image[8:])
-
-
-@pytest.mark.parametrize(("then", "code"), [("close", 1001), ("abort", 1006)])
-async def test_end_of_a_socket_has_its_close_code(then: str, code: int) -> None:
+@pytest.mark.parametrize(("then", "how"), [("close", r"was closed \(1001"), ("abort", "without a close frame")])
+async def test_end_of_a_socket_says_how_it_ended(then: str, how: str) -> None:
     async with events_of(scripted(STATUS, then=then)) as (_, events):
         assert await anext(events) == Status(queue_remaining=0, sid="me")
-        with pytest.raises(SocketLost) as caught:
+        with pytest.raises(SocketLost, match=how):
             await anext(events)
-    assert caught.value.close_code == code
 
 
 async def test_close_reason_of_a_backend_is_one_printable_line() -> None:
@@ -770,18 +739,15 @@ async def test_handshake_without_http_has_its_own_error(answer: bytes, error: ty
     assert type(caught.value) is error
 
 
-STATS = {
-    "system": {"os": "posix", "comfyui_version": "0.3.64", "python_version": "3.11"},
-    "devices": [{"name": "cuda:0 RTX", "type": "cuda", "index": 0, "vram_total": 24, "vram_free": 20}],
-}
-
-
-async def test_probe_reports_version_and_devices() -> None:
-    async with serving(answering(STATS)) as server:
+async def test_probe_reports_version_and_devices_or_that_no_server_listens() -> None:
+    with pytest.raises(BackendUnreachable):
+        await probe(f"http://127.0.0.1:{free_port()}", timeout=400 * MS)
+    stats = {"system": {"comfyui_version": "0.3.64"}, "devices": [{"name": "cuda:0 RTX"}]}
+    async with serving(answering(stats)) as server:
         report = await probe(server.url)
     assert report.version == "0.3.64"
     assert report.url == f"http://localhost:{server.port}"
-    assert [(device.name, device.vram_free) for device in report.devices] == [("cuda:0 RTX", 20)]
+    assert [device.name for device in report.devices] == ["cuda:0 RTX"]
 
 
 @pytest.mark.parametrize(
@@ -796,11 +762,6 @@ async def test_probe_ends_in_time(handler: Handler, error: type[BackendError]) -
         with pytest.raises(error):
             await probe(server.url, timeout=400 * MS)
         assert loop.time() - before < 400 * MS + 1
-
-
-async def test_probe_of_an_unused_port_is_unreachable() -> None:
-    with pytest.raises(BackendUnreachable):
-        await probe(f"http://127.0.0.1:{free_port()}", timeout=400 * MS)
 
 
 async def test_no_secret_reaches_the_logs(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,3 @@
-"""Addresses to which nothing is sent."""
-
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import ipaddress
@@ -22,7 +18,7 @@ from backends.comfyui import destinations
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.destinations import CheckedNetwork, allow_link_local, check_url, is_refused
 from backends.comfyui.errors import BackendUnreachable
-from backends.simulator import SimulatorThread
+from tests.harness.simulator_thread import SimulatorThread
 
 
 @pytest.fixture(autouse=True)
@@ -57,39 +53,32 @@ def test_other_address_is_not_refused(address: str) -> None:
     assert not is_refused(address)
 
 
-@pytest.mark.parametrize("url", ["http://169.254.169.254", "http://[fe80::1]:8188"])
-def test_link_local_url_is_explained(url: str) -> None:
-    with pytest.raises(ValueError, match="DIRECTOR_ALLOW_LINK_LOCAL"):
-        check_url(url)
-    allow_link_local(True)
-    check_url(url)
+NAMES = {
+    "metadata.test": ["10.0.0.1", "169.254.169.254"],
+    "odd.local": ["fe80::1%eth0"],
+    "gpu.test": ["10.0.0.1"],
+    "box.local": ["fe80::1%eth0", "192.168.1.7"],
+}
 
 
-def test_name_is_refused_for_any_of_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {"metadata.test": ["10.0.0.1", "169.254.169.254"], "gpu.test": ["10.0.0.1"]}
+def test_url_with_a_link_local_address_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name may have an fe80 address beside a usable one, but no other link-local address."""
 
     def resolve(host: str, *_args: Any, **_options: Any) -> list[Any]:
-        if host not in known:
+        if host not in NAMES:
             raise socket.gaierror
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, 0)) for one in known[host]]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, 0)) for one in NAMES[host]]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    with pytest.raises(ValueError, match="link-local"):
-        check_url("http://metadata.test:8188")
-    check_url("http://gpu.test:8188")
-    check_url("http://unknown.test:8188")
-
-
-def test_name_with_an_fe80_address_beside_a_usable_one_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {"box.local": ["fe80::1%eth0", "192.168.1.7"], "odd.local": ["fe80::1%eth0"]}
-
-    def resolve(host: str, *_args: Any, **_options: Any) -> list[Any]:
-        return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (one, 0)) for one in known[host]]
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    check_url("http://box.local:8188")
-    with pytest.raises(ValueError, match="link-local"):
-        check_url("http://odd.local:8188")
+    refused = ("169.254.169.254", "[fe80::1]", "metadata.test", "odd.local")
+    for host in refused:
+        with pytest.raises(ValueError, match=r"link-local.*DIRECTOR_ALLOW_LINK_LOCAL"):
+            check_url(f"http://{host}:8188")
+    for host in ("gpu.test", "box.local", "unknown.test"):
+        check_url(f"http://{host}:8188")
+    allow_link_local(True)
+    for host in refused:
+        check_url(f"http://{host}:8188")
 
 
 def test_resolver_that_hangs_delays_no_registration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,16 +91,17 @@ def test_resolver_that_hangs_delays_no_registration(monkeypatch: pytest.MonkeyPa
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[tuple[int, bytearray]]:
-    """Give a port, and what is sent there."""
+async def listening(host: str, port: int = 0) -> AsyncIterator[int]:
     received = bytearray()
 
     async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         received.extend(await reader.read(1000))
         writer.close()
 
-    async with await asyncio.start_server(note, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1], received
+    async with await asyncio.start_server(note, host, port) as server:
+        yield server.sockets[0].getsockname()[1]
+        await asyncio.sleep(0.05)
+    assert bytes(received) == b""
 
 
 @pytest.mark.parametrize("name", ["localhost", "rebound.localhost"])
@@ -123,7 +113,7 @@ async def test_nothing_is_sent_when_a_name_resolves_to_a_refused_address(
     resolve = socket.getaddrinfo
     monkeypatch.setattr(destinations, "_NETWORKS", loopback)
     monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *rest, **more: resolve("127.0.0.1", *rest, **more))
-    async with listening() as (port, received), ComfyClient(f"http://{name}:{port}") as comfy:
+    async with listening("127.0.0.1") as port, ComfyClient(f"http://{name}:{port}") as comfy:
         with pytest.raises(BackendUnreachable, match="link-local"):
             await comfy.system_stats()
         with pytest.raises(BackendUnreachable, match="link-local"):
@@ -131,8 +121,6 @@ async def test_nothing_is_sent_when_a_name_resolves_to_a_refused_address(
         with pytest.raises(BackendUnreachable, match="link-local"):
             async with comfy.events("c"):
                 raise AssertionError("opened")
-        await asyncio.sleep(0.05)
-    assert bytes(received) == b""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 127.0.0.2 without more")
@@ -148,22 +136,14 @@ async def test_name_with_a_refused_and_a_usable_address_is_connected_to_the_usab
         hosts = addresses if host in ("gpu.test", b"gpu.test") else (host,)
         return [entry for one in hosts for entry in resolve(one, *rest, **more)]
 
-    received = bytearray()
-
-    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        received.extend(await reader.read(1000))
-        writer.close()
-
     with SimulatorThread() as simulators:
         port = urlsplit(simulators.urls[0]).port
-        async with await asyncio.start_server(note, "127.0.0.2", port):
+        async with listening("127.0.0.2", port or 0):
             monkeypatch.setattr(socket, "getaddrinfo", both)
             async with ComfyClient(f"http://gpu.test:{port}") as comfy:
                 assert (await comfy.system_stats()).version
                 async with comfy.events("c"):
                     pass
-            await asyncio.sleep(0.05)
-    assert bytes(received) == b""
 
 
 async def _connect(port: int) -> None:

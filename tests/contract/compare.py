@@ -1,7 +1,5 @@
 """Compare what a server answered and sent with a recording. Differences are lines of text."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -47,7 +45,6 @@ def _may_lack(path: str, recorded: Any, seen: Any) -> bool:
 
 
 def answers(request: Event, recorded: Event, seen: Event) -> Iterator[str]:
-    """Differences between two answers to one request."""
     route = f"{request['method']} {urlsplit(request['path']).path}"
     if "exception" in recorded or "exception" in seen:
         if ("exception" in recorded) != ("exception" in seen):

@@ -1,18 +1,16 @@
 """A recording of a real ComfyUI as a list of steps: what its client did, and what it had seen by then.
 
-A recording holds every request, answer and frame in the order in which one client program saw them.
-What the program did (requests, sockets opened and closed, messages sent) becomes steps; what came
-back is what a server must repeat. A step also says how much every open socket had received when it
-was taken: nothing that arrived before a request can depend on it, so a replay may always wait for it.
+What arrived before a request cannot depend on it, so a replay may always wait for that.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 FOLDER = Path(__file__).parent / "recordings"
 A_STEP = 0.12  # seconds; the recorded samplers report every 0.1 s, so more than that is a silence
@@ -21,18 +19,42 @@ LONGEST_PAUSE = 0.3  # seconds; the recorder's silences last up to 27 s and show
 Event = dict[str, Any]
 PROGRESS = frozenset({"progress", "progress_state", "preview"})
 
+# What the recorder did off the wire, which the notes of a recording only mention.
+
+#: The recording on whose server, left running, this one was made.
+CONTINUES: Final = {
+    "02_cached_repeat": "01_success_saveimage",
+    "08_ksampler_preview_metadata": "07_ksampler_preview_binary",
+    "20_second_socket_same_id": "19_reconnect_mid_run",
+}
+
+#: Recordings of a server started with ``--preview-method latent2rgb``.
+WITH_PREVIEWS: Final = frozenset({"07_ksampler_preview_binary", "08_ksampler_preview_metadata"})
+
+#: Recordings whose server process ends or is killed: they need one that can be.
+WITH_PROCESS: Final = frozenset({"16_poison_badlink", "23_killed_int", "23_killed_kill", "23_killed_term"})
+
+#: By note, the signal that was sent to the server's process.
+SIGNALS: Final = {"kill -INT": signal.SIGINT, "kill -KILL": signal.SIGKILL, "kill -TERM": signal.SIGTERM}
+
+#: How a note starts after which the server was up again, on the same port and folders.
+RESTARTED: Final = "restarted in "
+
+#: By recording and turn of POST /prompt, the output removed from the disk just before it.
+REMOVED: Final = {("18_view_and_upload", 2): "sub/img_00001_.png", ("18_view_and_upload", 4): "sub/img_00001_.png"}
+
+#: Recordings in which interrupts followed the POST within a millisecond. Whether such an interrupt
+#: finds its prompt running is a race (comfyui-protocol.md, trap 4), so the replay sends it once the prompt has
+#: started: that is the outcome recorded all ten times.
+INTERRUPT_AFTER_START: Final = frozenset({"11_interrupt_uninterruptible"})
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a socket has received.
+    """What a socket has received."""
 
-    Attributes:
-        landmarks: frames other than progress, closes included.
-        run: progress frames since the last landmark.
-    """
-
-    landmarks: int = 0
-    run: int = 0
+    landmarks: int = 0  # frames other than progress, closes included
+    run: int = 0  # progress frames since the last landmark
 
     def reached(self, wanted: Seen) -> bool:
         """Whether a socket that has received this much is as far as ``wanted``."""
@@ -41,31 +63,18 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One deed of the recorded client.
+    """One deed of the recorded client."""
 
-    Attributes:
-        deed: ``request``, ``connect``, ``send``, ``close`` or ``note`` (what was done off the wire).
-        event: the recorded event.
-        answer: the recorded answer of a ``request`` or ``connect``, else None.
-        seen: by socket, what it had received when the deed was done.
-        pause: seconds for which the recorder had been silent before, if it had.
-    """
-
-    deed: str
+    deed: str  # ``request``, ``connect``, ``send``, ``close`` or ``note`` (done off the wire)
     event: Event
-    answer: Event | None
-    seen: dict[str, Seen]
-    pause: float
+    answer: Event | None  # of a ``request`` or ``connect``
+    seen: dict[str, Seen]  # by socket
+    pause: float  # seconds for which the recorder had been silent before
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Steps, and the frames each socket received.
-
-    Attributes:
-        frames: by socket, the events received while the client still listened.
-        late: by socket, the events that arrived after the client's own close.
-    """
+    """Steps, and by socket the events that arrived before and after the client's own close."""
 
     name: str
     steps: list[Step]
@@ -79,7 +88,6 @@ def names() -> list[str]:
 
 
 def load_json(name: str) -> Any:
-    """The JSON document ``name`` among the recordings."""
     return json.loads(gzip.decompress((FOLDER / f"{name}.json.gz").read_bytes()))
 
 
@@ -152,7 +160,6 @@ def kind(event: Event) -> str:
 
 
 def seen_in(events: list[Event]) -> Seen:
-    """Count what stands in ``events``."""
     seen = Seen()
     for event in events:
         seen = Seen(seen.landmarks, seen.run + 1) if kind(event) in PROGRESS else Seen(seen.landmarks + 1, 0)

@@ -1,11 +1,7 @@
-"""Names that a server generates in each run, and which recorded name stands for which replayed one.
+"""Names that a server generates in each run: the third prompt id of a recording is the third of its replay.
 
-Such a name is known by its kind and its turn: the third prompt id of the recording is the third of
-the replay. Requests that carry a recorded name are sent with the replayed one; answers and frames
-are compared with both replaced by one alias.
+Requests carry the replay's names; answers and frames are compared with both replaced by one alias.
 """
-
-from __future__ import annotations
 
 import json
 import re
@@ -26,7 +22,6 @@ class Names:
         self._turns: dict[str, int] = {}
 
     def learn_answer(self, answer: Event) -> None:
-        """Take the prompt id and the ETag of an answer."""
         body = answer.get("body")
         if isinstance(body, dict) and UUID4.fullmatch(str(body.get("prompt_id"))):
             self._learn("prompt", body["prompt_id"])
@@ -75,7 +70,6 @@ class Names:
 
 
 def of(events: list[Event]) -> Names:
-    """The names in a whole recording."""
     names = Names()
     for event in events:
         if event["dir"] == "http-response":

@@ -1,7 +1,5 @@
 """Play a recording's client against a server and keep what comes back."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import json
@@ -14,10 +12,20 @@ import websockets
 from PIL import Image
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.contract import offwire
-from tests.contract.recording import Event, Recording, Seen, Step, kind, seen_in
+from tests.contract.recording import (
+    INTERRUPT_AFTER_START,
+    REMOVED,
+    RESTARTED,
+    SIGNALS,
+    Event,
+    Recording,
+    Seen,
+    Step,
+    kind,
+    seen_in,
+)
 from tests.contract.renames import Names
-from tests.contract.servers import Server
+from tests.contract.servers import Process, Server
 from tests.contract.verdict import Replay
 
 PATIENCE = 20.0  # seconds to wait for what the recording shows
@@ -56,7 +64,7 @@ class Socket:
 class Player:
     """Takes the steps of one recording, in order, each when the recording's client took it."""
 
-    def __init__(self, recording: Recording, names: Names, server: Server) -> None:
+    def __init__(self, recording: Recording, names: Names, server: Server | Process) -> None:
         self.recording = recording
         self.names = names
         self.server = server
@@ -123,7 +131,7 @@ class Player:
 
     def _started(self, turn: int, step: Step) -> dict[str, Seen]:
         """By socket, the execution_start that must precede this step, where it must."""
-        waits = self.recording.name in offwire.INTERRUPT_AFTER_START
+        waits = self.recording.name in INTERRUPT_AFTER_START
         if not waits or step.deed != "request" or step.event["path"] != "/interrupt":
             return {}
         prompt = step.event["body"]["prompt_id"]
@@ -215,16 +223,18 @@ class Player:
 
     async def _off_wire(self, step: Step) -> None:
         if step.event["method"] == "POST" and step.event["path"] == "/prompt":
-            removed = offwire.REMOVED.get((self.recording.name, self._prompts))
+            removed = REMOVED.get((self.recording.name, self._prompts))
             self._prompts += 1
             if removed is not None:
                 (self.server.outputs / removed).unlink()
 
     async def _note(self, text: str) -> None:
-        if text in offwire.SIGNALS:
-            await self.server.kill(offwire.SIGNALS[text])
-        elif text.startswith(offwire.RESTARTED):
-            await self.server.restart()
+        if text in SIGNALS:
+            assert isinstance(self.server, Process)
+            await asyncio.to_thread(self.server.kill, SIGNALS[text])
+        elif text.startswith(RESTARTED):
+            assert isinstance(self.server, Process)
+            await asyncio.to_thread(self.server.start)
 
     def _renamed(self, text: str) -> str:
         """``text`` with the recording's made-up names replaced by this server's."""
@@ -232,7 +242,6 @@ class Player:
 
 
 def answered(response: httpx.Response) -> Event:
-    """An answer in the form of a recorded one."""
     seen: Event = {"status": response.status_code}
     seen["headers"] = {key.decode(): value.decode() for key, value in response.headers.raw}
     content_type = response.headers.get("content-type", "")
@@ -267,7 +276,6 @@ def part(field: dict[str, str], note: str) -> tuple[str, Any]:
 
 
 def picture(colour: tuple[int, int, int]) -> bytes:
-    """A PNG of 4 x 4 pixels."""
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
     return buffer.getvalue()

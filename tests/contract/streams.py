@@ -12,8 +12,6 @@ Three things in a stream depend on timing and not on the server; nothing else is
 In 2 and 3 the steps seen must be the same steps as recorded, only fewer or more of them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -23,14 +21,9 @@ from tests.contract.recording import PROGRESS, Event, kind
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A socket's frames, the movable ones taken out.
+    """A socket's frames, the movable status frames taken out and only counted."""
 
-    Attributes:
-        items: single frames, and lists of progress frames that belong together.
-        moved: how many movable status frames there were.
-    """
-
-    items: list[Event | list[Event]]
+    items: list[Event | list[Event]]  # a list: progress frames that belong together
     moved: int
 
 

@@ -1,7 +1,7 @@
 """The Test* nodes of the recordings, for a real ComfyUI: copy this file into its custom_nodes folder.
 
 The recordings' own nodes are not public; these were written from what the recordings show of them.
-Nothing here is imported by the tests: only a ComfyUI has torch and the `comfy` packages.
+``tests/real`` needs them too. The tests import nothing of it: only a ComfyUI has torch and `comfy`.
 """
 
 from __future__ import annotations
@@ -39,16 +39,19 @@ def noise(seed: int, width: int, height: int) -> Any:
     return torch.rand(1, height, width, 3, generator=generator)
 
 
-class TestSampler:
-    """Reports steps, sends previews on request, honours interrupts."""
+class Node:
+    """What the nodes have in common; ``INPUT_TYPES`` are as recorded in /object_info."""
 
     CATEGORY = "testing"
     FUNCTION = "run"
-    RETURN_TYPES = ("IMAGE",)
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = ("IMAGE",)
+
+
+class TestSampler(Node):
+    """Reports steps, sends previews on request, honours interrupts."""
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
-        """The inputs, as recorded in /object_info."""
         side = ("INT", {"default": 64, "min": 8, "max": 4096})
         return {
             "required": {
@@ -72,7 +75,6 @@ class TestSampler:
         height: int = 64,
         preview: bool = False,
     ) -> tuple[Any]:
-        """Take the steps; the progress bar raises when interrupted."""
         bar, image = comfy.utils.ProgressBar(steps), noise(seed, width, height)
         picture = Image.fromarray((image[0] * 255).byte().numpy())
         for step in range(1, steps + 1):
@@ -81,22 +83,16 @@ class TestSampler:
         return (image,)
 
 
-class TestFail:
+class TestFail(Node):
     """Raises after a while, or doesn't."""
-
-    CATEGORY = "testing"
-    FUNCTION = "run"
-    RETURN_TYPES = ("IMAGE",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
-        """The inputs, as recorded in /object_info."""
         kinds = ["runtime", "oom", "value", "none"]
         after = ("FLOAT", {"default": 0.0, "min": 0.0, "max": 600.0})
         return {"required": {"image": ("IMAGE",), "kind": (kinds,), "after": after}}
 
     def run(self, image: Any, kind: str, after: float) -> tuple[Any]:
-        """Wait, then fail as requested."""
         wait(after)
         if kind == "runtime":
             raise RuntimeError(OUT_OF_MEMORY)
@@ -107,16 +103,11 @@ class TestFail:
         return (image,)
 
 
-class TestSlow:
+class TestSlow(Node):
     """Sleeps; ignores interrupts if it is to."""
-
-    CATEGORY = "testing"
-    FUNCTION = "run"
-    RETURN_TYPES = ("IMAGE",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
-        """The inputs, as recorded in /object_info."""
         return {
             "required": {
                 "image": ("IMAGE",),
@@ -126,26 +117,19 @@ class TestSlow:
         }
 
     def run(self, image: Any, seconds: float, interruptible: bool) -> tuple[Any]:
-        """Sleep."""
         (wait if interruptible else time.sleep)(seconds)
         return (image,)
 
 
-class TestExpand:
+class TestExpand(Node):
     """Becomes a TestSampler and a TestSlow."""
-
-    CATEGORY = "testing"
-    FUNCTION = "run"
-    RETURN_TYPES = ("IMAGE",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
-        """The inputs, as recorded in /object_info."""
         steps = ("INT", {"default": 2, "min": 1, "max": 1000})
         return {"required": {"seed": SEED, "steps": steps}}
 
     def run(self, seed: int, steps: int) -> dict[str, Any]:
-        """Give the graph to run in this node's place."""
         graph = GraphBuilder()
         settings = {"cfg": 7.0, "sampler_name": "euler", "delay": 0.05}
         sampler = graph.node("TestSampler", seed=seed, steps=steps, **settings)
@@ -153,39 +137,29 @@ class TestExpand:
         return {"result": (slow.out(0),), "expand": graph.finalize()}
 
 
-class TestBlock:
+class TestBlock(Node):
     """Blocks what follows, with a message or silently."""
-
-    CATEGORY = "testing"
-    FUNCTION = "run"
-    RETURN_TYPES = ("IMAGE",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
-        """The inputs, as recorded in /object_info."""
         return {"required": {"image": ("IMAGE",), "message": ("STRING", {"default": ""})}}
 
     def run(self, image: Any, message: str) -> tuple[Any]:
-        """Block."""
         return (ExecutionBlocker(message or None),)
 
 
-class TestText:
+class TestText(Node):
     """Sends a text as progress and as output."""
 
-    CATEGORY = "testing"
-    FUNCTION = "run"
     OUTPUT_NODE = True
-    RETURN_TYPES: ClassVar[tuple[str, ...]] = ()
+    RETURN_TYPES = ()
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
-        """The inputs, as recorded in /object_info."""
         text = ("STRING", {"default": "hello"})
         return {"required": {"text": text}, "hidden": {"unique_id": "UNIQUE_ID"}}
 
     def run(self, text: str, unique_id: str) -> dict[str, Any]:
-        """Send it."""
         PromptServer.instance.send_progress_text(text, unique_id)
         return {"ui": {"text": [text]}, "result": ()}
 

@@ -1,7 +1,5 @@
 """The differences between a recording and its replay: an empty list is a kept contract."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -14,14 +12,7 @@ Items = list[Event | list[Event]]
 
 @dataclass(slots=True)
 class Replay:
-    """What came back in a replay.
-
-    Attributes:
-        answers: by turn of the step, the answer.
-        frames: by socket, what it received until the client closed it.
-        names: the names this server made up.
-        stuck: why the replay could not go on, if it could not.
-    """
+    """Answers by turn of the step, frames by socket, names, and why the replay could not go on."""
 
     answers: dict[int, Event] = field(default_factory=dict)
     frames: dict[str, list[Event]] = field(default_factory=dict)
@@ -30,7 +21,6 @@ class Replay:
 
 
 def differences(recording: Recording, names: Names, replay: Replay) -> list[str]:
-    """Every difference, answers first; ``names`` are those of the recording."""
     found = [f"the replay stopped: {replay.stuck}"] if replay.stuck else []
     for turn, step in enumerate(recording.steps):
         if step.answer is not None and turn in replay.answers:

@@ -1,7 +1,5 @@
 """Shared by tests of the database: a backend with a lease, and retries without a pause."""
 
-from __future__ import annotations
-
 import pytest
 from pytest_django import Settings
 
@@ -11,12 +9,10 @@ from tests.harness import factories
 
 @pytest.fixture
 def fence() -> FencingToken:
-    """Return the lease of gpu-1."""
-    factories.backend()
-    return factories.lease()
+    """Return the lease of gpu-1, which responds."""
+    return factories.online()
 
 
 @pytest.fixture
 def no_backoff(settings: Settings) -> None:
-    """Retry without a pause."""
     settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0

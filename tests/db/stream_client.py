@@ -1,7 +1,5 @@
 """A client of a group's event stream that reads the database."""
 
-from __future__ import annotations
-
 import json
 
 from jobgroups.models import JobGroup
@@ -10,7 +8,6 @@ from tests.ws.client_state import ClientState, picked
 
 
 def connect(group: JobGroup) -> ClientState:
-    """Return a client that has just connected."""
     client = ClientState()
     _, text = groups.group_stream_start(group.id, None)
     assert text is not None

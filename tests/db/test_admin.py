@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections.abc import Iterable
@@ -18,7 +16,20 @@ from backends.models import Backend, Discovery, FoundBackend
 from jobgroups.admin.base import row_link
 from jobgroups.domain.clock import now
 from jobgroups.events import log
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, Notice, ReportedFile
+from jobgroups.models import (
+    AbandonedPrompt,
+    Asset,
+    Attempt,
+    ChildJob,
+    Exclusion,
+    JobEvent,
+    JobGroup,
+    Notice,
+    ReportedFile,
+    StoredFile,
+    Timing,
+    Variant,
+)
 from jobgroups.services import attempts, runners
 from tests.harness import factories
 
@@ -51,7 +62,14 @@ def group() -> JobGroup:
     )
     ReportedFile.objects.create(attempt_id=third.attempt_id, digest="d" * 32, executed=True)
     FoundBackend.objects.create(url="http://localhost:8198", first_seen_at=now(), last_seen_at=now())
+    moments = dict.fromkeys(("created_at", "used_at"), now())
+    Asset.objects.create(id="a", hash="0", name="cat.png", content_type="image/png", size_bytes=1, **moments)
+    StoredFile.objects.create(id="s", blake3="1", sha256="2", size_bytes=1, created_at=now())
+    group.asset_uses.create(asset_id="a")
+    Exclusion.objects.create(backend_id="gpu-1", workflow_digest="d", kind="missing", since=now(), last_at=now())
+    Timing.objects.create(backend_id="gpu-1", workflow_digest="d", seconds=4, updated_at=now())
     Discovery.objects.create(adopts_until=now())
+    Variant.objects.create(group=group, number=0, queued_at=now(), candidates=["tag:4090"])
     Notice.objects.create(kind="group_ended", title="gpu-1 is done", body="", created_at=now())
     return group
 
@@ -72,7 +90,6 @@ def _text(client: Client, url: str) -> str:
 
 
 def _run(client: Client, action: str, rows: Iterable[Model]) -> str:
-    """Run an action on rows, and return the page that follows."""
     chosen = list(rows)
     data = {"action": action, "_selected_action": [str(row.pk) for row in chosen]}
     answer = client.post(_list_url(type(chosen[0])), data, follow=True)

@@ -1,6 +1,4 @@
-"""Runners, people and failing machines at the same time: what must hold whoever comes first."""
-
-from __future__ import annotations
+"""Runners, users and failing backends at the same time: the laws hold in every order."""
 
 import contextlib
 import random
@@ -31,7 +29,7 @@ from tests.harness import factories
 pytestmark = pytest.mark.django_db(transaction=True)
 
 NAMES: Final = ("gpu-1", "gpu-2", "gpu-3")
-#: Seconds in which everything happens.
+#: Seconds of concurrent work.
 FOR: Final = 3.0
 FINAL: Final = ("child_completed", "child_failed", "child_timeout", "child_cancelled")
 KINDS: Final = (
@@ -42,7 +40,7 @@ KINDS: Final = (
 )
 
 
-class Machine:
+class Driver:
     """One backend, and the runner that drives it with an end for each prompt."""
 
     def __init__(self, name: str, jitter: random.Random) -> None:
@@ -50,28 +48,27 @@ class Machine:
         self.fence: FencingToken = factories.lease(name)
         self.name = name
         self.jitter = jitter
-        #: Prompts that were told to stop, or hang, and end later.
+        #: Prompts with a pending stop, which end later.
         self.late: list[Claim] = []
 
     def step(self) -> bool:
-        """Do the next thing; False where there was nothing to do."""
         if self.late and self.jitter.random() < 0.5:
             self.end_late(self.late.pop(0))
             return True
-        claimed = claims.child_claim(fence=self.fence, client_id="c", depth=2)
+        claimed = claims.child_claim(fence=self.fence, client_id="c", depth=2).claim
         if claimed is not None:
-            self.drive(claimed)
+            self.handle(claimed)
         return claimed is not None
 
-    def drive(self, claimed: Claim) -> None:
-        """Send a prompt, and have it end in one of the ways there are."""
+    def handle(self, claimed: Claim) -> None:
+        """Send a prompt, and have it end in one of the possible ways."""
         it: dict[str, Any] = {"attempt_id": claimed.attempt_id, "fence": self.fence}
-        way = self.jitter.choice(["success", "success", "error", "lost", "not sent", "time", "forgot", "offline"])
+        way = self.jitter.choice(["success", "success", "error", "lost", "not sent", "time", "forgotten", "offline"])
         if way == "not sent":
             attempts.attempt_not_sent(**it)
             return
         attempts.attempt_accepted(**it)
-        if way == "forgot":
+        if way == "forgotten":
             attempts.attempt_lost(**it, reason="forgotten")
             return
         if way != "offline" or self.jitter.random() < 0.5:
@@ -95,14 +92,13 @@ class Machine:
                 attempts.attempt_ended(**it, end=factories.end())
 
     def end_late(self, claimed: Claim) -> None:
-        """Have a prompt end that was given up, in success as often as not."""
+        """Have a prompt end after its stop was requested."""
         state = self.jitter.choice([AttemptState.SUCCESS, AttemptState.INTERRUPTED])
         failure = FailureClass.INTERRUPTED if state is AttemptState.INTERRUPTED else None
         end = factories.end(state, failure=failure)
         attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=self.fence, end=end)
 
-    def keep_house(self) -> None:
-        """Do what a session's housekeeper does, and now and then more than it would."""
+    def housekeep(self) -> None:
         holds.prompts_evict(fence=self.fence)
         row = Backend.objects.get(pk=self.name)
         if row.hold or row.quarantined_at:
@@ -111,14 +107,13 @@ class Machine:
             expiry.children_fail_unavailable(fence=self.fence, away_s=600, reason="refused")
 
 
-def people(jitter: random.Random) -> None:
-    """Have a person do something."""
+def use(jitter: random.Random) -> None:
     group_id = jitter.choice(list(JobGroup.objects.values_list("id", flat=True)))
     name = jitter.choice(NAMES)
     job_id = jitter.choice(list(ChildJob.objects.values_list("id", flat=True)))
     its_group = ChildJob.objects.get(pk=job_id).group_id
     choice = jitter.choice([Choice(), *(Choice(where=one) for one in Where)])
-    deeds: list[Callable[[], Any]] = [
+    actions: list[Callable[[], Any]] = [
         lambda: retries.group_retry(group_id=group_id),
         lambda: retries.group_retry(group_id=group_id, choice=Choice(elsewhere=RetryScope.ANY)),
         *[lambda: retries.child_retry(group_id=its_group, job_id=job_id, choice=choice)] * 2,
@@ -129,15 +124,12 @@ def people(jitter: random.Random) -> None:
         *[lambda: holds.backend_release(backend_id=name)] * 3,
     ]
     if jitter.random() < 0.05:
-        deeds = [lambda: cancellation.group_cancel(group_id=group_id)]
-    # Not finished, nothing to retry, its backend takes nothing: said to the person.
+        actions = [lambda: cancellation.group_cancel(group_id=group_id)]
     with contextlib.suppress(JobGroupsError):
-        jitter.choice(deeds)()
+        jitter.choice(actions)()
 
 
 def running(work: Callable[[], Any], until: float, broke: list[BaseException], pause: float = 0.0) -> threading.Thread:
-    """Do something again and again, in a thread of its own."""
-
     def run() -> None:
         try:
             while time.monotonic() < until and not broke:
@@ -153,21 +145,20 @@ def running(work: Callable[[], Any], until: float, broke: list[BaseException], p
     return thread
 
 
-def drive_to_the_end(machines: list[Machine]) -> None:
-    """Let everything work again, and have all prompts end."""
+def drive_to_the_end(drivers: list[Driver]) -> None:
     for name in NAMES:
         holds.backend_resume(backend_id=name)
     for _ in range(400):
         for name in NAMES:
             holds.backend_release(backend_id=name)
         ChildJob.objects.update(not_before=None)
-        moved = [machine.step() for machine in machines]
-        for machine in machines:
-            # What the machine's own list does not know of: given up while it was sent.
-            stopped = Attempt.objects.filter(backend_id=machine.name, ended_at__isnull=True)
+        moved = [driver.step() for driver in drivers]
+        for driver in drivers:
+            # Given up while it was sent.
+            stopped = Attempt.objects.filter(backend_id=driver.name, ended_at__isnull=True)
             for attempt_id in stopped.values_list("id", flat=True):
                 end = factories.end(AttemptState.INTERRUPTED, failure=FailureClass.INTERRUPTED)
-                attempts.attempt_ended(attempt_id=attempt_id, fence=machine.fence, end=end)
+                attempts.attempt_ended(attempt_id=attempt_id, fence=driver.fence, end=end)
         if not any(moved) and not ChildJob.objects.filter(status=ChildStatus.QUEUED).exists():
             return
 
@@ -176,7 +167,7 @@ def drive_to_the_end(machines: list[Machine]) -> None:
 def test_concurrent_services_keep_the_laws(seed: int, settings: Settings) -> None:
     settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
     jitter = random.Random(seed)
-    machines = [Machine(name, random.Random(seed * 10 + at)) for at, name in enumerate(NAMES)]
+    drivers = [Driver(name, random.Random(seed * 10 + at)) for at, name in enumerate(NAMES)]
     made = [
         factories.submit(
             *(jitter.choice(NAMES) for _ in range(4)),
@@ -188,25 +179,25 @@ def test_concurrent_services_keep_the_laws(seed: int, settings: Settings) -> Non
     clients = {group.id: connect(group) for group in made}
     broke: list[BaseException] = []
     until = time.monotonic() + FOR
-    threads = [running(machine.step, until, broke) for machine in machines]
-    threads += [running(machine.keep_house, until, broke, 0.02) for machine in machines]
-    threads += [running(lambda: people(jitter), until, broke, 0.02) for _ in range(2)]
+    threads = [running(driver.step, until, broke) for driver in drivers]
+    threads += [running(driver.housekeep, until, broke, 0.02) for driver in drivers]
+    threads += [running(lambda: use(jitter), until, broke, 0.02) for _ in range(2)]
     for thread in threads:
         thread.join()
     if broke:
         raise broke[0]
-    drive_to_the_end(machines)
+    drive_to_the_end(drivers)
     for group in made:
         assert factories.fresh(group).completed_at is not None, "it never ends"
-        assert_told_once(group)
+        assert_ended_once(group)
         assert_law(clients[group.id])
-    assert_rendered_once()
+    assert_executed_once()
 
 
-def assert_told_once(group: JobGroup) -> None:
+def assert_ended_once(group: JobGroup) -> None:
     """Check that each run ends each of its children once, and then itself.
 
-    A child that a person retried within the run ends once more for each retry.
+    A child that a user retried within the run ends once more for each retry.
     """
     log = factories.log(group)
     assert [event["seq"] for event in log] == list(range(1, len(log) + 1))
@@ -226,12 +217,12 @@ def assert_told_once(group: JobGroup) -> None:
 
 
 def is_retry_of_failed(event: dict[str, Any]) -> bool:
-    """Whether a person retried a failed child within a run; a move has no failure class."""
+    """Whether a user retried a failed child within a run; a move has no failure class."""
     return bool(event["type"] == "child_retrying" and event["requested_by"] and event["failure_class"])
 
 
-def assert_rendered_once() -> None:
-    """Check that no child was sent again that had its picture, or whose prompt might yet run."""
+def assert_executed_once() -> None:
+    """Check that no child was sent again that had its result, or whose prompt might yet run."""
     for child in ChildJob.objects.all():
         rows = list(child.attempts.order_by("number"))
         charged = Counter(row.run for row in rows if row.is_counted and row.ended_at)
@@ -247,4 +238,4 @@ def assert_rendered_once() -> None:
                 )
                 assert older.ended_at <= newer.created_at or overtaken
                 if older.state == AttemptState.SUCCESS and older.failure_class == "":
-                    assert newer.created_at <= older.ended_at, "rendered although it had its picture"
+                    assert newer.created_at <= older.ended_at, "it had its result"

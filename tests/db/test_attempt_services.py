@@ -1,13 +1,12 @@
-"""One attempt's life as it is written: who may move what, and what goes along."""
+"""Writes of an attempt: allowed transitions, events, fencing, concurrency."""
 
-from __future__ import annotations
-
+import datetime as dt
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
@@ -24,17 +23,16 @@ from jobgroups.errors import LeaseLost
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
 from jobgroups.runner.attempt import result
 from jobgroups.services import attempts, cancellation, claims, outcomes
-from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
-from tests.harness.factories import abandon, begin
+from tests.harness.factories import abandon, begin, not_sent, time_out
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
 
 
 def put(child: ChildJob, status: ChildStatus) -> None:
-    """Put a child into a status by force, the columns that belong to it along."""
+    """Force a status and the columns that belong to it."""
     attempt = Attempt.objects.create(
         child=child,
         number=child.attempts.count() + 1,
@@ -54,34 +52,31 @@ def put(child: ChildJob, status: ChildStatus) -> None:
 
 
 @pytest.mark.parametrize("source", ChildStatus)
-@pytest.mark.parametrize("target", ChildStatus)
-def test_child_moves_only_as_the_table_says(source: ChildStatus, target: ChildStatus) -> None:
-    factories.backend()
+def test_child_moves_only_as_the_table_says(source: ChildStatus, fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     child = group.children.earliest("position")
-    put(child, source)
-    child = factories.fresh(child)
-    fields = {"outputs_json": "{}"} if target is ChildStatus.COMPLETED else {}
-    with group_transaction(group.id) as tx:
-        moved = tx.move_child(child, target, **fields)
-    assert moved is (target in CHILD_MOVES[source])
-    assert factories.fresh(child).status == (target if moved else source)
+    for target in ChildStatus:
+        put(child, source)
+        fields = {"outputs_json": "{}"} if target is ChildStatus.COMPLETED else {}
+        with group_transaction(group.id) as tx:
+            moved = tx.move_child(factories.fresh(child), target, **fields)
+        assert moved is (target in CHILD_MOVES[source]), target
+        assert factories.fresh(child).status == (target if moved else source)
 
 
 @pytest.mark.parametrize("source", AttemptState)
-@pytest.mark.parametrize("target", AttemptState)
-def test_attempt_moves_only_as_the_table_says(source: AttemptState, target: AttemptState, fence: FencingToken) -> None:
+def test_attempt_moves_only_as_the_table_says(source: AttemptState, fence: FencingToken) -> None:
+    def ended(state: AttemptState) -> dt.datetime | None:
+        return now() if state in ATTEMPT_ENDED else None
+
     group = factories.submit()
-    claimed = factories.claim(fence)
-    Attempt.objects.filter(pk=claimed.attempt_id).update(
-        state=source, ended_at=now() if source in ATTEMPT_ENDED else None
-    )
-    attempt = Attempt.objects.get(pk=claimed.attempt_id)
-    with group_transaction(group.id) as tx:
-        moved = tx.move_attempt(attempt, target, ended_at=now() if target in ATTEMPT_ENDED else None)
-    assert moved is (target in ATTEMPT_MOVES[source])
-    stored = Attempt.objects.get(pk=claimed.attempt_id).state
-    assert stored == (target if moved else source)
+    factories.claim(fence)
+    for target in AttemptState:
+        Attempt.objects.update(state=source, ended_at=ended(source))
+        with group_transaction(group.id) as tx:
+            moved = tx.move_attempt(Attempt.objects.get(), target, ended_at=ended(target))
+        assert moved is (target in ATTEMPT_MOVES[source]), target
+        assert Attempt.objects.get().state == (target if moved else source)
 
 
 def test_events_are_in_order_from_submission_to_group_complete(fence: FencingToken) -> None:
@@ -145,7 +140,7 @@ def test_refused_job_fails_without_a_start(fence: FencingToken) -> None:
 def test_unsent_attempt_is_requeued_and_not_counted(fence: FencingToken) -> None:
     group = factories.submit()
     first = factories.claim(fence)
-    attempts.attempt_not_sent(attempt_id=first.attempt_id, fence=fence)
+    not_sent(first, fence)
     child = group.children.get()
     assert (child.status, child.current_attempt_id, child.uncounted_attempts) == ("queued", None, 0)
     second = factories.claim(fence)
@@ -168,7 +163,8 @@ def test_abandoned_prompt_that_runs_is_adopted_while_its_job_waits(fence: Fencin
     group = factories.submit()
     claimed = factories.claim(fence)
     abandon(claimed, fence)
-    assert attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=fence, running=True)
+    for _ in range(2):
+        assert attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=fence, running=True)
     child = group.children.get()
     assert (child.status, child.current_attempt_id) == ("running", claimed.attempt_id)
     assert not AbandonedPrompt.objects.exists()
@@ -189,37 +185,10 @@ def test_abandoned_prompt_is_not_adopted_when_its_job_has_a_newer_attempt(fence:
     assert AbandonedPrompt.objects.count() == 0
 
 
-def test_lost_prompt_is_requeued_unless_it_ran(fence: FencingToken) -> None:
-    group = factories.submit("gpu-1", "gpu-1")
-    first, second = factories.claim(fence), factories.claim(fence)
-    factories.start(first, fence)
-    attempts.attempt_accepted(attempt_id=second.attempt_id, fence=fence)
-    attempts.attempt_lost(attempt_id=first.attempt_id, fence=fence, reason="gpu-1 restarted")
-    attempts.attempt_lost(attempt_id=second.attempt_id, fence=fence, reason="gpu-1 restarted")
-    failed, waiting = group.children.order_by("position")
-    assert (failed.status, failed.error_type) == ("failed", "ConnectionError")
-    assert (waiting.status, waiting.current_attempt_id) == ("queued", None)
-    assert not Attempt.objects.get(pk=second.attempt_id).is_counted
-
-
-def test_prompt_that_another_stop_interrupted_is_requeued(fence: FencingToken) -> None:
-    group = factories.submit()
-    claimed = begin(fence)
-    attempts.attempt_interrupted_by_other(
-        attempt_id=claimed.attempt_id, fence=fence, end=factories.end(AttemptState.INTERRUPTED)
-    )
-    child = group.children.get()
-    assert (child.status, child.started_at) == ("queued", None)
-    assert factories.types(group) == ["group_created", "child_started", "child_requeued"]
-    again = begin(fence)
-    factories.finish(again, fence)
-    assert factories.types(group)[3:] == ["child_started", "child_completed", "group_complete"]
-
-
 def test_timeout_fails_the_job_and_requests_a_stop(fence: FencingToken) -> None:
     group = factories.submit(timeout_seconds=30)
     claimed = begin(fence)
-    assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+    assert time_out(claimed, fence)
     child = group.children.get()
     assert (child.status, child.error_message) == ("timeout", "Timed out after 30 s")
     assert factories.types(group)[2:] == ["child_timeout", "group_complete"]
@@ -246,40 +215,17 @@ def test_error_of_a_stopped_attempt_does_not_blame_another_client(reason: StopRe
     assert "at the machine" not in said
 
 
-def test_acceptance_returns_a_stop_that_was_requested_meanwhile(fence: FencingToken) -> None:
-    group = factories.submit()
-    claimed = factories.claim(fence)
-    cancellation.group_cancel(group_id=group.id)
-    stored = attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
-    assert stored.stop_requested
-
-
 def test_claims_are_limited_by_depth_and_stopping_prompts_count(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1", "gpu-1")
     first = factories.claim(fence)
     factories.claim(fence)
-    assert claims.child_claim(fence=fence, client_id="c", depth=2) is None
+    assert claims.child_claim(fence=fence, client_id="c", depth=2).claim is None
     cancellation.group_cancel(group_id=group.id)
     factories.submit()
-    assert claims.child_claim(fence=fence, client_id="c", depth=2) is None
+    assert claims.child_claim(fence=fence, client_id="c", depth=2).claim is None
     factories.start(first, fence)
     # A running prompt is being stopped: its interrupt could hit the next one, whatever the depth.
-    assert claims.child_claim(fence=fence, client_id="c", depth=9) is None
-
-
-def test_disabled_backend_claims_nothing() -> None:
-    row = factories.backend()
-    fence = factories.lease()
-    factories.submit()
-    type(row).objects.update(enabled=False)
-    assert claims.child_claim(fence=fence, client_id="c", depth=2) is None
-
-
-def test_child_is_not_claimed_while_an_older_attempt_is_active(fence: FencingToken) -> None:
-    group = factories.submit()
-    factories.claim(fence)
-    ChildJob.objects.filter(group=group).update(current_attempt=None)
-    assert claims.child_claim(fence=fence, client_id="c", depth=9) is None
+    assert claims.child_claim(fence=fence, client_id="c", depth=9).claim is None
 
 
 def test_stale_fencing_token_writes_nothing(fence: FencingToken) -> None:
@@ -295,7 +241,7 @@ def test_stale_fencing_token_writes_nothing(fence: FencingToken) -> None:
         lambda: attempts.attempt_not_sent(**it),
         lambda: attempts.attempt_timed_out(**it),
         lambda: attempts.attempt_lost(**it, reason=""),
-        lambda: claims.child_claim(fence=fence, client_id="c", depth=9),
+        lambda: claims.child_claim(fence=fence, client_id="c", depth=9).claim,
     ]
     for call in calls:
         with pytest.raises(LeaseLost):
@@ -370,16 +316,8 @@ def test_concurrent_claims_never_take_the_same_job(fence: FencingToken) -> None:
     factories.submit(*["gpu-1"] * 6)
 
     def claim() -> str | None:
-        claimed = claims.child_claim(fence=fence, client_id="c", depth=99)
+        claimed = claims.child_claim(fence=fence, client_id="c", depth=99).claim
         return None if claimed is None else claimed.child_id
 
     taken = [child for child in race(*[claim] * 6) if child]
     assert len(taken) == len(set(taken)) == 6
-
-
-def test_group_transaction_is_atomic() -> None:
-    factories.backend()
-    group = factories.submit()
-    with group_transaction(group.id) as tx:
-        assert isinstance(tx, GroupTransaction)
-        assert connection.in_atomic_block

@@ -1,6 +1,4 @@
-"""PostgreSQL ends a connection in the middle of a transaction: whoever asked is told to come back."""
-
-from __future__ import annotations
+"""A request whose connection to PostgreSQL is lost is answered with 503."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +13,10 @@ from jobgroups.models import GroupLabel, JobGroup
 from jobgroups.services.progress import ProgressRow, progress_flush
 from tests.harness import factories
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="PostgreSQL's locks are meant"),
+]
 
 
 def _limited() -> None:
@@ -63,8 +64,6 @@ def _on_its_way() -> None:
     ],
 )
 def test_request_is_refused_and_stores_nothing_when_its_connection_is_lost(cut_off: Callable[[], None]) -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("PostgreSQL's connections are meant")
     factories.backend("gpu-1")
     with pytest.raises(Exception) as met, transaction.atomic():  # noqa: PT011 the answer is looked at
         factories.submit()

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import datetime as dt
 from functools import partial
 from typing import Any
@@ -12,32 +10,17 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, RetryScope, StopReason
-from jobgroups.errors import BackendNotFound, Conflict, LeaseLost
+from jobgroups.errors import Conflict, LeaseLost
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, claims, holds, outcomes, quarantine
 from jobgroups.services.claims import Claim
-from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
+from tests.harness.factories import begin, evict, idle, only, row, stall, time_out
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
 
 GPU = "gpu-1"
-
-
-@pytest.fixture
-def fence() -> FencingToken:
-    """A backend with its lease."""
-    factories.backend(reachability="online", last_seen_at=now())
-    return factories.lease()
-
-
-def row(backend_id: str = GPU) -> Backend:
-    return Backend.objects.get(pk=backend_id)
-
-
-def claim(fence: FencingToken, depth: int = 2) -> Claim | None:
-    return claims.child_claim(fence=fence, client_id="socket-1", depth=depth)
 
 
 def pause(**said: Any) -> None:
@@ -49,31 +32,19 @@ def drain(**said: Any) -> None:
 
 
 def run(fence: FencingToken) -> Claim:
-    """Have a job run at a backend."""
     factories.submit(fence.backend_id)
-    return started(fence)
-
-
-def started(fence: FencingToken) -> Claim:
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
-    return claimed
-
-
-def child_of(group: JobGroup, position: int = 0) -> ChildJob:
-    return ChildJob.objects.get(group=group, position=position)
-
-
-# --- claims ---------------------------------------------------------------------------------------
+    return begin(fence)
 
 
 @pytest.mark.parametrize("hold", [Hold.PAUSE, Hold.DRAIN])
-def test_held_backend_claims_nothing(fence: FencingToken, hold: Hold) -> None:
-    factories.submit()
+def test_held_or_disabled_backend_claims_nothing(fence: FencingToken, hold: Hold) -> None:
+    factories.submit(GPU, GPU)
     holds.backend_hold(backend_id=GPU, hold=hold)
-    assert claim(fence) is None
+    assert idle(fence)
     holds.backend_resume(backend_id=GPU)
-    assert claim(fence) is not None
+    assert not idle(fence)
+    Backend.objects.update(enabled=False)
+    assert idle(fence)
 
 
 def test_claim_checks_the_hold_under_the_lease(fence: FencingToken, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,22 +58,22 @@ def test_claim_checks_the_hold_under_the_lease(fence: FencingToken, monkeypatch:
         return found
 
     monkeypatch.setattr(claims, "has_free_slot", checks_and_is_paused)
-    assert claim(fence) is None
+    assert idle(fence)
     assert not Attempt.objects.exists()
 
 
 def test_claim_checks_that_the_child_was_not_moved(fence: FencingToken, monkeypatch: pytest.MonkeyPatch) -> None:
     factories.backend("gpu-2")
     factories.submit()
-    original = claims._oldest_waiting
+    original = claims._oldest_bound
 
-    def finds_and_is_moved(backend_id: str) -> tuple[str, str] | None:
+    def finds_and_is_moved(backend_id: str) -> ChildJob | None:
         found = original(backend_id)
         ChildJob.objects.update(backend_id="gpu-2")
         return found
 
-    monkeypatch.setattr(claims, "_oldest_waiting", finds_and_is_moved)
-    assert claim(fence) is None
+    monkeypatch.setattr(claims, "_oldest_bound", finds_and_is_moved)
+    assert idle(fence)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -111,7 +82,7 @@ def test_pause_excludes_concurrent_claims(fence: FencingToken) -> None:
         factories.submit()
 
         def claim_all() -> None:
-            while claim(fence, depth=1000) is not None:
+            while not idle(fence, depth=1000):
                 pass
 
         def pause_and_count() -> int:
@@ -121,68 +92,37 @@ def test_pause_excludes_concurrent_claims(fence: FencingToken) -> None:
         _, claimed = race(claim_all, pause_and_count)
         assert claimed == Attempt.objects.count()
         holds.backend_resume(backend_id=GPU)
-        while claim(fence, depth=1000) is not None:
+        while not idle(fence, depth=1000):
             pass
 
 
-# --- holds ----------------------------------------------------------------------------------------
-
-
 def test_repeated_hold_keeps_author_reason_and_time(fence: FencingToken) -> None:
-    pause(reason="the fan is loud", by="anna")
+    pause(reason="hot", by="anna")
     first = row()
     pause()
-    again = row()
-    assert (again.hold, again.changed_by, again.changed_reason) == ("pause", "anna", "the fan is loud")
-    assert again.changed_at == first.changed_at
+    assert (row().hold, row().changed_by, row().changed_reason) == ("pause", "anna", "hot")
+    assert row().changed_at == first.changed_at
     pause(by="ben", at_once=True)
     assert (row().changed_by, row().evict, row().changed_at) == ("ben", True, first.changed_at)
     pause()
     assert row().evict, "an eviction stays in force"
     holds.backend_resume(backend_id=GPU, by="anna")
-    resumed = row()
-    assert (resumed.hold, resumed.evict, resumed.changed_reason) == ("", False, "")
-
-
-def test_drain_replaces_a_pause(fence: FencingToken) -> None:
+    assert (row().hold, row().evict, row().changed_reason) == ("", False, "")
     pause(reason="lunch", by="anna", at_once=True)
     drain(by="ben")
     assert (row().hold, row().evict, row().changed_by) == ("drain", False, "ben")
     assert row().changed_reason == ""
 
 
-def test_disabled_backend_is_not_held(fence: FencingToken) -> None:
-    Backend.objects.update(enabled=False)
-    pause()
-    assert row().hold == ""
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        lambda: holds.backend_hold(backend_id="x", hold=Hold.PAUSE),
-        lambda: holds.backend_resume(backend_id="x"),
-        lambda: holds.backend_quarantine(backend_id="x"),
-        lambda: holds.backend_release(backend_id="x"),
-    ],
-)
-def test_unknown_backend_is_refused(said: Any) -> None:
-    with pytest.raises(BackendNotFound):
-        said()
-
-
-# --- eviction -------------------------------------------------------------------------------------
-
-
 def test_eviction_requeues_the_child_and_counts_no_attempt(fence: FencingToken) -> None:
     group = factories.submit()
-    claimed = started(fence)
+    claimed = begin(fence)
     pause(at_once=True, by="anna")
     assert holds.prompts_evict(fence=fence) == {claimed.attempt_id}
     attempt = Attempt.objects.get(pk=claimed.attempt_id)
     assert (attempt.stop_reason, attempt.is_counted) == (StopReason.GIVEN_BACK, False)
     assert attempt.ended_at is None, "its stop is pending until its prompt ends"
-    child = child_of(group)
+    child = only(group)
     assert (child.status, child.current_attempt_id, child.progress) == ("queued", None, 0.0)
     assert child.uncounted_attempts == 0
     last = factories.log(group)[-1]
@@ -194,12 +134,11 @@ def test_eviction_requeues_the_child_and_counts_no_attempt(fence: FencingToken) 
 def test_repeated_eviction_never_fails_a_child(fence: FencingToken) -> None:
     group = factories.submit()
     for _ in range(2 * outcomes.MAX_UNCOUNTED):
-        claimed = started(fence)
-        pause(at_once=True)
-        holds.prompts_evict(fence=fence)
+        claimed = begin(fence)
+        evict(fence)
         factories.finish(claimed, fence, AttemptState.INTERRUPTED)
         holds.backend_resume(backend_id=GPU)
-    assert child_of(group).status == "queued"
+    assert only(group).status == "queued"
     assert set(Attempt.objects.values_list("failure_class", "is_counted")) == {("", False)}
     factories.finish(factories.claim(fence), fence)
     assert factories.fresh(group).status == "completed"
@@ -207,19 +146,17 @@ def test_repeated_eviction_never_fails_a_child(fence: FencingToken) -> None:
 
 def test_evicted_child_is_not_claimed_before_its_prompt_ends(fence: FencingToken) -> None:
     claimed = run(fence)
-    pause(at_once=True)
-    holds.prompts_evict(fence=fence)
+    evict(fence)
     holds.backend_resume(backend_id=GPU)
-    assert claim(fence) is None
+    assert idle(fence)
     factories.finish(claimed, fence, AttemptState.INTERRUPTED)
-    assert claim(fence) is not None
+    assert not idle(fence)
 
 
 def test_success_before_the_stop_is_the_result(fence: FencingToken) -> None:
     group = factories.submit()
-    claimed = started(fence)
-    pause(at_once=True)
-    holds.prompts_evict(fence=fence)
+    claimed = begin(fence)
+    evict(fence)
     factories.finish(claimed, fence, AttemptState.SUCCESS)
     assert factories.fresh(group).status == "completed"
     assert factories.types(group)[-3:] == ["child_started", "child_completed", "group_complete"]
@@ -248,7 +185,7 @@ def test_eviction_needs_a_pause_at_once_and_no_other_stop(fence: FencingToken) -
     cancellation.group_cancel(group_id=group.id)
     pause(at_once=True)
     assert holds.prompts_evict(fence=fence) == set()
-    assert child_of(group).status == "cancelled"
+    assert only(group).status == "cancelled"
 
 
 def test_eviction_requires_the_lease(fence: FencingToken) -> None:
@@ -260,38 +197,15 @@ def test_eviction_requires_the_lease(fence: FencingToken) -> None:
     assert not Attempt.objects.filter(stop_requested_at__isnull=False).exists()
 
 
-def test_evicted_child_moves_if_its_group_allows_it(fence: FencingToken) -> None:
-    factories.backend("gpu-2", reachability="online", last_seen_at=now())
-    group = factories.submit(GPU, "gpu-2", retry_elsewhere=RetryScope.GROUP)
-    claimed = started(fence)
-    pause(at_once=True, by="anna")
-    holds.prompts_evict(fence=fence)
-    child = child_of(group)
-    assert (child.status, child.backend_id) == ("queued", "gpu-2")
-    last = factories.log(group)[-1]
-    assert (last["type"], last["backend_id"]) == ("child_retrying", GPU)
-    assert last["next_backend_id"] == "gpu-2"
-    assert "paused by anna" in last["reason"]
-    other = factories.lease("gpu-2")
-    assert factories.claim(other).child_id != child.id
-    assert claim(other) is None, "its prompt at gpu-1 has not ended yet"
-    factories.finish(claimed, fence, AttemptState.INTERRUPTED)
-    assert factories.claim(other).child_id == child.id
-
-
 def test_evicted_child_does_not_wait_for_a_stalled_prompt(fence: FencingToken) -> None:
     factories.backend("gpu-2", reachability="online", last_seen_at=now())
     factories.submit(GPU, retry_elsewhere=RetryScope.ANY)
-    claimed = started(fence)
-    pause(at_once=True)
-    holds.prompts_evict(fence=fence)
+    claimed = begin(fence)
+    evict(fence)
     other = factories.lease("gpu-2")
-    assert claim(other) is None
-    assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence)
+    assert idle(other)
+    assert stall(claimed, fence)
     assert factories.claim(other).child_id == claimed.child_id
-
-
-# --- drain ----------------------------------------------------------------------------------------
 
 
 def test_drained_backend_is_disabled_when_it_is_empty(fence: FencingToken) -> None:
@@ -307,17 +221,13 @@ def test_drained_backend_is_disabled_when_it_is_empty(fence: FencingToken) -> No
 
 
 def test_drain_waits_for_queued_children(fence: FencingToken) -> None:
+    pause()
+    assert not holds.backend_finish_drain(fence=fence), "it is only paused"
     group = factories.submit()
     drain()
     assert not holds.backend_finish_drain(fence=fence)
     cancellation.group_cancel(group_id=group.id)
     assert holds.backend_finish_drain(fence=fence)
-
-
-def test_paused_backend_is_not_disabled(fence: FencingToken) -> None:
-    pause()
-    assert not holds.backend_finish_drain(fence=fence)
-    assert row().enabled
 
 
 def test_submission_after_the_end_of_a_drain_is_refused(fence: FencingToken) -> None:
@@ -337,14 +247,8 @@ def test_end_of_a_drain_excludes_concurrent_submissions(fence: FencingToken) -> 
         JobGroup.objects.all().delete()
 
 
-# --- quarantine -----------------------------------------------------------------------------------
-
-
 def fail(fence: FencingToken, kind: FailureClass = FailureClass.CUDA_FATAL) -> None:
-    """Have a job fail at a backend."""
-    claimed = run(fence)
-    end = factories.end(AttemptState.ERROR, failure=kind)
-    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+    factories.fail(run(fence), fence, kind)
 
 
 def test_third_counted_failure_quarantines_the_backend(fence: FencingToken) -> None:
@@ -358,7 +262,7 @@ def test_third_counted_failure_quarantines_the_backend(fence: FencingToken) -> N
     assert quarantined.quarantine_reason.startswith("3 failures within 10 min; last: ")
     assert (quarantined.quarantine_by, quarantined.consecutive_quarantines) == ("", 1)
     factories.submit()
-    assert claim(fence) is None
+    assert idle(fence)
 
 
 def test_other_failure_classes_quarantine_nothing(fence: FencingToken) -> None:
@@ -370,8 +274,7 @@ def test_other_failure_classes_quarantine_nothing(fence: FencingToken) -> None:
 
 
 def test_failures_count_per_backend_and_window(fence: FencingToken) -> None:
-    factories.backend("gpu-2", reachability="online", last_seen_at=now())
-    other = factories.lease("gpu-2")
+    other = factories.online("gpu-2")
     for _ in range(2):
         fail(fence)
         fail(other)
@@ -389,12 +292,8 @@ def test_concurrent_failures_both_count(fence: FencingToken) -> None:
         fail(fence)
         factories.submit()
         factories.submit()
-        both = [factories.claim(fence) for _ in range(2)]
-        for claimed in both:
-            factories.start(claimed, fence)
-        failed = factories.end(AttemptState.ERROR, failure=FailureClass.CUDA_FATAL)
-        end = partial(attempts.attempt_ended, fence=fence, end=failed)
-        race(*(partial(end, attempt_id=claimed.attempt_id) for claimed in both))
+        both = [begin(fence) for _ in range(2)]
+        race(*(partial(factories.fail, one, fence, FailureClass.CUDA_FATAL) for one in both))
         assert row().quarantined_at is not None
 
 
@@ -402,12 +301,11 @@ def test_release_starts_a_probation(fence: FencingToken) -> None:
     for _ in range(3):
         fail(fence)
     holds.backend_release(backend_id=GPU)
-    freed = row()
-    assert (freed.quarantined_at, freed.quarantine_until, freed.quarantine_reason) == (None, None, "")
-    assert freed.consecutive_quarantines == 1
+    assert (row().quarantined_at, row().quarantine_until) == (None, None)
+    assert (row().quarantine_reason, row().consecutive_quarantines) == ("", 1)
     factories.submit(GPU, GPU)
     factories.claim(fence)
-    assert claim(fence) is None, "one prompt at a time until one succeeds"
+    assert idle(fence), "one prompt at a time until one succeeds"
 
 
 def test_failure_on_probation_doubles_the_quarantine(fence: FencingToken) -> None:
@@ -434,7 +332,7 @@ def test_success_ends_the_probation(fence: FencingToken) -> None:
     assert row().quarantined_at is None, "failures before the release do not count"
     factories.submit(GPU, GPU)
     factories.claim(fence)
-    assert claim(fence) is not None, "two at a time again"
+    assert not idle(fence), "two at a time again"
 
 
 def test_quarantine_ends_at_its_time(fence: FencingToken) -> None:
@@ -462,34 +360,18 @@ def test_failure_does_not_change_a_quarantine(fence: FencingToken) -> None:
     claimed = run(fence)
     holds.backend_quarantine(backend_id=GPU, reason="it smokes", by="anna")
     quarantined = row()
-    end = factories.end(AttemptState.ERROR, failure=FailureClass.CUDA_FATAL)
-    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
-    assert (row().quarantine_by, row().consecutive_quarantines) == ("anna", quarantined.consecutive_quarantines)
+    factories.fail(claimed, fence, FailureClass.CUDA_FATAL)
+    assert (row().quarantine_by, row().quarantined_at) == ("anna", quarantined.quarantined_at)
+    assert row().consecutive_quarantines == quarantined.consecutive_quarantines
 
 
 def test_stalled_prompt_counts_before_it_ends(fence: FencingToken) -> None:
     fail(fence)
     fail(fence)
     group = factories.submit()
-    claimed = started(fence)
-    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+    claimed = begin(fence)
+    time_out(claimed, fence)
     assert row().quarantined_at is None
-    attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence)
+    stall(claimed, fence)
     assert row().quarantined_at is not None
-    assert child_of(group).status == "timeout"
-
-
-def test_failure_that_is_rolled_back_does_not_count(fence: FencingToken) -> None:
-    fail(fence)
-    fail(fence)
-    group = factories.submit()
-    claimed = factories.claim(fence)
-    with pytest.raises(RuntimeError), group_transaction(group.id, fence=fence) as tx:
-        tx.move_attempt(
-            Attempt.objects.get(pk=claimed.attempt_id),
-            AttemptState.ERROR,
-            ended_at=now(),
-            failure_class=FailureClass.CUDA_FATAL,
-        )
-        raise RuntimeError("the disk is full")
-    assert row().quarantined_at is None
+    assert only(group).status == "timeout"

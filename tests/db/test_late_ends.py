@@ -1,6 +1,4 @@
-"""Attempts that end after their child, or their backend, has gone on without them."""
-
-from __future__ import annotations
+"""Attempts that end after their job was closed or retried without them."""
 
 import datetime as dt
 import threading
@@ -24,7 +22,7 @@ from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import MAX_UNCOUNTED
 from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
-from tests.harness.factories import abandon, accept, begin, evict, fail, idle, online, only
+from tests.harness.factories import abandon, begin, evict, fail, farm, idle, lose, online, only, row
 from tests.ws.client_state import ClientState
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_backoff")]
@@ -32,31 +30,15 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_backoff")]
 FATAL = FailureClass.CUDA_FATAL
 
 
-def lose(claimed: Claim, fence: FencingToken) -> None:
-    assert attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="it forgot it")
-
-
-def time_out(claimed: Claim, fence: FencingToken) -> None:
-    assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
-
-
-def row(name: str = "gpu-1") -> Backend:
-    return Backend.objects.get(pk=name)
-
-
 def give_up(fence: FencingToken) -> None:
     expiry.children_fail_unavailable(fence=fence, away_s=600, reason="connection refused")
 
 
-# --- what counts against the backend --------------------------------------------------------------
-
-
 def hang(fence: FencingToken) -> Claim:
-    """Have a prompt go on although its time was up a minute ago."""
     factories.submit(fence.backend_id)
     claimed = begin(fence)
-    time_out(claimed, fence)
-    assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence)
+    factories.time_out(claimed, fence)
+    assert factories.stall(claimed, fence)
     return claimed
 
 
@@ -66,7 +48,6 @@ def test_stalled_attempt_that_ends_after_the_release_does_not_quarantine_again(s
     fence = online("gpu-1")
     claimed = hang(fence)
     assert row().quarantined_at is not None
-    # Somebody restarts that ComfyUI, and lets it work again.
     holds.backend_release(backend_id="gpu-1")
     if ending == "lost":
         lose(claimed, fence)
@@ -74,7 +55,7 @@ def test_stalled_attempt_that_ends_after_the_release_does_not_quarantine_again(s
         factories.finish(claimed, fence, AttemptState(ending))
     assert Attempt.objects.get().ended_at is not None
     assert row().quarantined_at is None
-    # Nor does it with the first failure after its probation.
+    # Nor with the first failure after its probation.
     factories.submit()
     factories.finish(begin(fence), fence)
     settings.DIRECTOR_QUARANTINE_FAILURES = 2
@@ -101,55 +82,48 @@ def test_stopped_prompt_that_is_lost_does_not_count_against_its_backend(settings
 
 def test_backend_that_was_paused_and_switched_off_is_not_quarantined(settings: Settings) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
-    fence, other = online("gpu-1"), online("gpu-2")
+    fence, other = farm(2)
     group = factories.submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = begin(fence)
     evict(fence)
     assert idle(other)
-    attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, reachable=False)
+    factories.stall(claimed, fence, reachable=False)
     assert row().quarantined_at is None
-    # Nobody knows how that ended, and nobody waits for it.
     factories.finish(begin(other), other)
     lose(claimed, fence)
     assert row().quarantined_at is None
     assert only(group).status == "completed"
 
 
-def test_backend_is_quarantined_after_repeatedly_losing_queued_prompts(settings: Settings) -> None:
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_backend_that_repeatedly_loses_queued_prompts_is_quarantined_unless_they_are_cancelled(
+    settings: Settings, is_cancelled: bool
+) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = online("gpu-1")
-    factories.submit()
+    group = factories.submit()
     for _ in range(MAX_UNCOUNTED):
         assert row().quarantined_at is None
-        claimed = accept(fence)
+        claimed = factories.accept(fence)
+        if is_cancelled and claimed.number == MAX_UNCOUNTED:
+            cancellation.group_cancel(group_id=group.id)
         lose(claimed, fence)
-    assert row().quarantined_at is not None
-
-
-# --- rendered once --------------------------------------------------------------------------------
+    assert (row().quarantined_at is None) is is_cancelled
+    assert only(group).status == ("cancelled" if is_cancelled else "failed")
 
 
 def test_retry_waits_for_the_result_of_the_prompt_at_the_returned_backend() -> None:
     fence = online("gpu-1")
     group = factories.submit()
-    claimed = accept(fence)
+    claimed = factories.accept(fence)
     give_up(fence)
     assert only(group).status == "failed"
     retries.group_retry(group_id=group.id)
-    # It is back: whether it rendered the first one is soon known.
+    # It is back: the result of the first prompt is soon known.
     assert idle(fence)
     factories.finish(claimed, fence)
     assert only(group).status == "completed"
     assert Attempt.objects.count() == 1
-
-
-def test_prompt_at_an_offline_backend_does_not_delay_a_retry_elsewhere() -> None:
-    fence, other = online("gpu-1"), online("gpu-2")
-    group = factories.submit("gpu-1", max_attempts=2, retry_elsewhere=RetryScope.ANY)
-    accept(fence)
-    give_up(fence)
-    factories.finish(begin(other), other)
-    assert only(group).status == "completed"
 
 
 Overtaken = tuple[JobGroup, Claim, Claim, FencingToken, ClientState]
@@ -157,15 +131,15 @@ Overtaken = tuple[JobGroup, Claim, Claim, FencingToken, ClientState]
 
 @pytest.fixture
 def overtaken() -> Overtaken:
-    """Give a child whose first attempt made its picture while the second one was under way."""
-    first, second = online("gpu-1"), online("gpu-2")
+    """A job whose first attempt succeeded while the second one was active."""
+    first, second = farm(2)
     group = factories.submit("gpu-1", max_attempts=2, retry_elsewhere=RetryScope.ANY)
     client = connect(group)
     claimed = begin(first)
-    time_out(claimed, first)
-    attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
+    factories.time_out(claimed, first)
+    factories.stall(claimed, first)
     again = factories.claim(second)
-    factories.finish(claimed, first)
+    factories.finish(claimed, first, execution={"outputs_reused": True})
     assert only(group).status == "queued"
     return group, claimed, again, second, client
 
@@ -177,10 +151,6 @@ def fail_started(claimed: Claim, fence: FencingToken) -> None:
 
 def refuse(claimed: Claim, fence: FencingToken) -> None:
     attempts.attempt_refused(attempt_id=claimed.attempt_id, fence=fence, message="no such node", details={})
-
-
-def not_sent(claimed: Claim, fence: FencingToken) -> None:
-    attempts.attempt_not_sent(attempt_id=claimed.attempt_id, fence=fence)
 
 
 def evict_started(claimed: Claim, fence: FencingToken) -> None:
@@ -206,7 +176,7 @@ def lose_files(claimed: Claim, fence: FencingToken) -> None:
     [
         (fail_started, True),
         (refuse, False),
-        (not_sent, False),
+        (factories.not_sent, False),
         (evict_started, True),
         (give_up_accepted, False),
         (lose_files, True),
@@ -218,7 +188,7 @@ def test_late_result_is_adopted_when_the_last_attempt_gives_none(
     group, claimed, last, second, client = overtaken
     end_last(last, second)
     child = only(group)
-    assert (child.status, child.backend_id) == ("completed", "gpu-1")
+    assert (child.status, child.backend_id, child.outputs_reused) == ("completed", "gpu-1", True)
     assert child.current_attempt_id == claimed.attempt_id
     assert (child.error_message, child.failure_class) == (None, "")
     assert idle(second)
@@ -235,9 +205,6 @@ def test_late_result_is_adopted_when_the_last_attempt_gives_none(
     assert Attempt.objects.get(pk=claimed.attempt_id).failure_class == ""
 
 
-# --- met after all --------------------------------------------------------------------------------
-
-
 def met(claimed: Claim, fence: FencingToken) -> bool:
     return attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=fence, running=True)
 
@@ -249,7 +216,7 @@ def test_abandoned_prompt_with_a_pending_stop_is_not_adopted() -> None:
     cancellation.group_cancel(group_id=group.id)
     abandon(claimed, fence)
     retries.group_retry(group_id=group.id)
-    # Its stop is owed: what came of it would be "interrupted", and end the child as that.
+    # Its pending stop would end the job as interrupted.
     assert not met(claimed, fence)
     assert AbandonedPrompt.objects.exists()
     factories.finish(claimed, fence, AttemptState.INTERRUPTED)
@@ -265,21 +232,11 @@ def test_abandoned_prompt_that_was_interrupted_is_not_adopted_later() -> None:
     abandon(old, fence)
     newer = factories.claim(fence)
     assert not met(old, fence)
-    attempts.attempt_not_sent(attempt_id=newer.attempt_id, fence=fence)
+    factories.not_sent(newer, fence)
     assert not met(old, fence)
-    # One that was quicker than its interrupt is taken all the same.
+    # It succeeded before its interrupt.
     factories.finish(old, fence)
     assert only(group).status == "completed"
-
-
-def test_abandoned_prompt_stays_adopted_when_it_is_found_twice() -> None:
-    fence = online("gpu-1")
-    group = factories.submit()
-    claimed = factories.claim(fence)
-    abandon(claimed, fence)
-    assert met(claimed, fence)
-    assert met(claimed, fence)
-    assert only(group).status == "running"
 
 
 def test_result_of_a_newer_attempt_is_used_when_the_adopted_prompt_fails() -> None:
@@ -290,23 +247,20 @@ def test_result_of_a_newer_attempt_is_used_when_the_adopted_prompt_fails() -> No
     newer = begin(fence)
     evict(fence)
     assert met(old, fence)
-    # Quicker than its stop, while the older one decides the child.
+    # It succeeded before its stop, while the older one is the job's current attempt.
     factories.finish(newer, fence)
     fail(old, fence)
     child = only(group)
     assert (child.status, child.current_attempt_id) == ("completed", newer.attempt_id)
 
 
-# --- waited for -----------------------------------------------------------------------------------
-
-
 def test_cancelled_prompt_at_an_offline_backend_does_not_block_a_retry_elsewhere() -> None:
-    fence, other = online("gpu-1"), online("gpu-2")
+    fence, other = farm(2)
     group = factories.submit("gpu-1")
     claimed = begin(fence)
     cancellation.group_cancel(group_id=group.id)
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
-    # Nobody waits for that end yet.
+    # No job waits for that end yet, nor does one at that backend itself count.
     assert expiry.children_unblock(fence=fence) == 0
     retries.group_retry(group_id=group.id, choice=Choice(elsewhere=RetryScope.ANY))
     assert only(group).backend_id == "gpu-2"
@@ -319,56 +273,30 @@ def test_cancelled_prompt_at_an_offline_backend_does_not_block_a_retry_elsewhere
     assert (old.ended_at, old.stop_reason, old.failure_class) == (None, "cancel", "unreachable")
 
 
-def test_job_of_the_offline_backend_itself_is_not_unblocked() -> None:
-    fence = online("gpu-1")
-    group = factories.submit("gpu-1")
-    begin(fence)
-    cancellation.group_cancel(group_id=group.id)
-    retries.group_retry(group_id=group.id)
-    assert expiry.children_unblock(fence=fence) == 0
-    assert idle(fence)
+def interrupt(claimed: Claim, fence: FencingToken) -> None:
+    factories.finish(claimed, fence, AttemptState.INTERRUPTED)
 
 
-@pytest.mark.parametrize("ending", ["not_sent", "never_accepted", "lost", "interrupted"])
+@pytest.mark.parametrize(
+    ("end", "ran"), [(factories.not_sent, False), (abandon, False), (lose, True), (interrupt, True)]
+)
 def test_runners_are_notified_when_a_blocking_attempt_ends(
-    ending: str, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+    end: Callable[[Claim, FencingToken], object],
+    ran: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    django_capture_on_commit_callbacks: Any,
 ) -> None:
-    fence, other = online("gpu-1"), online("gpu-2")
+    fence, other = farm(2)
     factories.submit("gpu-1", retry_elsewhere=RetryScope.ANY)
-    claimed = factories.claim(fence)
-    if ending in ("lost", "interrupted"):
-        factories.start(claimed, fence)
+    claimed = begin(fence) if ran else factories.claim(fence)
     evict(fence)
     assert idle(other)
-    rung: list[bool] = []
-    monkeypatch.setattr(hub, "notify_runners", lambda work_only=False: work_only or rung.append(True))
+    notified: list[bool] = []
+    monkeypatch.setattr(hub, "notify_runners", lambda work_only=False: work_only or notified.append(True))
     with django_capture_on_commit_callbacks(execute=True):
-        if ending == "not_sent":
-            attempts.attempt_not_sent(attempt_id=claimed.attempt_id, fence=fence)
-        elif ending == "never_accepted":
-            abandon(claimed, fence)
-        elif ending == "lost":
-            lose(claimed, fence)
-        else:
-            factories.finish(claimed, fence, AttemptState.INTERRUPTED)
-    assert rung == [True]
+        end(claimed, fence)
+    assert notified == [True]
     assert not idle(other)
-
-
-def test_fifth_lost_prompt_does_not_count_against_the_backend_when_cancelled(settings: Settings) -> None:
-    settings.DIRECTOR_QUARANTINE_FAILURES = 1
-    fence = online("gpu-1")
-    group = factories.submit()
-    for _ in range(MAX_UNCOUNTED):
-        claimed = accept(fence)
-        if claimed.number == MAX_UNCOUNTED:
-            cancellation.group_cancel(group_id=group.id)
-        lose(claimed, fence)
-    assert row().quarantined_at is None
-    assert only(group).status == "cancelled"
-
-
-# --- a day ----------------------------------------------------------------------------------------
 
 
 def age(group: JobGroup, hours: float) -> None:
@@ -392,25 +320,18 @@ def test_queue_limit_of_a_retried_job_counts_from_its_last_execution() -> None:
     assert (child.status, child.error_message) == ("timeout", "Not executed again within 86400 s")
 
 
-def test_queue_limit_ignores_attempts_that_never_executed() -> None:
+@pytest.mark.parametrize("is_next_run", [False, True])
+def test_queue_limit_ignores_unexecuted_attempts_and_earlier_runs(is_next_run: bool) -> None:
     fence = online("gpu-1")
     group = factories.submit("gpu-1")
+    if is_next_run:
+        fail(begin(fence), fence)
+        retries.group_retry(group_id=group.id)
+    else:
+        factories.not_sent(factories.claim(fence), fence)
     age(group, 25)
-    attempts.attempt_not_sent(attempt_id=factories.claim(fence).attempt_id, fence=fence)
     assert waited(fence) == 1
     assert only(group).status == "timeout"
-
-
-def test_queue_limit_starts_again_with_the_next_run() -> None:
-    fence = online("gpu-1")
-    group = factories.submit("gpu-1")
-    fail(begin(fence), fence)
-    retries.group_retry(group_id=group.id)
-    age(group, 25)
-    assert waited(fence) == 1
-
-
-# --- a clock that was set back --------------------------------------------------------------------
 
 
 def test_retry_is_not_delayed_by_a_clock_that_was_set_back() -> None:
@@ -419,12 +340,9 @@ def test_retry_is_not_delayed_by_a_clock_that_was_set_back() -> None:
     fail(begin(fence), fence)
     ChildJob.objects.update(not_before=now() + dt.timedelta(seconds=59))
     assert idle(fence)
-    # Longer than any pause: it was said before the clock was set back.
+    # Longer than any backoff.
     ChildJob.objects.update(not_before=now() + dt.timedelta(hours=1))
     assert not idle(fence)
-
-
-# --- nothing is sent to what is set aside ---------------------------------------------------------
 
 
 @pytest.mark.postgres
@@ -441,7 +359,7 @@ def test_no_claim_precedes_the_quarantine_that_a_failure_causes(settings: Settin
 
     def claim() -> None:
         try:
-            found.append(claims.child_claim(fence=fence, client_id="c", depth=2))
+            found.append(claims.child_claim(fence=fence, client_id="c", depth=2).claim)
         finally:
             connection.close()
 
@@ -449,14 +367,11 @@ def test_no_claim_precedes_the_quarantine_that_a_failure_causes(settings: Settin
         fail(claimed, fence, FATAL)
         thread = threading.Thread(target=claim)
         thread.start()
-        # It either waits for this failure, or takes the child although the backend is set aside.
         thread.join(1)
     thread.join(10)
     assert row().quarantined_at is not None
     assert found == [None]
 
-
-# --- outputs that were refused --------------------------------------------------------------------
 
 NODE_ERRORS = {"9": {"class_type": "SaveImage", "errors": [], "dependent_outputs": []}}
 
@@ -481,7 +396,7 @@ def test_late_success_without_all_outputs_is_a_result_with_its_warnings() -> Non
     fence = online("gpu-1")
     group = factories.submit()
     claimed = begin(fence)
-    time_out(claimed, fence)
+    factories.time_out(claimed, fence)
     warned = factories.end(node_errors=NODE_ERRORS, warnings=("Output 9 was not executed.",))
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=warned)
     assert only(group).status == "timeout"
@@ -509,9 +424,9 @@ def test_prompt_of_an_old_comfyui_counts_as_hanging_only_for_a_refusal_in_part()
     first, second = factories.claim(fence), factories.claim(fence)
     attempts.attempt_accepted(attempt_id=first.attempt_id, fence=fence, node_errors=NODE_ERRORS)
     factories.start(second, fence)
-    time_out(second, fence)
+    factories.time_out(second, fence)
     for claimed, hangs in ((first, True), (first, False), (second, False)):
-        said = attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, can_interrupt=False)
+        said = factories.stall(claimed, fence, can_interrupt=False)
         assert said is hangs
     assert (only(partly).status, only(partly).failure_class) == ("failed", "workflow_refused")
     assert only(timed).attempts.get().failure_class == "timeout"

@@ -1,6 +1,4 @@
-"""Leases and runners as the rows tell of them: who lives, what is free, and who waits for whom."""
-
-from __future__ import annotations
+"""Leases and runners: acquisition, release, fencing, dead runners, and locks that writers wait for."""
 
 import datetime as dt
 import threading
@@ -10,13 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 
 from jobgroups.database.locks import DatabaseLock
-from jobgroups.domain.leases import LeaseTable
-from jobgroups.models import Lease, Runner
+from jobgroups.domain.leases import FencingToken, LeaseTable
+from jobgroups.errors import LeaseLost
+from jobgroups.models import ChildJob, Lease, Runner
 from jobgroups.queries import leases
-from jobgroups.services import runners
+from jobgroups.services import backends, runners
+from jobgroups.services import leases as lease_services
 from jobgroups.services.leases import LEASE_TTL, lease_acquire, lease_release, verify_fence
 from jobgroups.services.progress import ProgressRow, progress_flush
 from jobgroups.services.transactions import group_transaction
@@ -25,10 +25,7 @@ from tests.harness import factories
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def on_postgres() -> None:
-    """Skip where the database is not PostgreSQL."""
-    if connection.vendor != "postgresql":
-        pytest.skip("PostgreSQL's locks are meant")
+on_postgres = pytest.mark.skipif(connection.vendor != "postgresql", reason="PostgreSQL's locks are meant")
 
 
 def runner(name: str, *, age: float = 0.0, lived: float = 60.0) -> None:
@@ -60,9 +57,6 @@ def meanwhile(work: Callable[[], Any]) -> Iterator[None]:
     finally:
         over.set()
         thread.join(10.0)
-
-
-# --- taken and handed over ------------------------------------------------------------------------
 
 
 def test_released_lease_is_free_at_once() -> None:
@@ -102,19 +96,14 @@ def test_lease_table_of_a_runner() -> None:
 
 
 def test_registration_releases_the_leases_of_the_earlier_process() -> None:
-    """It may be more than its share by now: what it does not take must not be renewed for ever."""
     factories.backend("gpu-1")
     factories.lease("gpu-1", "a")
     runners.runner_register(name="a", instance="2", version="0")
     assert lease_acquire(backend_id="gpu-1", runner="b") is not None
 
 
-# --- dead for certain -----------------------------------------------------------------------------
-
-
-@pytest.mark.postgres
+@on_postgres
 def test_lease_of_a_runner_without_its_name_lock_is_acquired_at_once() -> None:
-    on_postgres()
     factories.backend("gpu-1")
     runner("a", age=5.0)
     factories.lease("gpu-1", "a")
@@ -131,16 +120,14 @@ def test_lease_of_a_runner_without_its_name_lock_is_acquired_at_once() -> None:
     assert lease_acquire(backend_id="gpu-1", runner="b") is not None
 
 
-@pytest.mark.postgres
+@on_postgres
 def test_missing_name_lock_is_ignored_while_the_heartbeat_is_recent() -> None:
-    on_postgres()
     runner("a", age=1.0)
     assert leases.dead_runners() == frozenset()
 
 
-@pytest.mark.postgres
+@on_postgres
 def test_name_lock_is_acquired_again_after_its_connection_was_cut() -> None:
-    on_postgres()
     lock = DatabaseLock(f"{leases.NAME_LOCK}a", "")
     other = DatabaseLock(f"{leases.NAME_LOCK}a", "")
     assert lock.try_acquire()
@@ -159,20 +146,15 @@ def test_name_lock_is_acquired_again_after_its_connection_was_cut() -> None:
 
 
 def _until(what: Callable[[], object]) -> None:
-    # In a server's first seconds a lock that is missing proves nothing.
+    # In a server's first seconds a missing lock proves nothing.
     end = time.monotonic() + 15.0
     while not what():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
-# --- who waits for whom ---------------------------------------------------------------------------
-
-
-@pytest.mark.postgres
+@on_postgres
 def test_lease_renewal_waits_for_no_writer() -> None:
-    """A runner whose writes wait for somebody else's row would else lose all its leases."""
-    on_postgres()
     factories.backend("gpu-1")
     runner("a")
     fence = factories.lease("gpu-1", "a")
@@ -182,9 +164,8 @@ def test_lease_renewal_waits_for_no_writer() -> None:
         assert time.monotonic() - began < 2.0
 
 
-@pytest.mark.postgres
+@on_postgres
 def test_lease_in_a_write_transaction_is_neither_acquired_nor_awaited() -> None:
-    on_postgres()
     factories.backend("gpu-1")
     fence = factories.lease("gpu-1", "a")
     Lease.objects.update(expires_at=leases.database_now() - dt.timedelta(seconds=1))
@@ -195,22 +176,18 @@ def test_lease_in_a_write_transaction_is_neither_acquired_nor_awaited() -> None:
     assert lease_acquire(backend_id="gpu-1", runner="b") is not None
 
 
-@pytest.mark.postgres
+@on_postgres
 def test_progress_flush_locks_its_lease() -> None:
-    on_postgres()
     factories.backend("gpu-1")
     fence = factories.lease("gpu-1", "a")
     Lease.objects.update(expires_at=leases.database_now() - dt.timedelta(seconds=1))
-    row = ProgressRow(
-        child_id="j_none", attempt_id=0, percent=1.0, current_step=None, steps_completed=0, steps_total=0, fence=fence
-    )
-    with meanwhile(lambda: progress_flush(rows=[row])):
+    progress = ProgressRow("j_none", 0, 1.0, None, 0, 0, fence)
+    with meanwhile(lambda: progress_flush(rows=[progress])):
         assert lease_acquire(backend_id="gpu-1", runner="b") is None
 
 
-@pytest.mark.postgres
+@on_postgres
 def test_lock_timeout_of_a_runner_is_shorter_than_its_lease() -> None:
-    on_postgres()
     factories.backend("gpu-1")
     fence = factories.lease("gpu-1", "a")
     group = factories.submit()
@@ -226,3 +203,35 @@ def _shown(setting: str) -> str:
         cursor.execute(f"SHOW {setting}")
         (value,) = cursor.fetchone()
     return str(value)
+
+
+def test_progress_is_not_stored_under_a_lost_lease() -> None:
+    old = factories.online()
+    factories.submit()
+    claimed = factories.begin(old)
+    new = factories.lease()
+
+    def flush(percent: float, fence: FencingToken) -> float:
+        progress_flush(rows=[ProgressRow(claimed.child_id, claimed.attempt_id, percent, "", 1, 4, fence)])
+        return ChildJob.objects.get(pk=claimed.child_id).progress
+
+    assert flush(75.0, new) == 75.0
+    assert flush(25.0, old) == 75.0
+
+
+def test_observation_is_not_stored_under_a_lost_lease() -> None:
+    old = factories.online(reachability="unknown")
+    new = factories.lease()
+    backends.backend_observed(fence=new, reachable=True)
+    with pytest.raises(LeaseLost):
+        backends.backend_observed(fence=old, reachable=False, reason="refused")
+    assert factories.row().reachability == "online"
+
+
+def test_lease_of_a_backend_that_is_deleted_meanwhile_is_not_acquired(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deleted_meanwhile(*_: object) -> None:
+        # PostgreSQL's error if the row is deleted between the query and the insert.
+        raise IntegrityError("violates foreign key constraint")
+
+    monkeypatch.setattr(lease_services, "_lease_acquire", deleted_meanwhile)
+    assert lease_acquire(backend_id="gpu-1", runner="runner") is None

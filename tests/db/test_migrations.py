@@ -24,6 +24,7 @@ _REQUIRED: Final[dict[str, dict[str, Any]]] = {
     "jobgroup": {"status": "completed", "total_count": 9},
     "childjob": {"status": "completed", "current_attempt_id": None},
     "attempt": {"state": "success"},
+    "capture": {"due_at": None},
 }
 ALIAS: Final = "scratch"
 
@@ -61,7 +62,6 @@ class Scratch:
             del connections[ALIAS], connections.settings[ALIAS]
 
     def drop(self) -> None:
-        """Drop every database."""
         self.close()
         for name in () if self._is_sqlite else self._names:
             self._execute(f'DROP DATABASE "{self._path(name)}"')
@@ -150,7 +150,6 @@ def _tables(database: BaseDatabaseWrapper) -> list[str]:
 
 
 def _rows(database: BaseDatabaseWrapper, tables: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the one row of each table."""
     found = {}
     with database.cursor() as cursor:
         for table in tables:

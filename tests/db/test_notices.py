@@ -1,6 +1,4 @@
-"""Notices are rows of the transaction of what they tell, taken up by one, put off, given up."""
-
-from __future__ import annotations
+"""Notices: stored with their cause, claimed by one runner, delivered, delayed, given up."""
 
 import datetime as dt
 import re
@@ -13,10 +11,9 @@ from pytest_django import Settings
 
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
-from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.notices import NoticeIntervals, NoticeKind
 from jobgroups.domain.states import AttemptState
-from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Notice
+from jobgroups.models import JobEvent, JobGroup, Notice
 from jobgroups.services import cancellation, outbox
 from jobgroups.services.outbox import ClaimedNotice
 from jobgroups.services.retries import group_retry
@@ -29,15 +26,13 @@ PACE = NoticeIntervals()
 
 
 @pytest.fixture(autouse=True)
-def told(settings: Settings) -> None:
-    """Somebody wants to be told of everything."""
+def notify(settings: Settings) -> None:
     settings.DIRECTOR_NOTIFY = ["json://nowhere.invalid/"]
     settings.DIRECTOR_PUBLIC_URL = "http://farm.example"
 
 
 @pytest.fixture
 def group() -> JobGroup:
-    """Two children at one backend."""
     factories.backend()
     return factories.submit("gpu-1", "gpu-1", metadata={"name": "shot_001"})
 
@@ -45,19 +40,14 @@ def group() -> JobGroup:
 def run(group: JobGroup, *ends: AttemptState) -> None:
     fence = factories.lease()
     for state in ends:
-        claimed = factories.claim(fence)
-        factories.start(claimed, fence)
-        factories.finish(claimed, fence, state)
+        factories.finish(factories.begin(fence), fence, state)
 
 
 def bodies() -> list[str]:
     return list(Notice.objects.order_by("id").values_list("body", flat=True))
 
 
-# --- a group --------------------------------------------------------------------------------------
-
-
-def test_the_end_of_a_group_is_told_once_with_its_link(group: JobGroup) -> None:
+def test_end_of_a_group_is_notified_once_with_its_link(group: JobGroup) -> None:
     run(group, AttemptState.SUCCESS)
     assert bodies() == []
     run(group, AttemptState.SUCCESS)
@@ -69,14 +59,24 @@ def test_the_end_of_a_group_is_told_once_with_its_link(group: JobGroup) -> None:
     assert one.sent_at is None
 
 
-def test_a_failure_is_told_with_its_cause_and_place(group: JobGroup) -> None:
-    run(group, AttemptState.SUCCESS, AttemptState.ERROR)
-    assert ChildJob.objects.get(status="failed").failure_class == FailureClass.NODE_ERROR
+@pytest.mark.parametrize(
+    ("last", "text"),
+    [
+        (AttemptState.ERROR, "1 of 2 done, 1 failed (node error on gpu-1), took "),
+        (None, "cancelled, 1 of 2 done, took "),
+    ],
+)
+def test_notice_of_a_group_names_failures_and_cancel(group: JobGroup, last: AttemptState | None, text: str) -> None:
+    run(group, AttemptState.SUCCESS)
+    if last:
+        run(group, last)
+    else:
+        cancellation.group_cancel(group_id=group.id)
     (body,) = bodies()
-    assert body.startswith("shot_001: 1 of 2 done, 1 failed (node error on gpu-1), took ")
+    assert body.startswith(f"shot_001: {text}")
 
 
-def test_a_retried_group_is_told_again_with_the_time_of_that_run(group: JobGroup) -> None:
+def test_retried_group_is_notified_again_with_the_duration_of_that_run(group: JobGroup) -> None:
     run(group, AttemptState.SUCCESS, AttemptState.ERROR)
     JobGroup.objects.update(created_at=now() - dt.timedelta(days=2))
     group_retry(group_id=group.id)
@@ -85,41 +85,24 @@ def test_a_retried_group_is_told_again_with_the_time_of_that_run(group: JobGroup
     assert bodies()[1].startswith("shot_001: all 2 done, took 5 min\n")
 
 
-def test_a_later_try_is_told(group: JobGroup) -> None:
-    run(group, AttemptState.SUCCESS)
-    first = ChildJob.objects.get(status="completed")
-    Attempt.objects.create(
-        child=first,
-        number=7,
-        run=1,
-        backend_id="gpu-1",
-        prompt_id="earlier",
-        client_id="c",
-        epoch=1,
-        state=AttemptState.ERROR,
-        created_at=now(),
-        ended_at=now(),
-        failure_class=FailureClass.NODE_ERROR,
-    )
-    run(group, AttemptState.SUCCESS)
+@pytest.mark.usefixtures("no_backoff")
+def test_notice_of_a_group_names_jobs_that_were_retried(group: JobGroup) -> None:
+    JobGroup.objects.update(max_attempts=2)
+    run(group, AttemptState.ERROR, AttemptState.SUCCESS, AttemptState.SUCCESS)
     assert bodies()[0].startswith("shot_001: all 2 done (1 on a later try), took ")
 
 
-def test_a_cancelled_group_is_told_as_such(group: JobGroup) -> None:
-    run(group, AttemptState.SUCCESS)
-    cancellation.group_cancel(group_id=group.id)
-    assert bodies()[0].startswith("shot_001: cancelled, 1 of 2 done, took ")
-
-
 @pytest.mark.parametrize("urls", [[], ["json://nowhere.invalid/"]])
-def test_nothing_is_stored_where_nobody_wants_to_be_told(group: JobGroup, settings: Settings, urls: list[str]) -> None:
+def test_no_notice_is_stored_without_a_service_or_for_other_kinds(
+    group: JobGroup, settings: Settings, urls: list[str]
+) -> None:
     settings.DIRECTOR_NOTIFY = urls
     settings.DIRECTOR_NOTIFY_ON = ["group_ended"] if not urls else ["queue_empty"]
     run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
     assert bodies() == []
 
 
-def test_what_was_rolled_back_is_told_to_nobody(group: JobGroup) -> None:
+def test_no_notice_is_stored_when_the_transaction_fails(group: JobGroup) -> None:
     with pytest.raises(RuntimeError), transaction.atomic():
         cancellation.group_cancel(group_id=group.id)
         assert Notice.objects.count() == 1
@@ -127,50 +110,46 @@ def test_what_was_rolled_back_is_told_to_nobody(group: JobGroup) -> None:
     assert bodies() == []
 
 
-# --- a backend in trouble -------------------------------------------------------------------------
-
-
 def away(seconds: float) -> None:
     since = now() - dt.timedelta(seconds=seconds)
     Backend.objects.update(reachability=Reachability.OFFLINE, unreachable_since=since, status_reason="refused")
 
 
-def test_a_backend_that_is_away_while_work_waits_is_told_once_each_time(group: JobGroup) -> None:
+def test_absent_backend_with_waiting_jobs_is_notified_once_each_time(group: JobGroup) -> None:
     away(59)
+    factories.backend("gpu-2")
+    Backend.objects.filter(pk="gpu-2").update(reachability="offline", unreachable_since=now() - dt.timedelta(hours=1))
     assert outbox.enqueue_backend_notices(PACE) == 0
     away(61)
     assert [outbox.enqueue_backend_notices(PACE) for _ in range(3)] == [1, 0, 0]
     assert bodies() == ["gpu-1 has not answered for 1 min (refused); 2 jobs wait for it.\nhttp://farm.example/backends"]
-    # It came back and went again: that is news.
+    # It came back and is away again.
     Notice.objects.update(created_at=now() - dt.timedelta(hours=1))
     away(120)
     assert outbox.enqueue_backend_notices(PACE) == 1
 
 
-def test_a_backend_that_is_away_while_nothing_waits_is_told_to_nobody() -> None:
-    factories.backend()
-    away(3_600)
-    assert outbox.enqueue_backend_notices(PACE) == 0
-
-
-def test_a_quarantined_backend_is_told_with_its_reason(group: JobGroup) -> None:
-    Backend.objects.update(quarantined_at=now(), quarantine_reason="3 failures within 10 minutes.", quarantine_by="")
+@pytest.mark.parametrize(
+    ("until", "then"),
+    [
+        (None, "It gets no"),
+        (
+            dt.datetime(2026, 2, 1, 21, 14, tzinfo=dt.UTC),
+            "It gets no jobs until 2026-02-01 21:14 UTC. If it answers then, it gets one at a time"
+            " until one succeeds.\n",
+        ),
+    ],
+)
+def test_quarantined_backend_is_notified_with_reason_and_end(
+    group: JobGroup, until: dt.datetime | None, then: str
+) -> None:
+    Backend.objects.update(quarantined_at=now(), quarantine_reason="It hung.", quarantine_until=until)
     assert [outbox.enqueue_backend_notices(PACE) for _ in range(2)] == [1, 0]
     assert Notice.objects.get().title == "gpu-1 is quarantined"
-    assert bodies()[0].startswith("gpu-1 is quarantined: 3 failures within 10 minutes. It gets no")
+    assert bodies()[0].startswith(f"gpu-1 is quarantined: It hung. {then}")
 
 
-def test_a_quarantine_that_ends_by_itself_is_not_said_to_need_somebody(group: JobGroup) -> None:
-    until = dt.datetime(2026, 2, 1, 21, 14, tzinfo=dt.UTC)
-    Backend.objects.update(quarantined_at=now(), quarantine_reason="It hung.", quarantine_until=until)
-    assert outbox.enqueue_backend_notices(PACE) == 1
-    assert bodies()[0].startswith(
-        "gpu-1 is quarantined: It hung. It gets no jobs until 2026-02-01 21:14 UTC. If it answers"
-        " then, it gets one at a time until one succeeds.\n"
-    )
-
-
-def test_a_backend_that_answers_and_is_not_fit_is_not_said_to_be_silent(group: JobGroup) -> None:
+def test_unfit_backend_is_not_notified_as_silent(group: JobGroup) -> None:
     away(120)
     Backend.objects.update(last_seen_at=now(), status_reason="nothing runs; restart it")
     assert [outbox.enqueue_backend_notices(PACE) for _ in range(2)] == [1, 0]
@@ -180,15 +159,12 @@ def test_a_backend_that_answers_and_is_not_fit_is_not_said_to_be_silent(group: J
     )
 
 
-def test_trouble_that_was_told_of_is_no_news_and_takes_no_lock(django_assert_num_queries: Any) -> None:
+def test_notified_backends_are_not_notified_again_and_take_no_lock(django_assert_num_queries: Any) -> None:
     for number in range(20):
         factories.backend(f"gpu-{number}", quarantined_at=now())
     assert outbox.enqueue_backend_notices(PACE) == 20
     with django_assert_num_queries(2):
         assert outbox.enqueue_backend_notices(PACE) == 0
-
-
-# --- the empty queue ------------------------------------------------------------------------------
 
 
 def older(seconds: float) -> None:
@@ -197,16 +173,18 @@ def older(seconds: float) -> None:
     Notice.objects.update(created_at=moment)
 
 
-def test_the_empty_queue_is_told_once_after_a_quiet_while(group: JobGroup) -> None:
+def test_empty_queue_is_notified_once_after_30_s(group: JobGroup) -> None:
     assert not outbox.enqueue_queue_empty(PACE)
     run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
     assert not outbox.enqueue_queue_empty(PACE)
+    older(3_700)
+    assert not outbox.enqueue_queue_empty(PACE), "it ended too long ago"
     older(31)
     assert [outbox.enqueue_queue_empty(PACE) for _ in range(3)] == [True, False, False]
     assert bodies()[-1] == ("Nothing waits or runs any more. The last group was shot_001.\nhttp://farm.example/")
 
 
-def test_the_queue_is_not_empty_while_anything_is_open(group: JobGroup) -> None:
+def test_queue_is_not_empty_while_a_group_is_open(group: JobGroup) -> None:
     run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
     other = factories.submit("gpu-1")
     JobEvent.objects.filter(group=other).delete()
@@ -217,7 +195,7 @@ def test_the_queue_is_not_empty_while_anything_is_open(group: JobGroup) -> None:
     assert outbox.enqueue_queue_empty(PACE)
 
 
-def test_the_empty_queue_is_told_at_most_every_half_hour(group: JobGroup) -> None:
+def test_empty_queue_is_notified_at_most_every_half_hour(group: JobGroup) -> None:
     run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
     older(31)
     assert outbox.enqueue_queue_empty(PACE)
@@ -227,15 +205,6 @@ def test_the_empty_queue_is_told_at_most_every_half_hour(group: JobGroup) -> Non
     assert not outbox.enqueue_queue_empty(PACE)
     Notice.objects.update(created_at=now() - dt.timedelta(seconds=1_810))
     assert outbox.enqueue_queue_empty(PACE)
-
-
-def test_what_ended_long_ago_is_no_news(group: JobGroup) -> None:
-    run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
-    older(3_700)
-    assert not outbox.enqueue_queue_empty(PACE)
-
-
-# --- taken up, told, put off ----------------------------------------------------------------------
 
 
 def notice(**fields: Any) -> Notice:
@@ -248,17 +217,17 @@ def claim(by: str = "one") -> list[ClaimedNotice]:
     return outbox.notices_claim(pace=PACE, by=by)
 
 
-def test_what_one_runner_tells_no_other_does() -> None:
+def test_notice_is_delivered_by_one_runner() -> None:
     notice()
     assert len(claim("one")) == 1
     notice()
     assert claim("two") == []
-    # The first died with it.
+    # The first runner ended before it was delivered.
     Notice.objects.exclude(attempt_count=0).update(next_attempt_at=now())
     assert len(claim("two")) == 2
 
 
-def test_two_runners_at_once_tell_each_notice_once() -> None:
+def test_concurrent_runners_claim_each_notice_once() -> None:
     for _ in range(5):
         notice()
     found = race(*(partial(claim, f"runner-{number}") for number in range(4)))
@@ -273,7 +242,7 @@ def test_messages_are_a_minute_apart() -> None:
     assert len(claim()) == 1
 
 
-def test_what_failed_is_put_off_longer_each_time_and_told_with_the_next_success() -> None:
+def test_failed_notice_is_delayed_longer_each_time_and_sent_after_the_next_success() -> None:
     one = notice()
     pauses = []
     for _ in range(3):
@@ -294,7 +263,7 @@ def test_what_failed_is_put_off_longer_each_time_and_told_with_the_next_success(
     assert one.next_attempt_at <= now()
 
 
-def test_after_a_day_it_is_given_up_and_says_why() -> None:
+def test_notice_is_given_up_after_a_day_with_its_error() -> None:
     one = notice(created_at=now() - dt.timedelta(hours=25))
     assert outbox.notices_failed(claim(), pace=PACE, error="refused") == [one.id]
     one.refresh_from_db()
@@ -302,7 +271,7 @@ def test_after_a_day_it_is_given_up_and_says_why() -> None:
     assert claim() == []
 
 
-def test_old_notices_are_forgotten() -> None:
+def test_old_notices_are_deleted() -> None:
     notice(created_at=now() - dt.timedelta(days=31), next_attempt_at=None)
     kept = notice()
     assert outbox.notices_forget_old(PACE) == 1

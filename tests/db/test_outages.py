@@ -1,7 +1,5 @@
 """Jobs at a backend that goes offline: moved to another backend, failed as lost, or finished late."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from typing import Any
@@ -12,15 +10,14 @@ from pytest_django import Settings
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, RetryScope, Where
+from jobgroups.domain.states import AttemptState, RetryScope
 from jobgroups.models import Attempt, JobGroup
-from jobgroups.queries import groups as selectors
+from jobgroups.queries import groups
 from jobgroups.services import attempts, backends, cancellation, outages, retries, runners
-from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
 from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
-from tests.harness.factories import accept, begin, idle, online, only
+from tests.harness.factories import accept, begin, farm, idle, lose, online, only, row, time_out
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_backoff")]
 
@@ -50,9 +47,6 @@ def submit(*names: str, **fields: Any) -> JobGroup:
     return factories.submit(*names or ("gpu-1",), **{"max_attempts": 2, "retry_elsewhere": RetryScope.ANY, **fields})
 
 
-# --- without a policy -----------------------------------------------------------------------------
-
-
 def test_running_job_fails_as_lost_when_its_time_is_up_at_an_offline_backend() -> None:
     fence = online("gpu-1")
     group = factories.submit("gpu-1")
@@ -60,7 +54,7 @@ def test_running_job_fails_as_lost_when_its_time_is_up_at_an_offline_backend() -
     go_offline()
     since = Backend.objects.get().unreachable_since
     assert since is not None
-    assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=True)
+    assert time_out(claimed, fence, offline=True)
     child, message = only(group), f"gpu-1 went offline at {since:%H:%M:%S} UTC, while it rendered"
     assert (child.status, child.failure_class) == ("failed", "backend_lost")
     assert (child.error_type, child.error_message) == ("ConnectionError", f"{message} this job")
@@ -69,7 +63,7 @@ def test_running_job_fails_as_lost_when_its_time_is_up_at_an_offline_backend() -
     assert (attempt.stop_reason, attempt.failure_class) == ("gave_up", "backend_lost")
     assert (attempt.ended_at, attempt.error_message) == (None, child.error_message)
     # The second call finds the job final.
-    assert not attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=True)
+    assert not time_out(claimed, fence, offline=True)
 
 
 def test_lost_message_names_the_gap_when_no_runner_probed() -> None:
@@ -77,27 +71,13 @@ def test_lost_message_names_the_gap_when_no_runner_probed() -> None:
     group = factories.submit("gpu-1")
     claimed = begin(fence)
     go_offline(heard=3600)
-    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=True)
+    time_out(claimed, fence, offline=True)
     gap = r"gpu-1 went offline between \S+.* UTC and \S+ UTC, while it rendered this job"
     assert re.fullmatch(gap, only(group).error_message or "")
 
 
-def test_without_retry_elsewhere_an_offline_backend_keeps_its_jobs() -> None:
-    fence = online("gpu-1")
-    online("gpu-2")
-    group = submit("gpu-1", "gpu-1", retry_elsewhere=RetryScope.NEVER)
-    begin(fence)
-    accept(fence)
-    go_offline()
-    assert move(fence) == set()
-    assert set(group.children.values_list("status", "backend_id")) == {("running", "gpu-1"), ("queued", "gpu-1")}
-
-
-# --- moved ----------------------------------------------------------------------------------------
-
-
 def test_running_job_is_retried_on_another_backend_and_counts() -> None:
-    fence, other = online("gpu-1"), online("gpu-2")
+    fence, other = farm(2)
     group = submit()
     claimed = begin(fence)
     go_offline()
@@ -110,14 +90,14 @@ def test_running_job_is_retried_on_another_backend_and_counts() -> None:
     assert (told["type"], told["failure_class"]) == ("child_retrying", "backend_lost")
     assert told["reason"].startswith("gpu-1 went offline at ")
     assert move(fence) == set()
-    # Its end may never come: the older attempt keeps the job from no other backend.
+    # The older attempt may never end: it does not delay the next one.
     factories.finish(begin(other), other, AttemptState.ERROR)
     assert only(group).status == "failed", "both attempts count"
     assert only(group).attempt_count == 2
 
 
 def test_job_that_was_accepted_and_not_started_moves_uncounted() -> None:
-    fence, other = online("gpu-1"), online("gpu-2")
+    fence, other = farm(2)
     group = submit(max_attempts=1, retry_on=["node_error"])
     claimed = accept(fence)
     go_offline()
@@ -125,20 +105,25 @@ def test_job_that_was_accepted_and_not_started_moves_uncounted() -> None:
     attempt = attempt_of(claimed)
     assert (attempt.failure_class, attempt.is_counted) == ("unreachable", False)
     told = factories.log(group)[-1]
-    assert (told["type"], told["failure_class"], told["reason"]) == ("child_retrying", "unreachable", AWAY)
-    assert (told["next_backend_id"], told["not_before"]) == ("gpu-2", None)
+    assert (told["type"], told["failure_class"]) == ("child_retrying", "unreachable")
+    assert (told["reason"], told["next_backend_id"]) == (AWAY, "gpu-2")
+    assert told["not_before"] is None
     factories.finish(begin(other), other)
     assert only(group).status == "completed"
 
 
 @pytest.mark.parametrize(
     "policy",
-    [{"max_attempts": 1}, {"retry_on": ["node_error"]}, {"required_capabilities": ["large"]}],
-    ids=["no attempt left", "another class", "no backend fits"],
+    [
+        {"max_attempts": 1},
+        {"retry_on": ["node_error"]},
+        {"required_capabilities": ["large"]},
+        {"retry_elsewhere": RetryScope.NEVER},
+    ],
+    ids=str,
 )
 def test_running_job_stays_when_its_policy_has_no_other_attempt(policy: dict[str, Any]) -> None:
-    factories.backend(reachability=Reachability.ONLINE, last_seen_at=now(), tags=["large"])
-    fence = factories.lease()
+    fence = online("gpu-1", tags=["large"])
     online("gpu-2")
     group = submit(**policy)
     claimed = begin(fence)
@@ -146,13 +131,12 @@ def test_running_job_stays_when_its_policy_has_no_other_attempt(policy: dict[str
     assert move(fence) == set()
     assert only(group).status == "running"
     assert attempt_of(claimed).stop_requested_at is None
-    # It is back: nothing was given up.
     factories.finish(claimed, fence)
     assert only(group).status == "completed"
 
 
 def test_job_that_finds_no_backend_at_first_moves_later() -> None:
-    fence, other = online("gpu-1"), online("gpu-2")
+    fence, other = farm(2)
     group = submit()
     begin(fence)
     go_offline("gpu-1")
@@ -164,8 +148,7 @@ def test_job_that_finds_no_backend_at_first_moves_later() -> None:
 
 
 def test_cancelled_job_of_an_offline_backend_is_not_moved() -> None:
-    fence = online("gpu-1")
-    online("gpu-2")
+    fence, _ = farm(2)
     group = submit("gpu-1", "gpu-1")
     claimed = begin(fence)
     go_offline()
@@ -176,36 +159,21 @@ def test_cancelled_job_of_an_offline_backend_is_not_moved() -> None:
     assert attempt_of(claimed).stop_reason == "cancel"
 
 
-def test_moved_job_can_be_cancelled() -> None:
-    fence = online("gpu-1")
-    online("gpu-2")
-    group = submit()
-    claimed = begin(fence)
-    go_offline()
-    move(fence)
-    cancellation.group_cancel(group_id=group.id)
-    factories.finish(claimed, fence)
-    child = only(group)
-    assert (child.status, child.outputs_json) == ("cancelled", None)
-    assert factories.types(group)[-1] == "group_complete"
-
-
 def test_timed_out_job_of_a_backend_that_goes_offline_waits_for_it_no_longer() -> None:
-    fence, other = online("gpu-1"), online("gpu-2")
+    fence, other = farm(2)
     group = submit()
     claimed = begin(fence)
-    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+    time_out(claimed, fence)
     go_offline()
     assert idle(other)
-    attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, reachable=False)
+    factories.stall(claimed, fence, reachable=False)
     assert attempt_of(claimed).failure_class == "backend_lost"
     factories.finish(begin(other), other)
     assert only(group).status == "completed"
 
 
 def test_cause_of_a_moved_job_stays_when_its_prompt_starts_and_is_stopped() -> None:
-    fence = online("gpu-1")
-    online("gpu-2")
+    fence, _ = farm(2)
     submit()
     claimed = accept(fence)
     go_offline()
@@ -217,12 +185,9 @@ def test_cause_of_a_moved_job_stays_when_its_prompt_starts_and_is_stopped() -> N
     assert attempt.error_message == AWAY
 
 
-# --- late results ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("started", [True, False], ids=["running", "accepted"])
 def test_late_result_is_adopted_while_the_moved_job_waits(started: bool) -> None:
-    fence, other = online("gpu-1"), online("gpu-2")
+    fence, other = farm(2)
     group = submit()
     client = connect(group)
     claimed = begin(fence) if started else accept(fence)
@@ -238,7 +203,7 @@ def test_late_result_is_adopted_while_the_moved_job_waits(started: bool) -> None
 
 
 def test_late_result_of_a_job_that_runs_again_decides_only_when_that_attempt_fails() -> None:
-    fence, other = online("gpu-1"), online("gpu-2")
+    fence, other = farm(2)
     group = submit()
     client = connect(group)
     claimed = begin(fence)
@@ -255,8 +220,7 @@ def test_late_result_of_a_job_that_runs_again_decides_only_when_that_attempt_fai
 
 
 def test_late_result_is_adopted_instead_of_a_move_when_the_second_backend_goes_offline() -> None:
-    fence, other = online("gpu-1"), online("gpu-2")
-    online("gpu-3")
+    fence, other, _ = farm(3)
     group = submit(max_attempts=3)
     claimed = begin(fence)
     go_offline("gpu-1")
@@ -274,7 +238,7 @@ def test_late_result_of_a_failed_job_is_the_retry() -> None:
     group = factories.submit("gpu-1")
     claimed = begin(fence)
     go_offline()
-    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=True)
+    time_out(claimed, fence, offline=True)
     factories.finish(claimed, fence)
     assert only(group).status == "failed", "a job has one final status in a run"
     retries.group_retry(group_id=group.id)
@@ -282,66 +246,47 @@ def test_late_result_of_a_failed_job_is_the_retry() -> None:
     assert Attempt.objects.count() == 1
 
 
-def test_person_can_retry_a_lost_job_on_another_backend_at_once() -> None:
-    fence, other = online("gpu-1"), online("gpu-2")
-    group = factories.submit("gpu-1")
-    claimed = begin(fence)
-    go_offline()
-    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=True)
-    retries.group_retry(group_id=group.id, choice=Choice(where=Where.OTHER))
-    factories.finish(begin(other), other)
-    assert only(group).status == "completed"
-
-
-# --- what counts against the backend --------------------------------------------------------------
-
-
 @pytest.mark.parametrize("policy", [RetryScope.NEVER, RetryScope.ANY])
 def test_lost_attempt_counts_once_against_its_backend(settings: Settings, policy: RetryScope) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 2
-    fence = online("gpu-1")
-    online("gpu-2")
+    fence, _ = farm(2)
     submit("gpu-1", "gpu-1", retry_elsewhere=policy, max_attempts=2)
     first, second = begin(fence), accept(fence)
     go_offline()
     if policy is RetryScope.NEVER:
-        attempts.attempt_timed_out(attempt_id=first.attempt_id, fence=fence, offline=True)
+        time_out(first, fence, offline=True)
     else:
         assert move(fence) == {first.attempt_id, second.attempt_id}
     # One that ran is counted, one that waited in the queue is not.
-    assert Backend.objects.get(pk="gpu-1").quarantined_at is None
+    assert row().quarantined_at is None
     for claimed in (first, second):
-        attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="it forgot it")
-    assert Backend.objects.get(pk="gpu-1").quarantined_at is None
+        lose(claimed, fence)
+    assert row().quarantined_at is None
     ended = attempt_of(first)
     assert (ended.state, ended.failure_class) == ("lost", "backend_lost")
     assert "went offline" in (ended.error_message or ""), "the first cause stays"
     if policy is RetryScope.ANY:
         factories.submit("gpu-1")
         again = begin(fence)
-        attempts.attempt_lost(attempt_id=again.attempt_id, fence=fence, reason="it forgot it")
-        assert Backend.objects.get(pk="gpu-1").quarantined_at is not None
+        lose(again, fence)
+        assert row().quarantined_at is not None
 
 
 def test_lost_attempt_quarantines_its_backend_before_it_ends(settings: Settings) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
-    fence = online("gpu-1")
-    online("gpu-2")
+    fence, _ = farm(2)
     submit()
     claimed = begin(fence)
     go_offline()
     move(fence)
     assert attempt_of(claimed).ended_at is None
-    row = Backend.objects.get(pk="gpu-1")
-    assert row.quarantined_at is not None
-    assert "lost with the backend" in row.quarantine_reason
-
-
-# --- what users read ------------------------------------------------------------------------------
+    backend = row()
+    assert backend.quarantined_at is not None
+    assert "lost with the backend" in backend.quarantine_reason
 
 
 def reason(group: JobGroup) -> str:
-    (row,) = selectors.group_snapshot(group.id)["child_jobs"]
+    (row,) = groups.group_snapshot(group.id)["child_jobs"]
     return row["waiting_reason"] or ""
 
 

@@ -1,9 +1,6 @@
-"""A person's retry of one job while its group runs: within the run, which ends once."""
-
-from __future__ import annotations
+"""A user's retry of one job while its group runs: within the run, which ends once."""
 
 import datetime as dt
-import json
 from functools import partial
 from typing import Any
 
@@ -13,7 +10,7 @@ from backends.models import Backend, Reachability
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, RetryScope, Where
+from jobgroups.domain.states import RetryScope, Where
 from jobgroups.errors import (
     BackendNotFound,
     BackendUnavailable,
@@ -21,17 +18,14 @@ from jobgroups.errors import (
     JobCompleted,
     JobGroupsError,
     JobNotFailed,
-    NoOtherBackend,
     RunPassed,
 )
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.queries import groups as selectors
-from jobgroups.services import attempts, cancellation, claims
+from jobgroups.services import cancellation, claims
 from jobgroups.services.assignment import Choice
 from jobgroups.services.retries import AS_THE_GROUP_SAYS, Retried, child_retry, group_retry
-from jobgroups.services.submission import Submission, group_replay, group_submit
 from tests.harness import factories
-from tests.harness.factories import accept, begin, idle, online
+from tests.harness.factories import accept, begin, crash, fail, online, time_out
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
@@ -44,20 +38,12 @@ def fence() -> FencingToken:
     return online("gpu-1", 8)
 
 
-def fail(fence: FencingToken, kind: FailureClass = FailureClass.NODE_ERROR) -> claims.Claim:
-    """Have the oldest waiting child of a backend fail there."""
-    claimed = begin(fence)
-    end = factories.end(AttemptState.ERROR, failure=kind)
-    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
-    return claimed
-
-
 def running(
     fence: FencingToken, kind: FailureClass = FailureClass.NODE_ERROR, **fields: Any
 ) -> tuple[JobGroup, ChildJob]:
     """Submit a group that runs: its first child has failed, its second waits."""
     group = factories.submit(fence.backend_id, fence.backend_id, **fields)
-    fail(fence, kind)
+    fail(begin(fence), fence, kind)
     failed = group.children.get(position=0)
     assert failed.status == "failed"
     return factories.fresh(group), failed
@@ -68,14 +54,10 @@ def retry(group: JobGroup, child: ChildJob, choice: Choice = AS_THE_GROUP_SAYS, 
 
 
 def run_all(*fences: FencingToken) -> None:
-    """Render what waits, to success."""
     for fence in fences:
-        while claimed := claims.child_claim(fence=fence, client_id="c", depth=9):
+        while claimed := claims.child_claim(fence=fence, client_id="c", depth=9).claim:
             factories.start(claimed, fence)
             factories.finish(claimed, fence)
-
-
-# --- within the run -------------------------------------------------------------------------------
 
 
 def test_failed_job_is_retried_while_its_group_runs(fence: FencingToken) -> None:
@@ -96,7 +78,7 @@ def test_failed_job_is_retried_while_its_group_runs(fence: FencingToken) -> None
         "seed": failed.seed,
         "attempt": 1,
         "failure_class": "node_error",
-        "reason": "CUDA out of memory",
+        "reason": "It met node_error.",
         "next_backend_id": "gpu-1",
         "not_before": None,
         "queued_at": iso(again.queued_at),
@@ -112,25 +94,11 @@ def test_failed_job_is_retried_while_its_group_runs(fence: FencingToken) -> None
     assert [one["status"] for one in results] == ["completed", "completed"]
 
 
-def test_retried_job_waits_until_its_timed_out_prompt_ended(fence: FencingToken) -> None:
-    group = factories.submit("gpu-1", "gpu-1")
-    claimed = begin(fence)
-    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
-    child = group.children.get(position=0)
-    retry(group, child)
-    # Its prompt is being stopped there.
-    assert idle(fence)
-    factories.finish(claimed, fence, AttemptState.INTERRUPTED)
-    run_all(fence)
-    assert factories.fresh(group).status == "completed"
-    assert [one.number for one in child.attempts.all()] == [1, 2]
-
-
 def test_internal_error_does_not_block_a_retry_elsewhere(fence: FencingToken) -> None:
     other = online("gpu-2")
     group = factories.submit("gpu-1", "gpu-1")
     claimed = begin(fence)
-    attempts.attempt_failed_internally(attempt_id=claimed.attempt_id, fence=fence, message="A defect.")
+    crash(claimed, fence)
     child = group.children.get(position=0)
     retry(group, child, OTHER)
     assert factories.claim(other).child_id == child.id
@@ -140,7 +108,7 @@ def test_internal_error_does_not_block_a_retry_elsewhere(fence: FencingToken) ->
 def test_retry_within_a_run_adopts_a_late_result(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     claimed = begin(fence)
-    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+    time_out(claimed, fence)
     factories.finish(claimed, fence)
     child = group.children.get(position=0)
     assert retry(group, child).adopted_job_ids == [child.id]
@@ -153,33 +121,9 @@ def test_retry_by_a_person_ignores_max_attempts(fence: FencingToken) -> None:
     group, failed = running(fence, max_attempts=1)
     retry(group, failed)
     ChildJob.objects.filter(group=group).exclude(pk=failed.pk).update(queued_at=now() + dt.timedelta(hours=1))
-    fail(fence)
+    fail(begin(fence), fence)
     assert (factories.fresh(failed).status, factories.fresh(failed).attempt_count) == ("failed", 2)
     assert retry(group, failed).job_ids == [failed.id]
-
-
-def test_status_and_counts_follow_a_retry_within_a_run(fence: FencingToken) -> None:
-    group = factories.submit("gpu-1", "gpu-1", "gpu-1")
-    fail(fence)
-    done = begin(fence)
-    factories.finish(done, fence)
-    assert factories.fresh(group).status == "partial_complete"
-    retry(group, group.children.get(position=0))
-    snapshot = selectors.group_snapshot(group.id)
-    assert (snapshot["status"], snapshot["failed_count"]) == ("running", 0)
-    assert snapshot["child_jobs"][0]["status"] == "queued"
-
-
-def test_retry_of_one_job_reopens_an_ended_group(fence: FencingToken) -> None:
-    group = factories.submit("gpu-1")
-    fail(fence)
-    child = group.children.get()
-    assert retry(factories.fresh(group), child, by="anna").run == 2
-    event = factories.log(group)[-1]
-    assert (event["type"], event["requested_by"]) == ("group_reopened", "anna")
-
-
-# --- refused --------------------------------------------------------------------------------------
 
 
 def refused(group: JobGroup, child: ChildJob, kind: type[JobGroupsError], **said: Any) -> None:
@@ -230,9 +174,6 @@ def test_concurrent_retry_and_end_of_the_run_are_serialized() -> None:
         assert factories.types(group)[-1] == "group_complete"
 
 
-# --- where ----------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def cards() -> dict[str, FencingToken]:
     """Two small cards and two larger ones."""
@@ -272,40 +213,11 @@ def test_auto_keeps_the_backend_when_there_is_no_other(fence: FencingToken) -> N
 
 def test_auto_decides_for_each_job_of_a_group(cards: dict[str, FencingToken]) -> None:
     group = factories.submit("gpu-1", "gpu-1")
-    fail(cards["gpu-1"], FailureClass.OUT_OF_MEMORY)
-    fail(cards["gpu-1"], FailureClass.NODE_ERROR)
+    fail(begin(cards["gpu-1"]), cards["gpu-1"], FailureClass.OUT_OF_MEMORY)
+    fail(begin(cards["gpu-1"]), cards["gpu-1"], FailureClass.NODE_ERROR)
     group_retry(group_id=group.id, choice=AUTO)
     first, second = group.children.order_by("position")
     assert (first.backend_id, second.backend_id) == ("gpu-4", "gpu-1")
-
-
-def test_other_backend_has_the_required_capabilities() -> None:
-    first = online("gpu-1", 8, tags=["flux"])
-    online("gpu-2", 24)
-    online("gpu-3", 12, tags=["flux"])
-    group, failed = running(first, FailureClass.OUT_OF_MEMORY, required_capabilities=["flux"])
-    assert retry(group, failed, OTHER).moved == {failed.id: "gpu-3"}
-
-
-def test_retry_elsewhere_is_refused_when_there_is_no_other_backend(fence: FencingToken) -> None:
-    online("gpu-2", enabled=False)
-    online("gpu-3", hold="pause")
-    online("gpu-4", reachability="offline")
-    group, failed = running(fence)
-    refused(group, failed, NoOtherBackend, choice=OTHER)
-    with pytest.raises(NoOtherBackend, match="same backend") as raised:
-        retry(group, failed, OTHER)
-    assert raised.value.extra == {"job_ids": [failed.id]}
-
-
-def test_run_is_not_opened_when_one_job_has_no_other_backend(fence: FencingToken) -> None:
-    online("gpu-2", tags=["x"])
-    group = factories.submit("gpu-1", required_capabilities=[])
-    fail(fence)
-    JobGroup.objects.update(required_capabilities=["y"])
-    with pytest.raises(NoOtherBackend):
-        group_retry(group_id=group.id, choice=OTHER)
-    assert (factories.fresh(group).run, factories.types(group)[-1]) == (1, "group_complete")
 
 
 @pytest.mark.parametrize("opens_run", [True, False])
@@ -337,17 +249,3 @@ def test_named_backend_does_not_wait_for_an_offline_one(cards: dict[str, Fencing
     retry(group, child, Choice(backend_id="gpu-3"))
     assert factories.claim(cards["gpu-3"]).child_id == child.id
     assert Attempt.objects.get(pk=claimed.attempt_id).failure_class == "unreachable"
-
-
-def test_replay_names_the_submitted_backends_after_a_move(cards: dict[str, FencingToken]) -> None:
-    submission = Submission(
-        workflow=factories.WORKFLOW, backend_ids=("gpu-1", "gpu-1"), idempotency_key="k", idempotency_digest="d"
-    )
-    first = group_submit(submission=submission, runner_alive=True)
-    fail(cards["gpu-1"])
-    failed = first.group.children.get(position=0)
-    retry(first.group, failed, Choice(backend_id="gpu-3"))
-    again = group_replay(submitter="", key="k", digest="d")
-    assert again is not None
-    assert [one.backend_id for one in again.children] == ["gpu-1", "gpu-1"]
-    assert json.loads(first.group.warnings_json) == json.loads(again.group.warnings_json)

@@ -1,6 +1,4 @@
-"""A failed attempt and its group's policy: tried again here or elsewhere, or the child's end."""
-
-from __future__ import annotations
+"""Policy of a group: a failed job is retried, here or on another backend, or ends."""
 
 import datetime as dt
 from collections import Counter
@@ -21,7 +19,7 @@ from jobgroups.services import attempts, cancellation, candidates, claims, expir
 from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import MAX_UNCOUNTED
 from tests.harness import factories
-from tests.harness.factories import accept, begin, fail, idle, online, only
+from tests.harness.factories import begin, fail, farm, idle, lose, online, only, stall, time_out
 from tests.harness.races import race
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_backoff")]
@@ -40,12 +38,8 @@ def retrying(group: JobGroup) -> list[dict[str, Any]]:
     return [event for event in factories.log(group) if event["type"] == "child_retrying"]
 
 
-# --- without a policy -----------------------------------------------------------------------------
-
-
 def test_first_failure_is_final_without_a_policy() -> None:
-    fence = online("gpu-1")
-    online("gpu-2")
+    fence, _ = farm(2)
     group = factories.submit("gpu-1")
     fail(begin(fence), fence, MEMORY)
     assert factories.types(group)[1:] == ["child_started", "child_failed", "group_complete"]
@@ -56,11 +50,8 @@ def test_first_failure_is_final_without_a_policy() -> None:
     assert (told["failure_class"], told["error"]) == ("out_of_memory", "It met out_of_memory.")
 
 
-# --- tried again ----------------------------------------------------------------------------------
-
-
 def test_failed_job_is_retried_elsewhere_with_its_seed() -> None:
-    first, second = online("gpu-1"), online("gpu-2")
+    first, second = farm(2)
     group = submit("gpu-1", "gpu-2")
     child = group.children.earliest("position")
     other = begin(second)
@@ -103,31 +94,15 @@ def test_job_fails_after_max_attempts() -> None:
     assert idle(fence)
     child = only(group)
     assert (child.status, child.attempt_count, child.failure_class) == ("failed", 3, "node_error")
-    assert factories.types(group)[1:] == [
-        "child_started",
-        "child_retrying",
-        "child_started",
-        "child_retrying",
-        "child_started",
-        "child_failed",
-        "group_complete",
-    ]
-
-
-@pytest.mark.parametrize("kind", [FailureClass.WORKFLOW_REFUSED, FailureClass.INTERRUPTED, FailureClass.INTERNAL])
-def test_permanent_failure_is_not_retried(kind: FailureClass) -> None:
-    fence = online("gpu-1")
-    online("gpu-2")
-    group = submit("gpu-1", "gpu-2")
-    fail(begin(fence), fence, kind)
-    assert group.children.earliest("position").status == "failed"
+    retried = ["child_started", "child_retrying"] * 2
+    assert factories.types(group)[1:] == [*retried, "child_started", "child_failed", "group_complete"]
 
 
 def test_internal_error_fails_its_job_and_is_not_retried() -> None:
     fence = online("gpu-1")
     group = submit("gpu-1")
     claimed = begin(fence)
-    attempts.attempt_failed_internally(attempt_id=claimed.attempt_id, fence=fence, message="A defect.")
+    factories.crash(claimed, fence)
     child = only(group)
     assert (child.status, child.failure_class) == ("failed", FailureClass.INTERNAL)
     assert retrying(group) == []
@@ -146,22 +121,12 @@ def test_retry_on_names_the_classes_that_are_retried() -> None:
     assert only_statuses(group) == ["failed", "queued"]
 
 
-def test_out_of_memory_is_retried_on_the_largest_card() -> None:
-    small = online("gpu-1", vram=8)
-    online("gpu-2", vram=12)
-    online("gpu-3", vram=48)
-    group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
-    fail(begin(small), small, MEMORY)
-    assert only(group).backend_id == "gpu-3"
-
-
 def test_job_never_returns_to_a_backend_with_a_fatal_gpu_error() -> None:
-    first, second = online("gpu-1"), online("gpu-2")
+    first, second = farm(2)
     group = submit("gpu-1", "gpu-2", attempts=5)
     cancellation.child_cancel(group_id=group.id, job_id=group.children.latest("position").id)
     child = group.children.earliest("position")
     fail(begin(first), first, FATAL)
-    # Its other backend raises: it may stay there, and not go back.
     fail(begin(second), second, RAISED)
     assert factories.fresh(child).backend_id == "gpu-2"
     fail(begin(second), second, FATAL)
@@ -205,8 +170,7 @@ def test_retry_avoids_unschedulable_and_unfit_backends(unfit: dict[str, Any]) ->
 
 
 def test_backend_that_was_skipped_at_submission_may_take_a_retry() -> None:
-    fence = online("gpu-1")
-    online("gpu-2")
+    fence, _ = farm(2)
     skipped = [{"backend_id": "gpu-2", "reason": "Offline: it was."}]
     group = submit("gpu-1", skipped_backends=skipped)
     fail(begin(fence), fence, FATAL)
@@ -225,53 +189,45 @@ def test_retry_waits_for_its_backoff(settings: Settings) -> None:
     assert not idle(fence)
 
 
-def test_refusal_for_a_missing_node_is_retried_elsewhere() -> None:
-    fence, other = online("gpu-1"), online("gpu-2")
-    group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
-    claimed = factories.claim(fence)
-    attempts.attempt_refused(
-        attempt_id=claimed.attempt_id, fence=fence, message="no such node", details={}, kind=MISSING
-    )
-    assert factories.types(group)[1:] == ["child_retrying"]
-    factories.finish(begin(other), other)
-    assert factories.fresh(group).status == "completed"
-    assert only(group).attempt_count == 2
-
-
 def test_lost_attempt_is_retried_when_it_ran_and_requeued_otherwise() -> None:
     fence = online("gpu-1")
     group = submit("gpu-1")
-    claimed = accept(fence)
-    attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="lost")
+    claimed = factories.accept(fence)
+    lose(claimed, fence)
     assert retrying(group) == []
     claimed = begin(fence)
-    attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="lost")
+    lose(claimed, fence)
     [told] = retrying(group)
     assert (told["failure_class"], told["next_backend_id"]) == ("backend_lost", "gpu-1")
+
+
+def test_failure_counts_against_its_backend_before_its_job_is_decided(settings: Settings) -> None:
+    settings.DIRECTOR_QUARANTINE_FAILURES = 1
+    fence, _ = farm(2)
+    group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
+    lose(begin(fence), fence)
+    assert only(group).backend_id == "gpu-2", "gpu-1 is quarantined"
 
 
 def test_five_lost_prompts_count_as_one_attempt() -> None:
     fence = online("gpu-1")
     group = submit("gpu-1", attempts=2)
     for _ in range(2 * MAX_UNCOUNTED):
-        claimed = accept(fence)
-        attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="lost")
+        claimed = factories.accept(fence)
+        lose(claimed, fence)
     assert idle(fence)
     child = only(group)
     assert (child.status, child.failure_class) == ("failed", "backend_lost")
     assert child.attempts.filter(is_counted=True).count() == 2
 
 
-# --- time is up -----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def timed_out() -> tuple[JobGroup, Claim, FencingToken, FencingToken]:
-    """Give a child whose time was up at gpu-1, and that waits for gpu-2."""
-    first, second = online("gpu-1"), online("gpu-2")
+    """A job that timed out at gpu-1 and waits for gpu-2."""
+    first, second = farm(2)
     group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = begin(first)
-    assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=first)
+    assert time_out(claimed, first)
     return group, claimed, first, second
 
 
@@ -284,7 +240,7 @@ def test_timed_out_job_is_retried_after_its_prompt_ended(timed_out: TimedOut) ->
     assert (child.status, child.backend_id) == ("queued", "gpu-2")
     assert factories.types(group)[1:] == ["child_started", "child_retrying"]
     assert idle(second)
-    assert not attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=first)
+    assert not time_out(claimed, first)
     stopped = factories.end(AttemptState.INTERRUPTED, failure=FailureClass.INTERRUPTED)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=first, end=stopped)
     attempt = Attempt.objects.get()
@@ -296,8 +252,8 @@ def test_timed_out_job_is_retried_after_its_prompt_ended(timed_out: TimedOut) ->
 @pytest.mark.parametrize("is_completed", [True, False])
 def test_late_result_changes_nothing_when_the_next_attempt_was_claimed(timed_out: TimedOut, is_completed: bool) -> None:
     group, claimed, first, second = timed_out
-    assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
-    assert not attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
+    assert stall(claimed, first)
+    assert not stall(claimed, first)
     attempt = Attempt.objects.get()
     assert (attempt.failure_class, attempt.ended_at) == ("stalled", None)
     again = factories.claim(second)
@@ -315,21 +271,23 @@ def test_late_result_changes_nothing_when_the_next_attempt_was_claimed(timed_out
 def test_late_result_is_adopted_while_its_job_waits(timed_out: TimedOut) -> None:
     group, claimed, first, second = timed_out
     factories.finish(claimed, first)
-    assert idle(second), "rendered again although it has its picture"
+    assert idle(second), "it has its result"
     child = only(group)
     assert (child.status, child.backend_id) == ("completed", "gpu-1")
-    assert factories.types(group)[2:] == ["child_retrying", "child_started", "child_completed", "group_complete"]
+    ends = ["child_started", "child_completed", "group_complete"]
+    assert factories.types(group)[2:] == ["child_retrying", *ends]
     assert Attempt.objects.get().failure_class == ""
 
 
 def test_concurrent_late_result_and_claim_give_one_result(transactional_db: None) -> None:
-    first, second = online("gpu-1"), online("gpu-2")
+    first, second = farm(2)
     group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = begin(first)
-    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=first)
-    attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
+    time_out(claimed, first)
+    stall(claimed, first)
     claim = partial(claims.child_claim, fence=second, client_id="c", depth=2)
-    _, again = race(partial(factories.finish, claimed, first), claim)
+    _, result = race(partial(factories.finish, claimed, first), claim)
+    again = result.claim
     child = only(group)
     if again is None:
         assert (child.status, child.current_attempt_id) == ("completed", claimed.attempt_id)
@@ -337,9 +295,6 @@ def test_concurrent_late_result_and_claim_give_one_result(transactional_db: None
         assert (child.status, child.current_attempt_id) == ("queued", again.attempt_id)
         factories.finish(again, second)
     assert factories.types(group).count("child_completed") == 1
-
-
-# --- files that are gone --------------------------------------------------------------------------
 
 
 def gone(claimed: Claim, fence: FencingToken) -> None:
@@ -360,13 +315,8 @@ def test_result_without_its_files_is_retried_and_then_completes_with_a_warning(m
     assert retried == [("output_gone", "All gone.")] * (max_attempts - 1)
 
 
-# --- moved while it waits -------------------------------------------------------------------------
-
-
 def test_jobs_of_an_offline_backend_are_spread_over_the_others() -> None:
-    away = online("gpu-1")
-    online("gpu-2")
-    online("gpu-3")
+    away, *_ = farm(3)
     group = submit("gpu-1", "gpu-1", "gpu-1", "gpu-1", attempts=1, retry_elsewhere=RetryScope.ANY)
     # Claimed first: two groups of one millisecond are claimed in the order of their ids.
     sent = factories.claim(away)
@@ -374,7 +324,8 @@ def test_jobs_of_an_offline_backend_are_spread_over_the_others() -> None:
     moved = expiry.children_reassign(fence=away, reason="gpu-1 has been away for 60 s.", kind=FailureClass.UNREACHABLE)
     assert moved == 3
     bound = [child.backend_id for child in group.children.exclude(pk=sent.child_id)]
-    assert sorted(Counter(bound).items()) in ([("gpu-2", 2), ("gpu-3", 1)], [("gpu-2", 1), ("gpu-3", 2)])
+    assert sorted(Counter(bound).values()) == [1, 2]
+    assert set(bound) == {"gpu-2", "gpu-3"}
     told = retrying(group)
     assert {(one["backend_id"], one["attempt"], one["not_before"]) for one in told} == {("gpu-1", 0, None)}
     assert [one["failure_class"] for one in told] == ["unreachable"] * 3
@@ -383,7 +334,7 @@ def test_jobs_of_an_offline_backend_are_spread_over_the_others() -> None:
 
 
 def test_moved_job_may_return_to_its_first_backend() -> None:
-    first, second = online("gpu-1"), online("gpu-2")
+    first, second = farm(2)
     group = submit("gpu-1", "gpu-2")
     cancellation.child_cancel(group_id=group.id, job_id=group.children.latest("position").id)
     expiry.children_reassign(fence=first, reason="gpu-1 is drained.")
@@ -392,8 +343,7 @@ def test_moved_job_may_return_to_its_first_backend() -> None:
 
 
 def test_jobs_of_an_unreachable_backend_fail_or_move() -> None:
-    away = online("gpu-1")
-    second = online("gpu-2")
+    away, second = farm(2)
     stays = factories.submit("gpu-1", "gpu-1")
     goes = submit("gpu-1", "gpu-1", retry_elsewhere=RetryScope.ANY)
     factories.claim(away)
@@ -404,9 +354,9 @@ def test_jobs_of_an_unreachable_backend_fail_or_move() -> None:
     assert only_statuses(stays) == ["failed", "failed"]
     assert {event["failure_class"] for event in factories.log(stays)[1:3]} == {"unreachable"}
     assert set(goes.children.values_list("status", "backend_id")) == {("queued", "gpu-2")}
-    owed = Attempt.objects.get(pk=sent.attempt_id)
-    assert (owed.stop_reason, owed.failure_class, owed.ended_at) == ("gave_up", "unreachable", None)
-    # Out of reach for good, perhaps: nobody waits for its end.
+    old = Attempt.objects.get(pk=sent.attempt_id)
+    assert (old.stop_reason, old.failure_class, old.ended_at) == ("gave_up", "unreachable", None)
+    # The backend may never return: its attempt delays no other.
     assert factories.claim(second).group_id == goes.id
     assert factories.claim(second).group_id == goes.id
 
@@ -424,8 +374,7 @@ def test_stalled_backend_is_quarantined_for_its_jobs(settings: Settings) -> None
 
 
 def test_jobs_of_a_disabled_backend_move_when_they_may() -> None:
-    fence = online("gpu-1")
-    online("gpu-2")
+    fence, _ = farm(2)
     stays, goes = factories.submit("gpu-1"), submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
     expiry.children_fail_disabled(fence=fence)
@@ -434,9 +383,7 @@ def test_jobs_of_a_disabled_backend_move_when_they_may() -> None:
 
 
 def test_retry_skips_a_backend_that_is_deleted_at_that_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    fence = online("gpu-1")
-    online("gpu-2")
-    online("gpu-3")
+    fence, *_ = farm(3)
     group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     hold = candidates.lock_backends
 
@@ -447,9 +394,6 @@ def test_retry_skips_a_backend_that_is_deleted_at_that_moment(monkeypatch: pytes
     monkeypatch.setattr(candidates, "lock_backends", forgotten_first)
     fail(begin(fence), fence, FATAL)
     assert only(group).backend_id == "gpu-3"
-
-
-# --- who comes second -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cancel_first", [True, False])
@@ -466,13 +410,3 @@ def test_cancelled_job_is_not_retried(cancel_first: bool) -> None:
     assert len(retrying(group)) == (0 if cancel_first else 1)
     assert idle(fence)
     assert factories.types(group)[-2:] == ["child_cancelled", "group_complete"]
-
-
-def test_second_result_of_an_attempt_causes_no_second_retry() -> None:
-    fence = online("gpu-1")
-    group = submit("gpu-1")
-    claimed = begin(fence)
-    fail(claimed, fence)
-    end = factories.end(AttemptState.ERROR, failure=RAISED)
-    assert not attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
-    assert len(retrying(group)) == 1

@@ -1,6 +1,4 @@
-"""Prepared statements: the rows and values of the query sets that they are made of."""
-
-from __future__ import annotations
+"""Prepared statements: rows and values of the query sets that they are made of."""
 
 import datetime as dt
 import threading
@@ -16,7 +14,7 @@ from jobgroups.database.statements import KEY, Parameter, PreparedQuery, insert,
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
-from jobgroups.queries import groups as selectors
+from jobgroups.queries import groups
 from jobgroups.services import cancellation
 from tests.harness import factories
 
@@ -62,10 +60,12 @@ def test_prepared_query_returns_the_rows_of_its_query_set() -> None:
 
 def test_deferred_field_is_read_on_access() -> None:
     group = _group()
-    compiled: PreparedQuery[JobGroup] = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY).defer("workflow_json"))
-    [found] = compiled(group.id)
+    one: PreparedQuery[JobGroup] = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY).defer("workflow_json"))
+    found = one.get(group.id)
     assert found.get_deferred_fields() == {"workflow_json"}
     assert _values(found) == _values(factories.fresh(group))
+    with pytest.raises(JobGroup.DoesNotExist):
+        one.get("jg_000000000000")
 
 
 def test_prepared_query_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,14 +100,6 @@ def test_prepared_query_takes_named_parameters() -> None:
         WAITING(group.id, other="gpu-2")
 
 
-def test_get_raises_when_the_row_is_missing() -> None:
-    group = _group()
-    one: PreparedQuery[JobGroup] = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY))
-    assert one.get(group.id) == group
-    with pytest.raises(JobGroup.DoesNotExist):
-        one.get("jg_000000000000")
-
-
 @pytest.mark.django_db(transaction=True)
 def test_prepared_query_works_in_every_thread() -> None:
     group = _group()
@@ -129,7 +121,7 @@ def test_prepared_query_works_in_every_thread() -> None:
 
 def test_snapshot_is_read_again_when_the_log_changed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     group = _group()
-    read = selectors._children
+    read = groups._children
     times: list[int] = []
 
     def moving(group_id: str) -> Any:
@@ -138,52 +130,29 @@ def test_snapshot_is_read_again_when_the_log_changed_meanwhile(monkeypatch: pyte
             cancellation.group_cancel(group_id=group_id)
         return read(group_id)
 
-    monkeypatch.setattr(selectors, "_children", moving)
-    snapshot = selectors.group_snapshot(group.id)
+    monkeypatch.setattr(groups, "_children", moving)
+    snapshot = groups.group_snapshot(group.id)
     assert len(times) == 2
     assert snapshot["seq"] == factories.fresh(group).seq
     assert snapshot["cancelled_count"] == 2
     assert [one["status"] for one in snapshot["child_jobs"]].count("cancelled") == 2
 
 
-# --- insertions -----------------------------------------------------------------------------------
-
-
-def _again(rows: list[Any], **other: Any) -> list[Any]:
-    """Return copies that are not stored, but for what must differ."""
-    copies = []
-    for number, row in enumerate(rows):
-        values = _values(row) | {name: f"{value}{number}" for name, value in other.items()}
-        copies.append(type(row)(**values))
-    return copies
-
-
 @pytest.mark.parametrize("retry_on", [None, ["timeout"]])
 def test_insert_stores_the_values_of_the_instances(retry_on: list[str] | None) -> None:
     group = _group()
     JobGroup.objects.update(retry_on=retry_on)
-    for rows, key in (
-        (list(JobGroup.objects.all()), "jg_00000000000"),
-        (list(ChildJob.objects.filter(group=group)), "j_00000000000"),
-    ):
-        fields = {"id": key}
-        moved = {"position": 10} if type(rows[0]) is ChildJob else {}
-        made = _again(rows, **fields)
-        for one in made:
-            for name, by in moved.items():
-                setattr(one, name, getattr(one, name) + by)
+    for model, changes in ((JobGroup, {"id": "jg_00000000000"}), (ChildJob, {"id": "j_00000000000", "position": 1})):
+        made = []
+        for number, row in enumerate(model._default_manager.all()):
+            values = {name: type(by)(f"{by}{number}") for name, by in changes.items()}
+            made.append(model(**_values(row) | values))
         insert(made)
-        stored = {one.pk: one for one in type(rows[0])._default_manager.filter(pk__startswith=key)}
-        assert [_values(stored[one.pk]) for one in made] == [_values(one) for one in made]
         assert not any(one._state.adding for one in made)
-
-
-def test_insert_leaves_ids_to_the_database() -> None:
-    group = _group()
+        assert [_values(factories.fresh(one)) for one in made] == [_values(one) for one in made]
     labels = [GroupLabel(group=group, key=f"k{number}", value="v") for number in range(3)]
-    insert(labels)
-    found = GroupLabel.objects.filter(group=group, key__startswith="k")
-    assert len({label.pk for label in found}) == 3
+    insert(labels)  # the database gives their ids
+    assert GroupLabel.objects.filter(group=group, key__startswith="k").count() == 3
     insert([])
 
 
@@ -214,9 +183,6 @@ def test_insert_stores_no_row_when_one_violates_a_constraint() -> None:
     assert not GroupLabel.objects.filter(group=group, key__in=["a", "b"]).exists()
 
 
-# --- updates --------------------------------------------------------------------------------------
-
-
 def test_update_where_stores_what_a_query_set_would() -> None:
     group = _group()
     moment = now()
@@ -239,10 +205,14 @@ def test_update_where_changes_one_row_under_its_conditions() -> None:
     group = _group()
     done, runs, waits = ChildJob.objects.filter(group=group).order_by("position")
     attempt = [runs.current_attempt_id]
-    assert not update_where(ChildJob, waits.pk, {"warnings_json": "x"}, status=["running", "failed"])
-    assert not update_where(ChildJob, runs.pk, {"warnings_json": "x"}, status=[])
-    assert not update_where(ChildJob, done.pk, {"warnings_json": "x"}, status=["completed"], current_attempt_id=attempt)
-    assert update_where(ChildJob, runs.pk, {"warnings_json": "x"}, status=["running"], current_attempt_id=attempt)
+
+    def update(key: str, **conditions: Any) -> bool:
+        return update_where(ChildJob, key, {"warnings_json": "x"}, **conditions)
+
+    assert not update(waits.pk, status=["running", "failed"])
+    assert not update(runs.pk, status=[])
+    assert not update(done.pk, status=["completed"], current_attempt_id=attempt)
+    assert not update("j_000000000000")
+    assert update(runs.pk, status=["running"], current_attempt_id=attempt)
     assert [factories.fresh(one).warnings_json for one in (done, runs, waits)] == ["[]", "x", "[]"]
     assert update_where(ChildJob, waits.pk, {"current_attempt": None})
-    assert not update_where(ChildJob, "j_000000000000", {"warnings_json": "x"})

@@ -1,31 +1,87 @@
-"""The servers of a farm of processes: PostgreSQL and Redis of the tests' own."""
-
-from __future__ import annotations
+"""Separate PostgreSQL and Redis servers for farms of processes."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from tests.harness.process_farm import ProcessFarm
 from tests.harness.servers import Postgres, Redis, own_redis, postgres
+from tests.harness.simulators import Gpus
+
+
+class Leases:
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def _rows(self, query: str) -> list[tuple[object, ...]]:
+        with psycopg.connect(self._url, autocommit=True) as database:
+            return database.execute(query).fetchall()  # type: ignore[arg-type]
+
+    def held(self) -> Counter[str]:
+        found = self._rows("SELECT runner FROM jobgroups_lease WHERE until > now() AND runner <> ''")
+        return Counter(str(name) for (name,) in found)
+
+    def epochs(self) -> dict[str, int]:
+        found = self._rows("SELECT backend_id, epoch FROM jobgroups_lease")
+        return {str(name): int(str(epoch)) for name, epoch in found}
+
+    def attempts(self) -> Counter[str]:
+        found = self._rows("SELECT state FROM jobgroups_attempt")
+        return Counter(str(state) for (state,) in found)
+
+    def doubtful(self) -> int:
+        (found,) = self._rows("SELECT count(*) FROM jobgroups_attempt WHERE uncertain_since IS NOT NULL")
+        return int(str(found[0]))
+
+    def wait(self, within: float = 20.0, **held: int) -> float:
+        wanted = Counter({name.replace("_", "-"): count for name, count in held.items()})
+        began = time.monotonic()
+        while self.held() != wanted:
+            gone = time.monotonic() - began
+            assert gone < within, f"after {gone:.1f} s: {self.held()}, not {wanted}"
+            time.sleep(0.1)
+        return time.monotonic() - began
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    """One PostgreSQL for the tests of a file; who stops it starts it again."""
+    """One PostgreSQL for the tests of a file; a test that stops it starts it again."""
     with postgres() as running:
         yield running
 
 
 @pytest.fixture
 def url(tmp_path: Path, server: Postgres) -> str:
-    """An empty database."""
     return server.create(f"director_{tmp_path.name[-24:]}_{time.time_ns() % 10**6}")
 
 
 @pytest.fixture
 def redis_server() -> Iterator[Redis]:
-    """A Redis that knows nothing."""
     with own_redis() as running:
         yield running
+
+
+@pytest.fixture
+def settings(url: str, redis_server: Redis) -> dict[str, str]:
+    return {
+        "DIRECTOR_DATABASE_URL": url,
+        "DIRECTOR_REDIS_URL": redis_server.url,
+        "DIRECTOR_SECRET_KEY": "one-key-for-all-processes-of-the-farm-0123456789",
+    }
+
+
+@pytest.fixture
+def farm(tmp_path: Path, gpus: Gpus, settings: dict[str, str]) -> Iterator[ProcessFarm]:
+    """PostgreSQL and Redis, an empty database, nothing started yet."""
+    made = ProcessFarm(tmp_path, gpus, **settings)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def leases(url: str) -> Leases:
+    return Leases(url)

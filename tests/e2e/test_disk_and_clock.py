@@ -1,9 +1,6 @@
-"""A full disk, a read-only data folder, a clock that jumps: told plainly, and nothing is lost."""
-
-from __future__ import annotations
+"""A full disk, a read-only data folder, a clock that jumps: reported, and nothing is lost."""
 
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +11,10 @@ from tests.e2e.faults.disk import SmallDisk, small_disk
 from tests.e2e.faults.preload import library, needs_preload
 from tests.harness import laws
 from tests.harness.director import Director, directing
-from tests.harness.simulators import Gpus, picture, simulated
+from tests.harness.graphs import picture
+from tests.harness.processes import stop_in_order
+from tests.harness.simulators import Gpus, simulated
+from tests.harness.waits import until
 from tests.harness.watcher import Watcher
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
@@ -25,7 +25,7 @@ DAY = 86_400
 
 @contextmanager
 def on_a_small_disk(folder: Path, seconds: float) -> Iterator[tuple[Director, Gpus, SmallDisk]]:
-    """Give a Director, not yet started, whose data folder is a disk of its own."""
+    """Give a Director, not yet started, whose data folder is a separate disk."""
     with (
         simulated(folder, seconds=seconds) as gpus,
         small_disk(folder / "data") as disk,
@@ -34,97 +34,87 @@ def on_a_small_disk(folder: Path, seconds: float) -> Iterator[tuple[Director, Gp
         yield director, gpus, disk
 
 
-def wait_printed(director: Director, words: str, within: float = 20.0) -> None:
-    """Wait until the Director's log has these words."""
-    end = time.monotonic() + within
-    while words not in director.printed():
-        assert time.monotonic() < end, f"it never said {words!r}:\n{director.printed()}"
-        time.sleep(0.02)
+def submit_and_start(director: Director, gpus: Gpus, each: int) -> str:
+    group_id = director.submit(picture(), gpus.ids * each)
+    gpus.wait_seen(lambda seen: sum(e["kind"] == "started" for e in seen) >= len(gpus.ids))
+    return group_id
+
+
+def finish(director: Director, gpus: Gpus, **ends: dict[str, int]) -> None:
+    """Wait until everything has ended, and check the laws and the statuses of each group."""
+    director.wait_settled()
+    stop_in_order(director)
+    laws.check(director.data, gpus.seen())
+    for group_id, expected in ends.items():
+        assert laws.statuses(director.data, group_id) == expected
 
 
 @needs_mount
-def test_a_full_disk_is_told_and_work_goes_on_when_it_is_freed(tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_work_continues_when_it_has_space(tmp_path: Path) -> None:
     with on_a_small_disk(tmp_path, seconds=0.4) as (director, gpus, disk):
         director.start()
         director.wait_online()
-        group_id = director.submit(picture(), gpus.ids * 4)
+        group_id = submit_and_start(director, gpus, each=4)
         watcher = Watcher(director, group_id)
         assert watcher.started.wait(10)
         disk.fill()
-        wait_printed(director, "database or disk is full")
-        refused = director.ask("POST", "/api/job-group", json={"workflow_json": picture(), "backend_ids": gpus.ids})
+        director.wait_printed("database or disk is full")
+        body = {"workflow_json": picture(), "backend_ids": gpus.ids}
+        refused = director.ask("POST", "/api/job-group", json=body)
         assert refused.status_code == 503, refused.text
         assert refused.json()["code"] == "database_unavailable"
         assert "disk with the data folder is full" in refused.json()["detail"]
-        snapshot = director.ask("GET", f"/api/job-groups/{group_id}")
-        assert snapshot.status_code == 200
-        # What stands at the backends goes on; what came of it is held until it can be stored.
+        assert director.ask("GET", f"/api/job-groups/{group_id}").status_code == 200
+        # Prompts at the backends continue; their results are kept until they can be stored.
         gpus.wait_idle()
-        assert director.process is not None
-        assert director.process.poll() is None
+        assert director.runs
         disk.free()
         second = director.submit(picture(), gpus.ids)
         watcher.wait_ended()
-        director.wait_settled()
-        assert director.stop() == 0
-        assert "Traceback" not in director.printed(), director.printed()
-        laws.check(director.data, gpus.seen())
-        assert laws.statuses(director.data, group_id) == {"completed": 12}
-        assert laws.statuses(director.data, second) == {"completed": 3}
+        finish(director, gpus, **{group_id: {"completed": 12}, second: {"completed": 3}})
 
 
 @needs_mount
-@pytest.mark.parametrize("how", ["killed", "ended in order"])
-def test_an_end_on_a_full_disk_loses_nothing(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "ended in order"])
+def test_end_on_a_full_disk_loses_nothing(is_killed: bool, tmp_path: Path) -> None:
     with on_a_small_disk(tmp_path, seconds=0.4) as (director, gpus, disk):
         director.start()
         director.wait_online()
-        group_id = director.submit(picture(), gpus.ids * 4)
-        gpus.wait_seen(lambda seen: sum(e["kind"] == "started" for e in seen) >= 3)
+        group_id = submit_and_start(director, gpus, each=4)
         disk.fill()
-        wait_printed(director, "database or disk is full")
-        if how == "killed":
+        director.wait_printed("database or disk is full")
+        if is_killed:
             director.kill()
         else:
             assert director.stop(within=5.0) == 0, director.printed()
         gpus.wait_idle()
         disk.free()
         director.start()
-        director.wait_settled()
-        assert director.stop() == 0
-        laws.check(director.data, gpus.seen())
-        assert laws.statuses(director.data, group_id) == {"completed": 12}
+        finish(director, gpus, **{group_id: {"completed": 12}})
 
 
 @needs_mount
-def test_a_start_on_a_full_disk_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_full", [True, False], ids=["full", "read-only"])
+def test_start_on_an_unusable_disk_is_refused(is_full: bool, tmp_path: Path) -> None:
     with on_a_small_disk(tmp_path, seconds=0.1) as (director, _gpus, disk):
-        disk.fill()
+        (disk.fill if is_full else disk.make_read_only)()
         director.start(wait=False)
-        assert director.process is not None
         assert director.process.wait(30) == 1
-        assert "Traceback" not in director.printed(), director.printed()
-        assert "full" in director.printed() or "No space left" in director.printed()
+        printed = director.printed()
+        assert "Traceback" not in printed, printed
+        if not is_full:
+            text = f"The data folder {director.data} cannot be used: Read-only file system."
+            assert text in printed
+            return
+        assert "full" in printed or "No space left" in printed
         disk.free()
         director.start()
         assert director.stop() == 0
 
 
-@needs_mount
-def test_a_read_only_data_folder_is_told_at_the_start(tmp_path: Path) -> None:
-    with on_a_small_disk(tmp_path, seconds=0.1) as (director, _gpus, disk):
-        disk.make_read_only()
-        director.start(wait=False)
-        assert director.process is not None
-        assert director.process.wait(30) == 1
-        said = director.printed()
-        assert "Traceback" not in said, said
-        assert f"The data folder {director.data} cannot be used: Read-only file system." in said
-
-
 @contextmanager
-def on_a_clock_of_its_own(folder: Path) -> Iterator[tuple[Director, Gpus, Path]]:
-    """Give a Director at work on 15 children, and the file that moves its clock by seconds."""
+def on_a_separate_clock(folder: Path) -> Iterator[tuple[Director, Gpus, Path]]:
+    """Give a running Director, and the file with the seconds by which its clock is ahead."""
     offset = folder / "offset"
     offset.write_text("0")
     environment = {"LD_PRELOAD": str(library("clock")), "CLOCK_OFFSET_FILE": str(offset)}
@@ -134,70 +124,48 @@ def on_a_clock_of_its_own(folder: Path) -> Iterator[tuple[Director, Gpus, Path]]
         yield director, gpus, offset
 
 
-JUMPS = {"a day on": DAY, "a day back": -DAY, "a year on": 365 * DAY}
-
-
 @needs_preload
-@pytest.mark.parametrize("jump", JUMPS.values(), ids=JUMPS.keys())
-def test_a_clock_that_jumps_ends_nothing(jump: int, tmp_path: Path) -> None:
-    """Neither a child that runs nor one that waits; nor is a group refused for long."""
-    with on_a_clock_of_its_own(tmp_path) as (director, gpus, offset):
-        group_id = director.submit(picture(), gpus.ids * 5)
+@pytest.mark.parametrize("jump", [DAY, -DAY, 365 * DAY], ids=["a day ahead", "a day back", "a year ahead"])
+def test_clock_that_jumps_ends_no_job(jump: int, tmp_path: Path) -> None:
+    with on_a_separate_clock(tmp_path) as (director, gpus, offset):
+        group_id = submit_and_start(director, gpus, each=5)
         watcher = Watcher(director, group_id)
-        gpus.wait_seen(lambda seen: sum(e["kind"] == "started" for e in seen) >= 4)
         offset.write_text(str(jump))
-        second = _submitted_soon(director, gpus)
+        body = {"workflow_json": picture(), "backend_ids": gpus.ids}
+
+        def accepted() -> str | None:
+            """The last heartbeat may look old until the next one."""
+            answer = director.ask("POST", "/api/job-group", json=body)
+            assert answer.status_code in (201, 503), answer.text
+            found: str | None = answer.json().get("job_group_id")
+            return found
+
+        second = until(accepted, within=5.0)
         offset.write_text(str(jump // 2))
         watcher.wait_ended()
-        director.wait_settled()
-        assert director.stop() == 0
-        assert "Traceback" not in director.printed(), director.printed()
-        laws.check(director.data, gpus.seen())
-        assert laws.statuses(director.data, group_id) == {"completed": 15}
-        assert laws.statuses(director.data, second) == {"completed": 3}
+        finish(director, gpus, **{group_id: {"completed": 15}, second: {"completed": 3}})
 
 
 @needs_preload
-def test_a_clock_that_jumps_back_while_the_director_is_away_ends_nothing(tmp_path: Path) -> None:
-    with on_a_clock_of_its_own(tmp_path) as (director, gpus, offset):
-        group_id = director.submit(picture(), gpus.ids * 5)
-        gpus.wait_seen(lambda seen: sum(e["kind"] == "started" for e in seen) >= 4)
+def test_clock_that_jumps_back_between_two_starts_ends_no_job(tmp_path: Path) -> None:
+    with on_a_separate_clock(tmp_path) as (director, gpus, offset):
+        group_id = submit_and_start(director, gpus, each=5)
         director.kill()
         offset.write_text(str(-DAY))
         director.start()
-        director.wait_online()
-        director.wait_settled()
-        assert director.stop() == 0
-        laws.check(director.data, gpus.seen())
-        assert laws.statuses(director.data, group_id) == {"completed": 15}
+        finish(director, gpus, **{group_id: {"completed": 15}})
 
 
 @needs_preload
-def test_a_day_away_times_out_what_waited_and_takes_up_what_was_rendered(tmp_path: Path) -> None:
-    """No process can tell a clock that jumped from a day that passed: the contract's day is over."""
-    with on_a_clock_of_its_own(tmp_path) as (director, gpus, offset):
-        group_id = director.submit(picture(), gpus.ids * 5)
-        gpus.wait_seen(lambda seen: sum(e["kind"] == "started" for e in seen) >= 4)
+def test_day_between_two_starts_times_out_queued_jobs_and_keeps_rendered_ones(tmp_path: Path) -> None:
+    """A process cannot distinguish a clock that jumped from a day that passed."""
+    with on_a_separate_clock(tmp_path) as (director, gpus, offset):
+        group_id = submit_and_start(director, gpus, each=5)
         director.kill()
         gpus.wait_idle()
         offset.write_text(str(DAY))
         director.start()
-        director.wait_settled()
-        assert director.stop() == 0
-        laws.check(director.data, gpus.seen())
-        ended = laws.statuses(director.data, group_id)
         rendered = sum(e.get("outcome") == "success" for e in gpus.seen())
-        assert ended == {"completed": rendered, "timeout": 15 - rendered}
-        assert rendered >= 4
-
-
-def _submitted_soon(director: Director, gpus: Gpus, within: float = 5.0) -> str:
-    """Submit a group; a heartbeat from before the jump may look old until the next one."""
-    end = time.monotonic() + within
-    body = {"workflow_json": picture(), "backend_ids": gpus.ids}
-    while (answer := director.ask("POST", "/api/job-group", json=body)).status_code == 503:
-        assert time.monotonic() < end, answer.text
-        time.sleep(0.1)
-    assert answer.status_code == 201, answer.text
-    group_id: str = answer.json()["job_group_id"]
-    return group_id
+        assert rendered >= 3
+        ends = {"completed": rendered, "timeout": 15 - rendered}
+        finish(director, gpus, **{group_id: ends})

@@ -1,10 +1,8 @@
-"""The reference's examples, run as they are printed against a real Director.
+"""The examples of the API reference, run against a Director.
 
-Changed are only: the placeholder ``{...}``, the ids and ports of the test's backends, and the
-Director's own port; TypeScript is compiled, and given a WebSocket where the runtime has none.
+Only the placeholder ``{...}``, the ids and ports of the backends, and the Director's port differ. TypeScript is
+compiled. A runtime without ``WebSocket`` gets one.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -14,11 +12,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from backends.simulator import SimulatorThread
 from tests.harness.processes import ROOT, Served, serving
+from tests.harness.simulator_thread import SimulatorThread
 
 REFERENCE = (ROOT / "docs" / "api-reference.md").read_text(encoding="utf-8")
 IDS = ("localhost_8188", "192.168.100.6_8188", "192.168.100.7_8188")
@@ -27,23 +26,19 @@ WORKFLOW = """{
         }"""
 
 
-def example(language: str, containing: str) -> str:
-    """Return the reference's code block of a language that contains some text."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", REFERENCE, re.DOTALL)
-    return next(block for block in blocks if containing in block)
-
-
 class Stage:
     """A Director over three simulated backends, and the reference's names for them."""
 
     def __init__(self, director: Served, backend_ids: list[str]) -> None:
         self.director = director
         self._names = {"localhost:9820": director.url.split("//", 1)[1]}
-        self._names |= {f'"{theirs}"': f'"{ours}"' for theirs, ours in zip(IDS, backend_ids, strict=True)}
-        self._names |= {f"'{theirs}'": f"'{ours}'" for theirs, ours in zip(IDS, backend_ids, strict=True)}
+        for theirs, ours in zip(IDS, backend_ids, strict=True):
+            self._names |= {f"{quote}{theirs}{quote}": f"{quote}{ours}{quote}" for quote in "\"'"}
 
-    def fitted(self, text: str) -> str:
-        """Return an example with this stage's ids and ports."""
+    def example(self, language: str, containing: str) -> str:
+        """Return the reference's code block that contains a text, with this stage's ids and ports."""
+        blocks = re.findall(rf"```{language}\n(.*?)```", REFERENCE, re.DOTALL)
+        text: str = next(block for block in blocks if containing in block)
         for theirs, ours in self._names.items():
             text = text.replace(theirs, ours)
         return text
@@ -59,7 +54,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def run(command: list[str], folder: Path) -> str:
-    """Run an example to its end, and return what it printed."""
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -69,28 +63,28 @@ def run(command: list[str], folder: Path) -> str:
 def test_the_curl_examples_submit_read_and_cancel(stage: Stage, tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("no curl here")
-    submit = stage.fitted(example("bash", "-X POST http://localhost:9820/api/job-group"))
-    made = json.loads(run(["bash", "-c", submit.replace("curl", "curl -sS")], tmp_path))
+
+    def answer(text: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(run(["bash", "-c", text.replace("curl", "curl -sS")], tmp_path))
+        return found
+
+    made = answer(stage.example("bash", "-X POST http://localhost:9820/api/job-group"))
     assert made["status"] == "running"
     assert [child["status"] for child in made["child_jobs"]] == ["queued"] * 3
     assert made["child_jobs"][0]["seed"] == 42
-    read = example("bash", "curl http://localhost:9820/api/job-groups/jg_abc123def456\n")
-    cancel = example("bash", "-X DELETE")
-
-    def ask(text: str) -> dict[str, object]:
-        text = stage.fitted(text).replace("jg_abc123def456", made["job_group_id"])
-        answer: dict[str, object] = json.loads(run(["bash", "-c", text.replace("curl", "curl -sS")], tmp_path))
-        return answer
-
-    assert ask(read)["total_count"] == 3
-    told = ask(cancel)
-    assert set(told) >= {"cancelled", "interrupted", "already_complete", "already_failed"}
-    assert ask(cancel)["interrupted"] == 0
+    read, cancel = (
+        stage.example("bash", text).replace("jg_abc123def456", made["job_group_id"])
+        for text in ("curl http://localhost:9820/api/job-groups/jg_abc123def456\n", "-X DELETE")
+    )
+    assert answer(read)["total_count"] == 3
+    counts = {"cancelled", "interrupted", "already_complete", "already_failed"}
+    assert set(answer(cancel)) >= counts
+    assert answer(cancel)["interrupted"] == 0
 
 
 def test_the_python_example_polls_to_three_pictures(stage: Stage, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
-    script.write_text(stage.fitted(example("python", "async def submit_parallel_job")))
+    script.write_text(stage.example("python", "async def submit_parallel_job"))
     printed = run([sys.executable, str(script)], tmp_path)
     assert "Job group created: jg_" in printed
     assert "Status: completed - 3/3 complete" in printed
@@ -98,7 +92,7 @@ def test_the_python_example_polls_to_three_pictures(stage: Stage, tmp_path: Path
 
 
 def test_the_websocket_example_streams_to_the_end(stage: Stage, tmp_path: Path) -> None:
-    text = stage.fitted(example("python", "async def submit_with_websocket"))
+    text = stage.example("python", "async def submit_with_websocket")
     assert "{...}" in text
     script = tmp_path / "example.py"
     script.write_text(text.replace("{...}", WORKFLOW))
@@ -109,11 +103,13 @@ def test_the_websocket_example_streams_to_the_end(stage: Stage, tmp_path: Path) 
     assert printed.rstrip().endswith("Group complete: 2/2 succeeded")
 
 
-def test_the_javascript_connection_example_hears_the_end(stage: Stage, tmp_path: Path) -> None:
-    made = _submit(stage)
-    text = example("javascript", "new WebSocket").replace("jg_abc123def456", made)
-    script = _with_websocket(tmp_path, stage.fitted(text))
-    # The example never closes its socket: the page that it stands in does.
+def test_the_javascript_connection_example_receives_the_end(stage: Stage, tmp_path: Path) -> None:
+    curl = stage.example("bash", "-X POST http://localhost:9820/api/job-group")
+    body = json.loads(curl.split("-d '", 1)[1].rsplit("'", 1)[0])
+    made = stage.director.submit(body.pop("workflow_json"), body.pop("backend_ids"), **body)
+    text = stage.example("javascript", "new WebSocket").replace("jg_abc123def456", made)
+    script = _with_websocket(tmp_path, text)
+    # The example never closes its socket: a page would.
     script.write_text(
         script.read_text()
         + "\nws.addEventListener('message', (e) => {"
@@ -127,9 +123,9 @@ def test_the_javascript_connection_example_hears_the_end(stage: Stage, tmp_path:
 
 
 def test_the_typescript_example_compiles_and_runs(stage: Stage, tmp_path: Path) -> None:
-    text = stage.fitted(example("typescript", "submitParallelJob"))
+    text = stage.example("typescript", "submitParallelJob")
     modules = _node_modules("typescript")
-    # A module, as its top-level await wants; nothing else is added.
+    # A module, as its top-level await requires.
     (tmp_path / "example.ts").write_text(text + "\nexport {};\n")
     options = ["--target", "es2022", "--module", "esnext", "--lib", "es2022,dom", "--strict"]
     compiler = str(modules / "typescript" / "bin" / "tsc")
@@ -142,18 +138,8 @@ def test_the_typescript_example_compiles_and_runs(stage: Stage, tmp_path: Path) 
     assert "Group complete: 2/2 succeeded" in printed
 
 
-def _submit(stage: Stage) -> str:
-    import httpx
-
-    text = example("bash", "-X POST http://localhost:9820/api/job-group")
-    body = stage.fitted(text).split("-d '", 1)[1].rsplit("'", 1)[0]
-    answer = httpx.post(f"{stage.director.url}/api/job-group", json=json.loads(body), trust_env=False)
-    made: str = answer.raise_for_status().json()["job_group_id"]
-    return made
-
-
 def _with_websocket(folder: Path, code: str) -> Path:
-    """Write a module; Node has a WebSocket of its own only from version 22 on."""
+    """Write a module; Node has a WebSocket only since version 22."""
     (folder / "node_modules").symlink_to(_node_modules("ws"))
     script = folder / "example.mjs"
     script.write_text("import { WebSocket as W } from 'ws';\nglobalThis.WebSocket ??= W;\n" + code)
@@ -161,7 +147,7 @@ def _with_websocket(folder: Path, code: str) -> Path:
 
 
 def _node_modules(*packages: str) -> Path:
-    """Return a ``node_modules`` folder with the packages in it, installed once."""
+    """Return a ``node_modules`` folder that contains the packages."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         if os.environ.get("DIRECTOR_TEST_SERVICES") == "required":
             pytest.fail("node and npm are required")

@@ -1,7 +1,5 @@
 """A Director as a process that can be killed at a step and started again on the same data folder."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 import sqlite3
@@ -12,8 +10,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from tests.harness.processes import Served, migrated
 from tests.harness.waits import until
@@ -41,13 +37,7 @@ class Step:
 
 
 class Director(Served):
-    """One data folder, and the process that serves it now. Not started yet.
-
-    Args:
-        folder: for the data folder and the logs.
-        backends: addresses to register.
-        environment: more variables of every start.
-    """
+    """One data folder, and the process that serves it now. Not started yet."""
 
     def __init__(self, folder: Path, backends: list[str], environment: dict[str, str] | None = None) -> None:
         self._note = folder / "killed-at"
@@ -98,7 +88,6 @@ class Director(Served):
         assert self._note.exists(), "another process killed it"
 
     def kill(self) -> None:
-        """Kill it from outside."""
         self._forget_url()
         super().kill()
 
@@ -111,15 +100,9 @@ class Director(Served):
         with self._url_known:
             self.url = ""
 
-    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Make one request; while it is down, wait for its next start."""
-        self.wait_url()
-        return super().ask(method, path, **options)
-
     # --- what it has left on disk -----------------------------------------------------------------
 
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        """Read its database file."""
         return rows(self.data, query, *values)
 
     def wait_settled(self, within: float = 40.0) -> None:
@@ -132,7 +115,6 @@ class Director(Served):
 
 
 def rows(data: Path, query: str, *values: Any) -> list[sqlite3.Row]:
-    """Read the database file of a data folder."""
     with closing(sqlite3.connect(data / "director.sqlite3", timeout=20.0)) as database:
         database.row_factory = sqlite3.Row
         return database.execute(query, values).fetchall()

@@ -1,9 +1,8 @@
 """What tests of the database start from: a backend with a lease, a group, a claimed child."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
+import time
 from typing import Any
 
 from django.db import connection
@@ -13,10 +12,11 @@ from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, ErrorType
+from jobgroups.domain.pool import Needs
+from jobgroups.domain.states import AttemptState, ErrorType, RetryScope
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.services import attempts, claims, holds, leases
-from jobgroups.services.claims import Claim
+from jobgroups.services.claims import Claim, PoolChoice
 from jobgroups.services.outcomes import AttemptResult
 from jobgroups.services.submission import Submission, group_submit
 
@@ -28,13 +28,11 @@ OUTPUTS: dict[str, Any] = {"images": [{"filename": "a.png", "url": "http://local
 
 
 def backend(backend_id: str = "gpu-1", **fields: Any) -> Backend:
-    """Register a backend."""
     fields = {"url": f"http://{backend_id}.test:8188", "name": backend_id, **fields}
     return Backend.objects.create(id=backend_id, **fields)
 
 
 def lease(backend_id: str = "gpu-1", runner: str = "runner") -> FencingToken:
-    """Take a backend's lease."""
     fence = leases.lease_acquire(backend_id=backend_id, runner=runner)
     assert fence is not None
     return fence
@@ -48,34 +46,62 @@ def online(backend_id: str = "gpu-1", vram: int = 0, **fields: Any) -> FencingTo
     return lease(backend_id)
 
 
+def farm(count: int, **fields: Any) -> list[FencingToken]:
+    """Register gpu-1, gpu-2 and so on, which respond, and take their leases."""
+    return [online(f"gpu-{number}", **fields) for number in range(1, count + 1)]
+
+
 def submit(*backend_ids: str, runner_alive: bool = True, **fields: Any) -> JobGroup:
-    """Submit a group."""
-    submission = Submission(workflow=WORKFLOW, backend_ids=backend_ids or ("gpu-1",), **fields)
-    return group_submit(submission=submission, runner_alive=runner_alive).group
+    fields = {"workflow": WORKFLOW, **fields}
+    submission = Submission(backend_ids=backend_ids or ("gpu-1",), **fields)
+    group = group_submit(submission=submission, runner_alive=runner_alive).group
+    # Jobs are ordered by milliseconds: the group that a test submits next comes after this one.
+    time.sleep(0.001)
+    return group
+
+
+def submit_to_pool(count: int, *candidates: str, **fields: Any) -> JobGroup:
+    fields = {"retry_elsewhere": RetryScope.GROUP, "max_attempts": 2, **fields}
+    return submit(*(candidates or ("*",)), count=count, **fields)
+
+
+def pool_choice(group: JobGroup, *, has_rival: bool = False) -> PoolChoice:
+    variant = group.variants.get(number=0)
+    return PoolChoice(
+        variant_id=variant.pk,
+        group_id=group.pk,
+        queued_at=variant.queued_at,
+        needs=Needs(tuple(variant.candidates), tuple(group.required_capabilities)),
+        workflow_digest=variant.workflow_digest,
+        has_rival=has_rival,
+    )
+
+
+def claim_from_pool(fence: FencingToken, group: JobGroup) -> Claim:
+    choice = pool_choice(group)
+    found = claims.child_claim(fence=fence, client_id="socket-1", depth=2, choice=choice).claim
+    assert found is not None
+    return found
 
 
 def claim(fence: FencingToken, depth: int = 2) -> Claim:
-    """Claim the next child of a backend."""
-    found = claims.child_claim(fence=fence, client_id="socket-1", depth=depth)
+    found = claims.child_claim(fence=fence, client_id="socket-1", depth=depth).claim
     assert found is not None
     return found
 
 
 def start(claimed: Claim, fence: FencingToken) -> None:
-    """Have a claimed child accepted and started."""
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     attempts.attempt_started(attempt_id=claimed.attempt_id, fence=fence)
 
 
 def begin(fence: FencingToken, depth: int = 2) -> Claim:
-    """Have the next child of a backend start."""
     claimed = claim(fence, depth)
     start(claimed, fence)
     return claimed
 
 
 def accept(fence: FencingToken) -> Claim:
-    """Have the next child of a backend accepted."""
     claimed = claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     return claimed
@@ -89,15 +115,40 @@ def abandon(claimed: Claim, fence: FencingToken) -> None:
     )
 
 
+def time_out(claimed: Claim, fence: FencingToken, *, offline: bool = False) -> bool:
+    """Have the time of an attempt be up, at an offline backend or one that answers."""
+    return attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=offline)
+
+
+def stall(claimed: Claim, fence: FencingToken, **fields: bool) -> bool:
+    """Have an attempt hang long after its stop."""
+    return attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, **fields)
+
+
+def lose(claimed: Claim, fence: FencingToken) -> bool:
+    return attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason=f"{fence.backend_id} restarted")
+
+
+def not_sent(claimed: Claim, fence: FencingToken) -> None:
+    attempts.attempt_not_sent(attempt_id=claimed.attempt_id, fence=fence)
+
+
+def crash(claimed: Claim, fence: FencingToken) -> None:
+    attempts.attempt_failed_internally(attempt_id=claimed.attempt_id, fence=fence, message="A defect.")
+
+
+def row(backend_id: str = "gpu-1") -> Backend:
+    return Backend.objects.get(pk=backend_id)
+
+
 def evict(fence: FencingToken) -> None:
-    """Pause a backend, and take back what was sent to it."""
     holds.backend_hold(backend_id=fence.backend_id, hold=Hold.PAUSE, at_once=True)
     holds.prompts_evict(fence=fence)
 
 
-def idle(fence: FencingToken) -> bool:
-    """Return whether there is nothing to claim at a backend."""
-    return claims.child_claim(fence=fence, client_id="c", depth=5) is None
+def idle(fence: FencingToken, depth: int = 5) -> bool:
+    """Return whether there is nothing to claim at a backend; else claim it."""
+    return claims.child_claim(fence=fence, client_id="c", depth=depth).claim is None
 
 
 def end(state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> AttemptResult:
@@ -107,34 +158,33 @@ def end(state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> AttemptRes
     return AttemptResult(state=state, outputs=fields.pop("outputs", OUTPUTS), **fields)
 
 
-def finish(claimed: Claim, fence: FencingToken, state: AttemptState = AttemptState.SUCCESS) -> bool:
-    """Have an attempt end."""
-    return attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end(state))
+def finish(claimed: Claim, fence: FencingToken, state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> bool:
+    return attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end(state, **fields))
+
+
+def removed(claimed: Claim, fence: FencingToken) -> None:
+    gone = end(AttemptState.INTERRUPTED, error_type=ErrorType.INTERRUPTED, outputs={}, ran=False)
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=gone)
 
 
 def fail(claimed: Claim, fence: FencingToken, failure: FailureClass = FailureClass.NODE_ERROR) -> None:
-    """Have an attempt fail with this class."""
     failed = end(AttemptState.ERROR, failure=failure, error_message=f"It met {failure}.")
     assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=failed)
 
 
 def only(group: JobGroup) -> ChildJob:
-    """Return the only child of a group."""
     return group.children.get()
 
 
 def log(group: JobGroup) -> list[dict[str, Any]]:
-    """Return the group's events, as clients see them."""
     return [json.loads(event.frame) for event in group.events.order_by("seq")]
 
 
 def types(group: JobGroup) -> list[str]:
-    """Return the types of the group's events, in order."""
     return [event["type"] for event in log(group)]
 
 
 def fresh(row: ChildJob | JobGroup) -> Any:
-    """Return the row as it is stored now."""
     return type(row).objects.get(pk=row.pk)
 
 

@@ -1,16 +1,17 @@
 """A real runner over real (simulated) ComfyUIs, in the test's loop."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
+import inspect
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import connection
+from django.db.models import QuerySet
 
+from backends.comfyui.exchange import Timeouts
 from backends.models import Backend
 from backends.simulator import Simulator
 from jobgroups.events.hub import Hub
@@ -19,7 +20,10 @@ from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.service import RunnerService, RunnerSettings
 from jobgroups.services import cancellation
 from jobgroups.services.submission import Submission, group_submit
+from tests.harness.graphs import text_to_image
 
+#: Of one request to a backend; no scale shortens these.
+QUICK = Timeouts(connect_s=0.5, silence_s=0.6, total_s=0.8, submit_s=0.8, open_s=0.8, close_s=0.2)
 #: The runner's times, shortened so that a look every 5 s is one every half second.
 SCALE = 0.1
 
@@ -36,20 +40,24 @@ def in_thread(work: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     return sync_to_async(run, thread_sensitive=False)
 
 
-async def until(condition: Callable[[], Awaitable[Any]], within: float = 20.0) -> Any:
-    """Wait until ``condition`` gives something true, and return it."""
+async def until(condition: Callable[[], Any], within: float = 20.0) -> Any:
+    """Return the first true result of a function or coroutine function, within some seconds."""
     end = time.monotonic() + within
     while True:
-        found = await condition()
+        found = condition()
+        if inspect.isawaitable(found):
+            found = await found
         if found:
             return found
         assert time.monotonic() < end, f"not within {within} s"
         await asyncio.sleep(0.02)
 
 
-class Farm:
-    """Backends, runners and groups of one test."""
+async def until_row(rows: QuerySet[Any], within: float = 20.0) -> Any:
+    return await until(in_thread(rows.first), within)
 
+
+class Farm:
     def __init__(self, stack: contextlib.AsyncExitStack) -> None:
         self._stack = stack
         self._tasks: dict[RunnerService, asyncio.Task[None]] = {}
@@ -57,19 +65,16 @@ class Farm:
         self.sims: dict[str, Simulator] = {}
 
     async def backend(self, name: str = "gpu-1", **options: Any) -> Simulator:
-        """Start a simulator and register it."""
         sim = await self._stack.enter_async_context(Simulator(name=name, **options))
         self.sims[name] = sim
         await self.register(name, sim.url)
         return sim
 
     async def register(self, name: str, url: str) -> None:
-        """Register an address."""
         url = url.replace("127.0.0.1", "localhost")
         await in_thread(Backend.objects.create)(id=name, name=name, url=url)
 
     async def runner(self, **changes: Any) -> RunnerService:
-        """Start a runner and wait until it is alive."""
         options: dict[str, Any] = {
             "name": "local",
             "version": "test",
@@ -86,9 +91,35 @@ class Farm:
         return service
 
     async def stop(self, service: RunnerService) -> None:
-        """End a runner in order."""
         service.stop()
         await self._tasks.pop(service)
+
+    async def seen(self, *names: str) -> None:
+        """Wait until the runner has probed each backend: else it is no candidate for a retry."""
+        rows = Backend.objects.filter(pk__in=names, reachability="online").exclude(devices=[])
+
+        async def all_seen() -> bool:
+            return bool(await in_thread(rows.count)() == len(names))
+
+        await until(all_seen)
+
+    async def row(self, name: str = "gpu-1") -> Backend:
+        return await in_thread(Backend.objects.get)(pk=name)
+
+    async def dispatched(self) -> None:
+        """Give the runner time to claim several times, and not to do so."""
+        for _ in range(8):
+            self.wake()
+            await asyncio.sleep(0.05)
+
+    def recorded(self, kind: str, *names: str) -> list[str]:
+        """Return the prompts of entries of this kind in the audit logs, of all backends by default."""
+        return [
+            entry["prompt_id"]
+            for name in names or self.sims
+            for entry in self.sims[name].audit_log.entries
+            if entry["kind"] == kind
+        ]
 
     def kinds(self, name: str = "gpu-1") -> list[str]:
         """Return the kinds of the entries of the backend's audit log, in order."""
@@ -102,12 +133,10 @@ class Farm:
             await task
 
     async def stop_all(self) -> None:
-        """End all runners."""
         for service in list(self._tasks):
             await self.stop(service)
 
     async def submit(self, *backend_ids: str, workflow: Any = None, **fields: Any) -> JobGroup:
-        """Submit a group and ring."""
         submission = Submission(workflow=workflow or text_to_image(), backend_ids=backend_ids or ("gpu-1",), **fields)
         done = await in_thread(group_submit)(submission=submission, runner_alive=True)
         self.hub.notify_runners(work_only=True)
@@ -116,40 +145,46 @@ class Farm:
         return done.group
 
     def wake(self) -> None:
-        """Ring: there may be work."""
         for service in self._tasks:
             service.notify()
 
     async def cancel(self, group: JobGroup) -> cancellation.Cancelled:
-        """Cancel a group and ring."""
         result = await in_thread(cancellation.group_cancel)(group_id=group.id)
         for service in self._tasks:
             service.notify()
         return result
 
     async def group(self, group: JobGroup) -> JobGroup:
-        """Return the group as it is stored now."""
         return await in_thread(JobGroup.objects.get)(pk=group.pk)
 
     async def children(self, group: JobGroup) -> list[Any]:
-        """Return the group's children as they are stored now."""
         return await in_thread(lambda: list(group.children.order_by("position")))()
 
     async def attempts(self, group: JobGroup) -> list[Any]:
-        """Return all attempts of the group's children, oldest first."""
         from jobgroups.models import Attempt
 
         rows = Attempt.objects.filter(child__group=group).order_by("id")
         return await in_thread(lambda: list(rows))()
 
+    async def states(self, group: JobGroup) -> list[str]:
+        return [row.state for row in await self.attempts(group)]
+
+    async def in_states(self, group: JobGroup, *states: str, within: float = 20.0) -> None:
+        async def are_there() -> bool:
+            return await self.states(group) == list(states)
+
+        await until(are_there, within)
+
+    async def outcomes(self, group: JobGroup) -> list[tuple[str, str, str]]:
+        """Return backend, state and failure class of the group's attempts, oldest first."""
+        rows = await self.attempts(group)
+        return [(row.backend_id, row.state, row.failure_class) for row in rows]
+
     async def types(self, group: JobGroup) -> list[str]:
-        """Return the types of the group's events, in order."""
         rows = group.events.order_by("seq").values_list("type", flat=True)
         return await in_thread(lambda: list(rows))()
 
     async def finished(self, group: JobGroup, within: float = 20.0) -> JobGroup:
-        """Wait for the group's end and return it."""
-
         async def ended() -> JobGroup | None:
             now = await self.group(group)
             return now if now.completed_at else None
@@ -166,36 +201,7 @@ class Farm:
         return await until(ended, within)
 
     async def status_of(self, group: JobGroup, status: str, within: float = 20.0) -> Any:
-        """Wait until some child of the group has this status, and return it."""
-
         async def there() -> Any:
             return next((c for c in await self.children(group) if c.status == status), None)
 
         return await until(there, within)
-
-
-def text_to_image(steps: int = 4, seed: int = 1, prefix: str = "out") -> dict[str, Any]:
-    """Return a workflow that a real ComfyUI with the usual nodes would run."""
-    return {
-        "3": {
-            "class_type": "KSampler",
-            "inputs": {
-                "seed": seed,
-                "steps": steps,
-                "cfg": 7.0,
-                "sampler_name": "euler",
-                "scheduler": "normal",
-                "denoise": 1.0,
-                "model": ["4", 0],
-                "positive": ["6", 0],
-                "negative": ["7", 0],
-                "latent_image": ["5", 0],
-            },
-        },
-        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "tiny_sd15.safetensors"}},
-        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 512, "batch_size": 1}},
-        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a city", "clip": ["4", 1]}},
-        "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry", "clip": ["4", 1]}},
-        "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
-        "9": {"class_type": "SaveImage", "inputs": {"images": ["8", 0], "filename_prefix": prefix}},
-    }

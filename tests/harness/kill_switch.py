@@ -1,17 +1,14 @@
 """``serve`` that kills itself at a named step: ``python -m tests.harness.kill_switch serve --port 0``.
 
-The product has no hook for this: the function that the step is named after is wrapped from here, in
-a process that is otherwise ``manage.py serve``. Variables:
+The function that the step is named after is wrapped. Variables:
 
 - ``PLUG_STEP``: ``module:name`` or ``module:Class.name``; empty: nothing is killed.
 - ``PLUG_MOMENT``: ``before`` the call, ``uncommitted`` (it has written, and its transaction is about
   to commit), or ``after`` it, when what it has written is committed.
-- ``PLUG_CALL``: which call, from 1.
+- ``PLUG_CALL``: which call, from 1; one that raises is no step, but for the moment ``before`` it.
 - ``PLUG_NOTE``: a file that is written just before the kill.
 - ``PLUG_TIMEOUT``: every child's timeout, in seconds (the API takes none below 30).
 """
-
-from __future__ import annotations
 
 import dataclasses
 import functools
@@ -37,10 +34,13 @@ def _wrapped(function: Callable[..., Any], moment: str, call: int) -> Callable[.
     calls = itertools.count(1)
 
     def enter() -> bool:
-        due = next(calls) == call
+        # Also a later call: what this one was to do may be refused.
+        due = next(calls) >= call
         if due and moment == "before":
             _die()
-        _armed.now = due and moment == "uncommitted"
+        if due and moment == "uncommitted":
+            # Stays set: further calls may share its transaction.
+            _armed.now = True
         return due and moment == "after"
 
     if inspect.iscoroutinefunction(function):
@@ -58,7 +58,11 @@ def _wrapped(function: Callable[..., Any], moment: str, call: int) -> Callable[.
     @functools.wraps(function)
     def now(*args: Any, **kwargs: Any) -> Any:
         last = enter()
-        result = function(*args, **kwargs)
+        try:
+            result = function(*args, **kwargs)
+        except BaseException:
+            _armed.now = False
+            raise
         if last:
             _die_once_committed()
         return result

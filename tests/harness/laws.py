@@ -1,7 +1,5 @@
 """The laws: compares the audit log of the simulators with the database file."""
 
-from __future__ import annotations
-
 import datetime as dt
 import itertools
 import json
@@ -57,13 +55,7 @@ class Seen:
 
 
 def check(data: Path, entries: list[Entry], *, unasked: float = _UNASKED) -> None:
-    """Hold the laws against a Director's data folder and the audit log of its backends.
-
-    Args:
-        data: the folder.
-        entries: the audit log's.
-        unasked: seconds that may pass between a prompt's end and the question how it ended.
-    """
+    """Hold the laws against a Director's data folder and the audit log of its backends."""
     seen = Seen(entries, unasked)
     check_file(data)
     check_rows(data)
@@ -75,7 +67,6 @@ def check(data: Path, entries: list[Entry], *, unasked: float = _UNASKED) -> Non
 
 
 def check_file(data: Path) -> None:
-    """Hold that the file is whole."""
     assert [tuple(row) for row in rows(data, "PRAGMA integrity_check")] == [("ok",)]
     assert rows(data, "PRAGMA foreign_key_check") == []
 
@@ -221,8 +212,8 @@ def _check_strangers(seen: Seen) -> None:
         assert seen.kinds[prompt_id]["started"] == 1
     for entry in seen.entries:
         if entry["kind"] == "interrupted":
-            assert entry["asked"] in seen.job, f"an interrupt that names no prompt of ours: {entry}"
-            assert not entry["hit"] or entry["running"] == [entry["asked"]]
+            assert entry["target"] in seen.job, f"an interrupt that names no prompt of ours: {entry}"
+            assert not entry["hit"] or entry["running"] == [entry["target"]]
 
 
 def executed_once(entries: list[Entry]) -> list[str]:
@@ -233,12 +224,10 @@ def executed_once(entries: list[Entry]) -> list[str]:
 
 
 def statuses(data: Path, group_id: str) -> Counter[str]:
-    """Return how many children of a group ended how."""
     found = rows(data, "SELECT status FROM jobgroups_childjob WHERE group_id = ?", group_id)
     return Counter(one["status"] for one in found)
 
 
 def stored_events(data: Path, group_id: str) -> list[dict[str, Any]]:
-    """Return a group's log as its frames."""
     log = "SELECT frame FROM jobgroups_jobevent WHERE group_id = ? ORDER BY seq"
     return [json.loads(one["frame"]) for one in rows(data, log, group_id)]

@@ -1,12 +1,10 @@
 """Simulated backends, each a process that can be killed and started again."""
 
-from __future__ import annotations
-
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,9 @@ from typing import Any
 import httpx
 
 from backends.simulator import read_audit_log
+from tests.harness.graphs import strangers_picture
 from tests.harness.processes import Launched
-from tests.harness.simulators import STRANGER, Entry, strangers_picture
+from tests.harness.simulators import STRANGER, Entry
 from tests.harness.waits import until
 
 #: A checkpoint that only those machines have which were given it.
@@ -42,8 +41,6 @@ class Build:
 
 
 class Machine(Launched):
-    """One simulator process, and what may be done to it."""
-
     ready = re.compile(r"simulated ComfyUI at (http://\S+)")
 
     def __init__(self, build: Build, folder: Path) -> None:
@@ -64,20 +61,13 @@ class Machine(Launched):
         return self.folder / f"{self.name}-{self.starts}.log"
 
     def start(self, *, wait: bool = True, as_built: bool = False, **variables: str) -> None:
-        """Plug it in where it listened before: with the faults that it was built with, or later well.
-
-        Args:
-            wait: until it listens.
-            as_built: with its faults again, as the first time.
-            variables: of its environment.
-        """
+        """Plug it in where it listened before: with the faults that it was built with, or later well."""
         where = ["--port", self.url.rsplit(":", 1)[1] if self.url else "0"]
         faults = self._at_first if as_built or not self.url else []
         self._words = [*where, *self._common, *faults]
         super().start(wait=wait, **variables)
 
     def wait_ready(self, within: float = 60.0) -> None:
-        """Wait until it listens, and note where."""
         self.url = self.wait_printed(self.ready, within)[1]
 
     def unplug(self) -> None:
@@ -88,21 +78,17 @@ class Machine(Launched):
             audit_log.write(json.dumps(entry) + "\n")
 
     def fault(self, name: str, **options: Any) -> None:
-        """Order a fault."""
         order = {"name": name, **options}
         self._ask("POST", "/simulator/faults", json=order).raise_for_status()
 
     def clear_faults(self) -> None:
-        """Withdraw all orders."""
         self._ask("DELETE", "/simulator/faults").raise_for_status()
 
     def standing(self) -> list[str]:
-        """Return the prompt ids that run or wait there."""
         state = self._ask("GET", "/simulator/state").json()
         return [*state["running"], *state["pending"]]
 
     def stranger(self, number: int, seconds: float = 0.1) -> str:
-        """Queue a prompt of another client, and return its id."""
         prompt_id = f"stranger-{number}"
         body = {"prompt": strangers_picture(number, seconds), "prompt_id": prompt_id}
         self._ask("POST", "/prompt", json=body | {"client_id": STRANGER}).raise_for_status()
@@ -119,7 +105,6 @@ class Machines:
     def __init__(self, folder: Path, builds: Sequence[Build]) -> None:
         self._audit_log = folder / "audit.jsonl"
         self.by_name = {build.name: Machine(build, folder) for build in builds}
-        self._strangers = 0
 
     def __getitem__(self, name: str) -> Machine:
         return self.by_name[name]
@@ -130,47 +115,15 @@ class Machines:
         return list(self.by_name)
 
     def seen(self) -> list[Entry]:
-        """Return all entries of the audit log, oldest first."""
         return read_audit_log(self._audit_log)
 
-    def wait_seen(self, what: Callable[[list[Entry]], Any], within: float = 60.0) -> list[Entry]:
-        """Wait until the audit log's entries satisfy a condition, and return them."""
-
-        def found() -> list[Entry] | None:
-            entries = self.seen()
-            return entries if what(entries) else None
-
-        entries: list[Entry] = until(found, within, lambda: self.seen()[-10:])
-        return entries
-
-    def strangers(self, each: int = 1, seconds: float = 0.1) -> None:
-        """Queue prompts of another client at every running machine."""
-        for machine in list(self.by_name.values()) * each:
-            self._strangers += 1
-            with suppress(httpx.HTTPError):
-                machine.stranger(self._strangers, seconds)
-
     def wait_idle(self, within: float = 60.0) -> None:
-        """Wait until no prompt runs or waits at any machine."""
         for machine in self.by_name.values():
             until(lambda machine=machine: not machine.standing(), within, machine.standing)
-
-    def summary(self) -> str:
-        """Return what happened where, by kinds: for a reader of a failed test."""
-        lines = []
-        for name in self.names:
-            kinds: dict[str, int] = {}
-            for entry in self.seen():
-                if entry["backend"] == name:
-                    kind = entry.get("outcome") or entry.get("name") or entry["kind"]
-                    kinds[kind] = kinds.get(kind, 0) + 1
-            lines.append(f"{name}: {json.dumps(kinds)}")
-        return "\n".join(lines)
 
 
 @contextmanager
 def plugged_in(folder: Path, builds: Sequence[Build]) -> Iterator[Machines]:
-    """Run machines until the block ends."""
     machines = Machines(folder, builds)
     try:
         for machine in machines.by_name.values():

@@ -1,14 +1,12 @@
 """An HTTP server that receives notices from apprise's ``json://``."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tests.browser.conftest import free_port
+from tests.harness.servers import free_port
 
 #: Stands in its URL, and must stand nowhere else.
 SECRET = "hunter22hunter22"

@@ -1,8 +1,4 @@
-"""The order of all migrations, and what a migration may do.
-
-The code of the previous release works beside a migration, and after a return to that release: see "Upgrades" in
-docs/operations.md and ``tests/unit/test_migrations.py``.
-"""
+"""The order of all migrations, and what a migration may do. See "Upgrades" in docs/operations.md."""
 
 from __future__ import annotations
 
@@ -63,18 +59,11 @@ _HARMLESS: Final = (
 
 
 def objections(migration: Migration, before: ProjectState) -> list[str]:
-    """Return why a migration breaks the code of the previous release, one sentence for each operation.
-
-    Args:
-        migration: the migration to check.
-        before: the models without it.
-    """
+    """Return why a migration breaks the code of the previous release, one sentence for each operation."""
     return list(_Check(migration.app_label, before).check(migration.operations))
 
 
 class _Check:
-    """Checks one migration, operation by operation."""
-
     def __init__(self, app: str, state: ProjectState) -> None:
         self._app = app
         self._state = state.clone()

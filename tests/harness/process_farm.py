@@ -1,10 +1,9 @@
 """A web process and runners as processes of their own, over one database."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
+from tests.harness import laws
 from tests.harness.processes import Launched, LaunchedRunner, Served
 from tests.harness.simulators import Gpus
 from tests.harness.waits import until
@@ -26,7 +25,6 @@ class ProcessFarm:
         self._launched.append(self.web)
 
     def runner(self, name: str, *, wait: bool = True, **environment: str) -> LaunchedRunner:
-        """Start a runner, with more variables if wanted."""
         folder = self._folder / f"runner-{len(self._launched)}"
         folder.mkdir()
         data = {"DIRECTOR_DATA_DIR": str(self._folder / "data")}
@@ -37,21 +35,22 @@ class ProcessFarm:
         return runner
 
     def check(self, name: str) -> dict[str, str]:
-        """Return one check of ``/api/health``."""
         found: dict[str, str] = self.web.ask("GET", "/api/health").json()["checks"][name]
         return found
 
     def group(self, group_id: str) -> dict[str, Any]:
-        """Return a group's status."""
         found: dict[str, Any] = self.web.ask("GET", f"/api/job-groups/{group_id}").json()
         return found
 
     def wait_complete(self, group_id: str) -> dict[str, Any]:
-        """Wait for a group's end, and return its status."""
         until(lambda: self.group(group_id)["completed_at"], within=60.0)
         return self.group(group_id)
 
+    def check_executed_once(self, *group_ids: str) -> None:
+        groups = [self.group(one) for one in group_ids]
+        jobs = sorted(child["job_id"] for group in groups for child in group["child_jobs"])
+        assert laws.executed_once(self.gpus.seen()) == jobs
+
     def close(self) -> None:
-        """Leave nothing running."""
         for process in self._launched:
             process.close()

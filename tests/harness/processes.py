@@ -1,7 +1,5 @@
 """A Director of a test's own: its commands as processes, which can be killed and started again."""
 
-from __future__ import annotations
-
 import atexit
 import functools
 import os
@@ -13,13 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import httpx
 
+from tests.harness.servers import free_port
 from tests.harness.waits import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,12 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 class Launched:
     """A long-running command, its present or last process, and what that printed.
 
-    Args:
-        folder: for its logs, one a start.
-        words: the command and its arguments.
-        environment: its settings; what the person who runs the tests has set does not leak in.
-        program: what Python runs, instead of ``manage.py``.
-        has_stdin: whether the test writes to its standard input, and closes it.
+    The settings of the person who runs the tests do not leak into its ``environment``. ``program`` is what
+    Python runs; with ``has_stdin``, the test writes to its standard input.
     """
 
     #: What it prints when it is ready; a group is what the tests want to know of it.
@@ -58,15 +53,11 @@ class Launched:
         self.environment = inherited | {"PYTHONUNBUFFERED": "1", **environment}
 
     def start(self, *, wait: bool = True, **variables: str) -> None:
-        """Start it, with more variables for this life; wait until it reports that it is ready.
-
-        Raises:
-            AssertionError: it ended, or was not ready in time.
-        """
+        """Start it, with more variables for this life; wait until it reports that it is ready."""
         self.starts += 1
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *self._program, *self._words],
+                self._command(),
                 cwd=ROOT,
                 env=self.environment | variables,
                 stdin=self._stdin,
@@ -77,16 +68,17 @@ class Launched:
         if wait:
             self.wait_ready()
 
+    def _command(self) -> list[str]:
+        return [sys.executable, *self._program, *self._words]
+
     @property
     def _log(self) -> Path:
-        return self.folder / f"{self._words[0]}-{self.starts}.log"
+        return self.folder / f"{Path(self._words[0]).name}-{self.starts}.log"
 
     def printed(self) -> str:
-        """Return what its present or last process has printed."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def wait_ready(self, within: float = 40.0) -> None:
-        """Wait until it reports that it is ready."""
         self.wait_printed(self.ready, within)
 
     def wait_printed(self, what: re.Pattern[str] | str, within: float = 20.0) -> re.Match[str]:
@@ -103,15 +95,10 @@ class Launched:
 
     @property
     def runs(self) -> bool:
-        """Whether its process is there."""
         return self.starts > 0 and self.process.poll() is None
 
     def kill(self) -> None:
-        """End it as a power cut does.
-
-        Raises:
-            AssertionError: it had ended before.
-        """
+        """End it as a power cut does."""
         assert self.process.poll() is None, f"it had ended:\n{self.printed()}"
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -129,7 +116,6 @@ class Launched:
             raise AssertionError(f"it did not end within {within} s:\n{self.printed()}") from None
 
     def close(self) -> None:
-        """Leave nothing running."""
         if self.runs:
             self.kill()
 
@@ -144,18 +130,7 @@ class LaunchedRunner(Launched):
 
 
 class Served(Launched):
-    """``serve`` as a process, and where it answers.
-
-    Args:
-        folder: for its data folder and its logs.
-        backends: addresses to register.
-        arguments: of ``serve``.
-        environment: more variables.
-        program: what Python runs, instead of ``manage.py``.
-        start: whether to start it at once.
-        keeps_port: whether it listens where it did before when it is started again.
-        has_stdin: whether the test writes to its standard input, and closes it.
-    """
+    """``serve`` as a process, and where it answers; with ``keeps_port``, there again after each start."""
 
     ready = re.compile(r"Director is ready at (http://\S+)")
 
@@ -172,27 +147,26 @@ class Served(Launched):
         has_stdin: bool = False,
     ) -> None:
         variables = settings_of(folder, backends, environment=environment)
-        words = ["serve", *arguments]
+        port = str(free_port()) if keeps_port else "0"
+        words = ["serve", *(port if word == "0" else word for word in arguments)]
         super().__init__(folder, words, variables, program=program, has_stdin=has_stdin)
         self.data = Path(variables["DIRECTOR_DATA_DIR"])
         self.url = ""
-        self._keeps_port = keeps_port
         if start:
             self.start()
 
     def wait_ready(self, within: float = 40.0) -> None:
-        """Wait until it reports that it is ready, and keep its URL."""
         self.url = self.wait_printed(self.ready, within)[1]
-        if self._keeps_port:
-            port = str(urlsplit(self.url).port)
-            self._words = [port if word == "0" else word for word in self._words]
+
+    def wait_url(self) -> str:
+        return self.url
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Make one request, on a connection of its own."""
-        return httpx.request(method, f"{self.url}{path}", trust_env=False, timeout=20.0, **options)
+        url = f"{self.wait_url()}{path}"
+        return httpx.request(method, url, trust_env=False, timeout=20.0, **options)
 
     def submit(self, workflow: Mapping[str, Any], backend_ids: Sequence[str], **fields: Any) -> str:
-        """Submit a group, and return its id once it was promised."""
         body = {"workflow_json": workflow, "backend_ids": backend_ids, **fields}
         answer = self.ask("POST", "/api/job-group", json=body)
         assert answer.status_code == 201, answer.text
@@ -200,8 +174,6 @@ class Served(Launched):
         return group_id
 
     def wait_online(self, within: float = 20.0) -> None:
-        """Wait until every registered backend is online."""
-
         def statuses() -> set[str]:
             rows = self.ask("GET", "/api/backends").json()["backends"]
             return {row["status"] for row in rows}
@@ -210,7 +182,6 @@ class Served(Launched):
 
 
 def refused(folder: Path, *words: str, **environment: str) -> str:
-    """Start a command that must refuse, and return what it said."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
     done = subprocess.run(
         [sys.executable, "manage.py", *words],
@@ -251,11 +222,19 @@ def serving(
         stop_in_order(served)
 
 
-def stop_in_order(served: Launched) -> None:
-    """End a process as its user does, and check its exit status and that its log has no traceback."""
-    code = served.stop()
-    assert code == 0, f"it ended with {code}:\n{served.printed()}"
-    assert "Traceback" not in served.printed(), served.printed()
+def stop_in_order(
+    *processes: Launched, number: int = signal.SIGTERM, within: float = 15.0, again_after: float | None = None
+) -> None:
+    """End processes side by side by one signal or two, and check time, exit status and logs."""
+
+    def stop(one: Launched) -> int:
+        return one.stop(number, within=within, again_after=again_after)
+
+    with ThreadPoolExecutor() as threads:
+        codes = list(threads.map(stop, processes))
+    for one, code in zip(processes, codes, strict=True):
+        assert code == 0, f"it ended with {code}:\n{one.printed()}"
+        assert "Traceback" not in one.printed(), one.printed()
 
 
 @functools.cache
@@ -271,3 +250,21 @@ def migrated() -> Path:
         check=True,
     )
     return folder
+
+
+def filled(folder: Path, script: str, **environment: str) -> str:
+    """Fill the database of a Director that is to be in a folder by a script, and return its output."""
+    shutil.copytree(migrated(), folder / "data")
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
+    variables |= {"DIRECTOR_DATA_DIR": str(folder / "data"), **environment}
+    variables.setdefault("DJANGO_SETTINGS_MODULE", "director.settings")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import django; django.setup()\n{script}"],
+        check=False,
+        cwd=ROOT,
+        env=variables,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

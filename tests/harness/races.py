@@ -1,7 +1,5 @@
 """Calls at the same moment, each in a thread with a database connection of its own."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +9,7 @@ from django.db import connection
 
 
 def race(*calls: Callable[[], Any], refused: type[Exception] | tuple[()] = ()) -> list[Any]:
-    """Run calls at the same moment and return their results.
-
-    Args:
-        calls: without arguments.
-        refused: an exception of this type is a result.
-    """
+    """Run calls at the same moment and return their results."""
     start = threading.Barrier(len(calls))
 
     def run(call: Callable[[], Any]) -> Any:

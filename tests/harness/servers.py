@@ -1,9 +1,8 @@
 """A PostgreSQL and a Redis of a test's own, which it may stop, freeze, kill and start again."""
 
-from __future__ import annotations
-
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -23,11 +22,15 @@ _POSTGRES = "postgres"
 
 
 def free_port() -> int:
-    """Return a port of loopback without a listener."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of loopback without a listener.
+
+    It is below the ports that systems give to clients: one of those could be taken before it is used.
+    """
+    while True:
+        port = random.randint(12_000, 29_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def is_there(program: str) -> bool:
@@ -49,11 +52,7 @@ needs_servers = pytest.mark.skipif(
 
 
 class Postgres:
-    """A PostgreSQL server with a folder and a port of its own. Not started yet.
-
-    Args:
-        durable: whether it syncs what it commits; tests that measure nothing need not wait for that.
-    """
+    """A PostgreSQL server with a folder and a port of its own. Not started yet."""
 
     def __init__(self, *, durable: bool = False) -> None:
         self.port = free_port()
@@ -68,7 +67,6 @@ class Postgres:
         self._run("initdb", "-U", _POSTGRES, "-A", "trust", "-N", "-D", str(self._data))
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
         places = "-c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
         options = f"-p {self.port} {self._unsynced} {places}"
         log = str(self.folder / "log")
@@ -83,11 +81,9 @@ class Postgres:
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Have it go on."""
         self._signal(signal.SIGCONT)
 
     def create(self, name: str) -> str:
-        """Create an empty database, and return its URL."""
         with self.connect(_POSTGRES) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
         return self.url(name)
@@ -97,7 +93,6 @@ class Postgres:
         return f"postgres://{_POSTGRES}@127.0.0.1:{self.port}/{name}"
 
     def connect(self, name: str) -> psycopg.Connection[Any]:
-        """Connect to a database."""
         return psycopg.connect(self.url(name), autocommit=True, connect_timeout=5)
 
     @property
@@ -106,7 +101,6 @@ class Postgres:
         return (self._data / "postmaster.pid").exists()
 
     def close(self) -> None:
-        """Leave nothing of it."""
         if self.is_running:
             self.thaw()
             with suppress(subprocess.CalledProcessError):
@@ -143,7 +137,6 @@ class Redis:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
         path = _found("redis-server")
         assert path is not None, "redis-server is not installed"
         self._process = subprocess.Popen(
@@ -161,7 +154,6 @@ class Redis:
                 time.sleep(0.05)
 
     def stop(self) -> None:
-        """Kill it."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -173,7 +165,6 @@ class Redis:
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Have it go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
@@ -193,7 +184,6 @@ def postgres(*, durable: bool = False) -> Iterator[Postgres]:
 
 @contextmanager
 def own_redis() -> Iterator[Redis]:
-    """Run a Redis until the block ends."""
     server = Redis()
     try:
         server.start()

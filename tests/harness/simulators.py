@@ -1,7 +1,5 @@
 """Simulated backends in a process of their own, which outlives the Director, and their audit log."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess
@@ -15,41 +13,15 @@ from typing import Any
 import httpx
 
 from backends.simulator import read_audit_log
+from tests.harness.graphs import strangers_picture
 from tests.harness.processes import ROOT
-from tests.harness.waits import until
+from tests.harness.waits import answers, until
 
 STRANGER = "a-stranger"
 Entry = dict[str, Any]
 
 
-def picture(seed: int = 1) -> dict[str, Any]:
-    """Return a small workflow that a real ComfyUI would run too."""
-    sampler = {"seed": seed, "steps": 4, "cfg": 7.0, "sampler_name": "euler"}
-    sampler |= {"scheduler": "normal", "denoise": 1.0, "model": ["4", 0]}
-    sampler |= {"positive": ["6", 0], "negative": ["6", 0], "latent_image": ["5", 0]}
-    checkpoint = {"ckpt_name": "tiny_sd15.safetensors"}
-    return {
-        "3": {"class_type": "KSampler", "inputs": sampler},
-        "4": {"class_type": "CheckpointLoaderSimple", "inputs": checkpoint},
-        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
-        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a city", "clip": ["4", 1]}},
-        "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
-        "9": {"class_type": "SaveImage", "inputs": {"images": ["8", 0], "filename_prefix": "out"}},
-    }
-
-
-def strangers_picture(seed: int, seconds: float = 0.1) -> dict[str, Any]:
-    """Return another client's workflow, with a duration of its own."""
-    sampler = {"seed": seed, "steps": 4, "cfg": 7.0, "sampler_name": "euler", "delay": seconds / 4}
-    return {
-        "1": {"class_type": "TestSampler", "inputs": sampler},
-        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
-    }
-
-
 class Gpus:
-    """Some simulators, their faults and their audit log."""
-
     def __init__(self, urls: list[str], audit_log: Path) -> None:
         self.urls = urls
         self._audit_log = audit_log
@@ -58,7 +30,6 @@ class Gpus:
 
     @property
     def ids(self) -> list[str]:
-        """The ids under which a Director registers them."""
         return [f"localhost_{url.rsplit(':', 1)[1]}" for url in self.urls]
 
     def seen(self) -> list[Entry]:
@@ -81,7 +52,6 @@ class Gpus:
             self._http.post(f"{url}/simulator/faults", json={"name": name, **options}).raise_for_status()
 
     def clear_faults(self) -> None:
-        """Withdraw all orders."""
         for url in self.urls:
             self._http.delete(f"{url}/simulator/faults").raise_for_status()
 
@@ -91,7 +61,7 @@ class Gpus:
         self.fault("restart", down=0.0)
         self.wait_seen(lambda seen: sum(e["kind"] == "restarted" for e in seen) == lives + len(self.urls))
         for url in self.urls:
-            until(lambda url=url: _answers(f"{url}/prompt"), 10.0)
+            until(lambda url=url: answers(f"{url}/prompt"), 10.0)
 
     def strangers(self, each: int = 1) -> None:
         """Queue prompts of another client at every simulator."""
@@ -110,24 +80,14 @@ class Gpus:
         return [one for state in states for one in (*state["pending"], *state["running"])]
 
     def wait_idle(self, within: float = 30.0) -> None:
-        """Wait until no prompt runs or waits."""
         until(lambda: not self.standing(), within, self.standing)
 
     def close(self) -> None:
-        """Close the connections."""
         self._http.close()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False, timeout=5.0).is_success
-    except httpx.HTTPError:
-        return False
 
 
 @contextmanager
 def simulated(folder: Path, *, count: int = 3, seconds: float = 0.12, preview_fps: float = 0.0) -> Iterator[Gpus]:
-    """Run simulators until the block ends."""
     audit_log = folder / "audit.jsonl"
     command = [sys.executable, "-m", "backends.simulator", "--json", "--port", "0"]
     command += ["--count", str(count), "--seconds", str(seconds), "--audit-log", str(audit_log)]

@@ -1,7 +1,5 @@
 """A client that receives every event once: it reconnects with ``?since=``."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time
@@ -15,32 +13,25 @@ from tests.ws.client_state import ClientState
 
 
 class Watched(Protocol):
-    """What a watcher asks of a Director, or of a farm."""
+    """A Director, or a farm."""
 
-    def wait_url(self) -> str:
-        """Return where to connect."""
+    def wait_url(self) -> str: ...
 
-    def printed(self) -> str:
-        """Return its output, for the message of a failure."""
+    def printed(self) -> str: ...
 
 
 class Watcher:
     """Watches one group to the end of a run, in a thread, over any number of restarts.
 
-    What it is sent is applied to a :class:`ClientState`, which refuses a lost or doubled event.
-
-    Args:
-        director: gives the URL and the output.
-        group_id: of the group.
-        runs: so many.
-        state: where another one than a plain client's is wanted.
-    """
+    What it is sent is applied to a :class:`ClientState`, which refuses a lost or doubled event."""
 
     def __init__(self, director: Watched, group_id: str, *, runs: int = 1, state: ClientState | None = None) -> None:
         self.group_id = group_id
         self.runs = runs
         self.state = ClientState() if state is None else state
         self.events: list[dict[str, Any]] = []
+        #: All frames, each with the time at which it came.
+        self.frames: list[tuple[float, dict[str, Any]]] = []
         self.connections = 0
         self.close_codes: list[int | None] = []
         self.started = threading.Event()
@@ -50,6 +41,9 @@ class Watcher:
         self._ended = False
         self._thread = threading.Thread(target=self._run, name=f"watch {group_id}", daemon=True)
         self._thread.start()
+
+    def count(self, kind: str) -> int:
+        return sum(frame["type"] == kind for _, frame in list(self.frames))
 
     def wait_ended(self, within: float = 60.0) -> None:
         """Wait for ``group_complete``; fail with what went wrong in the thread."""
@@ -83,6 +77,7 @@ class Watcher:
     def _read(self, socket: ClientConnection) -> None:
         while not self._ended:
             frame = json.loads(socket.recv())
+            self.frames.append((time.time(), frame))
             if frame["type"] == "child_progress":
                 self._progress(frame)
             elif frame["type"] != "error":

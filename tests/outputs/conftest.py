@@ -1,7 +1,5 @@
 """A completed group on a simulated backend whose output folder the tests fill."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -37,7 +35,6 @@ def own_thumbnails(settings: Any, tmp_path: Path) -> Iterator[None]:
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (640, 480), color: str = "teal") -> bytes:
-    """Return an encoded picture."""
     buffer = io.BytesIO()
     Image.new("RGB", size, color).save(buffer, format=kind)
     return buffer.getvalue()
@@ -53,7 +50,6 @@ class Gallery:
     backend_id: str = "gpu-1"
 
     def put(self, name: str, content: bytes) -> None:
-        """Have the backend own a file."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -71,7 +67,9 @@ class Gallery:
             factories.start(claimed, fence)
             outputs = collect_outputs({"9": reported}, self.sim.url, claimed.prompt_id)
             factories.attempts.attempt_ended(
-                attempt_id=claimed.attempt_id, fence=fence, end=factories.end(outputs=outputs)
+                attempt_id=claimed.attempt_id,
+                fence=fence,
+                end=factories.end(outputs=outputs, node_outputs={"9": reported}),
             )
             jobs.append(claimed.child_id)
         return group.id, jobs
@@ -90,7 +88,6 @@ class Gallery:
 
 
 def file(name: str, subfolder: str = "", kind: str = "output") -> dict[str, str]:
-    """Return a file as a node reports it."""
     return {"filename": name, "subfolder": subfolder, "type": kind}
 
 
@@ -100,7 +97,6 @@ async def fetched(path: str) -> Any:
 
 
 async def body(response: Any) -> bytes:
-    """Return a response's whole body, however it comes."""
     if not response.streaming:
         return response.content
     return b"".join([chunk async for chunk in response.streaming_content])
@@ -108,7 +104,6 @@ async def body(response: Any) -> bytes:
 
 @pytest.fixture
 async def gallery(transactional_db: None, tmp_path: Path) -> AsyncIterator[Gallery]:
-    """A backend that is registered and runs."""
     async with Simulator(name="gpu-1", output_dir=tmp_path / "comfy") as sim:
         url = sim.url.replace("127.0.0.1", "localhost")
         await in_thread(factories.backend)("gpu-1", url=url)

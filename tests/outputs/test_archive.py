@@ -1,7 +1,3 @@
-"""``…/outputs.zip``: every file under its own name, and a list of the missing ones."""
-
-from __future__ import annotations
-
 import io
 import zipfile
 

@@ -1,7 +1,5 @@
 """Long answers of a real ``serve``: a client that does not read, and a backend that dies meanwhile."""
 
-from __future__ import annotations
-
 import os
 import socket
 import time
@@ -12,9 +10,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from backends.simulator import SimulatorThread
-from tests.harness.farm import text_to_image
+from tests.harness.graphs import text_to_image
 from tests.harness.processes import Served, serving
+from tests.harness.simulator_thread import SimulatorThread
+from tests.harness.waits import until
 
 #: Above what two kernels hold of a connection, below what is redirected.
 SIZE = 60 * 2**20
@@ -22,16 +21,18 @@ SIZE = 60 * 2**20
 
 @pytest.fixture
 def farm(tmp_path: Path) -> Iterator[tuple[Served, SimulatorThread, str]]:
-    """A Director, its backend, and the path of an output that is long."""
-    with SimulatorThread(output_dir=tmp_path / "comfy") as sims, serving(tmp_path, sims.urls) as director:
+    # Answers of the backend, not of the storage.
+    environment = {"DIRECTOR_CAPTURE": "0"}
+    with (
+        SimulatorThread(output_dir=tmp_path / "comfy") as sims,
+        serving(tmp_path, sims.urls, environment=environment) as director,
+    ):
         backend = httpx.get(f"{director.url}/api/backends").json()["backends"][0]["backend_id"]
         body = {"workflow_json": text_to_image(), "backend_ids": [backend]}
         made = httpx.post(f"{director.url}/api/job-group", json=body).json()
         group, job = made["job_group_id"], made["child_jobs"][0]["job_id"]
-        end = time.monotonic() + 20
-        while not httpx.get(f"{director.url}/api/job-groups/{group}").json()["completed_at"]:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        url = f"{director.url}/api/job-groups/{group}"
+        until(lambda: httpx.get(url).json()["completed_at"])
         (output,) = (tmp_path / "comfy" / "output").glob("*.png")
         written = output.stat().st_mtime
         output.write_bytes(bytes(SIZE))

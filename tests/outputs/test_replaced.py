@@ -1,11 +1,10 @@
 """ComfyUI gives the name of a removed file to another picture: no job shows the picture of a later one."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
 import os
+import time
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +15,8 @@ from django.test import AsyncClient
 
 from jobgroups.models import Attempt, ChildJob, JobGroup, ReportedFile
 from tests.api.conftest import error_of
-from tests.harness.farm import Farm, in_thread, text_to_image
+from tests.harness.farm import Farm, in_thread
+from tests.harness.graphs import text_to_image
 from tests.outputs.conftest import Gallery, body, fetched, picture
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -33,19 +33,16 @@ class Studio:
         self.client = AsyncClient(headers={"host": "localhost"})
 
     async def render(self, seed: int, *, workflow: Any = None, backend_id: str = "gpu-1") -> str:
-        """Render one picture and return the path of its group."""
         group = await self.farm.submit(backend_id, base_seed=seed, workflow=workflow or text_to_image(prefix="shot"))
         done = await self.farm.finished(group)
         assert done.status == "completed"
         return f"/api/job-groups/{group.id}"
 
     async def job(self, group: str) -> dict[str, Any]:
-        """Return the only job of a group as the API shows it."""
         answer: dict[str, Any] = (await fetched(group)).json()
         return answer["child_jobs"][0]
 
     async def output(self, group: str, query: str = "") -> Any:
-        """Return the answer for the first file of a group."""
         job = await self.job(group)
         return await self.client.get(f"{group}/jobs/{job['job_id']}/outputs/0{query}")
 
@@ -56,7 +53,6 @@ class Studio:
         return int(answer.status_code)
 
     async def zipped(self, group: str) -> dict[str, bytes]:
-        """Return the entries of the zip of a group."""
         content = await body(await self.client.get(f"{group}/outputs.zip"))
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return {name: archive.read(name) for name in archive.namelist()}
@@ -69,7 +65,6 @@ class Studio:
 
 @pytest.fixture
 async def studio(transactional_db: None, tmp_path: Path) -> AsyncIterator[Studio]:
-    """Give a studio; what it started is ended with the test."""
     async with contextlib.AsyncExitStack() as stack:
         farm = Farm(stack)
         await farm.backend(output_dir=tmp_path / "comfy", seconds=0.05)
@@ -115,20 +110,6 @@ async def test_a_replaced_file_is_never_served_for_the_earlier_job(studio: Studi
     assert list(await studio.zipped(second)) == [f"2_gpu-1_{NAME}"]
 
 
-async def test_the_same_seed_submitted_twice_replaces_nothing(studio: Studio) -> None:
-    first, second = await studio.render(5), await studio.render(5)
-    for group in (first, second):
-        assert (await studio.job(group))["outputs"]["images"][0].get("missing") is None
-        assert await studio.status(group) == 200
-    assert [path.name for path in studio.folder.glob("*.png")] == [NAME]
-    # Both jobs have the file that the first one wrote: both lose it to a later one.
-    studio.empty()
-    await studio.render(6)
-    for group in (first, second):
-        assert (await studio.job(group))["outputs"]["images"][0]["reason"] == "replaced"
-        error_of(await studio.output(group), 410, "output_gone")
-
-
 async def test_a_preview_replaced_after_a_restart_of_comfyui_is_missing(studio: Studio) -> None:
     workflow = text_to_image()
     workflow["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
@@ -154,6 +135,14 @@ async def test_a_file_written_after_the_end_of_its_job_is_not_its_own(studio: St
     assert list(await studio.zipped(group)) == ["MISSING.txt"]
 
 
+async def test_a_zip_marks_the_replaced_files_that_it_meets(studio: Studio) -> None:
+    group = await studio.render(1)
+    later = (await in_thread(Attempt.objects.get)()).backend_ended_at.timestamp() + 60
+    os.utime(studio.folder / NAME, (later, later))
+    assert list(await studio.zipped(group)) == ["MISSING.txt"]
+    assert (await studio.job(group))["outputs"]["images"][0]["reason"] == "replaced"
+
+
 async def test_a_file_server_whose_clock_is_ahead_replaces_nothing(studio: Studio, tmp_path: Path) -> None:
     folder = tmp_path / "served"
     await studio.farm.backend("gpu-2", output_dir=folder, file_clock=30.0)
@@ -165,14 +154,6 @@ async def test_a_file_server_whose_clock_is_ahead_replaces_nothing(studio: Studi
     late = file.stat().st_mtime + 5
     os.utime(file, (late, late))
     assert await studio.status(group) == 410
-
-
-async def test_a_zip_marks_the_replaced_files_that_it_meets(studio: Studio) -> None:
-    group = await studio.render(1)
-    later = (await in_thread(Attempt.objects.get)()).backend_ended_at.timestamp() + 60
-    os.utime(studio.folder / NAME, (later, later))
-    assert list(await studio.zipped(group)) == ["MISSING.txt"]
-    assert (await studio.job(group))["outputs"]["images"][0]["reason"] == "replaced"
 
 
 async def test_two_save_nodes_and_a_cached_one_keep_what_is_theirs(studio: Studio) -> None:
@@ -245,18 +226,11 @@ async def test_an_old_row_is_judged_by_both_clocks(gallery: Gallery) -> None:
     assert (await in_thread(JobGroup.objects.get)()).seq == 4
 
 
-async def test_a_large_replaced_file_is_no_redirect(gallery: Gallery, settings: Any) -> None:
+async def test_a_replaced_file_is_no_redirect_and_has_no_thumbnail(gallery: Gallery, settings: Any) -> None:
     settings.DIRECTOR_PROXY_MAX_BYTES = 10
-    url = await gallery.one("a.png", picture())
-    later = (await in_thread(ChildJob.objects.get)()).completed_at.timestamp() + 90
-    os.utime(gallery.folder / "a.png", (later, later))
-    error_of(await gallery.get(url), 410, "output_gone")
-
-
-async def test_thumbnails_of_replaced_files_are_not_made(gallery: Gallery) -> None:
-    url = await gallery.one("a.png", picture())
-    later = (await in_thread(ChildJob.objects.get)()).completed_at.timestamp() + 90
-    os.utime(gallery.folder / "a.png", (later, later))
-    error_of(await gallery.get(f"{url}?w=160"), 410, "output_gone")
-    (child,) = (await fetched(url.partition("/jobs/")[0])).json()["child_jobs"]
-    assert child["outputs"]["images"][0]["missing"]
+    for name, query in (("a.png", ""), ("b.png", "?w=160")):
+        url = await gallery.one(name, picture())
+        os.utime(gallery.folder / name, (time.time() + 90,) * 2)
+        error_of(await gallery.get(f"{url}{query}"), 410, "output_gone")
+        (child,) = (await fetched(url.partition("/jobs/")[0])).json()["child_jobs"]
+        assert child["outputs"]["images"][0]["missing"]

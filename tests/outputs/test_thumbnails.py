@@ -1,7 +1,3 @@
-"""``…/outputs/{n}?w=``: thumbnails, made once, and safe against crafted files."""
-
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import io
@@ -20,8 +16,9 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
+from backends.simulator.webm import encode_webm
 from jobgroups.api.views.outputs import thumbnails
-from jobgroups.outputs import resize
+from jobgroups.outputs import posters, resize
 from jobgroups.outputs.disk_cache import DiskCache
 from jobgroups.outputs.resize import NotAnImage, thumbnail
 from tests.api.conftest import error_of, wrong_fields
@@ -58,15 +55,10 @@ async def test_thumbnail_is_a_small_webp(gallery: Gallery) -> None:
     assert answer.status_code == 200
     assert answer.headers["Content-Type"] == "image/webp"
     assert _size(answer.content) == (320, 160)
-    again = await gallery.get(f"{url}?w=320", If_None_Match=f"W/{answer.headers['ETag']}")
-    assert (again.status_code, again.content) == (304, b"")
-
-
-@db
-async def test_other_widths_are_refused(gallery: Gallery) -> None:
-    url = await gallery.one("a.png", picture())
     assert "160, 320" in wrong_fields(await gallery.get(f"{url}?w=321"))["w"]
     error_of(await gallery.get(f"{url}?w=320&h=5"), 400, "invalid_request")
+    again = await gallery.get(f"{url}?w=320", If_None_Match=f"W/{answer.headers['ETag']}")
+    assert (again.status_code, again.content) == (304, b"")
 
 
 @db
@@ -170,35 +162,41 @@ async def test_long_original_is_held_on_disk(gallery: Gallery, monkeypatch: pyte
             super().rollover()
 
     monkeypatch.setattr("tempfile.SpooledTemporaryFile", Watched)
-    noise = Image.effect_noise((5_000, 5_000), 90)  # 20 MB and more, whatever packs it
     buffer = io.BytesIO()
-    noise.save(buffer, "PNG", compress_level=1)
+    Image.new("L", (5_000, 5_000)).save(buffer, "PNG", compress_level=0)
     url = await gallery.one("a.png", buffer.getvalue())
     assert _size((await gallery.get(f"{url}?w=160")).content) == (160, 160)
     assert len(rolled) == 1
 
 
-def test_size_is_checked_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+def _large_webp() -> bytes:
+    """Return one with fewer pixels than another format may have: its decoder keeps copies."""
+    buffer = io.BytesIO()
+    Image.new("L", (4_097, 4_096)).save(buffer, "WEBP", method=0)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (_png(9_000, 9_000), "too many pixels"),
+        # Pillow itself refuses it.
+        (_png(50_000, 50_000), "too many pixels"),
+        (_large_webp(), "too many pixels"),
+        # Pillow took 2 GB for one that is 1 pixel wide.
+        (_png(1, 2**26), "sides has more than 65536 pixels"),
+        (_png(2**26, 1), "sides has more than 65536 pixels"),
+        (_png(2**16 + 1, 2), "sides has more than 65536 pixels"),
+    ],
+    ids=["pixels", "bomb", "webp", "narrow", "flat", "long"],
+)
+def test_size_is_checked_before_decoding(content: bytes, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def decoded(*_: object) -> None:
         raise AssertionError("decoded")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
-    with pytest.raises(NotAnImage, match="too many pixels"):
-        thumbnail(_png(9_000, 9_000), 320)
-
-
-@pytest.mark.parametrize("size", [(1, 2**26), (2**26, 1), (2**16 + 1, 2)])
-def test_image_with_a_long_side_is_refused(size: tuple[int, int]) -> None:
-    """Pillow took 2 GB for one that is 1 pixel wide."""
-    with pytest.raises(NotAnImage, match="sides has more than 65536 pixels"):
-        thumbnail(_png(*size), 320)
-
-
-def test_largest_webp_has_fewer_pixels_since_its_decoder_keeps_copies() -> None:
-    buffer = io.BytesIO()
-    Image.new("L", (4_097, 4_096)).save(buffer, "WEBP", method=0)
-    with pytest.raises(NotAnImage, match="too many pixels"):
-        thumbnail(buffer.getvalue(), 320)
+    with pytest.raises(NotAnImage, match=reason):
+        thumbnail(content, 320)
 
 
 def test_thumbnail_takes_the_memory_of_one_decoded_image(tmp_path: Path) -> None:
@@ -255,20 +253,13 @@ def test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one(monkeypat
     assert most == [1, 1, 1]
 
 
-def test_small_image_is_not_enlarged_and_a_tall_one_is_bounded() -> None:
-    assert _size(thumbnail(picture(size=(64, 32)), 320)) == (64, 32)
-    assert _size(thumbnail(picture(size=(100, 4_000)), 320)) == (24, 960)
-
-
-def test_transparency_is_kept_and_orientation_is_applied() -> None:
+def test_size_is_bounded_and_transparency_kept() -> None:
+    for size, shown in (((64, 32), (64, 32)), ((100, 4_000), (24, 960))):
+        assert _size(thumbnail(picture(size=size), 320)) == shown
     buffer = io.BytesIO()
     Image.new("RGBA", (64, 32), (255, 0, 0, 0)).save(buffer, format="PNG")
-    with Image.open(io.BytesIO(thumbnail(buffer.getvalue(), 320))) as shown:
-        assert shown.convert("RGBA").getpixel((5, 5))[3] == 0  # type: ignore[index]
-    buffer, turned = io.BytesIO(), Image.Exif()
-    turned[0x0112] = 6
-    Image.new("RGB", (64, 32)).save(buffer, format="JPEG", exif=turned)
-    assert _size(thumbnail(buffer.getvalue(), 320)) == (32, 64)
+    with Image.open(io.BytesIO(thumbnail(buffer.getvalue(), 320))) as image:
+        assert image.convert("RGBA").getpixel((5, 5))[3] == 0  # type: ignore[index]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -288,6 +279,53 @@ def test_every_orientation_is_corrected(orientation: int) -> None:
             assert (shown.convert("RGB").getpixel(corner)[0] > 128) is (pixel[0] > 128)  # type: ignore[index]
 
 
+# --- posters of videos ----------------------------------------------------------------------------
+
+
+def _video(side: int = 400, *colors: str) -> bytes:
+    return encode_webm([Image.new("RGB", (side, side // 2), color) for color in colors or ("red", "blue")], 1)
+
+
+@db
+@pytest.mark.ffmpeg
+async def test_poster_is_the_first_frame_of_a_video(gallery: Gallery) -> None:
+    answer = await gallery.get(f"{await gallery.one('a.webm', _video())}?w=320")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/webp")
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert image.size == (320, 160)
+        red, _, blue = image.convert("RGB").getpixel((160, 80))  # type: ignore[misc]
+    assert red > 200 > 50 > blue
+
+
+@db
+@pytest.mark.ffmpeg
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>", _video()[:400], picture()], ids=["empty", "html", "cut off", "another format"]
+)
+async def test_undecodable_video_has_no_poster(gallery: Gallery, content: bytes) -> None:
+    error_of(await gallery.get(f"{await gallery.one('a.mp4', content)}?w=320"), 404, "no_thumbnail")
+
+
+@db
+async def test_video_has_no_poster_without_ffmpeg(gallery: Gallery, settings: Any) -> None:
+    settings.FFMPEG = None
+    body = error_of(await gallery.get(f"{await gallery.one('a.webm')}?w=320"), 404, "no_thumbnail")
+    assert "needs ffmpeg" in body["detail"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script in the place of ffmpeg")
+def test_ffmpeg_that_does_not_end_is_killed(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posters, "_MADE_WITHIN", 0.3)
+    slow = tmp_path / "ffmpeg"
+    slow.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
+    slow.chmod(0o700)
+    settings.FFMPEG = str(slow)
+    with pytest.raises(NotAnImage, match=r"no frame within 0\.3 s"):
+        posters.poster(tmp_path / "a.webm", 320)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
 # --- the cache ------------------------------------------------------------------------------------
 
 
@@ -302,17 +340,12 @@ def test_disk_cache_evicts_the_least_recently_used(tmp_path: Path) -> None:
     assert kept == ["00", "33", "44", "55"]
 
 
-def test_disk_cache_counts_files_of_other_processes(tmp_path: Path) -> None:
+def test_disk_cache_counts_files_of_other_processes_and_raises_nothing(tmp_path: Path) -> None:
     DiskCache(tmp_path, limit_bytes=10**6).put("aa", bytes(5000))
     os.utime(tmp_path / "aa" / "aa", (1, 1))
     cache = DiskCache(tmp_path, limit_bytes=6000)
     cache.put("bb", bytes(1000))
     assert (cache.get("aa"), cache.get("bb")) == (None, bytes(1000))
-
-
-def test_disk_cache_that_cannot_be_written_raises_nothing(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    cache = DiskCache(blocked, limit_bytes=1000)
-    cache.put("aa", b"x")
-    assert cache.get("aa") is None
+    blocked = DiskCache(tmp_path / "bb" / "bb", limit_bytes=1000)
+    blocked.put("aa", b"x")
+    assert blocked.get("aa") is None

@@ -1,30 +1,15 @@
-"""``POST /api/workflow-from-png``: what ComfyUI wrote into a picture, and nothing a stranger hides there."""
-
-from __future__ import annotations
-
-import io
 import json
 import struct
 import zlib
 from typing import Any
 
 import pytest
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from tests.api.conftest import Api, api, error_of  # noqa: F401 api is a fixture
+from tests.harness.graphs import png
 
 GRAPH = {"3": {"class_type": "KSampler", "inputs": {"seed": 42, "steps": 20}}}
 PATH = "/api/workflow-from-png"
-
-
-def png(**texts: str) -> bytes:
-    chunks = PngInfo()
-    for key, text in texts.items():
-        chunks.add_text(key, text)
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, format="PNG", pnginfo=chunks)
-    return buffer.getvalue()
 
 
 def _compressed_bomb() -> bytes:

@@ -1,23 +1,18 @@
-"""The other user of the same ComfyUI: speaks to it directly, past the Director.
-
-It posts foreign prompts and sees with its own eyes what became of the Director's.
-"""
-
-from __future__ import annotations
+"""Another client of the same ComfyUI: it queues external prompts, and reads how the Director's ended."""
 
 import uuid
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.real.graphs import Graph
-from tests.real.waiting import eventually
+from tests.contract.servers import Process
+from tests.harness.graphs import Graph
+from tests.harness.waits import until
 
 
 class ComfyUI:
-    """A plain HTTP client of one real ComfyUI."""
-
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._http = httpx.Client(base_url=self.url, trust_env=False, timeout=20.0)
@@ -26,17 +21,15 @@ class ComfyUI:
         self._http.close()
 
     def get(self, path: str) -> Any:
-        """Return the JSON answer to ``GET path``."""
         return self._http.get(path).raise_for_status().json()
 
     def post_prompt(self, graph: Graph) -> str:
-        """Queue ``graph`` as somebody else would, and return its prompt id."""
-        body = {"prompt": graph, "client_id": f"somebody-else-{uuid.uuid4().hex}"}
+        """Queue ``graph`` as another client, and return its prompt id."""
+        body = {"prompt": graph, "client_id": f"foreign-client-{uuid.uuid4().hex}"}
         answer = self._http.post("/prompt", json=body).raise_for_status().json()
         return str(answer["prompt_id"])
 
     def running(self) -> list[str]:
-        """Return the ids of the prompts that run: none or one."""
         return [item[1] for item in self.get("/queue")["queue_running"]]
 
     def pending(self) -> list[str]:
@@ -65,26 +58,44 @@ class ComfyUI:
     def count_pictures(self, prefix: str) -> int:
         """Return how many pictures of ``prefix`` (``folder/name``) there are: it numbers them."""
         subfolder, _, name = prefix.rpartition("/")
-
-        def is_there(number: int) -> bool:
-            query = {"filename": f"{name}_{number:05}_.png", "subfolder": subfolder, "type": "output"}
-            return self._http.get("/view", params=query).status_code == httpx.codes.OK
-
-        return next(number for number in count() if not is_there(number + 1))
-
-    def wait_running(self, prompt_id: str) -> None:
-        eventually("the prompt runs", lambda: prompt_id in self.running())
-
-    def wait_pending(self, prompt_id: str) -> None:
-        eventually("the prompt waits in ComfyUI's queue", lambda: prompt_id in self.pending())
-
-    def wait_outcome(self, prompt_id: str) -> str:
-        return eventually("the prompt ended", lambda: self.outcome(prompt_id), seconds=40)
-
-    def wait_idle(self) -> None:
-        eventually("ComfyUI is idle", lambda: not self.get("/prompt")["exec_info"]["queue_remaining"])
+        numbers = (f"{name}_{number:05}_.png" for number in count(1))
+        return next(there for there, file in enumerate(numbers) if not self.view(file, subfolder))
 
     def view(self, filename: str, subfolder: str) -> bytes:
-        """Return the bytes of one output file."""
+        """Return the bytes of one output file; none if it is not there."""
         query = {"filename": filename, "subfolder": subfolder, "type": "output"}
-        return self._http.get("/view", params=query).raise_for_status().content
+        response = self._http.get("/view", params=query)
+        return response.content if response.is_success else b""
+
+    def wait_running(self, prompt_id: str) -> None:
+        until(lambda: prompt_id in self.running())
+
+    def wait_pending(self, prompt_id: str) -> None:
+        until(lambda: prompt_id in self.pending())
+
+    def wait_outcome(self, prompt_id: str) -> str:
+        outcome: str = until(lambda: self.outcome(prompt_id), 40.0)
+        return outcome
+
+    def wait_idle(self) -> None:
+        until(lambda: not self.get("/prompt")["exec_info"]["queue_remaining"])
+
+
+class OwnComfyUI(ComfyUI):
+    """A ComfyUI of the tests' own, started by a command line: one that may be killed."""
+
+    def __init__(self, command: str, folder: Path) -> None:
+        self._folder = folder
+        self._process = Process(command, folder)
+        self.start, self.kill = self._process.start, self._process.kill
+        super().__init__(self._process.url)
+        self.start()
+
+    def count_pictures(self, prefix: str) -> int:
+        """Return how many pictures of ``prefix`` are in its folder: also such as it forgot."""
+        return len(list(self._folder.rglob(f"{prefix.rpartition('/')[2]}_*.png")))
+
+    def close(self) -> None:
+        """Close the client, and end the process if it has not ended."""
+        super().close()
+        self._process.close()

@@ -1,25 +1,33 @@
 """A real ComfyUI, named by ``COMFYUI=http://host:port``, and a Director in front of it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from director.client import Director
-from tests.real.comfyui import ComfyUI
-from tests.real.owned import OwnComfyUI, own_comfyui
-from tests.real.report import Report, facts_of
-from tests.real.served import serving
+from tests.browser.conftest import browser  # noqa: F401 the tests' fixture
+from tests.harness.processes import Served, stop_in_order
+from tests.real.comfyui import ComfyUI, OwnComfyUI
 
-NODES = ("DirectorTestSampler", "DirectorTestFail", "DirectorTestSleep")
-INSTALL = "This ComfyUI lacks {}: copy or link tests/real/comfy_nodes into its custom_nodes folder and restart it."
+
+@contextmanager
+def served(folder: Path, comfyui_url: str) -> Iterator[tuple[Served, Director]]:
+    """Serve with ``comfyui_url`` as the only backend; yield the process and a client of it."""
+    process = Served(folder, [comfyui_url], keeps_port=True)
+    try:
+        process.wait_online()
+        with Director(process.url) as client:
+            yield process, client
+    finally:
+        stop_in_order(process)
 
 
 @pytest.fixture(scope="session")
 def comfyui() -> Iterator[ComfyUI]:
-    """The real one, with the test's nodes installed and nobody else's work in its queue."""
+    """The real one, with the test's nodes installed and an empty queue."""
     url = os.environ.get("COMFYUI", "").strip()
     if not url:
         pytest.skip("needs a real ComfyUI: make test-real COMFYUI=http://127.0.0.1:8188")
@@ -31,9 +39,12 @@ def comfyui() -> Iterator[ComfyUI]:
 
 
 def _require_nodes(comfyui: ComfyUI) -> None:
-    missing = [name for name in NODES if not comfyui.get(f"/object_info/{name}")]
-    if missing:
-        pytest.fail(INSTALL.format(", ".join(missing)), pytrace=False)
+    if not comfyui.get("/object_info/TestSampler"):
+        pytest.fail(
+            "This ComfyUI lacks the nodes of tests/contract/testnodes.py: copy or link that file into "
+            "its custom_nodes folder and restart it.",
+            pytrace=False,
+        )
 
 
 @pytest.fixture(scope="session")
@@ -42,33 +53,30 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnComfyUI]:
     command = os.environ.get("COMFYUI_COMMAND", "").strip()
     if not command:
         pytest.skip("kills its ComfyUI: COMFYUI_COMMAND='… {port} … {folder} …' starts one for it")
-    with own_comfyui(command, tmp_path_factory.mktemp("comfyui")) as comfyui:
+    comfyui = OwnComfyUI(command, tmp_path_factory.mktemp("comfyui"))
+    try:
         _require_nodes(comfyui)
         yield comfyui
+    finally:
+        comfyui.close()
 
 
 @pytest.fixture(scope="session")
-def director(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Director]:
-    """A client of a Director whose only backend is the real ComfyUI."""
-    with serving(tmp_path_factory.mktemp("director"), comfyui.url) as client:
-        yield client
+def running(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Director]]:
+    """A Director whose only backend is the real ComfyUI, and a client of it."""
+    with served(tmp_path_factory.mktemp("director"), comfyui.url) as both:
+        yield both
+
+
+@pytest.fixture(scope="session")
+def director(running: tuple[Served, Director]) -> Director:
+    return running[1]
 
 
 @pytest.fixture(scope="session")
 def backend_id(director: Director) -> str:
-    """The id under which the Director knows the real ComfyUI."""
     (backend,) = director.backends()
     return backend.backend_id
-
-
-@pytest.fixture(scope="session")
-def report(request: pytest.FixtureRequest, comfyui: ComfyUI, director: Director) -> Iterator[Report]:
-    """Takes a line from every test; written at the end if asked for and nothing failed."""
-    version = director.health().version or "unknown"
-    report = Report(facts_of(version, comfyui.get("/system_stats")))
-    yield report
-    if os.environ.get("REPORT", "").strip() not in ("", "0") and not request.session.testsfailed:
-        report.write()
 
 
 @pytest.fixture

@@ -1,43 +1,52 @@
 """The Director in front of a real ComfyUI, as a user drives it: through ``director.client``.
 
-Run by ``make test-real COMFYUI=http://127.0.0.1:8188``; skipped without ``COMFYUI``. The order of
-the tests is the order of the report's rows; none depends on another.
+Run by ``make test-real COMFYUI=http://127.0.0.1:8188``; skipped without ``COMFYUI``.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from director.client import ChildFailed, ChildProgress, ChildStarted, Director, GroupComplete
+from director.client import ChildFailed, ChildStarted, Director, GroupComplete, OutputFile
+from tests.harness.graphs import reference_example, text_to_image
+from tests.harness.processes import Served
+from tests.harness.waits import until
 from tests.real.comfyui import ComfyUI
-from tests.real.following import (
+from tests.real.groups import (
     assert_cancelled,
     assert_ran_whole,
+    deaf,
+    failing,
     graph_in,
+    media,
     of_kind,
     only_child,
+    sampled,
     sent,
     timed_run,
     until_progress,
     watch,
 )
-from tests.real.graphs import REFERENCE_EXAMPLE, deaf, failing, sampled, text_to_image
-from tests.real.report import Report
-from tests.real.waiting import eventually
+
+expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
 CHILDREN = 12
+#: Longer than a test waits for anything: what took this long was not stopped.
 LONG_SECONDS = 20.0
-"""Longer than a test waits for anything: what took this long was not stopped."""
+#: The message of TestFail.
+OUT_OF_MEMORY = (
+    "CUDA out of memory. Tried to allocate 20.00 GiB. "
+    "GPU 0 has a total capacity of 23.54 GiB of which 1.10 GiB is free."
+)
 
 
 def test_twelve_children_make_twelve_pictures_each_of_its_own_seed(
-    director: Director, backend_id: str, prefix: str, report: Report, tmp_path: Path
+    director: Director, backend_id: str, prefix: str, tmp_path: Path
 ) -> None:
     workflow = sampled(prefix, steps=4, seconds=0.8)
     group = director.submit(workflow, [backend_id] * CHILDREN, base_seed=42)
@@ -55,21 +64,15 @@ def test_twelve_children_make_twelve_pictures_each_of_its_own_seed(
         digests.add(hashlib.sha256(picture.read_bytes()).digest())
     assert len(digests) == CHILDREN
     assert len({child.seed for child in ended.child_jobs}) == CHILDREN
-    steps = sum(isinstance(event, ChildProgress) for event in events)
-    report.add(
-        f"{CHILDREN} children on one backend",
-        f"`completed`, {CHILDREN} PNGs with {len(digests)} hashes, the seed in each file is its "
-        f"child's; {steps} progress events, the stream without a gap",
-    )
 
 
 def test_a_checkpoint_samples_and_every_step_is_told(
-    director: Director, backend_id: str, prefix: str, report: Report, tmp_path: Path
+    director: Director, backend_id: str, prefix: str, tmp_path: Path
 ) -> None:
     checkpoint = os.environ.get("COMFYUI_CHECKPOINT", "").strip()
     if not checkpoint:
         pytest.skip("COMFYUI_CHECKPOINT names no checkpoint of that ComfyUI")
-    workflow = text_to_image(prefix, checkpoint)
+    workflow = text_to_image(0, prefix=prefix, side=64, checkpoint=checkpoint)
     group = director.submit(workflow, [backend_id, backend_id])
     events = watch(director, group)
     ended = director.status(group.job_group_id)
@@ -82,14 +85,10 @@ def test_a_checkpoint_samples_and_every_step_is_told(
         child.seed for child in ended.child_jobs
     ]
     assert len({picture.read_bytes() for picture in pictures}) == 2
-    report.add(
-        f"text to image with a checkpoint (`{checkpoint}`), two children",
-        "`completed`, two different PNGs with their seeds; steps told as those of `KSampler`, 4 in all",
-    )
 
 
 def test_a_cached_repeat_completes_with_the_first_ones_file(
-    director: Director, backend_id: str, prefix: str, report: Report, tmp_path: Path
+    director: Director, backend_id: str, prefix: str, tmp_path: Path
 ) -> None:
     workflow = sampled(prefix, steps=4, seconds=2.0)
     first, first_seconds = timed_run(director, director.submit(workflow, [backend_id]))
@@ -103,11 +102,6 @@ def test_a_cached_repeat_completes_with_the_first_ones_file(
     (two,) = director.download(new, tmp_path / "two")
     assert one.read_bytes() == two.read_bytes()
     assert second_seconds < first_seconds / 2
-    report.add(
-        "cached repeat",
-        "`completed` with the file name of the first run, downloadable; took "
-        f"{second_seconds / first_seconds:.0%} of the first run's time",
-    )
 
 
 @pytest.mark.parametrize(
@@ -119,12 +113,12 @@ def test_a_cached_repeat_completes_with_the_first_ones_file(
     ],
 )
 def test_a_workflow_that_comfyui_refuses_fails_its_child_with_comfyuis_reason(
-    director: Director, backend_id: str, prefix: str, report: Report, why: str, message: str
+    director: Director, backend_id: str, prefix: str, why: str, message: str
 ) -> None:
     below, unknown = sampled(prefix), sampled(prefix)
     below["1"]["inputs"]["steps"] = 0
     unknown["1"]["class_type"] = "NoSuchNode"
-    workflow = {"no output node": REFERENCE_EXAMPLE, "steps below the minimum": below, "unknown node class": unknown}[
+    workflow = {"no output node": reference_example(), "steps below the minimum": below, "unknown node class": unknown}[
         why
     ]
     group = director.submit(workflow, [backend_id])
@@ -140,18 +134,16 @@ def test_a_workflow_that_comfyui_refuses_fails_its_child_with_comfyuis_reason(
     if why == "steps below the minimum":
         assert "smaller than min" in json.dumps(child.error_details)
     assert director.status(group.job_group_id).status == "failed"
-    report.add(f"refused workflow: {why}", f"`failed`, `ValidationError`: {child.error_message}")
 
 
 @pytest.mark.parametrize(
-    ("exception", "named"), [("OutOfMemoryError", "torch.OutOfMemoryError"), ("ValueError", "ValueError")]
+    ("kind", "exception", "message"),
+    [("oom", "torch.OutOfMemoryError", OUT_OF_MEMORY), ("value", "ValueError", "bad value on purpose")],
 )
 def test_a_node_that_raises_fails_its_child_with_the_message_alone(
-    director: Director, backend_id: str, prefix: str, report: Report, exception: str, named: str
+    director: Director, backend_id: str, prefix: str, kind: str, exception: str, message: str
 ) -> None:
-    message = "CUDA out of memory" if exception == "OutOfMemoryError" else "no such thing"
-    workflow = failing(prefix, message=message, exception=exception)
-    group = director.submit(workflow, [backend_id])
+    group = director.submit(failing(prefix, kind), [backend_id])
     events = watch(director, group)
     child = only_child(director, group)
 
@@ -161,19 +153,17 @@ def test_a_node_that_raises_fails_its_child_with_the_message_alone(
     (failed,) = of_kind(events, ChildFailed, child.job_id)
     assert (failed.error, failed.error_type) == (message, "ComfyUIError")
     details = json.dumps(child.error_details)
-    assert all(part in details for part in ("DirectorTestFail", "The culprit", named, "in fail"))
-    report.add(f"node raises {named}", f"`failed`, `ComfyUIError`: {message}")
+    assert all(part in details for part in ("TestFail", "The culprit", exception, "in run"))
 
 
 def test_cancelling_a_running_child_interrupts_its_prompt(
-    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str, report: Report
+    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str
 ) -> None:
     group = director.submit(sampled(prefix, steps=400, seconds=LONG_SECONDS), [backend_id])
     until_progress(director, group)
     prompt_id = sent(director, group)
     start = time.monotonic()
     answer = director.cancel(group.job_group_id)
-    answered = time.monotonic() - start
     outcome = comfyui.wait_outcome(prompt_id)
     stopped = time.monotonic() - start
 
@@ -183,15 +173,10 @@ def test_cancelling_a_running_child_interrupts_its_prompt(
     assert_cancelled(director, group)
     again = director.cancel(group.job_group_id)
     assert (again.cancelled, again.interrupted) == (True, 0)
-    report.add(
-        "cancel while running",
-        f"answered at once (in {answered / stopped:.0%} of the time until ComfyUI had stopped), "
-        "`cancelled`; in ComfyUI's history `execution_interrupted`",
-    )
 
 
 def test_cancelling_a_pending_child_deletes_its_prompt_and_spares_the_running_one(
-    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str, report: Report
+    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str
 ) -> None:
     ahead = director.submit(sampled(prefix, steps=40, seconds=4.0), [backend_id])
     until_progress(director, ahead)
@@ -200,7 +185,7 @@ def test_cancelling_a_pending_child_deletes_its_prompt_and_spares_the_running_on
     comfyui.wait_pending(prompt_id)
     assert only_child(director, group).status == "queued"
     answer = director.cancel(group.job_group_id)
-    eventually("the prompt left the queue", lambda: prompt_id not in comfyui.pending())
+    until(lambda: prompt_id not in comfyui.pending())
     still_ahead = comfyui.running() == [sent(director, ahead)]
 
     assert (answer.cancelled, answer.interrupted) == (True, 1)
@@ -209,15 +194,10 @@ def test_cancelling_a_pending_child_deletes_its_prompt_and_spares_the_running_on
     assert director.status(ahead.job_group_id).status == "completed"
     assert comfyui.history(prompt_id) is None
     assert_cancelled(director, group)
-    report.add(
-        "cancel while pending",
-        "`cancelled`; gone from ComfyUI's queue while the one before it still ran, never in its "
-        "history; that one `completed`",
-    )
 
 
 def test_a_cancel_takes_ours_alone_from_between_somebody_elses_prompts(
-    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str, report: Report
+    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str
 ) -> None:
     running = comfyui.post_prompt(sampled(f"{prefix}-foreign", steps=40, seconds=4.0))
     comfyui.wait_running(running)
@@ -226,20 +206,52 @@ def test_a_cancel_takes_ours_alone_from_between_somebody_elses_prompts(
     comfyui.wait_pending(prompt_id)
     waiting = comfyui.post_prompt(sampled(f"{prefix}-foreign", steps=5))
     director.cancel(group.job_group_id)
-    eventually("ours left the queue", lambda: prompt_id not in comfyui.pending())
+    until(lambda: prompt_id not in comfyui.pending())
 
     assert (comfyui.running(), comfyui.pending()) == ([running], [waiting])
     assert comfyui.wait_outcome(running) == "execution_success"
     assert comfyui.wait_outcome(waiting) == "execution_success"
     assert comfyui.history(prompt_id) is None
     assert_cancelled(director, group)
-    report.add(
-        "cancel between a foreign prompt that runs and one that waits", "ours deleted, both foreign ones succeeded"
+
+
+@pytest.mark.ffmpeg
+def test_videos_sounds_and_texts_are_captured_and_play_on_the_page(
+    running: tuple[Served, Director], backend_id: str, prefix: str, browser: Any
+) -> None:
+    served, director = running
+    group = director.submit(media(prefix), [backend_id])
+    watch(director, group)
+
+    def captured() -> list[OutputFile]:
+        files = only_child(director, group).files
+        return files if len(files) == 4 and all(one.captured for one in files) else []
+
+    files = {Path(one.filename).suffix: one for one in until(captured)}
+    known = {kind: (one.width, one.height, one.duration) for kind, one in files.items()}
+    assert known == {
+        ".mp4": (128, 64, 2.0),
+        ".webm": (128, 64, 2.0),
+        ".webp": (128, 64, None),
+        ".flac": (None, None, 3.0),
+    }
+    page = browser.new_page()
+    page.goto(f"{served.url}/groups/{group.job_group_id}")
+    expect(page.locator(".output-text")).to_have_text("<b>a caption</b>")
+    expect(page.locator(".picture img")).to_have_count(3)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.picture img')].every((one) => one.naturalWidth === 128)"
     )
+    for kind, player in ((".mp4", "video"), (".webm", "video"), (".flac", "audio")):
+        page.get_by_role("button", name=f"Open {files[kind].filename}").click()
+        playing = f"it.duration === {files[kind].duration} && it.readyState >= 2"
+        page.wait_for_function(f"() => {{ const it = document.getElementById('viewer-{player}'); return {playing}; }}")
+        page.keyboard.press("Escape")
+    page.close()
 
 
 def test_a_cancel_deletes_nothing_of_somebody_elses_waiting_prompts(
-    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str, report: Report
+    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str
 ) -> None:
     group = director.submit(sampled(prefix, steps=400, seconds=LONG_SECONDS), [backend_id])
     until_progress(director, group)
@@ -249,14 +261,13 @@ def test_a_cancel_deletes_nothing_of_somebody_elses_waiting_prompts(
 
     assert comfyui.wait_outcome(sent(director, group)) == "execution_interrupted"
     assert comfyui.wait_outcome(foreign) == "execution_success"
-    (image,) = (comfyui.history(foreign) or {})["outputs"]["9"]["images"]
+    (image,) = (comfyui.history(foreign) or {})["outputs"]["2"]["images"]
     assert comfyui.view(image["filename"], image["subfolder"]).startswith(b"\x89PNG")
     assert_cancelled(director, group)
-    report.add("cancel before a foreign prompt that waits", "ours interrupted, the foreign one succeeded")
 
 
 def test_a_cancelled_child_whose_node_hears_nothing_keeps_its_place_until_it_ends(
-    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str, report: Report
+    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str
 ) -> None:
     group = director.submit(deaf(prefix, seconds=4.0), [backend_id])
     prompt_id = sent(director, group)
@@ -269,7 +280,3 @@ def test_a_cancelled_child_whose_node_hears_nothing_keeps_its_place_until_it_end
     assert director.status(next_one.job_group_id).status == "completed"
     assert comfyui.outcome(prompt_id) == "execution_interrupted"
     assert_cancelled(director, group)
-    report.add(
-        "cancel while a node runs that hears no interrupt",
-        "`cancelled` at once; ComfyUI stopped it after that node; the next group `completed`",
-    )

@@ -1,43 +1,29 @@
-"""Every wait whose cause is known ends: the job moves to another backend, or it ends with that cause.
-
-The bounds are shortened here; docs/waits.md lists them.
-"""
-
-from __future__ import annotations
+"""Every wait with a known cause ends. The bounds are shortened here; docs/waits.md lists them."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import datetime as dt
 from typing import Any
 
 import pytest
 
-from backends.comfyui.exchange import Timeouts
 from backends.models import Backend
 from backends.states import Hold
+from jobgroups.domain.clock import now
 from jobgroups.domain.states import RetryScope
 from jobgroups.models import JobGroup
-from jobgroups.queries.waiting_reasons import waiting_reasons
+from jobgroups.queries.waiting_reasons import outlooks
 from jobgroups.runner.attempt.driver import AttemptDriver
 from jobgroups.runner.service import RunnerService
 from jobgroups.services import holds
-from tests.harness.farm import Farm, in_thread, until
+from tests.harness.farm import QUICK, Farm, in_thread, until_row
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-#: Of one request, in seconds; nothing scales these.
-QUICK = Timeouts(connect_s=0.5, silence_s=0.6, total_s=0.8, submit_s=0.8, open_s=0.8, close_s=0.2)
-
 
 async def bounded_runner(farm: Farm, **changes: Any) -> RunnerService:
-    """Start a runner that moves jobs after 1.5 s of absence, and gives up after 3 s."""
-    limits = {"move_after_s": 1.5, "give_up_s": 3.0, "timeouts": QUICK, "max_answer_bytes": 2**20}
+    """Start a runner that moves jobs after 1 s of absence, and gives up after 2 s."""
+    limits = {"move_after_s": 1.0, "give_up_s": 2.0, "timeouts": QUICK, "max_answer_bytes": 2**20}
     return await farm.runner(**{**limits, **changes})
-
-
-async def row(name: str = "sick") -> Backend:
-    found: Backend = await in_thread(Backend.objects.get)(pk=name)
-    return found
 
 
 async def ends_unreachable(farm: Farm, group: JobGroup, because: str, within: float = 20.0) -> None:
@@ -48,23 +34,13 @@ async def ends_unreachable(farm: Farm, group: JobGroup, because: str, within: fl
     assert because in child.error_message
 
 
-async def works(farm: Farm, name: str) -> None:
-    """Wait until the runner has found a backend to work."""
-
-    async def found() -> bool:
-        one = await row(name)
-        return one.reachability == "online" and bool(one.devices)
-
-    await until(found)
-
-
 #: So that a test need not wait for the limits of bytes and seconds.
 FASTER: dict[str, dict[str, Any]] = {"endless": {"megabytes_per_second": 100.0}, "trickle": {"bytes_per_second": 10.0}}
 BROKEN_PROBES = [
     ("endless", "/system_stats", "GET /system_stats was answered with more than 1048576 bytes"),
     ("trickle", "/system_stats", "No whole answer came within 0.8 s"),
     ("hang_http", "/system_stats", "0.6 s passed without a byte"),
-    ("wrong_json", "/system_stats", "GET /system_stats was answered with an answer that is not ComfyUI"),
+    ("wrong_json", "/system_stats", "was answered with an answer that is not ComfyUI"),
     ("endless", "/prompt", "GET /prompt was answered with more than 1048576 bytes"),
     ("trickle", "/prompt", "No whole answer came within 0.8 s"),
 ]
@@ -79,42 +55,15 @@ async def test_backend_with_a_broken_probe_is_unavailable_and_its_jobs_move_or_e
     options = FASTER.get(fault, {})
     sick.fault(fault, count=0, route=route, method="GET", **options)
     await bounded_runner(farm)
-    await works(farm, "gpu-1")
-
-    async def found() -> bool:
-        return because in (await row()).status_reason
-
-    await until(found)
+    await farm.seen("gpu-1")
+    await until_row(Backend.objects.filter(pk="sick", status_reason__contains=because))
     moves = await farm.submit("sick", retry_elsewhere=RetryScope.ANY, max_attempts=2)
     stays = await farm.submit("sick")
     assert (await farm.finished(moves)).status == "completed"
     await ends_unreachable(farm, stays, because)
-    seen = await row()
+    seen = await farm.row("sick")
     assert (seen.reachability, because in seen.status_reason) == ("offline", True)
     assert farm.kinds("sick").count("accepted") == 0
-
-
-@asynccontextmanager
-async def silent_address() -> AsyncIterator[str]:
-    """Serve connections that are accepted and never answered."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await reader.read()
-        finally:
-            writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield f"http://localhost:{server.sockets[0].getsockname()[1]}"
-
-
-async def test_job_ends_when_its_backend_accepts_connections_and_never_answers(farm: Farm) -> None:
-    async with silent_address() as url:
-        await farm.register("sick", url)
-        await bounded_runner(farm)
-        group = await farm.submit("sick")
-        await ends_unreachable(farm, group, "0.6 s passed without a byte")
-        await farm.stop_all()
 
 
 async def test_event_sockets_alone_do_not_make_a_backend_available(farm: Farm) -> None:
@@ -153,7 +102,7 @@ async def test_job_is_sent_to_a_backend_whose_version_is_unreadable(farm: Farm, 
 async def test_job_ends_when_new_connections_are_refused_and_kept_ones_work(farm: Farm) -> None:
     sick = await farm.backend("sick")
     await bounded_runner(farm)
-    await works(farm, "sick")
+    await farm.seen("sick")
     sick.fault("refuse_connections", at="now", seconds=60)
     group = await farm.submit("sick")
     await ends_unreachable(farm, group, "the connection was refused")
@@ -164,7 +113,7 @@ async def test_job_ends_when_new_connections_are_refused_and_kept_ones_work(farm
 async def test_uncertain_job_ends_when_no_look_up_succeeds(farm: Farm, fault: str, route: str) -> None:
     sick = await farm.backend("sick")
     await bounded_runner(farm)
-    await works(farm, "sick")
+    await farm.seen("sick")
     options = FASTER.get(fault, {})
     sick.fault("reset_http", count=1, route="/prompt", method="POST")
     sick.fault(fault, count=0, route=route, method="GET", **options)
@@ -175,7 +124,7 @@ async def test_uncertain_job_ends_when_no_look_up_succeeds(farm: Farm, fault: st
 async def test_long_queue_of_other_clients_is_no_failure_of_a_backend(farm: Farm) -> None:
     busy = await farm.backend("busy", seconds=0.5)
     await bounded_runner(farm)
-    await works(farm, "busy")
+    await farm.seen("busy")
     busy.fault("endless", count=0, route="/queue", method="GET", megabytes_per_second=100.0)
     groups = [await farm.submit("busy") for _ in range(4)]
     for group in groups:
@@ -187,12 +136,12 @@ async def test_job_moves_or_ends_when_the_session_of_its_backend_always_fails(fa
     await farm.register("sick", "http://xn--8hb.example:8188")
     await farm.backend("gpu-1", seconds=0.05)
     service = await bounded_runner(farm)
-    await works(farm, "gpu-1")
+    await farm.seen("gpu-1")
     moves = await farm.submit("sick", retry_elsewhere=RetryScope.ANY, max_attempts=2)
     stays = await farm.submit("sick")
     assert (await farm.finished(moves)).status == "completed"
     await ends_unreachable(farm, stays, "The address has a malformed host name")
-    seen = await row()
+    seen = await farm.row("sick")
     assert seen.reachability == "offline"
     assert "The address has a malformed host name" in seen.status_reason
     assert service in farm._tasks
@@ -212,7 +161,7 @@ async def test_job_ends_when_every_slot_is_taken_by_a_prompt_that_cannot_be_foll
 
     monkeypatch.setattr(AttemptDriver, "_step", fails)
     await bounded_runner(farm, depth=1)
-    await works(farm, "sick")
+    await farm.seen("sick")
     first = await farm.submit("sick")
     poisoned.add(first.id)
     second = await farm.submit("sick")
@@ -234,46 +183,23 @@ async def test_job_ends_when_a_prompt_before_it_does_not_stop(farm: Farm, versio
     sick.clear_faults("stuck")
 
 
-# --- holds ----------------------------------------------------------------------------------------
-
-
-async def quarantine(name: str, *, by: str) -> None:
-    """Set a backend aside for hours, as the Director (``by`` is "") or a person does."""
-    if by:
-        await in_thread(holds.backend_quarantine)(backend_id=name, by=by, reason="it smokes")
-        return
-    from backends import holds as holding
-    from jobgroups.domain.clock import now
-
-    def set_aside() -> None:
-        moment = now()
-        holding.backend_quarantine(
-            row=Backend.objects.get(pk=name),
-            reason="3 failures within 10 min; last: stalled.",
-            by="",
-            moment=moment,
-            until=moment.replace(year=moment.year + 1),
-        )
-
-    await in_thread(set_aside)()
-
-
-async def reason_of(group: JobGroup) -> str:
+def waiting_reason(group: JobGroup) -> str:
     """Return why the group's only job waits, as users read it."""
-
-    def read() -> str:
-        rows = list(group.children.select_related("current_attempt"))
-        (sentence,) = waiting_reasons(group, rows, runner_alive=True).values()
-        return sentence
-
-    return str(await in_thread(read)())
+    rows = list(group.children.select_related("current_attempt"))
+    (outlook,) = outlooks(group, rows, runner_alive=True).values()
+    return outlook.waiting_reason or ""
 
 
 async def test_job_ends_when_the_director_has_quarantined_its_backend_for_too_long(farm: Farm) -> None:
     await farm.backend("sick")
     await bounded_runner(farm)
-    await works(farm, "sick")
-    await quarantine("sick", by="")
+    await farm.seen("sick")
+    moment = now()
+    await in_thread(Backend.objects.update)(
+        quarantined_at=moment,
+        quarantine_until=moment + dt.timedelta(days=365),
+        quarantine_reason="3 failures within 10 min; last: stalled.",
+    )
     group = await farm.submit("sick")
     farm.wake()
     await ends_unreachable(farm, group, "3 failures within 10 min; last: stalled")
@@ -284,16 +210,16 @@ async def test_job_ends_when_the_director_has_quarantined_its_backend_for_too_lo
 async def test_job_waits_for_a_backend_that_a_person_holds_and_its_reason_says_so(farm: Farm, held: str) -> None:
     await farm.backend("sick", seconds=0.05)
     await bounded_runner(farm)
-    await works(farm, "sick")
+    await farm.seen("sick")
     if held == "quarantine":
-        await quarantine("sick", by="anna")
+        await in_thread(holds.backend_quarantine)(backend_id="sick", by="anna", reason="smoke")
     else:
         await in_thread(holds.backend_hold)(backend_id="sick", hold=Hold(held), by="anna")
     group = await farm.submit("sick")
     farm.wake()
-    await asyncio.sleep(4.5)
+    await asyncio.sleep(2.8)
     (child,) = await farm.children(group)
     assert child.status == "queued"
-    sentence = await reason_of(group)
+    sentence = await in_thread(waiting_reason)(group)
     assert "by anna" in sentence
     assert "at most until" in sentence

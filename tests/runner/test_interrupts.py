@@ -1,7 +1,5 @@
 """Which interrupt ended a prompt: ours for another prompt, or a user's at the machine."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 from typing import Any
@@ -12,10 +10,7 @@ from backends.models import Backend
 from jobgroups.queries import groups
 from jobgroups.runner.interrupts import InterruptLog
 from jobgroups.runner.intervals import Intervals
-from tests.harness.farm import SCALE, Farm, in_thread, until
-
-#: Versions that stop whatever runs, or may.
-UNTARGETED = ["0.3.56", "unreadable"]
+from tests.harness.farm import SCALE, Farm, in_thread, until, until_row
 
 
 @pytest.mark.django_db(transaction=True)
@@ -25,35 +20,31 @@ async def test_user_interrupt_right_after_our_stop_ends_the_job(farm: Farm) -> N
     first = await farm.submit("gpu-1")
     second = await farm.submit("gpu-1")
     await farm.status_of(first, "running")
-
-    async def both_there() -> bool:
-        return [a.state for a in await farm.attempts(second)] == ["accepted"]
-
-    await until(both_there)
+    await farm.in_states(second, "accepted")
     await farm.cancel(first)
     await farm.status_of(second, "running")
     sim.fault("interrupt", at="now")
     assert (await farm.finished(second)).status == "failed"
     (child,) = await farm.children(second)
     assert (child.error_type, child.attempt_count) == ("Interrupted", 1)
-    assert [row.state for row in await farm.attempts(second)] == ["interrupted"]
-    assert [row.state for row in await farm.attempts(first)] == ["interrupted"]
+    assert await farm.states(second) == ["interrupted"]
+    assert await farm.states(first) == ["interrupted"]
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("version", UNTARGETED)
+@pytest.mark.parametrize("version", ["0.3.56", "unreadable"])
 async def test_old_comfyui_is_interrupted_while_only_prompts_of_ours_are_there(farm: Farm, version: str) -> None:
-    sim = await farm.backend(seconds=3.0, version=version)
+    await farm.backend(seconds=3.0, version=version)
     await farm.runner()
     first = await farm.submit("gpu-1")
     second = await farm.submit("gpu-1")
     await farm.status_of(first, "running")
-    await sim.wait_for("accepted", prompt_id=await accepted(farm, second))
+    await farm.in_states(second, "accepted")
     await farm.cancel(first)
     (row,) = await farm.settled(first, 2)
     assert (row.state, row.error_message) == ("interrupted", "Cancelled")
     assert (await farm.finished(second)).status == "completed"
-    assert [one.state for one in await farm.attempts(second)] == ["success"]
+    assert await farm.states(second) == ["success"]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -72,7 +63,7 @@ async def test_old_comfyui_is_not_interrupted_while_a_foreign_prompt_waits(farm:
     assert sim.audit_log.find("interrupted") is None
     (row,) = await farm.settled(group)
     assert (row.state, row.error_message) == ("success", None)
-    await until(lambda: backend_says(""))
+    await until_row(Backend.objects.filter(status_reason=""))
 
 
 @pytest.mark.django_db(transaction=True)
@@ -87,16 +78,7 @@ async def test_old_comfyui_is_interrupted_once_no_foreign_prompt_waits(farm: Far
     sim.fault("delete_pending", at="now")
     (row,) = await farm.settled(group)
     assert (row.state, row.error_message) == ("interrupted", "Cancelled")
-    await until(lambda: backend_says(""))
-
-
-async def accepted(farm: Farm, group: Any) -> str:
-    async def prompt_id() -> str | None:
-        rows = await farm.attempts(group)
-        return rows[0].prompt_id if rows and rows[0].state == "accepted" else None
-
-    found: str = await until(prompt_id)
-    return found
+    await until_row(Backend.objects.filter(status_reason=""))
 
 
 async def noted(farm: Farm, group: Any, why: str) -> bool:
@@ -104,12 +86,8 @@ async def noted(farm: Farm, group: Any, why: str) -> bool:
     (child,) = await farm.children(group)
     detail = await in_thread(groups.child_detail)(group.id, child.id)
     note = detail["attempts"][0]["left_running"] or ""
-    return note.startswith("It still renders: ") and why in note and await backend_says(why)
-
-
-async def backend_says(why: str) -> bool:
-    row = await in_thread(Backend.objects.get)(pk="gpu-1")
-    return why in row.status_reason if why else row.status_reason == ""
+    is_noted = note.startswith("It still renders: ") and why in note
+    return is_noted and why in (await farm.row()).status_reason
 
 
 def sent(*targets: str) -> InterruptLog:
@@ -124,18 +102,6 @@ def sent(*targets: str) -> InterruptLog:
 def used(interrupts: InterruptLog, prompt_id: str, after: float = 0.0) -> bool:
     moment = time.monotonic() + after
     return interrupts.use(prompt_id, since=moment - 2.0, until=moment)
-
-
-def test_interrupt_whose_target_completed_ends_one_other_prompt() -> None:
-    interrupts = sent("target")
-    assert used(interrupts, "next")
-    assert not used(interrupts, "after next")
-
-
-def test_interrupt_that_ended_its_target_ends_no_other_prompt() -> None:
-    interrupts = sent("target")
-    interrupts.target_ended("target")
-    assert not used(interrupts, "next")
 
 
 def test_repeated_interrupt_may_end_its_target_and_one_other_prompt() -> None:

@@ -1,28 +1,20 @@
-"""Moves by a person, with a real runner and simulated ComfyUIs: what is rendered, by their audit log."""
-
-from __future__ import annotations
+"""Moves and retries by a user."""
 
 from typing import Any
 
 import pytest
 
 from backends.comfyui.client import ComfyClient
-from backends.models import Backend, Reachability
-from jobgroups.domain.states import Where
+from backends.models import Backend
+from jobgroups.domain.states import RetryScope
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.queries import work
 from jobgroups.services.assignment import Choice
 from jobgroups.services.moves import Moved, child_move
-from jobgroups.services.retries import child_retry
-from tests.harness.farm import Farm, in_thread, until
+from jobgroups.services.retries import Retried, group_retry
+from tests.harness.farm import Farm, in_thread, until, until_row
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def recorded(farm: Farm, name: str, kind: str) -> list[str]:
-    """Return the prompts that a backend's audit log has with this kind, in order."""
-    entries = farm.sims[name].audit_log.entries
-    return [entry["prompt_id"] for entry in entries if entry["kind"] == kind]
 
 
 async def pending(farm: Farm, **options: Any) -> tuple[JobGroup, Any]:
@@ -32,28 +24,14 @@ async def pending(farm: Farm, **options: Any) -> tuple[JobGroup, Any]:
     await farm.runner()
     group = await farm.submit("gpu-1", "gpu-1")
     await farm.status_of(group, "running")
-
-    async def accepted() -> Any:
-        for child in await farm.children(group):
-            rows = await farm.attempts(group)
-            states = {row.pk: row.state for row in rows}
-            if child.status == "queued" and states.get(child.current_attempt_id) == "accepted":
-                return child
-        return None
-
-    return group, await until(accepted)
+    waiting = group.children.filter(status="queued", current_attempt__state="accepted")
+    return group, await until_row(waiting)
 
 
 async def move(farm: Farm, group: JobGroup, child: Any, backend_id: str = "gpu-2") -> Moved:
-    """Move a job and ring."""
     done: Moved = await in_thread(child_move)(group_id=group.id, job_id=child.id, backend_id=backend_id, by="anna")
     farm.wake()
     return done
-
-
-async def restarted(farm: Farm) -> None:
-    """Start a runner under the name of the one that was killed."""
-    await farm.runner()
 
 
 async def kill_all(farm: Farm) -> None:
@@ -69,9 +47,9 @@ async def test_a_pending_prompt_is_removed_before_the_job_is_sent_elsewhere(farm
     places = {one.pk: one.backend_id for one in await farm.children(group)}
     assert sorted(places.values()) == ["gpu-1", "gpu-2"]
     assert places[child.pk] == "gpu-2"
-    assert len(recorded(farm, "gpu-1", "started")) == 1, "what ran there was left alone"
+    assert len(farm.recorded("started", "gpu-1")) == 1, "what ran there was left alone"
     assert "interrupted" not in farm.kinds("gpu-1")
-    assert len(recorded(farm, "gpu-2", "started")) == 1
+    assert len(farm.recorded("started", "gpu-2")) == 1
     rows = [(one.backend_id, one.state, one.is_counted) for one in await farm.settled(group)]
     assert ("gpu-1", "interrupted", False) in rows
     removed = [one for one in await farm.attempts(group) if one.stop_reason == "moved"]
@@ -80,19 +58,15 @@ async def test_a_pending_prompt_is_removed_before_the_job_is_sent_elsewhere(farm
 
 
 async def test_a_prompt_that_starts_before_its_removal_stays_where_it_is(farm: Farm) -> None:
-    group, child = await pending(farm, seconds=0.8)
+    group, child = await pending(farm, seconds=1.5)
     await kill_all(farm)
     await move(farm, group, child)
-
-    async def both_started() -> bool:
-        return len(recorded(farm, "gpu-1", "started")) == 2
-
-    await until(both_started)
-    await restarted(farm)
+    await until(lambda: len(farm.recorded("started", "gpu-1")) == 2)
+    await farm.runner()
     assert (await farm.finished(group)).status == "completed"
     assert {one.backend_id for one in await farm.children(group)} == {"gpu-1"}
     assert "interrupted" not in farm.kinds("gpu-1")
-    assert recorded(farm, "gpu-2", "accepted") == []
+    assert farm.recorded("accepted", "gpu-2") == []
     assert len(await farm.settled(group)) == 2
     # The stop is withdrawn: its progress is sent, and another runner may take it over.
     assert all(not one.stop_reason for one in await farm.attempts(group))
@@ -104,31 +78,14 @@ async def test_a_stop_that_was_read_before_its_move_was_void_stops_nothing(farm:
     await kill_all(farm)
     await move(farm, group, child)
     _, stops = await in_thread(work.pending_work)()
-
-    async def both_started() -> bool:
-        return len(recorded(farm, "gpu-1", "started")) == 2
-
-    await until(both_started)
+    await until(lambda: len(farm.recorded("started", "gpu-1")) == 2)
     service = await farm.runner()
-
-    async def void() -> bool:
-        return all(not one.stop_reason for one in await farm.attempts(group))
-
-    await until(void)
+    attempts = Attempt.objects.filter(child__group=group)
+    await until(in_thread(lambda: not attempts.exclude(stop_reason="").exists()))
     service._sessions["gpu-1"].session.stop_attempts(stops["gpu-1"])
     assert (await farm.finished(group)).status == "completed"
     assert "interrupted" not in farm.kinds("gpu-1")
-    assert recorded(farm, "gpu-2", "accepted") == []
-
-
-async def test_a_move_is_carried_out_after_the_runner_was_killed(farm: Farm) -> None:
-    group, child = await pending(farm, seconds=3.0)
-    await kill_all(farm)
-    await move(farm, group, child)
-    await restarted(farm)
-    assert (await farm.finished(group)).status == "completed"
-    assert len(recorded(farm, "gpu-1", "started")) == 1
-    assert len(recorded(farm, "gpu-2", "started")) == 1
+    assert farm.recorded("accepted", "gpu-2") == []
 
 
 async def test_a_removal_that_was_not_stored_is_found_after_the_runner_was_killed(farm: Farm) -> None:
@@ -138,10 +95,10 @@ async def test_a_removal_that_was_not_stored_is_found_after_the_runner_was_kille
     prompt = (await in_thread(Attempt.objects.get)(stop_reason="moved")).prompt_id
     async with ComfyClient(farm.sims["gpu-1"].url) as client:
         await client.delete_pending([prompt])
-    await restarted(farm)
+    await farm.runner()
     assert (await farm.finished(group)).status == "completed"
-    assert prompt not in recorded(farm, "gpu-1", "started")
-    assert len(recorded(farm, "gpu-2", "started")) == 1
+    assert prompt not in farm.recorded("started", "gpu-1")
+    assert len(farm.recorded("started", "gpu-2")) == 1
 
 
 async def test_a_prompt_whose_answer_was_lost_is_looked_for_first(farm: Farm) -> None:
@@ -152,51 +109,51 @@ async def test_a_prompt_whose_answer_was_lost_is_looked_for_first(farm: Farm) ->
     await farm.status_of(busy, "running")
     sim.fault("late_post", seconds=1.0)
     group = await farm.submit("gpu-1")
-
-    async def uncertain() -> bool:
-        return [one.state for one in await farm.attempts(group)] == ["uncertain"]
-
-    await until(uncertain)
+    await farm.in_states(group, "uncertain")
     (child,) = await farm.children(group)
     assert (await move(farm, group, child)).removing_from == "gpu-1"
     assert (await farm.finished(group)).status == "completed"
-    executed = [
-        prompt
-        for name in ("gpu-1", "gpu-2")
-        for prompt in recorded(farm, name, "started")
-        if prompt in {one.prompt_id for one in await farm.attempts(group)}
-    ]
-    assert len(executed) == 1
+    prompts = {attempt.prompt_id for attempt in await farm.attempts(group)}
+    assert len(prompts & set(farm.recorded("started"))) == 1
     await farm.finished(busy)
 
 
-async def test_a_job_in_the_queue_of_a_dead_backend_is_rendered_elsewhere_at_once(farm: Farm) -> None:
-    group, child = await pending(farm, seconds=60.0)
-    farm.sims["gpu-1"].crash()
-
-    async def away() -> bool:
-        row = await in_thread(Backend.objects.get)(pk="gpu-1")
-        return row.reachability == Reachability.OFFLINE
-
-    await until(away)
-    assert (await move(farm, group, child)).removing_from is None
-    moved = await farm.status_of(group, "completed")
-    assert (moved.pk, moved.backend_id) == (child.pk, "gpu-2")
-    await farm.cancel(group)
-
-
-async def test_a_job_that_ran_out_of_memory_is_rendered_on_a_larger_card_in_the_same_run(farm: Farm) -> None:
-    small = await farm.backend("gpu-1", seconds=0.3)
-    small.fault("out_of_memory", count=1)
-    await farm.backend("gpu-2", seconds=0.2)
-    await farm.runner(depth=1)
-    group = await farm.submit("gpu-1", "gpu-1", "gpu-1", "gpu-1", "gpu-1")
-    failed = await farm.status_of(group, "failed")
-    assert failed.failure_class == "out_of_memory"
-    await in_thread(child_retry)(group_id=group.id, job_id=failed.pk, choice=Choice(where=Where.AUTO))
+async def retry(farm: Farm, group: JobGroup, **how: Any) -> Retried:
+    done: Retried = await in_thread(group_retry)(group_id=group.id, **how)
     farm.wake()
-    done = await farm.finished(group)
-    assert (done.status, done.run) == ("completed", 1)
-    assert len(recorded(farm, "gpu-2", "started")) == 1
+    return done
+
+
+async def test_one_that_finishes_after_the_retry_is_not_rendered_again(farm: Farm) -> None:
+    sim = await farm.backend(seconds=2.0)
+    sim.fault("interrupt_lost", count=0)
+    await farm.runner()
+    group = await farm.submit("gpu-1")
+    await farm.status_of(group, "running")
+    await farm.cancel(group)
+    done = await retry(farm, group)
+    assert (done.status, len(done.job_ids)) == ("running", 1)
+    assert (await farm.finished(group)).status == "completed"
+    assert len(farm.recorded("started")) == 1
     types = await farm.types(group)
-    assert (types.count("group_complete"), types[-1]) == (1, "group_complete")
+    assert types[types.index("group_reopened") :] == [
+        "group_reopened",
+        "child_started",
+        "child_completed",
+        "group_complete",
+    ]
+
+
+async def test_what_was_cancelled_on_a_machine_that_died_is_rendered_elsewhere(farm: Farm) -> None:
+    sim = await farm.backend("gpu-1", seconds=60.0)
+    await farm.backend("gpu-2", seconds=0.2)
+    await farm.runner(move_after_s=0.5)
+    group = await farm.submit("gpu-1")
+    await farm.status_of(group, "running")
+    sim.crash()
+    await until_row(Backend.objects.filter(pk="gpu-1", reachability="offline"))
+    await farm.cancel(group)
+    done = await retry(farm, group, choice=Choice(elsewhere=RetryScope.ANY))
+    assert list(done.moved.values()) == ["gpu-2"]
+    assert (await farm.finished(group)).status == "completed"
+    assert (len(farm.recorded("started", "gpu-1")), len(farm.recorded("started", "gpu-2"))) == (1, 1)

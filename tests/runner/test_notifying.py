@@ -1,7 +1,5 @@
 """Notices reach a real HTTP server: down at first, hanging, beside one that fails, many at once."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import datetime as dt
@@ -24,9 +22,9 @@ from jobgroups.domain.notices import NoticeIntervals
 from jobgroups.models import Notice
 from jobgroups.runner.notices.notifier import Notifier
 from jobgroups.runner.supervisor import RunnerSupervisor
-from tests.browser.conftest import free_port
-from tests.harness.farm import Farm, in_thread, until
+from tests.harness.farm import Farm, in_thread, until, until_row
 from tests.harness.mailbox import SECRET, Inbox
+from tests.harness.servers import free_port
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -104,12 +102,7 @@ async def test_a_group_is_told_once_the_service_that_was_down_is_up(
     await farm.backend(seconds=0.1)
     async with supervised(farm):
         group = await farm.submit("gpu-1", metadata={"name": "shot_001"})
-
-        async def tried_in_vain() -> bool:
-            rows = await stored()
-            return bool(rows) and "did not take it" in rows[0].last_error
-
-        await until(tried_in_vain)
+        await until_row(Notice.objects.filter(last_error__contains="did not take it"))
         inbox.open()
         await until(all_sent)
     assert inbox.titles == ["shot_001: done"]
@@ -138,12 +131,8 @@ async def test_a_service_that_hangs_costs_nothing(farm: Farm, abyss: str, settin
             worst = max(worst, time.monotonic() - asked - 0.01)
 
     async with supervised(farm):
-
-        async def hangs() -> bool:
-            return "did not answer within" in (await stored())[0].last_error
-
-        # Whatever is loaded for the first time is loaded now.
-        await until(hangs)
+        # Modules are loaded by now.
+        await until_row(Notice.objects.filter(last_error__contains="did not answer within"))
         ticking = asyncio.get_running_loop().create_task(tick())
         began = time.monotonic()
         group = await farm.submit("gpu-1")
@@ -194,17 +183,9 @@ async def test_one_service_that_fails_keeps_no_other_from_being_told_and_none_is
     inbox.open()
     await in_thread(notice)("a: done")
     async with notifying(inbox.url, other.url):
-
-        async def tried_twice() -> bool:
-            return (await stored())[0].attempt_count >= 2
-
-        await until(tried_twice)
+        await until_row(Notice.objects.filter(attempt_count__gte=2))
         await in_thread(notice)("b: done")
-
-        async def told_of_both() -> bool:
-            return len(inbox.titles) == 2
-
-        await until(told_of_both)
+        await until(lambda: len(inbox.titles) == 2)
         other.open()
         await until(all_sent)
     other.close()
@@ -220,12 +201,8 @@ async def test_what_a_service_took_it_is_not_told_again_by_the_next_runner(inbox
     await in_thread(notice)("a: done")
     for tries in (1, 2, 3):
         async with notifying(inbox.url, other.url, name=f"start {tries}"):
-
-            async def tried(tries: int = tries) -> bool:
-                (row,) = await stored()
-                return row.attempt_count >= tries and "did not take it" in row.last_error
-
-            await until(tried)
+            tried = Notice.objects.filter(attempt_count__gte=tries)
+            await until_row(tried.filter(last_error__contains="did not take it"))
     other.open()
     # Also in another order: a service is known by what it is.
     async with notifying(other.url, inbox.url):
@@ -234,19 +211,6 @@ async def test_what_a_service_took_it_is_not_told_again_by_the_next_runner(inbox
     assert inbox.titles == ["a: done"]
     assert other.titles == ["a: done"]
     assert (await stored())[0].delivered_to == ""
-
-
-async def test_of_two_runners_beside_a_service_that_is_down_one_tells(inbox: Inbox) -> None:
-    inbox.open()
-    down = Inbox().url
-    await in_thread(notice)("a: done")
-    async with notifying(inbox.url, down, name="one"), notifying(inbox.url, down, name="two"):
-
-        async def tried() -> bool:
-            return (await stored())[0].attempt_count >= 4
-
-        await until(tried)
-    assert inbox.titles == ["a: done"]
 
 
 async def test_what_is_taken_too_late_is_taken_all_the_same(inbox: Inbox) -> None:
@@ -285,16 +249,6 @@ async def test_messages_are_a_minute_apart_also_where_another_service_fails(inbo
     gaps = [later - earlier for earlier, later in itertools.pairwise(inbox.at)]
     assert gaps
     assert min(gaps) > PACE.min_interval / 2
-
-
-async def test_of_two_runners_one_tells(inbox: Inbox) -> None:
-    inbox.open()
-    async with notifying(inbox.url, name="one"), notifying(inbox.url, name="two"):
-        for number in range(3):
-            await in_thread(notice)(f"shot_{number}: done")
-            await until(all_sent)
-    told = " ".join(one["message"] for one in inbox.got)
-    assert [told.count(f"shot_{number}: done") for number in range(3)] == [1, 1, 1]
 
 
 def test_the_command_tries_each_entry_and_shows_no_password(inbox: Inbox, settings: Settings) -> None:

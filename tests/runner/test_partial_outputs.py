@@ -1,18 +1,16 @@
 """ComfyUI accepts a prompt and refuses some of its outputs: a warning, or a failure if the group wants all."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
 import pytest
-from pytest_django import Settings
 
 from backends.simulator import Simulator
 from jobgroups.domain.states import PartialOutputs, RetryScope
-from jobgroups.models import JobGroup
-from tests.harness.farm import Farm, text_to_image, until
-from tests.runner.test_retry_elsewhere import outcome, seen, started
+from jobgroups.models import Attempt, JobGroup
+from tests.harness.farm import Farm, until_row
+from tests.harness.graphs import text_to_image
+from tests.runner.test_retry_elsewhere import outcome
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -21,11 +19,6 @@ REFUSED = "ComfyUI refused a part of the workflow: "
 NO_IMAGES = "node 10 (SaveImage): Required input is missing: images"
 ANSWER_LOST = "node 10 (SaveImage): it was refused, and ComfyUI's answer was lost"
 SPECIAL = "special.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def short_pause(settings: Settings) -> None:
-    settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0.05
 
 
 def one_of_two(**options: Any) -> dict[str, Any]:
@@ -47,7 +40,6 @@ def second_model() -> dict[str, Any]:
 
 
 async def completed(farm: Farm, group: JobGroup) -> Any:
-    """Wait for a group of one job that completes, and return the job."""
     assert (await farm.finished(group)).status == "completed"
     (child,) = await farm.children(group)
     return child
@@ -119,7 +111,7 @@ async def test_pending_prompt_is_deleted_when_an_output_is_refused(farm: Farm) -
     await failed(farm, group)
     (attempt,) = await farm.attempts(group)
     assert attempt.started_at is None
-    assert len(started(farm)) == 1
+    assert len(farm.recorded("started")) == 1
     assert "child_started" not in await farm.types(group)
 
 
@@ -128,7 +120,7 @@ async def test_model_missing_for_one_output_is_found_elsewhere(farm: Farm) -> No
     both = (SPECIAL, "tiny_sd15.safetensors")
     await farm.backend("gpu-2", seconds=0.2, checkpoints=both)
     await farm.runner()
-    await seen(farm, "gpu-1", "gpu-2")
+    await farm.seen("gpu-1", "gpu-2")
     group = await farm.submit(
         "gpu-1", workflow=second_model(), partial_outputs=FAIL, max_attempts=2, retry_elsewhere=RetryScope.ANY
     )
@@ -161,7 +153,7 @@ async def test_success_that_precedes_the_stop_is_no_result_when_the_group_wants_
     (attempt,) = await farm.attempts(group)
     assert (attempt.state, attempt.failure_class) == ("success", "workflow_refused")
     assert "child_completed" not in await farm.types(group)
-    assert len(started(farm)) == 1
+    assert len(farm.recorded("started")) == 1
 
 
 @pytest.mark.parametrize("state", ["pending", "running", "ended"])
@@ -178,25 +170,19 @@ async def test_lost_answer_leaves_a_warning_that_names_the_node(farm: Farm, stat
     assert len(sim.prompts) == (2 if state == "pending" else 1)
 
 
-async def test_lost_answer_fails_the_job_when_the_group_wants_all(farm: Farm) -> None:
-    sim = await farm.backend(seconds=30.0)
-    sim.fault("lose_answer")
-    await farm.runner()
-    group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
-    child = await failed(farm, group)
-    assert (child.failure_class, child.error_message) == ("workflow_refused", REFUSED + ANSWER_LOST)
-    assert len(sim.prompts) == 1
-
-
-async def test_lost_answer_of_a_prompt_that_ended_fails_the_job_when_the_group_wants_all(farm: Farm) -> None:
-    sim = await farm.backend(seconds=0.0)
+@pytest.mark.parametrize(("seconds", "state"), [(0.0, "success"), (30.0, "interrupted")])
+async def test_lost_answer_of_a_prompt_that_ended_fails_the_job_when_the_group_wants_all(
+    farm: Farm, seconds: float, state: str
+) -> None:
+    sim = await farm.backend(seconds=seconds)
     sim.fault("lose_answer")
     await farm.runner()
     group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
     child = await failed(farm, group)
     assert (child.failure_class, child.error_message) == ("workflow_refused", REFUSED + ANSWER_LOST)
     (attempt,) = await farm.attempts(group)
-    assert (attempt.state, attempt.failure_class) == ("success", "workflow_refused")
+    assert (attempt.state, attempt.failure_class) == (state, "workflow_refused")
+    assert len(sim.prompts) == 1
 
 
 async def test_killed_runner_leaves_the_stop_to_the_next_one(farm: Farm) -> None:
@@ -205,11 +191,7 @@ async def test_killed_runner_leaves_the_stop_to_the_next_one(farm: Farm) -> None
     sim.fault("hang_http", count=0, route="/queue", method="POST")
     first = await farm.runner()
     group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
-
-    async def requested() -> bool:
-        return [one.stop_reason for one in await farm.attempts(group)] == ["partly_refused"]
-
-    await until(requested)
+    await until_row(Attempt.objects.filter(child__group=group, stop_reason="partly_refused"))
     await farm.kill(first)
     assert not (await farm.group(group)).completed_at
     sim.clear_faults()
@@ -219,45 +201,63 @@ async def test_killed_runner_leaves_the_stop_to_the_next_one(farm: Farm) -> None
     assert len(sim.prompts) == 1
 
 
-async def test_backend_that_forgets_the_prompt_is_no_reason_to_send_it_again(farm: Farm) -> None:
-    sim = await farm.backend(seconds=30.0)
-    sim.fault("interrupt_lost", count=0)
-    await farm.runner()
-    group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
-    await sim.wait_for("started")
-    await sim.restart()
-    child = await failed(farm, group)
-    assert (child.failure_class, child.error_message) == ("workflow_refused", REFUSED + NO_IMAGES)
-    assert len(sim.prompts) == 1
-
-
-async def test_prompt_that_cannot_be_stopped_delays_the_failure_for_a_bounded_time(farm: Farm) -> None:
+@pytest.mark.parametrize(("crash", "end"), [(False, "stalled"), (True, "unreachable")])
+async def test_prompt_that_cannot_be_stopped_delays_the_failure_for_a_bounded_time(
+    farm: Farm, crash: bool, end: str
+) -> None:
     sim = await farm.backend(seconds=60.0)
     sim.fault("interrupt_lost", count=0)
     await farm.runner()
     group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
+    if crash:
+        await sim.wait_for("started")
+        sim.crash()
     assert (await farm.finished(group)).status == "failed"
     (child,) = await farm.children(group)
     assert (child.failure_class, child.error_message) == ("workflow_refused", REFUSED + NO_IMAGES)
     (attempt,) = await farm.attempts(group)
-    assert (attempt.ended_at, attempt.failure_class) == (None, "stalled")
-    sim.clear_faults()
+    assert (attempt.ended_at, attempt.failure_class) == (None, end)
+    if crash:
+        await sim.restart()
+    else:
+        sim.clear_faults()
     (attempt,) = await farm.settled(group)
-    assert (attempt.state, attempt.failure_class) == ("interrupted", "stalled")
+    assert (attempt.state, attempt.failure_class) == ("lost" if crash else "interrupted", end)
 
 
-async def test_dead_backend_delays_the_failure_for_a_bounded_time(farm: Farm) -> None:
-    sim = await farm.backend(seconds=60.0)
-    sim.fault("interrupt_lost", count=0)
+BLOCKED = "ComfyUI did not execute node 11 (SaveImage): Execution Blocked: no face"
+
+
+def blocked_output(steps: int = 4) -> dict[str, Any]:
+    """Return a workflow of two outputs, the second one blocked with a message."""
+    graph = text_to_image(steps=steps)
+    graph["10"] = {"class_type": "TestBlock", "inputs": {"image": ["8", 0], "message": "no\nface"}}
+    save = {"images": ["10", 0], "filename_prefix": "blocked"}
+    graph["11"] = {"class_type": "SaveImage", "inputs": save}
+    return graph
+
+
+async def test_blocked_node_is_a_warning_with_its_message(farm: Farm) -> None:
+    await farm.backend()
     await farm.runner()
-    group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
-    await sim.wait_for("started")
-    sim.crash()
-    assert (await farm.finished(group)).status == "failed"
-    (child,) = await farm.children(group)
-    assert (child.failure_class, child.error_message) == ("workflow_refused", REFUSED + NO_IMAGES)
+    group = await farm.submit(workflow=blocked_output())
+    assert json.loads((await completed(farm, group)).warnings_json) == [BLOCKED]
     (attempt,) = await farm.attempts(group)
-    assert (attempt.ended_at, attempt.failure_class) == (None, "unreachable")
-    await sim.restart()
-    (attempt,) = await farm.settled(group)
-    assert (attempt.state, attempt.failure_class) == ("lost", "unreachable")
+    assert json.loads(attempt.warnings_json) == [BLOCKED]
+
+
+async def test_blocked_node_is_a_warning_when_the_runner_dies_before_the_end(farm: Farm) -> None:
+    # The message comes over the socket alone: the next runner has it from the attempt's row.
+    await farm.backend(seconds=3.0)
+    first = await farm.runner()
+    graph = blocked_output(steps=10)
+    # Blocked before the long part, which is an output of its own.
+    graph["10"]["inputs"]["image"] = ["12", 0]
+    size = {"width": 64, "height": 64, "batch_size": 1, "color": 1}
+    graph["12"] = {"class_type": "EmptyImage", "inputs": size}
+    group = await farm.submit(workflow={"12": graph.pop("12"), **graph})
+    await until_row(Attempt.objects.filter(child__group=group).exclude(warnings_json="[]"))
+    assert not (await farm.group(group)).completed_at
+    await farm.kill(first)
+    await farm.runner()
+    assert json.loads((await completed(farm, group)).warnings_json) == [BLOCKED]

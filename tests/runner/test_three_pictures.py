@@ -1,7 +1,5 @@
 """The main job: children to their pictures, whatever some of the backends do."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json
@@ -9,8 +7,10 @@ import json
 import pytest
 
 from backends.comfyui.client import ComfyClient
+from backends.models import Backend
 from jobgroups.runner.intervals import Intervals
-from tests.harness.farm import Farm, in_thread, text_to_image, until
+from tests.harness.farm import Farm, in_thread, until_row
+from tests.harness.graphs import text_to_image
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -37,43 +37,6 @@ async def test_three_children_become_three_pictures(farm: Farm) -> None:
             history = await comfy._get(f"/history/{entry['prompt_id']}", json.loads)
         (ended,) = history.values()
         assert ended["prompt"][2]["3"]["inputs"]["seed"] == seed
-
-
-async def test_each_prompt_is_accepted_started_and_ended_once(farm: Farm) -> None:
-    await farm.backend(seconds=0.05)
-    await farm.runner()
-    group = await farm.submit(*["gpu-1"] * 12)
-    done = await farm.finished(group)
-    assert done.status == "completed"
-    kinds = farm.kinds()
-    assert [kinds.count(kind) for kind in ("accepted", "started", "ended")] == [12, 12, 12]
-
-
-async def test_a_node_error_fails_its_child_alone_and_is_told_in_words(farm: Farm) -> None:
-    for name in ("gpu-1", "gpu-2"):
-        await farm.backend(name, seconds=0.1)
-    farm.sims["gpu-1"].fault("node_error", type="torch.OutOfMemoryError", message="CUDA out of memory")
-    await farm.runner()
-    group = await farm.submit("gpu-1", "gpu-2")
-    done = await farm.finished(group)
-    assert (done.status, done.completed_count, done.failed_count) == ("partial_complete", 1, 1)
-    failed, completed = await farm.children(group)
-    assert completed.status == "completed"
-    assert (failed.error_type, failed.error_message) == ("ComfyUIError", "CUDA out of memory")
-    details = json.loads(failed.error_details_json)
-    assert details["exception_type"] == "torch.OutOfMemoryError"
-    assert details["node_type"] == "KSampler"
-
-
-async def test_a_refused_workflow_fails_with_comfyuis_message(farm: Farm) -> None:
-    await farm.backend()
-    await farm.runner()
-    group = await farm.submit("gpu-1", workflow={"1": {"class_type": "KSampler", "inputs": {"seed": 1}}})
-    await farm.finished(group)
-    (child,) = await farm.children(group)
-    assert (child.status, child.error_type) == ("failed", "ValidationError")
-    assert "no outputs" in child.error_message
-    assert await farm.types(group) == ["group_created", "child_failed", "group_complete"]
 
 
 async def test_a_backend_that_refuses_at_once_is_not_asked_without_a_pause(farm: Farm) -> None:
@@ -105,40 +68,12 @@ async def test_a_graph_that_would_kill_the_backends_worker_is_never_sent(farm: F
     assert (await farm.finished(await farm.submit("gpu-1"))).status == "completed"
 
 
-async def test_a_cached_run_completes_with_its_old_file(farm: Farm) -> None:
-    await farm.backend(seconds=0.1)
-    await farm.runner()
-    first = await farm.submit("gpu-1", base_seed=5)
-    await farm.finished(first)
-    second = await farm.submit("gpu-1", base_seed=5)
-    assert (await farm.finished(second)).status == "completed"
-    (one,), (two,) = await farm.children(first), await farm.children(second)
-    assert json.loads(one.outputs_json)["images"] == json.loads(two.outputs_json)["images"]
-
-
-async def test_a_cached_run_whose_file_is_gone_says_so(farm: Farm) -> None:
-    sim = await farm.backend(seconds=0.1)
-    await farm.runner()
-    await farm.finished(await farm.submit("gpu-1", base_seed=5))
-    for picture in sim.output_folder.rglob("*.png"):
-        picture.unlink()
-    second = await farm.submit("gpu-1", base_seed=5)
-    assert (await farm.finished(second)).status == "completed"
-    (child,) = await farm.children(second)
-    assert json.loads(child.outputs_json)["images"][0]["missing"] is True
-    assert "gone from the backend" in child.warnings_json
-
-
 async def test_cancel_interrupts_what_runs_deletes_what_waits_and_leaves_strangers(farm: Farm) -> None:
     sim = await farm.backend(seconds=8)
     await farm.runner()
     group = await farm.submit("gpu-1", "gpu-1", "gpu-1")
     await farm.status_of(group, "running")
-
-    async def both_there() -> bool:
-        return [a.state for a in await farm.attempts(group)] == ["running", "accepted"]
-
-    await until(both_there)
+    await farm.in_states(group, "running", "accepted")
     sim.fault("foreign_prompt", at="now", seconds=0.1)
     told = await farm.cancel(group)
     assert told.interrupted == 3
@@ -149,50 +84,13 @@ async def test_cancel_interrupts_what_runs_deletes_what_waits_and_leaves_strange
     await sim.wait_for("ended", prompt_id=foreign["prompt_id"], outcome="success")
 
 
-async def test_a_timeout_counts_from_execution_and_stops_the_prompt(farm: Farm) -> None:
-    await farm.backend(seconds=30)
-    await farm.runner()
-    group = await farm.submit("gpu-1", timeout_seconds=1)
-    done = await farm.finished(group)
-    (child,) = await farm.children(group)
-    assert (child.status, child.error_message) == ("timeout", "Timed out after 1 s")
-    assert done.status == "failed"
-    (row,) = await farm.settled(group)
-    assert row.state == "timeout"
-
-
-async def test_a_backend_that_is_away_holds_its_child_until_it_gives_up(farm: Farm) -> None:
-    await farm.register("gpu-9", "http://localhost:9")
-    await farm.runner(give_up_s=0.5)
-    group = await farm.submit("gpu-9")
-    await farm.finished(group)
-    (child,) = await farm.children(group)
-    assert (child.status, child.error_type) == ("failed", "ConnectionError")
-    assert "not reachable" in child.error_message
-
-
 async def test_a_comfyui_that_would_render_twice_is_told_to_be_updated(farm: Farm) -> None:
-    from backends.models import Backend
-
     await farm.backend(seconds=0.05, version="0.3.40")
     await farm.runner()
-
-    async def away() -> str:
-        row = await in_thread(Backend.objects.get)(pk="gpu-1")
-        return row.status_reason if row.reachability == "offline" else ""
-
-    assert "too old" in await until(away)
+    away = Backend.objects.filter(reachability="offline", status_reason__contains="too old")
+    await until_row(away)
     await farm.submit("gpu-1")
     assert farm.kinds() == []
-
-
-async def test_a_backend_that_comes_back_gets_its_child(farm: Farm) -> None:
-    sim = await farm.backend(seconds=0.1)
-    await farm.runner()
-    await farm.finished(await farm.submit("gpu-1"))
-    await sim.restart(down_s=1.0)
-    group = await farm.submit("gpu-1")
-    assert (await farm.finished(group)).status == "completed"
 
 
 async def test_a_runner_that_stops_leaves_prompts_running_and_the_next_one_takes_them_up(farm: Farm) -> None:
@@ -209,8 +107,6 @@ async def test_a_runner_that_stops_leaves_prompts_running_and_the_next_one_takes
 
 
 async def test_a_disabled_backend_fails_what_waits_and_finishes_what_was_sent(farm: Farm) -> None:
-    from backends.models import Backend
-
     await farm.backend(seconds=1)
     await farm.runner(depth=1)
     group = await farm.submit("gpu-1", "gpu-1")

@@ -1,28 +1,30 @@
 """What a child's watchers are told while it goes from one attempt to the next, and when that begins."""
 
-from __future__ import annotations
-
 import asyncio
 import json
+import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from django.db.backends.utils import CursorWrapper
 from pytest_django import Settings
 
-from backends import queries as backend_selectors
+from backends import queries as backend_queries
 from backends.comfyui.client import ComfyClient
 from backends.states import Hold
 from jobgroups.domain.states import RetryScope
-from jobgroups.events.hub import Message
+from jobgroups.events.messages import Message
 from jobgroups.models import ChildJob
 from jobgroups.runner.attempt import driver as attempt_module
 from jobgroups.runner.attempt import lookup
 from jobgroups.runner.attempt.lookup import PromptLookup
 from jobgroups.runner.intervals import Intervals
 from jobgroups.services import holds
-from tests.harness.farm import SCALE, Farm, in_thread, text_to_image, until
+from tests.harness.farm import QUICK, SCALE, Farm, in_thread, until
+from tests.harness.graphs import text_to_image
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -30,14 +32,22 @@ pytestmark = pytest.mark.django_db(transaction=True)
 UNHURRIED = replace(Intervals.scaled(SCALE), poll=60.0, system_stats=600.0)
 
 
+@pytest.mark.parametrize(
+    ("backend", "fields"),
+    [("gpu-1", {"retry_elsewhere": RetryScope.NEVER}), ("*", {"retry_elsewhere": RetryScope.GROUP, "count": 1})],
+    ids=["bound", "pool"],
+)
 async def test_a_child_is_tried_again_when_its_pause_is_over_and_not_at_the_next_look(
-    farm: Farm, settings: Settings
+    farm: Farm, settings: Settings, backend: str, fields: dict[str, Any]
 ) -> None:
     settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0.5
     sim = await farm.backend("gpu-1")
     sim.fault("node_error", count=1)
     await farm.runner(intervals=UNHURRIED)
-    group = await farm.submit("gpu-1", max_attempts=2, retry_elsewhere=RetryScope.NEVER)
+    group = await farm.submit(backend, max_attempts=2, **fields)
+    await farm.in_states(group, "error")
+    # As after the commit of the failure.
+    farm.wake()
     done = await farm.finished(group, within=15)
     assert done.status == "completed"
     first, second = await farm.attempts(group)
@@ -56,14 +66,10 @@ async def test_what_is_given_back_and_goes_on_tells_no_progress_of_a_child_that_
 
     monkeypatch.setattr(farm.hub, "publish", note)
     sim = await farm.backend("gpu-1", seconds=2.5)
-    service = await farm.runner()
+    service = await farm.runner(timeouts=QUICK)
     group = await farm.submit("gpu-1")
     await farm.status_of(group, "running")
-
-    async def progresses() -> bool:
-        return len(told) > 2
-
-    await until(progresses)
+    await until(lambda: len(told) > 2)
     # It cannot be told to stop, and renders on to its end.
     sim.fault("hang_http", route="/interrupt", count=0)
     await in_thread(holds.backend_hold)(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
@@ -117,11 +123,7 @@ async def test_a_backend_that_speaks_is_not_asked_how_long_its_queue_is(
     assert (await farm.finished(group, within=15)).status == "completed"
     ended = time.monotonic()
     assert [moment for moment in asked if began + 0.1 < moment < ended] == []
-
-    async def again() -> bool:
-        return any(moment > ended for moment in asked)
-
-    await until(again)
+    await until(lambda: any(moment > ended for moment in asked))
 
 
 async def test_backends_are_read_where_they_may_have_changed_and_not_for_each_group(
@@ -129,13 +131,13 @@ async def test_backends_are_read_where_they_may_have_changed_and_not_for_each_gr
 ) -> None:
     """All of them, by every runner: the one cost that would grow faster than a farm."""
     reads: list[float] = []
-    read = backend_selectors.desired_backends
+    read = backend_queries.desired_backends
 
     def noted() -> list[dict[str, Any]]:
         reads.append(time.monotonic())
         return read()
 
-    monkeypatch.setattr(backend_selectors, "desired_backends", noted)
+    monkeypatch.setattr(backend_queries, "desired_backends", noted)
     await farm.backend("gpu-1")
     service = await farm.runner(intervals=replace(Intervals.scaled(SCALE), poll=60.0))
     await farm.finished(await farm.submit("gpu-1"))
@@ -147,8 +149,45 @@ async def test_backends_are_read_where_they_may_have_changed_and_not_for_each_gr
         assert (await farm.finished(group)).status == "completed"
     assert reads == []
     service.notify()
+    await until(lambda: bool(reads), within=5)
 
-    async def again() -> bool:
-        return bool(reads)
 
-    await until(again, within=5)
+#: Seconds of the runner's own time that are looked at.
+_LOOKED_AT = 25.0
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count what the runner's database threads ask."""
+    said: Counter[str] = Counter()
+    execute = CursorWrapper.execute
+
+    def counted(cursor: Any, sql: Any, params: Any = None) -> Any:
+        is_query = not str(sql).startswith(("BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK"))
+        if is_query and threading.current_thread().name.startswith("runner-db"):
+            said[str(sql)] += 1
+        return execute(cursor, sql, params)
+
+    monkeypatch.setattr(CursorWrapper, "execute", counted)
+    return said
+
+
+async def _queries(farm: Farm, asked: Counter[str]) -> int:
+    asked.clear()
+    await asyncio.sleep(_LOOKED_AT * SCALE)
+    return asked.total()
+
+
+async def test_an_idle_session_asks_the_database_less_than_once_a_second(farm: Farm, asked: Counter[str]) -> None:
+    await farm.backend("gpu-0")
+    await farm.runner()
+    await farm.seen("gpu-0")
+    alone = await _queries(farm, asked)
+    names = [f"gpu-{number}" for number in range(1, 5)]
+    for name in names:
+        await farm.backend(name)
+    farm.wake()
+    await farm.seen(*names)
+    five = await _queries(farm, asked)
+    assert five > alone > 0
+    assert (five - alone) / 4 / _LOOKED_AT < 1.0, asked.most_common(9)

@@ -1,1 +1,1 @@
-"""Deliberate breakages of the Director, each of which a named test must notice."""
+"""Deliberate defects of the Director, each of which a named test must find."""

@@ -1,7 +1,5 @@
 """Write ``docs/sabotage.md`` and print it: ``python -m tests.sabotage``."""
 
-from __future__ import annotations
-
 from tests.sabotage.table import PAGE, page
 
 text = page()

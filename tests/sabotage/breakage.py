@@ -1,80 +1,50 @@
-"""What a breakage is: exact replacements in the code, why they would hurt, and who notices."""
-
-from __future__ import annotations
+"""A breakage: a law of the code taken back by exact replacements, and the test that must fail."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 
-class StaleBreakage(Exception):
-    """The code has moved on: a breakage's text is not there exactly once."""
-
-
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One exact replacement.
-
-    Attributes:
-        path: of the file, from the root of the repository.
-        old: a text that occurs in it exactly once.
-        new: what stands there in the broken code.
-    """
+    """One exact replacement: ``old`` occurs exactly once in the file."""
 
     path: str
     old: str
     new: str
 
-    def applied(self, text: str) -> str:
-        """Return the file's text, broken.
-
-        Raises:
-            StaleBreakage: ``old`` does not occur exactly once.
-            SyntaxError: what comes out is no Python.
-        """
+    def apply(self, root: Path) -> str:
+        """Return the file's text below ``root`` with the replacement; it must be Python."""
+        text = (root / self.path).read_text(encoding="utf-8")
         found = text.count(self.old)
         if found != 1:
-            raise StaleBreakage(f"{self.path}: occurs {found} times, not once:\n{self.old}")
+            raise ValueError(f"{self.path}: occurs {found} times, not once:\n{self.old}")
         broken = text.replace(self.old, self.new)
         compile(broken, self.path, "exec")
         return broken
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Breakage:
     """One law of the code taken back.
 
     Attributes:
-        name: for the test's id.
-        broken: what the code does wrong now, as a sentence.
-        hurts: what that would cost a user, as a sentence.
-        edits: replacements that make it so; several where a law is guarded twice.
+        broken: what the code does wrong, as a sentence.
+        hurts: what that costs a user, as a sentence.
         notices: node id of the test that must fail.
-        within: seconds after which a test that waits for what never comes has failed; whole, it takes
-            a small part of it.
+        edits: several if the law is guarded twice.
+        within: seconds after which a test that waits in vain has failed.
+        on_postgresql: SQLite, with one writer, hides it.
     """
 
-    name: str
-    broken: str
-    hurts: str
-    edits: tuple[Edit, ...]
-    notices: str
-    within: int = 60
+    def __init__(
+        self, broken: str, hurts: str, notices: str, *edits: Edit, within: int = 60, on_postgresql: bool = False
+    ) -> None:
+        self.broken, self.hurts, self.notices = broken, hurts, notices
+        self.edits, self.within, self.on_postgresql = edits, within, on_postgresql
 
     @property
     def paths(self) -> set[str]:
-        """The files that it breaks."""
         return {edit.path for edit in self.edits}
 
     def apply(self, root: Path) -> None:
-        """Break the code below ``root``.
-
-        Raises:
-            StaleBreakage: an edit does not fit the code any more.
-        """
         for edit in self.edits:
-            file = root / edit.path
-            try:
-                text = edit.applied(file.read_text(encoding="utf-8"))
-            except StaleBreakage as stale:
-                raise StaleBreakage(f"Refresh the breakage {self.name!r}. {stale}") from None
-            file.write_text(text, encoding="utf-8")
+            (root / edit.path).write_text(edit.apply(root), encoding="utf-8")

@@ -1,6 +1,4 @@
-"""A client for the simulator's tests: posts prompts and listens, over real connections."""
-
-from __future__ import annotations
+"""A client for the simulator's tests."""
 
 import asyncio
 import json
@@ -11,15 +9,14 @@ from typing import Any
 import aiohttp
 
 from backends.simulator import Simulator
-from tests.simulator.graphs import Graph
+from tests.harness.graphs import Graph
 
 PATIENCE = 10.0  # seconds until a frame that doesn't come is a failure
 Frame = dict[str, Any]
 
 
 class Artist:
-    def __init__(self, sim: Simulator, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self.sim = sim
+    def __init__(self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.session = session
         self.socket = socket
 
@@ -45,9 +42,12 @@ class Artist:
         """The history entry of a prompt, or None."""
         return (await self.get(f"/history/{prompt_id}")).get(prompt_id)
 
-    async def interrupt(self, prompt_id: str | None = None) -> None:
-        body = {"prompt_id": prompt_id} if prompt_id else {}
-        async with self.session.post("/interrupt", json=body) as answer:
+    async def interrupt(self, prompt_id: str) -> None:
+        async with self.session.post("/interrupt", json={"prompt_id": prompt_id}) as answer:
+            assert answer.status == 200
+
+    async def free(self, **asked: bool) -> None:
+        async with self.session.post("/free", json=asked) as answer:
             assert answer.status == 200
 
     async def frame(self) -> Frame:
@@ -80,9 +80,9 @@ class Artist:
         prompt_id = await self.queue(graph, **body)
         return prompt_id, await self.until_end(prompt_id)
 
-    async def receives_nothing(self, seconds: float = 0.2) -> bool:
+    async def receives_nothing(self) -> bool:
         try:
-            await self.socket.receive(timeout=seconds)
+            await self.socket.receive(timeout=0.2)
         except TimeoutError:
             return True
         return False
@@ -94,7 +94,7 @@ async def artist(sim: Simulator, client_id: str = "artist") -> AsyncIterator[Art
         aiohttp.ClientSession(sim.url) as session,
         session.ws_connect(f"/ws?clientId={client_id}", heartbeat=None) as socket,
     ):
-        client = Artist(sim, session, socket)
+        client = Artist(session, socket)
         await client.until_type("status")
         yield client
 
@@ -107,3 +107,12 @@ async def soon(condition: Callable[[], bool]) -> None:
 
 def types(frames: list[Frame]) -> list[str]:
     return [f["type"] for f in frames if not f["type"].startswith("progress")]
+
+
+def steps(frames: list[Frame]) -> list[int]:
+    return [f["data"]["value"] for f in frames if f["type"] == "progress"]
+
+
+def the(kind: str, frames: list[Frame]) -> Any:
+    """The data of the first frame of a type."""
+    return next(frame["data"] for frame in frames if frame["type"] == kind)

@@ -1,7 +1,3 @@
-"""The audit log: complete, outliving, and waited for without sleeping."""
-
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 
@@ -10,24 +6,17 @@ import pytest
 from backends.simulator.audit_log import AuditLog, read_audit_log, redact_extra_data, unfinished
 
 
-def test_entries_are_on_disk_at_once(tmp_path: Path) -> None:
+def test_servers_share_a_file_that_has_each_entry_at_once(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "audit.jsonl"
-    audit_log = AuditLog("gpu-1", path)
-    audit_log.write("accepted", prompt_id="p")
-    assert read_audit_log(path)[0]["prompt_id"] == "p"
-    assert read_audit_log(path)[0]["backend"] == "gpu-1"
-    audit_log.close()
-
-
-def test_two_servers_share_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "audit.jsonl"
-    first, second = AuditLog("gpu-1", path), AuditLog("gpu-2", path)
-    for number in range(20):
-        first.write("accepted", prompt_id=f"a{number}")
-        second.write("accepted", prompt_id=f"b{number}")
+    first = AuditLog("gpu-1", path)
+    first.write("accepted", prompt_id="p")
+    second = AuditLog("gpu-2", path)
+    assert second.entries == []
+    second.write("accepted", prompt_id="q")
+    found = [(entry["backend"], entry["prompt_id"]) for entry in read_audit_log(path)]
+    assert found == [("gpu-1", "p"), ("gpu-2", "q")]
     first.close()
     second.close()
-    assert len(read_audit_log(path)) == 40
 
 
 def test_next_start_records_the_lost_prompts_of_a_killed_server(tmp_path: Path) -> None:
@@ -49,16 +38,6 @@ def test_next_start_records_the_lost_prompts_of_a_killed_server(tmp_path: Path) 
     again.close()
 
 
-def test_next_start_leaves_another_servers_prompts_alone(tmp_path: Path) -> None:
-    path = tmp_path / "audit.jsonl"
-    first = AuditLog("gpu-1", path)
-    first.write("accepted", prompt_id="p")
-    second = AuditLog("gpu-2", path)
-    assert second.entries == []
-    first.close()
-    second.close()
-
-
 def test_line_cut_off_by_a_full_disk_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_text('{"kind": "accepted", "prompt_id": "p"}\n{"kind": "acce')
@@ -77,20 +56,15 @@ def test_marks_keep_what_identifies_and_drop_the_workflow() -> None:
     assert redact_extra_data({"job": "x" * 10_000}).keys() == {"truncated"}
 
 
-async def test_wait_for_finds_an_entry_written_before_and_one_written_later() -> None:
+async def test_wait_for_finds_an_earlier_or_later_entry_and_times_out_with_the_last() -> None:
     audit_log = AuditLog("gpu-1")
     audit_log.write("started", prompt_id="a")
     assert (await audit_log.wait_for("started", prompt_id="a"))["prompt_id"] == "a"
+    with pytest.raises(TimeoutError, match=r"no 'ended' .*last seen: \[\('started', 'a'\)\]"):
+        await audit_log.wait_for("ended", timeout=0.01)
     async with asyncio.TaskGroup() as group:
         waiting = group.create_task(audit_log.wait_for("ended", prompt_id="a", outcome="success"))
         await asyncio.sleep(0)
         audit_log.write("ended", prompt_id="b", outcome="success")
         audit_log.write("ended", prompt_id="a", outcome="success")
     assert waiting.result()["prompt_id"] == "a"
-
-
-async def test_wait_for_times_out_with_the_last_entries() -> None:
-    audit_log = AuditLog("gpu-1")
-    audit_log.write("started", prompt_id="a")
-    with pytest.raises(TimeoutError, match=r"no 'ended' .*last seen: \[\('started', 'a'\)\]"):
-        await audit_log.wait_for("ended", timeout=0.01)

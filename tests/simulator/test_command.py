@@ -1,11 +1,6 @@
-"""The command: prints where it listens, says what is wrong, ends at once when told."""
-
-from __future__ import annotations
-
 import argparse
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,11 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backends.simulator import SimulatorThread, read_audit_log
 from backends.simulator.cli import add_arguments, main, simulators
-from backends.simulator.config import COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS, Config
+from backends.simulator.config import COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS
+from tests.harness.graphs import strangers_picture
+from tests.harness.processes import ROOT
+from tests.harness.servers import free_port
+from tests.harness.simulator_thread import SimulatorThread
 
-ROOT = Path(__file__).resolve().parents[2]
 MODULE = [sys.executable, "-m", "backends.simulator"]
 MANAGE = [sys.executable, "manage.py", "simulate"]
 
@@ -52,14 +49,10 @@ def parsed(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-LONG = {
-    "1": {"class_type": "TestSampler", "inputs": {"seed": 1, "steps": 9, "cfg": 7, "sampler_name": "e", "delay": 60}},
-    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
-}
+LONG = strangers_picture(1, seconds=240)
 
 
-@pytest.mark.parametrize("command", [MODULE, MANAGE], ids=["module", "manage.py"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("command", "number"), [(MODULE, signal.SIGTERM), (MANAGE, signal.SIGINT)])
 def test_three_servers_listen_and_end_on_a_signal(command: list[str], number: signal.Signals) -> None:
     with started("--port", "0", "--count", "3", "--json", command=command) as process:
         urls = announced(process)
@@ -73,52 +66,24 @@ def test_three_servers_listen_and_end_on_a_signal(command: list[str], number: si
         assert process.stderr.read() == ""
 
 
-def test_each_server_has_a_line_with_its_name() -> None:
-    with started("--port", "0", "--count", "2", "--name", "rig") as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(2)]
-    assert lines[0].startswith("rig-1: simulated ComfyUI at http://127.0.0.1:")
-    assert lines[1].startswith("rig-2: ")
-
-
-def test_further_servers_take_the_next_ports() -> None:
+def test_further_servers_take_the_next_ports_and_have_names() -> None:
     for _ in range(5):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        with started("--port", str(port), "--count", "2", "--json") as process:
+        port = free_port()
+        with started("--port", str(port), "--count", "2", "--name", "rig") as process:
             assert process.stdout is not None
-            line = process.stdout.readline()
-        if line:
+            lines = [process.stdout.readline() for _ in range(2)]
+        if lines[0]:
             break
-    assert json.loads(line)["urls"] == [f"http://127.0.0.1:{port + n}" for n in range(2)]
+    for number, line in enumerate(lines):
+        head = f"rig-{number + 1}: simulated ComfyUI at http://127.0.0.1:{port + number}"
+        assert line.startswith(head)
 
 
-def test_killed_server_leaves_an_audit_log_and_the_next_one_records_the_loss(tmp_path: Path) -> None:
-    path = tmp_path / "audit.jsonl"
-    arguments = ("--port", "0", "--json", "--audit-log", str(path))
-    with started(*arguments) as process:
-        post(announced(process)[0], {"prompt": LONG, "prompt_id": "mine"})
-        assert next(e["kind"] for e in read_audit_log(path)) == "accepted"
-        process.kill()
-        process.wait()
-    with started(*arguments) as process:
-        announced(process)
-        lost = [e["prompt_id"] for e in read_audit_log(path) if e["kind"] == "lost"]
-    assert lost == ["mine"]
-
-
-@pytest.mark.parametrize(("arguments", "further"), [([], ()), (["--model", "mine.ckpt"], ("mine.ckpt",))])
-def test_command_offers_the_checkpoints_of_common_workflows(arguments: list[str], further: tuple[str, ...]) -> None:
-    (server,) = simulators(parsed(*arguments))
-    assert server.config.checkpoints == (*DEFAULT_CHECKPOINTS, *COMMON_CHECKPOINTS, *further)
+def test_command_offers_the_checkpoints_of_common_workflows() -> None:
+    (server,) = simulators(parsed("--model", "mine.ckpt", "--gc-pause", "0.25"))
+    assert server.config.checkpoints == (*DEFAULT_CHECKPOINTS, *COMMON_CHECKPOINTS, "mine.ckpt")
     assert "v1-5-pruned-emaonly.safetensors" in server.config.checkpoints
-    assert Config().checkpoints == DEFAULT_CHECKPOINTS
-
-
-def test_pause_for_garbage_is_an_option_and_off_without_it() -> None:
-    (pausing,), (other,) = simulators(parsed("--gc-pause", "0.25")), simulators(parsed())
-    assert (pausing.config.gc_pause, other.config.gc_pause) == (0.25, 0.0)
+    assert server.config.gc_pause == 0.25
 
 
 def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +99,6 @@ def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--port", "65536"], "'65536' is no whole number from 0 to 65535"),
         (["--count", "0"], "'0' is no whole number from 1"),
-        (["--seconds", "-1"], "'-1' is no number from 0 up"),
         (["--seconds", "nan"], "'nan' is no number from 0 up"),
         (["--fault", "flood"], "There is no fault 'flood'. Known:"),
         (["--fault", "slow:seconds=x"], "seconds='x' is no float"),
@@ -147,3 +111,8 @@ def test_wrong_arguments_are_refused_with_the_reason(
         main(arguments)
     assert end.value.code == 2
     assert told in capsys.readouterr().err
+
+
+def test_audit_log_that_cannot_be_written_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--port", "0", "--audit-log", str(tmp_path)]) == 1
+    assert "--audit-log takes a file that can be written" in capsys.readouterr().err

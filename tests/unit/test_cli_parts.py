@@ -1,7 +1,4 @@
-"""Pure parts of the command line: option values, selection, progress, bars, tables."""
-
-from __future__ import annotations
-
+import dataclasses
 import datetime as dt
 from typing import Any
 
@@ -14,8 +11,9 @@ from director.cli import option_types, selection, text
 from director.cli.display import drawn, line
 from director.cli.exit_status import CommandError
 from director.cli.progress import FINAL, GroupProgress, Row
-from director.client import Backend, SkippedBackend
+from director.client import Backend, Group, SkippedBackend
 from director.client.events import parse_event
+from director.client.groups import parse_group
 
 
 @pytest.mark.parametrize(
@@ -49,17 +47,14 @@ def test_age_is_a_number_with_a_unit(text: str, seconds: float) -> None:
     assert option_types.age(text) == dt.timedelta(seconds=seconds)
     gone = dt.datetime.now(dt.UTC) - option_types.moment(text)
     assert abs(gone.total_seconds() - seconds) < 5
+    assert option_types.moment("2026-02-01").tzinfo is not None
+    assert option_types.moment("2026-02-01T07:00:00Z") == dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "1y", "h", "-1h", "99999999999d"])
 def test_other_text_is_no_moment(text: str) -> None:
     with pytest.raises(click.BadParameter):
         option_types.moment(text)
-
-
-def test_moment_without_a_time_zone_is_local() -> None:
-    assert option_types.moment("2026-02-01").tzinfo is not None
-    assert option_types.moment("2026-02-01T07:00:00Z") == dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
 
 
 # --- which backends -------------------------------------------------------------------------------
@@ -72,23 +67,62 @@ def _backend(name: str, status: str = "online", tags: tuple[str, ...] = ()) -> B
 def test_id_takes_precedence_over_a_tag() -> None:
     known = [_backend("a", tags=("b", "big, red")), _backend("b"), _backend("c", tags=("b",))]
     assert [one.backend_id for one in selection.by_name(["b"], known)] == ["b"]
-    assert [one.backend_id for one in selection.by_name(["big, red", "c,a"], known)] == ["a", "c", "a"]
+    named = selection.by_name(["big, red", "c,a"], known)
+    assert [one.backend_id for one in named] == ["a", "c", "a"]
     with pytest.raises(CommandError, match="'d'"):
         selection.by_name(["d"], known)
 
 
-def test_jobs_are_distributed_to_available_backends() -> None:
+def test_each_available_backend_gets_one_job() -> None:
     known = [_backend("a"), _backend("b", "offline"), _backend("c", "busy")]
-    selected = selection.for_children([], every=True, count=5, known=known)
-    assert selected.backend_ids == ["a", "c", "a", "c", "a"]
+    selected = selection.for_children([], known=known)
+    assert (selected.backend_ids, selected.count) == (["a", "c"], None)
     assert selected.left_out == [SkippedBackend(backend_id="b", reason="offline")]
-    named = selection.for_children(["b", "a"], every=False, count=None, known=known)
+    named = selection.for_children(["b", "a"], known=known)
     assert named.backend_ids == ["b", "a"], "the Director returns the reasons"
 
 
 def test_all_backends_are_sent_if_none_is_available() -> None:
     known = [_backend("a", "offline"), _backend("b", "offline")]
-    assert selection.for_children([], every=True, count=None, known=known).backend_ids == ["a", "b"]
+    assert selection.for_children([], known=known).backend_ids == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("names", "tags", "candidates"),
+    [
+        ([], [], ["*"]),
+        (["b"], [], ["b"]),
+        (["big"], [], ["tag:big"]),
+        (["a,big"], ["small", "big"], ["a", "tag:big", "tag:small"]),
+        (["a", "a"], [], ["a"]),
+    ],
+)
+def test_candidates_are_ids_and_tags_each_once(names: list[str], tags: list[str], candidates: list[str]) -> None:
+    known = [_backend("a", tags=("big",)), _backend("b", tags=("small",))]
+    selected = selection.for_pool(names, tags, count=5, known=known)
+    assert (selected.backend_ids, selected.count) == (candidates, 5)
+
+
+@pytest.mark.parametrize(("names", "tags"), [(["c"], []), ([], ["c"]), ([], ["a"]), ([""], [])])
+def test_unknown_candidate_is_refused(names: list[str], tags: list[str]) -> None:
+    with pytest.raises(CommandError):
+        selection.for_pool(names, tags, count=1, known=[_backend("a")])
+
+
+def test_candidates_that_can_take_no_jobs_are_left_out_of_a_dry_run() -> None:
+    known = [_backend("a", "offline"), _backend("b", tags=("big",)), _backend("c")]
+    off = dataclasses.replace(_backend("d", "disabled"), enabled=False)
+    every = selection.for_pool([], [], count=2, known=known)
+    ready = selection.able_candidates(every, [*known, off], ["big"])
+    assert (ready.backend_ids, ready.count) == (["b"], 2)
+    assert [(one.backend_id, one.reason) for one in ready.left_out] == [("a", "offline"), ("c", "lacks big")]
+    named = selection.for_pool(["d", "b"], [], count=2, known=[*known, off])
+    ready = selection.able_candidates(named, [*known, off], [])
+    assert [one.backend_id for one in ready.left_out] == ["d"]
+    with pytest.raises(CommandError, match="a: offline\n  b: lacks huge"):
+        selection.able_candidates(every, known, ["huge"])
+    with pytest.raises(CommandError, match="No backend is registered and enabled"):
+        selection.able_candidates(every, [off], [])
 
 
 # --- a group that is watched ----------------------------------------------------------------------
@@ -112,11 +146,12 @@ def _shown(*events: Any) -> list[str]:
 def test_each_change_is_shown_once() -> None:
     progress = _event("child_progress", progress=10.0, current_step="KSampler")
     started, done = _event("child_started", attempt=1), _event("child_completed", outputs={})
-    assert _shown(_state(), started, progress, progress, done) == [
+    assert _shown(_state(), _state(), started, progress, progress, done) == [
         "gpu-1 seed 42: queued",
         "gpu-1 seed 42: running",
         "gpu-1 seed 42: completed",
     ]
+    assert _shown(_state(), _state(status="failed"))[1:] == ["gpu-1 seed 42: failed"]
 
 
 def test_retry_is_shown_with_both_backends() -> None:
@@ -128,6 +163,23 @@ def test_retry_is_shown_with_both_backends() -> None:
         "gpu-2 seed 42: running",
         "gpu-2 seed 42: completed with attempt 2",
     ]
+
+
+def test_job_of_the_pool_is_shown_with_any_while_it_waits() -> None:
+    started = _event("child_started", attempt=1)
+    evicted = _event("child_requeued", backend_id=None, reason="Evicted.")
+    again = _event("child_retrying", reason="Out of memory.", next_backend_id=None, attempt=1)
+    cancelled = _event("child_cancelled", backend_id=None)
+    waiting = _state(backend_id=None)
+    assert _shown(waiting, started, evicted, started, again, cancelled) == [
+        "any seed 42: queued",
+        "gpu-1 seed 42: running",
+        "any seed 42: queued: again, after gpu-1: Evicted.",
+        "gpu-1 seed 42: running",
+        "any seed 42: queued: again, after gpu-1: Out of memory.",
+        "- seed 42: cancelled",
+    ]
+    assert _shown(waiting, evicted)[1] == "any seed 42: queued: again: Evicted."
 
 
 def test_failure_is_shown_with_its_reason_on_one_line() -> None:
@@ -143,25 +195,21 @@ def test_completed_child_is_shown_with_its_warnings() -> None:
     assert _shown(_state(status="completed", warnings=["one \x1b[31m", "two"])) == [shown]
 
 
-def test_repeated_state_shows_only_changes() -> None:
-    assert _shown(_state(status="running"), _state(status="running"), _state(status="failed")) == [
-        "gpu-1 seed 42: running",
-        "gpu-1 seed 42: failed",
-    ]
-
-
 def test_new_run_queues_its_jobs_again() -> None:
     followed = GroupProgress()
     followed.on_event(_state(status="failed", error_message="broken"))
-    moved = followed.on_event(parse_event({"type": "group_reopened", "seq": 5, "job_ids": ["j_1"]}))
-    assert [row.status for row in moved] == ["queued"]
+    reopened = {"type": "group_reopened", "seq": 5, "job_ids": ["j_1"], "backend_ids": [None]}
+    moved = followed.on_event(parse_event(reopened))
+    assert [(row.status, row.backend_id) for row in moved] == [("queued", None)]
+    old = followed.on_event(parse_event({**reopened, "backend_ids": []}))
+    assert [row.status for row in old] == ["queued"]
 
 
 _ROWS = st.lists(
     st.builds(
         Row,
         job_id=st.uuids().map(str),
-        backend_id=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64),
+        backend_id=st.none() | st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64),
         seed=st.integers(0, 2**53 - 1),
         status=st.sampled_from(["queued", "running", *sorted(FINAL)]),
         progress=st.floats(0, 100),
@@ -181,8 +229,21 @@ def test_bars_fit_into_every_terminal(rows: list[Row], width: int, height: int) 
         assert len(lines) == len(rows)
 
 
-# --- texts ----------------------------------------------------------------------------------------
-
-
 def test_columns_are_aligned_without_control_characters() -> None:
-    assert text.columns(("A", "B"), [("long", "x\ny\x1b[2J"), ("s", "")]) == ["A     B", "long  x y [2J", "s"]
+    found = text.columns(("A", "B"), [("long", "x\ny\x1b[2J"), ("s", "")])
+    assert found == ["A     B", "long  x y [2J", "s"]
+
+
+def test_backends_that_made_the_jobs_are_counted() -> None:
+    def group(*backend_ids: str | None) -> Group:
+        jobs = [
+            {"job_id": f"j_{at}", "backend_id": one, "seed": at, "status": "completed"}
+            for at, one in enumerate(backend_ids)
+        ]
+        jobs.append({"job_id": "j", "backend_id": "gpu-9", "seed": 99, "status": "failed"})
+        return parse_group({"job_group_id": "jg_1", "status": "failed", "child_jobs": jobs})
+
+    assert text.made_by(group("gpu-2", "gpu-1", "gpu-1")) == "gpu-1 2, gpu-2 1"
+    assert text.made_by(group()) == ""
+    many = text.made_by(group(*(f"gpu-{at}" for at in range(300))))
+    assert many.endswith("gpu-9 1, and 290 more")

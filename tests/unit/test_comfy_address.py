@@ -1,10 +1,8 @@
-from __future__ import annotations
-
 import base64
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.comfyui.address import check_headers, normalise_url, slug_for_url
@@ -12,28 +10,15 @@ from backends.comfyui.address import check_headers, normalise_url, slug_for_url
 LOOPBACK = "http://localhost:8188"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "localhost:8188",
-        "LOCALHOST:8188",
-        "localhost",
-        "http://localhost.:8188/",
-        "http://127.0.0.1:8188",
-        "127.9.9.9:8188",
-        "127.1:8188",
-        "2130706433:8188",
-        "http://0x7f.0.0.1:8188",
-        "http://0.0.0.0:8188//",
-        "http://[::1]:8188",
-        "[::1]:8188",
-        "::1",
-        "http://[::]:8188",
-        "http://[0:0:0:0:0:0:0:1]:8188",
-        "http://[::ffff:127.0.0.1]:8188",
-        " http://localhost:8188 ",
-    ],
+SPELLINGS = (
+    "localhost:8188 LOCALHOST:8188 localhost http://localhost.:8188/ http://127.0.0.1:8188"
+    " 127.9.9.9:8188 127.1:8188 2130706433:8188 http://0x7f.0.0.1:8188 http://0.0.0.0:8188//"
+    " http://[::1]:8188 [::1]:8188 ::1 http://[::]:8188 http://[0:0:0:0:0:0:0:1]:8188"
+    " http://[::ffff:127.0.0.1]:8188"
 )
+
+
+@pytest.mark.parametrize("text", [" http://localhost:8188 ", *SPELLINGS.split()])
 def test_every_loopback_spelling_is_localhost(text: str) -> None:
     assert normalise_url(text).url == LOOPBACK
 
@@ -47,7 +32,7 @@ def test_every_loopback_spelling_is_localhost(text: str) -> None:
         ("http://gpu", "http://gpu", "gpu_80"),
         ("http://gpu:80/", "http://gpu", "gpu_80"),
         ("HTTPS://Farm.Example:443/", "https://farm.example", "farm.example_443"),
-        ("https://farm:8443/a b/".replace(" ", "%20"), "https://farm:8443/a%20b", "farm_8443_a-20b"),
+        ("https://farm:8443/a%20b/", "https://farm:8443/a%20b", "farm_8443_a-20b"),
         ("https://farm//gpu1//", "https://farm/gpu1", "farm_443_gpu1"),
         ("http://[FE80:0::1]:8188", "http://[fe80::1]:8188", "fe80--1_8188"),
         ("http://[2001:db8::1]", "http://[2001:db8::1]", "2001-db8--1_80"),
@@ -104,11 +89,12 @@ def test_malformed_address_is_explained_and_not_repeated(text: str, sentence: st
 def test_login_becomes_basic_auth_and_is_never_shown() -> None:
     address = normalise_url("https://us%40er:p%3A%C3%A4ss@farm/gpu1")
     assert address.url == "https://farm/gpu1"
-    encoded = address.headers["Authorization"].removeprefix("Basic ")
+    encoded = address.headers_with({})["Authorization"].removeprefix("Basic ")
     assert base64.b64decode(encoded).decode() == "us@er:p:äss"
     assert encoded not in repr(address)
 
 
+@settings(max_examples=50)
 @given(st.text())
 def test_any_text_is_an_address_or_a_sentence(text: str) -> None:
     url, refused = "", ""
@@ -121,11 +107,6 @@ def test_any_text_is_an_address_or_a_sentence(text: str) -> None:
         return
     assert normalise_url(url).url == url
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", slug_for_url(url))
-
-
-def test_headers_that_can_be_sent_pass() -> None:
-    headers = {"Authorization": "Bearer abc", "X-Token": "a b", "X-Empty": ""}
-    assert check_headers(headers) == headers
 
 
 @pytest.mark.parametrize(
@@ -145,6 +126,8 @@ def test_headers_that_can_be_sent_pass() -> None:
     ],
 )
 def test_headers_that_would_break_requests_are_refused_and_not_shown(name: str, value: str) -> None:
+    fine = {"Authorization": "Bearer abc", "X-Token": "a b", "X-Empty": ""}
+    assert check_headers(fine) == fine
     with pytest.raises(ValueError, match="header") as caught:
-        check_headers({name: value})
+        check_headers(fine | {name: value})
     assert "secret" not in str(caught.value)

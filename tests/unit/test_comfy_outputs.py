@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -28,10 +26,6 @@ def test_references_example_comes_out_as_printed() -> None:
     }
 
 
-def test_images_are_always_there() -> None:
-    assert collect_outputs({}, URL, "p") == {"images": [], "prompt_id": "p"}
-
-
 @pytest.mark.parametrize(
     ("filename", "subfolder", "kind", "query"),
     [
@@ -46,16 +40,16 @@ def test_urls_are_percent_encoded(filename: str, subfolder: str, kind: str, quer
     assert url == f"{URL}/view?{query}"
 
 
-def test_nodes_come_in_numeric_order_whatever_order_they_finished_in() -> None:
-    outputs = {node: {"images": [image(node)]} for node in ("10", "9", "save", "2", "9.0.0.1")}
-    names = [file["filename"] for file in collect_outputs(outputs, URL, "p")["images"]]
-    assert names == ["2", "9", "9.0.0.1", "10", "save"]
-
-
-def test_prompts_own_order_wins_and_expanded_nodes_stand_at_their_parent() -> None:
-    outputs = {node: {"images": [image(node)]} for node in ("1", "10", "9.0.0.1", "2", "7")}
-    found = collect_outputs(outputs, URL, "p", node_order=["10", "9", "2"])
-    assert [file["filename"] for file in found["images"]] == ["10", "9.0.0.1", "2", "1", "7"]
+@pytest.mark.parametrize(
+    ("nodes", "order", "names"),
+    [("10 9 save 2 9.0.0.1", None, "2 9 9.0.0.1 10 save"), ("1 10 9.0.0.1 2 7", ["10", "9", "2"], "10 9.0.0.1 2 1 7")],
+)
+def test_nodes_come_in_the_prompts_order_or_by_number_and_expanded_ones_at_their_parent(
+    nodes: str, order: list[str] | None, names: str
+) -> None:
+    outputs = {node: {"images": [image(node)]} for node in nodes.split()}
+    found = collect_outputs(outputs, URL, "p", node_order=order)
+    assert [file["filename"] for file in found["images"]] == names.split()
 
 
 def test_other_kinds_stand_under_their_own_key_in_the_same_form() -> None:
@@ -78,16 +72,27 @@ def test_other_kinds_stand_under_their_own_key_in_the_same_form() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
+def test_file_of_a_3d_preview_is_a_file_too() -> None:
+    saved, camera = image("mesh_00001_.glb", "mesh"), {"position": {"x": 1}}
+    nodes = {
+        "1": {"3d": [saved]},
+        "2": {"result": ["mesh\\mesh_00001_.glb", camera, None]},
+        "3": {"result": ["preview3d_advanced_5e.OBJ", None, "b.png"]},
+        "4": {"result": ["preview3d_5e.glb", "text.txt", ""]},
+    }
+    found = collect_outputs(nodes, URL, "p")
+    assert [(one["url"].partition("?filename=")[2], one["type"]) for one in found["3d"]] == [
+        ("mesh_00001_.glb&subfolder=mesh", "output"),
+        ("preview3d_advanced_5e.OBJ&type=temp", "temp"),
+        ("preview3d_5e.glb", "output"),
+    ]
+    assert found["result"] == [one for node in ("2", "3", "4") for one in nodes[node]["result"]]
+
+
 @pytest.mark.parametrize("item", ["a.png", {}, {"filename": 3}, {"filename": ""}, {"filename": "a", "type": 1}])
 def test_every_item_of_images_is_a_file(item: object) -> None:
     found = collect_outputs({"1": {"images": [item]}}, URL, "p")
     assert found == {"images": [], "images_other": [item], "prompt_id": "p"}
-
-
-def test_given_outputs_are_not_changed() -> None:
-    given = {"1": {"images": [image("a.png")]}}
-    collect_outputs(given, URL, "p")
-    assert given == {"1": {"images": [image("a.png")]}}
 
 
 OOM_TIPS = (

@@ -1,19 +1,26 @@
-"""Pages that repeat what the code says are compared with the code."""
-
-from __future__ import annotations
+"""Pages and tables that repeat what the code says are compared with the code."""
 
 import ast
 import importlib.util
+import operator
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.e2e import test_killed_at_every_step as kills
+from tests.harness.director import Step
+from tests.harness.processes import ROOT
+
+STEPS = {
+    f"{table}: {name}": step
+    for table in ("LIFE", "UNSURE", "CANCEL", "TIMEOUT", "RETRY", "RECOVERY")
+    for name, step in getattr(kills, table).items()
+}
 #: The reference is kept as it was given, with links to pages that are not here.
 PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")] if page.name != "api-reference.md")
-_READERS = {"_flag", "_number", "_one_of", "_words", "str", "_urls"}
+_READERS = {"_flag", "_number", "_one_of", "_words", "_text", "str", "_urls"}
 
 
 def _script(name: str) -> ModuleType:
@@ -37,16 +44,15 @@ def _variables_read() -> set[str]:
     return {name for name in found if name.startswith("DIRECTOR_")}
 
 
-def _variables_described() -> list[str]:
-    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    return re.findall(r"^\| `(DIRECTOR_[A-Z_]+)` \|", text, re.MULTILINE)
+def _without_code(page: Path) -> str:
+    text = page.read_text(encoding="utf-8")
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def _anchors(page: Path) -> set[str]:
     """Anchors of a page's headings, as GitHub makes them."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     found = set()
-    for heading in re.findall(r"^#+ +(.+)$", text, re.MULTILINE):
+    for heading in re.findall(r"^#+ +(.+)$", _without_code(page), re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
         found.add(re.sub(r"[^\w\- ]", "", plain).strip().replace(" ", "-"))
     return found
@@ -59,7 +65,8 @@ def test_a_page_that_is_generated_is_the_generated_one(name: str) -> None:
 
 
 def test_every_environment_variable_is_described_once() -> None:
-    described = _variables_described()
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    described = re.findall(r"^\| `(DIRECTOR_[A-Z_]+)` \|", text, re.MULTILINE)
     assert len(_variables_read()) > 10
     assert sorted(described) == sorted(_variables_read())
 
@@ -74,8 +81,7 @@ def test_every_make_target_that_the_readme_names_is_there() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for link in re.findall(r"(?<!`)\]\(([^)\s]+)\)", text):
+    for link in re.findall(r"(?<!`)\]\(([^)\s]+)\)", _without_code(page)):
         if re.match(r"[a-z]+:", link):
             continue
         path, _, anchor = link.partition("#")
@@ -113,3 +119,19 @@ def test_references_to_the_protocol_page_name_its_headings() -> None:
                 found += 1
                 assert trap in traps or heading in headings, f"{file}: {trap or heading}"
     assert found > 20
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
+def test_step_of_a_kill_names_a_function_in_its_file(step: Step) -> None:
+    module, _, name = step.at.partition(":")
+    assert callable(operator.attrgetter(name)(importlib.import_module(module)))
+    assert all((ROOT / path).is_file() for path in step.paths)
+
+
+def test_what_runs_on_postgresql_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    listed = re.search(r"^POSTGRES_TESTS = ((?:.*\\\n)*.*)", makefile, re.MULTILINE)
+    assert listed is not None
+    paths = listed[1].replace("\\", "").split()
+    assert len(paths) > 5
+    assert [path for path in paths if not (ROOT / path).exists()] == []

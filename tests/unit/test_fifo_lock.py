@@ -1,9 +1,7 @@
-from __future__ import annotations
-
 import threading
 import time
 
-from jobgroups.database.sqlite3.fifo_lock import FifoLock
+from jobgroups.database.sqlite3.base import FifoLock
 
 
 def test_lock_goes_to_the_thread_that_waited_longest() -> None:

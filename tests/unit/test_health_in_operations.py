@@ -1,7 +1,5 @@
 """docs/operations.md has every answer of ``/api/health``, in the words in which it is given."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 
@@ -9,13 +7,15 @@ import pytest
 from pytest_django import Settings
 
 from director.web import health
-from director.web.health import Check, HealthReport
+from director.web.health import Check, HealthReport, StorageReport
 from jobgroups.models import Runner
 from tests.harness.processes import ROOT
 
 _PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 _ROWS = re.findall(
-    r"^\| `(database|channel_layer|runner|backends)` \| (.+?) \| (ok|degraded|down) \| (.*?) ?\|$", _PAGE, re.MULTILINE
+    r"^\| `(database|channel_layer|runner|backends|storage)` \| (.+?) \| (ok|degraded|down) \| (.*?) ?\|$",
+    _PAGE,
+    re.MULTILINE,
 )
 _NOW = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
 
@@ -29,7 +29,6 @@ def _facts(*runners: Runner) -> HealthReport:
 
 
 def _given() -> dict[str, list[Check]]:
-    """Return the answers of each check, all that there are."""
     failed = {"last_error_at": _NOW, "restarts": 2}
     return {
         "database": [health.database_check(None), health.database_check(_facts())],
@@ -45,6 +44,12 @@ def _given() -> dict[str, list[Check]]:
             health.runner_check(_facts(_runner(60.0))),
             health.runner_check(_facts(_runner(0.8), _runner(1.0))),
             health.runner_check(_facts(_runner(0.8, **failed))),
+        ],
+        "storage": [
+            health.storage_check(None),
+            health.storage_check(StorageReport(0, ["rack-1", "rack-2"])),
+            health.storage_check(StorageReport(2**30)),
+            health.storage_check(StorageReport(400 * 2**30)),
         ],
         "backends": [
             health.backends_check(None),

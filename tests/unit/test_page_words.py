@@ -1,8 +1,6 @@
-"""Texts of the pages."""
-
-from __future__ import annotations
-
+import re
 from collections.abc import Mapping
+from html import unescape
 
 import pytest
 
@@ -23,6 +21,20 @@ def test_result_label_counts_retried_jobs_apart(
     completed: int, total: int, attempts: Mapping[int, int], label: str
 ) -> None:
     assert text.result_label(completed, total, attempts) == label
+
+
+@pytest.mark.parametrize(
+    ("sentence", "whole"),
+    [
+        ("In the queue of gpu-3. Done in about 16 s.", ["gpu-3", "16 s"]),
+        ("a-1 <b> & rack-2-gpu-1; 2 h 5 min", ["a-1", "rack-2-gpu-1", "2 h", "5 min"]),
+        (f"At 127.0.0.1-8188, not at {'long-' * 12}name.", ["127.0.0.1-8188"]),
+    ],
+)  # fmt: skip
+def test_names_and_durations_are_not_broken_over_lines(sentence: str, whole: list[str]) -> None:
+    html = text.unbroken(sentence)
+    assert re.findall(r'<span class="whole">(.*?)</span>', html) == whole
+    assert unescape(re.sub(r"</?span[^>]*>", "", html)) == sentence
 
 
 @pytest.mark.parametrize(

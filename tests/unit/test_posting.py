@@ -1,21 +1,17 @@
-"""Nothing of a service's URL gets out, and settings refuse what is none without saying it."""
-
-from __future__ import annotations
+"""Nothing of a service's URL gets out, and wrong settings end the start without being shown."""
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from jobgroups.domain.notices import Message
 from jobgroups.runner.notices import channels
+from tests.harness.processes import ROOT
 
 # One of apprise's many services still uses it.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -59,22 +55,23 @@ def test_urls_stand_between_blanks_or_commas_and_may_have_commas() -> None:
     assert done.stdout.startswith("['json://a/', 'mailto://u:p@b?to=x@y,z@y', 'xml://c'] ['group_")
 
 
-@pytest.mark.parametrize("said", ["hunter22", "hunter22 json://a", "://hunter22"])
-def test_what_is_no_url_ends_the_start_without_being_shown(said: str) -> None:
-    done = _start(DIRECTOR_NOTIFY=said)
-    assert done.returncode
-    assert "Entry 1 of DIRECTOR_NOTIFY is not a URL" in done.stderr
-    assert "hunter22" not in done.stderr
-
-
 @pytest.mark.parametrize(
     ("name", "said", "sentence"),
     [
-        ("DIRECTOR_NOTIFY_ON", "group_end", "known are group_ended, backend_trouble, queue_empty"),
-        ("DIRECTOR_PUBLIC_URL", "farm.example", "write it as http://host:port"),
+        *(
+            ("NOTIFY", said, "Entry 1 of DIRECTOR_NOTIFY is not a URL")
+            for said in ("hunter22", "hunter22 json://a", "://hunter22")
+        ),
+        ("NOTIFY_ON", "group_end", "known are group_ended, backend_trouble, queue_empty"),
+        ("PUBLIC_URL", "farm.example", "write it as http://host:port"),
+        *(
+            ("TOKEN", said, "DIRECTOR_TOKEN must have 16 to 512")
+            for said in ("hunter22", "with a blank in it", "zeichenmitümlaut")
+        ),
     ],
 )
 def test_what_makes_no_sense_ends_the_start_with_a_sentence(name: str, said: str, sentence: str) -> None:
-    done = _start(**{name: said})
+    done = _start(**{f"DIRECTOR_{name}": said})
     assert done.returncode
     assert sentence in done.stderr
+    assert "hunter22" not in done.stderr

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -142,46 +140,17 @@ def test_progress_after_frames(
     assert (tracker.percent, steps_of(tracker)) == (percent, steps)
 
 
-@pytest.mark.parametrize("total", [1, 3, 7, 20, 150, 9999])
-def test_each_step_of_a_single_sampler_is_its_share(total: int) -> None:
-    tracker = ProgressTracker({"3": node("KSampler", steps=total)})
-    for step in range(total + 1):
-        tracker.progress("3", step, total)
-        assert tracker.percent == min(round(100 * step / total, 2), CEILING)
-
-
-def test_recorded_run_advances_by_the_weights() -> None:
+def test_run_with_both_kinds_of_frames_advances_by_the_weights() -> None:
     tracker = ProgressTracker(TEXT_TO_IMAGE)
-    tracker.cached([])
-    states: dict[str, State] = {}
     seen = []
     for key in ("4", "5", "7", "6", "3", "8", "9"):
-        states[key] = State()
-        tracker.progress_state(states)
-        tracker.executing(key)
-        for step in range(1, 5) if key == "3" else ():
-            states[key] = State(step, 4)
-            tracker.progress_state(states)
-            tracker.progress(key, step, 4)
-            seen.append((tracker.percent, *steps_of(tracker)))
-        states[key] = State(states[key].max, states[key].max, "finished")
-        tracker.progress_state(states)
-        seen.append((tracker.percent, *steps_of(tracker)))
-    tracker.executing(None)
-    assert seen == [
-        (10.0, "CheckpointLoaderSimple", 1, 1),
-        (20.0, "EmptyLatentImage", 1, 1),
-        (30.0, "CLIPTextEncode", 1, 1),
-        (40.0, "CLIPTextEncode", 1, 1),
-        (50.0, "KSampler", 1, 4),
-        (60.0, "KSampler", 2, 4),
-        (70.0, "KSampler", 3, 4),
-        (80.0, "KSampler", 4, 4),
-        (80.0, "KSampler", 4, 4),
-        (90.0, "VAEDecode", 1, 1),
-        (CEILING, "SaveImage", 1, 1),
-    ]
-    assert steps_of(tracker) == ("SaveImage", 1, 1)
+        for step in range(1, 5) if key == "3" else [1]:
+            steps = f"{step}/4" if key == "3" else "0/1"
+            seen.append(send(tracker, f"[{key}:{steps}] {key} {key}={steps}").percent)
+        seen.append(send(tracker, f"[{key}:done]").percent)
+    sampled = [50.0, 60.0, 70.0, 80.0, 80.0]
+    assert seen == [0, 10, 10, 20, 20, 30, 30, 40, *sampled, 80, 90, 90, CEILING]
+    assert steps_of(send(tracker, "-")) == ("SaveImage", 1, 1)
 
 
 @pytest.mark.parametrize(

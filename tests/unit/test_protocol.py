@@ -1,8 +1,5 @@
-from __future__ import annotations
-
 import json
 import struct
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.comfyui import protocol
-from backends.comfyui.events import (
+from backends.comfyui.protocol import (
+    KNOWN_TYPES,
     Executed,
     Executing,
     ExecutionCached,
@@ -25,10 +23,11 @@ from backends.comfyui.events import (
     Preview,
     Progress,
     ProgressState,
+    ProtocolError,
     Status,
     Text,
+    parse,
 )
-from backends.comfyui.protocol import KNOWN_TYPES, ProtocolError, parse
 
 FRAMES = Path(__file__).parent / "frames"
 RECORDINGS = sorted(path for path in FRAMES.glob("*.json") if path.name != "answers.json")
@@ -52,16 +51,15 @@ def _progress_state(data: dict[str, Any]) -> ProgressState:
     return ProgressState(prompt_id=data["prompt_id"], nodes=nodes)
 
 
-def _execution_error(data: dict[str, Any]) -> ExecutionError:
-    kept = ("prompt_id", "node_id", "node_type", "exception_message", "exception_type")
-    return ExecutionError(
-        **{key: data[key] for key in kept}, traceback=tuple(data["traceback"]), executed=tuple(data["executed"])
-    )
+def _ended(kind: Callable[..., Any], *kept: str) -> Callable[[dict[str, Any]], Any]:
+    def read(data: dict[str, Any]) -> Any:
+        lists = {key: tuple(data[key]) for key in ("traceback", "executed") if key in data}
+        return kind(**{key: data[key] for key in kept}, **lists)
+
+    return read
 
 
-def _execution_interrupted(data: dict[str, Any]) -> ExecutionInterrupted:
-    kept = ("prompt_id", "node_id", "node_type")
-    return ExecutionInterrupted(**{key: data[key] for key in kept}, executed=tuple(data["executed"]))
+_NODE = ("prompt_id", "node_id", "node_type")
 
 
 #: What a recorded text frame says, read field by field with plain dictionaries.
@@ -74,8 +72,8 @@ EXPECTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "progress_state": _progress_state,
     "executed": lambda data: Executed(**data),
     "execution_success": lambda data: ExecutionSuccess(prompt_id=data["prompt_id"]),
-    "execution_error": _execution_error,
-    "execution_interrupted": _execution_interrupted,
+    "execution_error": _ended(ExecutionError, *_NODE, "exception_message", "exception_type"),
+    "execution_interrupted": _ended(ExecutionInterrupted, *_NODE),
     "feature_flags": lambda data: FeatureFlags(**data),
 }
 
@@ -89,18 +87,9 @@ def rebuilt(frame: dict[str, Any]) -> bytes:
     return head.ljust(frame["len"], b"\0")
 
 
-def test_no_recorded_frame_is_missing() -> None:
-    assert (len(list(recorded("text"))), len(list(recorded("binary")))) == (2191, 36)
-
-
-@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
-def test_every_recorded_text_frame_is_read_field_by_field(path: Path) -> None:
-    for frame in json.loads(path.read_text())["text"]:
+def test_every_recorded_text_frame_is_read_field_by_field() -> None:
+    for _, frame in recorded("text"):
         assert parse(json.dumps(frame)) == EXPECTED[frame["type"]](frame["data"])
-
-
-def test_recordings_hold_every_known_type() -> None:
-    assert {frame["type"] for _, frame in recorded("text")} == KNOWN_TYPES
 
 
 def test_every_recorded_binary_frame_is_read() -> None:
@@ -161,13 +150,13 @@ def test_unusual_frames_of_known_types_are_read(frame: str | bytes, event: objec
     assert parse(frame) == event
 
 
-@pytest.mark.parametrize("kind", sorted(KNOWN_TYPES - {"feature_flags"}))
+@pytest.mark.parametrize("kind", sorted(KNOWN_TYPES.keys() - {"feature_flags"}))
 @pytest.mark.parametrize("data", ["{}", "null", "[]", '"x"', '{"prompt_id":{},"node":[]}'])
 def test_broken_frame_of_a_known_type_is_an_error_that_shows_its_head(kind: str, data: str) -> None:
     frame = f'{{"type":"{kind}","data":{data}}}'
     with pytest.raises(ProtocolError) as caught:
         parse(frame)
-    assert caught.value.head == frame.encode()[:80]
+    assert repr(frame.encode()[:80]) in caught.value.detail
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -212,26 +201,22 @@ def test_frames_above_the_caps_are_refused_unread(monkeypatch: pytest.MonkeyPatc
         parse(struct.pack(">II", 1, 1).ljust(61, b"x"))
 
 
-def test_nan_and_lone_surrogates_are_read() -> None:
-    frame = (
-        '{"type":"executed","data":{"prompt_id":"p","node":"1","display_node":"1",'
-        r'"output":{"score":[NaN,-Infinity,1.5],"text":["a\ud800b","\ud83d\ude00"]}}}'
-    )
-    event = parse(frame)
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (
+            r'{"score":[NaN,-Infinity,1.5],"text":["a\ud800b","\ud83d\ude00"]}',
+            {"score": [None, None, 1.5], "text": ["a?b", "😀"]},
+        ),
+        (r'{"text":["a\u0000b","c\\u0000d","e\\\u0000f"]}', {"text": ["a\ufffdb", "c\\u0000d", "e\\\ufffdf"]}),
+    ],
+)
+def test_nan_lone_surrogates_and_nul_never_come_through(sent: str, read: dict[str, Any]) -> None:
+    head = '{"type":"executed","data":{"prompt_id":"p","node":"1","display_node":"1","output":'
+    event = parse(head + sent + "}}")
     assert isinstance(event, Executed)
-    assert event.output == {"score": [None, None, 1.5], "text": ["a?b", "😀"]}
-
-
-def test_nul_characters_never_come_through() -> None:
-    frame = (
-        '{"type":"executed","data":{"prompt_id":"p","node":"1","display_node":"1",'
-        r'"output":{"text":["a\u0000b","c\\u0000d","e\\\u0000f"]}}}'
-    )
-    event = parse(frame)
-    assert isinstance(event, Executed)
-    assert event.output == {"text": ["a\ufffdb", "c\\u0000d", "e\\\ufffdf"]}
-    text = parse(struct.pack(">II", 3, 1) + b"1a\0b")
-    assert text == Text(node_id="1", text="a\ufffdb")
+    assert event.output == read
+    assert parse(struct.pack(">II", 3, 1) + b"1a\0b") == Text(node_id="1", text="a\ufffdb")
 
 
 json_values = st.recursive(
@@ -259,13 +244,3 @@ def test_any_bytes_are_an_event_or_none_or_a_protocol_error(frame: bytes) -> Non
     except ProtocolError:
         return
     assert event is None or isinstance(event, Preview | Text)
-
-
-def test_ten_thousand_frames_cost_a_fraction_of_a_second() -> None:
-    frames = [json.dumps(frame) for _, frame in recorded("text")]
-    before = time.process_time()
-    for _ in range(5):
-        for frame in frames:
-            parse(frame)
-    # 10,955 frames take 30 ms; the bound catches a second decoding pass per frame, not a slow day.
-    assert time.process_time() - before < 0.5

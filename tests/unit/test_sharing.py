@@ -1,7 +1,3 @@
-"""How runners share backends: no runner idles, none has all, and nothing goes to and fro."""
-
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,7 +1,3 @@
-"""Which submissions are runs of one workflow."""
-
-from __future__ import annotations
-
 import copy
 import gzip
 import json
@@ -14,21 +10,19 @@ import pytest
 from jobgroups import workflow
 from jobgroups.workflow.digest import CONTENT_INPUTS
 
+
+def node(class_type: str, title: str = "", **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs, "_meta": {"title": title}}
+
+
 GRAPH: dict[str, Any] = {
-    "4": {
-        "class_type": "CheckpointLoaderSimple",
-        "inputs": {"ckpt_name": "sdxl.safetensors"},
-        "_meta": {"title": "Model"},
-    },
-    "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 512}},
-    "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a city", "clip": ["4", 1]}},
-    "11": {"class_type": "PrimitiveInt", "inputs": {"value": 3}},
-    "3": {
-        "class_type": "KSampler",
-        "inputs": {"seed": 42, "steps": 20, "cfg": 7.0, "sampler_name": "euler", "model": ["4", 0]},
-    },
-    "12": {"class_type": "RandomNoise", "inputs": {"noise_seed": ["11", 0]}},
-    "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "out"}},
+    "4": node("CheckpointLoaderSimple", "Model", ckpt_name="sdxl.safetensors"),
+    "5": node("EmptyLatentImage", width=512, height=512),
+    "6": node("CLIPTextEncode", text="a city", clip=["4", 1]),
+    "11": node("PrimitiveInt", value=3),
+    "3": node("KSampler", seed=42, steps=20, cfg=7.0, sampler_name="euler", model=["4", 0]),
+    "12": node("RandomNoise", noise_seed=["11", 0]),
+    "9": node("SaveImage", images=["3", 0], filename_prefix="out"),
 }
 
 
@@ -83,13 +77,14 @@ def test_what_decides_how_long_it_takes_counts(node_id: str, name: str, value: A
     assert _digest(_with(node_id, name, value)) != _digest()
 
 
-def test_titles_and_the_order_of_keys_do_not_count() -> None:
+def test_titles_and_the_order_of_keys_do_not_count_and_classes_do() -> None:
     graph = {
-        node_id: {"inputs": dict(reversed(node["inputs"].items())), "class_type": node["class_type"]}
-        for node_id, node in reversed(GRAPH.items())
+        key: node(each["class_type"], "Another", **dict(reversed(each["inputs"].items())))
+        for key, each in reversed(GRAPH.items())
     }
-    graph["4"]["_meta"] = {"title": "Another"}
     assert _digest(graph) == _digest()
+    graph["5"]["class_type"] = "EmptySD3LatentImage"
+    assert _digest(graph) != _digest()
 
 
 def test_a_seed_that_a_parameter_pins_does_not_count_and_other_parameters_do() -> None:
@@ -97,18 +92,12 @@ def test_a_seed_that_a_parameter_pins_does_not_count_and_other_parameters_do() -
     assert _digest(steps=30) == _digest(_with("3", "steps", 30)) != _digest()
 
 
-def test_another_class_of_a_node_is_another_workflow() -> None:
-    graph = copy.deepcopy(GRAPH)
-    graph["5"]["class_type"] = "EmptySD3LatentImage"
-    assert _digest(graph) != _digest()
-
-
 def test_what_comfyuis_own_nodes_take_as_free_text_is_content() -> None:
     recorded = Path(__file__).parents[2] / "backends" / "simulator" / "object_info.json.gz"
     nodes = json.loads(gzip.decompress(recorded.read_bytes())).values()
     kinds: dict[str, set[str]] = {}
-    for node in nodes:
-        for inputs in (node["input"].get("required"), node["input"].get("optional")):
+    for each in nodes:
+        for inputs in (each["input"].get("required"), each["input"].get("optional")):
             for name, spec in (inputs or {}).items():
                 kind = spec[0] if isinstance(spec[0], str) else "COMBO"
                 kinds.setdefault(name, set()).add(kind)
@@ -117,12 +106,18 @@ def test_what_comfyuis_own_nodes_take_as_free_text_is_content() -> None:
     assert free - {"layers", "single_layers", "double_layers"} <= CONTENT_INPUTS
 
 
+def test_digest_of_models_counts_the_names_of_model_files_alone() -> None:
+    found = workflow.models_digest(GRAPH)
+    assert len(found) == 16
+    assert workflow.models_digest(_with("3", "steps", 90)) == found
+    assert workflow.models_digest(_with("6", "again", "sdxl.safetensors")) == found
+    assert workflow.models_digest(_with("4", "ckpt_name", "SD15.CKPT")) not in (found, "")
+    assert workflow.models_digest(_with("4", "ckpt_name", "a.png")) == ""
+
+
 def test_origins_do_not_depend_on_ids_and_contain_all_that_comes_before() -> None:
     def graph(first: str, second: str, steps: float, text: str) -> dict[str, Any]:
-        return {
-            second: {"class_type": "Save", "inputs": {"images": [first, 0], "prefix": "a"}},
-            first: {"class_type": "Draw", "inputs": {"steps": steps, "text": text}},
-        }
+        return {second: node("Save", images=[first, 0], prefix="a"), first: node("Draw", steps=steps, text=text)}
 
     found = workflow.origins(graph("1", "2", 7, "x"))
     assert workflow.origins(graph("9", "3", 7.0, "x")) == {"9": found["1"], "3": found["2"]}
@@ -132,13 +127,12 @@ def test_origins_do_not_depend_on_ids_and_contain_all_that_comes_before() -> Non
 
 
 def test_origins_of_circles_chains_and_dense_graphs_take_no_time() -> None:
-    def node(*sources: int) -> dict[str, Any]:
-        links = {f"from {source}": [str(source), 0] for source in sources}
-        return {"class_type": "X", "inputs": links}
+    def linked(*sources: int) -> dict[str, Any]:
+        return node("X", **{f"from {source}": [str(source), 0] for source in sources})
 
-    circle = {str(i): node((i + 1) % 3000) for i in range(3000)}
-    dense = {str(i): node(*range(i)) for i in range(200)}
-    reverse = {str(i): node(*range(i)) for i in reversed(range(200))}
+    circle = {str(i): linked((i + 1) % 3000) for i in range(3000)}
+    dense = {str(i): linked(*range(i)) for i in range(200)}
+    reverse = {str(i): linked(*range(i)) for i in reversed(range(200))}
     begun = time.perf_counter()
     assert len(workflow.origins(circle)) == 3000
     assert workflow.origins(dense) == workflow.origins(reverse)

@@ -1,10 +1,10 @@
-"""A client that keeps a group's state from nothing but its stream."""
-
-from __future__ import annotations
+"""The state of a group as a client derives it from the stream."""
 
 from typing import Any
 
-#: What the stream tells of a child, ``progress`` and ``current_step`` aside.
+from jobgroups.serializers import FILE_FIELDS
+
+#: Fields of a child in the stream, without ``progress`` and ``current_step``.
 CHILD_FIELDS = [
     "job_id",
     "backend_id",
@@ -20,7 +20,10 @@ CHILD_FIELDS = [
     "completed_at",
     "attempts",
     "warnings",
+    "outputs_reused",
 ]
+#: Fields of a file that the stream lacks: events are stored before a file is captured.
+OF_REST = {*FILE_FIELDS, "file_url", "thumbnail_url", "captured"}
 GROUP_FIELDS = ["job_group_id", "status", "completed_at", "run", "seq", "metadata", "total_count", "created_at"]
 COUNTS = {"completed_count": ("completed",), "failed_count": ("failed", "timeout")}
 _ENDS = {
@@ -29,28 +32,22 @@ _ENDS = {
     "child_timeout": ("timeout", "timed_out_at"),
     "child_cancelled": ("cancelled", "cancelled_at"),
 }
-#: What a child has of one run alone.
+#: Fields of a child that belong to one run.
 _OF_A_RUN = ["outputs", "error_message", "error_type", "error_details", "failure_class", "started_at", "completed_at"]
 
 
 class ClientState:
-    """The state as of ``seq``."""
-
     def __init__(self) -> None:
         self.group: dict[str, Any] = {}
         self.children: dict[str, dict[str, Any]] = {}
 
     @property
     def seq(self) -> int:
-        """The last event that is in it."""
+        """The last event that was applied."""
         return int(self.group["seq"])
 
     def take(self, frame: dict[str, Any]) -> None:
-        """Apply a frame.
-
-        Raises:
-            AssertionError: an event was lost, doubled, or is of an unknown type.
-        """
+        """Apply a frame; fail if an event was lost or doubled."""
         if frame["type"] == "initial_state":
             self.group = {name: frame[name] for name in GROUP_FIELDS}
             self.children = {one["job_id"]: picked(one) for one in frame["child_jobs"]}
@@ -71,7 +68,7 @@ class ClientState:
             self._child(self.children[frame["job_id"]], kind, frame)
 
     def _reopened(self, frame: dict[str, Any]) -> None:
-        """The next run: what it names waits again, as if nobody had tried it."""
+        """Begin the next run: its children are queued as if they had no attempt."""
         assert frame["run"] == self.group["run"] + 1
         self.group["completed_at"] = None
         for job_id, backend_id in zip(frame["job_ids"], frame["backend_ids"], strict=True):
@@ -84,14 +81,15 @@ class ClientState:
     def _child(self, child: dict[str, Any], kind: str, frame: dict[str, Any]) -> None:
         if kind == "child_started":
             child |= {"status": "running", "started_at": frame["started_at"]}
-            # An earlier attempt whose picture is adopted takes none back.
+            # The result of an earlier attempt may be adopted.
             child["attempts"] = max(child["attempts"], frame["attempt"])
             child["backend_id"] = frame["backend_id"]
         elif kind == "child_requeued":
-            child |= {"status": "queued", "started_at": None}
+            child |= {"status": "queued", "started_at": None, "backend_id": frame["backend_id"]}
         elif kind == "child_retrying":
-            assert frame["backend_id"] == child["backend_id"]
-            # Of one that has failed, a person's retry alone; nothing of its end is left.
+            # A job of the pool shows no backend until it is started.
+            assert child["backend_id"] in (frame["backend_id"], None)
+            # A failed child is retried by a user only.
             assert child["status"] in ("queued", "running") or (
                 child["status"] in ("failed", "timeout") and frame["requested_by"]
             )
@@ -101,8 +99,9 @@ class ClientState:
             child["backend_id"] = frame["next_backend_id"]
         else:
             status, moment = _ENDS[kind]
+            child["backend_id"] = frame["backend_id"]
             child |= {"status": status, "completed_at": frame[moment]}
-            child |= {name: frame[name] for name in ("outputs", "warnings") if name in frame}
+            child |= {name: frame[name] for name in ("outputs", "warnings", "outputs_reused") if name in frame}
             child |= {name: frame.get(name) for name in ("error_details", "failure_class")}
             child["attempts"] = max(child["attempts"], frame.get("attempt", 0))
             child["error_message"] = frame.get("error")
@@ -111,11 +110,14 @@ class ClientState:
                 child["error_type"] = "TimeoutError"
 
     def counts(self) -> dict[str, int]:
-        """Return how many children ended how."""
         statuses = [child["status"] for child in self.children.values()]
         return {name: sum(s in of for s in statuses) for name, of in COUNTS.items()}
 
 
 def picked(child: dict[str, Any]) -> dict[str, Any]:
-    """Return what the stream tells of a child in a snapshot."""
-    return {name: child[name] for name in CHILD_FIELDS}
+    """Return a child of a snapshot with the fields of the stream, also of its files."""
+    outputs = {
+        key: [{name: one[name] for name in one if name not in OF_REST} for one in value] if key == "images" else value
+        for key, value in (child["outputs"] or {}).items()
+    }
+    return {name: child[name] for name in CHILD_FIELDS} | {"outputs": outputs or child["outputs"]}

@@ -1,6 +1,4 @@
-"""Clients of a group's stream, inside the process: through the real application and routing."""
-
-from __future__ import annotations
+"""Clients of a group's stream within the process, through the application and its routing."""
 
 import asyncio
 import json
@@ -16,14 +14,11 @@ DEADLINE = 20.0
 
 
 class Watcher:
-    """One connected client, and all that it was sent."""
-
     def __init__(self, communicator: WebsocketCommunicator) -> None:
         self.communicator = communicator
         self.frames: list[dict[str, Any]] = []
 
     async def next(self) -> dict[str, Any]:
-        """Return the next frame."""
         message = await self.communicator.receive_output(DEADLINE)
         assert message["type"] == "websocket.send", message
         frame: dict[str, Any] = json.loads(message["text"])
@@ -31,30 +26,27 @@ class Watcher:
         return frame
 
     async def until(self, kind: str) -> dict[str, Any]:
-        """Read on until a frame of this type."""
         while (frame := await self.next())["type"] != kind:
             pass
         return frame
 
     async def until_seq(self, seq: int) -> None:
-        """Read on until the event with this number."""
         while (await self.next()).get("seq") != seq:
             pass
 
     async def close_code(self) -> int:
-        """Return the code that the server closes with, which must come next."""
+        """Return the server's close code, which must be the next message."""
         message = await self.communicator.receive_output(DEADLINE)
         assert message["type"] == "websocket.close", message
         return int(message["code"])
 
     async def say(self, text: str) -> None:
-        """Send a text frame."""
         await self.communicator.send_to(text_data=text)
 
     async def pong(self) -> None:
-        """Read on until the answer to a ping: all that was rung before was sent before.
+        """Read until the response to a ping, which follows everything that was published before.
 
-        What is rung reaches the socket in a few turns of the loop, by no thread.
+        A published message reaches the socket within a few iterations of the loop, without a thread.
         """
         for _ in range(10):
             await asyncio.sleep(0)
@@ -63,17 +55,16 @@ class Watcher:
 
     @property
     def seqs(self) -> list[int]:
-        """The numbers of the state events so far."""
+        """The numbers of the received state events."""
         return [f["seq"] for f in self.frames if "seq" in f and f["type"] != "initial_state"]
 
     def kinds(self, *, of: str | None = None) -> list[str]:
-        """The types so far, of one child if asked."""
+        """The types of the received frames, of one child if given."""
         return [f["type"] for f in self.frames if of is None or f.get("job_id") == of]
 
 
 @asynccontextmanager
 async def watching(group_id: str, query: str = "") -> AsyncIterator[Watcher]:
-    """Connect a client to a group's stream."""
     path = f"/ws/job-groups/{group_id}{query}"
     communicator = WebsocketCommunicator(application, path)
     connected, _ = await communicator.connect(DEADLINE)
@@ -85,7 +76,6 @@ async def watching(group_id: str, query: str = "") -> AsyncIterator[Watcher]:
 
 
 async def settled(condition: Any) -> None:
-    """Let the loop run until the condition holds."""
     async with asyncio.timeout(DEADLINE):
         while not condition():
             await asyncio.sleep(0)

@@ -1,12 +1,9 @@
 """``serve`` with a played runner: ``python -m tests.ws.served serve --no-runner``.
 
 It reads commands from its standard input, one per line, and prints ``done 1: `` and so on with the result of each:
-``submit`` (a group; its id), ``run`` (everything to its end), ``shutdown`` (closes all sockets), ``narrow``
-and ``widen`` (the limit of sockets' queues), ``talk`` (publishes long progress thousands of times). It shuts
-down at the end of its input.
+``submit`` (a group; its id), ``run`` (everything to its end), ``talk`` (publishes long progress thousands of
+times). It shuts down at the end of its input.
 """
-
-from __future__ import annotations
 
 import asyncio
 import json
@@ -14,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 
 #: Frames of ``talk``: 40 MB, more than any system buffers for a client that does not read.
 TALK = 10_000
@@ -22,8 +18,7 @@ TALK = 10_000
 
 def obey() -> None:
     """Execute the commands of the standard input in the serving process."""
-    from jobgroups.consumers import close_all
-    from jobgroups.events import hub as hub_module
+    from jobgroups.events.hub import hub
     from jobgroups.events.messages import Message, ProgressFrame
     from tests.ws.played_runner import PlayedRunner
 
@@ -34,32 +29,18 @@ def obey() -> None:
             runner.start()
         return runner.submit()
 
-    def shutdown() -> None:
-        loop = hub_module.hub._loop
-        assert loop is not None
-        asyncio.run_coroutine_threadsafe(close_all(), loop).result()
-
     def talk() -> None:
-        loop = hub_module.hub._loop
-        assert loop is not None
+        assert hub._loop is not None
         claim = runner.begin("gpu_1")
         for count in range(1, TALK + 1):
             percent = count * 99 / TALK
             fields = {"type": "child_progress", "filler": "x" * 4_000, "progress": percent}
             frame = ProgressFrame(claim.child_id, claim.number, percent, json.dumps(fields))
-            hub_module.hub.publish(Message(group_id=claim.group_id, progress=(frame,)))
+            hub.publish(Message(group_id=claim.group_id, progress=(frame,)))
             # The sockets' writers take each frame before the next one is published.
-            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), hub._loop).result()
 
-    limit = hub_module.QUEUE_LIMIT
-    commands: dict[str, Callable[[], object]] = {
-        "submit": submit,
-        "run": runner.run_to_end,
-        "shutdown": shutdown,
-        "talk": talk,
-        "narrow": lambda: setattr(hub_module, "QUEUE_LIMIT", 0),
-        "widen": lambda: setattr(hub_module, "QUEUE_LIMIT", limit),
-    }
+    commands = {"submit": submit, "run": runner.run_to_end, "talk": talk}
     for number, line in enumerate(sys.stdin, start=1):
         print(f"done {number}: {commands[line.strip()]()}", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)

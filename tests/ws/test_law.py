@@ -1,6 +1,4 @@
-"""Snapshot and the events after it are the next snapshot, over any loss and any reconnect."""
-
-from __future__ import annotations
+"""A snapshot and the events after it result in the next snapshot, over any loss and any reconnect."""
 
 import contextlib
 import random
@@ -16,7 +14,7 @@ from jobgroups.events import hub as hub_module
 from jobgroups.events.hub import hub
 from jobgroups.events.messages import Message
 from jobgroups.models import ChildJob
-from jobgroups.queries import groups as selectors
+from jobgroups.queries import groups
 from jobgroups.services import cancellation, moves, retries
 from jobgroups.services.assignment import Choice
 from tests.ws.client_state import COUNTS, ClientState, picked
@@ -28,7 +26,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Client:
-    """A client that may go and come back, with what it knows or without."""
+    """A client that may reconnect, with ``since`` or without."""
 
     def __init__(self, group_id: str) -> None:
         self.group_id = group_id
@@ -38,7 +36,6 @@ class Client:
         self._watcher: Watcher | None = None
 
     async def connect(self, *, resume: bool) -> None:
-        """Connect anew; a connection that was open is dropped unread."""
         await self._stack.aclose()
         query = f"?since={self.state.seq}" if resume and self.state.group else ""
         self._watcher = await self._stack.enter_async_context(watching(self.group_id, query))
@@ -48,7 +45,6 @@ class Client:
         await self._stack.aclose()
 
     async def read_until(self, seq: int) -> None:
-        """Read on until the state is as of ``seq``."""
         assert self._watcher is not None
         while not self.state.group or self.state.seq < seq:
             self._take(await self._watcher.next())
@@ -65,13 +61,13 @@ class Client:
 
 
 def lossy(dice: random.Random, publish: Any) -> Any:
-    """Return a bell that rings three times in four."""
+    """Return a ``publish`` that loses every fourth message."""
 
-    def ring(message: Message) -> None:
+    def publish_or_lose(message: Message) -> None:
         if dice.random() < 0.75:
             publish(message)
 
-    return ring
+    return publish_or_lose
 
 
 def random_progress(dice: random.Random, writer: Writer, group_id: str) -> None:
@@ -81,8 +77,8 @@ def random_progress(dice: random.Random, writer: Writer, group_id: str) -> None:
         progress(group_id, claim.child_id, claim.number, float(dice.randrange(100)))
 
 
-async def said(dice: random.Random, writer: Writer, group_id: str, word: str) -> None:
-    """Do what a person may say of a group, ended or not."""
+async def requested(dice: random.Random, writer: Writer, group_id: str, word: str) -> None:
+    """Send a user's request about a group, ended or not."""
     if word == "retry":
         with contextlib.suppress(Conflict):
             await writer.do(retries.group_retry, group_id=group_id)
@@ -128,13 +124,13 @@ async def test_snapshot_and_events_are_the_next_snapshot(
             case "progress":
                 random_progress(dice, writer, group_id)
             case "read":
-                seqs = await writer.do(selectors.group_seqs, [group_id])
+                seqs = await writer.do(groups.group_seqs, [group_id])
                 await dice.choice(clients).read_until(dice.randint(1, seqs[group_id]))
             case "reconnect":
                 await dice.choice(clients).connect(resume=dice.random() < 0.7)
             case word:
-                await said(dice, writer, group_id, word)
-    snapshot = await writer.do(selectors.group_snapshot, group_id)
+                await requested(dice, writer, group_id, word)
+    snapshot = await writer.do(groups.group_snapshot, group_id)
     for client in clients:
         await client.read_until(snapshot["seq"])
         await client.disconnect()

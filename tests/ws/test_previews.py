@@ -1,6 +1,4 @@
-"""``child_preview``: for sockets that ask, from ComfyUI's frames 1 and 4, and only of what runs."""
-
-from __future__ import annotations
+"""``child_preview``: for sockets with ``previews=1``, of running children only."""
 
 import asyncio
 import base64
@@ -11,21 +9,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from PIL import Image
 
 from backends.comfyui.event_socket import EventSocket
-from backends.comfyui.events import Executing, ExecutionStart, Preview
-from jobgroups.consumers.job_group import previews_of
+from backends.comfyui.protocol import Executing, ExecutionStart, Preview
 from jobgroups.consumers.stream import ChildHead, Stream
 from jobgroups.events.hub import Hub
 from jobgroups.events.hub import hub as process_hub
-from jobgroups.events.messages import EventFrame, Message, PreviewFrame, ProgressFrame, deserialize, serialize
+from jobgroups.events.messages import Message, PreviewFrame
 from jobgroups.runner.attempt.driver import AttemptSpec
-from jobgroups.runner.session import previews as previews_module
 from jobgroups.runner.session.previews import MIN_INTERVAL, SessionPreviews
 from jobgroups.serializers import to_json
-from tests.harness.farm import Farm, text_to_image
+from tests.harness.farm import Farm
+from tests.harness.graphs import text_to_image
 from tests.runner.conftest import farm  # noqa: F401 a fixture
 from tests.ws.clients import watching
 from tests.ws.conftest import Writer
@@ -57,8 +55,6 @@ def course(child: str = "j_1", group: str = "g") -> AttemptSpec:
 
 
 class Showing:
-    """A session's previews with two children, and what a watcher of their group is sent."""
-
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.specs = {"p-j_1": course("j_1"), "p-j_2": course("j_2")}
@@ -73,75 +69,30 @@ async def _taken(subscription: Any, within: float = 2.0) -> list[dict[str, Any]]
         return [json.loads(entry.text) for entry in await subscription.take()]
 
 
-async def _delivered() -> None:
-    """Let the loop hand over what was published before."""
-    done = asyncio.Event()
-    asyncio.get_running_loop().call_soon(done.set)
-    await done.wait()
+async def test_frame_is_not_decoded_without_a_subscriber(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(_: object) -> None:
+        raise AssertionError("decoded")
 
-
-# --- who is asked ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("query", "asks"), [(b"previews=1", True), (b"since=3&previews=1", True), (b"", False), (b"previews=0", False)]
-)
-def test_a_socket_asks_with_previews_1(query: bytes, asks: bool) -> None:
-    assert previews_of(query) is asks
-
-
-async def test_only_sockets_that_ask_get_previews(hub: Hub) -> None:
-    asking, other = await hub.subscribe("g", previews=True), await hub.subscribe("g")
-    hub.publish(Message("g", previews=(PreviewFrame("j_1", 1, "{}"),)))
-    hub.publish(Message("g", progress=(ProgressFrame("j_1", 1, 5.0, "{}"),)))
-    await _delivered()
-    kinds = [[type(entry) for entry in await one.take()] for one in (asking, other)]
-    assert kinds == [[PreviewFrame, ProgressFrame], [ProgressFrame]]
-
-
-async def test_the_hub_knows_whether_anybody_looks(hub: Hub) -> None:
-    assert not hub.wants_previews("g")
-    await hub.subscribe("g")
-    assert not hub.wants_previews("g")
-    asking = await hub.subscribe("g", previews=True)
-    assert hub.wants_previews("g")
-    assert not hub.wants_previews("h")
-    await hub.unsubscribe(asking)
-    assert not hub.wants_previews("g")
-
-
-async def test_a_frame_is_not_read_when_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backends.comfyui.protocol._parse_binary", decode)
+    socket = EventSocket(None, url="", client_id="c", previews=True)  # type: ignore[arg-type]
     frame = struct.pack(">II", 1, 1) + b"jpeg"
-
-    def read(_: object) -> None:
-        raise AssertionError("read")
-
-    class Connection:
-        frames = [frame, '{"type": "status", "data": {}}', frame]
-
-        async def recv(self) -> Any:
-            if self.frames:
-                return self.frames.pop(0)
-            return '{"type": "unknown"}'
-
-    socket = EventSocket(Connection(), url="", client_id="c", previews=True)  # type: ignore[arg-type]
-    looks = False
-    socket.wants_previews = lambda: looks
-    monkeypatch.setattr("backends.comfyui.protocol._parse_binary", read)
+    socket.wants_previews = lambda: False
     assert socket._event(frame) is None
-    looks = True
-    with pytest.raises(AssertionError, match="read"):
+    socket.wants_previews = lambda: True
+    with pytest.raises(AssertionError, match="decoded"):
         socket._event(frame)
 
 
-# --- what is sent ---------------------------------------------------------------------------------
-
-
-async def test_a_preview_says_whose_it_is(hub: Hub) -> None:
+async def test_preview_names_its_child(hub: Hub) -> None:
+    """By the frame's prompt id, else by the prompt that executes; another client's is not shown."""
     showing, watching = Showing(hub), await hub.subscribe("g", previews=True)
-    showing.publish(b"picture", "p-j_2")
-    (frame,) = await _taken(watching)
-    assert frame == {
+
+    async def shown(image: bytes, prompt_id: str | None = None) -> dict[str, Any]:
+        showing.publish(image, prompt_id)
+        (frame,) = await _taken(watching)
+        return frame
+
+    assert await shown(b"picture", "p-j_2") == {
         "type": "child_preview",
         "job_id": "j_2",
         "backend_id": "gpu-1",
@@ -149,33 +100,18 @@ async def test_a_preview_says_whose_it_is(hub: Hub) -> None:
         "mime": "image/jpeg",
         "image": base64.b64encode(b"picture").decode(),
     }
-
-
-async def test_one_without_a_name_is_of_the_prompt_that_executes(hub: Hub) -> None:
-    showing, watching = Showing(hub), await hub.subscribe("g", previews=True)
-    showing.publish()  # nobody's: nothing of ours executes
+    showing.publish(b"of no prompt of ours")
     showing.previews.track(ExecutionStart(prompt_id="p-j_2"))
-    showing.publish()
-    (frame,) = await _taken(watching)
-    assert frame["job_id"] == "j_2"
+    assert (await shown(b"x"))["job_id"] == "j_2"
     showing.previews.track(Executing(node=None, prompt_id="p-j_2"))
     showing.publish(b"foreign")
     showing.previews.track(Executing(node="3", prompt_id="p-j_1"))
-    showing.publish()
-    (frame,) = await _taken(watching)
-    assert frame["job_id"] == "j_1"
+    showing.publish(b"foreign", "another client's")
+    frame = await shown(b"ours")
+    assert (frame["job_id"], base64.b64decode(frame["image"])) == ("j_1", b"ours")
 
 
-async def test_a_strangers_preview_is_shown_to_nobody(hub: Hub) -> None:
-    showing, watching = Showing(hub), await hub.subscribe("g", previews=True)
-    showing.previews.track(ExecutionStart(prompt_id="p-j_1"))
-    showing.publish(b"foreign", "somebody else's")
-    showing.publish(b"ours", "p-j_1")
-    (frame,) = await _taken(watching)
-    assert base64.b64decode(frame["image"]) == b"ours"
-
-
-async def test_the_latest_wins_four_times_a_second(hub: Hub) -> None:
+async def test_latest_preview_is_sent_four_times_a_second(hub: Hub) -> None:
     showing, watching = Showing(hub), await hub.subscribe("g", previews=True)
     begun = time.monotonic()
     for number in range(100):
@@ -187,7 +123,7 @@ async def test_the_latest_wins_four_times_a_second(hub: Hub) -> None:
     assert time.monotonic() - begun >= MIN_INTERVAL * 0.9
 
 
-async def test_one_that_exceeds_a_frame_is_left_out(hub: Hub) -> None:
+async def test_preview_above_the_frame_limit_is_dropped(hub: Hub) -> None:
     showing, watching = Showing(hub), await hub.subscribe("g", previews=True)
     showing.publish(bytes(800_000), "p-j_1")
     showing.publish(bytes(700_000), "p-j_2")
@@ -195,19 +131,7 @@ async def test_one_that_exceeds_a_frame_is_left_out(hub: Hub) -> None:
     assert [frame["job_id"] for frame in frames] == ["j_2"]
 
 
-async def test_what_is_pending_when_the_watcher_leaves_is_not_made(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(previews_module, "MIN_INTERVAL", 0.05)
-    showing, watching = Showing(hub), await hub.subscribe("g", previews=True)
-    showing.publish(b"1", "p-j_1")
-    showing.publish(b"2", "p-j_1")
-    await hub.unsubscribe(watching)
-    made: list[object] = []
-    monkeypatch.setattr(hub, "publish", made.append)
-    await asyncio.sleep(0.1)
-    assert made == []
-
-
-def test_only_what_runs_is_shown() -> None:
+def test_preview_is_sent_for_the_running_attempt_only() -> None:
     stream = Stream(1, [ChildHead("j_1", "queued", 0.0, 0)])
     frame = PreviewFrame("j_1", 1, "picture")
     assert stream.preview(frame) is None
@@ -219,15 +143,7 @@ def test_only_what_runs_is_shown() -> None:
     assert stream.preview(PreviewFrame("j_unknown", 1, "x")) is None
 
 
-async def test_none_is_queued_behind_the_end_of_its_child(hub: Hub) -> None:
-    watching = await hub.subscribe("g", previews=True)
-    hub.publish(Message("g", events=(EventFrame(1, "end", "j_1", is_final=True),)))
-    hub.publish(Message("g", previews=(PreviewFrame("j_1", 1, "late"),)))
-    await _delivered()
-    assert [entry.text for entry in await watching.take()] == ["end"]  # type: ignore[union-attr]
-
-
-async def test_a_client_that_asks_sees_what_runs_and_another_does_not(writer: Writer) -> None:
+async def test_previews_are_sent_to_clients_that_request_them(writer: Writer) -> None:
     group_id = await writer.do(writer.runner.submit)
     async with watching(group_id, "?previews=1") as asking, watching(group_id) as other:
         await asking.until("initial_state")
@@ -251,64 +167,15 @@ async def test_a_client_that_asks_sees_what_runs_and_another_does_not(writer: Wr
     assert not process_hub.wants_previews(group_id)
 
 
-# --- between processes ----------------------------------------------------------------------------
-
-
-def test_a_preview_survives_the_way_through_the_layer() -> None:
+def test_preview_is_the_same_after_the_channel_layer() -> None:
     message = Message("g", previews=(PreviewFrame("j_1", 2, "text"),))
-    assert deserialize(serialize(message)) == message
-    older = {key: value for key, value in serialize(message).items() if key != "previews"}
-    assert deserialize(older) == Message("g")
-
-
-class Line:
-    """Stands for the relay: keeps what is sent."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, dict[str, Any]]] = []
-
-    def send(self, group: str, form: dict[str, Any]) -> None:
-        self.sent.append((group, form))
-
-    def send_lazy(self, group: str, make: Callable[[], dict[str, Any]]) -> None:
-        self.sent.append((group, make()))
-
-    async def join(self, group: str) -> None: ...
-
-    async def leave(self, group: str) -> None: ...
-
-    async def aclose(self) -> None: ...
-
-
-async def test_previews_go_to_another_process_only_while_it_asks(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner, web = Line(), Line()
-    hub._relay = runner  # type: ignore[assignment]
-    preview = Message("g", previews=(PreviewFrame("j_1", 1, "x"),))
-    hub._deliver(preview)
-    assert runner.sent == []
-
-    asking = Hub()
-    asking.bind(asyncio.get_running_loop(), read_seqs=_no_seqs)
-    asking._relay = web  # type: ignore[assignment]
-    await asking.subscribe("g", previews=True)
-    ((group, wish),) = web.sent
-    assert group == "director.runners"
-    hub._on_message(wish)
-    assert hub.wants_previews("g")
-    hub._deliver(preview)
-    assert [group for group, _ in runner.sent] == ["group.g"]
-
-    later = asyncio.get_running_loop().time() + 7
-    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: later)
-    assert not hub.wants_previews("g")
-    await asking.aclose()
-
-
-# --- all of it ------------------------------------------------------------------------------------
+    assert msgspec.convert(msgspec.to_builtins(message), Message) == message
+    older = {key: value for key, value in msgspec.to_builtins(message).items() if key != "previews"}
+    assert msgspec.convert(older, Message) == Message("g")
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_real_sampler_is_seen_sampling(farm: Farm) -> None:  # noqa: F811
+async def test_preview_of_a_sampler_is_its_picture(farm: Farm) -> None:  # noqa: F811
     farm.hub.bind(asyncio.get_running_loop(), read_seqs=_no_seqs)
     await farm.backend("gpu-1", seconds=1.5, preview_fps=20.0)
     await farm.runner()

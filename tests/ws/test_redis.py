@@ -1,6 +1,4 @@
-"""The hub over Redis: other processes, Redis away and back, strange messages."""
-
-from __future__ import annotations
+"""The hub over Redis: other processes, an unavailable Redis, invalid messages."""
 
 import asyncio
 import contextlib
@@ -18,8 +16,8 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from jobgroups.events import hub as hub_module
 from jobgroups.events import relay as relay_module
 from jobgroups.events.hub import Hub, Subscription
-from jobgroups.events.messages import Entry, EventFrame, Message, ProgressFrame, SeqHint
-from tests.ws.redis_line import RedisLine
+from jobgroups.events.messages import Entry, EventFrame, Message, PreviewFrame, ProgressFrame, SeqHint
+from tests.harness.cable import Cable
 
 pytestmark = pytest.mark.redis
 DEADLINE = 30.0
@@ -30,8 +28,7 @@ def event(seq: int) -> EventFrame:
     return EventFrame(seq, f"event {seq}", "j_1")
 
 
-async def heard(queue: Subscription, count: int) -> list[Entry]:
-    """Return what comes until there are ``count`` entries."""
+async def received(queue: Subscription, count: int) -> list[Entry]:
     entries: list[Entry] = []
     async with asyncio.timeout(DEADLINE):
         while len(entries) < count:
@@ -45,35 +42,30 @@ def prefix() -> str:
 
 
 @pytest.fixture
-async def line() -> AsyncIterator[RedisLine]:
-    line = RedisLine()
-    await line.up()
+async def line() -> AsyncIterator[Cable]:
+    line = Cable("127.0.0.1", 6379)
+    await line.plug()
     yield line
-    await line.down()
-
-
-class Rows:
-    """Plays the table of groups."""
-
-    def __init__(self) -> None:
-        self.seqs: dict[str, int] = {}
-
-    async def __call__(self, group_ids: list[str]) -> dict[str, int]:
-        return {one: self.seqs[one] for one in group_ids if one in self.seqs}
+    await line.cut()
 
 
 @pytest.fixture
-def rows() -> Rows:
-    return Rows()
+def rows() -> dict[str, int]:
+    """The ``seq`` of each group, as the table of groups would have it."""
+    return {}
 
 
 @pytest.fixture
 async def start(
-    prefix: str, line: RedisLine, rows: Rows, monkeypatch: pytest.MonkeyPatch
+    prefix: str, line: Cable, rows: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[[], Hub]]:
-    """Starts hubs with a layer each, as processes have."""
+    """Starts hubs, each with a channel layer, as in separate processes."""
     monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(relay_module, "_PAUSE_SECONDS", 0.05)
+
+    async def read_seqs(group_ids: list[str]) -> dict[str, int]:
+        return {one: rows[one] for one in group_ids if one in rows}
+
     async with AsyncExitStack() as stack:
 
         def start_one() -> Hub:
@@ -82,7 +74,7 @@ async def start(
             hub = Hub()
             with monkeypatch.context() as patched:
                 patched.setattr(hub_module, "get_channel_layer", lambda: layer)
-                hub.bind(asyncio.get_running_loop(), read_seqs=rows)
+                hub.bind(asyncio.get_running_loop(), read_seqs=read_seqs)
             stack.push_async_callback(hub.aclose)
             return hub
 
@@ -90,7 +82,7 @@ async def start(
 
 
 async def linked(one: Hub, queue: Subscription) -> None:
-    """Wait until what ``one`` publishes reaches ``queue``, and nothing else is on its way to it.
+    """Wait until a message of ``one`` reaches ``queue``, and no other message is in transit.
 
     SUBSCRIBE returns before Redis has done it, so the first messages may be lost.
     """
@@ -118,27 +110,47 @@ async def test_events_reach_every_process_once_and_in_order(start: Callable[[], 
         runner.publish(Message("g", events=(event(seq),)))
     runner.publish(Message("g", progress=(progress,)))
     expected = [*(event(seq) for seq in range(1, 101)), progress]
-    assert await heard(own, 101) == expected
-    assert await heard(others, 101) == expected
-    # Our own messages come back from Redis and must not be heard again.
+    assert await received(own, 101) == expected
+    assert await received(others, 101) == expected
+    # A hub's own messages come back from Redis and must not be delivered again.
     web.publish(Message("g", events=(event(101),)))
-    assert await heard(own, 1) == [event(101)]
+    assert await received(own, 1) == [event(101)]
 
 
 @pytest.mark.parametrize("work_only", [False, True])
-async def test_another_processs_runner_is_woken(start: Callable[[], Hub], work_only: bool) -> None:
+async def test_runner_of_another_process_is_notified(start: Callable[[], Hub], work_only: bool) -> None:
     web, runner = start(), start()
-    rings: list[bool] = []
-    await runner.add_runner_listener(lambda *, work_only: rings.append(work_only))
+    notified: list[bool] = []
+    await runner.add_runner_listener(lambda *, work_only: notified.append(work_only))
     async with asyncio.timeout(DEADLINE):
-        while not rings:
+        while not notified:
             web.notify_runners(work_only=work_only)
             await asyncio.sleep(0.1)
-    assert set(rings) == {work_only}
+    assert set(notified) == {work_only}
 
 
-async def test_a_process_without_a_loop_rings_too(
-    start: Callable[[], Hub], prefix: str, line: RedisLine, tmp_path: Path
+async def test_previews_go_to_another_process_only_while_it_has_a_subscriber(
+    start: Callable[[], Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, web = start(), start()
+    await runner.add_runner_listener(lambda **_: None)
+    preview = PreviewFrame("j_1", 1, "picture")
+    queue = await web.subscribe("g", previews=True)
+    async with asyncio.timeout(DEADLINE):
+        while not runner.wants_previews("g"):
+            await asyncio.sleep(0.01)
+    await linked(runner, queue)
+    runner.publish(Message("g", previews=(preview,)))
+    assert await received(queue, 1) == [preview]
+    loop = asyncio.get_running_loop()
+    later = loop.time() + 7
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "time", lambda: later)
+        assert not runner.wants_previews("g")
+
+
+async def test_process_without_a_loop_publishes_too(
+    start: Callable[[], Hub], prefix: str, line: Cable, tmp_path: Path
 ) -> None:
     web = start()
     queue = await web.subscribe("g")
@@ -156,64 +168,51 @@ async def test_a_process_without_a_loop_rings_too(
         "DJANGO_SETTINGS_MODULE": "director.settings",
     }
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=ROOT, env=environment)
-    assert await heard(queue, 1) == [event(1)]
+    assert await received(queue, 1) == [event(1)]
     assert await process.wait() == 0
 
 
-async def test_what_is_rung_in_a_loop_whose_hub_was_closed_is_no_defect(
-    start: Callable[[], Hub], caplog: pytest.LogCaptureFixture
+async def test_hub_delivers_within_its_process_while_redis_is_unavailable(
+    start: Callable[[], Hub], line: Cable, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A process that ends closes its hub, and a session hears one more frame."""
-    hub = start()
-    await hub.aclose()
-    hub.publish(Message("g", progress=(ProgressFrame("j_1", 1, 5.0, ""),)))
-    hub.notify_runners()
-    assert caplog.text == ""
-
-
-async def test_while_redis_is_away_a_process_still_rings_itself(
-    start: Callable[[], Hub], line: RedisLine, caplog: pytest.LogCaptureFixture
-) -> None:
-    await line.down()
+    await line.cut()
     hub = start()
     queue = await hub.subscribe("g")
     for seq in range(1, 51):
         hub.publish(Message("g", events=(event(seq),)))
-    assert await heard(queue, 50) == [event(seq) for seq in range(1, 51)]
+    assert await received(queue, 50) == [event(seq) for seq in range(1, 51)]
     await hub.unsubscribe(queue)
-    await line.up()
+    await line.plug()
     assert caplog.text.count("channel layer: unavailable") == 1
 
 
-async def test_what_is_lost_while_redis_is_away_is_healed_and_the_way_comes_back(
-    start: Callable[[], Hub], line: RedisLine, rows: Rows
+async def test_lost_messages_are_followed_by_a_hint_and_redis_is_used_again(
+    start: Callable[[], Hub], line: Cable, rows: dict[str, int]
 ) -> None:
     runner, web = start(), start()
     queue = await web.subscribe("g")
     await linked(runner, queue)
-    await line.down()
+    await line.cut()
     runner.publish(Message("g", events=(event(1),)))
-    rows.seqs["g"] = 1
-    assert await heard(queue, 1) == [SeqHint(1)]
-    await line.up()
+    rows["g"] = 1
+    assert await received(queue, 1) == [SeqHint(1)]
+    await line.plug()
     await linked(runner, queue)
     runner.publish(Message("g", events=(event(2),)))
-    assert await heard(queue, 1) == [event(2)]
+    assert await received(queue, 1) == [event(2)]
 
 
-async def test_groups_watched_since_redis_was_away_are_joined_once_it_is_back(
-    start: Callable[[], Hub], line: RedisLine
-) -> None:
-    await line.down()
+async def test_groups_that_are_subscribed_without_redis_are_joined_later(start: Callable[[], Hub], line: Cable) -> None:
+    await line.cut()
     runner, web = start(), start()
     queues = [await web.subscribe(name) for name in ("g", "h")]
-    await line.up()
+    await line.plug()
     for queue in queues:
         await linked(runner, queue)
 
 
 async def test_a_redis_that_does_not_answer_holds_no_socket_up(
-    start: Callable[[], Hub], line: RedisLine, monkeypatch: pytest.MonkeyPatch
+    start: Callable[[], Hub], line: Cable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay_module, "CALL_SECONDS", 0.1)
     line.stalled = True
@@ -221,11 +220,11 @@ async def test_a_redis_that_does_not_answer_holds_no_socket_up(
     async with asyncio.timeout(5):
         queue = await hub.subscribe("g")
         hub.publish(Message("g", events=(event(1),)))
-        assert await heard(queue, 1) == [event(1)]
+        assert await received(queue, 1) == [event(1)]
 
 
-async def test_messages_that_wait_for_redis_are_bounded(
-    start: Callable[[], Hub], line: RedisLine, monkeypatch: pytest.MonkeyPatch
+async def test_queue_of_messages_for_redis_is_bounded(
+    start: Callable[[], Hub], line: Cable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay_module, "OUTGOING_LIMIT", 5)
     line.stalled = True
@@ -241,14 +240,12 @@ def _progress(percent: float, child_id: str = "j_1") -> ProgressFrame:
     return ProgressFrame(child_id, 1, percent, f"{percent} of {child_id}")
 
 
-async def test_progress_that_waits_is_replaced_by_newer_and_stays_before_what_followed_it(
-    start: Callable[[], Hub],
-) -> None:
-    """A layer that is slower than progress comes must not be told each of it, ever later."""
+async def test_queued_progress_is_replaced_by_newer_progress_and_keeps_its_position(start: Callable[[], Hub]) -> None:
+    """A channel layer that is slower than the progress must not delay it more and more."""
     runner, web = start(), start()
     queue = await web.subscribe("g")
     await linked(runner, queue)
-    # Nothing is sent before this task lets others run.
+    # Nothing is sent before this task yields.
     for percent in range(1, 1001):
         for child_id in ("j_1", "j_2"):
             runner._deliver(Message("g", progress=(_progress(percent, child_id),)))
@@ -257,28 +254,28 @@ async def test_progress_that_waits_is_replaced_by_newer_and_stays_before_what_fo
     runner._deliver(Message("g", progress=(_progress(8.0),)))
     assert runner._relay is not None
     assert runner._relay._outgoing.qsize() == 3
-    entries = await heard(queue, 4)
+    entries = await received(queue, 4)
     assert entries == [_progress(1000), _progress(1000, "j_2"), event(1), _progress(8.0)]
 
 
-async def test_progress_that_waited_when_the_layer_went_away_keeps_no_later_one_back(
-    start: Callable[[], Hub], line: RedisLine
+async def test_progress_that_was_queued_when_redis_failed_blocks_no_later_one(
+    start: Callable[[], Hub], line: Cable
 ) -> None:
     runner, web = start(), start()
     queue = await web.subscribe("g")
     await linked(runner, queue)
-    await line.down()
+    await line.cut()
     for percent in range(1, 100):
         runner.publish(Message("g", progress=(_progress(percent),)))
         await asyncio.sleep(0)
-    await line.up()
+    await line.plug()
     await linked(runner, queue)
     runner.publish(Message("g", progress=(_progress(50.0),)))
-    assert _progress(50.0) in await heard(queue, 1)
+    assert _progress(50.0) in await received(queue, 1)
 
 
 @pytest.mark.parametrize("form", [{}, {"type": "hub.message"}, {"type": "hub.newer", "group": 1}])
-async def test_a_message_of_another_version_is_passed_over(
+async def test_message_of_another_version_is_ignored(
     start: Callable[[], Hub], form: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     runner, web = start(), start()
@@ -287,11 +284,11 @@ async def test_a_message_of_another_version_is_passed_over(
     assert runner._relay is not None
     runner._relay.send("group.g", form)
     runner.publish(Message("g", events=(event(1),)))
-    assert await heard(queue, 1) == [event(1)]
+    assert await received(queue, 1) == [event(1)]
     assert "invalid message" in caplog.text
 
 
-async def test_the_last_unsubscribe_leaves_and_a_new_subscribe_joins_again(start: Callable[[], Hub]) -> None:
+async def test_last_unsubscribe_leaves_the_group_and_the_next_subscribe_joins_it(start: Callable[[], Hub]) -> None:
     runner, web = start(), start()
     queue = await web.subscribe("g")
     await linked(runner, queue)

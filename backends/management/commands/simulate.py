@@ -1,7 +1,5 @@
 """`manage.py simulate`: serve simulated ComfyUIs; needs no database."""
 
-from __future__ import annotations
-
 import sys
 from argparse import Namespace
 from typing import Any

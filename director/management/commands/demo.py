@@ -1,7 +1,5 @@
 """``python manage.py demo``: three groups on three simulated GPUs."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib
@@ -24,15 +22,12 @@ _INTERRUPTED = 130
 
 
 class Command(BaseCommand):
-    """Start three simulated ComfyUIs and a Director, submit three groups, show the results."""
-
     help = "Run three job groups on three simulated ComfyUIs; serve until Ctrl-C."
     # The demo's own processes run the checks, with a separate database.
     requires_system_checks: list[str] = []
     requires_migrations_checks = False
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the options."""
         parser.epilog = "Examples: director demo, director demo --once --seconds 1"
         parser.add_argument("--once", action="store_true", help="end after the three groups")
         parser.add_argument("--folder", type=Path, help="folder for all files (default: a new one in ./demo-data)")
@@ -76,11 +71,7 @@ def _folder(wanted: Path | None) -> Path:
 
 
 def _in_words(errors: ExceptionGroup[Exception], folder: Path) -> str:
-    """Return what went wrong in sentences.
-
-    Raises:
-        ExceptionGroup: an unexpected error.
-    """
+    """Return what went wrong in sentences; raise an unexpected error again."""
     expected, defects = errors.split((ProcessFailed, DirectorError, TimeoutError, OSError))
     if defects is not None or expected is None:
         raise errors

@@ -1,7 +1,5 @@
 """``director doctor``: checks of this installation, with a remedy for each problem."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging
@@ -20,8 +18,6 @@ _INDENT: Final = " " * 9
 
 
 class Command(BaseCommand):
-    """Check everything that a Director needs. Changes nothing."""
-
     help = (
         "Check this installation: Python, packages, data folder, port, database, runner, each"
         " backend. Run it where the Director runs, with the same settings. Status 1: a problem."
@@ -30,7 +26,6 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the options."""
         parser.epilog = "Examples: director doctor, director doctor --json > report.json, director doctor --port 9821"
         parser.add_argument("--json", action="store_true", help="a report without secrets, for support")
         parser.add_argument(
@@ -38,7 +33,6 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run all checks and print the results."""
         # The findings report what would be logged.
         logging.disable(logging.CRITICAL)
         found = report.run_checks(options["port"])
@@ -55,8 +49,8 @@ class Command(BaseCommand):
             self.stdout.write(f"{one.level.value:<8} {one.subject}: {one.said}".rstrip())
             for line in one.todo.splitlines():
                 self.stdout.write(f"{_INDENT}→ {line}")
-        counted = {level: sum(one.level is level for one in found) for level in Level}
-        problems, warnings = counted[Level.PROBLEM], counted[Level.WARNING]
+        levels = [one.level for one in found]
+        problems, warnings = levels.count(Level.PROBLEM), levels.count(Level.WARNING)
         if problems or warnings:
             self.stdout.write(f"\nProblems: {problems}. Warnings: {warnings}.")
         else:

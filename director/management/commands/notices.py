@@ -1,7 +1,5 @@
 """``python manage.py notices``: list sent notices, and test ``DIRECTOR_NOTIFY``."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 from typing import Any
@@ -18,17 +16,13 @@ _TRIAL = Message("Test notice of the Director", "This is a test. Nothing happene
 
 
 class Command(BaseCommand):
-    """List the newest notices, or send a test notice to every service."""
-
     help = "List the newest notices. With --test: send a test notice to each entry of DIRECTOR_NOTIFY."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the options."""
         parser.add_argument("--test", action="store_true", help="send a test notice now and print the result")
         parser.add_argument("--limit", type=int, default=20, help="how many to list (default 20)")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """List notices, or send a test notice."""
         if options["test"]:
             self._test()
         else:

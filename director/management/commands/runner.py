@@ -1,7 +1,5 @@
 """``python manage.py runner``: a runner in a separate process."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 from typing import Any
@@ -11,7 +9,6 @@ from django.core.management.base import BaseCommand, CommandError
 
 from director.cli import output
 from director.server import data_dir, shutdown, startup
-from director.server.event_loop import use_fast_loop
 from jobgroups.database.locks import AlreadyLocked, Lock
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.events.hub import hub
@@ -26,7 +23,6 @@ class Command(BaseCommand):
     help = "Run a runner, which sends jobs to the backends. `serve` has one; use this in a farm."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the options."""
         parser.epilog = "Examples: director runner, director runner --name rack-2"
         parser.add_argument(
             "--name",
@@ -50,7 +46,7 @@ class Command(BaseCommand):
             try:
                 startup.warn_missing(self._say)
                 startup.open_database(migrate=not options["no_migrate"], say=self._say)
-                use_fast_loop()
+                startup.use_fast_loop()
                 asyncio.run(self._run(name, lock))
             finally:
                 lock.release()

@@ -1,7 +1,5 @@
 """``python manage.py serve``: the whole Director in one process."""
 
-from __future__ import annotations
-
 import argparse
 from contextlib import ExitStack
 from typing import Any
@@ -11,7 +9,6 @@ from django.core.management.base import BaseCommand, CommandError
 
 from director.cli import output
 from director.server import data_dir, listen, shutdown, startup
-from director.server.event_loop import use_fast_loop
 from jobgroups.database.locks import AlreadyLocked, FileLock, Lock
 
 DEFAULT_PORT = 9820
@@ -19,12 +16,9 @@ _REFUSALS = (data_dir.DataFolderUnusable, listen.CannotListen, AlreadyLocked, st
 
 
 class Command(BaseCommand):
-    """Serve REST, WebSockets, pages and admin, and run a runner, in one process."""
-
     help = "Run the whole Director: API, pages and runner. Ctrl-C ends it; running jobs continue."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the options."""
         parser.epilog = (
             "Examples: director serve, director serve --port 9821, DIRECTOR_TOKEN=… director serve --host 0.0.0.0"
         )
@@ -42,7 +36,6 @@ class Command(BaseCommand):
         parser.add_argument("--no-runner", action="store_true", help="start no runner; use separate `runner` processes")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Check, lock, migrate, listen."""
         host = options["host"]
         is_guarded = listen.is_loopback(host) or bool(settings.DIRECTOR_TOKEN)
         if not is_guarded and not options["allow_anonymous"]:
@@ -76,7 +69,7 @@ class Command(BaseCommand):
             startup.open_database(migrate=not options["no_migrate"], say=self._say)
             if not listen.is_loopback(host):
                 settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, *listen.local_host_names(host)]
-            use_fast_loop()
+            startup.use_fast_loop()
             from director.server.process import serve  # noqa: PLC0415 importing daphne installs a reactor
 
             return serve(

@@ -35,8 +35,8 @@ export async function call(method, path, body) {
   try {
     response = await fetch(path, {
       method,
-      headers: body === undefined ? {} : { "Content-Type": "application/json" },
-      body: body === undefined ? undefined : JSON.stringify(body),
+      headers: body === undefined || body instanceof FormData ? {} : { "Content-Type": "application/json" },
+      body: body instanceof FormData ? body : JSON.stringify(body),
     });
   } catch {
     throw new Error("The Director does not answer. Nothing was changed; try again.");
@@ -83,15 +83,19 @@ document.addEventListener("click", async (event) => {
 const CLOCK = /(?:(\d{4}-\d\d-\d\d) )?(\d\d:\d\d:\d\d) UTC/g;
 export function localTimes(root) {
   for (const one of root.querySelectorAll("[data-clock]")) {
-    const said = one.textContent.replace(CLOCK, (_, day, time) => {
-      const moment = new Date(`${day || new Date().toISOString().slice(0, 10)}T${time}Z`);
-      const options = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
-      const clock = moment.toLocaleTimeString("en-GB", options);
-      const date = day && moment.toDateString() !== new Date().toDateString() ? `${moment.toLocaleDateString("sv")} ` : "";
-      return `${date}${clock}`;
-    });
-    if (one.textContent !== said) one.textContent = said;
+    const texts = document.createTreeWalker(one, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      const said = texts.currentNode.data.replace(CLOCK, localTime);
+      if (texts.currentNode.data !== said) texts.currentNode.data = said;
+    }
   }
+}
+function localTime(_, day, time) {
+  const moment = new Date(`${day || new Date().toISOString().slice(0, 10)}T${time}Z`);
+  const options = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+  const clock = moment.toLocaleTimeString("en-GB", options);
+  const date = day && moment.toDateString() !== new Date().toDateString() ? `${moment.toLocaleDateString("sv")} ` : "";
+  return `${date}${clock}`;
 }
 localTimes(document);
 

@@ -37,13 +37,13 @@ async function retry({ class: failureClass, backend, name, workflow, takes, chos
   const { groups } = await call("GET", `/api/failures/jobs?${query}`);
   if (!groups.length) { toast("No job of this cause is failed any more."); return; }
   const jobs = groups.reduce((sum, group) => sum + group.job_ids.length, 0);
-  const shut = takes === "yes" ? "" : ` ${name} takes no jobs now, so these jobs move to other backends.`;
+  const shut = takes === "yes" || !backend ? "" : ` ${name} takes no jobs now, so these jobs move to other backends.`;
   const place = await askPlace({
     title: `Retry ${counted(jobs, "job")}?`,
     text: `${counted(jobs, "job")} in ${counted(groups.length, "group")}, with the same seeds.${shut}`,
     yes: `Retry ${counted(jobs, "job")}`,
     own: { id: backend, name },
-    chosen: takes === "yes" ? chosen : "other",
+    chosen: takes === "yes" || !backend ? chosen : "other",
   });
   if (place) toast(await retryAll(groups, { ...place, ...actor() }));
 }

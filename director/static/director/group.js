@@ -198,7 +198,9 @@ async function retryAt({ job, run, backend, name, chosen }) {
 async function moveJob({ job, backend, name }) {
   const place = await askPlace({
     title: "Move this job?",
-    text: `The job is queued for ${name}. A pending prompt there is removed first; if it starts before that, the job stays.`,
+    text: backend
+      ? `The job is queued for ${name}. A pending prompt there is removed first; if it starts before that, the job stays.`
+      : "The job waits for any backend that is free. After the move it waits for the chosen backend alone.",
     yes: "Move the job",
     own: { id: backend, name },
   });

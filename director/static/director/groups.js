@@ -69,6 +69,23 @@ $("filters").addEventListener("submit", (event) => {
   location.search = new URLSearchParams(said).toString();
 });
 
+// --- a dropped picture opens the job that made it -----------------------------------------------
+
+for (const kind of ["dragover", "drop"]) {
+  document.addEventListener(kind, async (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    const [file] = event.dataTransfer.files;
+    if (kind !== "drop" || !file) return;
+    const form = new FormData();
+    form.append("file", file);
+    try {
+      const found = await call("POST", "/api/provenance", form);
+      location.href = `/groups/${found.job_group_id}?job=${found.job_id}#${found.job_id}`;
+    } catch (error) { toast(error.message); }
+  });
+}
+
 // --- select many, act once -----------------------------------------------------------------------
 
 const boxes = () => [...document.querySelectorAll('input[name="pick"]')];

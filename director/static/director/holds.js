@@ -1,4 +1,4 @@
-// Pause, drain, quarantine, resume, release, disable: asked with what each of them will hit.
+// Pause, drain, quarantine, resume, release, lift, disable: asked with what each of them will hit.
 import { $, ask, call, counted } from "./dom.js";
 
 const REMEMBERED = "director.submitter"; // the name that is given when submitting
@@ -84,6 +84,7 @@ export async function act(button) {
     return true;
   }
   const by = remembered() ? { by: remembered() } : {};
+  if (word === "lift") await call("DELETE", `${path}/exclusions/${button.dataset.exclusion}`);
   if (word === "resume") await call("POST", `${path}/resume`, by);
   if (word === "release") {
     if (!await ask(`Release ${name}?`, "Its failures are reset. It gets one prompt at a time until one succeeds; one more failure quarantines it again.", "Release", "Cancel", "primary")) return false;

@@ -8,8 +8,18 @@ async function say(image) {
   try {
     const response = await fetch(image.src);
     if (response.ok) { delete place.dataset.broken; image.src = image.src; return; }
-    place.dataset.broken = (await response.json()).detail || place.dataset.broken;
+    const answer = await response.json();
+    if (answer.code === "no_thumbnail" && place.dataset.kind === "video") firstFrame(place, image);
+    else place.dataset.broken = answer.detail || place.dataset.broken;
   } catch { /* the Director is away, and the page says so */ }
+}
+
+// Without a poster, as without ffmpeg, the browser shows a video's first frame itself.
+function firstFrame(place, image) {
+  delete place.dataset.broken;
+  const video = document.createElement("video");
+  Object.assign(video, { muted: true, preload: "metadata", tabIndex: -1, ariaHidden: "true", src: `${place.dataset.view}?redirect=no` });
+  image.replaceWith(video);
 }
 
 document.addEventListener("error", (event) => {

@@ -67,6 +67,7 @@ function tally(failed) {
 }
 
 let runner = true;
+let full = false;
 let reached = true;
 let goneTimer = 0;
 
@@ -78,10 +79,12 @@ function draw(version) {
   if (version) $("line-version").textContent = `version ${version}`;
   const box = $("away");
   box.classList.toggle("soft", reached);
-  box.hidden = reached && runner;
+  box.hidden = reached && runner && !full;
   box.textContent = !reached
     ? "The Director does not answer. Submitted jobs are stored; this page reconnects by itself."
-    : "No runner is alive: nothing is sent to the backends until one starts. Running jobs continue.";
+    : !runner
+      ? "No runner is alive: nothing is sent to the backends until one starts. Running jobs continue."
+      : "The disk of the Director is almost full: outputs are not copied, and uploads are refused. Jobs continue.";
 }
 
 // The page's line to the Director. handlers: snapshot, event, progress, star, replaced, pulse, each
@@ -96,7 +99,7 @@ export function monitor(groups, handlers = {}, stars = []) {
         goneTimer ||= setTimeout(() => { reached = false; draw(); }, 1200);
       },
       frame: (frame) => {
-        if (frame.type === "snapshot" || frame.type === "pulse") { runner = frame.runner; reached = true; draw(frame.version); tally(frame.failed); }
+        if (frame.type === "snapshot" || frame.type === "pulse") { runner = frame.runner; full = frame.disk_full; reached = true; draw(frame.version); tally(frame.failed); }
         handlers[frame.type]?.(frame);
       },
     },

@@ -14,11 +14,15 @@ function named(backend) {
 
 // Asks; resolves to {where} or {backend_id}, as the API takes it, or to null.
 // own: the backend of the jobs, as {id, name}; it is offered as the same one.
-// chosen: "same" or "other", which is preselected; nothing: only named backends are offered (a move).
+// chosen: "same", "other" or "auto" (a job of the pool: any of its backends), which is preselected; nothing: only named
+// backends are offered (a move).
 export async function askPlace({ title, text, yes, own, chosen }) {
   const { backends } = await call("GET", "/api/backends");
   const others = backends.filter((one) => one.backend_id !== own.id).map(named);
-  const general = chosen ? [new Option(`The same backend (${own.name})`, "where:same"), new Option("Another backend that works", "where:other")] : [];
+  const general = [];
+  if (chosen === "auto") general.push(new Option("Any backend of the group that is free", "where:auto"));
+  if (chosen && own.id) general.push(new Option(`The same backend (${own.name})`, "where:same"));
+  if (chosen) general.push(new Option("Another backend that works", "where:other"));
   const dialog = $("place");
   const select = $("place-where");
   select.replaceChildren(...general, ...others);

@@ -1,6 +1,8 @@
 // The form of a new group. What is sent is the workflow's own text, untouched: numbers that JavaScript
 // cannot hold stay as they are, and what a person changes goes along as parameters.
-import { $, call, copy, toast } from "./dom.js";
+import { $, call, copy, counted, toast } from "./dom.js";
+import { check } from "./check.js";
+import { fileField } from "./files.js";
 import { monitor } from "./live.js";
 import { literalsOf, nodesOf, NotAWorkflow, textOf } from "./workflow.js";
 
@@ -9,6 +11,8 @@ monitor(() => []);
 const again = JSON.parse($("again").textContent);
 const MOST = Number(document.body.dataset.maxBody);
 const CHILDREN = Number(document.body.dataset.maxChildren);
+const POOL = Number(document.body.dataset.maxPool);
+const FILE_INPUTS = document.body.dataset.fileInputs.split(" ");
 let text = ""; // the workflow as it was brought
 let literals = [];
 let kept = {}; // parameters of the repeated group that no input shows
@@ -23,7 +27,7 @@ function show(brought, from) {
     const nodes = nodesOf(brought);
     const before = literals;
     text = brought;
-    literals = literalsOf(nodes);
+    literals = literalsOf(nodes, FILE_INPUTS);
     $("workflow-said").textContent = `${nodes.length} node${nodes.length === 1 ? "" : "s"}${from ? ` from ${from}` : ""}.`;
     $("drop").classList.add("small");
     fields(before);
@@ -66,8 +70,10 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 
 function fields(before) {
   const typed = new Map(before.filter((one) => one.input && raw(one.input) !== shown(one.value)).map((one) => [place(one), raw(one.input)]));
-  const usual = literals.filter((one) => one.usual >= 0).sort((a, b) => a.usual - b.usual);
-  const rest = literals.filter((one) => one.usual < 0);
+  for (const one of before) one.input?.abort?.();
+  const usual = literals.filter((one) => one.usual >= 0 && !one.file).sort((a, b) => a.usual - b.usual);
+  const rest = literals.filter((one) => one.usual < 0 && !one.file);
+  $("files").replaceChildren(...literals.filter((one) => one.file).map((one) => field(one, true, typed)));
   $("usual").replaceChildren(...usual.map((one) => field(one, true, typed)));
   $("rest").replaceChildren();
   let title = null;
@@ -81,30 +87,31 @@ function fields(before) {
 }
 
 const raw = (input) => (input.type === "checkbox" ? String(input.checked) : input.value);
-const shown = (value) => String(value);
+const shown = (value) => (typeof value === "object" ? value : String(value));
+const same = (one, other) => one === other || JSON.stringify(one) === JSON.stringify(other);
 // The same input of the same node, as far as can be told: what was typed there stays typed.
 const place = (one) => JSON.stringify([one.id, one.title, one.name, one.value]);
 
 function field(literal, titled, typed) {
-  const label = document.createElement("label");
-  label.className = "field";
   const words = document.createElement("b");
   words.textContent = titled ? `${literal.name} · ${literal.title}` : literal.name;
-  const input = document.createElement(typeof literal.value === "string" && literal.name === "text" ? "textarea" : "input");
+  const input = literal.file ? fileField(literal.name, words.textContent, update) : document.createElement(typeof literal.value === "string" && literal.name === "text" ? "textarea" : "input");
+  const label = input.element || document.createElement("label");
+  label.classList.add("field");
   if (input.tagName === "TEXTAREA") { input.rows = 3; label.classList.add("wide-field"); }
   if (typeof literal.value === "boolean") input.type = "checkbox";
   if (typeof literal.value === "number") input.inputMode = "decimal";
   const error = document.createElement("span");
   error.className = "field-error";
   error.dataset.error = `parameters.${literal.id}.${literal.name}`;
-  if (input.type === "checkbox") input.checked = literal.value; else input.value = String(literal.value);
+  if (input.type === "checkbox") input.checked = literal.value; else input.value = shown(literal.value);
   const said = kept[`${literal.id}.${literal.name}`];
-  if (said !== undefined) { if (input.type === "checkbox") input.checked = said; else input.value = String(said); delete kept[`${literal.id}.${literal.name}`]; }
+  if (said !== undefined) { if (input.type === "checkbox") input.checked = said; else input.value = shown(said); delete kept[`${literal.id}.${literal.name}`]; }
   const before = typed.get(place(literal));
   if (before !== undefined) { if (input.type === "checkbox") input.checked = before === "true"; else input.value = before; }
   literal.input = input;
   literal.label = label;
-  label.append(words, input, error);
+  if (literal.file) { label.prepend(words); label.append(error); } else label.append(words, input, error);
   return label;
 }
 
@@ -119,8 +126,9 @@ function changed() {
       now = input.value.trim() === "" ? NaN : Number(input.value);
       if (!Number.isFinite(now)) { errors.push({ field: `parameters.${literal.id}.${literal.name}`, message: "Must be a number." }); continue; }
     }
-    literal.label.classList.toggle("changed", now !== value);
-    if (now !== value) parameters[`${literal.id}.${literal.name}`] = now;
+    if (input.problem) errors.push({ field: `parameters.${literal.id}.${literal.name}`, message: input.problem });
+    literal.label.classList.toggle("changed", !same(now, value));
+    if (!same(now, value)) parameters[`${literal.id}.${literal.name}`] = now;
   }
   return { parameters, errors };
 }
@@ -128,30 +136,55 @@ function changed() {
 // --- where, and seeds ----------------------------------------------------------------------------
 
 const boxes = () => [...document.querySelectorAll('input[name="backend"]')];
+const tags = () => [...document.querySelectorAll('input[name="tag"]')];
+const ticked = (some) => some.filter((box) => box.checked && !box.disabled);
+// "any" and "some": a free backend takes each job (the pool); "turn": each job is sent to its own backend.
+const where = () => document.querySelector('input[name="where"]:checked').value;
+const inPool = () => where() !== "turn";
+const count = () => Math.min(Math.max(Math.trunc(Number($("count").value)) || 0, 0), POOL);
+
+// Returns the entries of backend_ids: the candidates of the pool, or the backend of each job.
 function backends() {
-  const chosen = boxes().filter((box) => box.checked && !box.disabled).map((box) => box.value);
-  const count = Math.min(Math.max(Math.trunc(Number($("count").value)) || 0, 0), 10_000);
-  return chosen.length ? Array.from({ length: count }, (_, index) => chosen[index % chosen.length]) : [];
+  if (where() === "any") return ["*"];
+  const named = ticked(boxes()).map((box) => box.value);
+  if (inPool()) return [...ticked(tags()).map((box) => `tag:${box.value}`), ...named];
+  return named.length ? Array.from({ length: count() }, (_, index) => named[index % named.length]) : [];
+}
+// Returns the boxes of the backends that may take a job of the pool.
+function candidates() {
+  const enabled = boxes().filter((box) => box.dataset.enabled === "yes");
+  if (where() === "any") return enabled;
+  const tagged = new Set(ticked(tags()).flatMap((box) => box.dataset.backends.split(" ")));
+  return enabled.filter((box) => box.checked || tagged.has(box.value));
 }
 for (const button of document.querySelectorAll("[data-quick]")) {
-  button.addEventListener("click", () => {
-    for (const box of boxes()) if (!box.disabled) box.checked = true;
-    $("count").value = button.dataset.quick;
-    update();
-  });
+  button.addEventListener("click", () => { $("count").value = button.dataset.quick; update(); });
 }
+function showWhere() {
+  $("chosen").hidden = where() === "any";
+  for (const box of tags()) box.closest("label").hidden = !inPool();
+  // A backend of the pool may be away now and take jobs later.
+  for (const box of boxes()) box.disabled = (inPool() ? box.dataset.enabled : box.dataset.takes) !== "yes";
+  if (!inPool() && !ticked(boxes()).length) for (const box of boxes()) box.checked = box.dataset.online === "yes";
+  showPolicy();
+}
+function setWhere(value) {
+  document.querySelector(`input[name="where"][value="${value}"]`).checked = true;
+  showWhere();
+}
+for (const radio of document.querySelectorAll('input[name="where"]')) radio.addEventListener("input", showWhere);
 
 let asked = 0;
-function seeds(ids) {
+function seeds(number) {
   clearTimeout(seeds.timer);
   const base = $("base").value.trim();
-  if (!/^\d+$/.test(base) || !ids.length) { $("seeds").textContent = base ? "" : "The base seed is chosen at random on submit."; return; }
+  if (!/^\d+$/.test(base) || !number) { $("seeds").textContent = base ? "" : "The base seed is chosen at random on submit."; return; }
   seeds.timer = setTimeout(async () => {
     const mine = ++asked;
-    const count = Math.min(ids.length, 24);
+    const few = Math.min(number, 24);
     try {
-      const answer = await call("GET", `/api/seeds?strategy=${$("strategy").value}&base_seed=${base}&count=${count}`);
-      if (mine === asked) $("seeds").textContent = answer.seeds.join(", ") + (ids.length > count ? ` … ${ids.length - count} more` : "");
+      const answer = await call("GET", `/api/seeds?strategy=${$("strategy").value}&base_seed=${base}&count=${few}`);
+      if (mine === asked) $("seeds").textContent = answer.seeds.join(", ") + (number > few ? ` … ${number - few} more` : "");
     } catch { if (mine === asked) $("seeds").textContent = ""; }
   }, 200);
 }
@@ -159,7 +192,7 @@ function seeds(ids) {
 // --- who submits, and what is done when one fails: asked once in a browser -----------------------
 
 const SUBMITTER = "director.submitter";
-const ON_FAILURE = "director.on-failure";
+const ON_FAILURE = { bound: "director.on-failure", pool: "director.on-failure.pool" };
 function remembered(name) {
   try { return localStorage.getItem(name) || ""; } catch { return ""; } // storage may be forbidden
 }
@@ -169,17 +202,30 @@ function remember(name, said) {
 $("submitter").value = remembered(SUBMITTER);
 // What a repeated group brought along is its own: only what a person says is kept for the next time.
 let ofGroup = {};
-const said = () => ({ [SUBMITTER]: $("submitter").value.trim(), [ON_FAILURE]: `${$("elsewhere").value} ${$("tries").value.trim()}` });
+const said = () => ({ [SUBMITTER]: $("submitter").value.trim(), [ON_FAILURE[policyOf]]: `${$("elsewhere").value} ${$("tries").value.trim()}` });
 function rememberSaid() {
   for (const [name, value] of Object.entries(said())) if (value !== ofGroup[name]) remember(name, value);
 }
 
 function onFailure(elsewhere, tries) {
-  if (![...$("elsewhere").options].some((one) => one.value === elsewhere)) return;
+  if (![...$("elsewhere").options].some((one) => one.value === elsewhere && !one.disabled)) return;
   $("elsewhere").value = elsewhere;
   if (/^([1-9]|10)$/.test(tries)) $("tries").value = tries;
 }
-onFailure(...remembered(ON_FAILURE).split(" "));
+// In the pool a job is retried on any candidate, so jobs in turn have a policy of their own. The last valid entry counts.
+const policy = () => [$("elsewhere").value, $("tries").value];
+const policies = { bound: [policy(), remembered(ON_FAILURE.bound).split(" ")], pool: [["group", document.body.dataset.poolAttempts], remembered(ON_FAILURE.pool).split(" ")] };
+let policyOf = "bound";
+function showPolicy() {
+  const now = inPool() ? "pool" : "bound";
+  if (now === policyOf) return;
+  policies[policyOf].push(policy());
+  policyOf = now;
+  for (const one of $("elsewhere").options) one.hidden = one.disabled = inPool() && ["never", "any"].includes(one.value);
+  for (const one of policies[now]) onFailure(...one);
+}
+for (const one of policies.bound) onFailure(...one);
+showWhere();
 const classes = () => [...document.querySelectorAll('input[name="retry_on"]')];
 const retryOn = () => classes().filter((box) => box.checked).map((box) => box.value);
 
@@ -196,6 +242,8 @@ function metadata() {
   return { metadata: name ? { name, ...said, ...(name && { name }) } : said, errors: [] };
 }
 
+const seconds = (id) => ($(id).value.trim() === "" ? undefined : Number($(id).value));
+
 // Returns the request's body as text and what is wrong already.
 function body() {
   const errors = [];
@@ -204,12 +252,13 @@ function body() {
   const meta = metadata();
   errors.push(...(text ? wrong : []), ...meta.errors);
   if (!text) errors.push({ field: "workflow_json", message: "Choose a workflow first." });
-  const count = $("count").value.trim();
-  if (!/^\d+$/.test(count) || Number(count) < 1 || Number(count) > CHILDREN) errors.push({ field: "count", message: `Must be a whole number from 1 to ${CHILDREN}.` });
-  else if (!ids.length) errors.push({ field: "backend_ids", message: "Choose at least one backend." });
+  const number = $("count").value.trim();
+  const most = inPool() ? POOL : CHILDREN;
+  if (!/^\d+$/.test(number) || Number(number) < 1 || Number(number) > most) errors.push({ field: "count", message: `Must be a whole number from 1 to ${most}.` });
+  else if (!ids.length) errors.push({ field: "backend_ids", message: `Choose at least one backend${inPool() && tags().length ? " or tag" : ""}.` });
   // What a browser cannot read as a number it gives as nothing.
-  if ($("timeout").validity.badInput) errors.push({ field: "timeout_seconds", message: "Must be a whole number from 30 to 3600." });
-  const rest = { backend_ids: ids, seed_strategy: $("strategy").value, timeout_seconds: $("timeout").value.trim() === "" ? undefined : Number($("timeout").value) };
+  for (const [id, most] of [["timeout", 3600], ["stall", 86400]]) if ($(id).validity.badInput) errors.push({ field: `${id}_seconds`, message: `Must be a whole number from 30 to ${most}.` });
+  const rest = { backend_ids: ids, count: inPool() ? count() : undefined, seed_strategy: $("strategy").value, timeout_seconds: seconds("timeout"), stall_seconds: seconds("stall") };
   if (Object.keys(parameters).length) rest.parameters = parameters;
   if (Object.keys(meta.metadata || {}).length) rest.metadata = meta.metadata;
   if (capabilities.length) rest.required_capabilities = capabilities;
@@ -217,7 +266,7 @@ function body() {
   const tries = $("tries").value.trim();
   if (elsewhere !== "no" && !/^([1-9]|10)$/.test(tries)) errors.push({ field: "max_attempts", message: "Must be a whole number from 1 to 10." });
   rest.max_attempts = elsewhere === "no" ? 1 : Number(tries);
-  rest.retry_elsewhere = elsewhere === "no" || elsewhere === "never" ? false : elsewhere;
+  if (!inPool()) rest.retry_elsewhere = elsewhere === "no" || elsewhere === "never" ? false : elsewhere;
   if (retryOn().length && elsewhere !== "no") rest.retry_on = retryOn();
   if ($("partial-outputs").value !== "accept") rest.partial_outputs = $("partial-outputs").value;
   if ($("submitter").value.trim()) rest.submitter = $("submitter").value.trim();
@@ -234,7 +283,7 @@ function complain(errors) {
     const mine = name ? left.filter((one) => one.field === name || one.field.startsWith(`${name}.`)) : [];
     for (const one of mine) left.splice(left.indexOf(one), 1);
     place.textContent = mine.map((one) => (one.field === name || name.startsWith("parameters.") ? one.message : `${one.field}: ${one.message}`)).join(" ");
-    place.closest("label")?.querySelector("input, select, textarea")?.setAttribute("aria-invalid", String(mine.length > 0));
+    place.closest(".field")?.querySelector("input, select, textarea")?.setAttribute("aria-invalid", String(mine.length > 0));
   }
   // Fields inside a folded part must be seen.
   for (const place of document.querySelectorAll(".field-error")) if (place.textContent) place.closest("details")?.setAttribute("open", "");
@@ -244,15 +293,23 @@ function complain(errors) {
 function update() {
   const made = body();
   for (const output of document.querySelectorAll("[data-share]")) {
-    const share = made.ids.filter((id) => id === output.dataset.share).length;
+    const share = inPool() ? 0 : made.ids.filter((id) => id === output.dataset.share).length;
     output.textContent = share ? `× ${share}` : "";
   }
-  const places = new Set(made.ids).size;
   $("tries-field").hidden = $("retry-on-box").hidden = $("elsewhere").value === "no";
   $("retry-on-said").textContent = retryOn().length ? `: ${retryOn().length} chosen` : ": any";
-  $("sends").textContent = made.ids.length ? `${made.ids.length} job${made.ids.length === 1 ? "" : "s"} on ${places} backend${places === 1 ? "" : "s"}` : "";
-  seeds(made.ids);
+  $("sends").textContent = made.ids.length && count() ? `${counted(count(), "job")} on ${places(made.ids)}` : "";
+  seeds(made.ids.length ? count() : 0);
   if ($("curl-box").open) curl(made);
+  const { parameters, errors } = changed();
+  if (!errors.length) check(text, { parameters, required_capabilities: capabilities });
+}
+function places(ids) {
+  if (!inPool()) return `${counted(new Set(ids).size, "backend")} in turn`;
+  const all = candidates();
+  const online = all.filter((box) => box.dataset.online === "yes").length;
+  const these = all.length === 1 ? "1 backend" : `any of ${all.length} backends`;
+  return online === all.length ? these : `${these}, ${online} online now`;
 }
 function curl(made) {
   const quoted = made.text.replaceAll("'", "'\\''");
@@ -294,19 +351,21 @@ async function repeat() {
   if (name !== undefined && typeof name !== "string") rest.name = name;
   if (Object.keys(rest).length) { $("metadata").value = JSON.stringify(rest, null, 2); $("metadata-box").open = true; }
   $("strategy").value = again.seed_strategy;
-  $("timeout").value = again.timeout_seconds;
+  $("timeout").value = again.timeout_seconds ?? "";
+  $("stall").value = again.stall_seconds ?? "";
   if (again.base_seed !== null) $("base").value = again.base_seed;
   kept = { ...again.parameters };
   capabilities = again.required_capabilities || [];
   for (const box of classes()) box.checked = (again.retry_on || []).includes(box.value);
   $("partial-outputs").value = again.partial_outputs;
   if (again.submitter) $("submitter").value = again.submitter;
-  onFailure(again.max_attempts === 1 && again.retry_elsewhere === "never" ? "no" : again.retry_elsewhere, String(again.max_attempts));
+  setWhere(!again.candidates ? "turn" : again.candidates.includes("*") ? "any" : "some");
+  $("count").value = again.count;
+  const chosen = again.candidates || again.backend_ids;
+  for (const box of tags()) box.checked = chosen.includes(`tag:${box.value}`);
+  for (const box of boxes()) box.checked = !box.disabled && chosen.includes(box.value);
+  onFailure(again.max_attempts === 1 && (again.candidates || again.retry_elsewhere === "never") ? "no" : again.retry_elsewhere, String(again.max_attempts));
   ofGroup = said();
-  if (again.backend_ids.length) {
-    $("count").value = again.backend_ids.length;
-    for (const box of boxes()) box.checked = !box.disabled && again.backend_ids.includes(box.value);
-  }
   try {
     const response = await fetch(`/api/job-groups/${again.group_id}/workflow`);
     if (!response.ok) throw new Error();

@@ -21,14 +21,18 @@ export function nodesOf(text) {
 const USUAL = ["text", "steps", "cfg", "guidance", "denoise", "sampler_name", "scheduler", "width", "height", "batch_size", "length", "ckpt_name", "unet_name", "lora_name", "filename_prefix"];
 const SEEDS = ["seed", "noise_seed"];
 
-// Returns the literal inputs: {id, title, name, value, usual}. Links and seeds are none.
-export function literalsOf(nodes) {
+// A reference to an uploaded file, where the name of a file may stand.
+export const isReference = (value) => value?.__type === "core/ASSET";
+
+// Returns the literal inputs: {id, title, name, value, usual, file}. Links and seeds are none.
+export function literalsOf(nodes, fileInputs) {
   const found = [];
   for (const [id, node] of nodes) {
     const title = String(node._meta?.title || node.class_type);
     for (const [name, value] of Object.entries(node.inputs)) {
-      if (SEEDS.includes(name) || !["string", "number", "boolean"].includes(typeof value)) continue;
-      found.push({ id, title, name, value, usual: USUAL.indexOf(name) });
+      const file = isReference(value) || (typeof value === "string" && fileInputs.includes(name));
+      if (SEEDS.includes(name) || (!file && !["string", "number", "boolean"].includes(typeof value))) continue;
+      found.push({ id, title, name, value, usual: USUAL.indexOf(name), file });
     }
   }
   return found;

@@ -4,8 +4,6 @@ Refused is also what Python's parser accepts and would store as something else: 
 surrogates, numbers that no double can hold, and nesting without a bound.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from typing import Any, Final, NoReturn
@@ -22,30 +20,22 @@ from jobgroups.workflow.validation import shown_key
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
 
-class UnsupportedMediaType(JobGroupsError):
-    """The body is not declared as JSON in UTF-8."""
-
-    code = "unsupported_media_type"
-    status = 415
+class UnsupportedMediaType(JobGroupsError, code="unsupported_media_type", status=415):
+    """The body is not declared as what the path takes, mostly JSON in UTF-8."""
 
     def __init__(self, detail: str = "The body must be sent as Content-Type: application/json, in UTF-8.") -> None:
         super().__init__(detail)
 
 
-class PayloadTooLarge(JobGroupsError):
+class PayloadTooLarge(JobGroupsError, code="payload_too_large", status=413):
     """The body is longer than ``DIRECTOR_MAX_BODY_BYTES``."""
-
-    code = "payload_too_large"
-    status = 413
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"The body must have at most {limit} bytes.")
 
 
-class InvalidJSON(JobGroupsError):
+class InvalidJSON(JobGroupsError, code="invalid_json"):
     """The body is not JSON."""
-
-    code = "invalid_json"
 
 
 class _Refused(ValueError):

@@ -3,8 +3,6 @@
 ``"300"``, ``300.0`` and ``true`` are not integers. An optional field that is ``null`` counts as absent.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -130,14 +128,13 @@ class Texts(_Strict, serializers.ListField):
             self.fail("empty")
         if self.most is not None and len(entries) > self.most:
             self.fail("max_length")
-        wrong = [at for at, value in enumerate(entries) if not self._is_entry(value)]
+        wrong = [
+            at for at, value in enumerate(entries) if not isinstance(value, str) or not 1 <= len(value) <= self.longest
+        ]
         if wrong:
             message = f"Must be a string of 1 to {self.longest} characters."
             raise ValidationError(dict.fromkeys(map(str, wrong[:_MAX_WRONG_ENTRIES]), message))
         return entries
-
-    def _is_entry(self, value: object) -> bool:
-        return isinstance(value, str) and 1 <= len(value) <= self.longest
 
 
 class RequestSerializer(serializers.Serializer[Any]):
@@ -148,13 +145,9 @@ class RequestSerializer(serializers.Serializer[Any]):
 
     @classmethod
     def read(cls, body: Mapping[str, Any], errors: FieldErrors | None = None) -> dict[str, Any]:
-        """Return the checked values by field.
+        """Return the checked values by field; raise ``InvalidRequest`` with every field that is wrong or unknown.
 
-        Args:
-            errors: errors that were found before.
-
-        Raises:
-            InvalidRequest: with every field that is wrong or unknown.
+        ``errors`` are errors that were found before.
         """
         values, wrong = cls.check(body)
         unknown = [{"field": name, "message": cls.unknown} for name in cls.unknown_fields(body)]
@@ -173,8 +166,7 @@ class RequestSerializer(serializers.Serializer[Any]):
     @classmethod
     def unknown_fields(cls, body: Iterable[str]) -> list[str]:
         """Return the names that are not declared, in printable form."""
-        serializer = _shared(cls)
-        return [shown_key(name) for name in body if not serializer.is_known(name)]
+        return [shown_key(name) for name in body if not _shared(cls).is_known(name)]
 
     def is_known(self, name: str) -> bool:
         """Return whether a name of the request belongs to a declared field."""

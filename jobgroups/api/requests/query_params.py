@@ -1,7 +1,5 @@
 """The query parameters of URLs. No check reads the database."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import datetime as dt
@@ -35,13 +33,10 @@ _MAX_METADATA_FILTERS: Final = 10
 _MAX_METADATA_KEY: Final = 100
 _MAX_METADATA_VALUE: Final = 200
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
-#: The form in which ``queries.groups.group_list`` writes it: direction, and the group before the page.
-_CURSOR: Final = re.compile(r"[fb]\|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z\|jg_[0-9a-f]{12}")
+#: The form in which ``queries.groups.paged`` writes it: direction, and the row before the page.
+_CURSOR: Final = re.compile(r"[fb]\|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z\|[0-9a-z_-]{1,36}")
 #: The blank in ``…T07:00:00.000 01:00``, which was a ``+``.
 _LOST_PLUS: Final = re.compile(r"(?<=[T:.0-9]{8}) (?=[0-9]{2}:?[0-9]{2}$)")
-
-
-# --- fields that only queries have ----------------------------------------------------------------
 
 
 class _Digits(fields.Integer):
@@ -99,9 +94,6 @@ class _Metadata(serializers.DictField):
         return data
 
 
-# --- the queries ----------------------------------------------------------------------------------
-
-
 class QuerySerializer(RequestSerializer):
     """The parameters of a URL. An unknown one is refused: without it the response would have too much."""
 
@@ -111,8 +103,7 @@ class QuerySerializer(RequestSerializer):
     def read_query(cls, query: QueryDict) -> dict[str, Any]:
         """Return the checked values by parameter; ``?status=`` counts as absent.
 
-        Raises:
-            InvalidRequest: with every parameter that is wrong, missing or not known.
+        Raises ``InvalidRequest`` with every parameter that is wrong, missing or not known.
         """
         given: dict[str, Any] = {}
         errors: FieldErrors = []
@@ -165,6 +156,13 @@ class GroupListQuery(QuerySerializer):
         return name.startswith(_METADATA) or (name in self.fields and name != "metadata")
 
 
+class AssetListQuery(QuerySerializer):
+    """``GET /api/assets``"""
+
+    cursor = _Cursor(default=None)
+    limit = _Digits(1, MAX_PAGE, default=DEFAULT_PAGE)
+
+
 class EventsQuery(QuerySerializer):
     """``GET /api/job-groups/{id}/events``"""
 
@@ -204,8 +202,11 @@ class FailuresQuery(QuerySerializer):
 
 
 class FailedJobsQuery(FailuresQuery):
-    """``GET /api/failures/jobs``; groups of releases without digests have an empty ``workflow``."""
+    """``GET /api/failures/jobs``.
+
+    ``workflow`` is empty for groups of releases without digests, ``backend_id`` for jobs that no backend had.
+    """
 
     failure_class = fields.Choice(FailureClass)
-    backend_id = fields.Text(_MAX_TEXT)
+    backend_id = fields.Text(_MAX_TEXT, allow_blank=True)
     workflow = fields.Text(_MAX_TEXT, allow_blank=True, default=None)

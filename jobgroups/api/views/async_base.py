@@ -1,7 +1,5 @@
 """Base of the views that wait for a backend: they run in the event loop and hold no thread meanwhile."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from typing import Any

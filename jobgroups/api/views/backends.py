@@ -1,7 +1,5 @@
 """Backends: list, register, change, remove. A backend's JSON counts its jobs, which ``backends`` cannot read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -82,11 +80,7 @@ def _get_backend(backend_id: str) -> Backend:
 
 
 def backend_json(backend_id: str) -> dict[str, object]:
-    """Return a backend as it is stored now.
-
-    Raises:
-        BackendNotFound: there is none with this id.
-    """
+    """Return a backend as it is stored now, or raise ``BackendNotFound``."""
     row = _get_backend(backend_id)
     load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
     return backends.serialize_backend(row, load)

@@ -1,7 +1,5 @@
 """Base of the views: JSON requests and JSON responses. The ``Accept`` header is ignored."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The failure report, and the failed jobs behind one of its rows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rest_framework.request import Request
@@ -54,7 +52,7 @@ def _row_json(row: failures.FailureRow) -> dict[str, Any]:
     example = row.example
     return {
         "failure_class": row.failure_class,
-        "backend_id": row.backend_id,
+        "backend_id": row.backend_id or None,
         "workflow": row.workflow,
         "workflow_name": row.workflow_name,
         "groups": len(row.groups),

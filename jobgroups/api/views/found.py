@@ -1,9 +1,4 @@
-"""ComfyUIs that discovery found on the runner's machine: list, add, ignore.
-
-The paths are among those of backends: the backend id ``found`` is reserved.
-"""
-
-from __future__ import annotations
+"""ComfyUIs that discovery found on the runner's machine: list, add, ignore. The backend id ``found`` is reserved."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

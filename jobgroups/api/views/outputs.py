@@ -1,8 +1,7 @@
 """An output file of a child through the Director: the original, or a thumbnail."""
 
-from __future__ import annotations
-
 import contextlib
+import dataclasses
 import re
 from collections.abc import AsyncIterator
 from functools import cache
@@ -17,9 +16,11 @@ from backends.comfyui.outputs import view_url
 from jobgroups.api.requests import path_params
 from jobgroups.api.requests.query_params import OutputQuery
 from jobgroups.api.views.async_base import AsyncApiView, note_replaced, read
-from jobgroups.errors import OutputReplaced, OutputTooLarge, RangeNotSatisfiable
-from jobgroups.outputs import download, media_types
+from jobgroups.domain import media_types
+from jobgroups.errors import OutputGone, OutputReplaced, OutputTooLarge, RangeNotSatisfiable
+from jobgroups.outputs import download
 from jobgroups.outputs.resize import MAX_SOURCE_BYTES
+from jobgroups.outputs.stored import StoredAnswer, file_response
 from jobgroups.outputs.thumbnails import Thumbnails
 from jobgroups.queries.outputs import OutputFile, child_output
 
@@ -34,7 +35,7 @@ class OutputView(AsyncApiView):
     """``/api/job-groups/{id}/jobs/{job_id}/outputs/{n}``"""
 
     async def get(self, request: HttpRequest, group_id: str, job_id: str, number: str) -> HttpResponseBase:
-        """Return the file as the backend has it, or a thumbnail if the query has ``w``."""
+        """Return the file from the storage, else as the backend has it; or a thumbnail if the query has ``w``."""
         query = OutputQuery.read_query(request.GET)
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
         if not _NUMBER.fullmatch(number):
@@ -49,9 +50,6 @@ class OutputView(AsyncApiView):
             raise
 
     head = get
-
-
-# --- thumbnails -----------------------------------------------------------------------------------
 
 
 @cache
@@ -84,21 +82,28 @@ def _if_none_match(request: HttpRequest) -> str:
     return request.headers.get("If-None-Match", "")
 
 
-# --- originals ------------------------------------------------------------------------------------
-
-
 async def _original(request: HttpRequest, file: OutputFile, *, redirect: bool) -> HttpResponseBase:
+    if (known := file.stored) is not None:
+        name, size, tag = file.filename, known.size_bytes, known.blake3
+        try:
+            return await file_response(
+                request, known.stored_name, name=name, size=size, tag=tag, saved_as=file.download_name
+            )
+        except OutputGone:
+            file = dataclasses.replace(file, stored=None)
     limit: int = settings.DIRECTOR_PROXY_MAX_BYTES
     async with contextlib.AsyncExitStack() as stack:
         answer = await stack.enter_async_context(download.open_file(file, headers=_forwarded_conditions(request)))
         if answer.status == 416:
             raise RangeNotSatisfiable
         size = answer.length or 0
-        if size > limit and not redirect:
-            url = _address(file)
-            raise OutputTooLarge(size=size, limit=limit, backend_id=file.backend_id, url=url)
         if size > limit:
-            return _redirect(file)
+            # Without the secret headers of the backend.
+            url = view_url(file.url, filename=file.filename, subfolder=file.subfolder, type=file.kind)
+            if not redirect:
+                raise OutputTooLarge(size=size, limit=limit, backend_id=file.backend_id, url=url)
+            moved = {"Location": url, "Cache-Control": "private, no-cache"}
+            return HttpResponse(status=307, headers=moved)
         headers = _headers(file, answer)
         if request.method == "HEAD" or answer.status == 304:
             return HttpResponse(status=answer.status, headers=headers)
@@ -108,7 +113,7 @@ async def _original(request: HttpRequest, file: OutputFile, *, redirect: bool) -
         return StreamingHttpResponse(body, status=answer.status, headers=headers)
 
 
-async def _body(stack: contextlib.AsyncExitStack, answer: StreamedAnswer) -> AsyncIterator[bytes]:
+async def _body(stack: contextlib.AsyncExitStack, answer: StreamedAnswer | StoredAnswer) -> AsyncIterator[bytes]:
     async with stack:
         yield b""
         async for chunk in answer.chunks():
@@ -127,7 +132,7 @@ def _forwarded_conditions(request: HttpRequest) -> dict[str, str]:
     return {name: value for name, value in conditions.items() if value.isascii() and value.isprintable()}
 
 
-def _headers(file: OutputFile, answer: StreamedAnswer) -> dict[str, str]:
+def _headers(file: OutputFile, answer: StreamedAnswer | StoredAnswer) -> dict[str, str]:
     headers = {
         **media_types.guard_headers(file.filename),
         "Content-Type": media_types.media_type(file.filename),
@@ -136,13 +141,3 @@ def _headers(file: OutputFile, answer: StreamedAnswer) -> dict[str, str]:
     if answer.length is not None and answer.status != 304:
         headers["Content-Length"] = str(answer.length)
     return headers | {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
-
-
-def _redirect(file: OutputFile) -> HttpResponse:
-    """Redirect the client to the backend."""
-    return HttpResponse(status=307, headers={"Location": _address(file), "Cache-Control": "private, no-cache"})
-
-
-def _address(file: OutputFile) -> str:
-    """Return the URL of the file at the backend, without the secret headers of the backend."""
-    return view_url(file.url, filename=file.filename, subfolder=file.subfolder, type=file.kind)

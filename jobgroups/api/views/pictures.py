@@ -1,7 +1,5 @@
 """The zip of a group's outputs, stars, a preview of seeds, and the workflow in a PNG."""
 
-from __future__ import annotations
-
 import secrets
 
 from django.http import HttpRequest, StreamingHttpResponse, UnreadablePostError
@@ -9,28 +7,18 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from jobgroups.api.requests import path_params
-from jobgroups.api.requests.body import media_type, read_body
+from jobgroups.api.requests.body import UnsupportedMediaType, media_type, read_body
 from jobgroups.api.requests.query_params import SeedsQuery, ZipQuery
 from jobgroups.api.views import async_base
 from jobgroups.api.views.async_base import AsyncApiView, note_replaced
 from jobgroups.api.views.base import ApiView
-from jobgroups.errors import JobGroupsError, NoOutputs, NoWorkflow
-from jobgroups.outputs import media_types
+from jobgroups.domain import media_types
+from jobgroups.errors import NoOutputs, NoWorkflow
 from jobgroups.outputs.archive import iter_zip
 from jobgroups.outputs.png_workflow import workflow_in_png
 from jobgroups.queries.outputs import group_outputs
 from jobgroups.services.stars import child_star
 from jobgroups.workflow.seeds import MAX_SEED, seeds
-
-
-class NotDeclaredPng(JobGroupsError):
-    """The body is not declared as a PNG."""
-
-    code = "unsupported_media_type"
-    status = 415
-
-    def __init__(self) -> None:
-        super().__init__("The body must be sent as Content-Type: image/png.")
 
 
 class ZipView(AsyncApiView):
@@ -89,7 +77,7 @@ class WorkflowFromPngView(ApiView):
     def post(self, request: Request) -> Response:
         """Return the workflow with which a PNG was made."""
         if media_type(request)[0] != "image/png":
-            raise NotDeclaredPng
+            raise UnsupportedMediaType("The body must be sent as Content-Type: image/png.")
         try:
             content = read_body(request)
         except UnreadablePostError:

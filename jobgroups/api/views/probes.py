@@ -4,10 +4,7 @@ Nothing is stored. The paths are among those of backends. A backend with the id 
 too: it has no POST.
 """
 
-from __future__ import annotations
-
-import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from asgiref.sync import async_to_sync
@@ -18,8 +15,7 @@ from rest_framework.response import Response
 from backends import queries
 from backends.comfyui.address import check_headers, normalise_url
 from backends.comfyui.destinations import check_url
-from backends.comfyui.errors import BackendError
-from backends.comfyui.probe import BackendReport, probe
+from backends.comfyui.probe import BackendReport, attempt, attempt_all
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.payloads import NewBackendRequest
 from jobgroups.api.views.backends import BackendView
@@ -37,7 +33,7 @@ class BackendTestView(BackendView):
         """Return whether a ComfyUI answers at an address, or what is wrong."""
         values = NewBackendRequest.read(json_body(request))
         url = _checked_url(values["url"], values["headers"])
-        answer = async_to_sync(_probe)(values["url"], values["headers"], _TEST_SECONDS)
+        answer = async_to_sync(attempt)(values["url"], headers=values["headers"], timeout=_TEST_SECONDS)
         failed = isinstance(answer, str)
         return Response({"ok": not failed, **_probe_json(url, answer, _registered_ids())})
 
@@ -48,7 +44,7 @@ class BackendFindView(BackendView):
     def post(self, request: Request, backend_id: str) -> Response:
         """Return the ComfyUIs that answer on this machine's usual ports."""
         urls = [f"http://localhost:{port}" for port in settings.DIRECTOR_DISCOVER_PORTS]
-        answers = async_to_sync(_probe_all)(urls)
+        answers = async_to_sync(attempt_all)(urls, timeout=_FIND_SECONDS)
         known = _registered_ids()
         found = [
             _probe_json(url, answer, known) for url, answer in answers.items() if isinstance(answer, BackendReport)
@@ -67,19 +63,6 @@ def _checked_url(url: str, headers: Mapping[str, str] | None) -> str:
     except ValueError as error:
         raise FieldInvalid(field, f"Is not usable: {error}") from None
     return canonical
-
-
-async def _probe(url: str, headers: Mapping[str, str] | None, within: float) -> BackendReport | str:
-    try:
-        return await probe(url, headers=headers, timeout=within)
-    except BackendError as error:
-        return error.detail
-
-
-async def _probe_all(urls: Iterable[str]) -> dict[str, BackendReport | str]:
-    async with asyncio.TaskGroup() as tasks:
-        tasks_by_url = {url: tasks.create_task(_probe(url, None, _FIND_SECONDS), name=f"find {url}") for url in urls}
-    return {url: task.result() for url, task in tasks_by_url.items()}
 
 
 def _registered_ids() -> dict[str, str]:

@@ -1,8 +1,7 @@
 """Retries of a group or of one of its jobs, and moves of queued jobs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rest_framework.request import Request
@@ -14,7 +13,6 @@ from jobgroups.api.requests.payloads import GroupRetryRequest, JobRetryRequest, 
 from jobgroups.api.views.base import ApiView
 from jobgroups.services import moves, retries
 from jobgroups.services.assignment import Choice
-from jobgroups.services.retries import Retried
 
 
 class GroupRetryView(ApiView):
@@ -27,7 +25,7 @@ class GroupRetryView(ApiView):
         done = retries.group_retry(
             group_id=group, job_ids=values["job_ids"], choice=_choice(values), run=values["run"], by=values["by"]
         )
-        return Response(_retry_json(done))
+        return Response({"job_group_id": group, **asdict(done)})
 
 
 class JobRetryView(ApiView):
@@ -40,7 +38,7 @@ class JobRetryView(ApiView):
         done = retries.child_retry(
             group_id=group, job_id=job, choice=_choice(values), run=values["run"], by=values["by"]
         )
-        return Response(_retry_json(done))
+        return Response({"job_group_id": group, **asdict(done)})
 
 
 class JobMoveView(ApiView):
@@ -52,15 +50,7 @@ class JobMoveView(ApiView):
         values = MoveRequest.read(json_body(request))
         backend_id = path_params.backend_id(values["backend_id"])
         done = moves.child_move(group_id=group, job_id=job, backend_id=backend_id, by=values["by"])
-        return Response(
-            {
-                "job_group_id": done.group_id,
-                "job_id": done.job_id,
-                "backend_id": done.backend_id,
-                "moved": done.moved,
-                "removing_from": done.removing_from,
-            }
-        )
+        return Response({"job_group_id": group, **asdict(done)})
 
 
 def _choice(values: Mapping[str, Any]) -> Choice:
@@ -68,14 +58,3 @@ def _choice(values: Mapping[str, Any]) -> Choice:
     if values["backend_id"] is not None:
         path_params.backend_id(values["backend_id"])
     return Choice(where=values["where"], backend_id=values["backend_id"], elsewhere=values["retry_elsewhere"])
-
-
-def _retry_json(done: Retried) -> dict[str, Any]:
-    return {
-        "job_group_id": done.group_id,
-        "run": done.run,
-        "status": done.status,
-        "job_ids": list(done.job_ids),
-        "adopted_job_ids": list(done.adopted_job_ids),
-        "moved": dict(done.moved),
-    }

@@ -40,16 +40,21 @@ from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import ATTEMPT_ENDED, AttemptState
 from jobgroups.queries import work
+from jobgroups.queries.assets import input_names
 from jobgroups.runner.attempt import result
+from jobgroups.runner.attempt.limits import TimeLimits
 from jobgroups.runner.attempt.lookup import PromptLocation, PromptLookup, ended, look_up
 from jobgroups.runner.attempt.omissions import omitted_outputs
 from jobgroups.runner.attempt.spec import AttemptSpec
+from jobgroups.runner.attempt.timer import PromptTimer
 from jobgroups.runner.context import SessionContext
+from jobgroups.runner.inputs import InputMissing
 from jobgroups.runner.progress import ProgressReporter
 from jobgroups.services import attempts
 from jobgroups.services.attempts import StoredAttempt
 from jobgroups.services.outcomes import AttemptResult
 from jobgroups.workflow import dangling_link, origins
+from jobgroups.workflow.assets import references_by_asset
 from jobgroups.workflow.progress import ProgressTracker
 
 logger = logging.getLogger(__name__)
@@ -97,6 +102,9 @@ class AttemptDriver:
         #: Whether ``_cached`` is complete: ComfyUI lists those nodes once, when it begins.
         self._cached_known = False
         self._executing: set[str] = set()
+        #: The output nodes that ComfyUI was to execute, of its history.
+        self._listed_outputs: tuple[str, ...] | None = None
+        self._timer = PromptTimer(context, spec)
         self._stop_requested = spec.stop_requested
         self._done = False
         moment = time.monotonic()
@@ -110,9 +118,7 @@ class AttemptDriver:
         self._is_stalled = False
         #: Why the prompt is left running although it is to be stopped, as a clause.
         self.left_running = ""
-        self._timeout_at = self._timeout_from(spec.started_at)
-        #: When its time was up and its backend did not answer.
-        self._overtime_since: float | None = None
+        self._limits = TimeLimits(spec)
         self._absent_since: float | None = None
         #: What the POST was answered with, where that neither accepts nor refuses the prompt.
         self._answer = spec.answer
@@ -129,6 +135,8 @@ class AttemptDriver:
     def on_event(self, event: Event) -> None:
         """Take in an event of this prompt. Never waits."""
         self._heard_at = time.monotonic()
+        self._limits.restart_stall()
+        self._timer.on_event(event, self._heard_at)
         self.unanswered_since = None
         if not self._apply(event):
             return
@@ -184,6 +192,11 @@ class AttemptDriver:
             self._stop_at = self._stop_requested_at = time.monotonic()
             self._report.discard()
             self._changed.set()
+
+    def socket_opened(self) -> None:
+        """Take in that its events are received again: some may have been lost."""
+        self._limits.restart_stall()
+        self._timer.events_missed()
 
     def look_up_now(self) -> None:
         """Look the prompt up soon: its socket was lost, or the backend is available again."""
@@ -257,7 +270,7 @@ class AttemptDriver:
         if self._reported != self._stored:
             await self._store_reported()
         moment = time.monotonic()
-        if self._timeout_at is not None and moment >= self._timeout_at and not self._stop_requested:
+        if moment >= self._limits.check_at and not self._stop_requested:
             await self._time_out()
         elif self._stop_requested and moment >= self._stop_at:
             await self._stop()
@@ -266,11 +279,7 @@ class AttemptDriver:
 
     async def _wait(self) -> None:
         """Wait for news or for the next thing that is due, whichever comes first."""
-        due = [self._next_lookup()]
-        if self._stop_requested:
-            due.append(self._stop_at)
-        elif self._timeout_at is not None:
-            due.append(self._timeout_at)
+        due = [self._next_lookup(), self._stop_at if self._stop_requested else self._limits.check_at]
         try:
             async with asyncio.timeout(max(0.0, min(due) - time.monotonic())):
                 await self._changed.wait()
@@ -299,18 +308,26 @@ class AttemptDriver:
             await self._store(attempts.attempt_not_sent)
             self._done = True
             return
-        sent_at = time.monotonic()
         try:
+            prompt = await self._context.inputs.place(
+                self.spec.workflow, lambda: self._context.lease_is_fresh and not self._stop_requested
+            )
+            sent_at = time.monotonic()
             accepted = await self._context.client.submit(
-                self.spec.workflow,
+                prompt,
                 prompt_id=self.prompt_id,
                 client_id=self.client_id,
-                extra_data=self.spec.extra_data,
+                extra_data=self.spec.extra_data(marks_outputs=self._context.runner.marks_outputs),
                 may_send=lambda: self._context.lease_is_fresh,
             )
         except SendAborted:
             await self._store(attempts.attempt_not_sent)
             self._done = True
+        except InputMissing as missing:
+            await self._store(
+                attempts.attempt_refused, message=missing.message, details=missing.details, kind=missing.kind
+            )
+            self._refused()
         except BackendUnreachable as error:
             await self._store(attempts.attempt_not_sent)
             self._done = True
@@ -366,11 +383,10 @@ class AttemptDriver:
     async def _started(self) -> None:
         stored = await self._store(attempts.attempt_started)
         if self._stop_requested and not stored.stop_requested:
-            # It was to be removed from the queue for a move, and has started: it goes on.
+            # It was to be removed from the queue for a move or a recall, and has started: it goes on.
             self._withdraw_stop()
         self._apply_stored_state(stored)
-        if self._timeout_at is None:
-            self._timeout_at = time.monotonic() + self.spec.timeout_s
+        self._limits.start()
         self._report_progress()
 
     def _withdraw_stop(self) -> None:
@@ -407,7 +423,7 @@ class AttemptDriver:
             lookup = await look_up(
                 self._context.client,
                 self.prompt_id,
-                mark=self.spec.extra_data if uncertain else None,
+                mark=self.spec.mark if uncertain else None,
                 new_connection=uncertain,
             )
         except BackendError as error:
@@ -578,6 +594,7 @@ class AttemptDriver:
         assert lookup.entry is not None  # noqa: S101 a sight of the history has its entry
         self._cached |= _cached_nodes(lookup)
         self._cached_known = True
+        self._listed_outputs = lookup.entry.item.outputs
         found = await self._omitted_outputs(lookup)
         if found is not None:
             self._take_node_errors(found)
@@ -594,9 +611,10 @@ class AttemptDriver:
         end = replace(
             end,
             executed=executed,
-            origins={one: own[one] for one in executed if one in own},
+            origins={node: own[node] for node in executed if node in own},
             last_step=self._report.last_step,
             warnings=tuple(self._warnings),
+            execution=await self._execution(end),
         )
         end = await self._dated(end)
         self._report.close()
@@ -607,8 +625,12 @@ class AttemptDriver:
         if end.failure in result.FREED_AFTER and self._context.lease_is_fresh:
             # Before the end is stored: the next prompt there may follow at once.
             await result.free_memory(self._context.client)
+            self._context.loaded_models = None
         store = attempts.attempt_interrupted_by_other if was_interrupted else attempts.attempt_ended
         await self._store(store, end=end)
+        self._context.runner.captures_due.set()
+        if end.state is AttemptState.SUCCESS and (sample := self._timer.sample()) is not None:
+            self._context.runner.timings.add(sample)
         self._done = True
 
     async def _without_replaced(self, end: AttemptResult) -> AttemptResult:
@@ -628,7 +650,11 @@ class AttemptDriver:
         )
         own = origins(self.spec.workflow)
         replaced: dict[str, Collection[str]] = {
-            node: [one for one in found if made[one] or (node in own and writers.get(one, own[node]) != own[node])]
+            node: [
+                digest
+                for digest in found
+                if made[digest] or (node in own and writers.get(digest, own[node]) != own[node])
+            ]
             for node, found in named.items()
         }
         if not any(replaced.values()):
@@ -653,6 +679,19 @@ class AttemptDriver:
         """
         certain = set(self.spec.workflow) - self._cached if self._cached_known else set()
         return frozenset(node_outputs.keys() & (certain | self._executing))
+
+    async def _execution(self, end: AttemptResult) -> dict[str, Any]:
+        workflow = self.spec.workflow
+        needed = self._listed_outputs or tuple(end.node_outputs)
+        executed = not self._cached_known or not needed or not self._cached.issuperset(needed)
+        inputs = references_by_asset(workflow)
+        return {
+            "outputs_reused": end.state is AttemptState.SUCCESS and not executed and not self._executing,
+            "cached_nodes": [node for node in workflow if node in self._cached] if self._cached_known else None,
+            "node_seconds": self._timer.node_seconds,
+            "machine": self._context.machine,
+            "inputs": await self._context.database.run_with_retry(input_names, list(inputs)) if inputs else {},
+        }
 
     async def _was_interrupted_by_other(self) -> bool:
         """Return whether the interrupt of another prompt was what ended this one.
@@ -681,23 +720,23 @@ class AttemptDriver:
         if lookup is not None and lookup.location in (PromptLocation.ENDED, PromptLocation.ABSENT):
             await self._handle_location(lookup)
             # Absent: once more after a moment, and then it is lost.
-            self._timeout_at = self._next_lookup_at
+            self._limits.put_off(self._next_lookup_at)
+            return
+        if not self._limits.is_up:
+            # An event came during the look-up: this process may have been suspended.
             return
         offline = lookup is None and self._context.availability.offline_for() is not None
         if lookup is None and not offline and self._may_be_offline():
             return
         self._report.close()
-        await self._store(attempts.attempt_timed_out, offline=offline)
-        self._timeout_at = None
+        await self._store(attempts.attempt_timed_out, offline=offline, stalled=self._limits.is_stalled)
+        self._limits.end()
         self.request_stop()
 
     def _may_be_offline(self) -> bool:
         """Put the timeout off for a moment, in which the observer finds out whether the backend answers."""
-        moment = time.monotonic()
-        if self._overtime_since is None:
-            self._overtime_since = moment
-        self._timeout_at = moment + self._intervals.stop_retry / 2
-        return moment - self._overtime_since < self._intervals.suspect_after
+        self._limits.put_off(time.monotonic() + self._intervals.stop_retry / 2)
+        return self._limits.unanswered_for() < self._intervals.suspect_after
 
     async def _stop(self) -> None:
         """Look up, delete or interrupt, wait, and look up again, until the end is seen."""
@@ -720,7 +759,7 @@ class AttemptDriver:
         # A prompt that could not be interrupted runs on for a reason, while its backend is available.
         availability = self._context.availability
         can_interrupt = not self.left_running or not availability.is_available
-        patience = self._intervals.stalled_after if can_interrupt else self.spec.timeout_s
+        patience = self._intervals.stalled_after if can_interrupt else self.spec.shortest_limit_s
         if not self._is_stalled and tried_for >= patience:
             reachable = availability.offline_for() is None
             stalled = await self._store(attempts.attempt_stalled, reachable=reachable, can_interrupt=can_interrupt)
@@ -735,7 +774,8 @@ class AttemptDriver:
             await self._context.client.delete_pending([self.prompt_id])
             # It may have started meanwhile, so that the deletion did nothing: look it up again at once.
             again = await look_up(self._context.client, self.prompt_id)
-            if again.location is PromptLocation.ABSENT:
+            # After a frame of its execution its start is stored first, although the history may have been cleared since.
+            if again.location is PromptLocation.ABSENT and not self._heard_start:
                 await self._end(result.interrupted(self._prompt, self._outputs, ran=False))
                 return
             await self._handle_location(again)
@@ -750,7 +790,9 @@ class AttemptDriver:
     # --- small things -----------------------------------------------------------------------------
 
     async def _store(self, service: Any, **fields: Any) -> Any:
-        return await self._context.store(service, attempt_id=self.spec.attempt_id, **fields)
+        return await self._context.store_of_group(
+            self.spec.group_id, service, attempt_id=self.spec.attempt_id, **fields
+        )
 
     async def _stop_is_in_rows(self) -> bool:
         stops = await self._context.database.run_with_retry(work.pending_stops, self._context.backend_id)
@@ -765,13 +807,6 @@ class AttemptDriver:
             attempt_id=self.spec.attempt_id,
             number=self.spec.number,
         )
-
-    def _timeout_from(self, started_at: dt.datetime | None) -> float | None:
-        """Return when a taken-up attempt's time is up: the wall clock's share is clamped."""
-        if started_at is None:
-            return None
-        gone = (now() - started_at).total_seconds()
-        return time.monotonic() + self.spec.timeout_s - min(max(gone, 0.0), self.spec.timeout_s)
 
 
 def _refusal(error: PromptRefused) -> dict[str, Any]:

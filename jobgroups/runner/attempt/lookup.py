@@ -1,7 +1,5 @@
 """Looks up where a prompt is at its backend: in the history or in the queue."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -38,19 +36,14 @@ async def look_up(
 ) -> PromptLookup:
     """Query history, queue, history: a prompt moves from one to the other meanwhile.
 
-    The queue answers with whole workflows, so it is queried only if the history is empty, and the
-    history once more where the queue does not have it: it may have ended in between
-    (comfyui-protocol.md, trap 7 and trap 12).
+    The queue answers with whole workflows, so it is queried only if the history is empty, and the history once more if
+    the queue does not have the prompt: it may have ended in between (comfyui-protocol.md, trap 7 and trap 12). Raises
+    ``BackendError`` if a query was not answered; nothing is known then.
 
     Args:
-        client: of the backend.
-        prompt_id: ours.
         mark: the ``extra_data`` that only this prompt was sent with, one key and its value. Given for a
             prompt whose POST was not answered with an id: its server may have chosen another one.
         new_connection: for a prompt whose POST was lost, so that no broken connection answers.
-
-    Raises:
-        BackendError: a question was not answered; nothing is known.
     """
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
         return ended(entry)

@@ -4,27 +4,20 @@ Its queue and its history list the output nodes that it executes. An output node
 is not listed was refused; why, only the answer would have contained.
 """
 
-from __future__ import annotations
-
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection
 from typing import Any
 
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.refusals import answer_lost
-from jobgroups.workflow.graph import Workflow, linked_node
+from jobgroups.workflow.graph import Workflow, closure, links
 
 
 async def omitted_outputs(client: ComfyClient, workflow: Workflow, executed: Collection[str]) -> dict[str, Any]:
-    """Return ``node_errors`` for the output nodes that are not executed.
+    """Return ``node_errors`` for the output nodes of a sent workflow that are not ``executed`` by the backend.
 
-    Args:
-        client: of the backend. It is queried only about classes of nodes that lead to no executed
-            output: in most workflows there is none.
-        workflow: as it was sent.
-        executed: the output nodes that the backend lists.
-
-    Raises:
-        BackendError: the backend did not answer; nothing is known.
+    The backend is queried only about classes of nodes that lead to no executed output: in most workflows there is none.
+    Raises ``BackendError`` if it does not answer; nothing is known then.
     """
     is_output: dict[str, bool] = {}
     omitted: dict[str, Any] = {}
@@ -43,14 +36,7 @@ def _needed(workflow: Workflow, executed: Collection[str]) -> set[str]:
 
     None of these was refused: ComfyUI refuses an output if any node that it needs is invalid.
     """
-    needed: set[str] = set()
-    found = [node_id for node_id in executed if node_id in workflow]
-    while found:
-        node_id = found.pop()
-        if node_id in needed:
-            continue
-        needed.add(node_id)
-        inputs: Mapping[str, Any] = workflow[node_id]["inputs"]
-        sources = (linked_node(value) for value in inputs.values())
-        found += [source for source in sources if source is not None and source in workflow]
-    return needed
+    sources: defaultdict[str, list[str]] = defaultdict(list)
+    for node_id, _, source in links(workflow):
+        sources[node_id].append(source)
+    return closure(executed, lambda node_id: sources[node_id])

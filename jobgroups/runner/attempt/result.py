@@ -1,7 +1,5 @@
 """The result of an attempt, from ComfyUI's history, or from its frames if the history was cleared."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import datetime as dt
@@ -65,11 +63,7 @@ class PromptInfo:
 def from_history(prompt: PromptInfo, entry: HistoryEntry, socket_outputs: NodeOutputs) -> AttemptResult:
     """Return the result that ComfyUI's history shows; its status decides.
 
-    Args:
-        prompt: what was sent.
-        entry: its entry in the history.
-        socket_outputs: outputs that the sockets received. The history has them all, unless a node's output came
-            to the sockets alone.
+    The history has all outputs of the sockets, unless a node's output came to the sockets alone.
     """
     outputs = {**socket_outputs, **entry.outputs}
     if entry.outcome == "success":
@@ -167,17 +161,11 @@ def _shortened(lines: Sequence[str]) -> list[str]:
 
 
 async def check_cached_files(client: ComfyClient, end: AttemptResult, cached: Collection[str]) -> AttemptResult:
-    """Mark files of a cached run that are gone: it names old ones (comfyui-protocol.md, trap 9).
+    """Mark files of a cached run that are gone: the run names old ones (comfyui-protocol.md, trap 9).
 
-    Args:
-        client: of the backend.
-        end: a success; files that are known to be replaced are marked.
-        cached: the nodes that ComfyUI did not run again; if none is an output, the backend is not queried.
-
-    Returns:
-        The end, its missing files marked ``"missing": true`` and a warning for each; where none of
-        its files is there, ``output_gone`` is its failure. Where the question is not answered, the end
-        as it was.
+    ``end`` is a success. If ComfyUI ran every output node again (none is ``cached``), the backend is not queried.
+    Returns the end with its missing files marked ``"missing": true`` and a warning for each; if no file is left,
+    ``output_gone`` is its failure. If the backend does not answer, the end is returned as it was.
     """
     if end.state is not AttemptState.SUCCESS or not end.node_outputs.keys() & set(cached):
         return end
@@ -200,16 +188,9 @@ async def check_cached_files(client: ComfyClient, end: AttemptResult, cached: Co
 async def files_ahead(client: ComfyClient, end: AttemptResult) -> dt.timedelta | None:
     """Return how far the clock that dates a backend's outputs is ahead of the backend's own clock.
 
-    A file server has a clock of its own. Without this, all its files would seem to be written after the
-    ends of their jobs.
-
-    Args:
-        client: of the backend.
-        end: with the nodes that were executed.
-
-    Returns:
-        None where it cannot be known by this end: it wrote no output, or is over for a while, so that another
-        prompt may have written the file.
+    A file server has a clock of its own. Without this, all its files would seem to be written after the ends of their
+    jobs. The result is None if this end wrote no output, or is over for a while: another prompt may have written the
+    file.
     """
     file = next(
         (

@@ -1,10 +1,9 @@
 """What an attempt's driver starts from, made from rows. The child's own workflow is prepared here."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from backends.comfyui.errors import PromptUnconfirmed
 from jobgroups import workflow
+from jobgroups.domain.outputs import MARK_KEY
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt
 from jobgroups.runner.attempt import result
@@ -19,8 +19,6 @@ from jobgroups.services.claims import Claim
 
 logger = logging.getLogger(__name__)
 
-#: Marks a prompt as ours in ComfyUI's queue and history.
-EXTRA_DATA_KEY: Final = "director"
 #: Groups whose prepared workflow is kept: their children follow each other.
 _KEPT: Final = 32
 
@@ -36,7 +34,10 @@ class AttemptSpec:
     group_id: str
     child_id: str
     timeout_s: float
+    #: Seconds without an event after which its time is up; infinity: any.
+    stall_s: float = math.inf
     workflow: Mapping[str, Any]
+    workflow_digest: str = ""
     #: INTENT for a new claim, whose prompt is still to be sent.
     state: AttemptState = AttemptState.INTENT
     is_new: bool = False
@@ -52,9 +53,18 @@ class AttemptSpec:
     node_errors: Mapping[str, Any] | None = None
 
     @property
-    def extra_data(self) -> dict[str, Any]:
-        """The ``extra_data`` that marks a prompt as ours in ComfyUI's queue and history."""
-        return {EXTRA_DATA_KEY: {"group": self.group_id, "job": self.child_id, "attempt": self.number}}
+    def shortest_limit_s(self) -> float:
+        """How long a prompt may go on that is to be stopped and cannot be interrupted."""
+        return min(self.timeout_s, self.stall_s)
+
+    @property
+    def mark(self) -> dict[str, Any]:
+        """The part of ``extra_data`` that marks a prompt as ours in ComfyUI's queue and history."""
+        return {MARK_KEY: {"group": self.group_id, "job": self.child_id, "attempt": self.number}}
+
+    def extra_data(self, *, marks_outputs: bool) -> dict[str, Any]:
+        """Return the ``extra_data`` of the prompt; ``marks_outputs``: ComfyUI is to write the mark into PNGs, too."""
+        return self.mark | ({"extra_pnginfo": self.mark} if marks_outputs else {})
 
 
 class AttemptSpecs:
@@ -73,7 +83,9 @@ class AttemptSpecs:
             group_id=claim.group_id,
             child_id=claim.child_id,
             timeout_s=claim.timeout_seconds,
+            stall_s=claim.stall_seconds or math.inf,
             workflow=self._workflow(claim.group_id, claim.workflow_json, claim.parameters_json, claim.seed),
+            workflow_digest=claim.workflow_digest,
             is_new=True,
         )
 
@@ -88,7 +100,9 @@ class AttemptSpecs:
             group_id=group.id,
             child_id=row.child_id,
             timeout_s=group.timeout_seconds,
+            stall_s=group.stall_seconds or math.inf,
             workflow=self._workflow_of(row),
+            workflow_digest=group.workflow_digest,
             state=AttemptState(row.state),
             stop_requested=row.stop_requested_at is not None,
             started_at=row.started_at,

@@ -5,8 +5,6 @@ process waits for at its end. Its URLs hold passwords, and so may what it logs: 
 of a URL in it leaves this module.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hashlib
@@ -27,12 +25,7 @@ _HIDDEN: Final = "…"
 
 
 class Service:
-    """One entry of ``DIRECTOR_NOTIFY``.
-
-    Args:
-        number: its place there, from 1.
-        url: apprise's.
-    """
+    """One entry of ``DIRECTOR_NOTIFY``: its place there, from 1, and its address for apprise."""
 
     def __init__(self, number: int, url: str) -> None:
         self._url = url
@@ -43,15 +36,9 @@ class Service:
         self._busy = False
 
     async def post(self, message: Message, *, patience: float, late: Callable[[], None] = lambda: None) -> str | None:
-        """Have it take a message.
+        """Deliver a message; return None, or what went wrong, without any part of the URL.
 
-        Args:
-            message: what it is to show.
-            patience: seconds that are waited for it.
-            late: called in the loop where it took the message after that.
-
-        Returns:
-            None once it took it; else what went wrong, in words without any part of the URL.
+        The delivery is awaited for ``patience`` seconds. ``late`` is called in the loop if it succeeds after that.
         """
         if self._busy:
             return f"{self.name} still hangs over an earlier message."

@@ -1,7 +1,5 @@
 """Delivers notices: merged into messages, at most one per minute."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
@@ -18,14 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Delivers notices for one runner.
-
-    Args:
-        urls: what ``DIRECTOR_NOTIFY`` names.
-        name: the runner's.
-        pace: the times.
-        database: a thread of its own.
-    """
+    """Delivers the notices of one runner to the services in ``urls``. ``database`` is a thread of its own."""
 
     def __init__(self, *, urls: Sequence[str], name: str, pace: NoticeIntervals, database: DatabaseThreads) -> None:
         self._services = services_of(urls)
@@ -70,14 +61,16 @@ class Notifier:
 
     async def _tell(self, due: Sequence[ClaimedNotice]) -> None:
         wrong: list[str] = []
-        taken = {service: {one.id for one in due if service.mark in one.delivered_to} for service in self._services}
+        taken = {
+            service: {notice.id for notice in due if service.mark in notice.delivered_to} for service in self._services
+        }
         async with asyncio.TaskGroup() as tasks:
             for service in self._services:
                 tasks.create_task(self._post(service, due, taken[service], wrong), name=f"notice {service.name}")
-        stored = [one for one in due if all(one.id in ids for ids in taken.values())]
-        rest = [one for one in due if one not in stored]
+        stored = [notice for notice in due if all(notice.id in ids for ids in taken.values())]
+        rest = [notice for notice in due if notice not in stored]
         if stored:
-            await self._database.run_with_retry(outbox.notices_delivered, [one.id for one in stored])
+            await self._database.run_with_retry(outbox.notices_delivered, [notice.id for notice in stored])
         if rest:
             error = " ".join(wrong)
             logger.warning("%d notices could not be delivered: %s", len(rest), error)
@@ -85,11 +78,11 @@ class Notifier:
 
     async def _post(self, service: Service, due: Sequence[ClaimedNotice], taken: set[int], wrong: list[str]) -> None:
         """Have a service take what it has not taken yet; add that to ``taken``, or what went wrong."""
-        mine = [one for one in due if one.id not in taken]
-        if not mine:
+        missing = [notice for notice in due if notice.id not in taken]
+        if not missing:
             return
-        ids = [one.id for one in mine]
-        message = noticing.merged([one.stored for one in mine], notices.link_to("/"))
+        ids = [notice.id for notice in missing]
+        message = noticing.merged([notice.stored for notice in missing], notices.link_to("/"))
         error = await service.post(
             message, patience=self._pace.timeout, late=lambda: self._late.append((service.mark, ids))
         )

@@ -1,7 +1,5 @@
 """The attempts at one backend that are driven now. Restarts a driver after an unexpected error."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
@@ -28,11 +26,8 @@ _MOST_PAUSES: Final = 30
 class ActiveAttempts:
     """Starts and holds the drivers of one session.
 
-    Args:
-        context: of the session.
-        follow_socket: has the events of an older client id received.
-        on_refused: called after ComfyUI refused a prompt.
-        on_accepted: called with the monotonic time of a POST that ComfyUI accepted.
+    ``follow_socket`` has the events of an older client id received. ``on_refused`` is called after ComfyUI refused a
+    prompt, ``on_accepted`` with the monotonic time of a POST that it accepted.
     """
 
     def __init__(
@@ -54,8 +49,6 @@ class ActiveAttempts:
         self.owned_attempt_ids: set[int] = set()
         #: Of these, the ones that unexpected errors keep from being followed: each still takes a slot.
         self.broken: set[int] = set()
-
-    # --- starting ---------------------------------------------------------------------------------
 
     async def resume_all(self) -> None:
         """Start a driver of each active attempt at the backend."""
@@ -98,8 +91,6 @@ class ActiveAttempts:
         self.drivers.pop(driver.prompt_id, None)
         driver.prompt_id = prompt_id
         self.drivers[prompt_id] = driver
-
-    # --- supervision ------------------------------------------------------------------------------
 
     async def _run_supervised(self, driver: AttemptDriver) -> None:
         """Run a driver; restart it after an unexpected error, and fail the child after the third one.
@@ -151,8 +142,6 @@ class ActiveAttempts:
         """Store that an unexpected error keeps the Director from sending or following a prompt."""
         await self._context.store(attempts.attempt_failed_internally, attempt_id=attempt_id, message=message)
 
-    # --- what the other parts use -----------------------------------------------------------------
-
     def on_event(self, event: Event) -> None:
         """Pass an event to the driver of its prompt. Never waits: an unread socket stalls all prompts."""
         driver = self.drivers.get(getattr(event, "prompt_id", None) or "")
@@ -166,6 +155,12 @@ class ActiveAttempts:
             if driver.spec.attempt_id in wanted:
                 driver.request_stop()
 
+    def socket_opened(self, client_id: str) -> None:
+        """Take in that the events of the prompts of a client id are received again."""
+        for driver in self.drivers.values():
+            if driver.client_id == client_id:
+                driver.socket_opened()
+
     def look_up_now(self) -> None:
         """Have the location of every prompt looked up."""
         for driver in self.drivers.values():
@@ -174,4 +169,4 @@ class ActiveAttempts:
     @property
     def left_running(self) -> str:
         """Why a prompt with a pending stop is left running, as a clause; ``""`` if there is none."""
-        return next((one.left_running for one in self.drivers.values() if one.left_running), "")
+        return next((driver.left_running for driver in self.drivers.values() if driver.left_running), "")

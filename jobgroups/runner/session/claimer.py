@@ -1,7 +1,5 @@
 """Claims queued children for one backend and has them sent, while a slot is free."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
@@ -11,12 +9,13 @@ from backends.comfyui.versions import keeps_prompt_id
 from jobgroups.database.threads import TRANSIENT
 from jobgroups.queries import work
 from jobgroups.runner.context import SessionContext
+from jobgroups.runner.pool import PooledChoice
 from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.runner.session.reconciler import Reconciler
 from jobgroups.runner.session.sockets import Sockets
 from jobgroups.services import attempts as attempt_services
 from jobgroups.services import claims
-from jobgroups.services.claims import Claim
+from jobgroups.services.claims import ClaimResult
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +74,14 @@ class Claimer:
     async def _poll_delay(self) -> float:
         """Return for how many seconds nothing is to be claimed without a notification."""
         context, poll = self._context, self._context.intervals.poll
-        if self._may_claim():
+        if self.may_claim:
             due_in = await context.database.run_with_retry(work.next_due_in, context.backend_id)
             if due_in is not None:
                 return min(due_in, poll)
         return poll
 
-    def _may_claim(self) -> bool:
+    @property
+    def may_claim(self) -> bool:
         """Whether a claim may succeed. The hold of the backend is decided under the fence."""
         context = self._context
         return (
@@ -98,26 +98,40 @@ class Claimer:
         )
 
     async def _claim_all(self) -> None:
-        while self._may_claim():
+        pool, name = self._context.runner.pool, self._context.backend_id
+        while self.may_claim:
             client_id = self._sockets.client_id
-            assert client_id is not None  # noqa: S101 see _may_claim
-            claim = await self._claim(client_id)
-            if claim is None:
+            assert client_id is not None  # noqa: S101 see may_claim
+            chosen = pool.choose(name, prompts=len(self._attempts.drivers))
+            result = await self._claim(client_id, chosen)
+            if chosen is not None:
+                if result.in_vain:
+                    chosen.note_in_vain()
+                elif result.from_pool:
+                    chosen.note_claimed()
+                else:
+                    chosen.put_back()
+            if result.claim is not None:
+                await self._attempts.start_claimed(result.claim)
+            elif not result.in_vain:
                 return
-            await self._attempts.start_claimed(claim)
 
-    async def _claim(self, client_id: str) -> Claim | None:
-        """Claim a child; None: there is none to claim, or the commit was not confirmed."""
+    async def _claim(self, client_id: str, chosen: PooledChoice | None) -> ClaimResult:
+        """Claim a child; without a claim there is none, or the commit was not confirmed."""
         context = self._context
         self._is_claiming = True
         try:
             # Not repeated: after a commit without a confirmation it would claim another child.
             return await context.database.run(
-                claims.child_claim, fence=context.fence, client_id=client_id, depth=context.runner.depth
+                claims.child_claim,
+                fence=context.fence,
+                client_id=client_id,
+                depth=context.runner.depth,
+                choice=None if chosen is None else chosen.choice,
             )
         except TRANSIENT as error:
             await self._on_unknown_commit(error)
-            return None
+            return ClaimResult()
         finally:
             self._is_claiming = False
 

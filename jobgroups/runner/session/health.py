@@ -1,7 +1,5 @@
 """Probes a session's backend: whether it is online and fit, and how long its queue is."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
@@ -60,8 +58,6 @@ class HealthProbe:
         self._attempts.look_up_now()
         self._context.work_available.set()
 
-    # --- probing ----------------------------------------------------------------------------------
-
     async def run(self) -> None:
         """Probe every few seconds, until cancelled."""
         context = self._context
@@ -74,6 +70,7 @@ class HealthProbe:
                 if due or context.version is None:
                     stats = await context.client.system_stats()
                     context.version, stats_at = stats.version, time.monotonic()
+                    context.machine = stats.to_json()
                     context.version_is_known = True
                     context.work_available.set()
                 is_away = not context.availability.is_available
@@ -91,7 +88,8 @@ class HealthProbe:
                 self._probe_answered()
             else:
                 self._probe_failed(failure)
-                stats = None
+                # It may be another version when it is back.
+                stats, stats_at = None, float("-inf")
             await self._store_observation(stats, responded=failure is None)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._intervals.probe):
@@ -99,6 +97,8 @@ class HealthProbe:
 
     def _probe_failed(self, error: BackendError) -> None:
         self._hanging.clear()
+        # It may restart meanwhile.
+        self._context.loaded_models = None
         for driver in self._attempts.drivers.values():
             # Its look-ups failed with every other request, which says nothing about them.
             driver.unanswered_since = None
@@ -163,7 +163,7 @@ class HealthProbe:
         for driver in stopping:
             may_take = self._intervals.stuck_after
             if driver.left_running:
-                may_take = max(may_take, driver.spec.timeout_s)
+                may_take = max(may_take, driver.spec.shortest_limit_s)
             if (lasts := moment - self._hanging[driver.prompt_id]) >= may_take:
                 return lasts
         return None
@@ -181,8 +181,6 @@ class HealthProbe:
             self._stuck_since = self._stuck_since or time.monotonic()
         else:
             self._stuck_since = None
-
-    # --- storing ----------------------------------------------------------------------------------
 
     async def _store_observation(self, stats: SystemStats | None, *, responded: bool) -> None:
         stuck = self._stuck_for()
@@ -222,8 +220,6 @@ class HealthProbe:
             others = min(others, self._foreign)
         self._foreign = others
         return min(self.queue_remaining, 1), max(self.queue_remaining - 1, 0), others
-
-    # --- the abandoned list -----------------------------------------------------------------------
 
     async def _reconcile_abandoned(self) -> None:
         """Delete, adopt or interrupt prompts of closed attempts that are at the backend after all."""

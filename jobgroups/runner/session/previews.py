@@ -4,8 +4,6 @@ Previews are decoded only while a client is subscribed: at most four per second 
 They are not stored, and no other work waits for them.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import logging
@@ -21,7 +19,8 @@ from backends.comfyui.protocol import (
     ExecutionSuccess,
     Preview,
 )
-from jobgroups.events.hub import Hub, Message, PreviewFrame
+from jobgroups.events.hub import Hub
+from jobgroups.events.messages import Message, PreviewFrame
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.serializers import MAX_FRAME_BYTES, to_json
 
@@ -32,12 +31,7 @@ MIN_INTERVAL: Final = 0.25
 
 
 class SessionPreviews:
-    """One backend's previews.
-
-    Args:
-        hub: knows the subscriptions, and publishes.
-        specs: gives the attempts that stand at the backend now.
-    """
+    """Previews of one backend, for the attempts that ``specs`` returns."""
 
     def __init__(self, hub: Hub, backend_id: str, specs: Callable[[], Iterable[tuple[str, AttemptSpec]]]) -> None:
         self._hub = hub
@@ -69,8 +63,8 @@ class SessionPreviews:
             return
         throttle = self._throttles.get(prompt_id)
         if throttle is None:
-            present = {one for one, _ in self._specs()}
-            self._throttles = {one: w for one, w in self._throttles.items() if one in present}
+            present = {active_id for active_id, _ in self._specs()}
+            self._throttles = {active_id: w for active_id, w in self._throttles.items() if active_id in present}
             throttle = self._throttles[prompt_id] = _Throttle(self._hub, self._backend_id, spec)
         throttle.publish(preview)
 

@@ -4,8 +4,6 @@ Everything is read from rows and repeated until it is done: the next runner cont
 had not finished.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
@@ -63,8 +61,6 @@ class Reconciler:
         else:
             await self._store(expiry.children_fail_disabled)
 
-    # --- desired state ----------------------------------------------------------------------------
-
     async def _apply_desired_state(self) -> None:
         desired = self._context.desired_state
         if not desired.enabled:
@@ -121,8 +117,6 @@ class Reconciler:
         context = self._context
         away = f"{context.backend_id} has been away for {seconds:.0f} s"
         return sentence(f"{away}: {context.availability.reason}")
-
-    # --- too long ---------------------------------------------------------------------------------
 
     async def _expire_queued(self) -> None:
         """Fail the children that wait too long: for an unavailable backend, or for a day."""

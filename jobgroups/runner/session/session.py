@@ -5,8 +5,6 @@ sockets receive events, the health probe observes, the claimer sends, the reconc
 state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +17,7 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.runner.availability import Availability
 from jobgroups.runner.context import RunnerContext, SessionContext
 from jobgroups.runner.desired_state import DesiredState
+from jobgroups.runner.inputs import InputFiles
 from jobgroups.runner.interrupts import Interrupter
 from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.runner.session.claimer import Claimer
@@ -71,8 +70,6 @@ class BackendSession:
         self._health = HealthProbe(context, self.attempts, self.sockets)
         self.claimer = Claimer(context, self.attempts, self.sockets, self._reconciler)
 
-    # --- what the runner uses ---------------------------------------------------------------------
-
     def notify(self) -> None:
         """Claim: a child waits for this backend."""
         self.context.work_available.set()
@@ -98,7 +95,7 @@ class BackendSession:
         Prompts that run or wait there go on. No prompt is being sent, stopped or ended.
         """
         drivers = self.attempts.drivers.values()
-        return self.claimer.has_no_pending_claim and all(one.can_hand_over for one in drivers)
+        return self.claimer.has_no_pending_claim and all(driver.can_hand_over for driver in drivers)
 
     @property
     def is_sending(self) -> bool:
@@ -110,14 +107,11 @@ class BackendSession:
         """Have the prompts of these attempts stopped."""
         self.attempts.request_stop(attempt_ids)
 
-    # --- running ----------------------------------------------------------------------------------
-
     async def run(self) -> None:
         """Resume the active attempts at the backend, then drive it until cancelled.
 
-        Raises:
-            ExceptionGroup: with ``LeaseLost`` if another runner holds the lease now; or with an
-                unexpected error.
+        Raises an ``ExceptionGroup`` with ``LeaseLost`` if another runner holds the lease now, or with an unexpected
+        error.
         """
         context, name = self.context, self.context.backend_id
         # Here and not before: a malformed address ends this session only.
@@ -133,6 +127,7 @@ class BackendSession:
             is_own=lambda prompt_id: prompt_id in self.attempts.drivers,
             version=lambda: context.version,
         )
+        context.inputs = InputFiles(client, context.database, context.intervals.restart_pause)
         async with client, context.task_group as tasks:
             await self.attempts.resume_all()
             tasks.create_task(self.sockets.run(), name=f"{name}: socket")
@@ -143,18 +138,13 @@ class BackendSession:
     async def take_failure(self, error: Exception) -> None:
         """Store that an unexpected error ended this session, and mark its backend unavailable.
 
-        A session may fail every second before its reconciler starts: the children that wait for the
-        backend are moved or ended here.
-
-        Raises:
-            LeaseLost: another runner holds the lease now.
+        A session may fail every second before its reconciler starts: the children that wait for the backend are moved
+        or ended here. Raises ``LeaseLost`` if another runner holds the lease now.
         """
         reason = f"Internal error ({type(error).__name__}: {one_line(str(error))}); see the Director's log"
         self.context.availability.mark_unavailable(reason)
         await self.context.store(backends.backend_observed, reachable=False, responded=False, reason=reason)
         await self._reconciler.end_waits()
-
-    # --- what the parts call ----------------------------------------------------------------------
 
     def _follow_socket(self, client_id: str) -> None:
         self.sockets.follow(client_id)

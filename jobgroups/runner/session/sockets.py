@@ -5,8 +5,6 @@ silences both (comfyui-protocol.md, "WebSocket"). So every main socket has a new
 stored on its attempts. After a reconnect the old ids are followed until their prompts have ended.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random
@@ -23,14 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class Sockets:
-    """One session's main socket, and those that follow older ids.
+    """Main socket of a session, and those that follow older ids.
 
-    Args:
-        context: of the session.
-        attempts: whose events are received.
-        on_open: called when the main socket receives its first status frame.
-        on_event: called with each event; it must not wait.
-        wants_previews: whether previews are to be decoded.
+    ``on_open`` is called when the main socket receives its first status frame, ``on_event`` with each event; it must
+    not wait. ``wants_previews`` returns whether previews are to be decoded.
     """
 
     def __init__(
@@ -68,8 +62,6 @@ class Sockets:
     def replace(self) -> None:
         """Have the main socket closed and another one opened."""
         self._reconnect.set()
-
-    # --- the main socket --------------------------------------------------------------------------
 
     def _next_client_id(self) -> str:
         self._connections += 1
@@ -136,8 +128,6 @@ class Sockets:
             self._replaced_at = moment
             self.replace()
 
-    # --- older ids --------------------------------------------------------------------------------
-
     def follow(self, client_id: str) -> None:
         """Receive the events of an older socket's id, until none of its attempts is active."""
         if client_id != self._main_id and client_id not in self._follows:
@@ -151,6 +141,7 @@ class Sockets:
                 try:
                     async with self._context.client.events(client_id, previews=True) as socket:
                         socket.wants_previews = self._wants_previews
+                        self._attempts.socket_opened(client_id)
                         await self._receive_follower(client_id, socket)
                 except BackendError as error:
                     logger.debug("%s: follow socket: %s", self._context.backend_id, error)

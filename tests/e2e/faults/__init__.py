@@ -1,1 +1,1 @@
-"""Pull the plug: a Director that is killed at a named step, what outlives it, and who looks at both."""
+"""Faults of a machine: a full disk, a clock that jumps, a power failure."""

@@ -1,12 +1,9 @@
 """A disk of a few megabytes, which can be filled, freed and made read-only. For root on Linux."""
 
-from __future__ import annotations
-
 import errno
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -20,27 +17,20 @@ class SmallDisk:
         self._ballast = folder / "ballast"
 
     def fill(self) -> None:
-        """Leave not one free block."""
         with self._ballast.open("ab", buffering=0) as file:
             for size in (2**16, 2**12):
-                while self._takes(file, size):
-                    pass
-
-    def _takes(self, file: FileIO, size: int) -> bool:
-        try:
-            file.write(b"\0" * size)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            return False
-        return True
+                try:
+                    while True:
+                        file.write(b"\0" * size)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
 
     def free(self) -> None:
-        """Give back what :meth:`fill` took."""
         self._ballast.unlink()
 
     def make_read_only(self) -> None:
-        """Refuse all writes. Nobody may have a file of it open."""
+        """Refuse all writes. No process may have a file of it open for writing."""
         subprocess.run(["mount", "-o", "remount,ro", self.folder], check=True)
 
 

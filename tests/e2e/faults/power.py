@@ -1,19 +1,10 @@
-"""The power goes: what of a data folder is found afterwards, taken at one instant under load.
+"""A power failure, imitated: what of a data folder may be left, copied at one instant under load.
 
-How far this goes. The process is stopped, so what is taken is of one instant. ``durable.c`` keeps,
-beside the data folder, what was synced of each file of it (its content when ``fsync`` returned); what
-differs between the two is what a power cut may lose. Three outcomes are made of them:
-
-- ``kept``: all of it was written in time, as after a SIGKILL;
-- ``dropped``: nothing of it was, the worst that an honest disk does;
-- ``torn``: each sector of 512 bytes was or was not, by the dice, in whatever order.
-
-Not covered: a disk that tells of a sync before it has synced, and a file system that loses the name
-of a file whose content was synced. The shared-memory file is left out: SQLite never syncs it and
-builds it anew.
+The process is stopped, so that the copies are of one instant. ``durable.c`` keeps, beside the data folder, the
+synced content of each file; the difference between the two may be lost. Not covered: a disk that reports a sync
+before it has synced, and a file system that loses the name of a file whose content was synced. The shared-memory
+file is left out: SQLite never syncs it and rebuilds it.
 """
-
-from __future__ import annotations
 
 import fcntl
 import itertools
@@ -37,15 +28,15 @@ WAL_FRAME = 24 + 4096
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """A data folder at one instant, in two conditions, and the groups that were promised by then."""
+    """A data folder at one instant, written and synced, and the groups that were accepted by then."""
 
     written: Path
     synced: Path
-    promised: frozenset[str]
+    accepted: frozenset[str]
 
 
 @contextmanager
-def _held(durable: Path) -> Iterator[None]:
+def _locked(durable: Path) -> Iterator[None]:
     with (durable / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -58,73 +49,66 @@ def _wait_stopped(pid: int) -> None:
         time.sleep(0.001)
 
 
-def take(director: Director, durable: Path, place: Path, promised: frozenset[str]) -> Instant:
-    """Stop a Director for a moment and copy what is written and what is synced.
-
-    Args:
-        director: with ``durable.c`` loaded.
-        durable: where that keeps what was synced.
-        place: a new folder for the two copies.
-        promised: the groups for which a 201 had come before this was called.
-    """
-    assert director.process is not None
+def take(director: Director, durable: Path, folder: Path, accepted: frozenset[str]) -> Instant:
+    """Stop a Director that has ``durable.c`` for a moment; copy what is written and what is synced."""
     pid = director.process.pid
-    with _held(durable):
+    with _locked(durable):
         os.kill(pid, signal.SIGSTOP)
         try:
             _wait_stopped(pid)
-            shutil.copytree(director.data, place / "written", ignore=_passing)
-            shutil.copytree(durable, place / "synced", ignore=_passing)
+            shutil.copytree(director.data, folder / "written", ignore=_temporary)
+            shutil.copytree(durable, folder / "synced", ignore=_temporary)
         finally:
             os.kill(pid, signal.SIGCONT)
-    return Instant(place / "written", place / "synced", promised)
+    return Instant(folder / "written", folder / "synced", accepted)
 
 
-def _passing(_folder: str, names: list[str]) -> set[str]:
+def _temporary(_folder: str, names: list[str]) -> set[str]:
     return {one for one in names if one.endswith(("-shm", ".lock")) or one.startswith(".")}
 
 
 def kept(instant: Instant, data: Path) -> None:
-    """Lay out a folder of which all was written."""
+    """Make a folder of all that was written, as after SIGKILL."""
     shutil.copytree(instant.written, data)
 
 
 def dropped(instant: Instant, data: Path) -> None:
-    """Lay out a folder of which only what was synced is left."""
+    """Make a folder of only what was synced: the worst that a correct disk does."""
     shutil.copytree(instant.synced, data)
 
 
-def torn(instant: Instant, data: Path, dice: random.Random) -> int:
-    """Lay out a folder of which each unsynced sector was written or not; how many were in doubt."""
+def torn(instant: Instant, data: Path, seed: int) -> int:
+    """Make a folder of which each unsynced sector was written or not; return their number."""
+    dice = random.Random(seed)
     data.mkdir()
-    doubtful = 0
+    unsynced = 0
     for name in {one.name for one in (*instant.written.iterdir(), *instant.synced.iterdir())}:
         new, old = (
-            place.read_bytes() if place.exists() else b"" for place in (instant.written / name, instant.synced / name)
+            file.read_bytes() if file.exists() else b"" for file in (instant.written / name, instant.synced / name)
         )
         sectors = []
         for at in range(0, max(len(new), len(old)), SECTOR):
             choice = [part[at : at + SECTOR] for part in (new, old)]
-            doubtful += choice[0] != choice[1]
+            unsynced += choice[0] != choice[1]
             sectors.append(dice.choice(choice))
         (data / name).write_bytes(_joined(sectors))
-    return doubtful
+    return unsynced
 
 
 def _joined(sectors: list[bytes]) -> bytes:
-    """Join sectors; one that was never written within the file is zeros."""
+    """Join sectors; a sector within the file that was never written is zeros."""
     while sectors and not sectors[-1]:
         sectors.pop()
     return b"".join(one.ljust(SECTOR, b"\0") for one in sectors[:-1]) + b"".join(sectors[-1:])
 
 
 def cut(instant: Instant, data: Path, length: int) -> None:
-    """Lay out a folder whose log ends after so many bytes: a disk that lied about what was synced."""
+    """Make a folder whose log ends after so many bytes: the disk reported a sync too early."""
     kept(instant, data)
     os.truncate(data / "director.sqlite3-wal", length)
 
 
-def frames(instant: Instant) -> list[int]:
-    """Return the places in the log at which a frame ends."""
+def frame_ends(instant: Instant) -> list[int]:
+    """Return the positions in the log at which a frame ends, in bytes."""
     size = (instant.written / "director.sqlite3-wal").stat().st_size
     return list(itertools.takewhile(lambda at: at <= size, itertools.count(WAL_HEADER, WAL_FRAME)))

@@ -1,7 +1,5 @@
 """Small libraries that change what a process sees of the system; built from the C files beside this one."""
 
-from __future__ import annotations
-
 import atexit
 import functools
 import shutil

@@ -1,11 +1,8 @@
-"""The machine: its folders, its PostgreSQL, Redis and nginx, and a shell in which the page is followed.
+"""An imitated machine: folders, PostgreSQL, Redis, nginx, and a shell that runs the commands of the page.
 
-Changed of the page, and of the files that it has copied, are only: where the machine's root is, which
-ports are free, and who runs a command (``useradd``, ``runuser`` and ``setpriv`` know no users here). What pip would
-fetch is at hand already, as it is for the tests.
+Only the root folder, the ports and the users (``useradd``, ``runuser``, ``setpriv``) differ from the page. The
+packages that pip would fetch are those of the tests.
 """
-
-from __future__ import annotations
 
 import os
 import re
@@ -32,7 +29,7 @@ NAME: Final = "director.studio.example"
 _SOURCE: Final = ("director", "jobgroups", "backends", "templates", "docs/operations")
 _SOURCE_FILES: Final = (*("pyproject.toml", "setup.py", "README.md", "LICENSE", "manage.py", "requirements.txt"),)
 _FOLDERS: Final = ("logs", "home", "usr/local/bin", "etc/systemd/system", "etc/nginx/conf.d")
-#: Programs of the page that find no user here, or another Python's packages.
+#: Programs of the page that are replaced: they would need a user, or fetch packages.
 _SHIMS: Final = {
     "runuser": 'shift 3; exec "$@"',
     "setpriv": 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"',
@@ -56,7 +53,7 @@ http {{
 
 
 class Machine:
-    """Everything of it lies below one folder. Its servers run; nothing of the Director does yet."""
+    """A machine below one folder. Its servers run; no process of the Director runs yet."""
 
     def __init__(self, root: Path, database: Postgres, redis_server: Redis) -> None:
         self.root = root
@@ -90,7 +87,7 @@ class Machine:
             "PGPORT": str(database.port),
             "PGUSER": "postgres",
         }
-        # As systemd's own: nothing of the person's who runs the tests.
+        # As in systemd: no variable of the user who runs the tests.
         clean = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
         self.systemd = Systemd(root, root / "logs", clean)
         self._copy_source()
@@ -100,7 +97,7 @@ class Machine:
         return f'exec {program} -c "{self.root}/nginx.conf" -e "{self.root}/nginx.log" "$@"'
 
     def _copy_source(self) -> None:
-        """Unpack the release, with the page's files as they must be here."""
+        """Copy the release, with this machine's root and ports in the page's files."""
         for name in _SOURCE:
             shutil.copytree(ROOT / name, self._source / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in _SOURCE_FILES:
@@ -123,15 +120,7 @@ class Machine:
     # --- the shell --------------------------------------------------------------------------------
 
     def follow(self, block: Block, **here: str) -> str:
-        """Run one block of the page, and return what it said.
-
-        Args:
-            block: the page's.
-            here: what stands in the page → what stands in its place here.
-
-        Raises:
-            AssertionError: a command of it failed.
-        """
+        """Run one block of the page, its texts replaced by those ``here``, and return its output."""
         text = block.text
         for theirs, ours in here.items():
             text = text.replace(theirs, ours)
@@ -149,7 +138,7 @@ class Machine:
         if not script.strip():
             return ""
         log = self.root / "logs/shell.log"
-        # Into a file: what stays behind (nginx) would hold a pipe open.
+        # A file, since nginx continues to run and would hold a pipe open.
         with log.open("wb") as output:
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", self.here(script)],
@@ -179,22 +168,19 @@ class Machine:
     # --- what it serves ---------------------------------------------------------------------------
 
     def settings(self) -> dict[str, str]:
-        """Return the variables of the farm's file."""
         lines = (self.root / "etc/director/director.env").read_text(encoding="utf-8").splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
     @property
     def url(self) -> str:
-        """Where nginx answers."""
         return f"https://localhost:{self.https}"
 
     @property
     def certificate(self) -> Path:
-        """nginx's."""
         return self.root / "etc/director/tls.crt"
 
     def people(self) -> dict[str, str]:
-        """Return the environment of somebody who uses the farm, through nginx."""
+        """Return the environment of a user of the farm, through nginx."""
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.root / "home"),
@@ -204,7 +190,7 @@ class Machine:
         }
 
     def client(self, **options: Any) -> httpx.Client:
-        """Return a client that trusts nginx's certificate and shows the token, or other headers."""
+        """Return a client that trusts nginx's certificate and sends the token, or other headers."""
         token = {"Authorization": f"Bearer {self.settings()['DIRECTOR_TOKEN']}"}
         return httpx.Client(
             base_url=self.url,
@@ -216,7 +202,6 @@ class Machine:
         )
 
     def wait_healthy(self, client: httpx.Client, within: float = 30.0) -> dict[str, Any]:
-        """Wait until all is well, and return the answer."""
         end = time.monotonic() + within
         while True:
             answer = client.get("/api/health")
@@ -227,7 +212,6 @@ class Machine:
             time.sleep(0.1)
 
     def close(self) -> None:
-        """Leave nothing running."""
         self.systemd.close()
         pid = self.root / "nginx.pid"
         if pid.exists():

@@ -1,6 +1,4 @@
-"""docs/operations.md, read: its commands, by section, in the page's order."""
-
-from __future__ import annotations
+"""The commands of docs/operations.md by section, in the order of the page."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +19,6 @@ class Block:
 
 
 def blocks() -> list[Block]:
-    """Return every block of commands of the page."""
     found: list[Block] = []
     section = ""
     for match in re.finditer(r"^##+ ([^\n]+)$|^```bash\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL):
@@ -33,7 +30,6 @@ def blocks() -> list[Block]:
 
 
 def of(*sections: str) -> list[Block]:
-    """Return the blocks of some sections; each must have one."""
     found = [one for one in blocks() if one.section in sections]
     assert {one.section for one in found} == set(sections)
     return found

@@ -1,11 +1,9 @@
-"""systemd's part, played: what ``systemctl`` and ``journalctl`` would do with the units of the page.
+"""``systemctl`` and ``journalctl``, imitated for the units of the page.
 
-No test is process 1. So this reads the unit files as systemd does (``EnvironmentFile``, ``%i``,
-``ExecStart`` without a shell, a clean environment), and starts and ends what they name. That systemd
-itself takes the files, ``systemd-analyze`` says.
+A test is not process 1. This module reads the unit files as systemd does (``EnvironmentFile``, ``%i``,
+``ExecStart`` without a shell, a clean environment), and starts and ends their processes. ``systemd-analyze``
+checks the files themselves.
 """
-
-from __future__ import annotations
 
 import configparser
 import fnmatch
@@ -19,19 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-#: What a long-running unit says when it is ready.
+#: Log texts of a long-running unit that is ready.
 _READY: Final = ("Director is ready", "is ready.")
 
 
 class Unit:
-    """One unit of the page's, its process, and what that said.
-
-    Args:
-        name: with its instance, without ``.service``.
-        file: the unit file.
-        log: where its output goes.
-        environment: beside what its ``EnvironmentFile`` says.
-    """
+    """One unit of the page, named with its instance, its process and its output."""
 
     def __init__(self, name: str, file: Path, log: Path, environment: Mapping[str, str]) -> None:
         self.name = name
@@ -43,13 +34,12 @@ class Unit:
         self.process: subprocess.Popen[bytes] | None = None
 
     def setting(self, name: str) -> str:
-        """Return a line of ``[Service]``, with its instance put in."""
         instance = self.name.partition("@")[2]
         value = self._settings["Service"][name]
         return value.replace("%i", instance).replace("%H", platform.node())
 
     def start(self) -> None:
-        """Start it; wait until it is ready, or where it is ``oneshot`` for its end."""
+        """Start it, and wait until it is ready; if it is ``oneshot``, until it has ended."""
         assert not self.runs, f"{self.name} runs already"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -81,21 +71,18 @@ class Unit:
 
     @property
     def runs(self) -> bool:
-        """Whether its process is there."""
         return self.process is not None and self.process.poll() is None
 
     def printed(self) -> str:
-        """Return all that it has said."""
         return self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
 
     def kill(self) -> None:
-        """End it as a power cut does."""
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> None:
-        """End it as systemd does, in its time, and hold that it ended in order."""
+        """End it as systemd does, and check that it ended in order and in time."""
         assert self.process is not None
         self.process.send_signal(signal.Signals[self.setting("KillSignal")])
         code = self.process.wait(float(self.setting("TimeoutStopSec")))
@@ -104,13 +91,7 @@ class Unit:
 
 
 class Systemd:
-    """The units of a machine. ``systemctl`` and ``journalctl``, as far as the page uses them.
-
-    Args:
-        root: of the machine: units are read below its ``etc/systemd/system``.
-        logs: a folder.
-        environment: that every unit has.
-    """
+    """The units below the root's ``etc/systemd/system``, with the commands that the page uses."""
 
     def __init__(self, root: Path, logs: Path, environment: Mapping[str, str]) -> None:
         self._files = root / "etc/systemd/system"
@@ -120,7 +101,6 @@ class Systemd:
         self.enabled: set[str] = set()
 
     def control(self, words: Sequence[str]) -> None:
-        """Do what ``systemctl WORDS`` does."""
         verb, names = words[0], [word for word in words[1:] if not word.startswith("-")]
         if verb == "daemon-reload":
             return
@@ -147,25 +127,23 @@ class Systemd:
                 unit.start()
 
     def unit(self, name: str) -> Unit:
-        """Return a unit, read anew where it does not run: its file may have been changed."""
+        """Return a unit. Its file is read again if it does not run."""
         known = self.units.get(name)
         if known is None or not known.runs:
             stem, at, _ = name.partition("@")
             file = self._files / f"{stem}{at}.service"
-            assert file.exists(), f"the page never copied {file.name}"
+            assert file.exists(), f"the page does not copy {file.name}"
             log = self._logs / f"{name}.log"
             self.units[name] = Unit(name, file, log, self._environment)
         return self.units[name]
 
     def journal(self, words: Sequence[str]) -> str:
-        """Return what ``journalctl`` would show of a unit, or of those that a pattern names."""
         pattern = words[words.index("--unit") + 1]
         found = fnmatch.filter(self.units, pattern)
         assert found, pattern
         return "".join(self.units[name].printed() for name in sorted(found))
 
     def close(self) -> None:
-        """Leave nothing running."""
         for unit in self.units.values():
             if unit.runs:
                 unit.kill()

@@ -1,7 +1,5 @@
 """Clients that submit, read and open sockets without pause, and record every failure."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time
@@ -14,14 +12,12 @@ from typing import Any
 import httpx
 from websockets.sync.client import connect
 
-from tests.harness.simulators import picture
+from tests.harness.graphs import picture
 
 KINDS = ("POST", "GET", "PUT", "socket")
 
 
 class Clients:
-    """Clients of one address, each in a thread of its own."""
-
     def __init__(self, url: str, backend_ids: Sequence[str]) -> None:
         self.url = url
         self._ids = backend_ids
@@ -34,7 +30,6 @@ class Clients:
         self.stopped = threading.Event()
 
     def run(self, number: int) -> None:
-        """Send requests until the clients are stopped."""
         with httpx.Client(base_url=self.url, trust_env=False, timeout=30.0) as http:
             while not self.stopped.wait(0.01):
                 try:
@@ -70,13 +65,11 @@ class Clients:
         return answer
 
     def has_answers(self, count: int) -> bool:
-        """Return whether there were so many responses of each kind."""
         return all(self.answered[kind] >= count for kind in KINDS)
 
 
 @contextmanager
 def clients(url: str, backend_ids: Sequence[str], count: int = 10) -> Iterator[Clients]:
-    """Run clients until the block ends."""
     made = Clients(url, backend_ids)
     threads = [threading.Thread(target=made.run, args=[number], daemon=True) for number in range(count)]
     for thread in threads:

@@ -1,7 +1,5 @@
 """A newer release: this tree with one more migration, which expands the schema, and its model."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path

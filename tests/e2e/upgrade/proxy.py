@@ -1,20 +1,16 @@
 """nginx with the configuration of docs/operations.md, in front of the test's webs."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
 from tests.harness.processes import ROOT
 from tests.harness.servers import free_port
+from tests.harness.waits import answers, until
 
 PROGRAM = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 _MAIN = """
@@ -30,8 +26,6 @@ http {{
 
 
 class Proxy:
-    """An nginx, with the interface that a watcher uses."""
-
     def __init__(self, folder: Path, ports: Sequence[int]) -> None:
         self._folder = folder
         self._port = free_port()
@@ -48,27 +42,16 @@ class Proxy:
         (folder / "nginx.conf").write_text(_MAIN.format(folder=folder, user=user), encoding="utf-8")
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start nginx and wait until it answers."""
         assert PROGRAM is not None
         files = ["-c", str(self._folder / "nginx.conf"), "-e", str(self._folder / "error.log")]
         process = subprocess.Popen([PROGRAM, *files])
-        end = time.monotonic() + 10.0
-        while True:
-            try:
-                httpx.get(self.url, trust_env=False)
-            except httpx.TransportError:
-                assert process.poll() is None, self.printed()
-                assert time.monotonic() < end, self.printed()
-                time.sleep(0.02)
-            else:
-                return process
+        until(lambda: answers(self.url), 10.0, self.printed)
+        return process
 
     def wait_url(self) -> str:
-        """Return its address."""
         return self.url
 
     def printed(self) -> str:
-        """Return its error log."""
         return (self._folder / "error.log").read_text(encoding="utf-8", errors="replace")
 
 

@@ -1,0 +1,200 @@
+"""Inventory: the node classes of backends, read from each side by side, and kept in the process for a minute.
+
+A class that cannot be read in time, or whose description is not ComfyUI's, is not known.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from asgiref.sync import async_to_sync
+
+from backends.comfyui.client import ComfyClient
+from backends.comfyui.errors import BackendError, BackendUnreachable, ResponseLost
+from backends.comfyui.exchange import Timeouts
+from backends.models import Backend
+from backends.node_classes import NodeClass, node_class
+
+#: Seconds for which an answer is used again.
+FRESH_SECONDS: Final = 60.0
+#: Classes of one backend that are read for one check.
+MAX_CLASSES: Final = 200
+_MAX_NAME: Final = 200
+_TIMEOUTS: Final = Timeouts(connect_s=2.0, silence_s=5.0, total_s=5.0)
+_BACKENDS_AT_ONCE: Final = 64
+_REQUESTS_AT_ONCE: Final = 4
+#: Wrong answers after which a backend is not queried further: each may have a megabyte.
+_MAX_WRONG: Final = 8
+#: Characters of all kept answers; one without choices counts as this many.
+_MAX_KEPT: Final = 50_000_000
+_LEAST_SIZE: Final = 1_000
+
+#: Class to what is known of it; None: the backend does not have it.
+Classes: TypeAlias = dict[str, NodeClass | None]
+_Key: TypeAlias = tuple[str, str, str, str]
+
+
+class _Answers:
+    """Kept answers, with the time of each; the oldest are dropped first. May be used by several threads."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[_Key, tuple[float, NodeClass | None]] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: _Key, since: float) -> tuple[float, NodeClass | None] | None:
+        """Return an answer that was kept at a time or later."""
+        kept = self._kept.get(key)
+        return kept if kept is not None and kept[0] >= since else None
+
+    def keep(self, key: _Key, answer: NodeClass | None) -> None:
+        """Keep an answer of this moment."""
+        with self._lock:
+            self._drop(key)
+            self._kept[key] = (time.monotonic(), answer)
+            self._size += _size(answer)
+            while self._size > _MAX_KEPT:
+                self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: _Key) -> None:
+        dropped = self._kept.pop(key, None)
+        if dropped is not None:
+            self._size -= _size(dropped[1])
+
+
+def _size(answer: NodeClass | None) -> int:
+    return _LEAST_SIZE + (answer.size if answer else 0)
+
+
+class _Readers:
+    """The backends that a thread reads: of submissions at the same moment one reads, and the others wait for it."""
+
+    def __init__(self) -> None:
+        self._busy: set[str] = set()
+        self._changed = threading.Condition()
+
+    def acquire(self, backends: Iterable[Backend], until: float) -> list[Backend]:
+        """Return those that no other thread reads, after a wait for one; none if the time is over."""
+        with self._changed:
+            while (left := until - time.monotonic()) > 0:
+                if free := [backend for backend in backends if backend.id not in self._busy]:
+                    self._busy.update(backend.id for backend in free)
+                    return free
+                self._changed.wait(left)
+        return []
+
+    def release(self, backends: Iterable[Backend]) -> None:
+        """Let other threads read them."""
+        with self._changed:
+            self._busy.difference_update(backend.id for backend in backends)
+            self._changed.notify_all()
+
+
+_ANSWERS: Final = _Answers()
+_READERS: Final = _Readers()
+
+
+def node_classes(wanted: Mapping[Backend, Collection[str]], *, since: float, until: float) -> dict[str, Classes]:
+    """Return what is known of node classes by backend id, after requests for what is not kept.
+
+    An answer that is older than ``since`` is not used, and what is not answered by ``until`` is not known. Both are
+    times of ``time.monotonic``.
+    """
+    found: dict[str, Classes] = {backend.id: {} for backend in wanted}
+    missing = _not_kept(wanted, since, found)
+    while missing and (mine := _READERS.acquire(missing, until)):
+        try:
+            # Another thread may have read them meanwhile.
+            again = _not_kept({one: missing.pop(one) for one in mine}, since, found)
+            if again:
+                async_to_sync(_read_all)(again, found, until)
+        finally:
+            _READERS.release(mine)
+    return found
+
+
+def _not_kept(
+    wanted: Mapping[Backend, Collection[str]], since: float, found: Mapping[str, Classes]
+) -> dict[Backend, list[str]]:
+    """Take kept answers into ``found``, and return the classes without one."""
+    missing: dict[Backend, list[str]] = {}
+    for backend, class_types in wanted.items():
+        for class_type in sorted(class_types)[:MAX_CLASSES]:
+            kept = _ANSWERS.get(_key(backend, class_type), since)
+            if kept is not None:
+                found[backend.id][class_type] = kept[1]
+            elif len(class_type) <= _MAX_NAME:
+                missing.setdefault(backend, []).append(class_type)
+    return missing
+
+
+def _key(backend: Backend, class_type: str) -> _Key:
+    return backend.id, backend.url, backend.comfyui_version, class_type
+
+
+async def _read_all(missing: Mapping[Backend, Iterable[str]], found: Mapping[str, Classes], until: float) -> None:
+    gate = asyncio.Semaphore(_BACKENDS_AT_ONCE)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(until - time.monotonic()), asyncio.TaskGroup() as tasks:
+            for backend, class_types in missing.items():
+                reading = _read_backend(backend, iter(class_types), found[backend.id], gate)
+                tasks.create_task(reading, name=f"inventory {backend.id}")
+
+
+async def _read_backend(backend: Backend, class_types: Iterator[str], found: Classes, gate: asyncio.Semaphore) -> None:
+    # The stored address or a header may be one that is not usable any more.
+    async with gate:
+        with contextlib.suppress(ValueError, BackendError):
+            async with (
+                ComfyClient(backend.url, headers=backend.headers, timeouts=_TIMEOUTS) as comfy,
+                asyncio.TaskGroup() as tasks,
+            ):
+                reader = _Reader(comfy, backend, class_types, found)
+                for _ in range(_REQUESTS_AT_ONCE):
+                    tasks.create_task(reader.run())
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads the classes of one backend."""
+
+    comfy: ComfyClient
+    backend: Backend
+    class_types: Iterator[str]
+    found: Classes
+    wrong: int = 0
+    replaced: frozenset[str] | None = None
+
+    async def run(self) -> None:
+        """Read one class after the other, until the backend is silent or often wrong."""
+        for class_type in self.class_types:
+            try:
+                await self._read(class_type)
+            except BackendError as error:
+                # An error with a status is an answer about this class alone.
+                is_silent = isinstance(error, BackendUnreachable) or (
+                    isinstance(error, ResponseLost) and error.status is None
+                )
+                self.wrong += _MAX_WRONG if is_silent else 1
+            if self.wrong >= _MAX_WRONG:
+                return
+
+    async def _read(self, class_type: str) -> None:
+        described = await self.comfy.object_info(class_type)
+        answer = None
+        if described is not None:
+            answer = node_class(described)
+            if answer is None:
+                return
+        else:
+            if self.replaced is None:
+                self.replaced = await self.comfy.replaced_classes()
+            if class_type in self.replaced:
+                return
+        _ANSWERS.keep(_key(self.backend, class_type), answer)
+        self.found[class_type] = answer

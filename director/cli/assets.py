@@ -1,0 +1,101 @@
+"""``director assets``: input files that the Director stores, and the files that a workflow names."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from director.cli import option_types, text
+from director.cli.connection import Connection, with_connection
+from director.cli.exit_status import usage_error
+from director.client import Asset, Director
+from jobgroups.workflow.assets import FILE_INPUTS
+
+_EXAMPLES: Final = """\
+\b
+Examples:
+  director assets upload cat.png mask.png
+  director assets list
+  director assets delete 2f1c8a34-5b0d-4c52-9a3e-0c7f3f1f5a11
+"""
+
+
+@click.group(epilog=_EXAMPLES)
+@option_types.server_option
+@option_types.json_option
+@click.pass_context
+def assets(ctx: click.Context, server: str | None, as_json: bool) -> None:
+    """Input files that are stored at the Director and sent to the backends of a job."""
+    before = ctx.find_root().obj or {}
+    ctx.find_root().obj = {"server": server or before.get("server"), "as_json": as_json or before.get("as_json")}
+
+
+@assets.command()
+@click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=Path)
+@with_connection
+def upload(connection: Connection, paths: Sequence[Path]) -> None:
+    """Store files. A file whose content the Director has is not sent."""
+    with connection.director() as director:
+        _show(connection, [upload_file(director, path) for path in paths])
+
+
+@assets.command("list")
+@with_connection
+def list_(connection: Connection) -> None:
+    """List all assets, newest first."""
+    with connection.director() as director:
+        _show(connection, director.assets.list())
+
+
+@assets.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=option_types.filled)
+@with_connection
+def delete(connection: Connection, ids: Sequence[str]) -> None:
+    """Delete assets that no open group needs."""
+    with connection.director() as director:
+        for one in ids:
+            director.assets.delete(one)
+    connection.show({"deleted": list(ids)}, [f"{one}: deleted" for one in ids])
+
+
+def upload_file(director: Director, path: Path) -> Asset:
+    """Return the asset with the content of a local file.
+
+    Raises:
+        CommandError: It cannot be read.
+    """
+    try:
+        return director.assets.upload(path)
+    except OSError as error:
+        raise usage_error(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def with_uploads(
+    director: Director, graph: dict[str, Any], parameters: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return workflow and parameters with a reference in place of each local file, which is uploaded."""
+
+    def taken(name: str, value: Any) -> Any:
+        if isinstance(value, dict) and "__type" not in value:
+            return {key: taken(key, one) for key, one in value.items()}
+        is_name = name.rpartition(".")[2] in FILE_INPUTS and isinstance(value, str)
+        if is_name and (path := Path(value).expanduser()).is_file():
+            return upload_file(director, path).reference
+        return value
+
+    nodes = {
+        node_id: {**node, "inputs": {key: taken(key, one) for key, one in node["inputs"].items()}}
+        for node_id, node in graph.items()
+    }
+    return nodes, {key: taken(key, one) for key, one in parameters.items()}
+
+
+def _show(connection: Connection, found: Iterable[Asset]) -> None:
+    rows = list(found)
+    heads = ("ID", "SIZE", "TYPE", "USED", "NAME")
+    columns = [
+        (one.id, one.size_bytes, one.content_type, text.local(one.used_at or one.created_at), one.name) for one in rows
+    ]
+    raw: list[dict[str, Any]] = [one.raw for one in rows]
+    connection.show(raw, text.columns(heads, columns), empty="There are no assets.")

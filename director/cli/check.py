@@ -1,0 +1,74 @@
+"""``director check``: which backends can execute a workflow, and why the others cannot."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import click
+
+from director.cli import option_types, selection, text
+from director.cli.connection import Connection, with_connection
+from director.cli.dry_run import with_parameters
+from director.cli.exit_status import Status
+from director.cli.workflow_input import read_source, workflow_in
+from director.client import BackendCheck, CheckReason
+
+_EXAMPLES: Final = """\
+\b
+Examples:
+  director check workflow.json
+  director check workflow.json --set steps=30 -b gpu-1 --tag 24gb
+  director check image.png --json
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("source", metavar="WORKFLOW")
+@click.option("-b", "--backend", "names", multiple=True, metavar="NAME", help="Id or tag.")
+@option_types.tags_option("Backends with this tag.")
+@option_types.set_option("Set an input: steps=30, 3.cfg=7, text=@prompt.txt.")
+@option_types.requires_option
+@with_connection
+def check(connection: Connection, source: str, names: Sequence[str], tags: Sequence[str], **options: Any) -> int:
+    """Show which backends can execute WORKFLOW, and every reason why the others cannot.
+
+    WORKFLOW is as of director submit. Without -b and --tag every backend is checked. Nothing is submitted.
+    """
+    content = read_source(source)
+    with connection.director() as director:
+        graph = workflow_in(content, source, director)
+        with_parameters(graph, options["parameters"])
+        known = director.backends() if names or tags else ()
+        candidates = selection.for_pool(names, tags, count=1, known=known).backend_ids
+        found = director.check(graph, candidates, **options)
+    connection.show(found.raw, check_lines(found.backends))
+    return int(Status.OK if found.can_run else Status.FAILED)
+
+
+def check_lines(backends: Sequence[BackendCheck]) -> list[str]:
+    if not backends:
+        return ["There is no enabled backend."]
+    rows = [row for backend in backends for row in _rows(backend)]
+    able = sum(backend.can_run for backend in backends)
+    heads = ("BACKEND", "CAN RUN IT", "NODE", "REASON")
+    return [*text.columns(heads, rows), f"{able} of {text.plural(len(backends), 'backend')}."]
+
+
+def _rows(backend: BackendCheck) -> Iterator[tuple[str, str, str, str]]:
+    """Give a row for each reason; the first one has the backend's id."""
+    answer = "yes" if backend.can_run else "no"
+    if backend.can_run and backend.reasons:
+        answer = "in part"
+    elif backend.can_run and not backend.known:
+        answer = "not known"
+    if not backend.reasons:
+        yield backend.backend_id, answer, "", ""
+    for number, reason in enumerate(backend.reasons):
+        first = ("", "") if number else (backend.backend_id, answer)
+        yield (*first, _node(reason), reason.message)
+        if reason.nearest:
+            # On a line of its own: a terminal cuts long messages.
+            yield "", "", "", f"nearest: {', '.join(reason.nearest)}"
+
+
+def _node(reason: CheckReason) -> str:
+    return "" if reason.node_id is None else f"{reason.node_id} {reason.class_type or ''}".rstrip()

@@ -1,0 +1,102 @@
+"""Assets: input files that the Director stores once, and sends to the backends of a job."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from blake3 import blake3
+
+from director.client import calls
+from director.client.decode import Moment, Parsed, load, parser
+from director.client.errors import NotFound
+from director.client.methods import AsyncClient, BlockingClient, method
+from director.client.requests import delete, get
+from director.client.wire import Wire
+
+_CHUNK: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset(Parsed):
+    """A stored input file.
+
+    Attributes:
+        hash: ``blake3:`` and hexadecimal digits.
+        used_at: Last upload of its content, or last submission that refers to it.
+        created_new: False: the Director had the content already.
+    """
+
+    id: str
+    hash: str
+    name: str
+    size_bytes: int
+    content_type: str
+    created_at: Moment
+    used_at: Moment | None = None
+    created_new: bool = False
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """The value of an input of a workflow, or a parameter, in place of the file's name."""
+        return {"__type": "core/ASSET", "info": {"id": self.id}}
+
+
+_parse: Final = parser(Asset)
+
+
+def _hash_of(path: Path) -> str:
+    digest = blake3()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return f"blake3:{digest.hexdigest()}"
+
+
+class _Assets:
+    """The methods of both clients; ``assets`` of a client."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    @method
+    async def upload(self, path: str | Path) -> Asset:
+        """Store a file, unless the Director has its content: that is found by its hash, without an upload.
+
+        Raises:
+            PayloadTooLarge: It is larger than the Director accepts.
+            OSError: It cannot be read.
+        """
+        known = await self._wire.in_thread(_hash_of, Path(path))
+        try:
+            return await calls.call(self._wire, get("assets", "by-hash", known), _parse)
+        except NotFound:
+            answer = await self._wire.upload("/api/assets", Path(path), {"hash": known})
+            return _parse(load(calls.success(answer).content))
+
+    @method
+    async def get(self, asset_id: str) -> Asset:
+        """Return one asset."""
+        return await calls.call(self._wire, get("assets", asset_id), _parse)
+
+    @method
+    def list(self) -> AsyncGenerator[Asset]:
+        """Iterate over all assets, newest first."""
+        return calls.pages(self._wire, lambda **page: get("assets", **page), _parse)
+
+    @method
+    async def delete(self, asset_id: str) -> None:
+        """Delete an asset.
+
+        Raises:
+            Conflict: A group that has not ended needs it.
+        """
+        await calls.accepted(self._wire, delete("assets", asset_id))
+
+
+class Assets(_Assets, BlockingClient):
+    """The assets of a ``Director``."""
+
+
+class AsyncAssets(_Assets, AsyncClient):
+    """The assets of an ``AsyncDirector``."""

@@ -1,0 +1,55 @@
+// Which backends can run the workflow of the form. Asked while a person fills it in, so nothing here is an error.
+import { $, counted } from "./dom.js";
+
+const REST_MS = 500;
+const LINES = 12; // of backends that have the same reasons
+const NAMES = 8; // in a line
+const REASONS = 3; // shown of each
+let timer;
+let sent = "";
+
+// The text is sent as it was brought: it may have numbers that JavaScript cannot hold.
+export function check(text, rest) {
+  const body = text.trim() && `{"workflow_json":${text},${JSON.stringify(rest).slice(1)}`;
+  if (body === sent) return;
+  sent = body;
+  clearTimeout(timer);
+  if (!body) { show(null); return; }
+  timer = setTimeout(async () => {
+    let answer = null;
+    try {
+      const response = await fetch("/api/workflows/check", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+      if (response.ok) answer = await response.json();
+    } catch { /* then nothing is shown */ }
+    if (body === sent) show(answer);
+  }, REST_MS);
+}
+
+function show(answer) {
+  const all = answer?.backends ?? [];
+  $("can-run").hidden = !all.length;
+  if (!all.length) return;
+  const able = answer.can_run;
+  $("can-run-said").textContent = able === all.length && able > 1 ? `All ${able} backends can run it.` : able ? `${able} of ${counted(all.length, "backend")} can run it.` : "No backend can run it.";
+  const unknown = all.filter((one) => one.can_run && !one.known).length;
+  if (unknown) $("can-run-said").textContent += ` ${counted(unknown, "backend has", "backends have")} not described all nodes of the workflow yet.`;
+  const why = new Map(); // the backends of each reason
+  for (const one of all.filter((one) => one.reasons.length)) {
+    const said = `${one.can_run ? ", in part" : ""}: ${sentences(one.reasons)}`;
+    why.set(said, [...(why.get(said) || []), one.backend_id]);
+  }
+  const lines = [...why].slice(0, LINES).map(([said, ids]) => `${ids.slice(0, NAMES).join(", ")}${ids.length > NAMES ? ` and ${counted(ids.length - NAMES, "more backend")}` : ""}${said}`);
+  if (why.size > LINES) lines.push(`And ${counted(why.size - LINES, "more reason")}.`);
+  $("can-run-why").replaceChildren(...lines.map((line) => { const item = document.createElement("li"); item.textContent = line; return item; }));
+}
+
+function sentences(reasons) {
+  const shown = reasons.slice(0, REASONS).map((one) => `${one.node_id === null ? "" : `node ${one.node_id} (${one.class_type}): `}${message(one)}`);
+  return shown.join("; ") + (reasons.length > REASONS ? `; and ${reasons.length - REASONS} more` : "");
+}
+
+// Instead of a long list of choices, those that are most like the value.
+function message(reason) {
+  if (!reason.nearest.length) return reason.message;
+  return `${reason.message.replace(/ not in (\[.*|\(list of length \d+\))$/s, "")} (nearest: ${reason.nearest.join(", ")})`;
+}

@@ -1,0 +1,185 @@
+"""Receives an uploaded file: the parts of a multipart body are written to a file while they arrive."""
+
+import contextlib
+import mimetypes
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import multipart
+from blake3 import blake3
+from django.conf import settings
+from django.utils.http import parse_header_parameters
+from rest_framework.request import Request
+
+from jobgroups.api.requests.body import PayloadTooLarge, UnsupportedMediaType
+from jobgroups.errors import InvalidRequest, JobGroupsError, StorageFull
+from jobgroups.services.assets import ReceivedFile
+from jobgroups.services.stored_files import IncomingFile
+
+#: The key of a request's scope that holds its ``Upload``.
+SCOPE_KEY: Final = "director.upload"
+#: The paths whose body is a file.
+UPLOAD_PATHS: Final = frozenset({"/api/assets", "/api/provenance"})
+#: Bytes that are read at once.
+_CHUNK: Final = 2**20
+#: Bytes of a form beside its file.
+_FORM_BYTES: Final = 64 * 2**10
+#: The field with the hash that the file must have.
+_HASH: Final = "hash"
+_MAX_HASH: Final = 100
+#: Parts of a body; the client of another program may send some that are ignored here.
+_MAX_PARTS: Final = 20
+#: Characters of a stored name.
+_MAX_NAME: Final = 255
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,49}/[a-z0-9!#$&^_.+-]{1,49}")
+_UNKNOWN_TYPE: Final = "application/octet-stream"
+
+
+def upload_limit() -> int:
+    """Return how many bytes the body of an upload may have."""
+    return int(settings.DIRECTOR_MAX_ASSET_BYTES) + _FORM_BYTES
+
+
+class Upload:
+    """The body of a POST to one of ``UPLOAD_PATHS``. :meth:`write` and :meth:`received` block for the disk.
+
+    Args:
+        content_type: the header of the request.
+
+    Raises:
+        UnsupportedMediaType: the body is not ``multipart/form-data``.
+    """
+
+    def __init__(self, content_type: str) -> None:
+        kind, options = parse_header_parameters(content_type)
+        try:
+            if kind != "multipart/form-data":
+                raise ValueError(kind)
+            self._parser = multipart.PushMultipartParser(options.get("boundary", ""), max_segment_count=_MAX_PARTS)
+        except (ValueError, multipart.MultipartError):
+            raise UnsupportedMediaType(
+                "The body must be sent as Content-Type: multipart/form-data, with the field file."
+            ) from None
+        self._hash = blake3()
+        self._file = IncomingFile(self._hash)
+        self._part: multipart.MultipartSegment | None = None
+        self._of_file: multipart.MultipartSegment | None = None
+        self._declared_hash = bytearray()
+        #: Whether a view has it, and removes the file.
+        self.is_taken = False
+
+    def write(self, chunk: bytes) -> None:
+        """Take in a part of the body.
+
+        Raises:
+            InvalidRequest: it is not valid.
+            StorageFull: the file cannot be written.
+        """
+        if self._parser.closed:
+            return  # an epilogue
+        try:
+            for event in self._parser.parse(chunk):
+                self._take(event)
+        except (multipart.MultipartError, UnicodeError):
+            raise InvalidRequest("The body is no valid multipart/form-data.") from None
+        except OSError as error:
+            raise StorageFull(error.strerror or type(error).__name__) from error
+
+    def _take(self, event: multipart.MultipartSegment | bytes | bytearray | None) -> None:
+        if isinstance(event, multipart.MultipartSegment):
+            self._part = event
+            if event.name == "file":
+                if self._of_file is not None or event.filename is None:
+                    raise _invalid("file", "Must be one file.")
+                self._of_file = event
+        elif event is not None and self._part is self._of_file:
+            self._file.write(event)
+        elif event is not None and self._part is not None and self._part.name == _HASH:
+            self._declared_hash += event
+            if len(self._declared_hash) > _MAX_HASH:
+                raise _wrong_hash()
+
+    def received(self) -> ReceivedFile:
+        """Return the file of a body that is complete.
+
+        Raises:
+            InvalidRequest: the body is incomplete, has no file, or the file has another hash than declared.
+            StorageFull: the file cannot be written.
+        """
+        try:
+            self._parser.close()
+            self._file.close()
+        except multipart.MultipartError:
+            raise InvalidRequest("The body is incomplete.") from None
+        except OSError as error:
+            raise StorageFull(error.strerror or type(error).__name__) from error
+        if self._of_file is None or not self._of_file.size:
+            raise _invalid("file", "Must be a file that is not empty.")
+        found = self._hash.hexdigest()
+        declared = self._declared_hash.decode("latin-1").strip().lower()
+        if declared and declared.removeprefix("blake3:") != found:
+            raise _wrong_hash()
+        name = stored_name(self._of_file.filename or "")
+        declared_type = self._of_file.content_type or ""
+        if not _MEDIA_TYPE.fullmatch(declared_type) or declared_type == _UNKNOWN_TYPE:
+            declared_type = mimetypes.guess_type(name)[0] or _UNKNOWN_TYPE
+        return ReceivedFile(
+            path=self._file.path, name=name, content_type=declared_type, size_bytes=self._of_file.size, hash=found
+        )
+
+    def discard(self) -> None:
+        """Remove the file, unless it was moved into the storage."""
+        self._file.discard()
+
+
+@contextlib.contextmanager
+def received_file(request: Request) -> Iterator[ReceivedFile]:
+    """Yield the file of a request; it is removed afterwards, unless it was moved into the storage.
+
+    Raises:
+        UnsupportedMediaType, InvalidRequest, StorageFull: as :class:`Upload` does.
+        PayloadTooLarge: it is larger than the limit.
+    """
+    scope: dict[str, Any] = getattr(request, "scope", {})
+    upload = scope.get(SCOPE_KEY) or Upload(request.headers.get("Content-Type", ""))
+    upload.is_taken = True
+    try:
+        if SCOPE_KEY not in scope:
+            _read_body(request, upload)
+        yield upload.received()
+    except FileNotFoundError:
+        raise InvalidRequest("The body is incomplete.") from None  # the client has disconnected
+    except OSError as error:
+        raise StorageFull(error.strerror or type(error).__name__) from error
+    finally:
+        upload.discard()
+
+
+def _read_body(request: Request, upload: Upload) -> None:
+    """Read the body that another ASGI server has received."""
+    received, limit = 0, upload_limit()
+    while chunk := request.read(_CHUNK):
+        received += len(chunk)
+        if received > limit:
+            raise PayloadTooLarge(limit)
+        upload.write(chunk)
+
+
+def stored_name(filename: str) -> str:
+    """Return the last part of a file's name, printable and cut before its extension."""
+    name = _UNPRINTABLE.sub("", re.split(r"[/\\]", filename)[-1]).strip()
+    if len(name) > _MAX_NAME:
+        stem, dot, extension = name.rpartition(".")
+        ending = f"{dot}{extension}" if stem and len(extension) <= 20 else ""
+        name = name[: _MAX_NAME - len(ending)] + ending
+    return name if name.strip(".") else "file"
+
+
+def _wrong_hash() -> JobGroupsError:
+    return _invalid(_HASH, "The file has another hash, or it is no BLAKE3 hash.")
+
+
+def _invalid(field: str, message: str) -> JobGroupsError:
+    return InvalidRequest(f"{field}: {message}", errors=[{"field": field, "message": message}])

@@ -1,0 +1,65 @@
+"""Assets: upload, list, read, delete."""
+
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from jobgroups.api.requests import path_params
+from jobgroups.api.requests.query_params import AssetListQuery
+from jobgroups.api.requests.upload import received_file
+from jobgroups.api.views.async_base import AsyncApiView, read
+from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.groups import page_response
+from jobgroups.outputs.stored import file_response
+from jobgroups.queries import assets
+from jobgroups.services.assets import asset_delete, asset_store
+
+
+class AssetListView(ApiView):
+    """``/api/assets``"""
+
+    def get(self, request: Request) -> Response:
+        """List assets, newest first."""
+        query = AssetListQuery.read_query(request.query_params)
+        return page_response(request, assets.asset_list(**query))
+
+    def post(self, request: Request) -> Response:
+        """Store an uploaded file."""
+        with received_file(request) as file:
+            asset, created = asset_store(file)
+        body = {**assets.serialize_asset(asset), "created_new": created}
+        return Response(body, status=201 if created else 200)
+
+
+class AssetView(ApiView):
+    """``/api/assets/{id}``"""
+
+    def get(self, request: Request, asset_id: str) -> Response:
+        """Return an asset."""
+        asset = assets.asset_by_id(path_params.asset_id(asset_id))
+        return Response(assets.serialize_asset(asset))
+
+    def delete(self, request: Request, asset_id: str) -> Response:
+        """Delete an asset that no open group needs."""
+        asset_delete(asset_id=path_params.asset_id(asset_id))
+        return Response(status=204)
+
+
+class AssetByHashView(ApiView):
+    """``/api/assets/by-hash/{hash}``; ``HEAD`` saves an upload"""
+
+    def get(self, request: Request, asset_hash: str) -> Response:
+        """Return the asset with a hash."""
+        return Response(assets.serialize_asset(assets.asset_by_hash(asset_hash)))
+
+
+class AssetContentView(AsyncApiView):
+    """``/api/assets/{id}/content``"""
+
+    async def get(self, request: HttpRequest, asset_id: str) -> HttpResponseBase:
+        """Return the file, or the part of it that ``Range`` names."""
+        asset = await read(assets.asset_by_id, path_params.asset_id(asset_id))
+        return await file_response(request, asset.stored_name, name=asset.name, size=asset.size_bytes, tag=asset.hash)
+
+    head = get

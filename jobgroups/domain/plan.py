@@ -1,0 +1,190 @@
+"""The earliest-completion plan: which backend does which jobs of the line, and when they end. Pure.
+
+Jobs are planned in the order of the line, each at the backend where it ends first. At the end of a line a slow backend
+thereby gets no job that a faster one, busy now, still ends sooner.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Self
+
+from jobgroups.domain.estimates import Estimates
+
+#: Above this number of jobs for each backend most of them are planned at once.
+_BULK: Final = 8
+#: Maximum number of slots that are computed: about 0.1 s. Variants behind are estimated as a whole.
+_MAX_SIZE: Final = 30_000
+_HALVINGS: Final = 50
+
+
+@dataclass(slots=True)
+class Worker:
+    """A backend that works, as far as it is planned."""
+
+    backend_id: str
+    #: Seconds until it has ended its prompts and its planned jobs.
+    free_in: float
+    #: Models of its last job, ``""`` if not known.
+    models: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Seconds until the first and the last of so many planned jobs end."""
+
+    first: float
+    last: float
+    jobs: int
+
+    def of(self, rank: int) -> float:
+        """Return the seconds until the job with a rank ends, from 1; between first and last they are spread evenly."""
+        part = (rank - 1) / (self.jobs - 1) if self.jobs > 1 else 1.0
+        return self.first + (self.last - self.first) * min(part, 1.0)
+
+
+class _Slot(NamedTuple):
+    """A backend for the next job of one workflow. Ties go to the smaller id, so that all runners make the same plan."""
+
+    #: When that job would end there.
+    ends_in: float
+    backend_id: str
+    #: ``free_in`` of the backend when this was computed; another workflow may have got it since.
+    free_in: float
+    worker: Worker
+    seconds: float
+    load: float
+
+    @classmethod
+    def of(cls, worker: Worker, seconds: float, load: float, models: str) -> Self:
+        """Return the slot of a backend after its planned jobs."""
+        ends_in = worker.free_in + seconds + (0.0 if models in ("", worker.models) else load)
+        return cls(ends_in, worker.backend_id, worker.free_in, worker, seconds, load)
+
+
+class Plan:
+    """Assigns jobs to workers, variant by variant in the order of the line.
+
+    Args:
+        estimates: the seconds of workflows.
+    """
+
+    def __init__(self, estimates: Estimates) -> None:
+        self._estimates = estimates
+        #: Number of slots that were computed.
+        self.size = 0
+        #: Number of jobs by (variant, backend).
+        self.allotted: dict[tuple[int, str], int] = {}
+        #: Variants that were estimated as a whole: any backend may take their jobs.
+        self.unplanned = set[int]()
+        #: By variant; None: a workflow of unknown duration comes before, or is its own.
+        self.ends: dict[int, Ends | None] = {}
+        #: Backends that get jobs of unknown duration.
+        self._unknown = set[str]()
+        #: Heaps by workflow, models and backends, with the backends.
+        self._heaps: dict[tuple[str, str, int], tuple[Sequence[Worker], list[_Slot]]] = {}
+        #: Seconds until everything that was planned as a whole ends.
+        self._rest_ends_in = 0.0
+
+    def add(self, variant_id: int, digest: str, models: str, jobs: int, workers: Sequence[Worker]) -> None:
+        """Plan the jobs of the next variant.
+
+        Args:
+            variant_id: the variant.
+            digest: of its workflow.
+            models: digest of its models.
+            jobs: number of its unsent jobs.
+            workers: the backends that may take them; the same sequence for variants with the same backends.
+        """
+        self.ends[variant_id] = None
+        if not workers or self._estimates.seconds(digest, workers[0].backend_id) is None:
+            self._unknown.update(one.backend_id for one in workers)
+            return
+        if self.size > _MAX_SIZE:
+            ends = self._add_rest(variant_id, digest, jobs, workers)
+        else:
+            ends = self._add_planned(variant_id, self._heap(digest, models, workers), models, jobs)
+        if not self._unknown or self._unknown.isdisjoint(one.backend_id for one in workers):
+            self.ends[variant_id] = ends
+
+    def _add_planned(self, variant_id: int, heap: list[_Slot], models: str, jobs: int) -> Ends:
+        first = self._next(heap, models).ends_in
+        left, last = jobs, first
+        if jobs > _BULK * len(heap):
+            left, last = self._assign_bulk(variant_id, heap, jobs, models)
+        for _ in range(left):
+            slot = self._next(heap, models)
+            last = max(last, self._assign(variant_id, slot, 1, models))
+        self._rest_ends_in = max(self._rest_ends_in, last)
+        return Ends(first, last, jobs)
+
+    def _heap(self, digest: str, models: str, workers: Sequence[Worker]) -> list[_Slot]:
+        key = (digest, models, id(workers))
+        if key not in self._heaps:
+            heap = []
+            for one in workers:
+                seconds = max(self._estimates.seconds(digest, one.backend_id) or 0.0, 0.001)
+                heap.append(_Slot.of(one, seconds, self._estimates.load_seconds(digest, one.backend_id), models))
+            self.size += len(workers)
+            heapq.heapify(heap)
+            self._heaps[key] = (workers, heap)
+        return self._heaps[key][1]
+
+    def _next(self, heap: list[_Slot], models: str) -> _Slot:
+        """Return the slot where the next job ends first. Jobs of others move a slot only to a later end."""
+        while (slot := heap[0]).free_in != slot.worker.free_in:
+            self.size += 1
+            heapq.heapreplace(heap, _Slot.of(slot.worker, slot.seconds, slot.load, models))
+        return slot
+
+    def _assign(self, variant_id: int, slot: _Slot, jobs: int, models: str) -> float:
+        """Assign jobs to a backend; return the seconds until their end."""
+        worker, key = slot.worker, (variant_id, slot.backend_id)
+        worker.free_in = slot.ends_in + (jobs - 1) * slot.seconds
+        worker.models = models or worker.models
+        self.allotted[key] = self.allotted.get(key, 0) + jobs
+        return worker.free_in
+
+    def _assign_bulk(self, variant_id: int, heap: list[_Slot], jobs: int, models: str) -> tuple[int, float]:
+        """Assign what ends before the latest time until which not more than all jobs end.
+
+        Returns the number of jobs that are left, and when the last of the others ends.
+        """
+
+        def counts(until: float) -> list[int]:
+            return [max(int((until - one.ends_in) / one.seconds + 1), 0) for one in slots]
+
+        slots = [_Slot.of(one.worker, one.seconds, one.load, models) for one in heap]
+        # The halvings take as long as so many slots.
+        self.size += len(slots) * _HALVINGS // 8
+        low = min(slots).ends_in
+        high = low + jobs * min(slots).seconds
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if sum(counts(middle)) <= jobs else (low, middle)
+        numbers = counts(low)
+        ends = [
+            self._assign(variant_id, slot, number, models)
+            for slot, number in zip(slots, numbers, strict=True)
+            if number
+        ]
+        return jobs - sum(numbers), max(ends)
+
+    def _add_rest(self, variant_id: int, digest: str, jobs: int, workers: Sequence[Worker]) -> Ends:
+        self.unplanned.add(variant_id)
+        seconds = self._estimates.seconds(digest, workers[0].backend_id) or 0.0
+        first = self._rest_ends_in + seconds
+        self._rest_ends_in += jobs * seconds / len(workers)
+        return Ends(first, max(first, self._rest_ends_in), jobs)
+
+
+def rest_of(expected: float | None, running_for: float) -> float:
+    """Return the seconds until a running prompt ends: of one that is late, half of what it is late.
+
+    One of unknown duration is expected to take as long again.
+    """
+    if expected is None:
+        return running_for
+    return max(expected - running_for, (running_for - expected) / 2)

@@ -1,0 +1,44 @@
+"""Reads width, height and duration of a file from its head; no pixel is decoded."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from jobgroups.domain.media_types import media_type
+from jobgroups.outputs.resize import FORMATS
+
+#: Seconds that ffprobe may take.
+_PROBED_WITHIN: Final = 20.0
+#: Demultiplexers by ffmpeg's names. Others open further files, which the file names (playlists, concat).
+_FORMATS: Final = "mov,matroska,aac,flac,mp3,ogg,wav"
+
+
+def media_facts(path: Path, filename: str) -> tuple[int | None, int | None, float | None]:
+    """Return width and height in pixels and the duration in seconds; None for each that is not known.
+
+    Videos and sounds need ffprobe, of ffmpeg, on the ``PATH``.
+    """
+    kind = media_type(filename)
+    try:
+        if kind.startswith("image/"):
+            with Image.open(path, formats=FORMATS) as image:
+                return *image.size, None
+        if kind.startswith(("video/", "audio/")) and (ffprobe := shutil.which("ffprobe")):
+            return _probed(ffprobe, path)
+    except Exception:  # noqa: BLE001 the parsers raise errors of any class for broken input
+        return None, None, None
+    return None, None, None
+
+
+def _probed(ffprobe: str, path: Path) -> tuple[int | None, int | None, float | None]:
+    command = [ffprobe, "-v", "error", "-protocol_whitelist", "file", "-format_whitelist", _FORMATS, "-of", "json"]
+    command += ["-show_entries", "format=duration:stream=width,height", f"file:{path}"]
+    answer = subprocess.run(command, capture_output=True, check=True, timeout=_PROBED_WITHIN)  # noqa: S603
+    found = json.loads(answer.stdout)
+    seen: dict[str, int] = next((one for one in found.get("streams", ()) if one.get("width")), {})
+    duration = found.get("format", {}).get("duration")
+    return seen.get("width"), seen.get("height"), None if duration is None else round(float(duration), 3)

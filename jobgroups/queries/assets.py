@@ -1,0 +1,83 @@
+"""Reads assets."""
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from jobgroups.domain.clock import iso
+from jobgroups.errors import AssetNotFound, InvalidRequest
+from jobgroups.models import Asset
+from jobgroups.queries.groups import Page, paged
+from jobgroups.workflow import Workflow
+from jobgroups.workflow.assets import asset_references, input_name
+from jobgroups.workflow.validation import shown_key
+
+
+def serialize_asset(asset: Asset) -> dict[str, Any]:
+    """Return an asset as the API's JSON object."""
+    return {
+        "id": asset.id,
+        "hash": f"blake3:{asset.hash}",
+        "name": asset.name,
+        "size_bytes": asset.size_bytes,
+        "content_type": asset.content_type,
+        "created_at": iso(asset.created_at),
+        "used_at": iso(asset.used_at),
+    }
+
+
+def asset_list(*, cursor: str | None, limit: int) -> Page:
+    """Return up to ``limit`` assets, newest first, after ``cursor``."""
+    return paged(Asset.objects.all(), serialize_asset, cursor=cursor, limit=limit)
+
+
+def asset_by_id(asset_id: str) -> Asset:
+    """Return an asset, or raise ``AssetNotFound``."""
+    return _found(Asset.objects.filter(pk=asset_id).first(), asset_id)
+
+
+def asset_by_hash(text: str) -> Asset:
+    """Return the asset with a hash of the form ``blake3:…``, or raise ``AssetNotFound``."""
+    matched = re.fullmatch(r"blake3:([0-9a-f]{64})", text)
+    return _found(matched and Asset.objects.filter(hash=matched[1]).first(), "with this hash")
+
+
+def assets_by_id(asset_ids: Collection[str]) -> dict[str, Asset]:
+    """Return those of the assets that exist, by id."""
+    return Asset.objects.in_bulk(asset_ids)
+
+
+def input_names(asset_ids: Collection[str]) -> dict[str, str]:
+    """Return the file names that those of the assets that exist have at a backend, by id."""
+    assets = assets_by_id(asset_ids).values()
+    return {one.id: input_name(one.hash, one.name, one.content_type) for one in assets}
+
+
+def known_references(graph: Workflow) -> set[str]:
+    """Return the ids of the assets that a workflow refers to.
+
+    Raises:
+        InvalidRequest: one of them does not exist; names each node and input.
+    """
+    references = list(asset_references(graph))
+    if not references:
+        return set()
+    known = set(assets_by_id({asset_id for _, _, asset_id in references}))
+    errors = [
+        {
+            "field": f"workflow_json.{shown_key(node_id)}.inputs.{shown_key(name)}",
+            "message": "There is no asset with this id.",
+        }
+        for node_id, name, asset_id in references
+        if asset_id not in known
+    ]
+    if errors:
+        more = f" ({len(errors) - 1} more in errors.)" if len(errors) > 1 else ""
+        raise InvalidRequest(f"{errors[0]['field']}: {errors[0]['message']}{more}", errors=errors)
+    return known
+
+
+def _found(asset: Asset | None, name: str) -> Asset:
+    if asset is None:
+        raise AssetNotFound(name)
+    return asset

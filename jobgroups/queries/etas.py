@@ -1,0 +1,125 @@
+"""When open jobs and groups end: from learned times, the prompts of the backends and the line ahead."""
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from backends.models import Reachability
+from jobgroups.models import ChildJob
+from jobgroups.queries.leases import runner_alive
+from jobgroups.queries.pool import CurrentLine, current_line
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """The bound jobs of one group that wait for one backend."""
+
+    #: Seconds until the first of them starts, and of each; None: not known.
+    starts_in: float | None
+    seconds: float | None
+    #: Number of jobs of other groups before them.
+    before: int
+
+    def ends_in(self, rank: int) -> float | None:
+        if self.starts_in is None or self.seconds is None:
+            return None
+        return self.starts_in + rank * self.seconds
+
+
+class Etas:
+    """Estimates of one reading of the line.
+
+    There is none for what waits behind a workflow that has never run, or for a backend that does not work.
+    """
+
+    def __init__(self, current: CurrentLine) -> None:
+        self._line = line = current.line
+        self._prompts: dict[int, float | None] = {}
+        #: Unsent jobs before each variant, once they were counted.
+        self._ahead: dict[int, int] = {}
+        self._of_group = defaultdict[str, list[float | None]](list)
+        self._bound: dict[tuple[str, str], _Waiting] = {}
+        free: dict[str, float | None] = {}
+        for row in current.backends:
+            is_offline = row.reachability != Reachability.ONLINE
+            free[row.id] = 0.0
+            for prompt, ends_in in line.prompt_ends(row.id):
+                free[row.id] = self._prompts[prompt.attempt_id] = None if is_offline else ends_in
+                self._of_group[prompt.group_id].append(free[row.id])
+            if not line.works(row.id):
+                free[row.id] = None
+        before = defaultdict[str, int](int)
+        for one in current.bound:
+            seconds = line.estimates.seconds(one.workflow_digest, one.backend_id)
+            waiting = _Waiting(free.get(one.backend_id), seconds, before[one.backend_id])
+            self._bound[one.backend_id, one.group_id] = waiting
+            before[one.backend_id] += one.jobs
+            free[one.backend_id] = waiting.ends_in(one.jobs)
+            self._of_group[one.group_id].append(free[one.backend_id])
+        for variant in line.variants:
+            if variant.unsent > 0:
+                ends = line.ends(variant.variant_id)
+                self._of_group[variant.group_id].append(None if ends is None else ends.last)
+
+    def has_groups(self, group_ids: Collection[str]) -> bool:
+        """Return whether the reading has these groups."""
+        return all(group_id in self._of_group for group_id in group_ids)
+
+    def of_group(self, group_id: str) -> float | None:
+        """Return the seconds until the last open job of a group ends; None: not known, or no job is open."""
+        ends = self._of_group.get(group_id, [])
+        known = [one for one in ends if one is not None]
+        return max(known) if known and len(known) == len(ends) else None
+
+    def of_job(self, child: ChildJob, position: int | None) -> float | None:
+        """Return the seconds until an open job ends; None: not known.
+
+        Args:
+            child: the job.
+            position: of a job that was not sent: its place in the line of its backend or of the pool, from 1.
+        """
+        if child.current_attempt_id is not None:
+            return self._prompts.get(child.current_attempt_id)
+        if position is None:
+            return None
+        if child.is_bound:
+            waiting = self._bound.get((child.backend_id or "", child.group_id))
+            return None if waiting is None else waiting.ends_in(max(position - waiting.before, 1))
+        variant_id = child.variant_id or 0
+        ends = self._line.ends(variant_id)
+        if ends is None:
+            return None
+        if variant_id not in self._ahead:
+            self._ahead[variant_id] = self._line.ahead_of(variant_id)
+        return ends.of(max(position - self._ahead[variant_id], 1))
+
+
+_last: Final[dict[str, tuple[CurrentLine, Etas]]] = {}
+
+
+def current_etas(variant_ids: Collection[int] = (), group_ids: Collection[str] = ()) -> Etas:
+    """Return the estimates of the current line, computed once for each reading.
+
+    Args:
+        variant_ids: see ``queries.pool.current_line``.
+        group_ids: open groups, which may have been submitted after the last reading.
+    """
+    etas = _etas_of(current_line(variant_ids))
+    return etas if etas.has_groups(group_ids) else _etas_of(current_line(variant_ids, is_incomplete=True))
+
+
+def _etas_of(current: CurrentLine) -> Etas:
+    line, etas = _last.get("", (None, None))
+    if etas is None or line is not current:
+        etas = Etas(current)
+        _last[""] = current, etas
+    return etas
+
+
+def group_etas(open_ids: Collection[str]) -> dict[str, float | None]:
+    """Return the seconds until each open group ends, by its id; None or absent: not known."""
+    if not open_ids or not runner_alive():
+        return {}
+    etas = current_etas(group_ids=open_ids)
+    return {group_id: etas.of_group(group_id) for group_id in open_ids}

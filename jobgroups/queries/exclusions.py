@@ -1,0 +1,73 @@
+"""Reads exclusions: which backends cannot run a workflow, and why."""
+
+import datetime as dt
+from typing import Any
+
+from django.db.models import Q, QuerySet
+
+from jobgroups.database.statements import Parameter
+from jobgroups.domain.clock import iso, monotonic_now
+from jobgroups.domain.exclusions import FAILURES, LIFETIME, ExclusionKind, exclusion_reason
+from jobgroups.models import Exclusion, Variant
+
+
+def valid_since() -> dict[str, dt.datetime]:
+    """Return for each kind the time after which the last failure must be, for an exclusion to be active."""
+    moment = monotonic_now()
+    return {kind.value: moment - lifetime for kind, lifetime in LIFETIME.items()}
+
+
+def is_active(since: dict[str, dt.datetime] | dict[str, Parameter]) -> Q:
+    """Return the condition of exclusions that are active, by the times of :func:`valid_since`."""
+    active = Q()
+    for kind, failures in FAILURES.items():
+        active |= Q(kind=kind, count__gte=failures, last_at__gt=since[kind])
+    return active
+
+
+def active_exclusions(backend_id: str | None = None) -> QuerySet[Exclusion]:
+    """Return the active exclusions of one backend or of all, in the order of backends."""
+    rows = Exclusion.objects.filter(is_active(valid_since())).order_by("backend_id", "id")
+    return rows if backend_id is None else rows.filter(backend_id=backend_id)
+
+
+def excluded_from(workflow_digest: str, variant_id: int | None = None) -> dict[str, Exclusion]:
+    """Return the active exclusion of each backend that cannot run a workflow, by the backend's id.
+
+    Args:
+        workflow_digest: of the workflow.
+        variant_id: of the jobs; None: of a submission that is not stored yet.
+    """
+    rows = active_exclusions().filter(workflow_digest=workflow_digest, variant_id__in=[0, variant_id or 0])
+    return {row.backend_id: row for row in rows}
+
+
+def reason_of(row: Exclusion) -> str:
+    """Return why the backend is excluded, as a sentence."""
+    return exclusion_reason(ExclusionKind(row.kind), row.count, row.reason)
+
+
+def ends_at(row: Exclusion) -> dt.datetime:
+    """Return when the exclusion ends by itself."""
+    return row.last_at + LIFETIME[ExclusionKind(row.kind)]
+
+
+def exclusions_json(backend_id: str) -> list[dict[str, Any]]:
+    """Return the active exclusions of a backend as the API's JSON objects."""
+    rows = list(active_exclusions(backend_id))
+    groups = dict(Variant.objects.filter(pk__in=[row.variant_id for row in rows]).values_list("id", "group_id"))
+    return [
+        {
+            "exclusion_id": row.id,
+            "backend_id": row.backend_id,
+            "kind": row.kind,
+            "workflow_digest": row.workflow_digest,
+            "group_id": groups.get(row.variant_id),
+            "count": row.count,
+            "reason": row.reason,
+            "since": iso(row.since),
+            "last_at": iso(row.last_at),
+            "until": iso(ends_at(row)),
+        }
+        for row in rows
+    ]

@@ -1,0 +1,188 @@
+"""Copies the outputs of completed jobs into the storage, in the background of a runner.
+
+A file is copied at most by one runner that leases its backend; of a disabled backend perhaps by several, of which one
+stores it. A job's outcome never waits for it.
+"""
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from blake3 import blake3
+from django.db import DatabaseError
+
+from backends.comfyui.client import ComfyClient
+from jobgroups.database.threads import DatabaseThreads
+from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageFull
+from jobgroups.outputs import download
+from jobgroups.outputs.media_facts import media_facts
+from jobgroups.queries.outputs import OutputFile, due_backends, due_captures
+from jobgroups.runner.intervals import Intervals
+from jobgroups.services import captures
+from jobgroups.services.files import output_replaced
+from jobgroups.services.stored_files import IncomingFile, require_space
+
+logger = logging.getLogger(__name__)
+
+#: Files that are copied at once, and from one backend.
+_AT_ONCE: Final = 4
+_FROM_ONE: Final = 2
+#: Captures that are read at once.
+_BATCH: Final = 32
+#: Bytes that are written and hashed at once, while the next ones are received.
+_CHUNK: Final = 2**20
+
+
+class Capturer:
+    """Copies what is due, of the backends that no other runner leases. ``due`` is set when there may be more."""
+
+    def __init__(self, *, runner: str, intervals: Intervals, commits: DatabaseThreads) -> None:
+        self.due = asyncio.Event()
+        self._runner = runner
+        self._intervals = intervals
+        #: The runner's own: on SQLite a capture shares a commit with other writes, which do not wait for it.
+        self._commits = commits
+        self._database = DatabaseThreads(threads=1, name="runner-captures")
+        self._writers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="capture-files")
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        #: Backends from which files are copied now.
+        self._active: set[str] = set()
+        #: Backends from which nothing can be copied, and the monotonic time of the next try.
+        self._away: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Copy files until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self.due.clear()
+                try:
+                    await self._database.run(require_space)
+                    for backend_id in await self._database.run(due_backends, runner=self._runner):
+                        if backend_id not in self._active and not self._is_away(backend_id):
+                            self._active.add(backend_id)
+                            tasks.create_task(self._capture_from(backend_id), name=f"captures of {backend_id}")
+                except StorageFull:
+                    pass  # the captures stay pending
+                except (DatabaseError, OSError) as error:
+                    logger.warning("Captures: %s; retry in %.1f s", error, self._intervals.poll)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._intervals.poll):
+                        await self.due.wait()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._writers.shutdown(wait=True)
+        self._database.close()
+
+    def _is_away(self, backend_id: str) -> bool:
+        return self._away.get(backend_id, 0.0) > time.monotonic()
+
+    async def _capture_from(self, backend_id: str) -> None:
+        """Copy what is due of a backend, until nothing is, or it does not answer."""
+        read = self._database.run_with_retry
+        try:
+            while not self._is_away(backend_id):
+                found = await read(due_captures, backend_id=backend_id, limit=_BATCH)
+                if not found:
+                    return
+                async with contextlib.AsyncExitStack() as stack:
+                    client = None
+                    with contextlib.suppress(OutputGone, BackendAway):
+                        client = await stack.enter_async_context(download.client_of(found[0][1]))
+                    waiting = iter(found)
+                    async with asyncio.TaskGroup() as tasks:
+                        for _ in range(_FROM_ONE):
+                            tasks.create_task(self._capture_each(waiting, client))
+        except Exception:
+            # An error here must not end the runner, which drives the backends.
+            logger.exception("Captures from %s: unexpected error", backend_id)
+            self._away[backend_id] = time.monotonic() + self._intervals.capture_longest
+        finally:
+            self._active.discard(backend_id)
+
+    async def _capture_each(self, waiting: Iterator[tuple[int, OutputFile]], client: ComfyClient | None) -> None:
+        for capture_id, file in waiting:
+            async with self._slots:
+                if self._is_away(file.backend_id):
+                    return
+                await self._capture(capture_id, file, client)
+
+    async def _capture(self, capture_id: int, file: OutputFile, client: ComfyClient | None) -> None:
+        store = self._database.run_with_retry
+        try:
+            await self._copy(capture_id, file, client)
+        except OutputGone as error:
+            if isinstance(error, OutputReplaced):
+                await store(output_replaced, job_id=file.job_id, digest=file.digest)
+            await store(captures.capture_give_up, capture_id=capture_id, reason=error.detail)
+        except Exception as error:
+            if not isinstance(error, BackendAway | StorageFull | OSError):
+                logger.exception("Capture of %s from %s: unexpected error", file.filename, file.backend_id)
+            pause = await store(
+                captures.capture_postpone,
+                capture_id=capture_id,
+                first=self._intervals.capture_first,
+                longest=self._intervals.capture_longest,
+                reason=str(error) or type(error).__name__,
+            )
+            if isinstance(error, BackendAway | StorageFull):
+                self._away[file.backend_id] = time.monotonic() + pause
+
+    async def _copy(self, capture_id: int, file: OutputFile, client: ComfyClient | None) -> None:
+        hashes = blake3(), hashlib.sha256()
+        loop = asyncio.get_running_loop()
+        creating = loop.run_in_executor(self._writers, IncomingFile, *hashes)
+        try:
+            incoming = await asyncio.shield(creating)
+            await self._receive(file, client, incoming)
+            facts = await loop.run_in_executor(self._writers, media_facts, incoming.path, file.filename)
+            width, height, duration = facts
+            copied = captures.CopiedFile(
+                path=incoming.path,
+                blake3=hashes[0].hexdigest(),
+                sha256=hashes[1].hexdigest(),
+                size_bytes=incoming.size_bytes,
+                width=width,
+                height=height,
+                duration=duration,
+            )
+            await loop.run_in_executor(self._writers, functools.partial(self._store, loop, capture_id, copied))
+        finally:
+            # Also of a task that was cancelled while the file was created.
+            incoming = await creating
+            await loop.run_in_executor(self._writers, incoming.discard)
+
+    def _store(self, loop: asyncio.AbstractEventLoop, capture_id: int, copied: captures.CopiedFile) -> None:
+        def in_database(work: Callable[..., Any], *args: Any) -> Any:
+            return asyncio.run_coroutine_threadsafe(self._commits.run(work, *args), loop).result()
+
+        captures.capture_store(capture_id=capture_id, copied=copied, in_database=in_database)
+
+    async def _receive(self, file: OutputFile, client: ComfyClient | None, incoming: IncomingFile) -> None:
+        """Write a file of a backend while it arrives."""
+        loop = asyncio.get_running_loop()
+        writing: asyncio.Future[None] | None = None
+        try:
+            async with download.open_file(file, client=client) as answer:
+                await loop.run_in_executor(self._writers, require_space, answer.length or 0)
+                async for chunk in download.joined(answer.chunks(), _CHUNK):
+                    if writing is not None:
+                        await writing
+                    writing = loop.run_in_executor(self._writers, incoming.write, chunk)
+        finally:
+            if writing is not None:
+                await asyncio.wait([writing])
+        if writing is not None:
+            writing.result()
+        await loop.run_in_executor(self._writers, incoming.close)
+        if tag := answer.headers.get("etag"):
+            # A prompt may write to the same name while the file is read.
+            async with download.open_file(file, headers={"If-None-Match": tag}, client=client) as again:
+                if again.headers.get("etag", tag) != tag:
+                    raise OutputReplaced(file.filename, file.backend_id)

@@ -1,0 +1,188 @@
+"""The pool in a runner: the line as the database had it a moment ago, shared by all sessions.
+
+A stale line costs an empty claim, never a wrong one: the transaction of a claim checks everything again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from jobgroups.database.threads import DatabaseThreads
+from jobgroups.domain.clock import monotonic_now
+from jobgroups.domain.pool import Line, OpenVariant, PoolBackend
+from jobgroups.queries import pool
+from jobgroups.services import expiry, recalls
+from jobgroups.services.claims import PoolChoice
+
+#: Seconds after which a free backend is left out of the plan of a job that it does not take, and for how long.
+_OVERLOOKED_S, _LEFT_OUT_S = 5.0, 30.0
+#: Seconds between two readings while a backend found no job where one is counted.
+_LEFTOVER_POLL: Final = 1.0
+
+
+class Pool:
+    """Reads the line, chooses for sessions with a free slot, and ends jobs that no backend can take.
+
+    Args:
+        database: the runner's threads.
+        give_up_s: seconds after which jobs without any candidate fail.
+        queued_limit_s: seconds after which queued jobs time out.
+    """
+
+    def __init__(self, database: DatabaseThreads, *, give_up_s: float, queued_limit_s: int) -> None:
+        self._database = database
+        self._give_up_s = give_up_s
+        self._queued_limit_s = queued_limit_s
+        self._reader = pool.LineReader()
+        self._line = Line()
+        self._backends: Sequence[PoolBackend] = ()
+        #: Monotonic: when each backend last found no job where one was counted.
+        self._in_vain_at: dict[str, float] = {}
+        #: The variants of these jobs, since the last look for overdue jobs.
+        self._leftover: set[int] = set()
+        #: Monotonic: since when a free backend has not taken a job that the plan gives it, by variant and backend.
+        self._allotted_since: dict[tuple[int, str], float] = {}
+        #: Whether the database may have another line.
+        self.is_stale = True
+        #: Monotonic: the line is not read again before, and when it was read.
+        self._not_before = self._read_at = float("-inf")
+
+    async def read_backends(self) -> None:
+        """Read the backends; the next :meth:`refresh` uses them."""
+        self._backends = await self._database.run_with_retry(pool.pool_backends)
+
+    @property
+    def next_reading_in(self) -> float:
+        """Seconds until the line is to be read again, unless a notification comes before."""
+        due_at = float("inf")
+        if self._line.has_leftover:
+            due_at = self._read_at + _LEFTOVER_POLL
+        if self.is_stale:
+            due_at = self._not_before
+        return max(due_at - time.monotonic(), 0.0)
+
+    async def refresh(self) -> None:
+        """Read the line if it is stale or has leftovers, unless it was read a moment ago."""
+        started = time.monotonic()
+        if self.next_reading_in > 0:
+            return
+        self.is_stale = False
+        await self._store_bypasses()
+        overlooked = frozenset(pair for pair, since in self._allotted_since.items() if started > since + _OVERLOOKED_S)
+        self._line = await self._database.run_with_retry(self._reader.read, self._backends, overlooked)
+        self._read_at = time.monotonic()
+        took = self._read_at - started
+        self._not_before = self._read_at + took * (1 / pool.READING_PART - 1)
+
+    async def _store_bypasses(self) -> None:
+        bypasses, self._line.bypasses = self._line.bypasses, {}
+        if bypasses:
+            await self._database.run_with_retry(expiry.variants_bypassed, bypasses)
+
+    async def recall(self, free: Sequence[str]) -> None:
+        """Take prompts back that wait at a backend, if another one ends them earlier.
+
+        Args:
+            free: this runner's backends that have no prompt and no job to take.
+        """
+        self._note_allotments()
+        for attempt_id in self._line.recalls(free):
+            await self._database.run_with_retry(recalls.prompt_recall, attempt_id=attempt_id)
+
+    def _note_allotments(self) -> None:
+        """Note since when a free backend does not take the jobs that the plan gives it."""
+        moment = time.monotonic()
+        kept = {
+            pair: since
+            for pair, since in self._allotted_since.items()
+            if _OVERLOOKED_S < moment - since < _OVERLOOKED_S + _LEFT_OUT_S
+        }
+        idle = {pair: self._allotted_since.get(pair, moment) for pair in self._line.idle_allotments()}
+        self._allotted_since = idle | kept
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a group of the pool has not ended."""
+        return self._line.is_open
+
+    def takers(self, free: Mapping[str, int]) -> list[str]:
+        """Return which backends have a job to take: not more of them than there are jobs.
+
+        Args:
+            free: the number of prompts of each backend that has a free slot.
+        """
+        # One that took none where one was counted lets others try: it may be the only one that cannot take that job.
+        first = sorted(free, key=lambda name: (self._in_vain_at.get(name, 0.0), free[name], name))
+        return self._line.takers((name, free[name]) for name in first)
+
+    def choose(self, backend_id: str, *, prompts: int) -> PooledChoice | None:
+        """Choose the variant of which a backend takes its next job, and count that job as sent.
+
+        Args:
+            backend_id: the backend; it has a free slot.
+            prompts: how many prompts of ours it has.
+        """
+        variant = self._line.next_for(backend_id, prompts=prompts)
+        if variant is None:
+            return None
+        return PooledChoice(self._line, variant, backend_id, self._in_vain_at, self._leftover)
+
+    async def end_overdue(self) -> None:
+        """Note which variants have no candidate, and end jobs that have waited too long."""
+        unplaced = self._line.unplaced()
+        marked = await self._database.run_with_retry(pool.unplaced_variants)
+        placed = marked.keys() - unplaced
+        if placed or unplaced - marked.keys():
+            await self._database.run_with_retry(expiry.variants_mark, unplaced=unplaced - marked.keys(), placed=placed)
+        moment = monotonic_now()
+        due = moment - dt.timedelta(seconds=self._give_up_s)
+        for variant_id in sorted(unplaced & marked.keys()):
+            if marked[variant_id] <= due:
+                await self._database.run_with_retry(
+                    expiry.pool_give_up, variant_id=variant_id, limit_s=int(self._give_up_s)
+                )
+        while self._leftover:
+            variant_id = self._leftover.pop()
+            await self._database.run_with_retry(expiry.pool_fail_barred, variant_id=variant_id)
+        limit = dt.timedelta(seconds=self._queued_limit_s)
+        for variant_id in self._line.overdue(moment - limit):
+            await self._database.run_with_retry(expiry.pool_expire, variant_id=variant_id, limit_s=self._queued_limit_s)
+
+
+class PooledChoice:
+    """A job of the line that one backend is about to claim; it counts as sent until the claim says otherwise."""
+
+    def __init__(
+        self, line: Line, variant: OpenVariant, backend_id: str, in_vain_at: dict[str, float], leftover: set[int]
+    ) -> None:
+        self._in_vain_at = in_vain_at
+        self._leftover = leftover
+        self._line = line
+        self._variant = variant
+        self._backend_id = backend_id
+        line.take(variant, backend_id)
+        self.choice = PoolChoice(
+            variant_id=variant.variant_id,
+            group_id=variant.group_id,
+            queued_at=variant.queued_at,
+            needs=variant.needs,
+            workflow_digest=variant.workflow_digest,
+            has_rival=line.has_rival(variant, backend_id),
+        )
+
+    def put_back(self) -> None:
+        """The job was not claimed: another one was older, or no slot was free."""
+        self._line.put_back(self._variant, self._backend_id)
+
+    def note_claimed(self) -> None:
+        """The job was claimed; jobs before it may have been bypassed."""
+        self._line.note_bypass(self._variant, self._backend_id)
+
+    def note_in_vain(self) -> None:
+        """There was no job for this backend."""
+        self._line.note_in_vain(self._variant, self._backend_id)
+        self._in_vain_at[self._backend_id] = time.monotonic()
+        self._leftover.add(self._variant.variant_id)

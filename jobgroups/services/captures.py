@@ -1,0 +1,210 @@
+"""Captures: the copies of the outputs of completed jobs in the storage.
+
+A row for each file is stored in the transaction that completes the job, so a crash loses none. A capture is no event,
+as a star is none: it increases the group's ``revision``. Equal contents share one file.
+"""
+
+import datetime as dt
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from django.conf import settings
+from django.db import IntegrityError, connection, transaction
+from django.db.models import Exists, OuterRef, QuerySet
+
+from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.statements import KEY, PreparedQuery, insert, update_where
+from jobgroups.domain.clock import now
+from jobgroups.domain.outputs import digests, file_digest, reported_files
+from jobgroups.domain.states import ChildStatus
+from jobgroups.models import Attempt, Capture, ChildJob, JobGroup, ReportedFile, StoredFile
+from jobgroups.services import files, stored_files
+
+#: A file that could not be copied for so long is given up.
+GIVEN_UP_AFTER: Final = dt.timedelta(days=7)
+#: Rows that one transaction changes.
+_AT_ONCE: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopiedFile:
+    """A whole output in the folder of ``stored_files.incoming_folder``."""
+
+    path: Path
+    blake3: str
+    sha256: str
+    size_bytes: int
+    width: int | None = None
+    height: int | None = None
+    duration: float | None = None
+
+
+def captures_enqueue(child: ChildJob, attempt: Attempt) -> None:
+    """Have the files of a child copied that completes by this attempt in the caller's transaction."""
+    if settings.DIRECTOR_CAPTURE:
+        insert(_rows(child, attempt))
+
+
+def _rows(child: ChildJob, attempt: Attempt | None) -> list[Capture]:
+    moment, backend_id = now(), child.backend_id or ""
+    node_outputs = {} if attempt is None else json.loads(attempt.node_outputs_json)
+    node_of = {digest: node for node in node_outputs for digest in digests(backend_id, {node: node_outputs[node]}, ())}
+    return [
+        Capture(
+            child_id=child.pk,
+            number=number,
+            node_id=node_of.get(file_digest(backend_id, file), "")[:200],
+            backend_id=backend_id,
+            created_at=moment,
+            due_at=moment,
+        )
+        for number, file in enumerate(reported_files(json.loads(child.outputs_json or "{}")))
+        if not file.get("missing")
+    ]
+
+
+def captures_request(*, group_id: str | None = None) -> int:
+    """Have every file copied that is neither stored nor pending, of one group or of all; return their number."""
+    count = 0
+    completed = ChildJob.objects.filter(status=ChildStatus.COMPLETED).select_related("current_attempt")
+    if group_id is not None:
+        completed = completed.filter(group_id=group_id)
+    missing = completed.filter(~Exists(Capture.objects.filter(child=OuterRef("pk")))).order_by("pk")
+    last = ""
+    while children := list(missing.filter(pk__gt=last)[:_AT_ONCE]):
+        last = children[-1].pk
+        rows = [row for one in children for row in _rows(one, one.current_attempt)]
+        count += len(Capture.objects.bulk_create(rows, ignore_conflicts=True))
+    given_up = Capture.objects.filter(child__in=completed, file__isnull=True, due_at__isnull=True)
+    moment = now()
+    return count + given_up.update(due_at=moment, created_at=moment, tries=0)
+
+
+def _directly(work: Callable[..., Any], *args: Any) -> Any:
+    return work(*args)
+
+
+def capture_store(*, capture_id: int, copied: CopiedFile, in_database: Callable[..., Any] = _directly) -> None:
+    """Store a copied file with its capture, unless that is not pending any more; move it where no such content is yet.
+
+    ``in_database`` calls a function with arguments and returns its result after the commit: it may share one.
+    """
+    known: StoredFile | None = in_database(_of_content.first, copied.blake3)
+    if known is not None:
+        if not stored_files.storage().exists(known.stored_name):
+            stored_files.move_into_storage(copied.path, known.stored_name)
+        if in_database(_refer, capture_id, known):
+            return
+    facts = asdict(copied)
+    path = facts.pop("path")
+    file = StoredFile(id=str(uuid.uuid4()), created_at=now(), **facts)
+    with stored_files.marked(file.stored_name):
+        stored_files.move_into_storage(path, file.stored_name)
+        try:
+            is_kept = in_database(_refer, capture_id, file, True)
+        except IntegrityError:
+            # Another capture has stored the same content at the same moment.
+            is_kept = False
+            in_database(_refer, capture_id, in_database(_of_content.get, copied.blake3))
+        if not is_kept:
+            stored_files.delete_file(file.stored_name)
+
+
+@retry_on_conflict
+def _refer(capture_id: int, file: StoredFile, is_new: bool = False) -> bool:
+    """Store a file with a pending capture; return False if the capture or the known file is gone."""
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(_REVISE, [capture_id])
+        # The lock under which an output is marked as replaced.
+        child = _locked_child.first(capture_id)
+        capture = _locked_capture.first(capture_id)
+        if child is None or capture is None or capture.file_id is not None:
+            return False
+        item = _item(child, capture.number)
+        if item.get("missing"):
+            return False
+        if is_new:
+            insert([file])
+        elif StoredFile.objects.select_for_update().filter(pk=file.pk).first() is None:
+            return False
+        else:
+            _correct_earlier(child, file, file_digest(capture.backend_id, item))
+        return update_where(Capture, capture.pk, {"file": file.pk, "due_at": None, "reason": ""})
+
+
+_of_content: Final = PreparedQuery(lambda: StoredFile.objects.filter(blake3=KEY).order_by())
+_locked_child: Final = PreparedQuery(lambda: ChildJob.objects.select_for_update().filter(captures=KEY).order_by())
+_locked_capture: Final = PreparedQuery(lambda: Capture.objects.select_for_update().filter(pk=KEY).order_by())
+_REVISE: Final = (
+    f"UPDATE {JobGroup._meta.db_table} SET revision = revision + 1 WHERE id = (SELECT c.group_id"  # noqa: S608
+    f" FROM {ChildJob._meta.db_table} c JOIN {Capture._meta.db_table} p ON p.child_id = c.id WHERE p.id = %s)"
+)
+
+
+def _item(child: ChildJob, number: int) -> Mapping[str, Any]:
+    return list(reported_files(json.loads(child.outputs_json or "{}")))[number]
+
+
+def _correct_earlier(child: ChildJob, file: StoredFile, digest: str) -> None:
+    """Mark earlier outputs that have this content by mistake: they were copied just after this child replaced them.
+
+    The dates of files are too coarse for that. A child that did not execute the node has the file of an earlier one.
+    """
+    if not ReportedFile.objects.filter(attempt=child.current_attempt_id, digest=digest, executed=True).exists():
+        return
+    earlier = file.captures.filter(child__current_attempt__lt=child.current_attempt_id).exclude(child=child)
+    for other in earlier.select_related("child"):
+        if file_digest(other.backend_id, _item(other.child, other.number)) == digest:
+            files.output_replaced(job_id=other.child_id, digest=digest)
+
+
+def capture_postpone(*, capture_id: int, first: float, longest: float, reason: str) -> float:
+    """Store a failed try; return the seconds until the next one, which double from ``first`` up to ``longest``."""
+    row = Capture.objects.filter(pk=capture_id, due_at__isnull=False)
+    tries = row.values_list("tries", flat=True).first() or 0
+    seconds: float = min(first * 2 ** min(tries, 20), longest)
+    row.update(tries=tries + 1, reason=reason, due_at=now() + dt.timedelta(seconds=seconds))
+    return seconds
+
+
+def capture_give_up(*, capture_id: int, reason: str) -> None:
+    """Store that a file cannot be copied."""
+    Capture.objects.filter(pk=capture_id, due_at__isnull=False).update(due_at=None, reason=reason)
+
+
+def captures_expire() -> None:
+    """Give up the files that could not be copied for days; the reason of the last failure stays."""
+    Capture.objects.filter(due_at__isnull=False, created_at__lt=now() - GIVEN_UP_AFTER).update(due_at=None)
+
+
+def files_collect() -> tuple[int, int]:
+    """Delete the files to which no capture refers any more; return their number and bytes."""
+    # The previous release deletes jobs without their captures.
+    Capture.objects.filter(~Exists(ChildJob.objects.filter(pk=OuterRef("child_id")))).delete()
+    count = size = 0
+    while found := list(_unused()[:_AT_ONCE]):
+        with stored_files.marked(*(file.stored_name for file in found)):
+            for file in _delete_rows([file.pk for file in found]):
+                stored_files.delete_file(file.stored_name)
+                count += 1
+                size += file.size_bytes
+    return count, size
+
+
+def _unused() -> QuerySet[StoredFile]:
+    return StoredFile.objects.filter(~Exists(Capture.objects.filter(file=OuterRef("pk")))).order_by("pk")
+
+
+@retry_on_conflict
+def _delete_rows(ids: Sequence[str]) -> list[StoredFile]:
+    with transaction.atomic():
+        locked = list(StoredFile.objects.select_for_update().filter(pk__in=ids).order_by("pk"))
+        # Queried again under the lock: a capture may refer to one of them now.
+        unused = list(_unused().filter(pk__in=[file.pk for file in locked]))
+        StoredFile.objects.filter(pk__in=[file.pk for file in unused]).delete()
+    return unused

@@ -1,0 +1,133 @@
+"""Exclusions: learned in the transaction that stores a failure, ended by a person or by a change of the backend.
+
+The backend's row is locked first, as a claim locks it: no claim is stored after an exclusion that forbids it.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from django.db import transaction
+from django.db.models import F
+
+from backends.models import Backend
+from jobgroups.database.retry import retry_on_conflict
+from jobgroups.domain.clock import now
+from jobgroups.domain.exclusions import KIND_OF, ExclusionKind
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.text import failure_label
+from jobgroups.errors import BackendNotFound, ExclusionNotFound
+from jobgroups.events import log
+from jobgroups.models import Attempt, Exclusion, Variant
+from jobgroups.queries.exclusions import valid_since
+from jobgroups.workflow.digest import CONTENT_INPUTS
+
+#: Characters of a reason.
+_MAX_REASON: Final = 500
+
+
+def is_refusal(attempt: Attempt, failure_class: str) -> bool:
+    """Return whether a failure of a job of the pool says that its backend lacks something: it is not counted."""
+    return attempt.variant_id is not None and failure_class == FailureClass.NODE_OR_MODEL_MISSING.value
+
+
+def learn(attempt: Attempt) -> None:
+    """Store or extend the exclusion that follows from the failure of a job of the pool, if one does.
+
+    Args:
+        attempt: with its failure stored by this transaction.
+    """
+    if attempt.variant_id is None or not attempt.failure_class:
+        return
+    kind = KIND_OF.get(FailureClass(attempt.failure_class))
+    if kind is None:
+        return
+    variant = Variant.objects.filter(pk=attempt.variant_id).first()
+    # No key: submissions share that.
+    rows = Backend.objects.select_for_update(no_key=True).filter(pk=attempt.backend_id)
+    if variant is None or rows.first() is None:
+        return
+    for one, since in valid_since().items():
+        Exclusion.objects.filter(backend=attempt.backend_id, kind=one, last_at__lte=since).delete()
+    moment = now()
+    same = {
+        "backend_id": attempt.backend_id,
+        "workflow_digest": variant.workflow_digest,
+        "variant_id": variant.id if _concerns_variant(attempt, kind, variant) else 0,
+        "kind": kind.value,
+    }
+    said = {"reason": _reason(attempt), "last_at": moment}
+    if not Exclusion.objects.filter(**same).update(count=F("count") + 1, **said):
+        Exclusion.objects.create(**same, **said, since=moment)
+    log.notify_runners_on_commit()
+
+
+def _concerns_variant(attempt: Attempt, kind: ExclusionKind, variant: Variant) -> bool:
+    """Return whether other variants with the digest may succeed at the backend.
+
+    The missing file may be content (an image, audio …), which digests leave out.
+    """
+    if not variant.workflow_digest:
+        return True
+    if kind is not ExclusionKind.MISSING:
+        return False
+    details = json.loads(attempt.error_details_json or "{}")
+    if details.get("refused_by") == "director":
+        return True  # an input file of this variant
+    if "exception_type" in details:
+        # A node raised it. Only the texts for models and modules say what is missing.
+        raised = f"{details['exception_type']}: {attempt.error_message}"
+        return _MODEL_OR_MODULE.search(raised) is None
+    node_errors = details.get("node_errors") or json.loads(attempt.node_errors_json or "{}")
+    names = list(_faulty_inputs(node_errors))
+    return bool(names) and CONTENT_INPUTS.issuperset(names)
+
+
+_MODEL_OR_MODULE: Final = re.compile(r"\bModel in folder '|ModuleNotFoundError")
+
+
+def _faulty_inputs(node_errors: Mapping[str, Any]) -> Iterator[str]:
+    """Give the name of the input of each error, "" where the error has none."""
+    for node in node_errors.values():
+        errors = node.get("errors") if isinstance(node, dict) else None
+        for error in errors if isinstance(errors, list) else ():
+            info = error.get("extra_info") if isinstance(error, dict) else None
+            yield str(info.get("input_name", "")) if isinstance(info, dict) else ""
+
+
+def _reason(attempt: Attempt) -> str:
+    return (attempt.error_message or failure_label(attempt.failure_class))[:_MAX_REASON]
+
+
+def forget(backend_id: str) -> None:
+    """Remove the exclusions of a backend that is another one now, or may be: it restarted, or its address changed."""
+    Exclusion.objects.filter(backend=backend_id).delete()
+
+
+@retry_on_conflict
+def exclusions_lift(*, backend_id: str, exclusion_id: int | None = None) -> int:
+    """Let a backend take what it could not run, and notify the runners.
+
+    Args:
+        backend_id: the backend.
+        exclusion_id: one of its exclusions; None: all.
+
+    Returns:
+        How many exclusions were removed.
+
+    Raises:
+        BackendNotFound: there is no such backend.
+        ExclusionNotFound: it has no such exclusion.
+    """
+    with transaction.atomic():
+        if Backend.objects.select_for_update(no_key=True).filter(pk=backend_id).first() is None:
+            raise BackendNotFound(backend_id)
+        rows = Exclusion.objects.filter(backend=backend_id)
+        if exclusion_id is not None:
+            rows = rows.filter(pk=exclusion_id)
+        removed, _ = rows.delete()
+        if exclusion_id is not None and not removed:
+            raise ExclusionNotFound(backend_id, exclusion_id)
+        log.notify_runners_on_commit()
+    return removed

@@ -1,0 +1,206 @@
+"""Files on their way into the storage, and out of it.
+
+Order of storing: temporary file, fsync, rename, row. Of a deletion: row, then file. So each row has its whole file.
+A killed process leaves its folder of received files; in it are marks of the files that may have no row any more.
+:func:`clean` removes all of them.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.files import File
+from django.core.files.base import ContentFile
+from django.core.files.storage import Storage, storages
+from django.db.models import Manager
+
+from jobgroups.database.locks import FileLock
+from jobgroups.errors import JobGroupsError, StorageFull
+from jobgroups.models import Asset, StoredFile
+
+logger = logging.getLogger(__name__)
+
+_MARK: Final = ".mark"
+#: The rows of the files in each folder of the storage. A file's name ends with the key of its row, a UUID.
+_ROWS: Final[dict[str, Manager[Any]]] = {"assets": Asset.objects, "results": StoredFile.objects}
+_KEY_LENGTH: Final = 36
+
+
+def storage() -> Storage:
+    """Return where files are stored."""
+    return storages["files"]
+
+
+def local_path(name: str) -> Path | None:
+    """Return the path of a stored file; None if the storage is no folder, or has no such file."""
+    try:
+        path = Path(storage().path(name))
+    except NotImplementedError:
+        return None
+    return path if path.is_file() else None
+
+
+def incoming_folder() -> Path:
+    """Return this process's folder for files that are being received."""
+    return _incoming()[0]
+
+
+@cache
+def _incoming() -> tuple[Path, FileLock]:
+    """Create the folder, with a lock beside it: while it is held, no other process removes the folder."""
+    parent = settings.DIRECTOR_FILES_DIR / "incoming"
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder: Path = parent / uuid.uuid4().hex
+    lock = _lock_of(folder)
+    lock.acquire()
+    folder.mkdir(mode=0o700)
+    return folder, lock
+
+
+def _lock_of(folder: Path) -> FileLock:
+    return FileLock(folder.with_suffix(".lock"), "Another process uses this folder.")
+
+
+def free_bytes() -> int:
+    """Return how much of the disk for received files is free."""
+    folder: Path = settings.DIRECTOR_FILES_DIR
+    return shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.exists())).free
+
+
+def require_space(size: int = 0) -> None:
+    """Raise ``StorageFull`` if less than the minimum would be free after so many bytes."""
+    free, floor = free_bytes() - size, settings.DIRECTOR_MIN_FREE_BYTES
+    if free < floor:
+        raise StorageFull(f"less than {gibibytes(floor)} of the disk would be free (DIRECTOR_MIN_FREE_BYTES)")
+
+
+def gibibytes(size: int) -> str:
+    """Return a size as text: ``2.0 GiB``."""
+    return f"{size / 2**30:.1f} GiB"
+
+
+def marker_write(*, runner: str, instance: str) -> None:
+    """Store which instance of a runner uses this storage, so that other processes can see that they share it."""
+    name = _marker_of(runner)
+    storage().delete(name)
+    storage().save(name, ContentFile(instance.encode()))
+
+
+def marker_exists(*, runner: str, instance: str) -> bool:
+    """Return whether an instance of a runner uses this storage."""
+    try:
+        with storage().open(_marker_of(runner)) as file:
+            return bool(file.read() == instance.encode())
+    except FileNotFoundError:
+        return False
+
+
+def _marker_of(runner: str) -> str:
+    return f"runners/{hashlib.sha256(runner.encode()).hexdigest()[:32]}"
+
+
+class IncomingFile:
+    """A file that is being received. Its methods block for the disk, and raise ``OSError`` or ``StorageFull``.
+
+    ``hashes`` are objects of ``hashlib`` and the like, which receive the content too.
+    """
+
+    def __init__(self, *hashes: Any) -> None:
+        require_space()
+        self.path = incoming_folder() / uuid.uuid4().hex
+        self.size_bytes = 0
+        self._hashes = hashes
+        self._file = self.path.open("xb")
+
+    def write(self, chunk: bytes | bytearray) -> None:
+        """Append a part of the content."""
+        require_space(len(chunk))
+        self._file.write(chunk)
+        self.size_bytes += len(chunk)
+        for one in self._hashes:
+            one.update(chunk)
+
+    def close(self) -> None:
+        """End the content."""
+        self._file.close()
+
+    def discard(self) -> None:
+        """Remove the file, unless it was moved into the storage."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+class _Movable(File):  # type: ignore[type-arg]  # generic in the stubs alone
+    """A file that a storage on the same disk renames, unopened: Windows renames no open file."""
+
+    def temporary_file_path(self) -> str:
+        return str(self.name)
+
+
+def move_into_storage(path: Path, name: str) -> None:
+    """Sync a received file, and move it to a name in the storage."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+    is_local = hasattr(storage(), "location")
+    with contextlib.nullcontext() if is_local else path.open("rb") as file:
+        storage().save(name, _Movable(file, str(path)))
+    if os.name == "posix" and is_local:
+        folder = os.open(Path(storage().path(name)).parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def delete_file(name: str) -> None:
+    """Delete a file whose row is gone."""
+    try:
+        storage().delete(name)
+    except OSError:
+        # On Windows a file that is being read stays.
+        logger.warning("Stored file %s: not deleted", name, exc_info=True)
+
+
+@contextlib.contextmanager
+def marked(*names: str) -> Iterator[None]:
+    """Mark files whose rows are being stored or deleted. After an unknown outcome the mark stays."""
+    mark = incoming_folder() / f"{uuid.uuid4().hex}{_MARK}"
+    mark.write_text("\n".join(names), encoding="ascii")
+    try:
+        yield
+    except JobGroupsError:
+        mark.unlink()
+        raise
+    mark.unlink()
+
+
+def clean() -> None:
+    """Remove what killed processes left: partly received files, and files without a row."""
+    for lock_file in (settings.DIRECTOR_FILES_DIR / "incoming").glob("*.lock"):
+        lock = _lock_of(lock_file)
+        if not lock.try_acquire():
+            continue
+        folder = lock_file.with_suffix("")
+        for mark in folder.glob(f"*{_MARK}"):
+            for name in mark.read_text(encoding="ascii").splitlines():
+                if not _has_row(name):
+                    delete_file(name)
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        lock_file.unlink(missing_ok=True)
+
+
+def _has_row(name: str) -> bool:
+    rows = _ROWS.get(name.partition("/")[0])
+    # The last name of a mark may be incomplete after a power failure.
+    return rows is None or rows.filter(pk=name[-_KEY_LENGTH:]).exists()

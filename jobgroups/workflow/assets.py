@@ -1,0 +1,57 @@
+"""References to assets: ComfyUI's typed reference, in an input where the name of a file stands."""
+
+import mimetypes
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from jobgroups.workflow.graph import Workflow, WorkflowCopy
+
+REFERENCE_TYPE: Final = "core/ASSET"
+#: The folder of assets in ComfyUI's input folder.
+SUBFOLDER: Final = "director"
+_EXTENSION: Final = re.compile(r"\.[a-z0-9]{1,10}")
+
+#: Inputs that name a file of the user. Other texts are never taken for one.
+FILE_INPUTS: Final = frozenset({"image", "mask", "audio", "video", "file"})
+
+
+def input_name(digest: str, name: str, content_type: str) -> str:
+    """Return the name of an asset's file at a backend, below ComfyUI's input folder.
+
+    It has an extension, from which ComfyUI derives the kind of a file, if one is known.
+    """
+    _, dot, last = name.lower().rpartition(".")
+    known = _EXTENSION.fullmatch(f"{dot}{last}")
+    return f"{SUBFOLDER}/{digest}{known[0] if known else mimetypes.guess_extension(content_type) or ''}"
+
+
+def referenced_asset(value: object) -> str | None:
+    """Return the asset's id in a reference, ``""`` in one without an id; None for another value."""
+    if not isinstance(value, dict) or value.get("__type") != REFERENCE_TYPE:
+        return None
+    info = value.get("info")
+    found = info.get("id") if isinstance(info, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def asset_references(workflow: Workflow) -> Iterator[tuple[str, str, str]]:
+    """Yield node id, input and asset id of each reference."""
+    for node_id, node in workflow.items():
+        for name, value in node["inputs"].items():
+            if (asset_id := referenced_asset(value)) is not None:
+                yield node_id, name, asset_id
+
+
+def references_by_asset(workflow: Workflow) -> dict[str, tuple[str, str]]:
+    """Return the node id and the input of one reference to each asset, by asset id."""
+    return {asset_id: (node_id, name) for node_id, name, asset_id in asset_references(workflow)}
+
+
+def with_file_names(workflow: Workflow, names: Mapping[str, str]) -> Workflow:
+    """Return the workflow with the name of its file in the place of each reference that has one in ``names``, by id."""
+    copy = WorkflowCopy(workflow)
+    for node_id, name, asset_id in asset_references(workflow):
+        if asset_id in names:
+            copy.set(node_id, name, names[asset_id])
+    return copy.nodes

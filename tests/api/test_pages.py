@@ -1,0 +1,266 @@
+"""The HTML of the pages, without a browser."""
+
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from backends.models import Backend
+from director.pages import filters, group_list
+from jobgroups.domain import text
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import AttemptState
+from jobgroups.models import ChildJob, Exclusion, JobGroup
+from jobgroups.services import attempts, cancellation, runners
+from jobgroups.services.outcomes import AttemptResult
+from tests.harness import factories
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client(headers={"host": "localhost"})
+
+
+def test_above_fifty_children_a_segment_stands_for_a_status() -> None:
+    children = [group_list.Segment(f"j_{n}", "queued" if n % 2 else "failed", 0.0) for n in range(51)]
+    assert len(group_list.bar_of(children[:50]).segments) == 50
+    bar = group_list.bar_of(children)
+    assert [(one.status, one.start, one.length) for one in bar.blocks] == [("failed", 0, 26), ("queued", 26, 25)]
+    assert bar.label == "26 failed, 25 queued"
+    assert group_list.bar_of([]).label == "no jobs"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "name"),
+    [
+        ({"name": " Two \n lines "}, "Two lines"),
+        ({"scene": "shot_1", "panel_id": 3}, "shot_1 · panel 3"),
+        ({"name": {"no": "text"}, "panel": 0}, "panel 0"),
+        ({"name": ""}, "jg_1"),
+        ([1], "jg_1"),
+    ],
+)
+def test_a_group_is_named_by_its_metadata_or_its_id(metadata: Any, name: str) -> None:
+    assert text.group_name("jg_1", metadata) == name
+
+
+def names(client: Client, query: str) -> set[str]:
+    page = client.get(f"/{query}")
+    assert page.status_code == 200
+    return {row.name for row in page.context["listing"].rows}
+
+
+def test_a_backend_that_was_left_out_is_one_however_often_it_was_named(client: Client) -> None:
+    factories.backend()
+    skipped = [{"backend_id": "gpu-9", "reason": "It is offline"}] * 5
+    group = factories.submit("gpu-1", skipped_backends=[*skipped, {**skipped[0], "backend_id": "gpu-8"}])
+    page = client.get(f"/groups/{group.id}").content.decode()
+    assert "2 backends left out: 6 jobs fewer" in page
+    assert "<code>gpu-9</code> (named 5 times): It is offline" in page
+    assert "<code>gpu-8</code>: It is offline" in page
+
+
+@pytest.mark.parametrize(
+    ("outputs", "offered"),
+    [
+        ({"images": []}, False),
+        ({"images": [], "text": ["a poem"]}, False),
+        ({"images": [{"filename": "a.png", "url": "http://gpu/a", "missing": True}]}, False),
+        ({"images": [{"filename": "a.png", "url": "http://gpu/a"}]}, True),
+    ],
+)
+def test_downloads_are_offered_where_there_are_files(client: Client, outputs: dict[str, Any], offered: bool) -> None:
+    group, _ = ended_page(client, end=factories.end(outputs=outputs))
+    ChildJob.objects.update(starred=True)
+    page = client.get(f"/groups/{group.id}").content.decode()
+    assert ("Download all" in page, "Download 1 starred" in page) == (offered, offered)
+
+
+def ended_page(client: Client, *backend_ids: str, end: AttemptResult, **fields: Any) -> tuple[JobGroup, str]:
+    runners.runner_register(name="runner", instance="x", version="0")
+    fence = factories.online()
+    group = factories.submit(*backend_ids, **fields)
+    claimed = factories.begin(fence)
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+    return group, client.get(f"/groups/{group.id}").content.decode()
+
+
+def test_page_of_a_job_has_its_card(client: Client) -> None:
+    factories.backend()
+    group = factories.submit(*["gpu-1"] * 130)
+    last = group.children.get(position=129).id
+    assert f'id="{last}"' in client.get(f"/groups/{group.id}?job={last}").content.decode()
+    assert "Page 1 of 2" in client.get(f"/groups/{group.id}?job=j_unknown%00").content.decode()
+
+
+def test_card_shows_that_outputs_were_reused(client: Client) -> None:
+    _, page = ended_page(client, end=factories.end(execution={"outputs_reused": True}))
+    assert ">outputs reused<" in page
+
+
+def test_head_offers_a_retry_of_a_failed_job_while_the_group_runs(client: Client) -> None:
+    _, page = ended_page(client, "gpu-1", "gpu-1", end=factories.end(AttemptState.ERROR))
+    assert "Retry a failed job on its card, or all failed jobs after the group has ended" in page
+    assert '1st in line for <span class="whole">gpu-1</span>.' in page
+
+
+def test_a_card_says_in_words_what_an_error_means_before_what_comfyui_said(client: Client) -> None:
+    failed = factories.end(AttemptState.ERROR, failure=FailureClass.OUT_OF_MEMORY, error_message="Allocation <b>")
+    _, page = ended_page(client, end=failed)
+    stage = page[page.index("error-words") : page.index("card-body")]
+    assert stage.index("or more GPU memory.") < stage.index("Allocation &lt;b&gt;")
+
+
+def test_a_card_that_waits_to_be_tried_again_says_what_failed(client: Client) -> None:
+    failed = factories.end(AttemptState.ERROR, failure=FailureClass.OUT_OF_MEMORY)
+    _, page = ended_page(client, end=failed, max_attempts=3)
+    assert ">Queued<" in page
+    assert "1 failed attempt, out of memory" in page
+    assert "on gpu-1 raised an error: CUDA out of memory" in page
+
+
+def test_running_job_of_an_offline_backend_shows_since_when(client: Client) -> None:
+    runners.runner_register(name="runner", instance="x", version="0")
+    fence = factories.online()
+    group = factories.submit()
+    factories.begin(fence)
+    Backend.objects.update(reachability="offline", unreachable_since=now())
+    page = client.get(f"/groups/{group.id}").content.decode()
+    assert '<span class="whole">gpu-1</span> has not been reachable since' in page
+    assert "No estimate while gpu-1 is offline" in page
+
+
+def test_lane_shows_the_running_job_and_external_prompts(client: Client) -> None:
+    fence = factories.online(queue_running=1, queue_foreign=2)
+    group = factories.submit(metadata={"name": "In the lane"})
+    claimed = factories.begin(fence)
+    page = client.get("/backends").content.decode()
+    assert f"/groups/{group.id}#{claimed.child_id}" in page
+    assert "2 external" in page
+
+
+def test_lane_lists_what_a_backend_cannot_run(client: Client) -> None:
+    factories.online()
+    group = factories.submit_to_pool(1, metadata={"name": "Posters <1>"})
+    JobGroup.objects.update(workflow_digest="1")
+    moment = now()
+    fields: dict[str, Any] = {"kind": "missing", "since": moment, "last_at": moment}
+    rows = [
+        Exclusion.objects.create(backend_id="gpu-1", workflow_digest=str(number), reason=f"lacks <{number}>", **fields)
+        for number in range(4)
+    ]
+    page = client.get("/backends").content.decode()
+    assert "<li><span>Cannot run this workflow: lacks &lt;0&gt;." in page
+    assert f'/groups/{group.id}" title="The newest group with this workflow">Posters &lt;1&gt;</a>: Cannot run' in page
+    assert f'data-act="lift" data-backend="gpu-1" data-exclusion="{rows[0].id}"' in page
+    assert "4 workflows in all" in page
+    Exclusion.objects.all().delete()
+    assert "cannot-run" not in client.get("/backends").content.decode()
+
+
+def test_page_of_failures_without_a_failure(client: Client) -> None:
+    assert "No failures in the last day." in client.get("/failures").content.decode()
+
+
+def test_filters_in_the_url_narrow_the_list(client: Client) -> None:
+    factories.backend("gpu-1")
+    factories.backend("gpu-2")
+    factories.submit("gpu-1", metadata={"name": "One"}, submitter="ann")
+    two = factories.submit("gpu-2", metadata={"name": "Two 50%"})
+    cancellation.group_cancel(group_id=two.id)
+    assert names(client, "") == {"One", "Two 50%"}
+    assert names(client, "?state=cancelled") == {"Two 50%"}
+    assert names(client, "?backend=gpu-1") == {"One"}
+    assert names(client, "?text=50%25") == {"Two 50%"}
+    assert names(client, f"?text={two.id[3:9]}") == {"Two 50%"}
+    assert names(client, "?submitter=ann") == {"One"}
+    assert names(client, "?hide=finished") == {"One"}
+
+
+@pytest.mark.parametrize(
+    "query", ["?state=%00", "?before=x", "?text=%00", "?before=2026-13-01T00:00:00.000Z_jg_0123456789ab", "?page=-1"]
+)
+def test_a_query_that_makes_no_sense_counts_as_left_out(client: Client, query: str) -> None:
+    factories.backend()
+    factories.submit(metadata={"name": "One"})
+    assert names(client, query) == {"One"}
+
+
+def test_older_pages_follow_without_a_gap(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "PAGE_SIZE", 2)
+    factories.backend()
+    made = {factories.submit(metadata={"name": f"G{n}"}).id for n in range(5)}
+    seen: list[str] = []
+    query = ""
+    for _ in range(3):
+        board = client.get(f"/?{query}").context["listing"]
+        seen += [row.id for row in board.rows]
+        query = board.older
+    assert query == ""
+    assert len(seen) == 5
+    assert set(seen) == made
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/groups/jg_000000000000", 404),
+        ("/groups/" + "x" * 64, 404),
+        ("/groups/" + "x" * 65, 404),
+        ("/groups/a%2Fb", 404),
+        ("/parts/groups/jg_000000000000", 404),
+        ("/groups/jg_000000000000/parts/head", 404),
+        ("/groups/jg_000000000000/parts/cards/j_0", 404),
+        ("/nowhere", 404),
+        ("/submit?from=jg_000000000000&seed=x", 200),
+        ("/submit?from=%00&seed=%00", 200),
+        ("/assets?cursor=%00", 200),
+    ],
+)
+def test_what_is_not_there_is_no_defect(client: Client, path: str, status: int) -> None:
+    answer = client.get(path)
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"].startswith("text/html")
+
+
+@pytest.mark.parametrize("path", ["/", "/groups/jg_1", "/parts/backends", "/sign-in"])
+def test_under_a_strange_name_a_page_says_which_setting_it_is(path: str) -> None:
+    answer = Client(headers={"host": "render.studio:9820"}).get(path)
+    assert answer.status_code == 400
+    text = answer.content.decode()
+    assert "DIRECTOR_ALLOWED_HOSTS=render.studio</code>" in text
+    assert "Content-Security-Policy" in answer.headers
+
+
+@pytest.mark.parametrize("host", ["<b>x</b>", "a b", "", "x" * 300, 'a"onload="x'])
+def test_what_is_no_name_at_all_is_not_repeated(host: str) -> None:
+    answer = Client(headers={"host": host}).get("/")
+    text = answer.content.decode()
+    assert answer.status_code == 400
+    assert "DIRECTOR_ALLOWED_HOSTS=the-name</code>" in text
+    assert host == "" or host not in text
+
+
+def test_pages_change_nothing(client: Client) -> None:
+    for path in ("/", "/backends", "/submit", "/parts/backends"):
+        assert client.post(path).status_code in (403, 405)
+
+
+def test_repeating_a_group_with_one_seed_takes_its_backend_alone(client: Client) -> None:
+    factories.backend("gpu-1")
+    factories.backend("gpu-2")
+    made = factories.submit("gpu-1", "gpu-2", seed_strategy="sequential", base_seed=5)
+    said = client.get(f"/submit?from={made.id}&seed=6").context["source"]
+    assert (said["backend_ids"], said["base_seed"]) == (["gpu-2"], 6)
+    said = client.get(f"/submit?from={made.id}").context["source"]
+    assert (said["backend_ids"], said["base_seed"]) == (["gpu-1", "gpu-2"], None)
+
+
+def test_many_backends_are_a_table(client: Client) -> None:
+    for number in range(13):
+        factories.backend(f"gpu-{number}")
+    assert b'<table class="machines"' in client.get("/backends").content
+    assert b'class="lane ' not in client.get("/backends").content

@@ -1,0 +1,245 @@
+"""POST /api/workflows/check, and what a submission to the pool makes of it."""
+
+import contextlib
+import copy
+import http.server
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from backends import inventory
+from backends.models import Backend
+from backends.services import backend_observed
+from director.demo.workflow import text_to_image
+from jobgroups import workflow
+from jobgroups.domain.clock import now
+from jobgroups.models import Exclusion, JobGroup, Runner
+from tests.api.bad_servers import WRONGS, bad_server
+from tests.api.conftest import GRAPH, Api, Made, error_of, wrong_fields
+from tests.harness.simulator_thread import SimulatorThread
+
+PATH = "/api/workflows/check"
+FILE = "sd_xl_bose.safetensors"
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory, "_ANSWERS", inventory._Answers())
+
+
+def graph_with(**inputs: Any) -> dict[str, Any]:
+    """Return a workflow that the simulators execute, with changed inputs of its loader."""
+    graph = copy.deepcopy(text_to_image())
+    [loader] = [one for one in graph.values() if one["class_type"] == "CheckpointLoaderSimple"]
+    loader["inputs"].update(inputs)
+    return graph
+
+
+def check(api: Api, graph: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    answer = api.post(PATH, {"workflow_json": graph, **fields})
+    assert answer.status_code == 200, answer.content
+    found: dict[str, Any] = answer.json()
+    assert found["can_run"] == sum(one["can_run"] for one in found["backends"])
+    return found
+
+
+def entries(api: Api, graph: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {one["backend_id"]: one for one in check(api, graph, **fields)["backends"]}
+
+
+@contextlib.contextmanager
+def two_machines(make_backend: Made, **options: Any) -> Iterator[SimulatorThread]:
+    """Register gpu-1 with the usual checkpoint, and gpu-2 with another one."""
+    with SimulatorThread(**options) as first, SimulatorThread(checkpoints=(FILE,)) as second:
+        make_backend("gpu-1", url=first.url)
+        make_backend("gpu-2", url=second.url)
+        yield first
+
+
+def test_check_names_the_missing_file_and_stores_nothing(api: Api, make_backend: Made) -> None:
+    with two_machines(make_backend):
+        found = entries(api, graph_with(), parameters={"steps": 0})
+        one, two = found["gpu-1"]["reasons"], found["gpu-2"]["reasons"]
+        [steps] = one
+        assert steps["message"] == "Value 0 smaller than min of 1"
+        [ckpt] = [reason for reason in two if reason["code"] == "file_missing"]
+        assert (ckpt["class_type"], ckpt["input"]) == ("CheckpointLoaderSimple", "ckpt_name")
+        usual = graph_with(ckpt_name="sd_xl_base.safetensors")
+        assert entries(api, usual)["gpu-2"]["reasons"][0]["nearest"] == [FILE]
+        found = entries(api, graph_with())
+    assert found["gpu-1"] == {
+        "backend_id": "gpu-1",
+        "can_run": True,
+        "known": True,
+        "state_reason": None,
+        "reasons": [],
+    }
+    assert (found["gpu-2"]["can_run"], found["gpu-2"]["known"]) == (False, True)
+    assert not JobGroup.objects.exists()
+
+
+def test_check_names_missing_nodes_and_knows_replaced_ones(api: Api, make_backend: Made) -> None:
+    graph = graph_with() | {"90": {"class_type": "Mine", "inputs": {}}}
+    renamed = graph_with() | {"90": {"class_type": "ConditioningAverage ", "inputs": {}}}
+    with two_machines(make_backend, version="0.33.0"):
+        assert check(api, graph)["can_run"] == 0
+        found = entries(api, renamed)
+    assert (found["gpu-1"]["can_run"], found["gpu-1"]["known"]) == (True, False)
+    assert "node_missing" in [reason["code"] for reason in found["gpu-2"]["reasons"]]
+
+
+def test_state_and_capabilities_are_reasons(api: Api, make_backend: Made) -> None:
+    with SimulatorThread(3) as sims:
+        for number, url in enumerate(sims.urls, 1):
+            make_backend(f"gpu-{number}", url=url, tags=["fast"] if number == 1 else [])
+        api.patch("/api/backends/gpu-2", {"enabled": False})
+        backend_observed(backend_id="gpu-3", reachable=False, responded=True, reason="stuck")
+        named = {"backend_ids": ["tag:fast", "tag:slow", "gpu-2", "gpu-3", "gpu-9"]}
+        found = entries(api, graph_with(), **named, required_capabilities=["fast"])
+        assert sorted(entries(api, graph_with())) == ["gpu-1", "gpu-3"]
+    assert found["gpu-1"]["can_run"]
+    reasons = {name: [(reason["code"], reason["message"]) for reason in one["reasons"]] for name, one in found.items()}
+    lacks = ("capability_missing", "Lacks fast.")
+    assert reasons == {
+        "gpu-1": [],
+        "gpu-2": [("unavailable", "Disabled."), lacks],
+        "gpu-3": [("unavailable", "Offline: stuck"), lacks],
+        "gpu-9": [("unavailable", "Unknown: no backend has this id.")],
+        "tag:slow": [("unavailable", "No backend has this tag.")],
+    }
+    assert found["gpu-2"]["state_reason"] == "Disabled."
+
+
+def test_long_names_are_cut(api: Api, runner: Runner, make_backend: Made) -> None:
+    long = "x" * 10_000
+    graph = {long: {"class_type": long, "inputs": {long: [f"{long}y", 0]}}}
+    make_backend("gpu-1")
+    [reason] = entries(api, graph)["gpu-1"]["reasons"]
+    assert {len(reason[name]) for name in ("node_id", "class_type", "input")} == {200}
+    assert len(reason["message"]) < 500
+    answer = api.post("/api/job-group", {"workflow_json": graph, "backend_ids": ["*"], "count": 1})
+    [skipped] = error_of(answer, 400, "no_online_backends")["skipped_backends"]
+    assert len(skipped["reason"]) < 1_000
+
+
+def test_exclusion_from_the_workflow_is_a_reason(api: Api, make_backend: Made) -> None:
+    make_backend("gpu-1")
+    digest = workflow.digest(workflow.build_template(GRAPH, {}))
+    Exclusion.objects.create(backend_id="gpu-1", workflow_digest=digest, kind="missing", since=now(), last_at=now())
+    found = entries(api, GRAPH)["gpu-1"]
+    assert [reason["code"] for reason in found["reasons"]] == ["excluded"]
+    assert (found["can_run"], found["state_reason"]) == (False, None)
+
+
+def test_wrong_fields_are_refused_as_in_a_submission(api: Api) -> None:
+    body = {
+        "workflow_json": {"3": {"class_type": "X"}},
+        "backend_ids": ["*", "gpu-1"],
+        "required_capabilities": "fast",
+        "count": 3,
+    }
+    assert wrong_fields(api.post(PATH, body)) == {
+        "workflow_json.3.inputs": "Must be an object, empty for a node without any.",
+        "backend_ids": "* is every backend; leave the other entries out.",
+        "required_capabilities": "Must be a list of strings.",
+        "count": "Is not a field of a check.",
+    }
+    wrong = wrong_fields(api.post(PATH, {"workflow_json": GRAPH, "parameters": {"3.cfg": [1]}}))
+    assert list(wrong) == ["parameters.3.cfg"]
+    assert api.get(PATH).status_code == 405
+
+
+def test_new_file_is_found_although_the_list_is_kept(api: Api, make_backend: Made) -> None:
+    graph = graph_with()
+    graph["90"] = {"class_type": "LoadImage", "inputs": {"image": "late.png"}}
+    graph["91"] = {"class_type": "PreviewImage", "inputs": {"images": ["90", 0]}}
+    with SimulatorThread() as sims:
+        make_backend("gpu-1", url=sims.url)
+        [reason] = entries(api, graph)["gpu-1"]["reasons"]
+        # The other output is executed.
+        assert (reason["code"], reason["node_id"]) == ("file_missing", "90")
+        assert entries(api, graph)["gpu-1"]["can_run"]
+        uploaded = {"image": ("late.png", b"late")}
+        httpx.post(f"{sims.url}/upload/image", files=uploaded, trust_env=False).raise_for_status()
+        assert entries(api, graph)["gpu-1"]["reasons"] == []
+
+
+@pytest.mark.parametrize("wrong", list(WRONGS))
+def test_backend_that_answers_wrongly_is_not_known_and_may_run(
+    wrong: str, api: Api, runner: Runner, make_backend: Made
+) -> None:
+    with bad_server(wrong) as url:
+        make_backend("gpu-1", url=url)
+        start = time.monotonic()
+        api.submit("*", count=2)
+        assert time.monotonic() - start < 3.0
+        if wrong == "nothing":
+            return
+        found = entries(api, GRAPH)["gpu-1"]
+    assert (found["can_run"], found["known"], found["reasons"]) == (True, False, [])
+
+
+def test_threads_that_check_at_once_read_each_class_once() -> None:
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            time.sleep(0.2)
+            body = json.dumps({self.path.rpartition("/")[2]: {"input": {}, "output_node": True}})
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.02,))
+        serving.start()
+        backend = Backend(id="gpu-1", url=f"http://127.0.0.1:{server.server_port}")
+        start = time.monotonic()
+        with ThreadPoolExecutor(8) as pool:
+            found = list(
+                pool.map(
+                    lambda _: inventory.node_classes({backend: ["A", "B"]}, since=start, until=start + 5), range(8)
+                )
+            )
+        server.shutdown()
+        serving.join()
+    assert all(sorted(one["gpu-1"]) == ["A", "B"] for one in found)
+    assert sorted(asked) == ["/object_info/A", "/object_info/B"]
+
+
+def test_submission_to_the_pool_leaves_out_what_cannot_run_it(api: Api, runner: Runner, make_backend: Made) -> None:
+    with two_machines(make_backend):
+        made = api.submit("*", workflow_json=graph_with(), count=3)
+        [skipped] = made["skipped_backends"]
+        assert skipped["backend_id"] == "gpu-2"
+        assert skipped["reason"].startswith("Cannot run the workflow: node ")
+        body = {"workflow_json": graph_with(ckpt_name="no.ckpt"), "backend_ids": ["*"]}
+        answer = api.post("/api/job-group", {**body, "count": 3})
+        refused = error_of(answer, 400, "no_online_backends")
+        assert [one["backend_id"] for one in refused["skipped_backends"]] == ["gpu-1", "gpu-2"]
+        # Jobs that are bound to a backend are refused by ComfyUI, as before.
+        api.submit("gpu-1", workflow_json=body["workflow_json"])
+
+
+def test_submission_waits_two_seconds_for_sixty_four_silent_backends(
+    api: Api, runner: Runner, make_backend: Made
+) -> None:
+    with bad_server("nothing") as url, SimulatorThread(checkpoints=(FILE,)) as sims:
+        make_backend("a-gpu", url=sims.url)
+        # Known before: on a busy machine two seconds may not be enough beside 64 others.
+        assert check(api, graph_with())["can_run"] == 0
+        for number in range(64):
+            make_backend(f"gpu-{number}", url=f"{url}/{number}")
+        start = time.monotonic()
+        made = api.submit("*", workflow_json=graph_with(), count=3)
+        assert time.monotonic() - start < 3.0
+    assert [one["backend_id"] for one in made["skipped_backends"]] == ["a-gpu"]

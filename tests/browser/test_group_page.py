@@ -1,0 +1,213 @@
+"""A group on its page: followed to its images, retried and moved."""
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.browser.desk import Desk, bring_workflow, cards, submit, wait_loaded
+
+expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
+
+
+def failed_group(desk: Desk, *failing: int, count: int = 3) -> str:
+    for index in failing:
+        desk.order(index, name="node_error", message="CUDA out of memory", count=1)
+    group = desk.submit(count, metadata={"name": "Retried"})
+    status = desk.until_ended(group)
+    assert status["failed_count"] == len(failing), status
+    return group
+
+
+def test_all_that_failed_is_rendered_again_on_the_page_that_was_open(desk: Desk, page: Any) -> None:
+    group = failed_group(desk, 0, 1)
+    page.goto(f"{desk.url}/groups/{group}")
+    expect(cards(page, "failed")).to_have_count(2)
+    page.get_by_role("button", name="Retry 2 failed …").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Retry 2 jobs?")
+    expect(dialog).to_contain_text("The completed job stays")
+    dialog.get_by_role("button", name="Retry 2 jobs").click()
+    expect(page.locator("#toast")).to_contain_text("2 jobs are queued again")
+    # The next run lives on the same socket: cards, previews, the head and the title.
+    expect(cards(page, "completed")).to_have_count(3)
+    expect(page.locator("#head")).to_contain_text("1 completed, 2 completed on the second attempt")
+    expect(page.locator("#head")).to_contain_text("run 2")
+    expect(page.locator("#head")).not_to_contain_text("failed")
+    expect(page.get_by_role("button", name=re.compile("^Retry"))).to_have_count(0)
+    assert page.title().startswith("3/3 · Retried")
+    status = desk.status(group)
+    assert (status["status"], status["run"]) == ("completed", 2)
+
+
+def test_a_card_says_of_each_attempt_where_it_was_and_why_it_ended(desk: Desk, page: Any) -> None:
+    group = failed_group(desk, 0, count=1)
+    page.goto(f"{desk.url}/groups/{group}")
+    card = page.locator(".card")
+    card.get_by_text("1 attempt").click()
+    tried = card.locator(".tries li")
+    expect(tried).to_contain_text("raised an error: CUDA out of memory")
+    expect(tried.locator(".meaning")).to_contain_text("ran out of memory")
+    card.get_by_role("button", name="Retry", exact=True).click()
+    expect(card.get_by_text("Completed on the second attempt")).to_be_visible()
+    # What a person has unfolded stays so over the runs.
+    expect(tried).to_have_count(2)
+    expect(tried.nth(0)).to_be_visible()
+    expect(tried.nth(0)).to_contain_text("run 1, on")
+    expect(tried.nth(1)).to_contain_text("run 2, on")
+    expect(tried.nth(1)).to_contain_text("succeeded")
+    expect(card.locator(".picture img")).to_have_count(1)
+
+
+def test_where_its_backend_takes_nothing_others_are_offered(desk: Desk, page: Any) -> None:
+    # No failure after which it goes elsewhere anyway.
+    desk.order(0, name="node_error", message="bad value", count=1)
+    group = desk.submit(1)
+    desk.until_ended(group)
+    home = desk.backend_ids()[0]
+    desk.http.patch(f"{desk.url}/api/backends/{home}", json={"enabled": False})
+    page.goto(f"{desk.url}/groups/{group}")
+    retry = page.locator(".card").get_by_role("button", name="Retry", exact=True)
+    retry.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Run them on other backends?")
+    expect(dialog).to_contain_text(f"{home}: It is disabled")
+    dialog.get_by_role("button", name="Cancel").click()
+    assert desk.status(group)["run"] == 1
+    retry.click()
+    dialog.get_by_role("button", name="Use other backends").click()
+    expect(page.locator("#toast")).to_contain_text("1 on another backend")
+    expect(cards(page, "completed")).to_have_count(1)
+    (child,) = desk.status(group)["child_jobs"]
+    assert child["backend_id"] != home
+    expect(page.locator(".machine")).not_to_have_attribute("title", home)
+
+
+def test_a_person_says_where_a_failed_job_is_rendered_while_its_group_runs(desk: Desk, page: Any) -> None:
+    first, second, third = desk.backend_ids()[:3]
+    desk.http.post(f"{desk.url}/api/backends/{third}/pause", json={})
+    desk.order(0, name="node_error", message="CUDA out of memory", count=1)
+    group = desk.submit(3)
+    page.goto(f"{desk.url}/groups/{group}")
+    card = cards(page, "failed")
+    job = card.get_attribute("id")
+    card.get_by_role("button", name="Retry on …").click()
+    dialog = page.get_by_role("dialog")
+    where = dialog.get_by_label("Backend")
+    # Another backend is preselected after out of memory.
+    expect(where).to_have_value("where:other")
+    where.select_option(f"backend:{second}")
+    dialog.get_by_role("button", name="Retry the job").click()
+    expect(page.locator("#toast")).to_contain_text("1 job is queued again, 1 on another backend")
+    expect(page.locator(f"#{job}.s-completed")).to_have_count(1)
+    # What waits for the paused backend is moved.
+    waiting = cards(page, "queued")
+    moved = waiting.get_attribute("id")
+    waiting.get_by_role("button", name="Move …").click()
+    expect(where.locator("option")).not_to_have_text(["Another backend that works"])
+    where.select_option(f"backend:{first}")
+    dialog.get_by_role("button", name="Move the job").click()
+    expect(page.locator("#toast")).to_contain_text(f"is queued for {first} now")
+    expect(page.locator(f"#{moved}.s-completed")).to_have_count(1)
+    status = desk.until_ended(group)
+    assert (status["status"], status["run"]) == ("completed", 1)
+    places = {one["job_id"]: one["backend_id"] for one in status["child_jobs"]}
+    assert (places[job], places[moved]) == (second, first)
+
+
+def test_a_page_that_is_behind_shows_what_somebody_else_did(desk: Desk, page: Any) -> None:
+    group = failed_group(desk, 0, count=1)
+    desk.order(0, name="node_error", message="CUDA out of memory", count=1)
+    desk.http.post(f"{desk.url}/api/job-groups/{group}/retry")
+    assert desk.until_ended(group)["run"] == 2
+    page.goto(f"{desk.url}/groups/{group}")
+    page.evaluate("document.querySelector('[data-act=retry-job]').dataset.run = '1'")
+    page.locator(".card").get_by_role("button", name="Retry", exact=True).click()
+    expect(page.locator("#toast")).to_contain_text("retried meanwhile")
+    assert desk.status(group)["run"] == 2
+    # Asked for again meanwhile, it says the run as it is.
+    page.locator('[data-act="retry-job"][data-run="2"]').click()
+    expect(cards(page, "completed")).to_have_count(1)
+
+
+def test_a_submitted_workflow_is_watched_to_its_pictures(desk: Desk, page: Any) -> None:
+    page.goto(f"{desk.url}/submit")
+    bring_workflow(page)
+    page.locator("#count").fill("3")
+    page.get_by_label("Name", exact=True).fill("Watched")
+    submit(page)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Watched")
+    preview = page.locator(".preview:visible").first
+    preview.wait_for()
+    assert preview.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    expect(cards(page, "completed")).to_have_count(3)
+    for index in range(3):
+        picture = page.locator(".picture img").nth(index)
+        picture.scroll_into_view_if_needed()
+        wait_loaded(page, picture)
+    assert page.title().startswith("3/3 · Watched")
+    assert "favicon-completed" in str(page.locator("#favicon").get_attribute("href"))
+
+
+def test_progress_moves_on_the_page_without_asking_again(desk: Desk, page: Any) -> None:
+    desk.slow(6)
+    page.goto(f"{desk.url}/groups/{desk.submit(1)}")
+    has_come_to = "least => document.querySelector('progress.thin')?.value > least"
+    page.wait_for_function(has_come_to, arg=10)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_function(has_come_to, arg=40)
+    # A backend that changed meanwhile is a reason to ask once; progress comes four times a second.
+    assert len([url for url in asked if "/parts/cards" in url]) <= 1
+
+
+def test_a_new_group_comes_into_the_list_and_moves_there(desk: Desk, page: Any) -> None:
+    page.goto(desk.url)
+    expect(page.locator("#line-live")).to_have_text("live")
+    group = desk.submit(2, metadata={"name": "Came in"})
+    row = page.locator(f"#{group}")
+    expect(row).to_contain_text("Came in")
+    expect(row).to_contain_text("2/2 completed")
+    expect(row.locator(".thumb")).to_have_count(2)
+
+
+def test_the_page_says_that_the_director_is_away_and_comes_back_by_itself(desk: Desk, page: Any) -> None:
+    group = desk.submit(4)
+    page.goto(f"{desk.url}/groups/{group}")
+    cards(page, "running").first.wait_for()
+    desk.served.kill()
+    expect(page.locator("#away")).to_contain_text("The Director does not answer", timeout=2_500)
+    desk.served.start()
+    expect(page.locator("#away")).to_be_hidden(timeout=30_000)
+    desk.until_ended(group)
+    expect(cards(page, "completed")).to_have_count(4)
+    expect(page.locator("#line-runner")).to_have_text("runner ok")
+
+
+def test_a_link_to_one_child_brings_it_into_view(desk: Desk, page: Any) -> None:
+    group = desk.submit(12)
+    last = desk.status(group)["child_jobs"][-1]["job_id"]
+    page.goto(f"{desk.url}/groups/{group}#{last}")
+    expect(page.locator(f"#{last}")).to_be_in_viewport()
+    expect(page.locator(f"#{last}")).to_be_focused()
+
+
+def test_times_of_day_are_those_of_the_person_who_looks(desk: Desk, browser: Any) -> None:
+    context = browser.new_context(timezone_id="Asia/Tokyo")
+    page = context.new_page()
+    first = desk.backend_ids()[0]
+    try:
+        desk.http.post(f"{desk.url}/api/backends/{first}/pause", json={})
+        group = desk.submit(1)
+        reason = desk.status(group)["child_jobs"][0]["waiting_reason"]
+        hour, rest = re.findall(r"(\d\d):(\d\d:\d\d) UTC", reason)[0]
+        since = f"{(int(hour) + 9) % 24:02}:{rest}"
+        page.goto(f"{desk.url}/groups/{group}")
+        hint = page.locator(".card .hint")
+        expect(hint).to_contain_text(f"{first} is paused since {since}. ")
+        # Also where the card was asked for anew.
+        desk.http.post(f"{desk.url}/api/backends/{first}/drain", json={})
+        expect(hint).to_contain_text("is being drained since")
+        expect(hint).not_to_contain_text("UTC")
+    finally:
+        context.close()

@@ -1,0 +1,143 @@
+"""Jobs that any free backend takes: submitted, watched, moved and retried from the pages."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.browser.desk import Desk, bring_workflow, submit
+from tests.browser.test_soundness import sound
+from tests.harness.simulator_thread import SimulatorThread
+
+expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
+
+CHOSEN = "of those chosen by tag or name"
+
+
+@pytest.fixture(scope="module")
+def simulators() -> Iterator[SimulatorThread]:
+    with SimulatorThread(2, seconds=0.5, preview_fps=8.0, lenient=True) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _free_again(desk: Desk) -> Iterator[None]:
+    yield
+    for backend in desk.backend_ids():
+        row = {"tags": []}
+        assert desk.http.patch(f"{desk.url}/api/backends/{backend}", json=row).is_success
+
+
+def name(backend_id: str) -> str:
+    """Return the name of a backend that was registered by its address."""
+    return backend_id.replace("_", ":")
+
+
+def pause(desk: Desk) -> None:
+    for backend in desk.backend_ids():
+        assert desk.http.post(f"{desk.url}/api/backends/{backend}/pause").is_success
+
+
+def test_twelve_jobs_are_completed_by_whichever_backend_is_free(desk: Desk, page: Any) -> None:
+    fast, slow = desk.backend_ids()
+    desk.order(0, name="slow", seconds=0.6, count=0)
+    desk.order(1, name="slow", seconds=1.8, count=0)
+    page.goto(f"{desk.url}/submit")
+    bring_workflow(page)
+    page.get_by_role("button", name="12 jobs").click()
+    expect(page.locator("#sends")).to_have_text("12 jobs on any of 2 backends")
+    expect(page.get_by_label("When a job fails")).to_have_value("group")
+    page.get_by_text("The same as a curl command").click()
+    expect(page.locator("#curl")).to_contain_text('"backend_ids":["*"],"count":12')
+    sound(page)
+    group = submit(page)
+    expect(page.locator(".card.s-queued .machine").first).to_have_text("any backend")
+    running = page.locator(".card.s-running .machine")
+    expect(running.filter(has_text=name(fast)).first).to_be_visible()
+    expect(running.filter(has_text=name(slow)).first).to_be_visible()
+    ended = desk.until_ended(group)
+    expect(page.locator(".facts")).to_contain_text("12/12 completed")
+    made = Counter(child["backend_id"] for child in ended["child_jobs"])
+    assert made[fast] > made[slow] > 0
+    line = f"Completed by: {name(fast)} {made[fast]} · {name(slow)} {made[slow]}"
+    expect(page.locator("#head")).to_contain_text(line)
+    sound(page)
+    expect(page.locator(".machine").filter(has_text="any backend")).to_have_count(0)
+    page.get_by_text("About this group").click()
+    expect(page.locator("#about")).to_contain_text("any backend")
+    page.get_by_role("link", name="New group with changes").click()
+    expect(page.locator("#count")).to_have_value("12")
+    expect(page.get_by_label("On any backend that is free", exact=True)).to_be_checked()
+    expect(page.locator("#sends")).to_have_text("12 jobs on any of 2 backends")
+    expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
+    assert submit(page) != group
+
+
+def test_candidates_are_chosen_by_tag_or_name_and_repeated(desk: Desk, page: Any) -> None:
+    first, second = desk.backend_ids()
+    desk.http.patch(f"{desk.url}/api/backends/{second}", json={"tags": ["big one"]})
+    page.goto(f"{desk.url}/submit")
+    bring_workflow(page)
+    page.locator("#count").fill("3")
+    page.get_by_label(CHOSEN).check()
+    page.get_by_role("button", name="Submit", exact=True).click()
+    expect(page.locator('[data-error="backend_ids"]')).to_have_text("Choose at least one backend or tag.")
+    page.get_by_label("Tag big one").check()
+    expect(page.locator("#sends")).to_have_text("3 jobs on 1 backend")
+    sound(page)
+    group = submit(page)
+    assert {child["backend_id"] for child in desk.until_ended(group)["child_jobs"]} == {second}
+    page.goto(f"{desk.url}/submit?from={group}")
+    expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
+    expect(page.get_by_label(CHOSEN)).to_be_checked()
+    expect(page.get_by_label("Tag big one")).to_be_checked()
+    page.locator(f'input[name="backend"][value="{first}"]').check()
+    expect(page.locator("#sends")).to_have_text("3 jobs on any of 2 backends")
+    # Each kind of placement keeps its retry policy.
+    page.get_by_label("On the chosen backends in turn").check()
+    expect(page.get_by_label("When a job fails")).to_have_value("no")
+    expect(page.locator("#sends")).to_have_text("3 jobs on 1 backend in turn")
+    page.get_by_label(CHOSEN).check()
+    expect(page.get_by_label("When a job fails")).to_have_value("group")
+
+
+def test_a_job_that_waits_is_bound_to_the_backend_that_a_user_names(desk: Desk, page: Any) -> None:
+    pause(desk)
+    first, second = desk.backend_ids()
+    group = desk.submit_to_pool(2)
+    page.goto(f"{desk.url}/groups/{group}")
+    card = page.locator(".card").first
+    expect(card.locator(".machine")).to_have_text("any backend")
+    card.get_by_role("button", name="Move …").click()
+    expect(page.locator("#place-text")).to_contain_text("waits for the chosen backend alone")
+    expect(page.locator("#place-where option")).to_have_count(2)
+    page.locator("#place-where").select_option(f"backend:{second}")
+    page.get_by_role("button", name="Move the job").click()
+    expect(card.locator(".machine")).to_have_text(name(second))
+    expect(page.locator(".card").nth(1).locator(".machine")).to_have_text("any backend")
+    page.goto(f"{desk.url}/backends")
+    expect(page.locator(f"#b-{second}")).to_contain_text("1 queued")
+    for backend in (first, second):
+        expect(page.locator(f"#b-{backend}")).to_contain_text("1 in the pool")
+    sound(page)
+
+
+def test_a_failed_job_of_the_pool_is_retried_in_the_pool(desk: Desk, page: Any) -> None:
+    for index in range(2):
+        desk.order(index, name="node_error", count=1, message="bad latent")
+    group = desk.submit_to_pool(1, max_attempts=1)
+    desk.until_ended(group)
+    desk.withdraw()
+    pause(desk)
+    page.goto(f"{desk.url}/groups/{group}")
+    card = page.locator(".card").first
+    expect(card).to_contain_text("Failed")
+    card.get_by_role("button", name="Retry on …").click()
+    expect(page.locator("#place-where")).to_have_value("where:auto")
+    page.get_by_role("button", name="Retry the job").click()
+    expect(card.locator(".machine")).to_have_text("any backend")
+    for backend in desk.backend_ids():
+        desk.http.post(f"{desk.url}/api/backends/{backend}/resume")
+    expect(page.locator(".facts")).to_contain_text("1 completed on the second attempt")
+    expect(page.locator("#head")).to_contain_text("Completed by: ")

@@ -1,0 +1,13 @@
+from tests.cli.conftest import Desk
+
+
+def test_submit_uploads_local_files_that_inputs_name(desk: Desk) -> None:
+    (desk.folder / "cat.png").write_bytes(b"cat")
+    graph = """{"1": {"class_type": "LoadImage", "inputs": {"image": "other.png"}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0], "text": "cat.png"}}}"""
+    (desk.folder / "load.json").write_text(graph)
+    words = ("submit", "load.json", "-b", "gpu-1", "--upload", "--set", "1.image=cat.png")
+    desk.json(*words)
+    [asset] = desk.json("assets", "list")
+    assert (asset["name"], asset["size_bytes"]) == ("cat.png", 3)
+    assert desk.json("assets", "upload", "cat.png")[0]["id"] == asset["id"]

@@ -1,0 +1,55 @@
+import json
+import subprocess
+import sys
+
+from director.cli.check import check_lines
+from director.client import BackendCheck, CheckReason
+from director.demo.workflow import text_to_image
+from tests.cli.conftest import NAMES, Desk
+from tests.harness.processes import ROOT
+
+
+def test_check_shows_which_backends_can_run_a_workflow(desk: Desk) -> None:
+    out = desk.out("check", "workflow.json", "--set", "steps=3").splitlines()
+    assert out[0].split() == ["BACKEND", "CAN", "RUN", "IT", "NODE", "REASON"]
+    assert [line.split() for line in out[1:-1]] == [[name, "yes"] for name in NAMES]
+    assert out[-1] == "3 of 3 backends."
+    found = desk.json("check", "workflow.json", "-b", "gpu-1", "--tag", "34gb")
+    assert [one["backend_id"] for one in found["backends"]] == ["gpu-1", "gpu-3"]
+
+
+def test_check_shows_reasons_and_fails_if_no_backend_can_run_it(desk: Desk) -> None:
+    graph = text_to_image()
+    graph["4"]["inputs"]["ckpt_name"] = "tiny_sd16.safetensors"
+    (desk.folder / "other.json").write_text(json.dumps(graph), encoding="utf-8")
+    words = ("check", "other.json", "-b", "gpu-1", "--requires", "nothing")
+    out = desk.out(*words, status=1)
+    assert "gpu-1    no" in out
+    assert "Lacks nothing." in out
+    assert "4 CheckpointLoaderSimple" in out
+    assert "nearest: tiny_sd15.safetensors" in out
+    assert out.endswith("0 of 1 backend.\n")
+    assert desk.json(*words, status=1)["can_run"] == 0
+    assert "No backend has the id or the tag 'gpu-9'." in desk.said("check", "other.json", "-b", "gpu-9", status=4)
+    assert "--set 4.nope" in desk.said("check", "workflow.json", "--set", "4.nope=1", status=2)
+
+
+def test_check_shows_what_is_not_known_and_what_runs_in_part() -> None:
+    reason = CheckReason(code="file_missing", message="No such file", node_id="4", class_type="X")
+    lines = check_lines(
+        [
+            BackendCheck(backend_id="gpu-1", can_run=True),
+            BackendCheck(backend_id="gpu-2", can_run=True, known=True, reasons=(reason, reason)),
+        ]
+    )
+    assert [line.split("  ")[0] for line in lines[1:]] == ["gpu-1", "gpu-2", "", "2 of 2 backends."]
+    assert "not known" in lines[1]
+    assert "in part" in lines[2]
+    assert check_lines([]) == ["There is no enabled backend."]
+
+
+def test_check_of_manage_py_is_that_of_django() -> None:
+    words = [sys.executable, "manage.py", "check"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("System check identified no issues")

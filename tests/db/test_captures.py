@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import datetime as dt
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blake3 import blake3
+from django.core.management import CommandError, call_command
+from pytest_django import Settings
+
+from jobgroups.domain.clock import now
+from jobgroups.domain.leases import FencingToken
+from jobgroups.models import Capture, ChildJob, JobGroup, StoredFile
+from jobgroups.queries.outputs import due_backends, due_captures
+from jobgroups.services import captures, stored_files
+from jobgroups.services.leases import lease_release
+from jobgroups.services.purge import files_purgeable, groups_purge
+from jobgroups.services.stars import child_star
+from tests.db.test_files import begin, end, reasons
+from tests.harness import factories
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("files_folder")]
+
+
+def _files(folder: Path) -> list[str]:
+    return [one.name for one in folder.rglob("*") if one.is_file() and one.suffix != ".lock"]
+
+
+def _store(capture: Capture, content: bytes = b"cat") -> Capture:
+    path = stored_files.incoming_folder() / f"received-{capture.pk}"
+    path.write_bytes(content)
+    digest = blake3(content).hexdigest()
+    copied = captures.CopiedFile(path=path, blake3=digest, sha256=digest, size_bytes=len(content))
+    captures.capture_store(capture_id=capture.pk, copied=copied)
+    path.unlink(missing_ok=True)
+    capture.refresh_from_db()
+    return capture
+
+
+def _completed(fence: FencingToken, **ended: Any) -> Capture:
+    """Complete a job with one file, and return its capture."""
+    claimed = begin(fence)
+    end(claimed, fence, **ended)
+    return Capture.objects.get(child=claimed.child_id)
+
+
+def test_captures_of_a_job_are_stored_with_its_end() -> None:
+    fence = factories.online()
+    claimed = begin(fence)
+    end(claimed, fence, {"filename": "a.png"}, {"filename": "b.png", "subfolder": "x"})
+    assert list(Capture.objects.values_list("number", "node_id", "backend_id")) == [
+        (0, "9", "gpu-1"),
+        (1, "9", "gpu-1"),
+    ]
+
+
+def test_same_content_twice_at_one_moment_is_stored_once(files_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fence = factories.online()
+    first, second = _completed(fence), _completed(fence, cached=True)
+    moved = stored_files.move_into_storage
+
+    def after_another(path: Path, name: str) -> None:
+        moved(path, name)
+        if second.file_id is None:
+            monkeypatch.undo()
+            _store(second)
+
+    monkeypatch.setattr(stored_files, "move_into_storage", after_another)
+    assert _store(first).file == second.file
+    assert _files(files_folder) == [Path(second.file.stored_name).name]  # type: ignore[union-attr]
+    assert JobGroup.objects.get(pk=first.child.group_id).revision >= 1
+
+
+def test_second_copy_of_one_capture_is_dropped(files_folder: Path) -> None:
+    capture = _completed(factories.online())
+    _store(capture, b"first")
+    assert _store(capture, b"second").file.blake3 == blake3(b"first").hexdigest()  # type: ignore[union-attr]
+    assert (StoredFile.objects.count(), len(_files(files_folder))) == (1, 1)
+
+
+def test_captured_output_is_not_replaced_by_a_later_job(files_folder: Path) -> None:
+    fence = factories.online()
+    first, second = begin(fence), begin(fence)
+    end(first, fence, at=0)
+    _store(Capture.objects.get(), b"first")
+    end(second, fence, at=9)
+    assert reasons(first) == [None]
+    _store(Capture.objects.get(child=second.child_id), b"second")
+    assert (reasons(first), reasons(second)) == ([None], [None])
+
+
+def test_output_that_was_copied_too_late_is_replaced_when_the_later_job_is_captured(files_folder: Path) -> None:
+    """The later job had written the file before the copy, within the second of its date."""
+    fence = factories.online()
+    first, second, cached = begin(fence), begin(fence), begin(fence)
+    end(first, fence, at=0)
+    _store(Capture.objects.get(), b"second")
+    end(second, fence, at=0.5)
+    end(cached, fence, at=2, cached=True)
+    for claimed in (cached, second):
+        _store(Capture.objects.get(child=claimed.child_id), b"second")
+    assert [reasons(one) for one in (first, second, cached)] == [["replaced"], [None], [None]]
+
+
+def test_output_that_was_replaced_meanwhile_is_not_captured(files_folder: Path) -> None:
+    fence = factories.online()
+    first, second = begin(fence), begin(fence)
+    end(first, fence, at=0)
+    end(second, fence, at=9)
+    assert _store(Capture.objects.get(child=first.child_id)).file is None
+    assert (_files(files_folder), reasons(first)) == ([], ["replaced"])
+
+
+class _Killed(BaseException):
+    """Ends the work at this moment."""
+
+
+@pytest.mark.parametrize("is_capture", [True, False], ids=["capture", "deletion"])
+def test_end_of_a_process_between_row_and_file_leaves_no_file(
+    files_folder: Path, monkeypatch: pytest.MonkeyPatch, is_capture: bool
+) -> None:
+    fence = factories.online()
+    old, new = _completed(fence), _completed(fence, cached=True)
+    _store(new, b"kept")
+    if not is_capture:
+        new.delete()
+
+    def die(*arguments: Any) -> None:
+        if is_capture:
+            moved(*arguments)
+        raise _Killed
+
+    moved = stored_files.move_into_storage
+    monkeypatch.setattr(stored_files, "move_into_storage" if is_capture else "delete_file", die)
+    with pytest.raises(_Killed):
+        _store(old, b"half") if is_capture else captures.files_collect()
+    monkeypatch.undo()
+    stored_files._incoming.cache_clear()
+    stored_files.clean()
+    assert len(_files(files_folder)) == (1 if is_capture else 0)
+    assert StoredFile.objects.count() == (1 if is_capture else 0)
+
+
+def test_purge_deletes_rows_and_files_that_no_other_job_shares(files_folder: Path) -> None:
+    fence = factories.online()
+    old, shared, starred, young = (_completed(fence) for _ in range(4))
+    ChildJob.objects.update(outputs_json=json.dumps(factories.OUTPUTS))
+    for capture, content in ((old, b"1"), (shared, b"2"), (starred, b"3"), (young, b"2")):
+        _store(capture, content)
+    ago = now() - dt.timedelta(days=9)
+    JobGroup.objects.exclude(pk=young.child.group_id).update(completed_at=ago, created_at=ago)
+    child_star(group_id=starred.child.group_id, job_id=starred.child_id, starred=True)
+    cut = now() - dt.timedelta(days=2)
+    assert files_purgeable(before=cut, starred=False) == (1, 1)
+    assert sum(one.groups for one in groups_purge(before=cut, starred=False)) == 2
+    assert captures.files_collect() == (1, 1)
+    left = {capture.file.stored_name for capture in Capture.objects.select_related("file")}  # type: ignore[union-attr]
+    assert left == {one.stored_name for one in StoredFile.objects.all()}
+    assert sorted(_files(files_folder)) == sorted(Path(name).name for name in left)
+
+
+def test_capture_is_left_to_the_runner_that_leases_its_backend() -> None:
+    fence = factories.online()
+    capture = _completed(fence)
+    assert (due_backends(runner="other"), due_backends(runner="runner")) == ([], ["gpu-1"])
+    # A disabled backend has no lease.
+    lease_release(fence=fence)
+    assert due_backends(runner="other") == ["gpu-1"]
+    ((found, file),) = due_captures(backend_id="gpu-1", limit=9)
+    assert (found, file.filename) == (capture.pk, "shot_00001_.png")
+    captures.capture_postpone(capture_id=found, first=5, longest=600, reason="It does not answer.")
+    assert due_backends(runner="runner") == due_captures(backend_id="gpu-1", limit=9) == []
+
+
+def test_request_of_an_unknown_group_or_without_captures_is_refused(settings: Settings) -> None:
+    with pytest.raises(CommandError, match="no group jg_nobody"):
+        call_command("capture", "jg_nobody")
+    settings.DIRECTOR_CAPTURE = False
+    with pytest.raises(CommandError, match="DIRECTOR_CAPTURE=1"):
+        call_command("capture")
+    factories.finish(begin(fence := factories.online()), fence)
+    assert not Capture.objects.exists()
+
+
+def test_old_jobs_are_captured_on_request() -> None:
+    fence = factories.online()
+    captured, given_up, old = (_completed(fence, at=number) for number in (0, 3, 6))
+    ChildJob.objects.update(outputs_json=json.dumps(factories.OUTPUTS))
+    _store(captured)
+    captures.capture_give_up(capture_id=given_up.pk, reason="It is gone.")
+    old.delete()
+    for group, count in (([captured.child.group_id], 0), ([], 2), ([], 0)):
+        out = StringIO()
+        call_command("capture", *group, "--json", stdout=out)
+        assert json.loads(out.getvalue()) == {"requested": count}
+    assert Capture.objects.filter(due_at__isnull=False).count() == 2

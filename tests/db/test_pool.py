@@ -1,0 +1,340 @@
+"""Claims from the pool: what two of them, or a claim and a change by a person, come to at the same moment."""
+
+import contextlib
+import datetime as dt
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, transaction
+
+from backends.models import Backend
+from backends.states import Hold
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.states import AttemptState, RetryScope
+from jobgroups.errors import BackendUnavailable, LeaseLost
+from jobgroups.models import Attempt, ChildJob, JobGroup, Timing, Variant
+from jobgroups.queries import pool
+from jobgroups.queries.groups import child_detail, group_snapshot
+from jobgroups.queries.pool import LineReader
+from jobgroups.services import attempts, cancellation, claims, expiry, holds, leases, purge, retries
+from jobgroups.services.claims import ClaimResult
+from tests.harness import factories
+from tests.harness.factories import finish, online, start
+from tests.harness.races import race
+from tests.harness.waits import until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def to_pool(count: int, *candidates: str, **fields: Any) -> JobGroup:
+    fields = {"retry_elsewhere": RetryScope.GROUP, "max_attempts": 2, **fields}
+    return factories.submit(*(candidates or ("*",)), count=count, **fields)
+
+
+def claim(fence: FencingToken, group: JobGroup, **how: Any) -> ClaimResult:
+    choice = factories.pool_choice(group, **how)
+    return claims.child_claim(fence=fence, client_id="c", depth=2, choice=choice)
+
+
+def claimed_ids(results: list[ClaimResult]) -> list[str]:
+    return [one.claim.child_id for one in results if one.claim is not None]
+
+
+def unsent(group: JobGroup) -> int:
+    return sum(one.unsent for one in LineReader().read(()).variants if one.group_id == group.id)
+
+
+def test_a_line_of_more_groups_than_a_statement_may_name_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_MOST_NAMED", 0)
+    online("gpu-1")
+    factories.submit("gpu-1")
+    groups, reader = [to_pool(1), to_pool(1)], LineReader()
+    for _ in "ab":
+        assert [one.group_id for one in reader.read(()).variants] == [one.id for one in groups]
+        cancellation.group_cancel(group_id=groups.pop(0).id)
+        groups.append(to_pool(1))
+
+
+def test_two_backends_never_claim_one_job() -> None:
+    first, second = online("gpu-1"), online("gpu-2")
+    group = to_pool(1)
+    results = race(partial(claim, first, group), partial(claim, second, group))
+    assert len(claimed_ids(results)) == 1
+    assert sorted(one.in_vain for one in results) == [False, True]
+    assert Attempt.objects.count() == 1
+    assert factories.types(group) == ["group_created"]
+
+
+def test_many_claims_at_once_take_each_job_once() -> None:
+    fences = [online(f"gpu-{number}") for number in range(6)]
+    group = to_pool(8)
+    taken = claimed_ids(race(*(partial(claim, fence, group) for fence in fences for _ in "ab")))
+    assert len(taken) == len(set(taken)) <= 8
+    while len(taken) < 8:
+        taken += claimed_ids([claim(fence, group) for fence in fences])
+    assert len(set(taken)) == 8
+    assert unsent(group) == 0
+
+
+def test_the_first_claim_starts_a_group_that_was_accepted_without_a_runner() -> None:
+    first, second = online("gpu-1"), online("gpu-2")
+    group = to_pool(2, runner_alive=False)
+    assert group.status == "pending"
+    race(partial(claim, first, group), partial(claim, second, group))
+    claim(second, group)
+    assert factories.types(group) == ["group_created", "group_started"]
+    assert factories.fresh(group).status == "running"
+
+
+def test_a_cancel_and_claims_at_once_leave_no_prompt_without_a_stop() -> None:
+    fences = [online(f"gpu-{number}") for number in range(4)]
+    for _ in range(5):
+        group = to_pool(6)
+        claim(fences[0], group)
+        race(*(partial(claim, fence, group) for fence in fences), partial(cancellation.group_cancel, group_id=group.id))
+        assert all(claim(fence, group).claim is None for fence in fences)
+        active = Attempt.objects.filter(child__group=group, ended_at__isnull=True)
+        assert all(one.stop_requested_at for one in active)
+        assert {child.status for child in group.children.all()} == {"cancelled"}
+        active.update(ended_at=group.created_at, state=AttemptState.NOT_SENT)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        partial(holds.backend_hold, backend_id="gpu-1", hold=Hold.PAUSE),
+        partial(holds.backend_hold, backend_id="gpu-1", hold=Hold.DRAIN),
+        partial(holds.backend_quarantine, backend_id="gpu-1"),
+        lambda: Backend.objects.filter(pk="gpu-1").update(enabled=False),
+        lambda: Backend.objects.filter(pk="gpu-1").update(tags=[]),
+        # A lease under which a claim is being written is skipped.
+        lambda: until(lambda: leases.lease_acquire(backend_id="gpu-1", runner="runner"), 10.0),
+    ],
+    ids=["pause", "drain", "quarantine", "disable", "tag", "takeover"],
+)
+def test_nothing_is_claimed_after_a_change_that_forbids_it(change: Any) -> None:
+    fence = online("gpu-1", tags=["fast"])
+    group = to_pool(3, "tag:fast")
+    race(partial(claim, fence, group), change, refused=LeaseLost)
+    count = Attempt.objects.count()
+    with contextlib.suppress(LeaseLost):
+        assert claim(fence, group).claim is None
+    assert Attempt.objects.count() == count <= 1
+
+
+def test_a_claim_shows_nothing_and_a_start_shows_the_backend() -> None:
+    fence = online("gpu-1")
+    group = to_pool(2)
+    result = claim(fence, group)
+    assert result.from_pool
+    assert result.claim is not None
+    assert {job["backend_id"] for job in group_snapshot(group.id)["child_jobs"]} == {None}
+    start(result.claim, fence)
+    assert child_detail(group.id, result.claim.child_id)["backend_id"] == "gpu-1"
+    assert factories.log(group)[-1]["backend_id"] == "gpu-1"
+
+
+def test_a_prompt_that_was_not_sent_goes_back_to_the_pool() -> None:
+    first, second = online("gpu-1"), online("gpu-2")
+    group = to_pool(1)
+    result = claim(first, group)
+    assert result.claim is not None
+    assert unsent(group) == 0
+    attempts.attempt_not_sent(attempt_id=result.claim.attempt_id, fence=first)
+    assert unsent(group) == 1
+    assert factories.only(group).backend_id is None
+    assert claim(second, group).claim is not None
+
+
+def refuse(result: ClaimResult, fence: FencingToken, kind: FailureClass) -> None:
+    assert result.claim is not None
+    start(result.claim, fence)
+    failed = factories.end(AttemptState.ERROR, failure=kind, error_message="bad")
+    attempts.attempt_ended(attempt_id=result.claim.attempt_id, fence=fence, end=failed)
+    ChildJob.objects.update(not_before=None)
+
+
+def test_a_backend_that_would_fail_again_does_not_take_the_job_again() -> None:
+    first, second = online("gpu-1"), online("gpu-2")
+    group = to_pool(1)
+    refuse(claim(first, group), first, FailureClass.CUDA_FATAL)
+    retry = factories.log(group)[-1]
+    assert (retry["type"], retry["backend_id"], retry["next_backend_id"]) == ("child_retrying", "gpu-1", None)
+    assert claim(first, group).in_vain
+    assert claim(second, group).claim is not None
+
+
+def test_a_backend_leaves_a_job_that_it_failed_to_others_for_a_minute() -> None:
+    first, second = online("gpu-1"), online("gpu-2")
+    group = to_pool(1)
+    refuse(claim(first, group), first, FailureClass.NODE_ERROR)
+    assert claim(first, group, has_rival=True).in_vain
+    minute = dt.timedelta(seconds=61)
+    earlier = Attempt.objects.get().ended_at - minute  # type: ignore[operator]
+    Attempt.objects.update(ended_at=earlier)
+    assert claim(first, group, has_rival=True).claim is not None
+    assert second
+
+
+def test_a_job_fails_at_once_if_every_candidate_would_fail_again() -> None:
+    fence = online("gpu-1")
+    group = to_pool(1)
+    refuse(claim(fence, group), fence, FailureClass.CUDA_FATAL)
+    child = factories.only(group)
+    assert (child.status, child.failure_class) == ("failed", "cuda_fatal")
+
+
+def test_a_job_that_failed_ends_when_the_candidate_for_which_it_waits_stays_away() -> None:
+    fence = online("gpu-1")
+    online("gpu-2", unreachable_since=now() - dt.timedelta(seconds=590))
+    group = to_pool(2, max_attempts=5)
+    refuse(claim(fence, group), fence, FailureClass.CUDA_FATAL)
+    fail_barred = partial(expiry.pool_fail_barred, variant_id=Variant.objects.get().id)
+    assert fail_barred() == 0
+    Backend.objects.filter(pk="gpu-2").update(unreachable_since=now() - dt.timedelta(seconds=601))
+    assert sum(race(fail_barred, fail_barred)) == 1
+    failed, waits = group.children.order_by("status")
+    assert (failed.status, failed.failure_class, failed.error_message) == ("failed", "cuda_fatal", "bad")
+    assert waits.status == "queued"
+    assert factories.types(group).count("child_failed") == 1
+
+
+def test_a_retry_by_a_person_within_the_run_lets_every_backend_try_again() -> None:
+    fence = online("gpu-1")
+    group = to_pool(2)
+    refuse(claim(fence, group), fence, FailureClass.CUDA_FATAL)
+    failed = group.children.get(status="failed")
+    time.sleep(0.002)
+    retries.child_retry(group_id=group.id, job_id=failed.id)
+    assert expiry.pool_fail_barred(variant_id=Variant.objects.get().id) == 0
+    assert claimed_ids([claim(fence, group)]) == [failed.id]
+
+
+def test_the_older_of_a_bound_job_and_a_job_of_the_pool_is_claimed() -> None:
+    fence = online("gpu-1")
+    bound, pooled = factories.submit("gpu-1"), to_pool(1)
+    first = claim(fence, pooled)
+    assert first.claim is not None
+    assert (first.claim.group_id, first.from_pool) == (bound.id, False)
+    younger = factories.submit("gpu-1")
+    second = claim(fence, pooled)
+    assert second.claim is not None
+    assert (second.claim.group_id, second.from_pool) == (pooled.id, True)
+    assert younger
+
+
+def test_a_retry_by_a_person_is_refused_if_no_candidate_takes_jobs() -> None:
+    fence = online("gpu-1")
+    group = to_pool(1, max_attempts=1)
+    refuse(claim(fence, group), fence, FailureClass.NODE_ERROR)
+    Backend.objects.update(enabled=False)
+    with pytest.raises(BackendUnavailable, match="gpu-1 takes no jobs: Disabled"):
+        retries.group_retry(group_id=group.id)
+    Backend.objects.update(enabled=True)
+    # A variant without a failed job does not matter.
+    Variant.objects.create(group=group, number=1, candidates=["tag:none"], queued_at=now())
+    retries.group_retry(group_id=group.id)
+    result = claim(fence, group)
+    assert result.claim is not None
+    assert finish(result.claim, fence)
+    assert factories.fresh(group).status == "completed"
+
+
+def test_jobs_without_a_candidate_fail_once_though_two_runners_give_up() -> None:
+    online("gpu-1", tags=["other"])
+    group = to_pool(600, "tag:none")
+    variant = Variant.objects.get(group=group)
+    expiry.variants_mark(unplaced=[variant.id], placed=[])
+    give_up = partial(expiry.pool_give_up, variant_id=variant.id, limit_s=0)
+    assert sum(race(give_up, give_up)) == 600
+    assert factories.types(group).count("child_failed") == 600
+    assert factories.types(group).count("group_complete") == 1
+    assert "no registered backend is a candidate" in (group.children.first().error_message or "")  # type: ignore[union-attr]
+
+
+def test_a_candidate_that_comes_back_in_time_keeps_the_jobs_alive() -> None:
+    online("gpu-1", hold=Hold.DRAIN)
+    group = to_pool(2)
+    variant = Variant.objects.get(group=group)
+    expiry.variants_mark(unplaced=[variant.id], placed=[])
+    Backend.objects.update(hold="")
+    assert expiry.pool_give_up(variant_id=variant.id, limit_s=0) == 0
+    expiry.variants_mark(unplaced=[], placed=[variant.id])
+    assert Variant.objects.get().unplaced_since is None
+
+
+def test_a_job_is_bound_or_has_a_variant() -> None:
+    online("gpu-1")
+    factories.submit("gpu-1")
+    with pytest.raises(IntegrityError), transaction.atomic():
+        ChildJob.objects.update(is_bound=False)
+
+
+def reason(group: JobGroup, at: int = 0) -> str:
+    job = group_snapshot(group.id)["child_jobs"][at]
+    return job["waiting_reason"] or ""
+
+
+def test_a_waiting_job_says_its_place_or_what_every_candidate_lacks() -> None:
+    fence = online("gpu-1")
+    online("gpu-2")
+    runner_of(fence)
+    earlier, group = to_pool(3), to_pool(2)
+    assert reason(group, 1) == "5th in line for any of 2 backends."
+    assert reason(earlier) == "1st in line for any of 2 backends."
+    alone = to_pool(1, "gpu-2")
+    assert reason(alone) == "6th in line for gpu-2."
+    lacking = to_pool(1, required_capabilities=["gpu:4090"])
+    assert reason(lacking) == ("No backend can take it now. gpu-1, gpu-2: Lacks gpu:4090.")
+
+
+def test_a_job_that_failed_on_the_only_backend_that_works_waits_for_others() -> None:
+    fence = online("gpu-1")
+    online("gpu-2")
+    runner_of(fence)
+    group = to_pool(2)
+    learned = {"models_digest": "", "seconds": 10, "updated_at": now()}
+    Timing.objects.create(workflow_digest=group.workflow_digest, backend_id="gpu-1", **learned)
+    refuse(claim(fence, group), fence, FailureClass.CUDA_FATAL)
+    ChildJob.objects.update(not_before=None)
+    assert [reason(group), reason(group, 1)] == ["1st in line for gpu-2.", "2nd in line for any of 2 backends."]
+    holds.backend_hold(backend_id="gpu-2", hold=Hold.PAUSE)
+    pool.forget_line()
+    failed, other = group_snapshot(group.id)["child_jobs"]
+    assert failed["waiting_reason"].startswith("No backend can take it now. gpu-2 is paused since ")
+    assert failed["waiting_reason"].endswith(" gpu-1: This job failed there.")
+    assert other["waiting_reason"] == "2nd in line for gpu-1."
+    assert failed["eta_seconds"] is None
+    assert other["eta_seconds"] is not None
+
+
+def runner_of(fence: FencingToken) -> None:
+    from jobgroups.services import runners
+
+    runners.runner_register(name="runner", instance="i", version="1")
+    assert fence
+
+
+def test_a_purge_leaves_no_variant() -> None:
+    fence = online("gpu-1")
+    group = to_pool(1)
+    result = claim(fence, group)
+    assert result.claim is not None
+    finish(result.claim, fence)
+    long_ago = now() - dt.timedelta(days=40)
+    JobGroup.objects.update(created_at=long_ago, completed_at=long_ago)
+    list(purge.groups_purge(before=now() - dt.timedelta(days=30), starred=False))
+    assert (JobGroup.objects.count(), Variant.objects.count()) == (0, 0)
+
+
+def test_thousands_of_jobs_are_cancelled_in_a_few_statements(django_assert_max_num_queries: Any) -> None:
+    online("gpu-1")
+    group = to_pool(2_500)
+    with django_assert_max_num_queries(40):
+        cancellation.group_cancel(group_id=group.id)
+    assert factories.fresh(group).cancelled_count == 2_500
+    assert factories.types(group).count("child_cancelled") == 2_500

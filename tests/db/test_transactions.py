@@ -1,0 +1,307 @@
+"""Transactions: batch commits of database threads, the FIFO lock of SQLite's writers, durability."""
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing, suppress
+from functools import partial
+from typing import Any
+
+import pytest
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, OperationalError, connection, connections, transaction
+
+from backends.models import Backend
+from jobgroups.database.threads import DatabaseThreads
+from jobgroups.errors import LeaseLost
+from jobgroups.models import ChildJob, Lease
+from jobgroups.services.progress import relax_durability
+from tests.harness import factories
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def database() -> Iterator[DatabaseThreads]:
+    """Return a database thread whose units of work share commits."""
+    made = DatabaseThreads(threads=1, name="test-together", batch_commits=True)
+    yield made
+    made.close()
+
+
+sqlite_only = pytest.mark.skipif(connection.vendor != "sqlite", reason="SQLite has one writer")
+
+
+@asynccontextmanager
+async def busy(database: DatabaseThreads) -> AsyncIterator[None]:
+    """Occupy the database thread until the block ends."""
+    over = threading.Event()
+    first = asyncio.create_task(database.run(lambda: over.wait(5)))
+    yield
+    await asyncio.sleep(0.05)
+    over.set()
+    assert await first
+
+
+async def _results(database: DatabaseThreads, *works: Callable[[], Any]) -> list[Any]:
+    """Run units of work that all wait for the one before them; return their results and errors."""
+    async with busy(database):
+        waiting = [asyncio.create_task(database.run(work)) for work in works]
+    return await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def _backend(name: str) -> str:
+    with transaction.atomic():
+        factories.backend(name)
+    return name
+
+
+def _stored() -> set[str]:
+    return set(Backend.objects.values_list("id", flat=True))
+
+
+def test_waiting_units_share_a_commit(database: DatabaseThreads) -> None:
+    inside: list[bool] = []
+
+    def work(name: str) -> str:
+        inside.append(connection.in_atomic_block)
+        return _backend(name)
+
+    names = [f"gpu-{number}" for number in range(5)]
+    assert asyncio.run(_results(database, *(partial(work, name) for name in names))) == names
+    assert inside == [True] * 5
+    assert _stored() == set(names)
+
+
+def test_result_is_returned_after_the_commit(database: DatabaseThreads) -> None:
+    """A runner sends a prompt as soon as its intent is stored."""
+    seen: list[set[str]] = []
+
+    def seen_elsewhere() -> set[str]:
+        try:
+            return _stored()
+        finally:
+            connection.close()
+
+    async def one(name: str) -> None:
+        await database.run(lambda: _backend(name))
+        # Another connection reads only what is committed.
+        seen.append(await asyncio.to_thread(seen_elsewhere))
+
+    async def all_of_them() -> None:
+        async with busy(database):
+            tasks = [asyncio.create_task(one(f"gpu-{number}")) for number in range(4)]
+        await asyncio.gather(*tasks)
+
+    asyncio.run(all_of_them())
+    assert all(names == {f"gpu-{number}" for number in range(4)} for names in seen)
+
+
+def lose_lease() -> None:
+    with transaction.atomic():
+        factories.backend("gpu-lost")
+        raise LeaseLost("gpu-lost", 7)
+
+
+def violate_primary_key() -> None:
+    # Without a transaction of its own: the shared transaction is unusable afterwards.
+    factories.backend("gpu-1")
+
+
+def violate_foreign_key() -> None:
+    # The database checks it at the commit.
+    with transaction.atomic():
+        Lease.objects.create(backend_id="gpu-9", runner="", epoch=1)
+
+
+def lose_database() -> None:
+    raise OperationalError("disk I/O error")
+
+
+@pytest.mark.parametrize(
+    ("unit", "error"),
+    [
+        (lose_lease, LeaseLost),
+        (violate_primary_key, IntegrityError),
+        (violate_foreign_key, IntegrityError),
+        (lose_database, OperationalError),
+    ],
+)
+def test_error_of_one_unit_does_not_affect_the_others(
+    database: DatabaseThreads, unit: Callable[[], None], error: type[Exception]
+) -> None:
+    units = [partial(_backend, "gpu-1"), unit, partial(_backend, "gpu-2"), unit]
+    results = asyncio.run(_results(database, *units))
+    assert [type(result) for result in results] == [str, error, str, error]
+    assert _stored() == {"gpu-1", "gpu-2"}
+
+
+def test_every_unit_gets_an_error_when_the_transaction_cannot_begin(database: DatabaseThreads) -> None:
+    async def course() -> list[Any]:
+        await database.run(factories.allow_writes, allowed=False)
+        async with asyncio.timeout(10):
+            refused = await _results(database, *(partial(_backend, f"gpu-{n}") for n in (1, 2, 3)))
+        await database.run(factories.allow_writes, allowed=True)
+        return [*refused, *await _results(database, partial(_backend, "gpu-4"))]
+
+    *refused, stored = asyncio.run(course())
+    assert len(refused) == 3
+    assert all("read" in str(error) for error in refused), refused
+    assert stored == "gpu-4"
+    assert _stored() == {"gpu-4"}
+
+
+def test_cancelled_unit_is_not_run(database: DatabaseThreads) -> None:
+    async def course() -> None:
+        async with busy(database):
+            left = asyncio.create_task(database.run(lambda: _backend("gpu-left")))
+            kept = asyncio.create_task(database.run(lambda: _backend("gpu-kept")))
+            await asyncio.sleep(0.05)
+            left.cancel()
+        await kept
+
+    asyncio.run(course())
+    assert _stored() == {"gpu-kept"}
+
+
+@sqlite_only
+def test_batch_commit_ends_early_when_another_writer_waits(database: DatabaseThreads) -> None:
+    order: list[str] = []
+    asked = threading.Event()
+
+    def submission() -> None:
+        try:
+            asked.set()
+            with transaction.atomic():
+                order.append("submission")
+        finally:
+            connection.close()
+
+    waits = threading.Thread(target=submission)
+
+    def one(number: int) -> None:
+        order.append(f"unit {number}")
+        if number == 1:
+            waits.start()
+            asked.wait(5)
+            end = time.monotonic() + 5
+            while not connection.has_waiting_writers:  # type: ignore[attr-defined]
+                assert time.monotonic() < end
+
+    asyncio.run(_results(database, *(partial(one, number) for number in range(4))))
+    waits.join()
+    assert order == ["unit 0", "unit 1", "submission", "unit 2", "unit 3"]
+
+
+@sqlite_only
+def test_writer_is_not_starved_by_a_runner_that_writes_without_pause() -> None:
+    factories.backend("gpu-1")
+    over = threading.Event()
+
+    def runner() -> None:
+        try:
+            while not over.is_set():
+                with transaction.atomic():
+                    Backend.objects.filter(id="gpu-1").update(status_reason="busy")
+                    time.sleep(0.004)
+        finally:
+            connection.close()
+
+    writes = threading.Thread(target=runner)
+    writes.start()
+    try:
+        waits = []
+        for _ in range(40):
+            began = time.monotonic()
+            with transaction.atomic():
+                ChildJob.objects.count()
+            waits.append(time.monotonic() - began)
+            time.sleep(0.002)
+    finally:
+        over.set()
+        writes.join()
+    assert sorted(waits)[36] < 0.05, [round(one, 3) for one in sorted(waits)[-8:]]
+
+
+@sqlite_only
+def test_write_lock_is_released_however_the_transaction_ends() -> None:
+
+    def outcomes() -> None:
+        try:
+            with pytest.raises(ZeroDivisionError), transaction.atomic():
+                raise ZeroDivisionError
+            with pytest.raises(IntegrityError), transaction.atomic():
+                Lease.objects.create(backend_id="gpu-9", runner="", epoch=1)
+            with suppress(Exception), transaction.atomic():
+                connection.close()
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=outcomes)
+    thread.start()
+    thread.join()
+    began = time.monotonic()
+    with transaction.atomic():
+        factories.backend("gpu-1")
+    assert time.monotonic() - began < 1.0
+
+
+def test_busy_threads_close_their_connections() -> None:
+    database = DatabaseThreads(threads=4, name="test-end")
+    opened: list[Any] = []
+    meet, over = threading.Barrier(3), threading.Event()
+
+    def work() -> None:
+        own = connections[DEFAULT_DB_ALIAS]
+        Backend.objects.count()
+        opened.append(own)
+        meet.wait(10)
+        over.wait(10)
+
+    async def two_at_work() -> None:
+        works = [asyncio.create_task(database.run(work)) for _ in range(2)]
+        await asyncio.to_thread(meet.wait, 10)
+        ended = asyncio.create_task(asyncio.to_thread(database.close))
+        await asyncio.sleep(0.2)
+        over.set()
+        await asyncio.gather(ended, *works)
+
+    asyncio.run(two_at_work())
+    assert [one.connection for one in opened] == [None, None]
+    database.close()
+
+
+@sqlite_only
+def test_every_commit_but_progress_is_synced() -> None:
+    """A power cut may lose the last progress, and nothing else."""
+    full, normal = 2, 1
+
+    def synchronous(*, relaxed: bool) -> int:
+        try:
+            if relaxed:
+                relax_durability()
+            with connection.cursor() as cursor:
+                cursor.execute("PRAGMA synchronous")
+                return int(cursor.fetchone()[0])
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(synchronous, relaxed=True).result() == normal
+        assert thread.submit(synchronous, relaxed=False).result() == full
+    assert synchronous(relaxed=False) == full
+
+
+@sqlite_only
+def test_transaction_that_has_only_read_keeps_other_writers_out() -> None:
+    """Begun DEFERRED, its first write fails at once if another process wrote since its first read."""
+    other = sqlite3.connect(connection.settings_dict["NAME"], timeout=0, isolation_level=None)
+    with closing(other):
+        with transaction.atomic():
+            assert not Backend.objects.exists()
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("BEGIN IMMEDIATE")
+            factories.backend()
+        other.execute("BEGIN IMMEDIATE")

@@ -1,0 +1,273 @@
+"""Outputs of completed jobs are copied into the storage, and served from there."""
+
+import asyncio
+import contextlib
+import io
+import os
+import struct
+import time
+import zipfile
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+from blake3 import blake3
+from django.db import connection
+from PIL import Image
+from pytest_django import Settings
+
+from backends.models import Backend
+from backends.simulator.webm import encode_webm
+from jobgroups.database.threads import DatabaseThreads
+from jobgroups.domain.clock import now
+from jobgroups.models import Capture, ChildJob, StoredFile
+from jobgroups.outputs.media_facts import media_facts
+from jobgroups.runner.captures import Capturer
+from jobgroups.runner.intervals import Intervals
+from jobgroups.services import captures, stored_files
+from tests.api.conftest import error_of
+from tests.harness.farm import Farm, in_thread, until
+from tests.outputs.conftest import Gallery, body, fetched, file, picture
+from tests.outputs.test_replaced import Studio
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("files_folder")]
+
+
+@contextlib.asynccontextmanager
+async def capturing() -> AsyncIterator[None]:
+    commits = DatabaseThreads(threads=1, name="commits", batch_commits=connection.vendor == "sqlite")
+    capturer = Capturer(runner="runner", intervals=Intervals.scaled(0.01), commits=commits)
+    running = asyncio.get_running_loop().create_task(capturer.run())
+    yield
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    for one in (capturer, commits):
+        await asyncio.to_thread(one.close)
+
+
+async def settled() -> list[Capture]:
+    """Copy what is due until no capture is pending, and return all."""
+    async with capturing():
+        await until(in_thread(lambda: not Capture.objects.filter(due_at__isnull=False).exists()))
+    return await in_thread(lambda: list(Capture.objects.select_related("file").order_by("pk")))()
+
+
+def content_of(folder: Path) -> list[Path]:
+    return [one for one in folder.rglob("*") if one.is_file() and one.suffix != ".lock"]
+
+
+async def of_group(group: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return a group and the files of its first job."""
+    found = (await fetched(f"/api/job-groups/{group}")).json()
+    outputs = found["child_jobs"][0]["outputs"]
+    return found, [one for key in outputs if isinstance(outputs[key], list) for one in outputs[key]]
+
+
+async def test_outputs_outlive_their_backend(gallery: Gallery, files_folder: Path) -> None:
+    image, page = picture(size=(640, 480)), b"<script>alert(1)</script>"
+    gallery.put("a.png", image)
+    gallery.put("x.html", page)
+    group, (job, _) = await gallery.done({"text": [file("x.html")], "images": [file("a.png")]}, {})
+    before, shown = await of_group(group)
+    base = f"/api/job-groups/{group}/jobs/{job}/outputs"
+    assert [(one["captured"], one["blake3"], one["file_url"]) for one in shown] == [
+        (False, None, f"{base}/0"),
+        (False, None, f"{base}/1"),
+    ]
+    assert all(one.file for one in await settled())
+    await in_thread(Backend.objects.all().delete)()
+    (gallery.folder / "a.png").unlink()
+
+    after, (of_image, of_page) = await of_group(group)
+    assert (after["seq"], after["revision"]) == (before["seq"], before["revision"] + 2)
+    assert of_image == {
+        **file("a.png"),
+        "url": f"{gallery.sim.url}/view?filename=a.png",
+        "node_id": "9",
+        "file_url": f"{base}/0",
+        "thumbnail_url": f"{base}/0?w=320",
+        "captured": True,
+        "blake3": blake3(image).hexdigest(),
+        "sha256": sha256(image).hexdigest(),
+        "size_bytes": len(image),
+        "width": 640,
+        "height": 480,
+        "duration": None,
+    }
+    assert (of_page["captured"], of_page["thumbnail_url"], of_page["size_bytes"]) == (True, None, len(page))
+    answer = await gallery.get(of_image["file_url"], Range="bytes=1-3")
+    assert (answer.status_code, await body(answer)) == (206, image[1:4])
+    again = await gallery.get(of_image["file_url"], If_None_Match=answer.headers["ETag"])
+    assert again.status_code == 304
+    assert answer.headers["Content-Disposition"].startswith('inline; filename="7_gpu-1_a.png"')
+    served = await gallery.get(of_page["file_url"])
+    assert (await body(served), served.headers["Content-Type"]) == (page, "application/octet-stream")
+    assert served.headers["Content-Disposition"].startswith("attachment;")
+    assert (await gallery.get(of_image["thumbnail_url"])).status_code == 200
+    with zipfile.ZipFile(io.BytesIO(await body(await gallery.get(f"/api/job-groups/{group}/outputs.zip")))) as found:
+        assert {name: found.read(name) for name in found.namelist()} == {"7_gpu-1_a.png": image, "7_gpu-1_x.html": page}
+    # The events are unchanged: they were stored before.
+    events = (await fetched(f"/api/job-groups/{group}/events")).json()["events"]
+    assert not any("captured" in str(one) for one in events)
+    assert len(content_of(files_folder)) == 2
+
+
+@pytest.mark.ffmpeg
+async def test_captured_video_has_its_dimensions_and_a_poster(
+    gallery: Gallery, files_folder: Path, settings: Any
+) -> None:
+    gallery.put("a.webm", encode_webm([Image.new("RGB", (64, 32), "red")] * 4, 2))
+    gallery.put("a.glb", bytes(2_048))
+    group, _ = await gallery.done({"images": [file("a.webm")], "3d": [file("a.glb")]})
+    assert all(one.file for one in await settled())
+    await in_thread(Backend.objects.all().delete)()
+    _, (video, mesh) = await of_group(group)
+    assert (video["width"], video["height"], video["duration"]) == (64, 32, 2.0)
+    assert (await gallery.get(video["thumbnail_url"])).status_code == 200
+    assert mesh["thumbnail_url"] is None
+    card = (await fetched(f"/groups/{group}")).content.decode()
+    assert "<span>a.webm</span><small>0:02</small>" in card
+    assert "a.glb · 2.0\xa0KB</a>" in card
+    settings.FFMPEG = None
+    _, (video, _) = await of_group(group)
+    assert video["thumbnail_url"] is None
+
+
+async def test_equal_contents_share_one_file_until_the_last_job_is_deleted(
+    gallery: Gallery, files_folder: Path
+) -> None:
+    for name in ("a.png", "b.png"):
+        gallery.put(name, picture())
+    await gallery.done({"images": [file("a.png")]}, {"images": [file("b.png")]})
+    await settled()
+    assert await in_thread(StoredFile.objects.count)() == 1
+    for left in (1, 0):
+        await in_thread(lambda: Capture.objects.first().delete())()
+        await in_thread(captures.files_collect)()
+        assert len(content_of(files_folder)) == left
+
+
+async def test_file_of_a_backend_that_is_away_is_copied_when_it_is_back(gallery: Gallery, files_folder: Path) -> None:
+    await gallery.one("a.png", picture())
+    gallery.sim.faults.inject("reset_http", route="/view", count=2)
+    gallery.sim.faults.inject("cut", route="/view", count=2)
+    (row,) = await settled()
+    assert row.file is not None
+    assert row.tries == 4
+    assert len(content_of(files_folder)) == 1
+
+
+async def test_captures_wait_while_the_disk_is_almost_full(
+    gallery: Gallery, files_folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gallery.one("a.png", picture() + bytes(2**20))
+    free, asked = [settings.DIRECTOR_MIN_FREE_BYTES - 1], []
+
+    def free_bytes() -> int:
+        asked.append(1)
+        return free[0]
+
+    monkeypatch.setattr(stored_files, "free_bytes", free_bytes)
+    async with capturing():
+        await until(lambda: len(asked) > 3)
+        assert await in_thread(Capture.objects.filter(due_at__isnull=False, tries=0).count)() == 1
+        # There is space, but not for this file.
+        free[0] += 2**20
+        await until(in_thread(Capture.objects.filter(reason__contains="MIN_FREE_BYTES").exists))
+        assert content_of(files_folder) == []
+        free[0] += 2**20
+        await until(in_thread(Capture.objects.filter(file__isnull=False).exists))
+
+
+async def test_file_that_is_gone_is_given_up(gallery: Gallery, files_folder: Path) -> None:
+    url = await gallery.one("never-there.png")
+    (row,) = await settled()
+    assert (row.file, row.reason) == (None, "The output is gone. Its backend does not have the file any more.")
+    _, (shown,) = await of_group(url.split("/")[3])
+    assert shown["captured"] is False
+    gallery.put("never-there.png", picture())
+    ended = (await in_thread(ChildJob.objects.get)()).completed_at.timestamp()
+    os.utime(gallery.folder / "never-there.png", (ended, ended))
+    # As `director capture` does it.
+    assert await in_thread(captures.captures_request)() == 1
+    (row,) = await settled()
+    assert row.file is not None
+    assert content_of(files_folder)
+
+
+async def test_file_of_a_later_job_is_never_copied(gallery: Gallery, files_folder: Path) -> None:
+    url = await gallery.one("a.png", picture())
+    os.utime(gallery.folder / "a.png", (time.time() + 90,) * 2)
+    (row,) = await settled()
+    assert row.file is None
+    assert "It was replaced" in row.reason
+    _, (shown,) = await of_group(url.split("/")[3])
+    assert (shown["captured"], shown["reason"]) == (False, "replaced")
+    assert content_of(files_folder) == []
+
+
+async def test_file_that_changes_while_it_is_read_is_not_copied(
+    gallery: Gallery, files_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gallery.one("a.png", picture())
+    close = stored_files.IncomingFile.close
+
+    def replaced(incoming: Any) -> None:
+        gallery.put("a.png", picture(color="red"))
+        close(incoming)
+
+    monkeypatch.setattr(stored_files.IncomingFile, "close", replaced)
+    (row,) = await settled()
+    assert row.file is None
+    assert content_of(files_folder) == []
+
+
+async def test_file_that_the_storage_lost_is_served_by_its_backend(gallery: Gallery, files_folder: Path) -> None:
+    url = await gallery.one("a.png", picture())
+    (row,) = await settled()
+    (files_folder / row.file.stored_name).unlink()
+    assert await body(await gallery.get(url)) == picture()
+    await in_thread(Backend.objects.all().delete)()
+    error_of(await gallery.get(url), 410, "output_gone")
+
+
+async def test_capture_is_given_up_after_a_week(gallery: Gallery) -> None:
+    await gallery.one("a.png", picture())
+    old = now() - captures.GIVEN_UP_AFTER
+    await in_thread(lambda: Capture.objects.update(created_at=old, reason="It does not answer."))()
+    await in_thread(captures.captures_expire)()
+    row = await in_thread(Capture.objects.get)()
+    assert (row.due_at, row.reason) == (None, "It does not answer.")
+
+
+@pytest.mark.parametrize(("side", "known"), [(9_000, 9_000), (50_000, None)])
+def test_no_pixel_of_a_huge_image_is_decoded(tmp_path: Path, side: int, known: int | None) -> None:
+    head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    path = tmp_path / "huge.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">II", crc32(head), 0) + b"IDAT")
+    assert media_facts(path, "huge.png") == (known, known, None)
+
+
+async def test_job_keeps_its_captured_file_when_a_later_one_has_its_name(
+    transactional_db: None, tmp_path: Path, files_folder: Path
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        farm = Farm(stack)
+        await farm.backend(output_dir=tmp_path / "comfy", seconds=0.05)
+        stack.push_async_callback(farm.stop_all)
+        # Longer than the test: the end of a job starts the copy.
+        await farm.runner(captures=True, intervals=Intervals(poll=60.0))
+        studio = Studio(farm, tmp_path / "comfy" / "output")
+        contents = []
+        for seed in (1, 2):
+            group = await studio.render(seed)
+            contents.append((group, next(studio.folder.glob("*.png")).read_bytes()))
+            await until(in_thread(lambda: not Capture.objects.filter(file=None).exists()))
+            studio.empty()
+        for group, content in contents:
+            assert await body(await studio.output(group)) == content
+            assert "missing" not in (await studio.job(group))["outputs"]["images"][0]

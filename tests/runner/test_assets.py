@@ -1,0 +1,135 @@
+"""The input files of a prompt are put on its backend before it is sent."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blake3 import blake3
+
+from backends.simulator import Simulator
+from jobgroups.models import Asset, AssetUse
+from jobgroups.queries.provenance import job_provenance
+from jobgroups.services import assets, stored_files
+from tests.harness.farm import Farm, in_thread, until
+from tests.harness.graphs import png
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("files_folder")]
+CONTENT = png(comment="x" * 20_000)
+
+
+@in_thread
+def _stored() -> Asset:
+    path = stored_files.incoming_folder() / "received"
+    path.write_bytes(CONTENT)
+    received = assets.ReceivedFile(
+        path=path,
+        name="../cat.PNG",
+        content_type="image/png",
+        size_bytes=len(CONTENT),
+        hash=blake3(CONTENT).hexdigest(),
+    )
+    return assets.asset_store(received)[0]
+
+
+def _graph(asset: Asset) -> dict[str, Any]:
+    reference = {"__type": "core/ASSET", "info": {"id": asset.id}}
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": reference}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+
+
+def _file(sim: Simulator, asset: Asset) -> Path:
+    return Path(sim.state.folders.of("input"), "director", f"{asset.hash}.png")
+
+
+def _uploads(sim: Simulator) -> int:
+    return [one["kind"] for one in sim.audit_log.entries].count("uploaded")
+
+
+async def test_asset_is_put_once_on_each_backend_of_its_jobs(farm: Farm) -> None:
+    sims = [await farm.backend(name) for name in ("gpu-1", "gpu-2")]
+    asset = await _stored()
+    await farm.runner()
+    group = await farm.submit(*["gpu-1", "gpu-2"] * 3, workflow=_graph(asset))
+    assert (await farm.finished(group)).status == "completed"
+    assert [_uploads(sim) for sim in sims] == [1, 1]
+    for sim in sims:
+        assert _file(sim, asset).read_bytes() == CONTENT
+    assert await in_thread(AssetUse.objects.count)() == 1
+
+
+async def test_file_that_is_not_whole_is_replaced(farm: Farm) -> None:
+    sim, asset = await farm.backend(), await _stored()
+    _file(sim, asset).parent.mkdir()
+    _file(sim, asset).write_bytes(CONTENT[:1000])
+    await farm.runner()
+    group = await farm.submit("gpu-1", workflow=_graph(asset))
+    assert (await farm.finished(group)).status == "completed"
+    assert _file(sim, asset).read_bytes() == CONTENT
+
+
+async def test_upload_that_fails_is_repeated_and_then_fails_the_job(farm: Farm) -> None:
+    sim, asset = await farm.backend(), await _stored()
+    await farm.runner()
+    for broken, status in ((2, "completed"), (3, "failed")):
+        sim.faults.inject("status", route="/upload/image", method="POST", count=broken, status=500)
+        _file(sim, asset).unlink(missing_ok=True)
+        group = await farm.submit("gpu-1", workflow=_graph(asset))
+        assert (await farm.finished(group)).status == status
+    (child,) = await farm.children(group)
+    assert child.failure_class == "unreachable"
+    assert "cat.PNG cannot be put on the backend" in child.error_message
+
+
+async def test_job_goes_to_the_backend_that_takes_the_length_of_its_file(farm: Farm) -> None:
+    small, large = await farm.backend(max_upload_bytes=10_000), await farm.backend("gpu-2")
+    asset = await _stored()
+    await farm.runner()
+    group = await farm.submit("gpu-1", workflow=_graph(asset))
+    assert (await farm.finished(group)).status == "failed"
+    (child,) = await farm.children(group)
+    assert child.failure_class == "node_or_model_missing"
+    assert "--max-upload-size 1 or more" in child.error_message
+    group = await farm.submit("gpu-1", "gpu-2", workflow=_graph(asset), count=4)
+    assert (await farm.finished(group)).status == "completed"
+    assert (_uploads(small), _uploads(large)) == (0, 1)
+
+
+async def test_cancelled_job_stops_its_upload(farm: Farm) -> None:
+    sim, asset = await farm.backend(), await _stored()
+    await farm.runner()
+    sim.faults.inject("slow_http", route="/view", method="HEAD", count=1, seconds=1.0)
+    group = await farm.submit("gpu-1", workflow=_graph(asset))
+    await until(lambda: farm.attempts(group))
+    await farm.cancel(group)
+    assert (await farm.finished(group)).status == "cancelled"
+    await asyncio.sleep(1.5)
+    assert (_uploads(sim), _file(sim, asset).exists()) == (0, False)
+
+
+async def test_job_fails_if_its_asset_was_lost(farm: Farm, files_folder: Path) -> None:
+    await farm.backend()
+    asset = await _stored()
+    (files_folder / asset.stored_name).unlink()
+    await farm.runner()
+    group = await farm.submit("gpu-1", workflow=_graph(asset))
+    assert (await farm.finished(group)).status == "failed"
+    (child,) = await farm.children(group)
+    assert (child.failure_class, "is lost" in child.error_message) == ("workflow_refused", True)
+
+
+async def test_record_has_the_hash_of_an_input_also_after_its_deletion(farm: Farm) -> None:
+    await farm.backend()
+    asset = await _stored()
+    await farm.runner()
+    group = await farm.submit(workflow=_graph(asset))
+    await farm.finished(group)
+    await in_thread(assets.asset_delete)(asset_id=asset.id)
+    (child,) = await farm.children(group)
+    record = await in_thread(job_provenance)(group.id, child.id)
+    assert record["inputs"] == [
+        {"node_id": "1", "input": "image", "asset_id": asset.id, "hash": f"blake3:{asset.hash}"}
+    ]
+    assert record["workflow"]["1"]["inputs"]["image"] == f"director/{asset.hash}.png"

@@ -1,0 +1,295 @@
+"""Jobs of the pool go to whichever candidate is free, and a machine that fails costs the others nothing."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from backends.models import Backend
+from backends.states import Hold
+from jobgroups.domain.states import RetryScope
+from jobgroups.models import ChildJob, JobGroup, Variant
+from jobgroups.queries.exclusions import active_exclusions
+from jobgroups.queries.groups import child_detail, group_snapshot
+from jobgroups.services import backends, exclusions, holds, moves, retries
+from tests.harness.farm import Farm, in_thread, until
+from tests.harness.graphs import text_to_image
+from tests.harness.laws import executed_once
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+async def to_pool(farm: Farm, count: int, *candidates: str, **fields: Any) -> JobGroup:
+    fields = {"retry_elsewhere": RetryScope.GROUP, "max_attempts": 2, **fields}
+    return await farm.submit(*(candidates or ("*",)), count=count, **fields)
+
+
+async def made_by(farm: Farm, group: JobGroup) -> Counter[str]:
+    return Counter(child.backend_id for child in await farm.children(group))
+
+
+async def snapshot(group: JobGroup) -> dict[str, Any]:
+    return await in_thread(group_snapshot)(group.id)
+
+
+async def test_the_faster_of_two_machines_takes_more_jobs(farm: Farm) -> None:
+    await farm.backend("fast", seconds=0.1)
+    await farm.backend("slow", seconds=1.5)
+    await farm.runner()
+    group = await to_pool(farm, 12)
+    assert (await farm.finished(group)).status == "completed"
+    made = await made_by(farm, group)
+    assert sum(made.values()) == 12
+    assert made["fast"] > 2 * made["slow"] > 0
+
+
+async def test_two_machines_load_a_model_each_when_the_runner_has_just_started(farm: Farm) -> None:
+    for name in ("gpu-1", "gpu-2"):
+        await farm.backend(name, seconds=0.2, load_seconds=1.0)
+    models = ("tiny_sd15.safetensors", "random_sd15.safetensors")
+    groups = [await to_pool(farm, 3, workflow=text_to_image(checkpoint=model)) for model in models]
+    await farm.runner()
+    made = []
+    for group in groups:
+        await farm.finished(group)
+        made.append(await made_by(farm, group))
+    assert sorted(made, key=str) == [{"gpu-1": 3}, {"gpu-2": 3}]
+
+
+async def test_a_queued_job_shows_no_backend_until_it_is_started(farm: Farm) -> None:
+    await farm.backend(seconds=0.3)
+    await farm.runner()
+    group = await to_pool(farm, 3)
+    await farm.status_of(group, "running")
+    shown = [(job["status"], job["backend_id"]) for job in (await snapshot(group))["child_jobs"]]
+    assert ("running", "gpu-1") in shown
+    assert {backend for status, backend in shown if status == "queued"} == {None}
+    await farm.finished(group)
+    assert {job["backend_id"] for job in (await snapshot(group))["child_jobs"]} == {"gpu-1"}
+
+
+async def test_only_candidates_take_jobs(farm: Farm) -> None:
+    for name in ("gpu-1", "gpu-2", "gpu-3"):
+        await farm.backend(name, seconds=0.05)
+    await in_thread(Backend.objects.filter(pk="gpu-2").update)(tags=["4090"])
+    await farm.runner()
+    by_tag = await to_pool(farm, 4, "tag:4090")
+    by_id = await to_pool(farm, 4, "gpu-1", "gpu-3")
+    await farm.finished(by_tag)
+    await farm.finished(by_id)
+    assert set(await made_by(farm, by_tag)) == {"gpu-2"}
+    assert set(await made_by(farm, by_id)) <= {"gpu-1", "gpu-3"}
+
+
+async def test_a_machine_that_joins_takes_jobs_that_wait(farm: Farm) -> None:
+    await farm.backend("slow", seconds=1.0)
+    await farm.runner()
+    group = await to_pool(farm, 6)
+    await farm.status_of(group, "running")
+    await farm.backend("late", seconds=0.05)
+    farm.wake()
+    await farm.finished(group)
+    assert (await made_by(farm, group))["late"] >= 3
+
+
+async def test_a_failed_job_goes_to_another_machine(farm: Farm) -> None:
+    broken = await farm.backend("broken", seconds=0.05)
+    broken.fault("node_error", count=0, message="CUDA error: an illegal memory access was encountered")
+    await farm.backend("sound", seconds=0.05)
+    await farm.runner()
+    group = await to_pool(farm, 4)
+    done = await farm.finished(group)
+    assert done.status == "completed"
+    assert set(await made_by(farm, group)) == {"sound"}
+
+
+async def test_older_bound_jobs_come_first_and_younger_ones_later(farm: Farm) -> None:
+    await farm.backend(seconds=0.1)
+    first = await farm.submit("gpu-1", "gpu-1")
+    second = await to_pool(farm, 2)
+    third = await farm.submit("gpu-1", "gpu-1")
+    await farm.runner(depth=1)
+    for group in (first, second, third):
+        await farm.finished(group)
+    ends = [[c.completed_at for c in await farm.children(g)] for g in (first, second, third)]
+    assert max(ends[0]) < min(ends[1])
+    assert max(ends[1]) < min(ends[2])
+
+
+async def test_a_cancel_ends_what_waits_and_what_runs(farm: Farm) -> None:
+    await farm.backend(seconds=5)
+    await farm.runner()
+    group = await to_pool(farm, 5)
+    await farm.status_of(group, "running")
+    await farm.cancel(group)
+    assert (await farm.finished(group)).status == "cancelled"
+    await farm.settled(group)
+    await asyncio.sleep(0.3)
+    assert len(await farm.attempts(group)) <= 2, "nothing was claimed after the cancel"
+
+
+async def test_a_pause_at_once_gives_the_jobs_to_the_others(farm: Farm) -> None:
+    await farm.backend("held", seconds=3)
+    await farm.runner()
+    group = await to_pool(farm, 3)
+    await farm.status_of(group, "running")
+    await farm.backend("free", seconds=0.05)
+    await in_thread(holds.backend_hold)(backend_id="held", hold=Hold.PAUSE, at_once=True)
+    farm.wake()
+    await farm.finished(group)
+    assert set(await made_by(farm, group)) == {"free"}
+
+
+async def test_a_drained_machine_is_disabled_while_jobs_wait_for_others(farm: Farm) -> None:
+    await farm.backend("leaving", seconds=0.3)
+    await farm.runner()
+    group = await to_pool(farm, 4, "leaving", "away")
+    await farm.status_of(group, "running")
+    await in_thread(holds.backend_hold)(backend_id="leaving", hold=Hold.DRAIN)
+    farm.wake()
+
+    async def disabled() -> bool:
+        row = await in_thread(Backend.objects.get)(pk="leaving")
+        return not row.enabled
+
+    await until(disabled)
+    waiting = [c for c in await farm.children(group) if c.status == "queued"]
+    assert waiting
+    assert {c.backend_id for c in waiting} == {None}
+
+
+async def test_a_backend_is_deleted_while_jobs_of_the_pool_wait(farm: Farm) -> None:
+    await farm.backend("gone", seconds=0.3)
+    await in_thread(Backend.objects.filter(pk="gone").update)(hold=Hold.PAUSE)
+    await farm.runner()
+    group = await to_pool(farm, 2)
+    await in_thread(backends.backend_delete)(backend_id="gone")
+    await farm.backend("other", seconds=0.05)
+    farm.wake()
+    assert (await farm.finished(group)).status == "completed"
+
+
+async def test_jobs_without_any_candidate_fail_after_the_limit(farm: Farm) -> None:
+    await farm.backend(seconds=0.05)
+    await farm.runner(give_up_s=1.0)
+    group = await to_pool(farm, 3, "tag:none")
+
+    async def marked() -> bool:
+        return (await in_thread(Variant.objects.get)(group=group)).unplaced_since is not None
+
+    await until(marked)
+    done = await farm.finished(group)
+    assert done.status == "failed"
+    assert {c.failure_class for c in await farm.children(group)} == {"unreachable"}
+
+
+async def test_jobs_that_waited_a_day_time_out(farm: Farm) -> None:
+    await farm.backend(seconds=0.05)
+    await in_thread(Backend.objects.update)(hold=Hold.PAUSE)
+    await farm.runner(queued_limit_s=1)
+    group = await to_pool(farm, 3)
+    done = await farm.finished(group)
+    assert done.status == "failed"
+    assert {c.status for c in await farm.children(group)} == {"timeout"}
+
+
+async def test_a_job_that_is_moved_is_bound_to_its_new_machine(farm: Farm) -> None:
+    await farm.backend("busy", seconds=0.5)
+    await farm.backend("named", seconds=0.05)
+    await in_thread(Backend.objects.filter(pk="named").update)(hold=Hold.PAUSE)
+    await farm.runner()
+    group = await to_pool(farm, 3)
+    job = (await farm.children(group))[2]
+    await in_thread(moves.child_move)(group_id=group.id, job_id=job.id, backend_id="named")
+    detail = await in_thread(child_detail)(group.id, job.id)
+    assert detail["backend_id"] == "named"
+    await in_thread(Backend.objects.filter(pk="named").update)(hold="")
+    farm.wake()
+    await farm.finished(group)
+    assert (await farm.children(group))[2].backend_id == "named"
+
+
+async def test_a_retry_by_a_person_waits_in_the_pool_again(farm: Farm) -> None:
+    sim = await farm.backend("gpu-1", seconds=0.05)
+    sim.fault("node_error", count=0, message="bad latent")
+    await farm.runner()
+    group = await to_pool(farm, 2, max_attempts=1)
+    assert (await farm.finished(group)).status == "failed"
+    await in_thread(Backend.objects.filter(pk="gpu-1").update)(hold=Hold.PAUSE)
+    await farm.backend("gpu-2", seconds=0.05)
+    farm.wake()
+    await in_thread(retries.group_retry)(group_id=group.id)
+    assert {c.backend_id for c in await farm.children(group)} == {None}
+    farm.wake()
+
+    async def completed() -> bool:
+        return (await farm.group(group)).status == "completed"
+
+    await until(completed)
+    assert set(await made_by(farm, group)) == {"gpu-2"}
+
+
+async def test_a_killed_runner_leaves_nothing_undone_or_done_twice(farm: Farm) -> None:
+    await farm.backend("gpu-1", seconds=0.2)
+    await farm.backend("gpu-2", seconds=0.2)
+    first = await farm.runner()
+    group = await to_pool(farm, 8)
+    await farm.status_of(group, "completed")
+    await farm.kill(first)
+    await farm.runner()
+    assert (await farm.finished(group)).status == "completed"
+    entries = [entry for sim in farm.sims.values() for entry in sim.audit_log.entries]
+    assert len(executed_once(entries)) == 8
+
+
+async def test_ten_jobs_of_a_hundred_that_wait_are_not_counted_as_of_a_backend(farm: Farm) -> None:
+    await farm.runner()
+    group = await to_pool(farm, 100)
+    rows = await in_thread(lambda: list(ChildJob.objects.filter(group=group)))()
+    assert {(row.is_bound, row.backend_id) for row in rows} == {(False, None)}
+
+
+async def test_a_machine_without_the_model_costs_no_job_an_attempt(farm: Farm) -> None:
+    await farm.backend("lacks", seconds=0.05, checkpoints=("other.safetensors",))
+    await farm.backend("has", seconds=0.1)
+    await farm.runner()
+    await farm.seen("lacks", "has")
+    group = await to_pool(farm, 12, max_attempts=1)
+    assert (await farm.finished(group)).status == "completed"
+    assert set(await made_by(farm, group)) == {"has"}
+    refused = [one for one in await farm.attempts(group) if one.state == "refused"]
+    assert 1 <= len(refused) <= 2, "at most one for each of its slots"
+    assert not any(one.is_counted for one in refused)
+    again = await to_pool(farm, 4, max_attempts=1)
+    await farm.finished(again)
+    assert {one.backend_id for one in await farm.attempts(again)} == {"has"}
+
+
+async def test_jobs_fail_after_the_limit_if_every_machine_lacks_the_model(farm: Farm) -> None:
+    for name in ("gpu-1", "gpu-2"):
+        await farm.backend(name, checkpoints=("other.safetensors",))
+    await farm.runner(give_up_s=1.0)
+    await farm.seen("gpu-1", "gpu-2")
+    group = await to_pool(farm, 3)
+    assert (await farm.finished(group)).status == "failed"
+    for child in await farm.children(group):
+        assert child.failure_class == "node_or_model_missing"
+        assert "gpu-1: Cannot run this workflow" in child.error_message
+        assert "gpu-2: Cannot run this workflow" in child.error_message
+
+
+async def test_a_machine_takes_the_workflow_again_after_a_person_lifts_the_exclusion(farm: Farm) -> None:
+    sim = await farm.backend(seconds=0.05)
+    sim.fault("out_of_memory", count=2)
+    await farm.runner()
+    group = await to_pool(farm, 3, max_attempts=5)
+
+    async def excluded() -> bool:
+        return await in_thread(active_exclusions("gpu-1").exists)()
+
+    await until(excluded)
+    await in_thread(exclusions.exclusions_lift)(backend_id="gpu-1")
+    farm.wake()
+    await farm.finished(group)
+    assert "completed" in {child.status for child in await farm.children(group)}
