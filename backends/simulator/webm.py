@@ -14,12 +14,17 @@ _CLUSTER_MS: Final = 1000
 
 
 def encode_webm(frames: Iterable[Image.Image], fps: float) -> bytes:
-    """Return a WebM of one or more frames of the same size, with an index at its start (www.webmproject.org)."""
-    size, encoded = (0, 0), []
+    """Return a WebM of one or more frames of the same size, with an index at its start (www.webmproject.org).
+
+    A frame that is the same object as the one before it is encoded once.
+    """
+    size, encoded, last = (0, 0), [], None
     for frame in frames:
-        size = frame.size
-        # A lossy WebP is RIFF, length, "WEBP", "VP8 ", length and the frame, perhaps with a byte of padding.
-        encoded.append(encode(frame, "webp", quality=_QUALITY)[20:])
+        if frame is not last:
+            # A lossy WebP is RIFF, length, "WEBP", "VP8 ", length and the frame, perhaps with a byte of padding.
+            content = encode(frame, "webp", quality=_QUALITY)[20:]
+            size, last = frame.size, frame
+        encoded.append(content)
     clusters: dict[int, bytes] = {}
     for number, content in enumerate(encoded):
         second, rest = divmod(round(number * 1000 / fps), _CLUSTER_MS)

@@ -121,18 +121,21 @@ async def test_a_lost_interrupt_is_repeated_until_the_end_is_seen(farm: Farm) ->
 
 @pytest.mark.parametrize("history_delay", [0.0, 2.0])
 async def test_a_prompt_hit_by_the_stop_of_ours_is_rendered_again(farm: Farm, history_delay: float) -> None:
-    sim = await farm.backend(seconds=1.2)
-    # The flag rises when the first has ended and the second runs.
-    sim.fault("interrupt_late", count=1, seconds=1.4)
-    await farm.runner(intervals=replace(Intervals.scaled(SCALE), collateral_window=2.0, history_grace=5.0))
+    sim = await farm.backend(seconds=2.0)
+    await farm.runner(intervals=replace(Intervals.scaled(SCALE), collateral_window=6.0, history_grace=5.0))
     first = await farm.submit("gpu-1")
     second = await farm.submit("gpu-1")
     await farm.status_of(first, "running")
     await farm.in_states(second, "accepted")
-    (hit,) = await farm.attempts(second)
+    (stopped,), (hit,) = await farm.attempts(first), await farm.attempts(second)
+    sim.fault("interrupt_lost", count=0, prompt_id=stopped.prompt_id)
     if history_delay:
         sim.fault("slow_http", count=0, route=f"/history/{hit.prompt_id}", seconds=history_delay)
     await farm.cancel(first)
+    await sim.wait_for("interrupted", target=stopped.prompt_id)
+    # Its flag rises when the first has ended and the second runs.
+    await until(lambda: sim.state.queue.is_running(hit.prompt_id))
+    sim.fault("interrupt", at="now")
     assert (await farm.finished(second)).status == "completed"
     assert await farm.states(second) == ["interrupted", "success"]
 
