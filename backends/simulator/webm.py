@@ -18,7 +18,7 @@ def encode_webm(frames: Iterable[Image.Image], fps: float) -> bytes:
 
     A frame that is the same object as the one before it is encoded once.
     """
-    size, encoded, last = (0, 0), [], None
+    size, encoded, last, content = (0, 0), [], None, b""
     for frame in frames:
         if frame is not last:
             # A lossy WebP is RIFF, length, "WEBP", "VP8 ", length and the frame, perhaps with a byte of padding.

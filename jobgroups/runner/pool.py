@@ -72,14 +72,17 @@ class Pool:
         self.is_stale = False
         await self._store_bypasses()
         overlooked = frozenset(pair for pair, since in self._allotted_since.items() if started > since + _OVERLOOKED_S)
-        self._line = await self._database.run_with_retry(self._reader.read, self._backends, overlooked)
+        line = await self._database.run_with_retry(self._reader.read, self._backends, overlooked)
+        # Claims of jobs of the earlier line may still be in progress.
+        line.bypasses = self._line.bypasses
+        self._line = line
         self._read_at = time.monotonic()
         took = self._read_at - started
         self._not_before = self._read_at + took * (1 / pool.READING_PART - 1)
 
     async def _store_bypasses(self) -> None:
-        bypasses, self._line.bypasses = self._line.bypasses, {}
-        if bypasses:
+        if bypasses := dict(self._line.bypasses):
+            self._line.bypasses.clear()
             await self._database.run_with_retry(expiry.variants_bypassed, bypasses)
 
     async def recall(self, free: Sequence[str]) -> None:

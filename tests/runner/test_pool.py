@@ -8,12 +8,14 @@ import pytest
 
 from backends.models import Backend
 from backends.states import Hold
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.states import RetryScope
-from jobgroups.models import ChildJob, JobGroup, Variant
+from jobgroups.models import ChildJob, JobGroup, Timing, Variant
 from jobgroups.queries.exclusions import active_exclusions
 from jobgroups.queries.groups import child_detail, group_snapshot
+from jobgroups.runner.pool import Pool
 from jobgroups.services import backends, exclusions, holds, moves, retries
-from tests.harness.farm import Farm, in_thread, until
+from tests.harness.farm import Farm, in_thread, until, until_row
 from tests.harness.graphs import text_to_image
 from tests.harness.laws import executed_once
 
@@ -55,6 +57,32 @@ async def test_two_machines_load_a_model_each_when_the_runner_has_just_started(f
         await farm.finished(group)
         made.append(await made_by(farm, group))
     assert sorted(made, key=str) == [{"gpu-1": 3}, {"gpu-2": 3}]
+
+
+async def test_a_bypass_by_a_claim_during_a_reading_of_the_line_is_stored(farm: Farm) -> None:
+    await farm.backend("gpu-1")
+    runner = await farm.runner()
+    tiny, random = (text_to_image(checkpoint=model) for model in ("tiny_sd15.safetensors", "random_sd15.safetensors"))
+    await farm.finished(await to_pool(farm, 1, workflow=tiny))
+    await until_row(Timing.objects.exclude(models_digest=""))
+    await farm.stop(runner)
+    older = await to_pool(farm, 1, workflow=random)
+    await to_pool(farm, 1, workflow=tiny)
+    pool = Pool(DatabaseThreads(threads=1, name="pool"), give_up_s=60, queued_limit_s=60)
+
+    async def read() -> None:
+        pool.is_stale = True
+        await asyncio.sleep(pool.next_reading_in)
+        await pool.refresh()
+
+    await pool.read_backends()
+    await read()
+    choice = pool.choose("gpu-1", prompts=0)
+    await read()
+    assert choice is not None
+    choice.note_claimed()
+    await read()
+    assert await Variant.objects.filter(group=older, bypassed_at__isnull=False).aexists()
 
 
 async def test_a_queued_job_shows_no_backend_until_it_is_started(farm: Farm) -> None:
