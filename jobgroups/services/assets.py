@@ -5,11 +5,11 @@ import datetime as dt
 import json
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import QuerySet
 
 from jobgroups.database.retry import retry_on_conflict
@@ -37,30 +37,19 @@ class ReceivedFile:
 def asset_store(received: ReceivedFile) -> tuple[Asset, bool]:
     """Store a received file, unless there is an asset with its content; return the asset and whether it is new."""
     moment = now()
-    known = Asset.objects.filter(hash=received.hash).first()
-    if known is not None and Asset.objects.filter(pk=known.pk).update(used_at=moment):
-        if not stored_files.storage().exists(known.stored_name):
-            stored_files.move_into_storage(received.path, known.stored_name)
-        return known, False
-    asset = Asset(
-        id=str(uuid.uuid4()),
-        hash=received.hash,
-        name=received.name,
-        content_type=received.content_type,
-        size_bytes=received.size_bytes,
-        created_at=moment,
-        used_at=moment,
-    )
-    with stored_files.marked(asset.stored_name):
-        stored_files.move_into_storage(received.path, asset.stored_name)
-        try:
-            with transaction.atomic():
-                asset.save(force_insert=True)
-        except IntegrityError:
-            # The same content was uploaded twice at the same moment: the other one was first.
-            stored_files.delete_file(asset.stored_name)
-            return Asset.objects.get(hash=received.hash), False
-    return asset, True
+    facts = asdict(received)
+    path = facts.pop("path")
+    asset = Asset(id=str(uuid.uuid4()), created_at=moment, used_at=moment, **facts)
+    stored = stored_files.content_store(path, asset, known=Asset.objects.filter(hash=asset.hash).first, keep=_keep)
+    return stored, stored is asset
+
+
+def _keep(asset: Asset, is_new: bool) -> bool:
+    if not is_new:
+        return bool(Asset.objects.filter(pk=asset.pk).update(used_at=now()))
+    with transaction.atomic():
+        asset.save(force_insert=True)
+    return True
 
 
 def assets_use(group: JobGroup, asset_ids: Collection[str]) -> None:

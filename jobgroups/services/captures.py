@@ -9,11 +9,12 @@ import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from django.conf import settings
-from django.db import IntegrityError, connection, transaction
+from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
 from jobgroups.database.retry import retry_on_conflict
@@ -93,29 +94,15 @@ def capture_store(*, capture_id: int, copied: CopiedFile, in_database: Callable[
 
     ``in_database`` calls a function with arguments and returns its result after the commit: it may share one.
     """
-    known: StoredFile | None = in_database(_of_content.first, copied.blake3)
-    if known is not None:
-        if not stored_files.storage().exists(known.stored_name):
-            stored_files.move_into_storage(copied.path, known.stored_name)
-        if in_database(_refer, capture_id, known):
-            return
     facts = asdict(copied)
     path = facts.pop("path")
     file = StoredFile(id=str(uuid.uuid4()), created_at=now(), **facts)
-    with stored_files.marked(file.stored_name):
-        stored_files.move_into_storage(path, file.stored_name)
-        try:
-            is_kept = in_database(_refer, capture_id, file, True)
-        except IntegrityError:
-            # Another capture has stored the same content at the same moment.
-            is_kept = False
-            in_database(_refer, capture_id, in_database(_of_content.get, copied.blake3))
-        if not is_kept:
-            stored_files.delete_file(file.stored_name)
+    known = partial(in_database, _of_content.first, copied.blake3)
+    stored_files.content_store(path, file, known=known, keep=partial(in_database, _refer, capture_id))
 
 
 @retry_on_conflict
-def _refer(capture_id: int, file: StoredFile, is_new: bool = False) -> bool:
+def _refer(capture_id: int, file: StoredFile, is_new: bool) -> bool:
     """Store a file with a pending capture; return False if the capture or the known file is gone."""
     with transaction.atomic():
         with connection.cursor() as cursor:
@@ -142,7 +129,7 @@ _locked_child: Final = PreparedQuery(lambda: ChildJob.objects.select_for_update(
 _locked_capture: Final = PreparedQuery(lambda: Capture.objects.select_for_update().filter(pk=KEY).order_by())
 _REVISE: Final = (
     f"UPDATE {JobGroup._meta.db_table} SET revision = revision + 1 WHERE id = (SELECT c.group_id"  # noqa: S608
-    f" FROM {ChildJob._meta.db_table} c JOIN {Capture._meta.db_table} p ON p.child_id = c.id WHERE p.id = %s)"
+    f" FROM {ChildJob._meta.db_table} c JOIN {Capture._meta.db_table} p ON p.child_id = c.id WHERE p.id = %s AND p.file_id IS NULL)"
 )
 
 

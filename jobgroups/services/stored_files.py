@@ -11,15 +11,16 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from django.conf import settings
 from django.core.files import File
 from django.core.files.base import ContentFile
 from django.core.files.storage import Storage, storages
+from django.db import IntegrityError
 from django.db.models import Manager
 
 from jobgroups.database.locks import FileLock
@@ -27,6 +28,7 @@ from jobgroups.errors import JobGroupsError, StorageFull
 from jobgroups.models import Asset, StoredFile
 
 logger = logging.getLogger(__name__)
+Row = TypeVar("Row", Asset, StoredFile)
 
 _MARK: Final = ".mark"
 #: The rows of the files in each folder of the storage. A file's name ends with the key of its row, a UUID.
@@ -160,6 +162,31 @@ def move_into_storage(path: Path, name: str) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def content_store(path: Path, new: Row, *, known: Callable[[], Row | None], keep: Callable[[Row, bool], bool]) -> Row:
+    """Store a received file with a new row, unless ``known`` finds a row with its content; return the row that is used.
+
+    ``keep`` stores that a row is used, and the row itself if it is new (``True``). It returns False if the known row is
+    gone, or nothing needs the file any more.
+    """
+    if (row := known()) is not None:
+        if not storage().exists(row.stored_name):
+            move_into_storage(path, row.stored_name)
+        if keep(row, False):
+            return row
+    with marked(new.stored_name):
+        move_into_storage(path, new.stored_name)
+        try:
+            if keep(new, True):
+                return new
+        except IntegrityError:
+            # The same content was stored at the same moment.
+            if (row := known()) is None:
+                raise
+            keep(row, False)
+        delete_file(new.stored_name)
+    return row or new
 
 
 def delete_file(name: str) -> None:

@@ -79,6 +79,7 @@ def test_second_copy_of_one_capture_is_dropped(files_folder: Path) -> None:
     _store(capture, b"first")
     assert _store(capture, b"second").file.blake3 == blake3(b"first").hexdigest()  # type: ignore[union-attr]
     assert (StoredFile.objects.count(), len(_files(files_folder))) == (1, 1)
+    assert JobGroup.objects.get().revision == 1
 
 
 def test_captured_output_is_not_replaced_by_a_later_job(files_folder: Path) -> None:
