@@ -171,7 +171,7 @@ async def test_lost_answer_leaves_a_warning_that_names_the_node(farm: Farm, stat
 
 
 @pytest.mark.parametrize(("seconds", "state"), [(0.0, "success"), (30.0, "interrupted")])
-async def test_lost_answer_of_a_prompt_that_ended_fails_the_job_when_the_group_wants_all(
+async def test_lost_answer_of_an_ended_prompt_fails_the_job_when_the_group_wants_all(
     farm: Farm, seconds: float, state: str
 ) -> None:
     sim = await farm.backend(seconds=seconds)

@@ -29,7 +29,7 @@ class Breakage:
     Attributes:
         broken: what the code does wrong, as a sentence.
         hurts: what that costs a user, as a sentence.
-        notices: node id of the test that must fail.
+        notices: node id, below ``tests``, of the test that must fail.
         edits: several if the law is guarded twice.
         within: seconds after which a test that waits in vain has failed.
         on_postgresql: SQLite, with one writer, hides it.

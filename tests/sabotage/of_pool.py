@@ -2,37 +2,31 @@
 
 from tests.sabotage.breakage import Breakage, Edit
 
-_CLAIMS = "jobgroups/services/claims.py"
 _POOL = "jobgroups/domain/pool.py"
-_UNIT_POOL = "tests/unit/test_pool.py"
-_SCHEDULE = "tests/unit/test_pool_schedule.py"
-_DB_POOL = "tests/db/test_pool.py"
-_DB_RECALLS = "tests/db/test_recalls.py"
-_DB_GROUP_STORE = "tests/db/test_group_store.py"
 
 OF_POOL: tuple[Breakage, ...] = (
     Breakage(
         "A claim from the pool does not check the candidates under the lock of its backend.",
         "A job is executed on a backend from which a user has just taken the tag.",
-        f"{_DB_POOL}::test_nothing_is_claimed_after_a_change_that_forbids_it",
-        Edit(_CLAIMS, "if not fits(choice.needs, row.id, capabilities_of(row)):", "if False:"),
+        "db/test_pool.py::test_nothing_is_claimed_after_a_change_that_forbids_it",
+        Edit("jobgroups/services/claims.py", "if not fits(choice.needs, row.id, capabilities_of(row)):", "if False:"),
     ),
     Breakage(
         "A backend takes a job of the pool again although it would fail again there.",
         "A backend with a broken GPU uses up all attempts of a job that another one could execute.",
-        f"{_DB_POOL}::test_a_backend_that_would_fail_again_does_not_take_the_job_again",
-        Edit(_CLAIMS, "        ~Exists(_refused_by_history()),\n", ""),
+        "db/test_pool.py::test_a_backend_that_would_fail_again_does_not_take_the_job_again",
+        Edit("jobgroups/services/claims.py", "        ~Exists(_refused_by_history()),\n", ""),
     ),
     Breakage(
         "A prompt that starts before its recall is stopped.",
         "A render is interrupted, and starts again elsewhere, because its job seemed to wait.",
-        f"{_DB_RECALLS}::test_recall_is_void_when_the_prompt_starts_before_its_removal",
+        "db/test_recalls.py::test_recall_is_void_when_the_prompt_starts_before_its_removal",
         Edit("jobgroups/domain/states.py", "(StopReason.MOVED, StopReason.RECALLED)", "(StopReason.MOVED,)"),
     ),
     Breakage(
         "A job that goes back to the pool keeps its backend.",
         "It waits for one backend while others are idle.",
-        f"{_DB_POOL}::test_a_prompt_that_was_not_sent_goes_back_to_the_pool",
+        "db/test_pool.py::test_a_prompt_that_was_not_sent_goes_back_to_the_pool",
         Edit(
             "jobgroups/services/requeue.py",
             'fields["backend_id"] = None',
@@ -42,7 +36,7 @@ OF_POOL: tuple[Breakage, ...] = (
     Breakage(
         "A write that shares a transaction does not check its own lease.",
         "A stale runner overwrites the rows of its successor.",
-        f"{_DB_GROUP_STORE}::test_a_lost_lease_fails_its_own_write_alone",
+        "db/test_group_store.py::test_a_lost_lease_fails_its_own_write_alone",
         Edit(
             "jobgroups/services/transactions.py",
             "if fence is not None and fence not in shared.fences:",
@@ -52,7 +46,7 @@ OF_POOL: tuple[Breakage, ...] = (
     Breakage(
         "A cancel does not stop prompts that were claimed a moment before.",
         "A cancelled job is executed to its end.",
-        f"{_DB_POOL}::test_a_cancel_and_claims_at_once_leave_no_prompt_without_a_stop",
+        "db/test_pool.py::test_a_cancel_and_claims_at_once_leave_no_prompt_without_a_stop",
         Edit(
             "jobgroups/services/cancellation.py",
             "active = Attempt.objects.filter(child__in=cancelled, ended_at__isnull=True)",
@@ -66,37 +60,37 @@ OF_POOL: tuple[Breakage, ...] = (
     Breakage(
         "A slow backend takes a last job although a faster one ends it sooner.",
         "A group of twelve pictures ends when the slowest card has rendered its last one.",
-        f"{_UNIT_POOL}::test_a_slow_machine_takes_the_last_jobs_only_if_it_ends_them_first",
+        "unit/test_pool.py::test_a_slow_machine_takes_the_last_jobs_only_if_it_ends_them_first",
         Edit(_POOL, "return variant_id in plan.unplanned or", "return variant_id >= 0 or"),
     ),
     Breakage(
         "A backend takes nothing of a line that is too long to be planned.",
         "A GPU with other models loaded is idle while thousands of jobs wait for it.",
-        f"{_UNIT_POOL}::test_a_backend_takes_what_comes_after_a_line_too_long_to_be_planned",
+        "unit/test_pool.py::test_a_backend_takes_what_comes_after_a_line_too_long_to_be_planned",
         Edit(_POOL, "return variant_id in plan.unplanned or", "return"),
     ),
     Breakage(
         "Jobs whose models are loaded are preferred without a limit.",
         "A small group waits for hours behind a large one that was submitted later.",
-        f"{_SCHEDULE}::test_a_job_waits_at_most_a_minute_longer_for_the_sake_of_models",
+        "unit/test_pool_schedule.py::test_a_job_waits_at_most_a_minute_longer_for_the_sake_of_models",
         Edit(_POOL, "variant.bypassed_for >= _BYPASS_S", "variant.bypassed_for >= 60 * _BYPASS_S"),
     ),
     Breakage(
         "A workflow that never ran on a backend is expected to take the typical time there.",
         "The last jobs wait for a slow card, and the shown ends are wrong, until each pair was measured.",
-        "tests/unit/test_estimates.py::test_pairs_that_never_ran_are_estimated_from_noisy_times_of_others",
+        "unit/test_estimates.py::test_pairs_that_never_ran_are_estimated_from_noisy_times_of_others",
         Edit("jobgroups/domain/estimates.py", "return typical / self._speed(backend_id)", "return typical"),
     ),
     Breakage(
         "A prompt that waits behind one that hangs is not recalled.",
         "A picture waits for the timeout of another one while other GPUs are idle.",
-        f"{_UNIT_POOL}::test_a_prompt_is_recalled_for_an_earlier_end_or_behind_one_that_hangs",
+        "unit/test_pool.py::test_a_prompt_is_recalled_for_an_earlier_end_or_behind_one_that_hangs",
         Edit(_POOL, "                found.append(one.attempt_id)\n", "                continue\n"),
     ),
     Breakage(
         "Failures for lack of memory count without an end.",
         "A card is excluded from a workflow for two failures that were weeks apart.",
-        "tests/db/test_exclusions.py::test_an_old_out_of_memory_does_not_count_with_a_new_one",
+        "db/test_exclusions.py::test_an_old_out_of_memory_does_not_count_with_a_new_one",
         Edit(
             "jobgroups/domain/exclusions.py",
             "ExclusionKind.OUT_OF_MEMORY: dt.timedelta(hours=24)",

@@ -54,5 +54,5 @@ def _table(breakages: tuple[Breakage, ...]) -> str:
     rows = ["| Defect | Harm | Test that finds it |", "| --- | --- | --- |"]
     for one in breakages:
         path, _, test = one.notices.partition("::")
-        rows.append(f"| {one.broken} | {one.hurts} | [`{test}`](../{path}) |")
+        rows.append(f"| {one.broken} | {one.hurts} | [`{test}`](../tests/{path}) |")
     return "\n".join(rows)

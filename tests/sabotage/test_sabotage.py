@@ -74,7 +74,7 @@ def test_broken_law_is_noticed(breakage: Breakage, tmp_path: Path) -> None:
                 pytest.skip("PostgreSQL's programs are not installed")
             url = stack.enter_context(postgres()).create("director")
             variables["DIRECTOR_DATABASE_URL"] = url
-        code, output = run_tests(root, breakage.notices, within=breakage.within, **variables)
+        code, output = run_tests(root, f"tests/{breakage.notices}", within=breakage.within, **variables)
     assert code == _FAILED, output
     # Failed by itself: not in its setup or teardown.
     assert len(re.findall(r"^FAILED ", output, re.MULTILINE)) == 1, output
@@ -83,7 +83,7 @@ def test_broken_law_is_noticed(breakage: Breakage, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_unbroken_copy_passes(tmp_path: Path) -> None:
-    of_each_kind = {one.notices.split("/")[1]: one.notices for one in BREAKAGES if not one.on_postgresql}
+    of_each_kind = {one.notices.split("/")[0]: f"tests/{one.notices}" for one in BREAKAGES if not one.on_postgresql}
     code, output = run_tests(copy_code(tmp_path), *of_each_kind.values())
     assert code == _PASSED, output
 
@@ -93,7 +93,7 @@ def test_breakage_fits_the_present_code(breakage: Breakage) -> None:
     for edit in breakage.edits:
         edit.apply(ROOT)
     path, _, name = breakage.notices.partition("::")
-    assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
+    assert f"def {name}(" in (ROOT / "tests" / path).read_text(encoding="utf-8")
 
 
 def test_outdated_breakage_is_an_error(tmp_path: Path) -> None:
