@@ -10,11 +10,10 @@ from backends.models import Backend
 from backends.states import Hold
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.states import RetryScope
-from jobgroups.models import ChildJob, JobGroup, Timing, Variant
-from jobgroups.queries.exclusions import active_exclusions
-from jobgroups.queries.groups import child_detail, group_snapshot
+from jobgroups.models import JobGroup, Timing, Variant
+from jobgroups.queries.groups import child_detail
 from jobgroups.runner.pool import Pool
-from jobgroups.services import backends, exclusions, holds, moves, retries
+from jobgroups.services import backends, holds, moves
 from tests.harness.farm import Farm, in_thread, until, until_row
 from tests.harness.graphs import text_to_image
 from tests.harness.laws import executed_once
@@ -29,10 +28,6 @@ async def to_pool(farm: Farm, count: int, *candidates: str, **fields: Any) -> Jo
 
 async def made_by(farm: Farm, group: JobGroup) -> Counter[str]:
     return Counter(child.backend_id for child in await farm.children(group))
-
-
-async def snapshot(group: JobGroup) -> dict[str, Any]:
-    return await in_thread(group_snapshot)(group.id)
 
 
 async def test_the_faster_of_two_machines_takes_more_jobs(farm: Farm) -> None:
@@ -85,31 +80,6 @@ async def test_a_bypass_by_a_claim_during_a_reading_of_the_line_is_stored(farm: 
     assert await Variant.objects.filter(group=older, bypassed_at__isnull=False).aexists()
 
 
-async def test_a_queued_job_shows_no_backend_until_it_is_started(farm: Farm) -> None:
-    await farm.backend(seconds=0.3)
-    await farm.runner()
-    group = await to_pool(farm, 3)
-    await farm.status_of(group, "running")
-    shown = [(job["status"], job["backend_id"]) for job in (await snapshot(group))["child_jobs"]]
-    assert ("running", "gpu-1") in shown
-    assert {backend for status, backend in shown if status == "queued"} == {None}
-    await farm.finished(group)
-    assert {job["backend_id"] for job in (await snapshot(group))["child_jobs"]} == {"gpu-1"}
-
-
-async def test_only_candidates_take_jobs(farm: Farm) -> None:
-    for name in ("gpu-1", "gpu-2", "gpu-3"):
-        await farm.backend(name, seconds=0.05)
-    await in_thread(Backend.objects.filter(pk="gpu-2").update)(tags=["4090"])
-    await farm.runner()
-    by_tag = await to_pool(farm, 4, "tag:4090")
-    by_id = await to_pool(farm, 4, "gpu-1", "gpu-3")
-    await farm.finished(by_tag)
-    await farm.finished(by_id)
-    assert set(await made_by(farm, by_tag)) == {"gpu-2"}
-    assert set(await made_by(farm, by_id)) <= {"gpu-1", "gpu-3"}
-
-
 async def test_a_machine_that_joins_takes_jobs_that_wait(farm: Farm) -> None:
     await farm.backend("slow", seconds=1.0)
     await farm.runner()
@@ -119,42 +89,6 @@ async def test_a_machine_that_joins_takes_jobs_that_wait(farm: Farm) -> None:
     farm.wake()
     await farm.finished(group)
     assert (await made_by(farm, group))["late"] >= 3
-
-
-async def test_a_failed_job_goes_to_another_machine(farm: Farm) -> None:
-    broken = await farm.backend("broken", seconds=0.05)
-    broken.fault("node_error", count=0, message="CUDA error: an illegal memory access was encountered")
-    await farm.backend("sound", seconds=0.05)
-    await farm.runner()
-    group = await to_pool(farm, 4)
-    done = await farm.finished(group)
-    assert done.status == "completed"
-    assert set(await made_by(farm, group)) == {"sound"}
-
-
-async def test_older_bound_jobs_come_first_and_younger_ones_later(farm: Farm) -> None:
-    await farm.backend(seconds=0.1)
-    first = await farm.submit("gpu-1", "gpu-1")
-    second = await to_pool(farm, 2)
-    third = await farm.submit("gpu-1", "gpu-1")
-    await farm.runner(depth=1)
-    for group in (first, second, third):
-        await farm.finished(group)
-    ends = [[c.completed_at for c in await farm.children(g)] for g in (first, second, third)]
-    assert max(ends[0]) < min(ends[1])
-    assert max(ends[1]) < min(ends[2])
-
-
-async def test_a_cancel_ends_what_waits_and_what_runs(farm: Farm) -> None:
-    await farm.backend(seconds=5)
-    await farm.runner()
-    group = await to_pool(farm, 5)
-    await farm.status_of(group, "running")
-    await farm.cancel(group)
-    assert (await farm.finished(group)).status == "cancelled"
-    await farm.settled(group)
-    await asyncio.sleep(0.3)
-    assert len(await farm.attempts(group)) <= 2, "nothing was claimed after the cancel"
 
 
 async def test_a_pause_at_once_gives_the_jobs_to_the_others(farm: Farm) -> None:
@@ -238,26 +172,6 @@ async def test_a_job_that_is_moved_is_bound_to_its_new_machine(farm: Farm) -> No
     assert (await farm.children(group))[2].backend_id == "named"
 
 
-async def test_a_retry_by_a_person_waits_in_the_pool_again(farm: Farm) -> None:
-    sim = await farm.backend("gpu-1", seconds=0.05)
-    sim.fault("node_error", count=0, message="bad latent")
-    await farm.runner()
-    group = await to_pool(farm, 2, max_attempts=1)
-    assert (await farm.finished(group)).status == "failed"
-    await in_thread(Backend.objects.filter(pk="gpu-1").update)(hold=Hold.PAUSE)
-    await farm.backend("gpu-2", seconds=0.05)
-    farm.wake()
-    await in_thread(retries.group_retry)(group_id=group.id)
-    assert {c.backend_id for c in await farm.children(group)} == {None}
-    farm.wake()
-
-    async def completed() -> bool:
-        return (await farm.group(group)).status == "completed"
-
-    await until(completed)
-    assert set(await made_by(farm, group)) == {"gpu-2"}
-
-
 async def test_a_killed_runner_leaves_nothing_undone_or_done_twice(farm: Farm) -> None:
     await farm.backend("gpu-1", seconds=0.2)
     await farm.backend("gpu-2", seconds=0.2)
@@ -269,13 +183,6 @@ async def test_a_killed_runner_leaves_nothing_undone_or_done_twice(farm: Farm) -
     assert (await farm.finished(group)).status == "completed"
     entries = [entry for sim in farm.sims.values() for entry in sim.audit_log.entries]
     assert len(executed_once(entries)) == 8
-
-
-async def test_ten_jobs_of_a_hundred_that_wait_are_not_counted_as_of_a_backend(farm: Farm) -> None:
-    await farm.runner()
-    group = await to_pool(farm, 100)
-    rows = await in_thread(lambda: list(ChildJob.objects.filter(group=group)))()
-    assert {(row.is_bound, row.backend_id) for row in rows} == {(False, None)}
 
 
 async def test_a_machine_without_the_model_costs_no_job_an_attempt(farm: Farm) -> None:
@@ -292,32 +199,3 @@ async def test_a_machine_without_the_model_costs_no_job_an_attempt(farm: Farm) -
     again = await to_pool(farm, 4, max_attempts=1)
     await farm.finished(again)
     assert {one.backend_id for one in await farm.attempts(again)} == {"has"}
-
-
-async def test_jobs_fail_after_the_limit_if_every_machine_lacks_the_model(farm: Farm) -> None:
-    for name in ("gpu-1", "gpu-2"):
-        await farm.backend(name, checkpoints=("other.safetensors",))
-    await farm.runner(give_up_s=1.0)
-    await farm.seen("gpu-1", "gpu-2")
-    group = await to_pool(farm, 3)
-    assert (await farm.finished(group)).status == "failed"
-    for child in await farm.children(group):
-        assert child.failure_class == "node_or_model_missing"
-        assert "gpu-1: Cannot run this workflow" in child.error_message
-        assert "gpu-2: Cannot run this workflow" in child.error_message
-
-
-async def test_a_machine_takes_the_workflow_again_after_a_person_lifts_the_exclusion(farm: Farm) -> None:
-    sim = await farm.backend(seconds=0.05)
-    sim.fault("out_of_memory", count=2)
-    await farm.runner()
-    group = await to_pool(farm, 3, max_attempts=5)
-
-    async def excluded() -> bool:
-        return await in_thread(active_exclusions("gpu-1").exists)()
-
-    await until(excluded)
-    await in_thread(exclusions.exclusions_lift)(backend_id="gpu-1")
-    farm.wake()
-    await farm.finished(group)
-    assert "completed" in {child.status for child in await farm.children(group)}

@@ -2,16 +2,13 @@
 
 import asyncio
 import base64
-import io
 import json
 import struct
 import time
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
-from PIL import Image
 
 from backends.comfyui.event_socket import EventSocket
 from backends.comfyui.protocol import Executing, ExecutionStart, Preview
@@ -22,9 +19,6 @@ from jobgroups.events.messages import Message, PreviewFrame
 from jobgroups.runner.attempt.driver import AttemptSpec
 from jobgroups.runner.session.previews import MIN_INTERVAL, SessionPreviews
 from jobgroups.serializers import to_json
-from tests.harness.farm import Farm
-from tests.harness.graphs import text_to_image
-from tests.runner.conftest import farm  # noqa: F401 a fixture
 from tests.ws.clients import watching
 from tests.ws.conftest import Writer
 
@@ -172,28 +166,3 @@ def test_preview_is_the_same_after_the_channel_layer() -> None:
     assert msgspec.convert(msgspec.to_builtins(message), Message) == message
     older = {key: value for key, value in msgspec.to_builtins(message).items() if key != "previews"}
     assert msgspec.convert(older, Message) == Message("g")
-
-
-@pytest.mark.django_db(transaction=True)
-async def test_preview_of_a_sampler_is_its_picture(farm: Farm) -> None:  # noqa: F811
-    farm.hub.bind(asyncio.get_running_loop(), read_seqs=_no_seqs)
-    await farm.backend("gpu-1", seconds=1.5, preview_fps=20.0)
-    await farm.runner()
-    seen: list[dict[str, Any]] = []
-    group = await farm.submit("gpu-1", workflow=text_to_image(steps=30))
-    watching = await farm.hub.subscribe(group.id, previews=True)
-
-    async def look(wanted: Callable[[], bool]) -> None:
-        while not wanted():
-            entries = await watching.take()
-            seen.extend(json.loads(e.text) for e in entries if isinstance(e, PreviewFrame))
-
-    async with asyncio.timeout(20):
-        await look(lambda: len(seen) >= 3)
-    child = (await farm.children(group))[0]
-    assert {frame["job_id"] for frame in seen} == {child.id}
-    with Image.open(io.BytesIO(base64.b64decode(seen[-1]["image"])), formats=["JPEG"]) as image:
-        assert max(image.size) == 512
-    await farm.finished(group)
-    await farm.hub.aclose()
-    assert "child_preview" not in await farm.types(group)

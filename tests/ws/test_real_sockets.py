@@ -86,16 +86,6 @@ async def close_code(client: ClientConnection) -> int | None:
             return None if closed.rcvd is None else closed.rcvd.code
 
 
-async def test_group_is_streamed_to_its_end(served: PlayedDirector) -> None:
-    async with served.connect() as client:
-        frames = [await frame(client)]
-        await served.do("run")
-        while frames[-1]["type"] != "group_complete":
-            frames.append(await frame(client))
-    assert frames[0]["type"] == "initial_state"
-    assert [one["seq"] for one in frames] == list(range(1, 9))
-
-
 @pytest.mark.parametrize(
     ("path", "code"),
     [
