@@ -144,6 +144,12 @@ class Farm:
             service.notify(work_only=True)
         return done.group
 
+    async def running(self, *backend_ids: str, **options: Any) -> JobGroup:
+        """Submit a group, and return it when a job of it runs."""
+        group = await self.submit(*backend_ids, **options)
+        await self.status_of(group, "running")
+        return group
+
     def wake(self) -> None:
         for service in self._tasks:
             service.notify()

@@ -175,8 +175,7 @@ async def test_job_ends_when_a_prompt_before_it_does_not_stop(farm: Farm, versio
     sick = await farm.backend("sick", version=version)
     sick.fault("stuck", count=1, interruptible=False)
     await bounded_runner(farm, depth=1)
-    hangs = await farm.submit("sick", timeout_seconds=1)
-    await farm.status_of(hangs, "running")
+    hangs = await farm.running("sick", timeout_seconds=1)
     waits = await farm.submit("sick")
     assert (await farm.finished(hangs)).status == "failed"
     await ends_unreachable(farm, waits, "its prompt was to be stopped")

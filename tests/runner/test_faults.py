@@ -72,8 +72,7 @@ async def test_silent_sockets_cost_lateness_and_no_render(farm: Farm, fault: str
 async def test_a_backend_that_forgets_fails_what_ran_and_gets_again_what_waited(farm: Farm) -> None:
     sim = await farm.backend(seconds=1.5)
     await farm.runner()
-    group = await farm.submit("gpu-1", "gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", "gpu-1")
     await farm.in_states(group, "running", "accepted")
     await sim.restart(down_s=0.5)
     await farm.finished(group)
@@ -111,8 +110,7 @@ async def test_a_lost_interrupt_is_repeated_until_the_end_is_seen(farm: Farm) ->
     sim = await farm.backend(seconds=20)
     sim.fault("interrupt_lost", count=2)
     await farm.runner()
-    group = await farm.submit("gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1")
     await farm.cancel(group)
     (row,) = await farm.settled(group)
     assert row.state == "interrupted"
@@ -144,8 +142,7 @@ async def test_a_node_that_cannot_be_stopped_keeps_its_place_until_it_ends(farm:
     sim = await farm.backend(seconds=1.5)
     sim.fault("uninterruptible", count=0)
     await farm.runner()
-    group = await farm.submit("gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1")
     await farm.cancel(group)
     later = await farm.submit("gpu-1")
     assert (await farm.finished(later)).status == "completed"
@@ -170,8 +167,7 @@ async def test_an_end_that_races_a_timeout_wins(farm: Farm) -> None:
     sim = await farm.backend(seconds=1.0)
     # Its frames are lost, so the end is first seen by the look that precedes the timeout.
     await farm.runner(intervals=Intervals(lookup_interval=60.0, probe=0.2, reconnect_most=0.5))
-    group = await farm.submit("gpu-1", timeout_seconds=2)
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", timeout_seconds=2)
     sim.fault("stall_sockets", at="now")
     done = await farm.finished(group)
     assert done.status == "completed"
@@ -267,8 +263,7 @@ async def test_an_end_that_a_look_just_misses_is_no_loss(farm: Farm) -> None:
     # No frame tells the end: it is looked for while it is in neither the queue nor the history.
     sim.fault("late_history_entry", count=1, seconds=0.6)
     await farm.runner(intervals=replace(Intervals.scaled(SCALE), lookup_interval=0.2, stop_retry=1.5))
-    group = await farm.submit("gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1")
     sim.fault("stall_sockets", at="now")
     await completes_once(farm, group)
 
@@ -276,8 +271,7 @@ async def test_an_end_that_a_look_just_misses_is_no_loss(farm: Farm) -> None:
 async def test_an_error_frame_alone_ends_nothing(farm: Farm) -> None:
     await farm.backend(seconds=1.0)
     service = await farm.runner()
-    group = await farm.submit("gpu-1", workflow=text_to_image(steps=10))
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", workflow=text_to_image(steps=10))
     (driver,) = service._sessions["gpu-1"].session.attempts.drivers.values()
     # As where one of two outputs is blocked: the other one is rendered all the same.
     driver.on_event(ExecutionError(prompt_id=driver.prompt_id, exception_message="Execution Blocked"))
@@ -323,8 +317,7 @@ async def test_waiting_in_the_backends_queue_takes_nothing_of_the_timeout(farm: 
 async def test_a_stop_asked_for_while_no_runner_lived_is_honoured_by_the_next(farm: Farm) -> None:
     await farm.backend(seconds=20)
     first = await farm.runner()
-    group = await farm.submit("gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1")
     await farm.kill(first)
     await farm.cancel(group)
     await farm.runner()
@@ -337,8 +330,7 @@ async def test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only(
 ) -> None:
     sim = await farm.backend(seconds=1.0)
     service = await farm.runner(threads=1)
-    group = await farm.submit("gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1")
     database = service._sessions["gpu-1"].session.context.database
     await database.run(allow_writes, allowed=False)
     await sim.wait_for("ended")

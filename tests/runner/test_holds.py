@@ -44,8 +44,7 @@ async def attempts_of(farm: Farm, group: Any) -> list[tuple[str, str, bool]]:
 async def test_a_paused_backend_finishes_what_it_has_and_gets_no_more(farm: Farm) -> None:
     await farm.backend(seconds=0.6)
     await farm.runner(depth=1)
-    group = await farm.submit("gpu-1", "gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", "gpu-1")
     await pause(farm)
     await farm.status_of(group, "completed")
     await farm.dispatched()
@@ -58,8 +57,7 @@ async def test_a_paused_backend_finishes_what_it_has_and_gets_no_more(farm: Farm
 async def test_paused_at_once_what_runs_is_given_back_and_rendered_after_the_pause(farm: Farm) -> None:
     await farm.backend(seconds=2.0)
     await farm.runner()
-    group = await farm.submit("gpu-1", "gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", "gpu-1")
     await pause(farm, at_once=True, by="anna")
     assert {one[1] for one in await attempts_of(farm, group)} == {"interrupted"}
     assert {child.status for child in await farm.children(group)} == {"queued"}
@@ -78,8 +76,7 @@ async def test_paused_at_once_what_runs_is_given_back_and_rendered_after_the_pau
 async def test_a_pause_at_once_is_carried_out_by_the_next_runner(farm: Farm) -> None:
     await farm.backend(seconds=2.0)
     service = await farm.runner()
-    group = await farm.submit("gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1")
     # It dies between the word and the deed.
     await farm.kill(service)
     await pause(farm, at_once=True)
@@ -97,8 +94,7 @@ async def test_a_drained_backend_finishes_gives_the_rest_away_and_is_disabled(fa
     await farm.backend("gpu-2", seconds=0.1)
     await farm.runner(depth=1)
     await farm.seen("gpu-1", "gpu-2")
-    group = await farm.submit("gpu-1", "gpu-1", "gpu-1", retry_elsewhere=RetryScope.ANY)
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", "gpu-1", "gpu-1", retry_elsewhere=RetryScope.ANY)
     await drain(farm, by="anna", reason="new card")
     assert (await farm.finished(group)).status == "completed"
     assert farm.kinds().count("accepted") == 1
@@ -112,8 +108,7 @@ async def test_drained_at_once_it_is_disabled_as_soon_as_the_stop_is_seen(farm: 
     await farm.backend("gpu-2", seconds=0.1)
     await farm.runner()
     await farm.seen("gpu-1", "gpu-2")
-    group = await farm.submit("gpu-1", retry_elsewhere=RetryScope.ANY)
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", retry_elsewhere=RetryScope.ANY)
     await drain(farm, at_once=True)
     assert (await farm.finished(group)).status == "completed"
     assert "child_retrying" in await farm.types(group)

@@ -51,8 +51,7 @@ async def test_old_comfyui_is_interrupted_while_only_prompts_of_ours_are_there(f
 async def test_old_comfyui_is_not_interrupted_while_a_foreign_prompt_waits(farm: Farm) -> None:
     sim = await farm.backend(seconds=3.0, version="0.3.56")
     await farm.runner()
-    group = await farm.submit("gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1")
     sim.fault("foreign_prompt", at="now", seconds=0.1)
     foreign = sim.prompts[-1]["prompt_id"]
     await farm.cancel(group)
@@ -70,8 +69,7 @@ async def test_old_comfyui_is_not_interrupted_while_a_foreign_prompt_waits(farm:
 async def test_old_comfyui_is_interrupted_once_no_foreign_prompt_waits(farm: Farm) -> None:
     sim = await farm.backend(seconds=20.0, version="0.3.56")
     await farm.runner()
-    group = await farm.submit("gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1")
     sim.fault("foreign_prompt", at="now", prompts=2)
     await farm.cancel(group)
     await until(lambda: noted(farm, group, "2 prompts of other clients"))

@@ -52,8 +52,7 @@ async def test_crash_without_retry_elsewhere_fails_the_job_as_lost_at_its_timeou
     await farm.backend("gpu-2")
     await farm.runner(move_after_s=0.3)
     await farm.seen("gpu-1", "gpu-2")
-    group = await farm.submit("gpu-1", timeout_seconds=3)
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", timeout_seconds=3)
     sim.crash()
 
     async def reason() -> str | None:
@@ -84,8 +83,7 @@ async def test_crash_just_before_the_timeout_is_called_lost(farm: Farm) -> None:
     # No probe fails before the time is up: the answer of the next one is waited for.
     intervals = replace(Intervals.scaled(SCALE), probe=3.5, reconnect_most=5.0)
     await farm.runner(intervals=intervals)
-    group = await farm.submit("gpu-1", timeout_seconds=3)
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", timeout_seconds=3)
     await asyncio.sleep(2.4)
     sim.crash()
     await ended(farm, group)
@@ -144,8 +142,7 @@ async def test_picture_finished_behind_a_cut_network_is_adopted_while_the_job_wa
         await farm.runner(move_after_s=0.5, depth=1)
         await farm.seen("gpu-1", "gpu-2")
         # Its only other backend is busy, so the moved job waits there.
-        busy = await farm.submit("gpu-2", timeout_seconds=60)
-        await farm.status_of(busy, "running")
+        busy = await farm.running("gpu-2", timeout_seconds=60)
         group = await submit(farm, timeout_seconds=60)
         await farm.status_of(group, "running")
         await cable.cut()
@@ -176,8 +173,7 @@ async def test_prompt_that_still_runs_when_its_backend_is_back_is_stopped(farm: 
         rows = await farm.settled(group)
         assert [(row.state, row.failure_class) for row in rows] == [("interrupted", "backend_lost"), ("success", "")]
         # It takes work again.
-        later = await farm.submit("gpu-1", timeout_seconds=60)
-        await farm.status_of(later, "running")
+        later = await farm.running("gpu-1", timeout_seconds=60)
         await farm.cancel(later)
 
 

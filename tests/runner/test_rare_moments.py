@@ -52,8 +52,7 @@ async def renewals_come_again(service: RunnerService) -> None:
 async def test_an_absurd_number_of_steps_ends_no_runner(farm: Farm) -> None:
     await farm.backend(seconds=1.5)
     service = await farm.runner()
-    group = await farm.submit("gpu-1", workflow=text_to_image(steps=3))
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", workflow=text_to_image(steps=3))
     (driver,) = (await session_of(service)).attempts.drivers.values()
     driver.on_event(Progress(prompt_id=driver.prompt_id, node="3", value=1, max=10**30))
     await until_row(group.children.filter(steps_total=2**31 - 1), 5)
@@ -83,8 +82,7 @@ async def test_a_prompt_claimed_while_its_socket_breaks_is_heard_all_the_same(fa
 async def test_other_headers_leave_a_running_prompt_heard(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     await farm.backend(seconds=3.0)
     service = await farm.runner(intervals=ONLY_HEARING)
-    group = await farm.submit("gpu-1", workflow=text_to_image(steps=20))
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", workflow=text_to_image(steps=20))
     before = await session_of(service)
     # Far away, where a closing handshake takes a while.
     close = EventSocket.close
@@ -139,8 +137,7 @@ async def test_nothing_is_interrupted_while_the_lease_may_be_anothers(farm: Farm
     sim = await farm.backend(seconds=4.0)
     service = await farm.runner()
     session = await session_of(service)
-    group = await farm.submit("gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1")
     no_renewal_comes(service)
     await farm.cancel(group)
     await asyncio.sleep(10 * Intervals.scaled(SCALE).stop_retry)  # so often the prompt is looked for
@@ -201,8 +198,7 @@ async def test_silent_socket_is_replaced_when_no_status_follows_a_prompt(farm: F
 async def test_a_row_that_cannot_be_prepared_again_keeps_no_backend_from_its_work(farm: Farm) -> None:
     await farm.backend(seconds=1.5)
     first = await farm.runner()
-    group = await farm.submit("gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1")
     await farm.kill(first)
     broken = JobGroup.objects.filter(pk=group.pk)
     await in_thread(lambda: broken.update(workflow_json='{"3": 5}'))()

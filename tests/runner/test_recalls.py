@@ -35,8 +35,7 @@ async def waiting(farm: Farm, seconds: float = 0.02, usual: float = 0.02) -> tup
     await in_thread(second.update)(hold="pause")
     runner = await farm.runner()
     await farm.seen("gpu-1", "gpu-2")
-    first = await farm.submit("gpu-1")
-    await farm.status_of(first, "running")
+    first = await farm.running("gpu-1")
     known = [TimingSample(first.workflow_digest, "gpu-1", "", usual, True)]
     await in_thread(timings_store)(known)
     group = await farm.submit("*", count=6)

@@ -51,8 +51,7 @@ async def test_timeout_seconds_counts_beside_stall_seconds(farm: Farm) -> None:
 async def test_stall_counts_from_the_moment_at_which_events_are_received_again(farm: Farm, what: str) -> None:
     sim = await farm.backend()
     first = await farm.runner()
-    group = await farm.submit(workflow=silent(3.2), timeout_seconds=None, stall_seconds=2)
-    await farm.status_of(group, "running")
+    group = await farm.running(workflow=silent(3.2), timeout_seconds=None, stall_seconds=2)
     if what == "runner":
         await farm.kill(first)
         await asyncio.sleep(2.2)

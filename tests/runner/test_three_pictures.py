@@ -71,8 +71,7 @@ async def test_a_graph_that_would_kill_the_backends_worker_is_never_sent(farm: F
 async def test_cancel_interrupts_what_runs_deletes_what_waits_and_leaves_strangers(farm: Farm) -> None:
     sim = await farm.backend(seconds=8)
     await farm.runner()
-    group = await farm.submit("gpu-1", "gpu-1", "gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", "gpu-1", "gpu-1")
     await farm.in_states(group, "running", "accepted")
     sim.fault("foreign_prompt", at="now", seconds=0.1)
     told = await farm.cancel(group)
@@ -96,8 +95,7 @@ async def test_a_comfyui_that_would_render_twice_is_told_to_be_updated(farm: Far
 async def test_a_runner_that_stops_leaves_prompts_running_and_the_next_one_takes_them_up(farm: Farm) -> None:
     await farm.backend(seconds=1.5)
     first = await farm.runner()
-    group = await farm.submit("gpu-1", "gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", "gpu-1")
     await farm.stop(first)
     await farm.runner()
     assert (await farm.finished(group)).status == "completed"
@@ -109,8 +107,7 @@ async def test_a_runner_that_stops_leaves_prompts_running_and_the_next_one_takes
 async def test_a_disabled_backend_fails_what_waits_and_finishes_what_was_sent(farm: Farm) -> None:
     await farm.backend(seconds=1)
     await farm.runner(depth=1)
-    group = await farm.submit("gpu-1", "gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", "gpu-1")
     await in_thread(Backend.objects.update)(enabled=False)
     await farm.finished(group)
     statuses = [child.status for child in await farm.children(group)]

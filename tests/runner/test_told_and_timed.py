@@ -67,8 +67,7 @@ async def test_what_is_given_back_and_goes_on_tells_no_progress_of_a_child_that_
     monkeypatch.setattr(farm.hub, "publish", note)
     sim = await farm.backend("gpu-1", seconds=2.5)
     service = await farm.runner(timeouts=QUICK)
-    group = await farm.submit("gpu-1")
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1")
     await until(lambda: len(told) > 2)
     # It cannot be told to stop, and renders on to its end.
     sim.fault("hang_http", route="/interrupt", count=0)
@@ -117,8 +116,7 @@ async def test_a_backend_that_speaks_is_not_asked_how_long_its_queue_is(
     monkeypatch.setattr(ComfyClient, "queue_remaining", noted)
     await farm.backend("gpu-1", seconds=2.0)
     await farm.runner()
-    group = await farm.submit("gpu-1", workflow=text_to_image(steps=40))
-    await farm.status_of(group, "running")
+    group = await farm.running("gpu-1", workflow=text_to_image(steps=40))
     began = time.monotonic()
     assert (await farm.finished(group, within=15)).status == "completed"
     ended = time.monotonic()
