@@ -1,7 +1,5 @@
 """Pictures that the viewer cannot show as they are, as they were not captured: too large to be carried, or gone."""
 
-import io
-import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import pytest
 
 from jobgroups.domain import media_types
 from tests.browser.desk import Desk, wait_loaded
+from tests.browser.test_media import silence
 from tests.harness.simulator_thread import SimulatorThread
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
@@ -124,18 +123,7 @@ def test_an_open_page_shows_that_a_picture_was_replaced(narrow: Desk, page: Any,
     wait_loaded(page, page.locator("#viewer-image"), "=== 320")
 
 
-def silence() -> bytes:
-    """Return a second of it as a WAV file."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(8_000)
-        sound.writeframes(bytes(16_000))
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(("name", "content"), [("a.wav", silence()), ("a.txt", b"a poem")])
+@pytest.mark.parametrize(("name", "content"), [("a.wav", silence(1)), ("a.txt", b"a poem")])
 def test_a_sound_or_a_text_is_shown_in_a_tab_of_its_own(page: Any, name: str, content: bytes) -> None:
     headers = {**media_types.guard_headers(name), "Content-Type": media_types.media_type(name)}
     page.route("**/*", lambda route: route.fulfill(headers=headers, body=content))
