@@ -118,6 +118,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     details: str
     node_errors: dict[str, Any]
+    #: Of the refusal as a whole: ``node_id``, ``class_type`` and ``node_title`` of a missing class.
+    extra_info: dict[str, Any] = {}
 
 
 class _WireItem(msgspec.Struct, array_like=True):
@@ -169,6 +171,7 @@ class _WireError(msgspec.Struct):
     type: str = ""
     message: str = ""
     details: str = ""
+    extra_info: Any = None
 
 
 class _WireRefusal(msgspec.Struct):
@@ -215,7 +218,11 @@ def refusal(body: bytes) -> Refusal:
         return Refusal(error_type="", message=text.strip(), details="", node_errors={})
     error = _WireError(message=wire.error) if isinstance(wire.error, str) else wire.error
     return Refusal(
-        error_type=error.type, message=error.message, details=error.details, node_errors=_node_errors(wire.node_errors)
+        error_type=error.type,
+        message=error.message,
+        details=error.details,
+        node_errors=_node_errors(wire.node_errors),
+        extra_info=error.extra_info if isinstance(error.extra_info, dict) else {},
     )
 
 

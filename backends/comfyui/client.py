@@ -168,6 +168,7 @@ class ComfyClient:
             message=refusal.message,
             details=refusal.details,
             node_errors=refusal.node_errors,
+            extra_info=refusal.extra_info,
         )
 
     async def history(self, prompt_id: str, *, new_connection: bool = False) -> answers.HistoryEntry | None:

@@ -68,6 +68,7 @@ class PromptRefused(BackendError):
         message: ComfyUI's message, without details.
         details: ComfyUI's details, often ``""``.
         node_errors: node id to ComfyUI's own object, ``{}`` where no node is named.
+        extra_info: ComfyUI's own, of the refusal as a whole.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class PromptRefused(BackendError):
         message: str = "",
         details: str = "",
         node_errors: dict[str, Any] | None = None,
+        extra_info: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         # The job's message, as ComfyUI wrote it.
@@ -88,6 +90,7 @@ class PromptRefused(BackendError):
         self.message = message
         self.details = details
         self.node_errors = node_errors or {}
+        self.extra_info = extra_info or {}
 
 
 class AnswerTooLarge(BackendError):

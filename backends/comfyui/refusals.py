@@ -52,6 +52,9 @@ def sentence(refusal: Refusal, *, status: int) -> str:
     faults = [f"{where}: {fault}" for where, fault in _faults(refusal.node_errors)]
     said = refusal.message or f"ComfyUI refused the prompt with {status}"
     if not faults:
+        if class_type := refusal.extra_info.get("class_type"):
+            # Since 0.12 the message names the title of the node, which a user may have changed.
+            return f"{said} It is node {refusal.extra_info.get('node_id')} ({class_type})."
         return f"{said}: {refusal.details}" if refusal.details not in ("", said) else said
     named = "; ".join(faults[:_NAMED_FAULTS])
     more = len(faults) - _NAMED_FAULTS

@@ -61,9 +61,9 @@ class ComfyUI:
         numbers = (f"{name}_{number:05}_.png" for number in count(1))
         return next(there for there, file in enumerate(numbers) if not self.view(file, subfolder))
 
-    def view(self, filename: str, subfolder: str) -> bytes:
-        """Return the bytes of one output file; none if it is not there."""
-        query = {"filename": filename, "subfolder": subfolder, "type": "output"}
+    def view(self, filename: str, subfolder: str, kind: str = "output") -> bytes:
+        """Return the bytes of one file; none if it is not there."""
+        query = {"filename": filename, "subfolder": subfolder, "type": kind}
         response = self._http.get("/view", params=query)
         return response.content if response.is_success else b""
 

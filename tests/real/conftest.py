@@ -14,9 +14,9 @@ from tests.real.comfyui import ComfyUI, OwnComfyUI
 
 
 @contextmanager
-def served(folder: Path, comfyui_url: str) -> Iterator[tuple[Served, Director]]:
-    """Serve with ``comfyui_url`` as the only backend; yield the process and a client of it."""
-    process = Served(folder, [comfyui_url], keeps_port=True)
+def served(folder: Path, *urls: str) -> Iterator[tuple[Served, Director]]:
+    """Serve with these ComfyUIs as the only backends; yield the process and a client of it."""
+    process = Served(folder, urls, keeps_port=True)
     try:
         process.wait_online()
         with Director(process.url) as client:
@@ -31,6 +31,23 @@ def comfyui() -> Iterator[ComfyUI]:
     url = os.environ.get("COMFYUI", "").strip()
     if not url:
         pytest.skip("needs a real ComfyUI: make test-real COMFYUI=http://127.0.0.1:8188")
+    with _connected(url) as comfyui:
+        yield comfyui
+
+
+@pytest.fixture(scope="session")
+def second(request: pytest.FixtureRequest) -> Iterator[ComfyUI]:
+    """Another one: that of ``COMFYUI_SECOND``, or the tests' own."""
+    url = os.environ.get("COMFYUI_SECOND", "").strip()
+    if not url:
+        yield request.getfixturevalue("mortal")
+        return
+    with _connected(url) as comfyui:
+        yield comfyui
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[ComfyUI]:
     comfyui = ComfyUI(url if "://" in url else f"http://{url}")
     _require_nodes(comfyui)
     comfyui.wait_idle()

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from director.client import (
+    Asset,
     Attempt,
     Child,
     ChildCancelled,
@@ -43,7 +44,7 @@ def deaf(prefix: str, *, seconds: float) -> Graph:
 
 
 def media(prefix: str) -> Graph:
-    """Return sampler → an MP4, a WebM and an animated WebP of 2 s; a FLAC of 3 s; a text; no picture."""
+    """Return sampler → an MP4, a WebM and an animated WebP of 2 s; a FLAC and an MP3 of 3 s; a text; no picture."""
     graph = sampled(prefix)
     graph["1"]["inputs"] |= {"width": 128, "height": 64}
     del graph["2"]
@@ -62,9 +63,21 @@ def media(prefix: str) -> Graph:
         },
         "8": {"class_type": "EmptyAudio", "inputs": {"duration": 3.0, "sample_rate": 44_100, "channels": 2}},
         "9": {"class_type": "SaveAudio", "inputs": {"audio": ["8", 0], "filename_prefix": prefix}},
-        "10": {"class_type": "PrimitiveString", "inputs": {"value": "<b>a caption</b>"}},
-        "11": {"class_type": "PreviewAny", "inputs": {"source": ["10", 0]}},
+        "10": {
+            "class_type": "SaveAudioMP3",
+            "inputs": {"audio": ["8", 0], "filename_prefix": prefix, "quality": "128k"},
+        },
+        "11": {"class_type": "PrimitiveString", "inputs": {"value": "<b>a caption</b>"}},
+        "12": {"class_type": "PreviewAny", "inputs": {"source": ["11", 0]}},
     }
+
+
+def loading(prefix: str, asset: Asset, *, seconds: float) -> Graph:
+    """Return LoadImage of an asset → SaveImage, and a sampler → PreviewImage that takes ``seconds``."""
+    graph = sampled(prefix, seconds=seconds)
+    graph["3"] = {"class_type": "LoadImage", "inputs": {"image": asset.reference}}
+    graph["2"]["inputs"]["images"] = ["3", 0]
+    return graph | {"4": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
 
 
 def _with_node(prefix: str, class_type: str, inputs: dict[str, Any]) -> Graph:

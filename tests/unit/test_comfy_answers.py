@@ -79,6 +79,13 @@ def test_refusal_names_the_node_and_what_is_wrong_with_it() -> None:
     assert said == f"PromptInfo outputs failed validation: {fault}; {fault}; {fault}; and 1 more"
 
 
+def test_refusal_names_the_class_that_is_missing_and_not_the_title_of_its_node_alone() -> None:
+    info = {"node_id": "1", "class_type": "NoSuchNode", "node_title": "Mine"}
+    error = {"type": "missing_node_type", "message": "Node 'Mine' not found.", "extra_info": info}
+    refusal = answers.refusal(json.dumps({"error": error, "node_errors": {}}).encode())
+    assert sentence(refusal, status=400) == "Node 'Mine' not found. It is node 1 (NoSuchNode)."
+
+
 def test_refused_outputs_are_named_with_the_node_that_is_wrong() -> None:
     error = {"message": "Value not in list", "details": "ckpt_name:\n'x'"}
     node_errors = {

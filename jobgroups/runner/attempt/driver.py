@@ -814,6 +814,7 @@ def _refusal(error: PromptRefused) -> dict[str, Any]:
         "status": error.status,
         "refusal_type": error.error_type,
         "details": error.details,
+        "extra_info": error.extra_info,
         "node_errors": error.node_errors,
     }
 
