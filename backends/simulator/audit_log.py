@@ -5,7 +5,7 @@ servers may share a file and a killed process loses no entry. An entry is writte
 answer or the frame with the same content is sent.
 
 Kinds: `accepted`, `refused`, `started`, `ended` (with `outcome`), `interrupted` (requested, with
-`hit`), `deleted`, `lost` (accepted, and forgotten by a restart or a crash), `restarted`, `crashed`,
+`hit`), `cancelled` (requested), `deleted`, `lost` (accepted, and forgotten by a restart or a crash), `restarted`, `crashed`,
 `freed` (POST /free, with its `body`), `fault` (an injected fault took effect).
 """
 

@@ -9,6 +9,9 @@ written as compact JSON (no spaces, no escapes, keys in their order) and packed 
 `calls.json.gz` gives per class the function's name, and after it the parameters that the function
 takes although no input of the class is called so; "**" matches any name. It was read with
 `inspect.signature` from the classes of a real ComfyUI 0.3.64.
+
+A newer version has the same classes here, without those that it dropped. `node_replacements.json.gz` is
+the answer of GET /node_replacements of ComfyUI 0.33.0.
 """
 
 import copy
@@ -19,9 +22,17 @@ from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
 
+from backends.simulator import releases
 from backends.simulator.folders import Folders
+from backends.simulator.releases import Release
 
 NodeSpec = dict[str, Any]
+
+#: Classes of 0.3.64 that 0.33.0 does not have.
+_DROPPED = (
+    "Load3DAnimation", "LoadImageSetFromFolderNode", "LoadImageTextSetFromFolderNode", "Preview3DAnimation",
+    "SaveLoRANode",
+)  # fmt: skip
 
 
 class Input(NamedTuple):
@@ -40,10 +51,12 @@ def _recorded(name: str) -> dict[str, Any]:
 
 
 class Catalog:
-    def __init__(self, folders: Folders, checkpoints: tuple[str, ...]) -> None:
+    def __init__(self, folders: Folders, checkpoints: tuple[str, ...], release: Release) -> None:
         self._folders = folders
         self._checkpoints = list(checkpoints)
         self._known: dict[str, NodeSpec] = _recorded("object_info")
+        if release >= releases.RECORDED:
+            self._known = {name: _newer(spec) for name, spec in self._known.items() if name not in _DROPPED}
 
     def __contains__(self, class_type: object) -> bool:
         return class_type in self._known
@@ -89,6 +102,16 @@ class Catalog:
         return hidden
 
 
+def _newer(spec: NodeSpec) -> NodeSpec:
+    """A class as 0.33.0 describes it. The codec of SaveVideo may be named `format.codec` there."""
+    inputs = spec["input"]
+    if spec["name"] == "SaveVideo":
+        required = dict(inputs["required"])
+        inputs = inputs | {"optional": {"codec": required.pop("codec")}, "required": required}
+    added = {"is_input_list": False, "has_intermediate_output": False, "search_aliases": []}
+    return spec | {"input": inputs} | added
+
+
 def _is_checkpoint_list(choices: Any) -> bool:
     return isinstance(choices, list) and any(str(c).endswith(".safetensors") for c in choices)
 
@@ -131,34 +154,27 @@ def call_of(class_type: str) -> Call:
     return Call(function, frozenset(also))
 
 
-#: Renamed classes of ComfyUI 0.33's GET /node_replacements that the catalog does not have: the new
-#: class and its inputs, each with the name of the old input; None: all stay.
-REPLACEMENTS: dict[str, tuple[str, dict[str, str] | None]] = {
-    "T2IAdapterLoader": ("ControlNetLoader", {"control_net_name": "t2i_adapter_name"}),
-    "SDV_img2vid_Conditioning": ("SVD_img2vid_Conditioning", None),
-    "ConditioningAverage ": ("ConditioningAverage", None),
-}
+@cache
+def replacements() -> dict[str, Any]:
+    """The answer of GET /node_replacements."""
+    return _recorded("node_replacements")
 
 
-def replaces(release: tuple[int, ...]) -> bool:
-    return release >= (0, 14)
-
-
-def replace_nodes(prompt: Any, catalog: Catalog, release: tuple[int, ...]) -> None:
+def replace_nodes(prompt: Any, catalog: Catalog, release: Release) -> None:
     """Rewrite a prompt's renamed nodes in place, as ComfyUI does before it validates a prompt.
 
     Raises what Python raises, which is ComfyUI's 500, for a node that lacks a mapped input; before
-    0.38 also for one without `_meta`.
+    REPLACED_WITHOUT_META also for one without `_meta`.
     """
-    if not replaces(release):
+    if release < releases.REPLACEMENTS:
         return
     for node_id, node in prompt.items():
         if "class_type" not in node or "inputs" not in node:
             continue
-        if node["class_type"] in catalog or node["class_type"] not in REPLACEMENTS:
+        if node["class_type"] in catalog or node["class_type"] not in replacements():
             continue
-        new_class, mapping = REPLACEMENTS[node["class_type"]]
-        given = node["inputs"]
-        inputs = given if mapping is None else {new: given[old] for new, old in mapping.items()}
-        meta = node.get("_meta", {}) if release >= (0, 38) else node["_meta"]
-        prompt[node_id] = {"class_type": new_class, "inputs": inputs, "_meta": meta}
+        rule, given = replacements()[node["class_type"]][0], node["inputs"]
+        if (mapping := rule["input_mapping"]) is not None:
+            given = {one["new_id"]: one["set_value"] if "set_value" in one else given[one["old_id"]] for one in mapping}
+        meta = node.get("_meta", {}) if release >= releases.REPLACED_WITHOUT_META else node["_meta"]
+        prompt[node_id] = {"class_type": rule["new_node_id"], "inputs": given, "_meta": meta}

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("--output-dir", type=Path, help="keep the images here")
     runs.add_argument("--vram", type=_seconds, default=24.0, metavar="GB", help="0: a CPU device")
     runs.add_argument("--model", action="append", default=[], help="a checkpoint to offer, too")
-    runs.add_argument("--comfyui-version", default=COMFYUI_VERSION, help="version to report")
+    runs.add_argument("--comfyui-version", default=COMFYUI_VERSION, help="behave as this version")
     wrong = parser.add_argument_group("what goes wrong, and who saw it")
     wrong.add_argument(
         "--gc-pause",

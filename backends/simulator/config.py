@@ -3,6 +3,10 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from backends.simulator import releases
+from backends.simulator.releases import Release
 
 DEFAULT_CHECKPOINTS = ("random_sd15.safetensors", "tiny_sd15.safetensors")  # the recordings'
 COMMON_CHECKPOINTS = (  # checkpoints that common workflows name; the command offers them too
@@ -27,14 +31,23 @@ class Config:
     preview_fps: float = 0.0  # previews per second at most; 0: none (`--preview-method none`)
     output_dir: Path | None = None  # holds output, temp, input; None: a temporary folder
     vram_gb: float | None = None  # None: a CPU device, as in the recordings
-    version: str = COMFYUI_VERSION  # as in /system_stats
+    version: str = COMFYUI_VERSION  # it behaves as this one; see `releases`
     checkpoints: tuple[str, ...] = DEFAULT_CHECKPOINTS
     max_upload_bytes: int = MAX_UPLOAD_BYTES
     file_clock: float = 0.0  # seconds by which the clock that dates its files is ahead of its own
     audit_log: Path | None = None  # JSON lines; None: in memory only
 
     @property
-    def release(self) -> tuple[int, ...]:
+    def features(self) -> dict[str, Any]:
+        """What the server offers: GET /features, and its answer to a client's feature flags."""
+        offered: dict[str, Any] = {"supports_preview_metadata": True, "max_upload_size": self.max_upload_bytes}
+        if self.release >= releases.RECORDED:
+            offered |= {"supports_model_type_tags": True, "extension": {"manager": {"supports_v4": True}}}
+            offered |= {"node_replacements": True, "assets": False}
+        return offered
+
+    @property
+    def release(self) -> Release:
         """The version's three numbers; a version without numbers counts as the newest."""
         numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", self.version)
         return tuple(int(one or 0) for one in numbers.groups()) if numbers else (999,)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from backends.simulator import nodes
+from backends.simulator import nodes, releases
 from backends.simulator.cache import NodeCache, Ui
 from backends.simulator.catalog import Catalog, call_of
 from backends.simulator.graph import ExecutionOrder, Graph, Node, is_link
@@ -30,7 +30,8 @@ class Execution:
         self.graph = Graph(prompt)
         self.client_id = _client_of(extra_data)
         self._identity = {"prompt_id": self.prompt_id, "client_id": self.client_id}
-        self.progress = Progress(state.hub, self.graph, self.prompt_id, self.client_id)
+        throttle = 0.1 if state.config.release >= releases.THROTTLE else 0.0
+        self.progress = Progress(state.hub, self.graph, self.prompt_id, self.client_id, throttle)
         facts = self._identity | {"extra_data": extra_data}
         self.run = PromptRun(state, prompt, facts, self.progress)
         self.messages: list[list[Any]] = []
@@ -190,7 +191,10 @@ class Execution:
             self.say("execution_interrupted", self._error_head(real, class_type), broadcast=True)
             return
         kind = error.kind if isinstance(error, NodeFailure) else _type_name(error)
-        tips = _OOM_TIPS if kind.endswith("OutOfMemoryError") else ""
+        is_memory = kind.endswith("OutOfMemoryError")
+        if self.state.config.release >= releases.TIPS_OF_ACCELERATOR:
+            is_memory |= kind == "torch.AcceleratorError" and "out of memory" in str(error)
+        tips = _OOM_TIPS if is_memory else ""
         traceback = [  # in ComfyUI's form; it names no file of the machine it runs on
             '  File "/opt/ComfyUI/execution.py", line 1, in execute\n',
             f'  File "/opt/ComfyUI/nodes.py", line 1, in {class_type}\n',

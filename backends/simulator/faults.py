@@ -91,7 +91,7 @@ KINDS: dict[str, Kind] = {
         "all frames of the end go out, the history entry is written seconds later", seconds=1.0
     ),
     "no_history": _kind("the prompt's history entry is never written"),
-    "empty_history": _kind("GET /history answers {} although there are entries"),
+    "empty_history": _kind("GET /history and GET /api/jobs show no entries although there are some"),
     "huge_history": _kind("GET /history answers that many megabytes more", megabytes=64.0),
     # POST /prompt
     "lose_answer": _kind("POST /prompt is queued; its connection breaks without an answer"),

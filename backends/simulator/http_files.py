@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 from PIL import Image
 
+from backends.simulator import releases
 from backends.simulator.folders import Folders, annotated, is_within
 from backends.simulator.pictures import encode
 from backends.simulator.server_state import STATE
@@ -16,6 +17,8 @@ from backends.simulator.server_state import STATE
 routes = web.RouteTableDef()
 
 _DOWNLOAD_ONLY = frozenset({"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"})
+_SVG = "image/svg+xml"
+_ATTACHMENTS = _DOWNLOAD_ONLY | {_SVG, "text/xml", "application/xml"}  # in newer versions
 
 
 @routes.get("/view")
@@ -28,6 +31,8 @@ async def view(request: web.Request) -> web.StreamResponse:
     path, name = found
     query = request.rel_url.query
     headers = {"Content-Disposition": f'filename="{name}"'}
+    if is_newer := state.config.release >= releases.SAFE_VIEW:
+        headers["X-Content-Type-Options"] = "nosniff"
     if "preview" in query:
         kind, data = await state.run_in_thread(_preview, path, query["preview"], query.get("channel", ""))
         return web.Response(body=data, content_type=f"image/{kind}", headers=headers)
@@ -35,8 +40,16 @@ async def view(request: web.Request) -> web.StreamResponse:
         data = await state.run_in_thread(_channel, path, query["channel"])
         return web.Response(body=data, content_type="image/png", headers=headers)
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    safe = "application/octet-stream" if kind in _DOWNLOAD_ONLY else kind
-    return web.FileResponse(path, headers=headers | {"Content-Type": safe})
+    if is_newer and kind in _ATTACHMENTS:
+        headers["Cache-Control"] = "no-store"
+        if kind == _SVG:
+            headers["Vary"] = "Sec-Fetch-Dest"
+        if kind != _SVG or request.headers.get("Sec-Fetch-Dest") != "image":
+            kind = "application/octet-stream"
+            headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    elif kind in _DOWNLOAD_ONLY:
+        kind = "application/octet-stream"
+    return web.FileResponse(path, headers=headers | {"Content-Type": kind})
 
 
 def _find(request: web.Request, folders: Folders) -> tuple[str, str] | int:

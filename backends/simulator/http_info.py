@@ -7,8 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
-from backends.simulator.catalog import REPLACEMENTS, replaces
-from backends.simulator.hub import SERVER_FEATURES
+from backends.simulator import releases
+from backends.simulator.catalog import replacements
 from backends.simulator.server_state import STATE
 
 routes = web.RouteTableDef()
@@ -16,13 +16,16 @@ internal_routes = web.RouteTableDef()  # for ComfyUI's own web page; not doubled
 
 _GIB = 1024**3
 _RAM = 32 * _GIB
-MODEL_FOLDERS = (
-    "checkpoints", "configs", "loras", "vae", "text_encoders", "diffusion_models", "clip_vision",
-    "style_models", "embeddings", "diffusers", "vae_approx", "controlnet", "gligen",
-    "upscale_models", "custom_nodes", "hypernetworks", "photomaker", "classifiers",
-    "model_patches", "audio_encoders",
+_FOLDERS = (
+    "checkpoints", "configs", "loras", "vae", "text_encoders", "diffusion_models", "clip_vision", "style_models",
+    "embeddings", "diffusers", "vae_approx", "controlnet", "gligen", "upscale_models", "latent_upscale_models",
+    "custom_nodes", "datasets", "hypernetworks", "photomaker", "classifiers", "model_patches", "audio_encoders",
+    "background_removal", "frame_interpolation", "geometry_estimation", "optical_flow", "detection",
 )  # fmt: skip
-_PATHS = {name: [f"/opt/ComfyUI/models/{name}"] for name in MODEL_FOLDERS}
+_NEWER_FOLDERS = frozenset({"latent_upscale_models", "datasets", *_FOLDERS[22:]})
+_ASSETS_ARE_OFF = "Assets system is disabled. Start the server with --enable-assets to use this feature."
+#: The packages of ComfyUI that /system_stats names, with their versions.
+_PACKAGES = {"comfyui-frontend-package": "1.49.6", "comfyui-workflow-templates": "0.11.44"}
 
 
 def _answer_always(table: web.RouteTableDef, path: str, answer: Any) -> None:
@@ -31,19 +34,51 @@ def _answer_always(table: web.RouteTableDef, path: str, answer: Any) -> None:
         return web.json_response(answer)
 
 
-_answer_always(routes, "/features", SERVER_FEATURES)
 _answer_always(routes, "/embeddings", [])
 _answer_always(routes, "/extensions", [])
-_answer_always(routes, "/models", MODEL_FOLDERS)
-_unlisted = ("configs", "custom_nodes")
-_listed = [{"name": name, "folders": _PATHS[name]} for name in _PATHS if name not in _unlisted]
-_answer_always(routes, "/experiment/models", _listed)
 _answer_always(routes, "/users", {"storage": "server", "migrated": False})
 for _path in ("/settings", "/workflow_templates", "/i18n"):
     _answer_always(routes, _path, {})
 _screen = {"cols": 80, "rows": 24}
 _answer_always(internal_routes, "/internal/logs/raw", {"entries": [], "size": _screen})
-_answer_always(internal_routes, "/internal/folder_paths", _PATHS)
+
+
+@routes.get("/features")
+async def features(request: web.Request) -> web.Response:
+    return web.json_response(request.app[STATE].config.features)
+
+
+def _folders(request: web.Request) -> dict[str, list[str]]:
+    """The folders of models, by name."""
+    is_newer = request.app[STATE].config.release >= releases.RECORDED
+    names = (name for name in _FOLDERS if is_newer or name not in _NEWER_FOLDERS)
+    return {name: [f"/opt/ComfyUI/models/{name}"] for name in names}
+
+
+@routes.get("/models")
+async def model_folders(request: web.Request) -> web.Response:
+    return web.json_response(list(_folders(request)))
+
+
+@routes.get("/experiment/models")
+async def listed_folders(request: web.Request) -> web.Response:
+    found = _folders(request).items()
+    listed = [{"name": name, "folders": paths} for name, paths in found if name not in ("configs", "custom_nodes")]
+    return web.json_response(listed)
+
+
+@internal_routes.get("/internal/folder_paths")
+async def folder_paths(request: web.Request) -> web.Response:
+    return web.json_response(_folders(request))
+
+
+async def assets(_request: web.Request) -> web.Response:
+    """The answer of every route of the assets, which are switched off."""
+    error = {"code": "SERVICE_DISABLED", "message": _ASSETS_ARE_OFF, "details": {}}
+    return web.json_response({"error": error}, status=503)
+
+
+asset_routes = [web.route("*", path, assets) for path in ("/api/assets{rest:.*}", "/api/tags")]
 
 
 @routes.get("/object_info")
@@ -60,14 +95,9 @@ async def object_info_of(request: web.Request) -> web.Response:
 
 @routes.get("/node_replacements")
 async def node_replacements(request: web.Request) -> web.Response:
-    if not replaces(request.app[STATE].config.release):
+    if request.app[STATE].config.release < releases.REPLACEMENTS:
         return web.Response(status=404)
-    answer = {}
-    for old, (new, mapping) in REPLACEMENTS.items():
-        inputs = [{"new_id": new_id, "old_id": old_id} for new_id, old_id in (mapping or {}).items()]
-        shown: dict[str, Any] = {"new_node_id": new, "old_node_id": old, "old_widget_ids": None}
-        answer[old] = [shown | {"input_mapping": inputs or None, "output_mapping": None}]
-    return web.json_response(answer)
+    return web.json_response(replacements())
 
 
 @routes.get("/system_stats")
@@ -76,8 +106,8 @@ async def system_stats(request: web.Request) -> web.Response:
     state = request.app[STATE]
     config = state.config
     previews = ["--preview-method", "auto"] if config.preview_fps else []
-    system = {
-        "os": os.name,
+    system: dict[str, Any] = {
+        "os": sys.platform if config.release >= releases.OS_NAMES else os.name,
         "ram_total": _RAM,
         "ram_free": _RAM * 3 // 4,
         "comfyui_version": config.version,
@@ -89,6 +119,11 @@ async def system_stats(request: web.Request) -> web.Response:
         "embedded_python": False,
         "argv": ["main.py", "--listen", config.host, "--port", str(config.port), *previews],
     }
+    if config.release >= releases.PACKAGE_VERSIONS:
+        packages = [{"name": name, "installed": one, "required": one} for name, one in _PACKAGES.items()]
+        system["comfy_package_versions"] = packages
+    if config.release >= releases.UUID_IDS:
+        system["deploy_environment"] = "local-git"
     device: dict[str, Any] = {"name": "cpu", "type": "cpu", "index": None}
     total = _RAM
     if (gb := config.vram_gb) is not None:
@@ -103,7 +138,7 @@ async def system_stats(request: web.Request) -> web.Response:
 @routes.get("/models/{folder}")
 async def models(request: web.Request) -> web.Response:
     folder = request.match_info["folder"]
-    if folder not in MODEL_FOLDERS:
+    if folder not in _folders(request):
         return web.Response(status=404)
     checkpoints = list(request.app[STATE].config.checkpoints)
     return web.json_response(checkpoints if folder == "checkpoints" else [])

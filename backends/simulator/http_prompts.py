@@ -2,21 +2,20 @@
 
 import asyncio
 import json
+import time
 import uuid
 from typing import Any
 
 from aiohttp import web
 
-from backends.simulator import lenient
+from backends.simulator import lenient, releases
 from backends.simulator.audit_log import redact_extra_data
 from backends.simulator.catalog import replace_nodes
-from backends.simulator.prompt_queue import Item, LenientItem, identity
+from backends.simulator.prompt_queue import HistoryEntry, Item, LenientItem, identity, is_canonical, without_keys
 from backends.simulator.server_state import STATE, ServerState, break_connection
-from backends.simulator.validation import Verdict, no_prompt, validate
+from backends.simulator.validation import Verdict, invalid_prompt_id, no_prompt, validate
 
 routes = web.RouteTableDef()
-
-_TARGETED_SINCE = (0, 3, 57)  # before, POST /interrupt ignores prompt_id
 
 
 @routes.get("/prompt")
@@ -63,9 +62,13 @@ def submit(state: ServerState, body: Any) -> web.Response:
     number = _number(state, body)
     if "prompt" not in body:
         return web.json_response(no_prompt(), status=400)
-    prompt = body["prompt"]
-    replace_nodes(prompt, state.catalog, state.config.release)
-    prompt_id = str(body.get("prompt_id", uuid.uuid4()))
+    prompt, release = body["prompt"], state.config.release
+    wanted, is_strict = body.get("prompt_id"), release >= releases.UUID_IDS
+    if is_strict and wanted is not None and not is_canonical(wanted):
+        return web.json_response(invalid_prompt_id(), status=400)
+    is_given = wanted is not None if is_strict else "prompt_id" in body
+    prompt_id = str(wanted if is_given else uuid.uuid4())
+    replace_nodes(prompt, state.catalog, release)
     verdict, is_lenient = _verdict(state, prompt, body)
     extra_data: Any = body.get("extra_data", {})
     if "client_id" in body:
@@ -75,8 +78,12 @@ def submit(state: ServerState, body: Any) -> web.Response:
         state.audit_log.write("refused", error=verdict.error["type"], **whose)
         refusal = {"error": verdict.error, "node_errors": verdict.node_errors}
         return web.json_response(refusal, status=400)
+    marks = redact_extra_data(extra_data)
+    if release >= releases.CREATE_TIME:
+        extra_data["create_time"] = int(time.time() * 1000)
+        extra_data = without_keys(extra_data)
+    state.audit_log.write("accepted", number=number, **whose, extra_data=marks)
     item: Item = (number, prompt_id, prompt, extra_data, verdict.outputs)
-    state.audit_log.write("accepted", number=number, **whose, extra_data=redact_extra_data(extra_data))
     state.queue.put(LenientItem(item) if is_lenient else item)
     answer = {"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors}
     return web.json_response(answer)
@@ -100,7 +107,7 @@ def _verdict(state: ServerState, prompt: Any, body: Any) -> tuple[Verdict, bool]
     targets = body.get("partial_execution_targets")
     outputs = lenient.plan_outputs(prompt) if state.config.lenient else None
     try:
-        verdict = validate(prompt, targets, state.catalog, state.folders)
+        verdict = validate(prompt, targets, state.catalog, state.folders, state.config.release)
     except (TypeError, KeyError, AttributeError, IndexError):
         if outputs is None:
             raise
@@ -138,13 +145,16 @@ async def post_interrupt(request: web.Request) -> web.Response:
         body = await request.json()
     except json.JSONDecodeError:
         body = {}
-    prompt_id = body.get("prompt_id") if state.config.release >= _TARGETED_SINCE else None
+    interrupt(state, body.get("prompt_id") if state.config.release >= releases.TARGETED_INTERRUPT else None)
+    return web.Response()
+
+
+def interrupt(state: ServerState, prompt_id: Any) -> None:
     hit = bool(state.queue.running) if not prompt_id else state.queue.is_running(prompt_id)
     running = [item[1] for item in state.queue.running.values()]
     state.audit_log.write("interrupted", target=prompt_id, running=running, hit=hit)
     if hit or not prompt_id:
         raise_flag(state, prompt_id)
-    return web.Response()
 
 
 def raise_flag(state: ServerState, prompt_id: Any = None) -> None:
@@ -161,20 +171,26 @@ async def get_history(request: web.Request) -> web.Response:
     query = request.rel_url.query
     max_items = int(query["max_items"]) if "max_items" in query else None
     state = request.app[STATE]
-    return _history(state, state.queue.recent(max_items, int(query.get("offset", -1))))
+    found = shown_history(state, state.queue.recent(max_items, int(query.get("offset", -1))))
+    return _history(state, found)
 
 
 @routes.get("/history/{prompt_id}")
 async def get_history_of(request: web.Request) -> web.Response:
     state = request.app[STATE]
     prompt_id = request.match_info["prompt_id"]
-    entry = state.queue.history.get(prompt_id)
+    entry = shown_history(state, state.queue.history, prompt_id).get(prompt_id)
     return _history(state, {} if entry is None else {prompt_id: entry}, prompt_id)
 
 
+def shown_history(
+    state: ServerState, entries: dict[str, HistoryEntry], prompt_id: str | None = None
+) -> dict[str, HistoryEntry]:
+    """The entries, or none of them on order."""
+    return {} if state.faults.take("empty_history", prompt_id=prompt_id) else entries
+
+
 def _history(state: ServerState, found: dict[str, Any], prompt_id: str | None = None) -> web.Response:
-    if state.faults.take("empty_history", prompt_id=prompt_id):
-        found = {}
     if fault := state.faults.take("huge_history", prompt_id=prompt_id):
         padding = "x" * int(fault["megabytes"] * 1_000_000)
         found = found | {"foreign-workflow": {"prompt": [0, "", {"1": padding}, {}, []]}}

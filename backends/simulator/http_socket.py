@@ -6,7 +6,6 @@ import uuid
 
 from aiohttp import WSMsgType, web
 
-from backends.simulator.hub import SERVER_FEATURES
 from backends.simulator.server_state import STATE, ServerState
 
 routes = web.RouteTableDef()
@@ -51,5 +50,5 @@ async def _listen(state: ServerState, client_id: str, response: web.WebSocketRes
             continue
         if is_first and said.get("type") == "feature_flags":
             state.hub.features[client_id] = said.get("data", {})
-            await state.hub.send_now("feature_flags", SERVER_FEATURES, client_id)
+            await state.hub.send_now("feature_flags", state.config.features, client_id)
         is_first = False

@@ -11,10 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from backends.simulator.config import MAX_UPLOAD_BYTES
 from backends.simulator.faults import Faults
-
-SERVER_FEATURES = {"supports_preview_metadata": True, "max_upload_size": MAX_UPLOAD_BYTES}
 
 _PREVIEW, _TEXT, _PREVIEW_WITH_METADATA = 1, 3, 4
 _IMAGE_TYPES = {"jpeg": 1, "png": 2}

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from backends.simulator import releases
 from backends.simulator.faults import Fault
 from backends.simulator.server_state import STATE, break_connection
 
@@ -35,6 +36,9 @@ async def plain_errors(request: web.Request, handler: Handler) -> web.StreamResp
 @web.middleware
 async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse a browser's request from a foreign page to a loopback host; answer OPTIONS."""
+    is_guarded = request.app[STATE].config.release >= releases.CROSS_SITE
+    if is_guarded and request.headers.get("Sec-Fetch-Site") == "cross-site":
+        return web.Response(status=403)
     if _is_foreign(request.headers.get("Host"), request.headers.get("Origin")):
         return web.Response(status=403)
     if request.method == "OPTIONS":

@@ -1,6 +1,7 @@
 """What a node sees while it runs, what it hands back, and its progress (comfyui-protocol.md, "WebSocket")."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,12 +40,19 @@ class Progress:
     graph: Graph
     prompt_id: str
     client_id: Any
+    throttle: float  # seconds between two steps of a node that are reported, except the first and the last
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _reported: dict[str, float] = field(default_factory=dict)  # node: when its last step was, loop time
 
     def start(self, node_id: str) -> None:
         self._tell(node_id, 0.0, 1.0, "running")
 
     def step(self, node_id: str, value: int, total: int, preview: Preview | None) -> None:
+        now = asyncio.get_running_loop().time()
+        is_soon = now - self._reported.get(node_id, -math.inf) < self.throttle
+        if is_soon and value < total and preview is None:
+            return
+        self._reported[node_id] = now
         self._tell(node_id, value, total, "running")
         named = preview is not None and self.hub.wants_metadata(self.client_id)
         if preview is not None and named:

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from backends.simulator import http_control, http_files, http_info, http_prompts, http_socket
+from backends.simulator import http_control, http_files, http_info, http_jobs, http_prompts, http_socket, releases
 from backends.simulator.middlewares import MIDDLEWARES
 from backends.simulator.server_state import STATE, ServerState
 from backends.simulator.worker import work
@@ -117,6 +117,12 @@ def _application(state: ServerState) -> web.Application:
             if isinstance(route, web.RouteDef):
                 path = f"/api{route.path}"
                 web.RouteDef(route.method, path, route.handler, route.kwargs).register(app.router)
+    if state.config.release >= releases.JOBS:
+        app.add_routes(http_jobs.routes)
+    if state.config.release >= releases.CANCEL:
+        app.add_routes(http_jobs.cancel_routes)
+    if state.config.release >= releases.RECORDED:
+        app.add_routes(http_info.asset_routes)
     app.add_routes(http_control.routes)
     app.add_routes(http_info.internal_routes)
     web_root = Path(state.folders.root, "web")

@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,19 @@ def identity(prompt_id: str, extra_data: Any) -> dict[str, Any]:
     """Return a prompt's id and its client's, as audit log entries have them."""
     client_id = extra_data.get("client_id") if isinstance(extra_data, dict) else None
     return {"prompt_id": prompt_id, "client_id": client_id}
+
+
+def is_canonical(value: Any) -> bool:
+    """Return whether a value is a UUID in the only form that newer ComfyUIs take as the id of a prompt."""
+    try:
+        return isinstance(value, str) and str(uuid.UUID(value)) == value
+    except ValueError:
+        return False
+
+
+def without_keys(extra_data: Any) -> Any:
+    """Return `extra_data` without the keys of partner nodes."""
+    return {k: v for k, v in extra_data.items() if k not in _SECRETS} if isinstance(extra_data, dict) else extra_data
 
 
 class PromptQueue:
@@ -64,11 +78,9 @@ class PromptQueue:
 
     def remember(self, entry: HistoryEntry) -> None:
         number, prompt_id, prompt, extra_data, outputs = entry["prompt"]
-        if isinstance(extra_data, dict):
-            extra_data = {k: v for k, v in extra_data.items() if k not in _SECRETS}
         if len(self.history) > MAX_HISTORY:
             self.history.pop(next(iter(self.history)))
-        kept = [number, prompt_id, prompt, extra_data, outputs]
+        kept = [number, prompt_id, prompt, without_keys(extra_data), outputs]
         self.history[prompt_id] = entry | {"prompt": kept}
 
     def is_running(self, prompt_id: Any) -> bool:
@@ -81,8 +93,8 @@ class PromptQueue:
         self.pending = []
         self._on_change()
 
-    def delete(self, prompt_id: Any) -> None:
-        """Drop the first pending one of that id; the last one left is dropped by clearing."""
+    def delete(self, prompt_id: Any) -> bool:
+        """Drop the first pending one of that id, if any; the last one left is dropped by clearing."""
         for index, item in enumerate(self.pending):
             if item[1] != prompt_id:
                 continue
@@ -92,7 +104,8 @@ class PromptQueue:
                 self._tell_deleted(self.pending.pop(index))
                 heapq.heapify(self.pending)
             self._on_change()
-            return
+            return True
+        return False
 
     def _tell_deleted(self, item: Item) -> None:
         self._audit_log.write("deleted", **identity(item[1], item[3]))

@@ -1,12 +1,15 @@
 """Sampling without a model: steps that take time, report progress and check the interrupt flag."""
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from backends.simulator import pictures
+from backends.simulator import pictures, releases
 from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, Preview
 from backends.simulator.values import Batch, Latent, Picture
+
+_WHOLE_STEP = 0.2  # seconds; ComfyUI ends each step before it checks the flag, and tests wait for no longer one
 
 SAMPLERS = frozenset({"KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced"})
 
@@ -36,7 +39,7 @@ async def sample(ctx: NodeContext, plan: Plan) -> None:
         stuck = ctx.state.faults.take("stuck", step=step, **ctx.run.facts)
         while stuck is not None and ctx.state.faults.is_ordered(stuck):
             await ctx.wait(0.05, interruptible=stuck["interruptible"])
-        await ctx.wait(start + step * step_seconds - clock(), interruptible=look)
+        await ctx.wait(start + step * step_seconds - clock(), interruptible=look and step_seconds > _WHOLE_STEP)
         preview = await _preview(ctx, plan, step)
         ctx.step(step, plan.steps, preview, look=look)
         await ctx.state.apply_due_faults("step", step, **ctx.run.facts)
@@ -45,7 +48,7 @@ async def sample(ctx: NodeContext, plan: Plan) -> None:
 
 
 async def _preview(ctx: NodeContext, plan: Plan, step: int) -> Preview | None:
-    fps = ctx.state.config.preview_fps
+    fps = _previews_per_second(ctx)
     now = asyncio.get_running_loop().time()
     due = fps > 0 and now - ctx.run.last_preview >= 1 / fps
     if not due and not plan.preview_always:
@@ -54,6 +57,15 @@ async def _preview(ctx: NodeContext, plan: Plan, step: int) -> Preview | None:
     name, done = ctx.state.config.name, step / plan.steps
     encode = pictures.encode_preview
     return Preview(await ctx.state.run_in_thread(encode, plan.picture, name, done))
+
+
+def _previews_per_second(ctx: NodeContext) -> float:
+    """The server's rate, unless the prompt chooses its previews; those come with each step."""
+    config, extra_data = ctx.state.config, ctx.run.facts["extra_data"]
+    method = extra_data.get("preview_method") if config.release >= releases.PREVIEW_METHOD else None
+    if method == "none":
+        return 0.0
+    return config.preview_fps or (math.inf if method in ("auto", "latent2rgb", "taesd") else 0.0)
 
 
 def shared_step_seconds(ctx: NodeContext, steps: int) -> float:

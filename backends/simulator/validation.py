@@ -7,9 +7,11 @@ history show the converted ones), and only nodes that lead to an output are chec
 from dataclasses import dataclass, field
 from typing import Any
 
+from backends.simulator import releases
 from backends.simulator.catalog import Catalog, Input
 from backends.simulator.file_inputs import FILE_INPUTS
 from backends.simulator.folders import Folders
+from backends.simulator.releases import Release
 
 Prompt = Any  # what a client sent: hopefully {id: {"class_type", "inputs"}}
 Problem = dict[str, Any]
@@ -27,34 +29,51 @@ class Verdict:
     node_errors: dict[str, Any] = field(default_factory=dict)
 
 
-def validate(prompt: Prompt, targets: Any, catalog: Catalog, folders: Folders) -> Verdict:
+def validate(prompt: Prompt, targets: Any, catalog: Catalog, folders: Folders, release: Release) -> Verdict:
     """Check a prompt. A malformed one raises an exception, which is ComfyUI's 500.
 
     `targets` is `partial_execution_targets`: ids of the outputs to run, or None for all.
     """
     outputs: list[str] = []
     for node_id in prompt:
-        if "class_type" not in prompt[node_id]:
-            return _refused("Cannot execute because a node is missing the class_type property.", node_id)
-        class_type = prompt[node_id]["class_type"]
-        if class_type not in catalog:
-            return _refused(f"Cannot execute because node {class_type} does not exist.", node_id)
+        node = prompt[node_id]
+        if "class_type" not in node or node["class_type"] not in catalog:
+            return Verdict(error=_missing(node_id, node, release))
+        class_type = node["class_type"]
         if catalog.is_output(class_type) and (targets is None or node_id in targets):
             outputs.append(node_id)
     if not outputs:
         return Verdict(error=_problem("prompt_no_outputs", "Prompt has no outputs", ""))
-    return _Check(prompt, catalog, folders).run(outputs)
+    return _Check(prompt, catalog, folders, release).run(outputs)
+
+
+def _missing(node_id: str, node: Any, release: Release) -> Problem:
+    """The refusal of a node without a known class. Raises AttributeError in newer versions for what is no node."""
+    where = f"Node ID '#{node_id}'"
+    if release < releases.MISSING_NODE_TYPE:
+        message = "Cannot execute because a node is missing the class_type property."
+        if "class_type" in node:
+            message = f"Cannot execute because node {node['class_type']} does not exist."
+        return _problem("invalid_prompt", message, where)
+    class_type = node.get("class_type")
+    title = node.get("_meta", {}).get("title", class_type)
+    fault = "not found. The custom node may not be installed."
+    if "class_type" not in node:
+        fault = "has no class_type. The workflow may be corrupted or a custom node is missing."
+    info = {"node_id": node_id, "class_type": class_type, "node_title": title}
+    return _problem("missing_node_type", f"Node '{title or f'ID #{node_id}'}' {fault}", where, **info)
 
 
 class _Check:
     """One walk from the outputs to their roots."""
 
-    def __init__(self, prompt: Prompt, catalog: Catalog, folders: Folders) -> None:
+    def __init__(self, prompt: Prompt, catalog: Catalog, folders: Folders, release: Release) -> None:
         self._prompt = prompt
         self._catalog = catalog
         self._folders = folders
         self._checked: dict[str, tuple[bool, list[Problem]]] = {}
-        self._walking: set[str] = set()
+        self._names_cycles = release >= releases.DEPENDENCY_CYCLE
+        self._walking: dict[str, list[Problem]] = {}  # the way to the node that is checked, with its cycles
 
     def run(self, outputs: list[str]) -> Verdict:
         good: list[str] = []
@@ -83,7 +102,7 @@ class _Check:
 
     def _invalid(self, node_id: str, reason: Problem) -> None:
         self._checked[node_id] = (False, [reason])
-        self._walking.discard(node_id)
+        self._walking.pop(node_id, None)
 
     def _collect(self, output: str, node_errors: dict[str, Any]) -> None:
         for node_id, (valid, reasons) in self._checked.items():
@@ -98,8 +117,8 @@ class _Check:
             return self._checked[node_id]
         inputs = self._prompt[node_id]["inputs"]
         class_type = self._prompt[node_id]["class_type"]
-        self._walking.add(node_id)
         problems: list[Problem] = []
+        self._walking[node_id] = problems
         valid = True
         for name, declared in self._catalog.inputs(class_type).items():
             about = {"input_name": name, "input_config": [declared.type, declared.options]}
@@ -112,7 +131,7 @@ class _Check:
             else:
                 problems += self._value(inputs, declared, about, class_type)
         problems += self._custom(class_type, inputs)
-        self._walking.discard(node_id)
+        del self._walking[node_id]
         self._checked[node_id] = (valid and not problems, problems)
         return self._checked[node_id]
 
@@ -132,7 +151,8 @@ class _Check:
             problems.append(_problem("return_type_mismatch", message, details, **info))
             return True
         if source in self._walking:
-            return False  # a cycle: ComfyUI runs out of stack here and names no node
+            self._blame_cycle(source)  # older versions run out of stack here and name no node
+            return False
         try:
             return self._node(source)[0]
         except Exception as error:  # noqa: BLE001 - any is an answer here, as in ComfyUI
@@ -141,6 +161,17 @@ class _Check:
             info = about | {"exception_message": str(error)} | _raised(error, "inputs")
             self._invalid(source, _problem(kind, message, error, **info, linked_node=link))
             return False
+
+    def _blame_cycle(self, start: str) -> None:
+        if not self._names_cycles:
+            return
+        way = list(self._walking)
+        cycle = way[way.index(start) :]
+        details = " -> ".join(f"{node_id} ({self._prompt[node_id]['class_type']})" for node_id in [*cycle, start])
+        for node_id in cycle:
+            info = {"node_id": node_id, "cycle_nodes": cycle}
+            problem = _problem("dependency_cycle", "Dependency cycle detected", details, **info)
+            self._walking[node_id].append(problem)
 
     def _value(self, inputs: dict[str, Any], declared: Input, about: dict[str, Any], class_type: str) -> list[Problem]:
         """Convert a constant in place; return what is wrong with it."""
@@ -199,10 +230,6 @@ def _fits(received: Any, wanted: Any) -> bool:
     return bool({t.strip() for t in received.split(",")} & {t.strip() for t in wanted.split(",")})
 
 
-def _refused(message: str, node_id: Any) -> Verdict:
-    return Verdict(error=_problem("invalid_prompt", message, f"Node ID '#{node_id}'"))
-
-
 def _problem(kind: str, message: str, details: object, **info: Any) -> Problem:
     return {"type": kind, "message": message, "details": str(details), "extra_info": info}
 
@@ -216,3 +243,11 @@ def _raised(error: Exception, function: str) -> dict[str, Any]:
 def no_prompt() -> dict[str, Any]:
     message = "No prompt provided"
     return {"error": _problem("no_prompt", message, message), "node_errors": {}}
+
+
+def invalid_prompt_id() -> dict[str, Any]:
+    details = (
+        "prompt_id must be a UUID string in canonical lowercase hyphenated form; omit it to let the server generate one"
+    )
+    error = _problem("invalid_prompt_id", "prompt_id must be a valid UUID", details)
+    return {"error": error, "node_errors": {}}

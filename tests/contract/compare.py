@@ -54,7 +54,8 @@ def answers(request: Event, recorded: Event, seen: Event) -> Iterator[str]:
         yield _differ(f"{route}: status", recorded["status"], seen["status"])
         yield f"  whose body is {_short(_body(seen))}"
         return
-    yield from _headers(route, recorded["headers"], seen["headers"])
+    if recorded["headers"] or recorded["status"] != 101:  # of an upgrade, not all recordings have them
+        yield from _headers(route, recorded["headers"], seen["headers"])
     yield from _bodies(route, recorded, seen)
 
 
@@ -78,7 +79,7 @@ def _body(answer: Event) -> Any:
         return answer["body"]
     if answer.get("binary"):
         return {"binary": signature(answer["head_hex"])}
-    return answer.get("body_text")
+    return answer.get("body_text") or None
 
 
 def signature(head_hex: str) -> str:

@@ -3,14 +3,16 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backends.simulator import Simulator
+from backends.simulator.config import DEFAULT_CHECKPOINTS
 from tests.contract import recording
 from tests.contract.servers import SIMULATOR, Process, Server
 
-Serve = Callable[[str], AbstractAsyncContextManager[Server | Process]]
+Serve = Callable[[tuple[str, ...]], AbstractAsyncContextManager[Server | Process]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,19 +24,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Serve:
-    """Give the server a recording is to be played against, by the recording's name."""
+    """Give the server that recordings are to be played against, by their names."""
     command = request.config.getoption("--comfyui-command", default=None)
 
     @asynccontextmanager
-    async def served(name: str) -> AsyncIterator[Server | Process]:
-        previews = name in recording.WITH_PREVIEWS
-        if command is None and name not in recording.WITH_PROCESS:
+    async def served(chain: tuple[str, ...]) -> AsyncIterator[Server | Process]:
+        previews = not recording.WITH_PREVIEWS.isdisjoint(chain)
+        version = recording.version_of(chain[0])
+        if command is None and recording.WITH_PROCESS.isdisjoint(chain):
             fps = 1000.0 if previews else 0.0
-            async with Simulator(name="contract", output_dir=tmp_path, preview_fps=fps) as running:
+            models = () if chain[0] in recording.WITHOUT_MODELS else DEFAULT_CHECKPOINTS
+            settings: dict[str, Any] = {"preview_fps": fps, "version": version, "checkpoints": models}
+            async with Simulator(name="contract", output_dir=tmp_path, **settings) as running:
                 yield Server(running.url, running.output_folder)
             return
         options = " --preview-method latent2rgb" if previews else ""
-        server = Process(f"{command}{options}" if command else SIMULATOR, tmp_path)
+        simulated = f"{SIMULATOR} --seconds 0 --comfyui-version {version}"
+        server = Process(f"{command}{options}" if command else simulated, tmp_path)
         try:
             server.start()
             yield server

@@ -37,10 +37,13 @@ def same_media_type(recorded: Any, seen: Any) -> bool:
     return bool(types[0] == types[1])
 
 
+_TENSORS: Final = ("tensor(", "{'samples': tensor(")
+
+
 def same_unless_tensor(recorded: Any, seen: Any) -> bool:
-    """Whether both are equal, or both are the print of a tensor."""
-    if isinstance(recorded, str) and recorded.startswith("tensor("):
-        return isinstance(seen, str) and seen.startswith("tensor(")
+    """Whether both are equal, or both are the print of a tensor, or of a latent."""
+    if isinstance(recorded, str) and (print_of := next(filter(recorded.startswith, _TENSORS), None)):
+        return isinstance(seen, str) and seen.startswith(print_of)
     return bool(type(recorded) is type(seen) and recorded == seen)
 
 
@@ -81,6 +84,10 @@ _RULES: Final[tuple[tuple[Check, str, *tuple[str, ...]], ...]] = (
         "the clock",
         "frame:*/data/timestamp",
         "body:GET */history*/status/messages/*/1/timestamp",
+        "body:GET */jobs*/timestamp",
+        "body:GET */jobs*_time",
+        "body:GET */queue:*/create_time",
+        "body:GET */history*/create_time",
         "header:*:Date",
         "header:*:Last-Modified",
     ),
@@ -94,6 +101,7 @@ _RULES: Final[tuple[tuple[Check, str, *tuple[str, ...]], ...]] = (
         "lines of the server's own source",
         "frame:execution_error/data/traceback",
         "body:GET */history*/status/messages/*/1/traceback",
+        "body:GET */jobs*/traceback",
         "body:POST */prompt:*/extra_info/traceback",
     ),
     (
@@ -101,9 +109,16 @@ _RULES: Final[tuple[tuple[Check, str, *tuple[str, ...]], ...]] = (
         "the print of a tensor shows its pixels",
         "frame:execution_error/data/current_inputs/*/*",
         "body:GET */history*/1/current_inputs/*/*",
+        "body:GET */jobs*/current_inputs/*/*",
+        "frame:executed/data/output/text/*",
+        "body:GET */history*/text/*",
+        "body:GET */jobs*/text/*",
+        "body:GET */jobs*/preview_output/content",
     ),
     (version, "versions", "body:GET */system_stats:system/*_version"),
+    (same_keys, "versions", "body:GET */system_stats:system/comfy_package_versions"),
     (texts, "how this server was started", "body:GET */system_stats:system/argv"),
+    (prose, "the recorded server was started with --disable-api-nodes", "header:*:Content-Security-Policy"),
     (same_shape, "this machine's memory", "body:GET */system_stats:system/ram_*"),
     (same_shape, "this machine's device", "body:GET */system_stats:devices/*"),
     (same_keys, "the server's own log", "body:GET /internal/logs/raw:entries"),
@@ -131,6 +146,8 @@ UNORDERED: Final = (
     "frame:execution_error/data/current_outputs",
     "body:GET */history*/messages/*/1/executed",
     "body:GET */history*/messages/*/1/current_outputs",
+    "body:GET */jobs*/executed",
+    "body:GET */jobs*/current_outputs",
     "body:GET */history*/prompt/4",  # ids of the outputs to run
     "body:GET */queue:*/4",
     "body:POST */prompt:node_errors/*/errors",  # several wrong inputs of one node

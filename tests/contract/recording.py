@@ -21,24 +21,51 @@ PROGRESS = frozenset({"progress", "progress_state", "preview"})
 
 # What the recorder did off the wire, which the notes of a recording only mention.
 
-#: The recording on whose server, left running, this one was made.
-CONTINUES: Final = {
-    "02_cached_repeat": "01_success_saveimage",
-    "08_ksampler_preview_metadata": "07_ksampler_preview_binary",
-    "20_second_socket_same_id": "19_reconnect_mid_run",
-}
+#: Recordings that were made one after the other on one server.
+CHAINS: Final = (
+    ("01_success_saveimage", "02_cached_repeat"),
+    ("07_ksampler_preview_binary", "08_ksampler_preview_metadata"),
+    ("19_reconnect_mid_run", "20_second_socket_same_id"),
+    (
+        "33_01_success",
+        "33_02_cached_repeat",
+        "33_03_error",
+        "33_04_interrupt",
+        "33_05_jobs_cancel",
+        "33_06_prompt_ids",
+        "33_07_two_clients",
+        "33_08_reconnect",
+        "33_09_previews",
+        "33_10_refusals",
+        "33_13_view_upload",
+    ),
+    ("33_15_preview_method", "33_16_kill9_restart"),
+)
+
+#: Recordings of a server without checkpoints.
+WITHOUT_MODELS: Final = frozenset({"33_01_success"})
+
+#: What earlier clients had left on the server: the counted prompts, and the last image of a prefix.
+BEFORE: Final = {"33_17_node_replacement": (705, ""), "33_20_poison": (4, "test_00002_.png")}
 
 #: Recordings of a server started with ``--preview-method latent2rgb``.
 WITH_PREVIEWS: Final = frozenset({"07_ksampler_preview_binary", "08_ksampler_preview_metadata"})
 
 #: Recordings whose server process ends or is killed: they need one that can be.
-WITH_PROCESS: Final = frozenset({"16_poison_badlink", "23_killed_int", "23_killed_kill", "23_killed_term"})
+WITH_PROCESS: Final = frozenset(
+    {"16_poison_badlink", "23_killed_int", "23_killed_kill", "23_killed_term", "33_16_kill9_restart", "33_20_poison"}
+)
 
 #: By note, the signal that was sent to the server's process.
-SIGNALS: Final = {"kill -INT": signal.SIGINT, "kill -KILL": signal.SIGKILL, "kill -TERM": signal.SIGTERM}
+SIGNALS: Final = {
+    "kill -INT": signal.SIGINT,
+    "kill -KILL": signal.SIGKILL,
+    "kill -TERM": signal.SIGTERM,
+    "kill -9": signal.SIGKILL,
+}
 
 #: How a note starts after which the server was up again, on the same port and folders.
-RESTARTED: Final = "restarted in "
+RESTARTED: Final = "restart"
 
 #: By recording and turn of POST /prompt, the output removed from the disk just before it.
 REMOVED: Final = {("18_view_and_upload", 2): "sub/img_00001_.png", ("18_view_and_upload", 4): "sub/img_00001_.png"}
@@ -81,10 +108,26 @@ class Recording:
     frames: dict[str, list[Event]] = field(default_factory=dict)
     late: dict[str, list[Event]] = field(default_factory=dict)
 
+    @property
+    def is_throttled(self) -> bool:
+        """Whether its server leaves out steps that follow each other soon."""
+        return self.name.startswith("33_")
+
 
 def names() -> list[str]:
     """Every recorded scenario, in order."""
     return sorted(path.name.removesuffix(".json.gz") for path in FOLDER.glob("*.json.gz") if path.name[0].isdigit())
+
+
+def chains() -> list[tuple[str, ...]]:
+    """Every recorded scenario once, with those that were made before and after it on its server."""
+    chained = {name for chain in CHAINS for name in chain}
+    return [*CHAINS, *((name,) for name in names() if name not in chained)]
+
+
+def version_of(name: str) -> str:
+    """The version of the ComfyUI that was recorded."""
+    return str(load_json(name)["server"].split()[1])
 
 
 def load_json(name: str) -> Any:

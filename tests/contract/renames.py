@@ -21,10 +21,12 @@ class Names:
         self._aliases: dict[str, str] = {}
         self._turns: dict[str, int] = {}
 
-    def learn_answer(self, answer: Event) -> None:
-        body = answer.get("body")
+    def learn_answer(self, request: Event, answer: Event) -> None:
+        body, sent = answer.get("body"), request.get("body")
         if isinstance(body, dict) and UUID4.fullmatch(str(body.get("prompt_id"))):
-            self._learn("prompt", body["prompt_id"])
+            is_own = isinstance(sent, dict) and sent.get("prompt_id") == body["prompt_id"]
+            if not is_own:  # the client's own id is the same in each run
+                self._learn("prompt", body["prompt_id"])
         etag = _header(answer, "etag")
         if etag:
             self._learn("etag", etag)
@@ -70,10 +72,12 @@ class Names:
 
 
 def of(events: list[Event]) -> Names:
-    names = Names()
+    names, request = Names(), {}
     for event in events:
-        if event["dir"] == "http-response":
-            names.learn_answer(event)
+        if event["dir"] == "http-request":
+            request = event
+        elif event["dir"] == "http-response":
+            names.learn_answer(request, event)
         elif event["dir"] == "ws-recv":
             names.learn_frame(event)
     return names

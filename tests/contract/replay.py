@@ -29,6 +29,7 @@ from tests.contract.servers import Process, Server
 from tests.contract.verdict import Replay
 
 PATIENCE = 20.0  # seconds to wait for what the recording shows
+DISTINCT = 0.002  # seconds before a request, so that prompts are created in different milliseconds
 QUIET = 0.15  # seconds without a frame after which a socket counts as silent
 POLL = 0.01  # seconds between two looks at the queue's length
 
@@ -64,11 +65,11 @@ class Socket:
 class Player:
     """Takes the steps of one recording, in order, each when the recording's client took it."""
 
-    def __init__(self, recording: Recording, names: Names, server: Server | Process) -> None:
+    def __init__(self, recording: Recording, names: Names, server: Server | Process, learned: Names) -> None:
         self.recording = recording
         self.names = names
         self.server = server
-        self.replay = Replay()
+        self.replay = Replay(names=learned)
         self._sockets: dict[str, Socket] = {}
         self._news = asyncio.Condition()
         self._http = httpx.AsyncClient(base_url=server.url, timeout=PATIENCE, trust_env=False)
@@ -92,14 +93,16 @@ class Player:
         await self._as_far(turn, step)
         if step.deed == "request":
             await self._off_wire(step)
+            await asyncio.sleep(DISTINCT)
             answer = await self._request(step.event)
-            self.replay.names.learn_answer(answer)
+            self.replay.names.learn_answer(step.event, answer)
             self.replay.answers[turn] = answer
         elif step.deed == "connect":
             self.replay.answers[turn] = await self._connect(step, listeners)
         elif step.deed == "close":
             socket = self._sockets[step.event["client"]]
-            await self._flush(socket)
+            if socket.websocket.close_code is None:
+                await self._flush(socket)
             await self._close(socket)
         elif step.deed == "send":
             await self._sockets[step.event["client"]].websocket.send(outgoing(step.event))
@@ -234,6 +237,7 @@ class Player:
             await asyncio.to_thread(self.server.kill, SIGNALS[text])
         elif text.startswith(RESTARTED):
             assert isinstance(self.server, Process)
+            self.server.close()
             await asyncio.to_thread(self.server.start)
 
     def _renamed(self, text: str) -> str:
@@ -247,7 +251,7 @@ def answered(response: httpx.Response) -> Event:
     content_type = response.headers.get("content-type", "")
     if response.content and content_type.startswith("application/json"):
         seen["body"] = response.json()
-    elif response.content and content_type.startswith("image/"):
+    elif response.content and content_type.startswith("image/") and "svg" not in content_type:
         seen |= {"binary": True, "head_hex": response.content[:32].hex()}
     elif response.content:
         seen["body_text"] = response.text
@@ -272,6 +276,8 @@ def part(field: dict[str, str], note: str) -> tuple[str, Any]:
     content = picture((200, 40, 40) if other else (40, 40, 200))
     if field["filename"].endswith(".bin"):
         content = b"not an image"
+    elif field["filename"].endswith(".svg"):
+        content = b"<svg/>"
     return field["name"], (field["filename"], content, field["content_type"])
 
 

@@ -1,6 +1,6 @@
 """Bring the frames of one socket into a form in which only a server's mistakes differ.
 
-Three things in a stream depend on timing and not on the server; nothing else is evened out.
+Four things in a stream depend on timing and not on the server; nothing else is evened out.
 
 1. ComfyUI sends the queue's length from two threads: requests do it in the server's loop, the start
    and the end of a prompt in the worker. So each length is compared by its change to the one before;
@@ -8,6 +8,7 @@ Three things in a stream depend on timing and not on the server; nothing else is
    that fell between two steps of one prompt may fall between two others.
 2. How many steps a sampler still takes before an interrupt, a close or a kill reaches it.
 3. How many steps a sampler has taken when a socket joins its run.
+4. Which steps a newer server leaves out, if they are less than 0.1 s apart. The first and the last are sent.
 
 In 2 and 3 the steps seen must be the same steps as recorded, only fewer or more of them.
 """
@@ -101,9 +102,31 @@ def _with_length(event: Event, length: Any) -> Event:
     return {**event, "frame": {**event["frame"], "data": {**data, "status": status}}}
 
 
+def steps(run: list[Event]) -> list[tuple[str, int]]:
+    """The steps that were reported, each with its node."""
+    return [_step(event) for event in run if kind(event) == "progress"]
+
+
+def shared(mine: list[Event], other: list[Event], *, is_cut: bool) -> tuple[list[Event], list[Event]]:
+    """Both runs with the steps alone that both reported; a step is a `progress` behind its `progress_state`."""
+    both = set(steps(mine)) & set(steps(other))
+
+    def kept(run: list[Event]) -> list[Event]:
+        places = [i for i, event in enumerate(run) if kind(event) == "progress"]
+        dropped = {i for i in places if _step(run[i]) not in both}
+        end = max(places, default=-1) + 1 if is_cut else len(run)
+        return [event for i, event in enumerate(run[:end]) if not {i, i + 1} & dropped]
+
+    return kept(mine), kept(other)
+
+
+def _step(event: Event) -> tuple[str, int]:
+    return event["frame"]["data"]["node"], event["frame"]["data"]["value"]
+
+
 def cut(items: list[Event | list[Event]], index: int) -> tuple[bool, bool]:
     """Whether the steps at ``index`` may lack some at their start, and at their end."""
-    following = items[index + 1] if index + 1 < len(items) else None
+    following = next((item for item in items[index + 1 :] if isinstance(item, list) or not _is_status(item)), None)
     at_end = following is None or (
         not isinstance(following, list) and kind(following) in {"closed", "execution_interrupted"}
     )
@@ -119,4 +142,4 @@ def _joined(before: list[Event | list[Event]]) -> bool:
 
 
 def _joining(event: Event) -> bool:
-    return kind(event) == "executing" and "prompt_id" not in event["frame"]["data"]
+    return kind(event) == "feature_flags" or (kind(event) == "executing" and "prompt_id" not in event["frame"]["data"])

@@ -2,8 +2,10 @@
 
 import copy
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.contract import recording, renames, verdict
@@ -14,21 +16,28 @@ from tests.contract.replay import Player
 from tests.contract.servers import Process, Server
 
 
-@pytest.mark.parametrize("name", recording.names())
-async def test_recorded_requests_bring_the_recorded_frames_and_answers(name: str, serve: Serve) -> None:
+@pytest.mark.parametrize("chain", recording.chains(), ids=itemgetter(0))
+async def test_recorded_requests_bring_the_recorded_frames_and_answers(chain: tuple[str, ...], serve: Serve) -> None:
     """Order, type, keys and node of every frame; status, headers and body of every answer."""
-    async with serve(name) as server:
-        if name in recording.CONTINUES:
-            await _player(recording.CONTINUES[name], server).play()
-        player = _player(name, server)
-        replay = await player.play()
-    found = verdict.differences(player.recording, player.names, replay)
+    events = {name: recording.load_events(name) for name in chain}
+    names, learned = renames.of([one for recorded in events.values() for one in recorded]), renames.Names()
+    found: list[str] = []
+    async with serve(chain) as server:
+        await _prepare(server, *recording.BEFORE.get(chain[0], (0, "")))
+        for name, recorded in events.items():
+            player = Player(recording.from_events(name, recorded), names, server, learned)
+            replay = await player.play()
+            found += [f"{name}: {line}" for line in verdict.differences(player.recording, names, replay)]
     assert not found, f"{len(found)} differences:\n" + "\n".join(found[:40])
 
 
-def _player(name: str, server: Server | Process) -> Player:
-    events = recording.load_events(name)
-    return Player(recording.from_events(name, events), renames.of(events), server)
+async def _prepare(server: Server | Process, prompts: int, image: str) -> None:
+    """Leave what earlier clients left: refused prompts count, too."""
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+        for _ in range(prompts):
+            await client.post("/prompt", json={})
+    if image:
+        (server.outputs / image).touch()
 
 
 # --- the comparison can fail ----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.contract import compare, streams
 from tests.contract.recording import Event, Recording, kind
@@ -32,20 +33,23 @@ def differences(recording: Recording, names: Names, replay: Replay) -> list[str]
         late = recording.late[socket]
         mine = [names.plain(event) for event in events]
         other = [replay.names.plain(event) for event in replay.frames.get(socket, [])]
-        found += [f"socket {socket} {line}" for line in sockets(mine, other, late)]
+        lines = sockets(mine, other, late, is_throttled=recording.is_throttled)
+        found += [f"socket {socket} {line}" for line in lines]
     return found
 
 
-def sockets(recorded: list[Event], seen: list[Event], late: list[Event]) -> Iterator[str]:
+def sockets(
+    recorded: list[Event], seen: list[Event], late: list[Event], *, is_throttled: bool = False
+) -> Iterator[str]:
     """Differences between what one socket received; ``late`` came in the recording after its close."""
     movable = streams.busy_posts(recorded + late)
     mine, other = streams.stream(recorded, movable), streams.stream(seen, movable)
     if not mine.moved <= other.moved <= mine.moved + len(late):
         yield f"POSTs to a busy server announced: recorded {mine.moved}, seen {other.moved}"
-    yield from _items(mine.items, other.items)
+    yield from _items(mine.items, other.items, is_throttled=is_throttled)
 
 
-def _items(recorded: Items, seen: Items) -> Iterator[str]:
+def _items(recorded: Items, seen: Items, *, is_throttled: bool) -> Iterator[str]:
     i = j = 0
     while i < len(recorded) or j < len(seen):
         mine = recorded[i] if i < len(recorded) else None
@@ -60,19 +64,25 @@ def _items(recorded: Items, seen: Items) -> Iterator[str]:
             yield f"frame {i}: recorded {_described(mine)}, seen {_described(other)}"
             return  # what follows is out of step
         if isinstance(mine, list) and isinstance(other, list):
-            yield from _runs(f"frame {i}", mine, other, streams.cut(recorded, i))
+            yield from _runs(f"frame {i}", mine, other, streams.cut(recorded, i), is_throttled=is_throttled)
         elif mine is not None and other is not None and not isinstance(mine, list):
             yield from (f"frame {i} {line}" for line in compare.frames(mine, other))  # type: ignore[arg-type]
         i, j = i + 1, j + 1
 
 
-def _runs(where: str, mine: list[Event], other: list[Event], cut: tuple[bool, bool]) -> Iterator[str]:
+def _runs(
+    where: str, mine: list[Event], other: list[Event], cut: tuple[bool, bool], *, is_throttled: bool
+) -> Iterator[str]:
     """Differences between two runs of progress, which may lack some steps where they are cut."""
     at_start, at_end = cut
+    if is_throttled:
+        if not _same_ends(streams.steps(mine), streams.steps(other), cut):
+            yield f"{where}: another first or last step"
+        mine, other = streams.shared(mine, other, is_cut=at_end)
     if not any(cut) and len(mine) != len(other):
         yield f"{where}: recorded {len(mine)} progress frames, seen {len(other)}"
     if at_start and at_end:
-        if not _overlap(mine, other):
+        if not is_throttled and not _overlap(mine, other):
             yield f"{where}: the progress seen is not part of the one recorded"
         return
     pairs = zip(reversed(mine), reversed(other), strict=False) if at_start else zip(mine, other, strict=False)
@@ -81,6 +91,10 @@ def _runs(where: str, mine: list[Event], other: list[Event], cut: tuple[bool, bo
             yield f"{where}: recorded {kind(recorded)}, seen {kind(seen)}"
             return
         yield from (f"{where} {line}" for line in compare.frames(recorded, seen))
+
+
+def _same_ends(mine: list[Any], other: list[Any], cut: tuple[bool, bool]) -> bool:
+    return (cut[0] or mine[:1] == other[:1]) and (cut[1] or mine[-1:] == other[-1:])
 
 
 def _overlap(mine: list[Event], other: list[Event]) -> bool:
