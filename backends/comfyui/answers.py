@@ -5,8 +5,9 @@ shape.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -17,6 +18,8 @@ from backends.comfyui.wire_json import WireDecoder
 
 Outcome: TypeAlias = Literal["success", "error", "interrupted"]
 T = TypeVar("T")
+
+PREVIEW_OPTION: Final = "--preview-method"
 
 
 class Accepted(msgspec.Struct):
@@ -99,6 +102,14 @@ class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[Device, ...]
     #: Its command line: ``main.py --preview-method auto …``.
     arguments: tuple[str, ...]
+
+    @property
+    def makes_previews(self) -> bool:
+        """Whether its command line chooses a method of previews; ComfyUI's default is ``none``."""
+        words = [word for argument in self.arguments for word in argument.split("=", 1)]
+        return any(
+            option == PREVIEW_OPTION and method not in ("none", "") for option, method in itertools.pairwise(words)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what is stored of it with each job."""

@@ -5,6 +5,7 @@ from typing import Final
 
 _TARGETED_INTERRUPT_SINCE: Final = (0, 3, 57)
 _CALLERS_PROMPT_ID_SINCE: Final = (0, 3, 45)
+_PREVIEW_METHOD_SINCE: Final = (0, 5, 0)
 
 _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)(.*)", re.DOTALL)
 #: Suffixes of what comes before a release (``0.3.57rc1``, ``0.3.57.dev2``), not after it.
@@ -21,6 +22,12 @@ def supports_targeted_interrupt(version: str | None) -> bool:
     if release == _TARGETED_INTERRUPT_SINCE:
         return _BEFORE_RELEASE.match(suffix) is None
     return release is not None and release > _TARGETED_INTERRUPT_SINCE
+
+
+def supports_preview_method(version: str | None) -> bool:
+    """Return whether a prompt can choose its previews by ``extra_data.preview_method``: from 0.5.0."""
+    release, _ = _release(version)
+    return release is not None and release >= _PREVIEW_METHOD_SINCE
 
 
 def keeps_prompt_id(version: str | None) -> bool:

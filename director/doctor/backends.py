@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from backends.comfyui.answers import SystemStats
+from backends.comfyui.answers import PREVIEW_OPTION, SystemStats
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
-from backends.comfyui.versions import keeps_prompt_id, supports_targeted_interrupt
+from backends.comfyui.versions import keeps_prompt_id, supports_preview_method, supports_targeted_interrupt
 from backends.models import Backend
 from backends.queries import backend_list
 from director.doctor.findings import SEVERITY, Finding, Level
@@ -19,8 +19,6 @@ _ANSWER_TIMEOUT_S: Final = 5.0
 #: A smaller difference of clocks does no harm.
 _CLOCK_S: Final = 60.0
 _GIB: Final = 2**30
-#: ComfyUI's default is ``none``: no previews.
-_PREVIEW_OPTION: Final = "--preview-method"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +99,7 @@ def _described(answer: _Answer) -> str:
 
 
 def _has_previews(stats: SystemStats) -> bool:
-    words = list(stats.arguments)
-    joined = {word.partition("=")[2] for word in words if word.startswith(f"{_PREVIEW_OPTION}=")}
-    if _PREVIEW_OPTION in words[:-1]:
-        joined.add(words[words.index(_PREVIEW_OPTION) + 1])
-    return bool(joined - {"none", ""})
+    return stats.makes_previews or supports_preview_method(stats.version)
 
 
 def _problems(row: Backend, answer: _Answer) -> list[tuple[Level, str, str]]:
@@ -129,7 +123,7 @@ def _problems(row: Backend, answer: _Answer) -> list[tuple[Level, str, str]]:
         wrong = f"Its clock is {abs(answer.skew):.0f} s {way}: dates in its file names and logs are wrong."
         found.append((Level.WARNING, wrong, "Synchronize its clock by NTP."))
     if not _has_previews(answer.stats):
-        todo = f"For live previews start ComfyUI there with {_PREVIEW_OPTION} auto."
+        todo = f"For live previews start ComfyUI there with {PREVIEW_OPTION} auto."
         found.append((Level.NOTE, "", todo))
     return found
 

@@ -45,6 +45,8 @@ _WAKE_WORK_ONLY: Final = {**_WAKE, "work_alone": True}
 _INTEREST: Final = "hub.previews"
 #: Seconds after which another process's interest in previews expires.
 _INTEREST_SECONDS: Final = 3 * POLL_SECONDS
+#: Seconds for which a group has previews after the last client that wanted them has left.
+_LATELY_SECONDS: Final = 60.0
 
 ReadSeqs = Callable[[list[str]], Awaitable[dict[str, int]]]
 
@@ -203,6 +205,8 @@ class Hub:
         self._latest: dict[str, LatestFrames] = {}
         #: Groups whose previews another process wants, with the loop's time at which that expires.
         self._interest: dict[str, float] = {}
+        #: Groups whose previews a client of any process wanted, with the loop's time until which that is lately.
+        self._lately: dict[str, float] = {}
 
     def bind(self, loop: asyncio.AbstractEventLoop, *, read_seqs: ReadSeqs) -> None:
         """Attach the hub to the running event loop, that of the sockets and the runner. Another loop resets the hub.
@@ -353,6 +357,8 @@ class Hub:
         if watched is None:
             return
         watched.subscriptions.discard(subscription)
+        if subscription.previews and self._loop is not None:
+            self._lately = _noted(self._lately, subscription.group_id, self._loop.time(), _LATELY_SECONDS)
         if not watched.subscriptions:
             del self._channels[subscription.group_id]
             if self._relay is not None:
@@ -373,6 +379,11 @@ class Hub:
         here = watched is not None and watched.wants_previews
         return here or self._is_wanted_elsewhere(group_id)
 
+    def wanted_previews_lately(self, group_id: str) -> bool:
+        """Return whether a client is subscribed to the group's previews, or was in the last minute."""
+        is_lately = self._loop is not None and self._loop.time() < self._lately.get(group_id, 0.0)
+        return is_lately or self.wants_previews(group_id)
+
     def _is_wanted_elsewhere(self, group_id: str) -> bool:
         until = self._interest.get(group_id)
         return until is not None and self._loop is not None and self._loop.time() < until
@@ -381,8 +392,8 @@ class Hub:
         if self._loop is None:
             return
         moment = self._loop.time()
-        self._interest = {one: until for one, until in self._interest.items() if until > moment}
-        self._interest[group_id] = moment + _INTEREST_SECONDS
+        self._interest = _noted(self._interest, group_id, moment, _INTEREST_SECONDS)
+        self._lately = _noted(self._lately, group_id, moment, _LATELY_SECONDS)
 
     def _announce_preview_interest(self, *group_ids: str) -> None:
         if self._relay is not None:
@@ -414,6 +425,11 @@ class Hub:
         for group_id, seq in seqs.items():
             if group_id in self._channels:
                 self._channels[group_id].check_seq(seq)
+
+
+def _noted(times: Mapping[str, float], group_id: str, moment: float, seconds: float) -> dict[str, float]:
+    """Return the times that are not over, with one for a group in so many seconds."""
+    return {one: until for one, until in times.items() if until > moment} | {group_id: moment + seconds}
 
 
 def _is_in_a_loop() -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
+from backends.comfyui.versions import supports_preview_method
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.leases import FencingToken
 from jobgroups.runner.availability import Availability
@@ -72,6 +73,8 @@ class SessionContext:
     #: ComfyUI's version, and whether the health probe has read it: some versions get no prompt.
     version: str | None = None
     version_is_known: bool = False
+    #: Whether its command line chooses a method of previews.
+    makes_previews: bool = False
     #: What ComfyUI says of its server and devices, as stored with each job; None: not known yet.
     machine: dict[str, Any] | None = None
     #: How far the clock that dates the backend's files is ahead of its own; None: not known yet.
@@ -92,6 +95,17 @@ class SessionContext:
     def intervals(self) -> Intervals:
         """The runner's intervals."""
         return self.runner.intervals
+
+    def orders_previews(self, group_id: str) -> bool:
+        """Return whether a prompt of a group that is sent now is to create previews, which costs the GPU some time.
+
+        A method of ComfyUI's command line stays.
+        """
+        return (
+            not self.makes_previews
+            and supports_preview_method(self.version)
+            and self.runner.progress.hub.wanted_previews_lately(group_id)
+        )
 
     @property
     def lease_is_fresh(self) -> bool:

@@ -187,9 +187,14 @@ def test_port_of_another_program_is_reported(monkeypatch: pytest.MonkeyPatch) ->
         assert (found.level, "does not answer" in found.said) == (Level.PROBLEM, True)
 
 
-def _of(skew: float | None = 0.0, arguments: tuple[str, ...] = ("--preview-method", "auto"), **row: Any) -> Finding:
+def _of(
+    skew: float | None = 0.0,
+    arguments: tuple[str, ...] = ("--preview-method", "auto"),
+    version: str = "0.3.64",
+    **row: Any,
+) -> Finding:
     device = Device(name="cuda:0", vram_total=24 * 2**30)
-    stats = SystemStats(version="0.3.64", devices=(device,), arguments=arguments)
+    stats = SystemStats(version=version, devices=(device,), arguments=arguments)
     backend = Backend(id="gpu-1", url="http://gpu-1:8188", **row)
     return _finding(backend, _Answer(stats, 0, skew))
 
@@ -209,6 +214,8 @@ def test_previews_are_read_from_the_arguments_of_comfyui() -> None:
     for arguments, has in shown.items():
         found = _of(arguments=arguments)
         assert ("previews on" in found.said, f"{option} auto" in found.todo) == (has, not has)
+    # The Director requests them with the prompt.
+    assert "previews on" in _of(arguments=(), version="0.5.0").said
 
 
 def test_disabled_and_quarantined_backends_have_a_remedy() -> None:

@@ -143,10 +143,12 @@ async def test_previews_go_to_another_process_only_while_it_has_a_subscriber(
     runner.publish(Message("g", previews=(preview,)))
     assert await received(queue, 1) == [preview]
     loop = asyncio.get_running_loop()
-    later = loop.time() + 7
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "time", lambda: later)
-        assert not runner.wants_previews("g")
+    moment = loop.time()
+    for later, is_lately in ((7, True), (70, False)):
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "time", lambda later=later: moment + later)
+            assert not runner.wants_previews("g")
+            assert runner.wanted_previews_lately("g") == is_lately
 
 
 async def test_process_without_a_loop_publishes_too(

@@ -317,7 +317,10 @@ class AttemptDriver:
                 prompt,
                 prompt_id=self.prompt_id,
                 client_id=self.client_id,
-                extra_data=self.spec.extra_data(marks_outputs=self._context.runner.marks_outputs),
+                extra_data=self.spec.extra_data(
+                    marks_outputs=self._context.runner.marks_outputs,
+                    has_previews=self._context.orders_previews(self.spec.group_id),
+                ),
                 may_send=lambda: self._context.lease_is_fresh,
             )
         except SendAborted:

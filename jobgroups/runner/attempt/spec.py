@@ -62,9 +62,15 @@ class AttemptSpec:
         """The part of ``extra_data`` that marks a prompt as ours in ComfyUI's queue and history."""
         return {MARK_KEY: {"group": self.group_id, "job": self.child_id, "attempt": self.number}}
 
-    def extra_data(self, *, marks_outputs: bool) -> dict[str, Any]:
-        """Return the ``extra_data`` of the prompt; ``marks_outputs``: ComfyUI is to write the mark into PNGs, too."""
-        return self.mark | ({"extra_pnginfo": self.mark} if marks_outputs else {})
+    def extra_data(self, *, marks_outputs: bool, has_previews: bool) -> dict[str, Any]:
+        """Return the ``extra_data`` of the prompt.
+
+        Args:
+            marks_outputs: ComfyUI is to write the mark into PNGs, too.
+            has_previews: ComfyUI is to create previews.
+        """
+        wanted = {"extra_pnginfo": self.mark} if marks_outputs else {}
+        return self.mark | wanted | ({"preview_method": "auto"} if has_previews else {})
 
 
 class AttemptSpecs:

@@ -70,7 +70,7 @@ class HealthProbe:
                 if due or context.version is None:
                     stats = await context.client.system_stats()
                     context.version, stats_at = stats.version, time.monotonic()
-                    context.machine = stats.to_json()
+                    context.machine, context.makes_previews = stats.to_json(), stats.makes_previews
                     context.version_is_known = True
                     context.work_available.set()
                 is_away = not context.availability.is_available
