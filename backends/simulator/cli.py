@@ -40,13 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("--model", action="append", default=[], help="a checkpoint to offer, too")
     runs.add_argument("--comfyui-version", default=COMFYUI_VERSION, help="behave as this version")
     wrong = parser.add_argument_group("what goes wrong, and who saw it")
-    wrong.add_argument(
-        "--gc-pause",
-        type=_seconds,
-        default=0.0,
-        metavar="SECONDS",
-        help="pause after a prompt, at most every 10 s (a real one: 0.1 to 0.25)",
-    )
     wrong.add_argument("--audit-log", type=Path, help="append what happens to this file")
     wrong.add_argument(
         "--fault",
@@ -70,7 +63,6 @@ def simulators(options: Namespace) -> list[Simulator]:
             seconds=options.seconds,
             steps=options.steps,
             lenient=options.lenient,
-            gc_pause=options.gc_pause,
             preview_fps=options.preview_fps,
             output_dir=folder / name if folder is not None and several else folder,
             vram_gb=options.vram or None,

@@ -27,7 +27,6 @@ class Config:
     steps: int | None = None  # None: the workflow's `steps`
     load_seconds: float = 0.0  # of a node that loads a model; one that the last prompt had too is cached
     lenient: bool = False  # also run what ComfyUI would refuse
-    gc_pause: float = 0.0  # seconds of a pause after a prompt, at most every 10 s; 0: none
     preview_fps: float = 0.0  # previews per second at most; 0: none (`--preview-method none`)
     output_dir: Path | None = None  # holds output, temp, input; None: a temporary folder
     vram_gb: float | None = None  # None: a CPU device, as in the recordings

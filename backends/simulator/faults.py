@@ -81,7 +81,6 @@ KINDS: dict[str, Kind] = {
         "a popped prompt waits before it clears the interrupt flag (comfyui-protocol.md, trap 4)", seconds=1.0
     ),
     "interrupt_lost": _kind("an interrupt is answered 200 and forgotten (comfyui-protocol.md, trap 4)"),
-    "interrupt_late": _kind("an interrupt's flag rises seconds later, on the prompt that runs then", seconds=1.0),
     # the end of a prompt
     "late_history": _kind(
         "execution_success goes out, the history entry is written seconds later (comfyui-protocol.md, trap 3)",
@@ -91,8 +90,6 @@ KINDS: dict[str, Kind] = {
         "all frames of the end go out, the history entry is written seconds later", seconds=1.0
     ),
     "no_history": _kind("the prompt's history entry is never written"),
-    "empty_history": _kind("GET /history and GET /api/jobs show no entries although there are some"),
-    "huge_history": _kind("GET /history answers that many megabytes more", megabytes=64.0),
     # POST /prompt
     "lose_answer": _kind("POST /prompt is queued; its connection breaks without an answer"),
     "delay_answer": _kind("POST /prompt is queued; its answer comes seconds later", seconds=5.0),
@@ -115,13 +112,11 @@ KINDS: dict[str, Kind] = {
     "drop_sockets": _action("all sockets (or client_id's) break without a close frame"),
     "stall_sockets": _action("all sockets (or client_id's) stay open and go silent, pings too"),
     "deaf": _action("the server forgets all clientIds (or client_id's): open, but no frames"),
-    "slow_frames": _kind("each frame is sent that much later (comfyui-protocol.md, trap 2)", seconds=0.5),
     # the server
     "worker_dead": _action("the worker dies; HTTP still answers (comfyui-protocol.md, trap 1)"),
     "crash": _action("the process dies and stays down until it's restarted"),
     "restart": _action("the process dies, is down for seconds and has forgotten all", down=1.0),
     "refuse_connections": _action("new connections are refused for seconds", seconds=2.0),
-    "clear_history": _action("another client clears the history"),
     "delete_pending": _action("another client deletes all pending prompts (or prompt_id)"),
     "interrupt": _action("another client interrupts the running prompt"),
     "foreign_prompt": _action(

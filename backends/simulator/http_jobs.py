@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from backends.simulator import releases
-from backends.simulator.http_prompts import interrupt, shown_history
+from backends.simulator.http_prompts import interrupt
 from backends.simulator.prompt_queue import HistoryEntry, is_canonical
 from backends.simulator.releases import Release
 from backends.simulator.server_state import STATE, ServerState
@@ -33,7 +33,7 @@ async def get_jobs(request: web.Request) -> web.Response:
     wanted = _names(query.get("status", "")) or statuses
     jobs = [_job(item, status, release) for item, status in _items(state) if status in wanted]
     if not set(wanted) <= set(_WAITING):
-        ended = (_ended(entry, release) for entry in shown_history(state, state.queue.history).values())
+        ended = (_ended(entry, release) for entry in state.queue.history.values())
         jobs += [job for job in ended if job["status"] in wanted]
     if workflow := query.get("workflow_id"):
         jobs = [job for job in jobs if job.get("workflow_id") == workflow]
@@ -84,7 +84,7 @@ async def get_job(request: web.Request) -> web.Response:
     """One job. If its id was queued twice, the one that has ended hides the other."""
     state, prompt_id = request.app[STATE], request.match_info["prompt_id"]
     release = state.config.release
-    if entry := shown_history(state, state.queue.history, prompt_id).get(prompt_id):
+    if entry := state.queue.history.get(prompt_id):
         _, _, prompt, extra_data, _ = entry["prompt"]
         whole = {"outputs": entry["outputs"], "execution_status": entry["status"]}
         workflow = {"prompt": prompt, "extra_data": extra_data}

@@ -11,7 +11,7 @@ from aiohttp import web
 from backends.simulator import lenient, releases
 from backends.simulator.audit_log import redact_extra_data
 from backends.simulator.catalog import replace_nodes
-from backends.simulator.prompt_queue import HistoryEntry, Item, LenientItem, identity, is_canonical, without_keys
+from backends.simulator.prompt_queue import Item, LenientItem, identity, is_canonical, without_keys
 from backends.simulator.server_state import STATE, ServerState, break_connection
 from backends.simulator.validation import Verdict, invalid_prompt_id, no_prompt, validate
 
@@ -158,11 +158,7 @@ def interrupt(state: ServerState, prompt_id: Any) -> None:
 
 
 def raise_flag(state: ServerState, prompt_id: Any = None) -> None:
-    if state.faults.take("interrupt_lost", prompt_id=prompt_id):
-        return
-    if fault := state.faults.take("interrupt_late", prompt_id=prompt_id):
-        state.later(fault["seconds"], state.interrupt.set)
-    else:
+    if not state.faults.take("interrupt_lost", prompt_id=prompt_id):
         state.interrupt.set()
 
 
@@ -170,31 +166,13 @@ def raise_flag(state: ServerState, prompt_id: Any = None) -> None:
 async def get_history(request: web.Request) -> web.Response:
     query = request.rel_url.query
     max_items = int(query["max_items"]) if "max_items" in query else None
-    state = request.app[STATE]
-    found = shown_history(state, state.queue.recent(max_items, int(query.get("offset", -1))))
-    return _history(state, found)
+    return web.json_response(request.app[STATE].queue.recent(max_items, int(query.get("offset", -1))))
 
 
 @routes.get("/history/{prompt_id}")
 async def get_history_of(request: web.Request) -> web.Response:
-    state = request.app[STATE]
-    prompt_id = request.match_info["prompt_id"]
-    entry = shown_history(state, state.queue.history, prompt_id).get(prompt_id)
-    return _history(state, {} if entry is None else {prompt_id: entry}, prompt_id)
-
-
-def shown_history(
-    state: ServerState, entries: dict[str, HistoryEntry], prompt_id: str | None = None
-) -> dict[str, HistoryEntry]:
-    """The entries, or none of them on order."""
-    return {} if state.faults.take("empty_history", prompt_id=prompt_id) else entries
-
-
-def _history(state: ServerState, found: dict[str, Any], prompt_id: str | None = None) -> web.Response:
-    if fault := state.faults.take("huge_history", prompt_id=prompt_id):
-        padding = "x" * int(fault["megabytes"] * 1_000_000)
-        found = found | {"foreign-workflow": {"prompt": [0, "", {"1": padding}, {}, []]}}
-    return web.json_response(found)
+    history, prompt_id = request.app[STATE].queue.history, request.match_info["prompt_id"]
+    return web.json_response({prompt_id: history[prompt_id]} if prompt_id in history else {})
 
 
 @routes.post("/history")

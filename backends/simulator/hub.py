@@ -11,8 +11,6 @@ from typing import Any
 
 from aiohttp import web
 
-from backends.simulator.faults import Faults
-
 _PREVIEW, _TEXT, _PREVIEW_WITH_METADATA = 1, 3, 4
 _IMAGE_TYPES = {"jpeg": 1, "png": 2}
 
@@ -20,14 +18,13 @@ Frame = str | bytes
 
 
 class Hub:
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self) -> None:
         self.sockets: dict[str, web.WebSocketResponse] = {}
         self.features: dict[str, Any] = {}
         # Every open socket, also those no clientId leads to any more, with its connection.
         self.open: dict[web.WebSocketResponse, asyncio.Transport] = {}
         self.stalled: set[web.WebSocketResponse] = set()
         self._frames: asyncio.Queue[tuple[Frame, Any]] = asyncio.Queue()
-        self._faults = faults
 
     def send(self, event: str, data: Any, client_id: Any = None) -> None:
         """Queue a JSON frame for one client, or for all sockets if it's None."""
@@ -60,8 +57,6 @@ class Hub:
         ComfyUI's process ends then (comfyui-protocol.md, trap 1c)."""
         while True:
             frame, client_id = await self._frames.get()
-            if fault := self._faults.take("slow_frames", client_id=client_id):
-                await asyncio.sleep(fault["seconds"])
             if client_id is None:
                 for socket in list(self.sockets.values()):
                     await self._deliver(socket, frame)

@@ -72,13 +72,6 @@ def _is_loopback(name: str | None) -> bool:
 
 
 @web.middleware
-async def wait_for_gc(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if not request.path.startswith(CONTROL):
-        await request.app[STATE].awake.wait()
-    return await handler(request)
-
-
-@web.middleware
 async def inject_fault(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.path.startswith(CONTROL):
         return await handler(request)
@@ -136,4 +129,4 @@ async def _cut(request: web.Request, answer: web.StreamResponse) -> web.StreamRe
     return await break_connection(request)
 
 
-MIDDLEWARES = (plain_errors, wait_for_gc, check_origin, inject_fault)
+MIDDLEWARES = (plain_errors, check_origin, inject_fault)

@@ -234,8 +234,6 @@ def _carry_out(state: ServerState, fault: Fault) -> None:
             state.hub.stall(client_id)
         case "deaf":
             state.hub.forget(client_id)
-        case "clear_history":
-            state.queue.history = {}
         case "delete_pending" if fault["prompt_id"]:
             state.queue.delete(fault["prompt_id"])
         case "delete_pending":

@@ -70,7 +70,6 @@ class ServerState:
     free_requested: bool = False
     gpu_broken: Fault | None = None  # the order that broke it
     node_succeeded: bool = True  # the last node that ran, of any prompt; see Execution
-    awake: asyncio.Event = field(default_factory=asyncio.Event)  # cleared during a pause
     interrupt: InterruptFlag = field(default_factory=InterruptFlag)
     # Runs a coroutine in the background until this process ends; set by `Process`.
     spawn: Callable[[Coroutine[Any, Any, None]], object] = field(init=False)
@@ -79,10 +78,9 @@ class ServerState:
     cache: NodeCache = field(init=False)
 
     def __post_init__(self) -> None:
-        self.hub = Hub(self.faults)
+        self.hub = Hub()
         self.queue = PromptQueue(self.audit_log, self._send_depth)
         self.cache = NodeCache(self.catalog, lambda node: changed(node, self.folders))
-        self.awake.set()
 
     def status(self) -> dict[str, Any]:
         remaining = len(self.queue.pending) + len(self.queue.running)

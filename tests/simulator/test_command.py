@@ -80,10 +80,9 @@ def test_further_servers_take_the_next_ports_and_have_names() -> None:
 
 
 def test_command_offers_the_checkpoints_of_common_workflows() -> None:
-    (server,) = simulators(parsed("--model", "mine.ckpt", "--gc-pause", "0.25"))
+    (server,) = simulators(parsed("--model", "mine.ckpt"))
     assert server.config.checkpoints == (*DEFAULT_CHECKPOINTS, *COMMON_CHECKPOINTS, "mine.ckpt")
     assert "v1-5-pruned-emaonly.safetensors" in server.config.checkpoints
-    assert server.config.gc_pause == 0.25
 
 
 def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:

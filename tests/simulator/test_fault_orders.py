@@ -70,7 +70,7 @@ def test_withdrawn_orders_are_gone(faults: Faults) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
-        ("lose_anser", {}, "There is no fault 'lose_anser'. Known: clear_history"),
+        ("lose_anser", {}, "There is no fault 'lose_anser'. Known: crash"),
         ("slow", {"second": 1}, "Fault 'slow' has no option 'second'. Known: count"),
         ("slow", {"seconds": -1}, "seconds=-1 is no float from 0 up"),
         ("slow", {"count": 1.5j}, "is no int"),

@@ -96,15 +96,6 @@ async def test_poisoned_job_in_the_history_does_not_hide_the_queue() -> None:
             assert answer.status == 500
 
 
-async def test_hidden_history_hides_the_job_too() -> None:
-    async with Simulator(version="0.33.0") as sim, artist(sim) as me:
-        prompt_id, _ = await me.run(plain_image())
-        sim.fault("empty_history")
-        async with me.session.get(f"/api/jobs/{prompt_id}") as answer:
-            assert answer.status == 404
-        assert await status(me, prompt_id) == "completed"
-
-
 async def test_keys_of_partner_nodes_are_shown_nowhere() -> None:
     async with Simulator(version="0.33.0", seconds=5.0) as sim, artist(sim) as me:
         await me.queue(text_to_image(), extra_data={"api_key_comfy_org": "secret"})
