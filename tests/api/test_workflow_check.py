@@ -230,9 +230,7 @@ def test_submission_to_the_pool_leaves_out_what_cannot_run_it(api: Api, runner: 
         api.submit("gpu-1", workflow_json=body["workflow_json"])
 
 
-def test_submission_waits_two_seconds_for_sixty_four_silent_backends(
-    api: Api, runner: Runner, make_backend: Made
-) -> None:
+def test_submission_waits_for_sixty_four_silent_backends_at_once(api: Api, runner: Runner, make_backend: Made) -> None:
     with bad_server("nothing") as url, SimulatorThread(checkpoints=(FILE,)) as sims:
         make_backend("a-gpu", url=sims.url)
         # Known before: on a busy machine two seconds may not be enough beside 64 others.
@@ -241,5 +239,6 @@ def test_submission_waits_two_seconds_for_sixty_four_silent_backends(
             make_backend(f"gpu-{number}", url=f"{url}/{number}")
         start = time.monotonic()
         made = api.submit("*", workflow_json=graph_with(), count=3)
-        assert time.monotonic() - start < 3.0
+        # One after the other would take two seconds for each.
+        assert time.monotonic() - start < 20.0
     assert [one["backend_id"] for one in made["skipped_backends"]] == ["a-gpu"]
