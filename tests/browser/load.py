@@ -49,32 +49,7 @@ class Load:
     group: Stretch
 
 
-#: Keeps the page's sockets, and puts frames into them as the network would, for 50 jobs at a time.
-_FEED = """
-(() => {
-  const Plain = window.WebSocket, sockets = [];
-  window.WebSocket = class extends Plain { constructor(url) { super(url); sockets.push(this); } };
-  let timer = 0;
-  window.feed = (path, jobs, group, seconds, from, to) => {
-    clearInterval(timer);
-    const start = performance.now();
-    const put = (frame) => {
-      const data = JSON.stringify(frame);
-      for (const socket of sockets) {
-        if (socket.url.includes(path)) socket.onmessage(new MessageEvent("message", { data }));
-      }
-    };
-    const thrown = path.includes("monitor");  // together, four times a second
-    timer = setInterval(() => {
-      const part = Math.min((performance.now() - start) / seconds / 1000, 1);
-      const percent = from + (to - from) * part;
-      if (thrown) put({ type: "progress", children: jobs.map((job) => [group, job, percent]) });
-      else for (const job of jobs) put({ type: "child_progress", job_id: job, progress: percent,
-        current_step: "KSampler", steps_completed: Math.round(percent / 5), steps_total: 20 });
-    }, thrown ? 250 : 100);
-  };
-})();
-"""
+_FEED = Path(__file__).with_name("feed.js")
 
 
 def _share(browser: Any, page: Any, seconds: float) -> float:
@@ -121,7 +96,7 @@ def measure(browser: Any, folder: Path, seconds: float) -> Load:
     served = Served(folder, arguments=("--port", "0", "--no-runner"))
     try:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.add_init_script(_FEED)
+        page.add_init_script(path=_FEED)
         page.goto(served.url)  # once for the caches of both
         page.goto(served.url)
         paint = page.wait_for_function(
