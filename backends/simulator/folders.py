@@ -53,7 +53,7 @@ class Folders:
         """Whether something is there; also a folder, as for "". Raises AttributeError."""
         return os.path.exists(self.path(name))
 
-    def next_file(self, kind: str, prefix: str, width: int, height: int, extension: str = "png") -> tuple[str, str]:
+    def next_file(self, kind: str, prefix: str, width: int, height: int, ending: str = "_.png") -> tuple[str, str]:
         """The next free (file name, subfolder) of a prefix: one above the highest that is there.
 
         So the name of a removed last file is used again (comfyui-protocol.md, trap 9). Raises OutsideFolder.
@@ -64,18 +64,18 @@ class Folders:
         if not is_within(self.of(kind), folder):
             raise OutsideFolder("Saving image outside the output folder is not allowed.")
         os.makedirs(folder, exist_ok=True)
-        counter = self._counter(folder, base, extension)
+        counter = self._counter(folder, base, ending)
         self._last[folder, base] = counter
-        return f"{base}_{counter:05}_.{extension}", subfolder
+        return f"{base}_{counter:05}{ending}", subfolder
 
-    def _counter(self, folder: str, base: str, extension: str) -> int:
+    def _counter(self, folder: str, base: str, ending: str) -> int:
         """One above the last counter; the folder is read only if the last one isn't as we left it."""
         last = self._last.get((folder, base), 0)
-        here = os.path.exists(os.path.join(folder, f"{base}_{last:05}_.{extension}"))
-        beyond = os.path.exists(os.path.join(folder, f"{base}_{last + 1:05}_.{extension}"))
+        here = os.path.exists(os.path.join(folder, f"{base}_{last:05}{ending}"))
+        beyond = os.path.exists(os.path.join(folder, f"{base}_{last + 1:05}{ending}"))
         if last and here and not beyond:
             return last + 1
-        counter = re.compile(rf"{re.escape(base)}_(\d+)(?:_|\Z)")
+        counter = re.compile(rf"{re.escape(base)}_(\d+)(?:_|\.|\Z)")
         found = map(counter.match, os.listdir(folder))
         return 1 + max((int(match[1]) for match in found if match), default=0)
 

@@ -1,22 +1,22 @@
 """What each node class does. Classes without a runner here run as `anything`."""
 
-import io
 import os
 import random
 import string
 import time
-import wave
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from backends.simulator import pictures, sampling
+from backends.simulator import pictures, releases, sampling
 from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, Preview, Runner
-from backends.simulator.values import Batch, Blocker, Latent, Opaque, Picture, Sound, clamp
+from backends.simulator.sounds import encode_silence
+from backends.simulator.values import Batch, Blocker, Film, Latent, Opaque, Picture, Sound, clamp
 from backends.simulator.webm import encode_webm
 
 RUNNERS: dict[str, Runner] = {
@@ -115,11 +115,15 @@ async def save_image(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 
 @_runs("PreviewImage")
 async def preview_image(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """Save images in the temp folder, under a prefix that lives as long as the node."""
+    """Save images in the temp folder."""
+    return await save_pictures(ctx, inputs["images"], _temporary_prefix(ctx), "temp")
+
+
+def _temporary_prefix(ctx: NodeContext) -> str:
+    """A prefix that lives as long as the node."""
     letters = random.choices(string.ascii_lowercase, k=5)  # noqa: S311 - a file name
     memory = ctx.state.cache.memory(ctx.node_id, ctx.class_type)
-    suffix = memory.setdefault("suffix", "".join(letters))
-    return await save_pictures(ctx, inputs["images"], f"ComfyUI_temp_{suffix}", "temp")
+    return f"ComfyUI_temp_{memory.setdefault('suffix', ''.join(letters))}"
 
 
 async def save_pictures(ctx: NodeContext, images: Any, prefix: str, kind: str) -> Outcome:
@@ -141,11 +145,11 @@ def _save(ctx: NodeContext, picture: Picture, kind: str, prefix: str, size: tupl
 
 
 def _write(
-    ctx: NodeContext, data: bytes, kind: str, prefix: str, *, size: tuple[int, int] = (0, 0), extension: str = "png"
+    ctx: NodeContext, data: bytes, kind: str, prefix: str, *, size: tuple[int, int] = (0, 0), ending: str = "_.png"
 ) -> dict[str, str]:
     """Write a file under the next free name, and return it as ComfyUI reports it. Raises OutsideFolder."""
     folders = ctx.state.folders
-    name, subfolder = folders.next_file(kind, prefix, *size, extension)
+    name, subfolder = folders.next_file(kind, prefix, *size, ending)
     path = Path(folders.of(kind), subfolder, name)
     path.write_bytes(data)
     if ahead := ctx.state.config.file_clock:
@@ -158,11 +162,12 @@ def _saves_video(class_type: str, extension: str, encode: Callable[[Iterable[Ima
     """Register a class that saves its images as one file, which ComfyUI reports among the images."""
 
     def save(ctx: NodeContext, inputs: dict[str, Any]) -> dict[str, str]:
-        batch: Batch = inputs["images"]
+        film = inputs["video"] if class_type == "SaveVideo" else Film(inputs["images"], inputs["fps"])
+        batch = film.images
         frames = (pictures.paint(one, ctx.state.config.name).convert("RGB") for one in batch)
         size = batch[0].width, batch[0].height
-        data = encode(frames, inputs["fps"])
-        return _write(ctx, data, "output", inputs["filename_prefix"], size=size, extension=extension)
+        data = encode(frames, film.fps)
+        return _write(ctx, data, "output", inputs["filename_prefix"], size=size, ending=f"_.{extension}")
 
     async def run(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
         return Outcome(ui={"images": [await ctx.state.run_in_thread(save, ctx, inputs)], "animated": [True]})
@@ -170,8 +175,11 @@ def _saves_video(class_type: str, extension: str, encode: Callable[[Iterable[Ima
     _runs(class_type)(run)
 
 
-_saves_video("SaveAnimatedWEBP", "webp", pictures.encode_animation)
+_saves_video("SaveAnimatedPNG", "png", partial(pictures.encode_animation, "png"))
+_saves_video("SaveAnimatedWEBP", "webp", partial(pictures.encode_animation, "webp"))
+_saves_video("SaveVideo", "mp4", encode_webm)  # only by its name: an MP4 needs a codec that is not here
 _saves_video("SaveWEBM", "webm", encode_webm)
+_gives("CreateVideo")(lambda inputs: Film(inputs["images"], inputs["fps"]))
 
 
 @_gives("EmptyAudio")
@@ -179,14 +187,24 @@ def _empty_audio(inputs: dict[str, Any]) -> Sound:
     return Sound(inputs["duration"], inputs["sample_rate"], inputs["channels"])
 
 
-@_runs("SaveAudio")
+_SOUNDS = {"PreviewAudio": "flac", "SaveAudio": "flac", "SaveAudioMP3": "mp3", "SaveAudioOpus": "opus"}
+
+
+@_runs(*_SOUNDS)
 async def _save_audio(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """Save a silence as WAV; ComfyUI saves FLAC."""
-    sound, file = inputs["audio"], io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setparams((sound.channels, 2, sound.sample_rate, 0, "NONE", ""))
-        writer.writeframes(bytes(2 * sound.channels * round(sound.duration * sound.sample_rate)))
-    return Outcome(ui={"audio": [_write(ctx, file.getvalue(), "output", inputs["filename_prefix"], extension="wav")]})
+    kind = _SOUNDS[ctx.class_type]
+    data = encode_silence(kind, inputs["audio"])
+    prefix, folder = inputs.get("filename_prefix"), "output"
+    if prefix is None:
+        prefix, folder = _temporary_prefix(ctx), "temp"
+    ending = f".{kind}" if ctx.state.config.release >= releases.RECORDED else f"_.{kind}"
+    return Outcome(ui={"audio": [_write(ctx, data, folder, prefix, ending=ending)]})
+
+
+@_runs("SaveLatent")
+async def _save_latent(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
+    data = str(inputs["samples"]).encode()
+    return Outcome(ui={"latents": [_write(ctx, data, "output", inputs["filename_prefix"], ending="_.latent")]})
 
 
 @_runs("SaveImageWebsocket")

@@ -60,10 +60,10 @@ def encode_preview(picture: Picture, caption: str, done: float) -> bytes:
     return encode(shown, "jpeg", quality=95)
 
 
-def encode_animation(frames: Iterable[Image.Image], fps: float) -> bytes:
-    """A WebP that moves."""
+def encode_animation(kind: str, frames: Iterable[Image.Image], fps: float) -> bytes:
+    """A WebP or PNG that moves."""
     first, *rest = frames
-    return encode(first, "webp", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    return encode(first, kind, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:

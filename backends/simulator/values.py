@@ -53,6 +53,10 @@ class Latent:
     theme: int = 0
     source: Batch | None = None  # VAEEncode: the images it came from
 
+    def __str__(self) -> str:
+        """As a node shows a small latent as text."""
+        return f"{{'samples': tensor({[[[[0.0] * 8] * 8] * 4]})}}"
+
     def pictures(self) -> Batch:
         """What decoding this latent gives."""
         if self.seed is None and self.source is not None:
@@ -68,6 +72,14 @@ class Sound:
     duration: float
     sample_rate: int
     channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """A VIDEO."""
+
+    images: Batch
+    fps: float
 
 
 @dataclass(frozen=True, slots=True)

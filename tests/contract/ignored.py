@@ -113,7 +113,7 @@ _RULES: Final[tuple[tuple[Check, str, *tuple[str, ...]], ...]] = (
         "frame:executed/data/output/text/*",
         "body:GET */history*/text/*",
         "body:GET */jobs*/text/*",
-        "body:GET */jobs*/preview_output/content",
+        "body:GET */jobs*preview_output/content",
     ),
     (version, "versions", "body:GET */system_stats:system/*_version"),
     (same_keys, "versions", "body:GET */system_stats:system/comfy_package_versions"),

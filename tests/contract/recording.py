@@ -39,6 +39,7 @@ CHAINS: Final = (
         "33_10_refusals",
         "33_13_view_upload",
     ),
+    ("33_11_video_audio", "33_12_jobs_traps"),
     ("33_15_preview_method", "33_16_kill9_restart"),
 )
 
@@ -46,7 +47,11 @@ CHAINS: Final = (
 WITHOUT_MODELS: Final = frozenset({"33_01_success"})
 
 #: What earlier clients had left on the server: the counted prompts, and the last image of a prefix.
-BEFORE: Final = {"33_17_node_replacement": (705, ""), "33_20_poison": (4, "test_00002_.png")}
+BEFORE: Final = {
+    "33_11_video_audio": (0, "test_00015_.png"),
+    "33_17_node_replacement": (705, ""),
+    "33_20_poison": (4, "test_00002_.png"),
+}
 
 #: Recordings of a server started with ``--preview-method latent2rgb``.
 WITH_PREVIEWS: Final = frozenset({"07_ksampler_preview_binary", "08_ksampler_preview_metadata"})
