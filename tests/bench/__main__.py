@@ -8,7 +8,20 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.bench import farm, first_prompts, frames, growth, http_api, line, pool, startup, stored, throughput, watchers
+from tests.bench import (
+    captures,
+    farm,
+    first_prompts,
+    frames,
+    growth,
+    http_api,
+    line,
+    pool,
+    startup,
+    stored,
+    throughput,
+    watchers,
+)
 from tests.bench.figures import Figure, machine, table
 from tests.e2e import test_idle_gap
 
@@ -22,6 +35,7 @@ MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
     "groups": throughput.measure,
     "watchers": watchers.measure,
     "farm": farm.measure,
+    "captures": captures.measure,
     "pool": pool.measure,
     "line": line.measure,
     "list": stored.measure,

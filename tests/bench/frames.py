@@ -73,10 +73,10 @@ def _through(served: Served, gpus: Gpus, seconds: float, *, fast_seconds: float)
         group_id = client.submit(gpus.ids)
         client.wait_running(group_id, len(gpus.ids))
         path = f"/ws/job-groups/{group_id}"
-        steady = _ages(_listen(gpus, served.url, path, RATE, seconds))
+        steady = ages(listen(gpus, served.url, path, RATE, seconds))
         fast: Arrivals = []
         if fast_seconds:
-            watcher = _listen(gpus, served.url, path, FAST, fast_seconds)
+            watcher = listen(gpus, served.url, path, FAST, fast_seconds)
             fast = _of_one_child(watcher)
         client.cancel(group_id)
         gpus.wait_counts(lambda counts: counts["standing"] == 0)
@@ -85,7 +85,7 @@ def _through(served: Served, gpus: Gpus, seconds: float, *, fast_seconds: float)
 
 def _through_relay(gpus: Gpus, seconds: float) -> list[float]:
     with floors.running("relay", gpus.urls) as url:
-        watcher = _listen(gpus, url, "/", RATE, seconds)
+        watcher = listen(gpus, url, "/", RATE, seconds)
     values = [
         (moment, frame["data"]["nodes"]["3"]["value"])
         for moment, frame in watcher.frames()
@@ -94,7 +94,7 @@ def _through_relay(gpus: Gpus, seconds: float) -> list[float]:
     return [_age(moment, value) for moment, value in values]
 
 
-def _listen(gpus: Gpus, url: str, path: str, rate: float, seconds: float) -> StreamSocket:
+def listen(gpus: Gpus, url: str, path: str, rate: float, seconds: float) -> StreamSocket:
     watcher = StreamSocket(url, path)
     try:
         gpus.tell("beat", rate)
@@ -105,7 +105,7 @@ def _listen(gpus: Gpus, url: str, path: str, rate: float, seconds: float) -> Str
     return watcher
 
 
-def _ages(watcher: StreamSocket) -> list[float]:
+def ages(watcher: StreamSocket) -> list[float]:
     """Return how old each value was on arrival."""
     return [_age(moment, frame["steps_completed"]) for moment, frame in _progress(watcher)]
 

@@ -6,15 +6,18 @@ The process reads a JSON list a line, ``[word, …]``, and prints its answer as 
 - ``["freeze"]``: they hang: samplers stand still, requests and sockets get no answer.
 - ``["beat", N]``: each sends frames of its running prompt N times a second, or of no known prompt where it
   has none; 0 ends it. The sampler's ``value`` is the moment of sending (``stamp``).
+- ``["files", N, BYTES]``: a SaveImage writes so many files of that size, each with other content.
 - ``["counts"]``: frames sent to sockets, prompts that run or wait, and running prompts whose client is
   connected, over all of them.
 """
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -22,7 +25,8 @@ from typing import Any
 
 from aiohttp import web
 
-from backends.simulator import Simulator, read_audit_log
+from backends.simulator import Simulator, nodes, read_audit_log
+from backends.simulator.node_context import NodeContext, Outcome
 from tests.harness.processes import ROOT
 from tests.harness.waits import until
 
@@ -134,6 +138,17 @@ class _Controls:
             # Spread over the time between two frames: GPUs do not step together.
             first = number / len(self._simulators) / rate
             self._beats.append(asyncio.get_running_loop().create_task(_beat(one, rate, first)))
+
+    def files(self, count: int, size: int) -> None:
+        async def save(ctx: NodeContext, _inputs: dict[str, Any]) -> Outcome:
+            names = [f"{uuid.uuid4().hex}.latent" for _ in range(count)]
+            for name in names:
+                path = Path(ctx.state.folders.of("output"), name)
+                path.write_bytes(os.urandom(2**16))
+                os.truncate(path, size)
+            return Outcome(ui={"images": [{"filename": name, "subfolder": "", "type": "output"} for name in names]})
+
+        nodes.RUNNERS["SaveImage"] = save
 
     def counts(self) -> dict[str, int]:
         standing = followed = 0
