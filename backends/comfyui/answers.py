@@ -17,6 +17,8 @@ from backends.comfyui.texts import one_line
 from backends.comfyui.wire_json import WireDecoder
 
 Outcome: TypeAlias = Literal["success", "error", "interrupted"]
+#: ``absent`` is ours: in neither queue nor history.
+JobStatus: TypeAlias = Literal["pending", "in_progress", "completed", "failed", "cancelled", "absent"]
 T = TypeVar("T")
 
 PREVIEW_OPTION: Final = "--preview-method"
@@ -190,12 +192,28 @@ class _WireRefusal(msgspec.Struct):
     node_errors: dict[str, Any] | list[Any] | None = None
 
 
+class _WireJob(msgspec.Struct):
+    id: str
+    status: Literal["pending", "in_progress", "completed", "failed", "cancelled"]
+
+
+class _WireJobs(msgspec.Struct):
+    jobs: list[_WireJob]
+
+
+class _WireCancelled(msgspec.Struct):
+    cancelled: bool
+
+
 _accepted = WireDecoder(Accepted)
 _queue = WireDecoder(_WireQueue)
 _history: WireDecoder[dict[str, _WireEntry]] = WireDecoder(dict[str, _WireEntry])
 _depth = WireDecoder(_WireDepth)
 _stats = WireDecoder(_WireStats)
 _refusal = WireDecoder(_WireRefusal)
+_job = WireDecoder(_WireJob)
+_jobs = WireDecoder(_WireJobs)
+_cancelled = WireDecoder(_WireCancelled)
 _object: WireDecoder[dict[str, Any]] = WireDecoder(dict[str, Any])
 
 
@@ -303,6 +321,30 @@ def _raised(messages: tuple[tuple[str, dict[str, Any]], ...]) -> Iterator[Execut
             # It failed: an unusual message of a custom node must not hide the end.
             with contextlib.suppress(msgspec.ValidationError):
                 yield msgspec.convert(data, ExecutionError)
+
+
+def job_status(status: int, body: bytes, prompt_id: str) -> JobStatus:
+    """``GET /api/jobs/{prompt_id}``: its 200, or its 404, which is JSON. Any other answer is none of ComfyUI's."""
+    if status == 404 and json_object(body).get("error") == "Job not found":
+        return "absent"
+    job = _decode(_job, body, "job")
+    if status != 200 or job.id != prompt_id:
+        raise ProtocolError("job of another id", body)
+    return job.status
+
+
+def job_statuses(status: int, body: bytes) -> dict[str, JobStatus]:
+    """``GET /api/jobs``: by prompt id."""
+    if status != 200:
+        raise ProtocolError(f"jobs answered with {status}", body)
+    return {job.id: job.status for job in _decode(_jobs, body, "jobs").jobs}
+
+
+def job_cancelled(status: int, body: bytes) -> bool:
+    """``POST /api/jobs/{prompt_id}/cancel``: whether a prompt was signalled, which is not yet stopped."""
+    if status != 200:
+        raise ProtocolError(f"cancel answered with {status}", body)
+    return _decode(_cancelled, body, "cancel").cancelled
 
 
 def system_stats(body: bytes) -> SystemStats:

@@ -183,6 +183,37 @@ class ComfyClient:
         """
         return await self._get("/queue", answers.queue, new_connection=new_connection)
 
+    async def job_status(self, prompt_id: str) -> answers.JobStatus | None:
+        """Return where a prompt is, by one request; None where ComfyUI does not answer that (below 0.6, and its 500).
+
+        ComfyUI reads queue and history in this order, so that it finds a prompt that moves meanwhile.
+        """
+        path = _job_path(prompt_id)
+        return await self._if_offered("GET", path, lambda status, body: answers.job_status(status, body, prompt_id))
+
+    async def active_jobs(self) -> Mapping[str, answers.JobStatus] | None:
+        """Return which prompts run or wait, without their workflows; None as ``job_status``.
+
+        One prompt of any client with an odd ``extra_pnginfo`` makes ComfyUI answer 500.
+        """
+        return await self._if_offered("GET", "/api/jobs?status=pending,in_progress", answers.job_statuses)
+
+    async def cancel_job(self, prompt_id: str) -> bool | None:
+        """Stop this prompt, whether it waits or runs, and never another; None where ComfyUI cannot (below 0.26).
+
+        True means signalled: repeat until its end is seen (comfyui-protocol.md, trap 4). False: it has ended, or is
+        unknown.
+        """
+        return await self._if_offered("POST", f"{_job_path(prompt_id)}/cancel", answers.job_cancelled)
+
+    async def _if_offered(self, method: str, path: str, read: Callable[[int, bytes], T]) -> T | None:
+        """Return an answer of the routes of jobs, None for any that is not ComfyUI's own or too long."""
+        try:
+            answer = await self._exchange.request(method, path)
+            return read(answer.status, answer.body)
+        except (AnswerTooLarge, NotComfyUI, ProtocolError):
+            return None
+
     async def queue_remaining(self, *, new_connection: bool = False) -> int:
         """Pending and running prompts together; a small answer."""
         return await self._get(
@@ -385,6 +416,11 @@ def _text(identifier: str) -> str:
     if not isinstance(identifier, str) or not identifier:
         raise ValueError("An identifier must be a string and not empty.")
     return identifier
+
+
+def _job_path(prompt_id: str) -> str:
+    # There is no route without the prefix.
+    return f"/api/jobs/{quote(_text(prompt_id), safe='')}"
 
 
 def _view_path(filename: str, subfolder: str, type_: str) -> str:

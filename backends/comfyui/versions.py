@@ -6,6 +6,8 @@ from typing import Final
 _TARGETED_INTERRUPT_SINCE: Final = (0, 3, 57)
 _CALLERS_PROMPT_ID_SINCE: Final = (0, 3, 45)
 _PREVIEW_METHOD_SINCE: Final = (0, 5, 0)
+_JOBS_SINCE: Final = (0, 6, 0)
+_CANCEL_SINCE: Final = (0, 26, 0)
 
 _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)(.*)", re.DOTALL)
 #: Suffixes of what comes before a release (``0.3.57rc1``, ``0.3.57.dev2``), not after it.
@@ -26,8 +28,17 @@ def supports_targeted_interrupt(version: str | None) -> bool:
 
 def supports_preview_method(version: str | None) -> bool:
     """Return whether a prompt can choose its previews by ``extra_data.preview_method``: from 0.5.0."""
-    release, _ = _release(version)
-    return release is not None and release >= _PREVIEW_METHOD_SINCE
+    return _is_from(version, _PREVIEW_METHOD_SINCE)
+
+
+def supports_jobs(version: str | None) -> bool:
+    """Return whether ``/api/jobs`` shows where a prompt is: from 0.6.0."""
+    return _is_from(version, _JOBS_SINCE)
+
+
+def supports_cancel(version: str | None) -> bool:
+    """Return whether ``/api/jobs/{id}/cancel`` stops one prompt and never another: from 0.26.0."""
+    return _is_from(version, _CANCEL_SINCE)
 
 
 def keeps_prompt_id(version: str | None) -> bool:
@@ -37,6 +48,12 @@ def keeps_prompt_id(version: str | None) -> bool:
     """
     release, _ = _release(version)
     return release is None or release >= _CALLERS_PROMPT_ID_SINCE
+
+
+def _is_from(version: str | None, first: tuple[int, int, int]) -> bool:
+    """Return whether a version is readable and not below ``first``."""
+    release, _ = _release(version)
+    return release is not None and release >= first
 
 
 def _release(version: str | None) -> tuple[tuple[int, int, int] | None, str]:

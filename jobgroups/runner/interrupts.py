@@ -17,11 +17,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import AnswerTooLarge, BackendError
-from backends.comfyui.versions import supports_targeted_interrupt
+from backends.comfyui.versions import supports_cancel, supports_targeted_interrupt
 
 #: Entries that are kept; only those of the last few seconds matter.
 _KEPT: Final = 100
@@ -83,6 +83,15 @@ class InterruptLog:
         )
 
 
+class SentStop(NamedTuple):
+    """How a running prompt was to be stopped."""
+
+    #: Why it is left running, as a clause; ``""`` if it is not.
+    left_running: str = ""
+    #: Whether it was cancelled as a job: that can hit no other prompt, so it may be repeated soon.
+    is_cancel: bool = False
+
+
 class Interrupter:
     """Interrupts prompts of one backend.
 
@@ -104,22 +113,26 @@ class Interrupter:
         self._is_own = is_own
         self._version = version
 
-    async def interrupt(self, prompt_id: str) -> str:
-        """Interrupt a running prompt by its id; return as a clause why it is left running, ``""`` if it is not.
+    async def interrupt(self, prompt_id: str) -> SentStop:
+        """Cancel a running prompt as a job, or interrupt it by its id, where ComfyUI is older than 0.26.
 
         A ComfyUI below 0.3.57 ignores the id and interrupts the prompt that runs. It is interrupted only if its queue,
         read just before, shows this prompt running and no prompt of another client. A waiting prompt of ours that is
         interrupted instead is rendered again. Raises ``BackendError`` if the backend does not answer.
         """
+        may_cancel = supports_cancel(self._version()) and self._lease_is_fresh()
+        # A backend that was downgraded since its last probe does not know the route.
+        if may_cancel and await self._client.cancel_job(prompt_id) is not None:
+            return SentStop(is_cancel=True)
         if not supports_targeted_interrupt(self._version()):
             is_running, why = await self._runs_alone(prompt_id)
             if why or not is_running:
-                return why
+                return SentStop(why)
         # Reading the queue may have taken long.
         if self._lease_is_fresh():
             with self.log.sending(prompt_id):
                 await self._client.interrupt(prompt_id)
-        return ""
+        return SentStop()
 
     async def _runs_alone(self, prompt_id: str) -> tuple[bool, str]:
         """Return whether a prompt runs, and what forbids an interrupt without a target."""

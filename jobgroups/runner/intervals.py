@@ -20,6 +20,8 @@ class Intervals:
         accept_timeout: an uncertain prompt that was absent for this long was never accepted.
         history_grace: how long the history of an ended prompt may be late or empty.
         stop_retry: after a delete or interrupt, before the next try.
+        cancel_retry: after the first cancel of a running job, before the next; doubled up to
+            ``stop_retry``.
         stalled_after: a prompt whose time was up and that goes on for so long after the first try to
             stop it hangs.
         collateral_window: an interrupted prompt without a stop request counts as interrupted by our stop of
@@ -48,6 +50,7 @@ class Intervals:
     accept_timeout: float = 30.0
     history_grace: float = 5.0
     stop_retry: float = 2.0
+    cancel_retry: float = 0.1
     stalled_after: float = 60.0
     collateral_window: float = 2.0
     deaf_after: float = 2.0

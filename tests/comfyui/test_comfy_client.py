@@ -443,6 +443,24 @@ async def test_answer_that_breaks_off_is_lost(read: Callable[[ComfyClient], Awai
             await read(comfy)
 
 
+@pytest.mark.parametrize(
+    "handler",
+    [
+        answering(b"", 404),
+        answering({"detail": "Not Found"}, 404),
+        answering(b"405: Method Not Allowed", 405),
+        answering(b"500 Internal Server Error", 500),
+        answering(b"<html>"),
+        answering({"id": "another", "status": "pending"}),
+        endless,
+    ],
+)
+async def test_server_without_jobs_says_nothing_of_them(handler: Handler) -> None:
+    async with client_of(handler, max_answer_bytes=10_000) as (_, comfy):
+        for request in (comfy.job_status("p"), comfy.active_jobs(), comfy.cancel_job("p")):
+            assert await request is None
+
+
 async def test_answers_are_not_compressed_by_a_server_that_could() -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.json_response({"exec_info": {"queue_remaining": 7}})

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from asgiref.sync import sync_to_async
 from django.db import connection
 from django.db.models import QuerySet
@@ -26,6 +27,8 @@ from tests.harness.graphs import text_to_image
 QUICK = Timeouts(connect_s=0.5, silence_s=0.6, total_s=0.8, submit_s=0.8, open_s=0.8, close_s=0.2)
 #: The runner's times, shortened so that a look every 5 s is one every half second.
 SCALE = 0.1
+#: The ComfyUIs of the recordings: one without jobs and their cancel, and one with them.
+both_versions = pytest.mark.parametrize("version", ["0.3.64", "0.33.0"])
 
 
 def in_thread(work: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:

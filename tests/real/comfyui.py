@@ -23,6 +23,10 @@ class ComfyUI:
     def get(self, path: str) -> Any:
         return self._http.get(path).raise_for_status().json()
 
+    @property
+    def version(self) -> str:
+        return str(self.get("/system_stats")["system"]["comfyui_version"])
+
     def post_prompt(self, graph: Graph) -> str:
         """Queue ``graph`` as another client, and return its prompt id."""
         body = {"prompt": graph, "client_id": f"foreign-client-{uuid.uuid4().hex}"}

@@ -6,13 +6,16 @@ Run by ``make test-real COMFYUI=http://127.0.0.1:8188``; skipped without ``COMFY
 import hashlib
 import json
 import os
+import random
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from backends.comfyui.versions import supports_cancel
 from director.client import ChildFailed, ChildStarted, Director, GroupComplete, OutputFile
 from tests.harness.graphs import reference_example, text_to_image
 from tests.harness.processes import Served
@@ -159,23 +162,49 @@ def test_a_node_that_raises_fails_its_child_with_the_message_alone(
     assert all(part in details for part in ("TestFail", "The culprit", exception, "in run"))
 
 
-def test_cancelling_a_running_child_interrupts_its_prompt(
+def test_a_cancel_stops_a_running_prompt_within_half_a_second(
     director: Director, comfyui: ComfyUI, backend_id: str, prefix: str
 ) -> None:
-    group = director.submit(sampled(prefix, steps=400, seconds=LONG_SECONDS), [backend_id])
-    until_progress(director, group)
-    prompt_id = sent(director, group)
-    start = time.monotonic()
-    answer = director.cancel(group.job_group_id)
-    outcome = comfyui.wait_outcome(prompt_id)
-    stopped = time.monotonic() - start
-
-    assert (answer.cancelled, answer.interrupted) == (True, 1)
-    assert outcome == "execution_interrupted"
-    assert stopped < LONG_SECONDS / 2
+    took = []
+    for _ in range(50):
+        group = director.submit(sampled(prefix, steps=400, seconds=LONG_SECONDS), [backend_id])
+        until_progress(director, group)
+        prompt_id = sent(director, group)
+        start = time.monotonic()
+        answer = director.cancel(group.job_group_id)
+        while prompt_id in comfyui.running():
+            time.sleep(0.005)
+        took.append(time.monotonic() - start)
+        assert (answer.cancelled, answer.interrupted) == (True, 1)
+        assert comfyui.wait_outcome(prompt_id) == "execution_interrupted"
+    took.sort()
+    print(f"stopped after {took[25]:.3f} s (p50), {took[47]:.3f} s (p95), {took[-1]:.3f} s (longest)")
+    assert took[47] <= 0.5
     assert_cancelled(director, group)
     again = director.cancel(group.job_group_id)
     assert (again.cancelled, again.interrupted) == (True, 0)
+
+
+def test_cancels_at_random_moments_stop_no_prompt_of_another_client(
+    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str
+) -> None:
+    ours, others = Counter[str](), Counter[str]()
+    for number in range(200):
+        ahead, behind = (sampled(f"{prefix}-foreign", seconds=0.1) for _ in range(2))
+        ahead["1"]["inputs"]["seed"], behind["1"]["inputs"]["seed"] = 2 * number, 2 * number + 1
+        foreign = [comfyui.post_prompt(ahead)] if number % 2 else []
+        group = director.submit(sampled(prefix, seconds=0.2), [backend_id])
+        foreign.append(comfyui.post_prompt(behind))
+        time.sleep(random.uniform(0.0, 0.5))
+        director.cancel(group.job_group_id)
+        others.update(comfyui.wait_outcome(one) for one in foreign)
+        comfyui.wait_idle()
+        ours[director.wait(group.job_group_id).status] += 1
+    print(f"jobs: {dict(ours)}; prompts of other clients: {dict(others)}")
+    assert ours.keys() <= {"cancelled", "completed"}
+    assert ours["cancelled"] >= 20
+    if supports_cancel(comfyui.version):
+        assert others == {"execution_success": 300}
 
 
 def test_cancelling_a_pending_child_deletes_its_prompt_and_spares_the_running_one(
@@ -195,25 +224,6 @@ def test_cancelling_a_pending_child_deletes_its_prompt_and_spares_the_running_on
     assert still_ahead
     assert isinstance(watch(director, ahead)[-1], GroupComplete)
     assert director.status(ahead.job_group_id).status == "completed"
-    assert comfyui.history(prompt_id) is None
-    assert_cancelled(director, group)
-
-
-def test_a_cancel_takes_ours_alone_from_between_somebody_elses_prompts(
-    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str
-) -> None:
-    running = comfyui.post_prompt(sampled(f"{prefix}-foreign", steps=40, seconds=4.0))
-    comfyui.wait_running(running)
-    group = director.submit(sampled(prefix), [backend_id])
-    prompt_id = sent(director, group)
-    comfyui.wait_pending(prompt_id)
-    waiting = comfyui.post_prompt(sampled(f"{prefix}-foreign", steps=5))
-    director.cancel(group.job_group_id)
-    until(lambda: prompt_id not in comfyui.pending())
-
-    assert (comfyui.running(), comfyui.pending()) == ([running], [waiting])
-    assert comfyui.wait_outcome(running) == "execution_success"
-    assert comfyui.wait_outcome(waiting) == "execution_success"
     assert comfyui.history(prompt_id) is None
     assert_cancelled(director, group)
 
@@ -277,22 +287,6 @@ def test_videos_sounds_and_texts_are_captured_and_play_on_the_page(
         page.wait_for_function(f"() => {{ const it = document.getElementById('viewer-{player}'); return {playing}; }}")
         page.keyboard.press("Escape")
     page.close()
-
-
-def test_a_cancel_deletes_nothing_of_somebody_elses_waiting_prompts(
-    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str
-) -> None:
-    group = director.submit(sampled(prefix, steps=400, seconds=LONG_SECONDS), [backend_id])
-    until_progress(director, group)
-    foreign = comfyui.post_prompt(sampled(f"{prefix}-foreign"))
-    comfyui.wait_pending(foreign)
-    director.cancel(group.job_group_id)
-
-    assert comfyui.wait_outcome(sent(director, group)) == "execution_interrupted"
-    assert comfyui.wait_outcome(foreign) == "execution_success"
-    (image,) = (comfyui.history(foreign) or {})["outputs"]["2"]["images"]
-    assert comfyui.view(image["filename"], image["subfolder"]).startswith(b"\x89PNG")
-    assert_cancelled(director, group)
 
 
 def test_a_cancelled_child_whose_node_hears_nothing_keeps_its_place_until_it_ends(

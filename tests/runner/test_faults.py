@@ -13,7 +13,7 @@ from backends.models import Backend
 from jobgroups.models import JobGroup
 from jobgroups.runner.intervals import Intervals
 from tests.harness.factories import allow_writes
-from tests.harness.farm import SCALE, Farm, until, until_row
+from tests.harness.farm import SCALE, Farm, both_versions, until, until_row
 from tests.harness.graphs import text_to_image
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -60,9 +60,9 @@ async def test_a_history_that_stays_empty_leaves_the_end_to_the_frames(farm: Far
     assert ".png" in completed.outputs_json
 
 
-@pytest.mark.parametrize("fault", ["stall_sockets", "deaf"])
-async def test_silent_sockets_cost_lateness_and_no_render(farm: Farm, fault: str) -> None:
-    sim = await farm.backend(seconds=0.3)
+@pytest.mark.parametrize(("fault", "version"), [("stall_sockets", "0.3.64"), ("deaf", "0.33.0")])
+async def test_silent_sockets_cost_lateness_and_no_render(farm: Farm, fault: str, version: str) -> None:
+    sim = await farm.backend(seconds=0.3, version=version)
     await farm.runner()
     await completes_once(farm, await farm.submit("gpu-1"))
     sim.fault(fault, at="now")
@@ -83,8 +83,9 @@ async def test_a_backend_that_forgets_fails_what_ran_and_gets_again_what_waited(
     assert await farm.states(group) == ["lost", "lost", "success"]
 
 
-async def test_a_dead_worker_behind_healthy_http_is_suspected_then_counts_as_away(farm: Farm) -> None:
-    sim = await farm.backend(seconds=0.1)
+@both_versions
+async def test_a_dead_worker_behind_healthy_http_is_suspected_then_counts_as_away(farm: Farm, version: str) -> None:
+    sim = await farm.backend(version=version, seconds=0.1)
     await farm.runner(give_up_s=1.0)
     await completes_once(farm, await farm.submit("gpu-1"))
     sim.fault("worker_dead", at="now")
@@ -106,10 +107,12 @@ async def test_somebody_deletes_our_waiting_prompt_and_it_is_sent_again(farm: Fa
     assert await farm.states(group) == ["success", "lost", "success"]
 
 
-async def test_a_lost_interrupt_is_repeated_until_the_end_is_seen(farm: Farm) -> None:
-    sim = await farm.backend(seconds=20)
+@pytest.mark.parametrize(("version", "waits"), [("0.3.64", "stop_retry"), ("0.33.0", "cancel_retry")])
+async def test_a_lost_interrupt_is_repeated_until_the_end_is_seen(farm: Farm, version: str, waits: str) -> None:
+    sim = await farm.backend(seconds=600, version=version)
     sim.fault("interrupt_lost", count=2)
-    await farm.runner()
+    # Only a repetition after the right pause ends the prompt.
+    await farm.runner(intervals=replace(Intervals(stop_retry=300.0, cancel_retry=300.0), **{waits: 0.1}))
     group = await farm.running("gpu-1")
     await farm.cancel(group)
     (row,) = await farm.settled(group)
@@ -151,8 +154,9 @@ async def test_a_node_that_cannot_be_stopped_keeps_its_place_until_it_ends(farm:
     assert row.ended_at <= started
 
 
-async def test_a_cancel_against_the_post_in_flight_removes_what_arrives(farm: Farm) -> None:
-    sim = await farm.backend(seconds=10)
+@both_versions
+async def test_a_cancel_against_the_post_in_flight_removes_what_arrives(farm: Farm, version: str) -> None:
+    sim = await farm.backend(seconds=10, version=version)
     sim.fault("delay_answer", count=1, seconds=1.0)
     await farm.runner()
     group = await farm.submit("gpu-1")
@@ -278,8 +282,9 @@ async def test_an_error_frame_alone_ends_nothing(farm: Farm) -> None:
     await completes_once(farm, group)
 
 
-async def test_a_cancelled_prompt_that_waits_is_deleted_and_never_starts(farm: Farm) -> None:
-    sim = await farm.backend(seconds=0.1)
+@both_versions
+async def test_a_cancelled_prompt_that_waits_is_deleted_and_never_starts(farm: Farm, version: str) -> None:
+    sim = await farm.backend(seconds=0.1, version=version)
     await farm.runner()
     sim.fault("foreign_prompt", at="now", seconds=2.0)
     group = await farm.submit("gpu-1")
@@ -292,8 +297,9 @@ async def test_a_cancelled_prompt_that_waits_is_deleted_and_never_starts(farm: F
     assert "interrupted" not in farm.kinds()
 
 
-async def test_an_interrupt_that_comes_too_late_hits_no_stranger(farm: Farm) -> None:
-    sim = await farm.backend(seconds=0.1)
+@both_versions
+async def test_an_interrupt_that_comes_too_late_hits_no_stranger(farm: Farm, version: str) -> None:
+    sim = await farm.backend(seconds=0.1, version=version)
     service = await farm.runner()
     group = await farm.submit("gpu-1")
     await completes_once(farm, group)
@@ -303,7 +309,20 @@ async def test_an_interrupt_that_comes_too_late_hits_no_stranger(farm: Farm) -> 
     await sim.wait_for("started", prompt_id=stranger)
     await service._sessions["gpu-1"].session.context.interrupter.interrupt(over.prompt_id)
     assert (await sim.wait_for("ended", prompt_id=stranger))["outcome"] == "success"
-    assert farm.kinds().count("interrupted") == 1
+    assert {"interrupted", "cancelled"} & set(farm.kinds())
+
+
+@pytest.mark.parametrize("broken", ["/queue", "/jobs"])
+async def test_prompt_is_looked_up_and_stopped_as_a_job_or_as_before(farm: Farm, broken: str) -> None:
+    sim = await farm.backend(seconds=600, version="0.33.0")
+    # As after a downgrade: an older ComfyUI has no jobs.
+    sim.fault("status", count=0, route=broken, status=404, body="")
+    await farm.runner()
+    group = await farm.running("gpu-1")
+    await farm.cancel(group)
+    (row,) = await farm.settled(group)
+    assert row.state == "interrupted"
+    assert ("cancelled" in farm.kinds()) == (broken == "/queue")
 
 
 async def test_waiting_in_the_backends_queue_takes_nothing_of_the_timeout(farm: Farm) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from backends.comfyui.answers import system_stats
 from backends.comfyui.errors import PromptRefused, ProtocolError, ResponseLost
 from backends.comfyui.texts import one_line
-from backends.comfyui.versions import keeps_prompt_id, supports_targeted_interrupt
+from backends.comfyui.versions import keeps_prompt_id, supports_cancel, supports_jobs, supports_targeted_interrupt
 from backends.comfyui.wire_json import WireDecoder
 
 anything: WireDecoder[Any] = WireDecoder(object)
@@ -88,6 +88,11 @@ def test_versions_that_stop_one_prompt(version: str) -> None:
 @pytest.mark.parametrize("version", [None, "", "0.3.56-99-gabc", *OLD.split()])
 def test_versions_that_would_stop_whatever_runs(version: str | None) -> None:
     assert not supports_targeted_interrupt(version)
+
+
+def test_jobs_and_their_cancel_need_a_readable_version() -> None:
+    assert [supports_jobs(one) for one in ("0.5.9", "0.6.0", "1.0", None, "x")] == [False, True, True, False, False]
+    assert [supports_cancel(one) for one in ("0.25.1", "v0.26.0", "0.33.0", None)] == [False, True, True, False]
 
 
 def test_only_a_readable_old_version_is_known_to_choose_its_own_prompt_ids() -> None:

@@ -422,10 +422,12 @@ class AttemptDriver:
         """Look the prompt up; None if the backend did not answer."""
         self._next_lookup_at = time.monotonic() + self._intervals.lookup_interval
         uncertain = self.state is AttemptState.UNCERTAIN
+        version = None if uncertain or self._node_errors is None else self._context.version
         try:
             lookup = await look_up(
                 self._context.client,
                 self.prompt_id,
+                version=version,
                 mark=self.spec.mark if uncertain else None,
                 new_connection=uncertain,
             )
@@ -776,7 +778,7 @@ class AttemptDriver:
             self._deleted = True
             await self._context.client.delete_pending([self.prompt_id])
             # It may have started meanwhile, so that the deletion did nothing: look it up again at once.
-            again = await look_up(self._context.client, self.prompt_id)
+            again = await look_up(self._context.client, self.prompt_id, version=self._context.version)
             # After a frame of its execution its start is stored first, although the history may have been cleared since.
             if again.location is PromptLocation.ABSENT and not self._heard_start:
                 await self._end(result.interrupted(self._prompt, self._outputs, ran=False))
@@ -788,7 +790,12 @@ class AttemptDriver:
                 # It was read before the start of the prompt made its move void.
                 self._withdraw_stop()
                 return
-            self.left_running = await self._context.interrupter.interrupt(self.prompt_id)
+            sent = await self._context.interrupter.interrupt(self.prompt_id)
+            self.left_running = sent.left_running
+            if sent.is_cancel:
+                moment, intervals = time.monotonic(), self._intervals
+                tried_for = max(intervals.cancel_retry, moment - self._stop_requested_at)
+                self._stop_at = moment + min(tried_for, intervals.stop_retry)
 
     # --- small things -----------------------------------------------------------------------------
 

@@ -1,12 +1,13 @@
 """Looks up where a prompt is at its backend: in the history or in the queue."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from backends.comfyui.answers import HistoryEntry, QueueItem
 from backends.comfyui.client import ComfyClient
+from backends.comfyui.versions import supports_jobs
 
 
 class PromptLocation(StrEnum):
@@ -27,24 +28,48 @@ class PromptLookup:
     entry: HistoryEntry | None = None
     #: The prompt's id in the queue, if it is not the id that was sent.
     other_id: str | None = None
-    #: The prompt as the backend lists it, unless it is absent.
+    #: The prompt as the backend lists it, unless it is absent; None also for a job that has not ended.
     item: QueueItem | None = None
 
 
-async def look_up(
-    client: ComfyClient, prompt_id: str, *, mark: Mapping[str, Any] | None = None, new_connection: bool = False
-) -> PromptLookup:
-    """Query history, queue, history: a prompt moves from one to the other meanwhile.
+@dataclass(frozen=True, slots=True)
+class ActivePrompts:
+    """The ids of all prompts at a backend that have not ended."""
 
-    The queue answers with whole workflows, so it is queried only if the history is empty, and the history once more if
-    the queue does not have the prompt: it may have ended in between (comfyui-protocol.md, trap 7 and trap 12). Raises
-    ``BackendError`` if a query was not answered; nothing is known then.
+    running: Collection[str]
+    pending: Collection[str]
+
+
+_OF_JOB: Final = {
+    "pending": PromptLocation.PENDING,
+    "in_progress": PromptLocation.RUNNING,
+    "absent": PromptLocation.ABSENT,
+}
+
+
+async def look_up(
+    client: ComfyClient,
+    prompt_id: str,
+    *,
+    version: str | None,
+    mark: Mapping[str, Any] | None = None,
+    new_connection: bool = False,
+) -> PromptLookup:
+    """Query the job; or history, queue, history: a prompt moves from one to the other meanwhile.
+
+    A job has no entry of the history, so the history is queried once it has ended. The queue answers with whole
+    workflows, so it is queried only if the history is empty, and the history once more if the queue does not have the
+    prompt: it may have ended in between (comfyui-protocol.md, trap 7 and trap 12). Raises ``BackendError`` if a query
+    was not answered; nothing is known then.
 
     Args:
+        version: ComfyUI's; None: do not query the job, which has no mark and no list of outputs.
         mark: the ``extra_data`` that only this prompt was sent with, one key and its value. Given for a
             prompt whose POST was not answered with an id: its server may have chosen another one.
         new_connection: for a prompt whose POST was lost, so that no broken connection answers.
     """
+    if supports_jobs(version) and (location := _OF_JOB.get(await client.job_status(prompt_id) or "")) is not None:
+        return PromptLookup(location)
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
         return ended(entry)
     queue = await client.queue(new_connection=new_connection)
@@ -57,6 +82,15 @@ async def look_up(
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
         return ended(entry)
     return PromptLookup(PromptLocation.ABSENT)
+
+
+async def active_prompts(client: ComfyClient, version: str | None) -> ActivePrompts:
+    """Return the prompts of all clients that run and wait at a backend."""
+    if supports_jobs(version) and (jobs := await client.active_jobs()) is not None:
+        running = {prompt_id for prompt_id, status in jobs.items() if status == "in_progress"}
+        return ActivePrompts(running, jobs.keys() - running)
+    queue = await client.queue()
+    return ActivePrompts({item.prompt_id for item in queue.running}, {item.prompt_id for item in queue.pending})
 
 
 def _has_mark(item: QueueItem, mark: Mapping[str, Any]) -> bool:

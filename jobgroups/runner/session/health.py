@@ -6,13 +6,14 @@ import logging
 import time
 from typing import Any, Final
 
-from backends.comfyui.answers import Queue, SystemStats
+from backends.comfyui.answers import SystemStats
 from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.comfyui.versions import keeps_prompt_id
 from backends.states import LEFT_RUNNING
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import AbandonedPrompt
 from jobgroups.queries import work
+from jobgroups.runner.attempt.lookup import ActivePrompts, active_prompts
 from jobgroups.runner.context import SessionContext
 from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.runner.session.sockets import Sockets
@@ -176,7 +177,7 @@ class HealthProbe:
         if not pending or (running and self._stuck_since is None):
             self._stuck_since = None
             return
-        queue = await self._context.client.queue()
+        queue = await active_prompts(self._context.client, self._context.version)
         if queue.pending and not queue.running:
             self._stuck_since = self._stuck_since or time.monotonic()
         else:
@@ -227,16 +228,16 @@ class HealthProbe:
         listed = await context.database.run_with_retry(work.abandoned_prompts, context.backend_id)
         if not listed:
             return
-        queue = await context.client.queue()
+        queue = await active_prompts(context.client, context.version)
         for abandoned in listed:
             await self._reconcile(abandoned, queue)
 
-    async def _reconcile(self, abandoned: AbandonedPrompt, queue: Queue) -> None:
+    async def _reconcile(self, abandoned: AbandonedPrompt, queue: ActivePrompts) -> None:
         prompt_id, attempt_id = abandoned.prompt_id, abandoned.attempt_id
         context = self._context
-        if any(item.prompt_id == prompt_id for item in queue.running):
+        if prompt_id in queue.running:
             await self._adopt_or_interrupt(abandoned)
-        elif any(item.prompt_id == prompt_id for item in queue.pending):
+        elif prompt_id in queue.pending:
             if context.lease_is_fresh:
                 await context.client.delete_pending([prompt_id])
         elif await context.client.history(prompt_id) is not None:
