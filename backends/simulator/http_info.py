@@ -3,12 +3,14 @@
 import os
 import platform
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
 from backends.simulator import releases
 from backends.simulator.catalog import replacements
+from backends.simulator.config import Config
 from backends.simulator.server_state import STATE
 
 routes = web.RouteTableDef()
@@ -28,48 +30,34 @@ _ASSETS_ARE_OFF = "Assets system is disabled. Start the server with --enable-ass
 _PACKAGES = {"comfyui-frontend-package": "1.49.6", "comfyui-workflow-templates": "0.11.44"}
 
 
-def _answer_always(table: web.RouteTableDef, path: str, answer: Any) -> None:
-    @table.get(path)
-    async def constant(_request: web.Request) -> web.Response:
-        return web.json_response(answer)
-
-
-_answer_always(routes, "/embeddings", [])
-_answer_always(routes, "/extensions", [])
-_answer_always(routes, "/users", {"storage": "server", "migrated": False})
-for _path in ("/settings", "/workflow_templates", "/i18n"):
-    _answer_always(routes, _path, {})
-_screen = {"cols": 80, "rows": 24}
-_answer_always(internal_routes, "/internal/logs/raw", {"entries": [], "size": _screen})
-
-
-@routes.get("/features")
-async def features(request: web.Request) -> web.Response:
-    return web.json_response(request.app[STATE].config.features)
-
-
-def _folders(request: web.Request) -> dict[str, list[str]]:
+def _paths(config: Config) -> dict[str, list[str]]:
     """The folders of models, by name."""
-    is_newer = request.app[STATE].config.release >= releases.RECORDED
+    is_newer = config.release >= releases.RECORDED
     names = (name for name in _FOLDERS if is_newer or name not in _NEWER_FOLDERS)
     return {name: [f"/opt/ComfyUI/models/{name}"] for name in names}
 
 
-@routes.get("/models")
-async def model_folders(request: web.Request) -> web.Response:
-    return web.json_response(list(_folders(request)))
+def _listed(config: Config) -> list[dict[str, Any]]:
+    found = _paths(config).items()
+    return [{"name": name, "folders": paths} for name, paths in found if name not in ("configs", "custom_nodes")]
 
 
-@routes.get("/experiment/models")
-async def listed_folders(request: web.Request) -> web.Response:
-    found = _folders(request).items()
-    listed = [{"name": name, "folders": paths} for name, paths in found if name not in ("configs", "custom_nodes")]
-    return web.json_response(listed)
+def _answer(table: web.RouteTableDef, path: str, answer: Callable[[Config], Any]) -> None:
+    @table.get(path)
+    async def route(request: web.Request) -> web.Response:
+        return web.json_response(answer(request.app[STATE].config))
 
 
-@internal_routes.get("/internal/folder_paths")
-async def folder_paths(request: web.Request) -> web.Response:
-    return web.json_response(_folders(request))
+_answer(routes, "/features", lambda config: config.features)
+_answer(routes, "/models", lambda config: list(_paths(config)))
+_answer(routes, "/experiment/models", _listed)
+_answer(routes, "/users", lambda _: {"storage": "server", "migrated": False})
+for _path in ("/embeddings", "/extensions"):
+    _answer(routes, _path, lambda _: [])
+for _path in ("/settings", "/workflow_templates", "/i18n"):
+    _answer(routes, _path, lambda _: {})
+_answer(internal_routes, "/internal/logs/raw", lambda _: {"entries": [], "size": {"cols": 80, "rows": 24}})
+_answer(internal_routes, "/internal/folder_paths", _paths)
 
 
 async def assets(_request: web.Request) -> web.Response:
@@ -138,7 +126,7 @@ async def system_stats(request: web.Request) -> web.Response:
 @routes.get("/models/{folder}")
 async def models(request: web.Request) -> web.Response:
     folder = request.match_info["folder"]
-    if folder not in _folders(request):
+    if folder not in _paths(request.app[STATE].config):
         return web.Response(status=404)
     checkpoints = list(request.app[STATE].config.checkpoints)
     return web.json_response(checkpoints if folder == "checkpoints" else [])

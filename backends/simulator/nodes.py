@@ -175,8 +175,8 @@ def _saves_video(class_type: str, extension: str, encode: Callable[[Iterable[Ima
     _runs(class_type)(run)
 
 
-_saves_video("SaveAnimatedPNG", "png", partial(pictures.encode_animation, "png"))
-_saves_video("SaveAnimatedWEBP", "webp", partial(pictures.encode_animation, "webp"))
+_saves_video("SaveAnimatedPNG", "png", partial(pictures.encode_animation, kind="png"))
+_saves_video("SaveAnimatedWEBP", "webp", pictures.encode_animation)
 _saves_video("SaveVideo", "mp4", encode_webm)  # only by its name: an MP4 needs a codec that is not here
 _saves_video("SaveWEBM", "webm", encode_webm)
 _gives("CreateVideo")(lambda inputs: Film(inputs["images"], inputs["fps"]))

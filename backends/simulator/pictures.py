@@ -60,7 +60,7 @@ def encode_preview(picture: Picture, caption: str, done: float) -> bytes:
     return encode(shown, "jpeg", quality=95)
 
 
-def encode_animation(kind: str, frames: Iterable[Image.Image], fps: float) -> bytes:
+def encode_animation(frames: Iterable[Image.Image], fps: float, kind: str = "webp") -> bytes:
     """A WebP or PNG that moves."""
     first, *rest = frames
     return encode(first, kind, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
