@@ -155,7 +155,8 @@ _OUT_OF_MEMORY: Final = re.compile(
     r"|^Allocation on device\b"
     r"|\bwould exceed allowed memory\b"
     r"|\b(?:CUBLAS|CUDNN|HIPBLAS)_STATUS_ALLOC_FAILED\b"
-    r"|\bDefaultCPUAllocator: (?:not enough|can't allocate) memory\b",
+    r"|\bDefaultCPUAllocator: (?:not enough|can't allocate) memory\b"
+    r"|\nThis error means you ran out of memory on your GPU\.",
     re.IGNORECASE,
 )
 
@@ -179,7 +180,7 @@ _MODEL_NOT_FOUND: Final = re.compile(r"^Model in folder '.*' with filename '.*' 
 def class_of_error(exception_type: str, message: str) -> FailureClass:
     """Return the class of an error that ComfyUI raised while it executed a prompt.
 
-    ``exception_type`` is dotted, a builtin's without its module; ``message`` is without ComfyUI's tips.
+    ``exception_type`` is dotted, a builtin's without its module. Tips at the end of ``message`` are ComfyUI's own verdict.
     """
     name = exception_type.rsplit(".", maxsplit=1)[-1]
     if name in _MEMORY_TYPES or _OUT_OF_MEMORY.search(message):

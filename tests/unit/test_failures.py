@@ -106,6 +106,11 @@ def test_the_recorded_errors_are_told_apart() -> None:
         ("RuntimeError", "CUDA error: an illegal memory access was encountered", FATAL),
         ("torch.AcceleratorError", "CUDA error: an illegal memory access", FATAL),
         ("torch.AcceleratorError", "CUDA error: out of memory", MEMORY),
+        (
+            "torch.AcceleratorError",
+            "CUDA error: 2\nThis error means you ran out of memory on your GPU.\n\nTIPS",
+            MEMORY,
+        ),
         ("RuntimeError", "CUDA error: device-side assert triggered", FATAL),
         ("RuntimeError", "HIP error: unspecified launch failure", FATAL),
         ("RuntimeError", "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `c", FATAL),

@@ -134,7 +134,7 @@ def _raised(prompt: PromptInfo, outputs: NodeOutputs, error: ExecutionError | No
     message = plain_error(error.exception_message) if error else ""
     kind = FailureClass.NODE_ERROR
     if error is not None:
-        kind = class_of_error(error.exception_type or "", message)
+        kind = class_of_error(error.exception_type or "", error.exception_message)
     return AttemptResult(
         state=AttemptState.ERROR,
         outputs=prompt.outputs(outputs),
