@@ -12,13 +12,15 @@ class JobGroupsError(Exception):
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 400
+    #: The sentence for the client, with a place for each argument of the error.
+    text: ClassVar[str] = "{}"
 
     def __init_subclass__(cls, code: str | None = None, status: int | None = None) -> None:
         cls.code, cls.status = code or cls.code, status or cls.status
 
-    def __init__(self, detail: str, *, extra: Mapping[str, Any] | None = None) -> None:
-        super().__init__(detail)
-        self.detail = detail
+    def __init__(self, *values: object, extra: Mapping[str, Any] | None = None) -> None:
+        self.detail = self.text.format(*values)
+        super().__init__(self.detail)
         #: More keys for the JSON body, beside ``detail`` and ``code``.
         self.extra: dict[str, Any] = dict(extra or {})
 
@@ -44,36 +46,31 @@ class NoOnlineBackends(JobGroupsError, code="no_online_backends"):
 class GroupNotFound(JobGroupsError, code="group_not_found", status=404):
     """No group has this id."""
 
-    def __init__(self, group_id: str) -> None:
-        super().__init__(f"Job group {group_id} not found")
+    text = "Job group {} not found"
 
 
 class ChildNotFound(JobGroupsError, code="job_not_found", status=404):
     """The group has no child with this id."""
 
-    def __init__(self, job_id: str) -> None:
-        super().__init__(f"Job {job_id} not found")
+    text = "Job {} not found"
 
 
 class BackendNotFound(JobGroupsError, code="backend_not_found", status=404):
     """No backend has this id."""
 
-    def __init__(self, backend_id: str) -> None:
-        super().__init__(f"Backend {backend_id} not found")
+    text = "Backend {} not found"
 
 
 class ExclusionNotFound(JobGroupsError, code="exclusion_not_found", status=404):
     """The backend has no exclusion with this id."""
 
-    def __init__(self, backend_id: str, exclusion_id: int) -> None:
-        super().__init__(f"Backend {backend_id} has no exclusion {exclusion_id}")
+    text = "Backend {} has no exclusion {}"
 
 
 class AddressNotFound(JobGroupsError, code="address_not_found", status=404):
     """Discovery has no offered or ignored ComfyUI at this address."""
 
-    def __init__(self) -> None:
-        super().__init__("No ComfyUI was found at this address.")
+    text = "No ComfyUI was found at this address."
 
 
 class OutputNotFound(JobGroupsError, code="output_not_found", status=404):
@@ -87,22 +84,19 @@ class OutputNotFound(JobGroupsError, code="output_not_found", status=404):
 class AssetNotFound(JobGroupsError, code="asset_not_found", status=404):
     """No asset has this id or hash."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Asset {name} not found")
+    text = "Asset {} not found"
 
 
 class StorageFull(JobGroupsError, code="storage_full", status=507):
     """A file cannot be written, or should not: the disk is almost full."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"The file cannot be stored: {reason}. Nothing was kept of it; free some space.")
+    text = "The file cannot be stored: {}. Nothing was kept of it; free some space."
 
 
 class NoThumbnail(JobGroupsError, code="no_thumbnail", status=404):
     """The file exists, but has no thumbnail."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"There is no thumbnail of this output. {reason}")
+    text = "There is no thumbnail of this output. {}"
 
 
 class OutputTooLarge(JobGroupsError, code="output_too_large", status=413):
@@ -134,8 +128,7 @@ class ProvenanceUnknown(JobGroupsError, code="provenance_unknown", status=404):
 class OutputGone(JobGroupsError, code="output_gone", status=410):
     """The child reported the file, but it no longer exists."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"The output is gone. {reason}")
+    text = "The output is gone. {}"
 
 
 class OutputReplaced(OutputGone):
@@ -149,15 +142,13 @@ class OutputReplaced(OutputGone):
 class RangeNotSatisfiable(JobGroupsError, code="range_not_satisfiable", status=416):
     """The requested range is beyond the end of the file."""
 
-    def __init__(self) -> None:
-        super().__init__("The file has no such part.")
+    text = "The file has no such part."
 
 
 class BackendAway(JobGroupsError, code="backend_unreachable", status=502):
     """The backend of the requested file does not answer."""
 
-    def __init__(self, backend_id: str, reason: str) -> None:
-        super().__init__(f"Backend {backend_id} has it, and does not answer now. {reason}")
+    text = "Backend {} has it, and does not answer now. {}"
 
 
 class Conflict(JobGroupsError, code="conflict", status=409):
@@ -175,20 +166,13 @@ class BackendInUse(Conflict, code="backend_in_use"):
 class AssetInUse(Conflict, code="asset_in_use"):
     """The workflow of an open group refers to the asset."""
 
-    def __init__(self, asset_id: str, group_id: str) -> None:
-        super().__init__(
-            f"Asset {asset_id} is needed by job group {group_id}, which has not ended."
-            " Cancel the group or wait for its end."
-        )
+    text = "Asset {} is needed by job group {}, which has not ended. Cancel the group or wait for its end."
 
 
 class AssetDeleted(Conflict, code="asset_deleted"):
     """The workflow of a group refers to an asset that does not exist any more."""
 
-    def __init__(self, node_id: str, name: str) -> None:
-        super().__init__(
-            f"Node {node_id}: the file of its input {name!r} was deleted. Upload it again and submit a new group."
-        )
+    text = "Node {}: the file of its input {!r} was deleted. Upload it again and submit a new group."
 
 
 class BackendExists(Conflict, code="backend_exists"):
@@ -220,11 +204,7 @@ class RunPassed(Conflict, code="run_passed"):
 class NothingToRetry(Conflict, code="nothing_to_retry"):
     """No child of the group failed, timed out or was cancelled with the group."""
 
-    def __init__(self, group_id: str) -> None:
-        super().__init__(
-            f"Nothing in job group {group_id} failed or timed out. "
-            "A retry renders a cancelled job only if it names that job."
-        )
+    text = "Nothing in job group {} failed or timed out. A retry renders a cancelled job only if it names that job."
 
 
 class JobCompleted(Conflict, code="job_completed"):
@@ -242,11 +222,7 @@ class JobCompleted(Conflict, code="job_completed"):
 class JobNotFailed(Conflict, code="job_not_failed"):
     """While its group runs, a child can be retried only if it failed or timed out."""
 
-    def __init__(self, job_id: str, status: str) -> None:
-        super().__init__(
-            f"Job {job_id} is {status}, and its group has not ended: until then only a job that "
-            "failed or timed out can be retried."
-        )
+    text = "Job {} is {}, and its group has not ended: until then only a job that failed or timed out can be retried."
 
 
 class JobNotWaiting(Conflict, code="job_not_waiting"):
@@ -288,8 +264,7 @@ class BackendUnavailable(Conflict, code="backend_unavailable"):
 class RunnerAbsent(JobGroupsError, code="runner_absent", status=503):
     """No runner is alive; nothing was stored."""
 
-    def __init__(self) -> None:
-        super().__init__("ParallelJobManager not initialized")
+    text = "ParallelJobManager not initialized"
 
 
 class LeaseLost(Exception):

@@ -14,7 +14,7 @@ from django.utils.http import parse_header_parameters
 from rest_framework.request import Request
 
 from jobgroups.errors import InvalidRequest, JobGroupsError
-from jobgroups.workflow import TextInvalid, check_text
+from jobgroups.workflow import check_text
 from jobgroups.workflow.validation import shown_key
 
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
@@ -30,8 +30,7 @@ class UnsupportedMediaType(JobGroupsError, code="unsupported_media_type", status
 class PayloadTooLarge(JobGroupsError, code="payload_too_large", status=413):
     """The body is longer than ``DIRECTOR_MAX_BODY_BYTES``."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"The body must have at most {limit} bytes.")
+    text = "The body must have at most {} bytes."
 
 
 class InvalidJSON(JobGroupsError, code="invalid_json"):
@@ -51,7 +50,8 @@ def json_body(request: Request) -> dict[str, Any]:
         UnsupportedMediaType: another media type, charset or encoding, or no media type.
         PayloadTooLarge: the body is longer than the limit.
         InvalidJSON: the body is not UTF-8, not JSON, or incomplete.
-        InvalidRequest: the body is not an object, or contains what cannot be stored.
+        InvalidRequest: the body is not an object.
+        TextInvalid: it contains what cannot be stored.
     """
     _check_media_type(request)
     declared = request.headers.get("Content-Length", "")
@@ -99,7 +99,13 @@ def media_type(request: Request) -> tuple[str, dict[str, str]]:
 
 def parse(content: bytes) -> dict[str, Any]:
     """Return the JSON object in a body, or raise as :func:`json_body` does."""
-    return _object(_decoded(content))
+    body = _decoded(content)
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    for key, field in body.items():
+        check_text({key: None}, field="body")
+        check_text(field, field=shown_key(key), outer=1)
+    return body
 
 
 def _check_media_type(request: Request) -> None:
@@ -148,17 +154,3 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         key = next(key for key, count in counted.items() if count > 1)
         raise _Refused(f'an object has the key "{shown_key(key)}" more than once')
     return found
-
-
-def _object(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidRequest("The body must be a JSON object.")
-    try:
-        for key, field in value.items():
-            check_text({key: None}, field="body")
-            check_text(field, field=shown_key(key), outer=1)
-    except TextInvalid as error:
-        raise InvalidRequest(
-            f"{error.field}: {error.message}", errors=[{"field": error.field, "message": error.message}]
-        ) from None
-    return value
