@@ -28,6 +28,28 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerSettings:
+    """What a runner is started with."""
+
+    name: str
+    version: str
+    depth: int
+    give_up_s: float
+    queued_limit_s: int
+    max_answer_bytes: int
+    marks_outputs: bool = True
+    #: Database threads for what must not be lost: 1 on SQLite.
+    threads: int
+    #: Seconds of absence after which what waits for a backend may go elsewhere.
+    move_after_s: float = 60.0
+    #: Whether outputs are copied into the storage.
+    captures: bool = False
+    intervals: Intervals = field(default_factory=Intervals)
+    #: A half-open socket must not hold up an orderly end, which has 5 s.
+    timeouts: Timeouts = field(default_factory=lambda: Timeouts(close_s=1.5))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerContext:
     """What all sessions of a runner share."""
 
@@ -38,19 +60,10 @@ class RunnerContext:
     timings: TimingBuffer
     #: Set when outputs are to be copied.
     captures_due: asyncio.Event
-    intervals: Intervals
     lease_clock: LeaseClock
     #: Part of the client ids: distinguishes the sockets of this process from all others.
     instance: str
-    depth: int
-    give_up_s: float
-    #: Seconds of unavailability after which the queued children of a backend may move.
-    move_after_s: float
-    queued_limit_s: int
-    max_answer_bytes: int
-    #: Whether ComfyUI is to write the ids of the job into PNGs.
-    marks_outputs: bool
-    timeouts: Timeouts
+    settings: RunnerSettings
     #: Since when each backend is unavailable, by the monotonic clock; kept from one session to the next.
     unavailable_since: dict[str, float] = field(default_factory=dict)
 
@@ -94,7 +107,7 @@ class SessionContext:
     @property
     def intervals(self) -> Intervals:
         """The runner's intervals."""
-        return self.runner.intervals
+        return self.runner.settings.intervals
 
     def orders_previews(self, group_id: str) -> bool:
         """Return whether a prompt of a group that is sent now is to create previews, which costs the GPU some time.

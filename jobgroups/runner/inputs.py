@@ -95,7 +95,8 @@ class InputFiles:
         async with lock:
             for rest in reversed(range(_TRIES)):
                 try:
-                    if not await self._is_there(asset, name):
+                    size = await self._client.file_size(name, subfolder=SUBFOLDER, kind="input")
+                    if size != asset.size_bytes:
                         await self._upload(asset, name, may_send)
                     return path
                 except (BackendUnreachable, SendAborted, FileTooLarge):
@@ -106,10 +107,6 @@ class InputFiles:
                     logger.info("%s: upload of %s failed (%s)", self._client.url, name, error)
                 await asyncio.sleep(self._pause)
         raise AssertionError("the last try returns or raises")
-
-    async def _is_there(self, asset: Asset, name: str) -> bool:
-        size = await self._client.file_size(name, subfolder=SUBFOLDER, kind="input")
-        return size == asset.size_bytes
 
     async def _upload(self, asset: Asset, name: str, may_send: Callable[[], bool]) -> None:
         file = await asyncio.to_thread(storage().open, asset.stored_name)

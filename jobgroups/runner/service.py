@@ -7,11 +7,10 @@ import logging
 import secrets
 import time
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from backends import queries as backend_queries
-from backends.comfyui.exchange import Timeouts
 from jobgroups.database.locks import Lock
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.leases import FencingToken, LeaseTable, leases_to_acquire, release_count
@@ -21,9 +20,8 @@ from jobgroups.queries import work
 from jobgroups.queries.leases import has_free_lease, lease_table, leases_held
 from jobgroups.runner.captures import Capturer
 from jobgroups.runner.completer import Completer
-from jobgroups.runner.context import RunnerContext
+from jobgroups.runner.context import RunnerContext, RunnerSettings
 from jobgroups.runner.desired_state import desired_state
-from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.lease_clock import LeaseClock
 from jobgroups.runner.pool import Pool
 from jobgroups.runner.progress import ProgressWriter
@@ -54,28 +52,6 @@ _LONGEST_RESTART_PAUSE: Final = 30.0
 
 class RunnerReplaced(Exception):
     """Another process runs under this runner's name: this one must write nothing more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunnerSettings:
-    """What a runner is started with."""
-
-    name: str
-    version: str
-    depth: int
-    give_up_s: float
-    queued_limit_s: int
-    max_answer_bytes: int
-    marks_outputs: bool = True
-    #: Database threads for what must not be lost: 1 on SQLite.
-    threads: int
-    #: Seconds of absence after which what waits for a backend may go elsewhere.
-    move_after_s: float = 60.0
-    #: Whether outputs are copied into the storage.
-    captures: bool = False
-    intervals: Intervals = field(default_factory=Intervals)
-    #: A half-open socket must not hold up an orderly end, which has 5 s.
-    timeouts: Timeouts = field(default_factory=lambda: Timeouts(close_s=1.5))
 
 
 @dataclass(slots=True)
@@ -173,16 +149,9 @@ class RunnerService:
                 completer=completer,
                 timings=TimingBuffer(database),
                 captures_due=self._capturer.due,
-                intervals=self._intervals,
                 lease_clock=self.lease_clock,
                 instance=self._instance,
-                depth=self._settings.depth,
-                give_up_s=self._settings.give_up_s,
-                move_after_s=self._settings.move_after_s,
-                queued_limit_s=self._settings.queued_limit_s,
-                max_answer_bytes=self._settings.max_answer_bytes,
-                marks_outputs=self._settings.marks_outputs,
-                timeouts=self._settings.timeouts,
+                settings=self._settings,
             )
             services = [
                 tasks.create_task(self._heartbeat_loop(pulse), name="runner: beat"),
@@ -424,7 +393,7 @@ class RunnerService:
             _give_up_lease(session, lost.exceptions[0])
         except* Exception as errors:
             logger.exception("%s: unexpected error in the session; opening it again", session.context.backend_id)
-            failure = _first_of(errors)
+            failure = innermost(errors)
         finally:
             self.lease_clock.remove(session.context.fence)
         if failure is not None:
@@ -444,8 +413,8 @@ def _give_up_lease(session: BackendSession, lost: Exception) -> None:
     session.context.availability.mark_available()
 
 
-def _first_of(errors: BaseExceptionGroup[Exception]) -> Exception:
-    first: Any = errors
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first  # type: ignore[no-any-return]
+def innermost(error: Exception) -> Exception:
+    """Return the first error in a group of errors."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

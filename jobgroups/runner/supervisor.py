@@ -10,10 +10,11 @@ from jobgroups.database.locks import Lock
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 from jobgroups.domain.notices import NoticeIntervals
 from jobgroups.events.hub import Hub
+from jobgroups.runner.context import RunnerSettings
 from jobgroups.runner.discovery import discover
 from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.notices.notifier import Notifier
-from jobgroups.runner.service import RunnerReplaced, RunnerService, RunnerSettings
+from jobgroups.runner.service import RunnerReplaced, RunnerService, innermost
 from jobgroups.services import runners
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class RunnerSupervisor:
             try:
                 await self._run_once(self._service, ready)
             except* RunnerReplaced as replaced:
-                raise RunnerReplaced(str(_innermost(replaced))) from None
+                raise RunnerReplaced(str(innermost(replaced))) from None
             except* Exception as defect:
                 logger.exception("Unexpected error in the runner; restarting it")
                 await self._record(defect)
@@ -107,22 +108,14 @@ class RunnerSupervisor:
         finally:
             await asyncio.shield(asyncio.to_thread(database.close))
 
-    async def _record(self, defect: BaseExceptionGroup[Exception]) -> None:
+    async def _record(self, defect: Exception) -> None:
+        cause = innermost(defect)
         database = DatabaseThreads(threads=1, name="runner-defect")
         try:
-            await database.run(runners.runner_failed, name=self._settings.name, error=_words(defect))
+            await database.run(
+                runners.runner_failed, name=self._settings.name, error=f"{type(cause).__name__}: {cause}"
+            )
         except TRANSIENT:
             logger.warning("The unexpected error of the runner could not be stored.")
         finally:
             await asyncio.to_thread(database.close)
-
-
-def _innermost(defect: BaseException) -> BaseException:
-    while isinstance(defect, BaseExceptionGroup):
-        defect = defect.exceptions[0]
-    return defect
-
-
-def _words(defect: BaseException) -> str:
-    cause = _innermost(defect)
-    return f"{type(cause).__name__}: {cause}"

@@ -17,8 +17,9 @@ from backends.models import Backend
 from backends.simulator import Simulator
 from jobgroups.events.hub import Hub
 from jobgroups.models import JobGroup
+from jobgroups.runner.context import RunnerSettings
 from jobgroups.runner.intervals import Intervals
-from jobgroups.runner.service import RunnerService, RunnerSettings
+from jobgroups.runner.service import RunnerService
 from jobgroups.services import cancellation
 from jobgroups.services.submission import Submission, group_submit
 from tests.harness.graphs import text_to_image

@@ -318,7 +318,7 @@ class AttemptDriver:
                 prompt_id=self.prompt_id,
                 client_id=self.client_id,
                 extra_data=self.spec.extra_data(
-                    marks_outputs=self._context.runner.marks_outputs,
+                    marks_outputs=self._context.runner.settings.marks_outputs,
                     has_previews=self._context.orders_previews(self.spec.group_id),
                 ),
                 may_send=lambda: self._context.lease_is_fresh,

@@ -67,7 +67,7 @@ def from_history(prompt: PromptInfo, entry: HistoryEntry, socket_outputs: NodeOu
     """
     outputs = {**socket_outputs, **entry.outputs}
     if entry.outcome == "success":
-        end = replace(_success(prompt, outputs), warnings=_blocked_nodes(entry))
+        end = replace(_success(prompt, outputs), warnings=tuple(map(blocked, entry.raised)))
     elif entry.outcome == "interrupted":
         end = interrupted(prompt, outputs)
     else:
@@ -93,11 +93,6 @@ def is_blocked(error: ExecutionError) -> bool:
 def blocked(error: ExecutionError) -> str:
     """Return the warning about a blocked node, on one line."""
     return not_executed(error.node_id, error.node_type, plain_error(error.exception_message))
-
-
-def _blocked_nodes(entry: HistoryEntry) -> tuple[str, ...]:
-    """Return a warning for each error that a success has in its history."""
-    return tuple(blocked(error) for error in entry.raised)
 
 
 def from_frame(prompt: PromptInfo, frame: Event, socket_outputs: NodeOutputs) -> AttemptResult | None:

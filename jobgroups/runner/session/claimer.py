@@ -94,7 +94,7 @@ class Claimer:
             and self._sockets.client_id is not None
             and context.availability.is_available
             and context.lease_is_fresh
-            and len(self._attempts.drivers) < context.runner.depth
+            and len(self._attempts.drivers) < context.runner.settings.depth
         )
 
     async def _claim_all(self) -> None:
@@ -126,7 +126,7 @@ class Claimer:
                 claims.child_claim,
                 fence=context.fence,
                 client_id=client_id,
-                depth=context.runner.depth,
+                depth=context.runner.settings.depth,
                 choice=None if chosen is None else chosen.choice,
             )
         except TRANSIENT as error:

@@ -130,7 +130,7 @@ class HealthProbe:
             return f"prompts have been pending for {stuck:.0f} s and nothing runs; restart it"
         if hanging is not None:
             return f"its prompt was to be stopped {hanging:.0f} s ago and goes on; restart it if it hangs"
-        if len(self._attempts.broken) >= self._context.runner.depth:
+        if len(self._attempts.broken) >= self._context.runner.settings.depth:
             return "unexpected errors keep every prompt there from being followed; see the Director's log"
         return self._look_ups_fail()
 

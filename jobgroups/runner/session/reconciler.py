@@ -16,7 +16,6 @@ from jobgroups.domain.clock import monotonic_now, now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.text import sentence
 from jobgroups.runner.context import SessionContext
-from jobgroups.runner.desired_state import DesiredState
 from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.services import expiry, holds, outages
 
@@ -68,7 +67,8 @@ class Reconciler:
             return
         if desired.hold and desired.evict:
             self._attempts.request_stop(await self._store(holds.prompts_evict))
-        if desired.quarantined and _is_over(desired):
+        until = desired.quarantine_until
+        if desired.quarantined and until is not None and until <= now():
             await self._probe()
         await self._move_what_waits()
         if desired.hold is Hold.DRAIN and await self._store(holds.backend_finish_drain):
@@ -99,7 +99,7 @@ class Reconciler:
         elif desired.hold is Hold.DRAIN:
             by = f" by {desired.by}" if desired.by else ""
             await self._store(expiry.children_reassign, reason=f"{name} is being drained{by}.")
-        elif away is not None and away >= context.runner.move_after_s:
+        elif away is not None and away >= context.runner.settings.move_after_s:
             unfit = context.availability.is_unfit
             kind = FailureClass.STALLED if unfit else FailureClass.UNREACHABLE
             reason = self._away_reason(away)
@@ -109,7 +109,7 @@ class Reconciler:
         """Move the children of sent prompts if the backend is offline, held or disabled or not."""
         context = self._context
         offline = context.availability.offline_for()
-        if offline is not None and offline >= context.runner.move_after_s:
+        if offline is not None and offline >= context.runner.settings.move_after_s:
             reason = self._away_reason(offline)
             self._attempts.request_stop(await self._store(outages.attempts_move, reason=reason))
 
@@ -124,9 +124,9 @@ class Reconciler:
         # A prompt that completed while no runner was alive has a result: its driver looks it up first.
         is_known = all(driver.was_looked_up for driver in self._attempts.drivers.values())
         away = context.availability.unavailable_for()
-        if away is not None and away >= context.runner.move_after_s:
+        if away is not None and away >= context.runner.settings.move_after_s:
             await self._store(expiry.children_unblock)
-        if is_known and away is not None and away >= context.runner.give_up_s:
+        if is_known and away is not None and away >= context.runner.settings.give_up_s:
             unfit = context.availability.is_unfit
             await self._store(
                 expiry.children_fail_unavailable,
@@ -135,7 +135,7 @@ class Reconciler:
                 kind=FailureClass.STALLED if unfit else FailureClass.UNREACHABLE,
             )
         await self._end_what_waits_for_a_quarantine()
-        limit = context.runner.queued_limit_s
+        limit = context.runner.settings.queued_limit_s
         # The limit is a day; a query per second of each backend would be wasted.
         every = min(_OLD_EVERY, limit / 100)
         if is_known != self._was_known or time.monotonic() >= self._expired_at + every:
@@ -147,7 +147,7 @@ class Reconciler:
 
         A quarantine by a user keeps them: an operator request, which the queued limit bounds.
         """
-        desired, give_up_s = self._context.desired_state, self._context.runner.give_up_s
+        desired, give_up_s = self._context.desired_state, self._context.runner.settings.give_up_s
         if desired.quarantined_at is None or desired.quarantine_by:
             return
         lasts = (monotonic_now() - desired.quarantined_at).total_seconds()
@@ -158,7 +158,3 @@ class Reconciler:
 
     async def _store(self, work: Any, **fields: Any) -> Any:
         return await self._context.store(work, **fields)
-
-
-def _is_over(desired: DesiredState) -> bool:
-    return desired.quarantine_until is not None and desired.quarantine_until <= now()

@@ -118,8 +118,8 @@ class BackendSession:
         context.client = client = ComfyClient(
             self._address.url,
             headers=dict(self._address.headers),
-            max_answer_bytes=context.runner.max_answer_bytes,
-            timeouts=context.runner.timeouts,
+            max_answer_bytes=context.runner.settings.max_answer_bytes,
+            timeouts=context.runner.settings.timeouts,
         )
         context.interrupter = Interrupter(
             client,
