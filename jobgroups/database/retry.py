@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
 import stamina
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, transaction
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,3 +23,8 @@ def _is_conflict(error: Exception) -> bool:
 def retry_on_conflict(function: Callable[P, R]) -> Callable[P, R]:
     """Repeat the function after a deadlock, a serialization failure or a lock timeout."""
     return stamina.retry(on=_is_conflict, attempts=8, wait_initial=0.01, wait_max=0.5)(function)
+
+
+def retried_transaction(function: Callable[P, R]) -> Callable[P, R]:
+    """Run the function in a transaction, and repeat both after a conflict."""
+    return retry_on_conflict(transaction.atomic(function))

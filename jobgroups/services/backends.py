@@ -7,7 +7,7 @@ from django.db import connection, transaction
 
 from backends import discovery, services
 from backends.models import Backend
-from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
@@ -82,7 +82,7 @@ def _check_address_change(backend_id: str, url: str) -> bool:
     _, active = backend_in_use(backend_id)
     if active:
         raise BackendInUse(
-            f"{pluralize(active, 'prompt', 'prompts')} of ours may still run at the present address; "
+            f"{pluralize(active, 'prompt')} of ours may still run at the present address; "
             "disable the backend and change it when they have ended."
         )
     return True
@@ -97,7 +97,7 @@ def found_add(*, url: str) -> Backend:
     return row
 
 
-@retry_on_conflict
+@retried_transaction
 def backend_delete(*, backend_id: str) -> None:
     """Delete a backend without queued jobs, on which no prompt of ours may run.
 
@@ -107,57 +107,54 @@ def backend_delete(*, backend_id: str) -> None:
         BackendNotFound: there is none with this id.
         BackendInUse: children are not final, or prompts may still run there.
     """
-    with transaction.atomic():
-        # Every claim holds the lease's row, every submission the backend's.
-        Lease.objects.select_for_update().filter(pk=backend_id).first()
-        row = Backend.objects.select_for_update().filter(pk=backend_id).first()
-        if row is None:
-            raise BackendNotFound(backend_id)
-        children, attempts = backend_in_use(backend_id)
-        if children:
-            them = "it" if children == 1 else "them"
-            raise BackendInUse(f"{_jobs(children)} not final; cancel {them} or wait for {them}.")
-        if attempts and row.unreachable_since is None:
-            raise BackendInUse("Prompts of ours may still run there; wait until they were stopped.")
-        active = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
-        active.update(state=AttemptState.LOST, ended_at=now())
-        row.delete()
-        discovery.adoption_end()
-        log.notify_runners_on_commit()
+    # Every claim holds the lease's row, every submission the backend's.
+    Lease.objects.select_for_update().filter(pk=backend_id).first()
+    row = Backend.objects.select_for_update().filter(pk=backend_id).first()
+    if row is None:
+        raise BackendNotFound(backend_id)
+    children, attempts = backend_in_use(backend_id)
+    if children:
+        them = "it" if children == 1 else "them"
+        raise BackendInUse(f"{_jobs(children)} not final; cancel {them} or wait for {them}.")
+    if attempts and row.unreachable_since is None:
+        raise BackendInUse("Prompts of ours may still run there; wait until they were stopped.")
+    active = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
+    active.update(state=AttemptState.LOST, ended_at=now())
+    row.delete()
+    discovery.adoption_end()
+    log.notify_runners_on_commit()
 
 
-@retry_on_conflict
+@retried_transaction
 def adopted_depart(*, backend_id: str) -> bool:
     """Delete a backend that discovery registered and that no longer responds; return whether this call deleted it.
 
     It stays if a user has changed it, or a job was ever assigned to it.
     """
-    with transaction.atomic():
-        Lease.objects.select_for_update().filter(pk=backend_id).first()
-        rows = Backend.objects.select_for_update()
-        row = rows.filter(pk=backend_id, adopted_at__isnull=False).first()
-        if row is None or row.unreachable_since is None:
-            return False
-        children = ChildJob.objects.filter(backend_id=backend_id)
-        if children.exists() or Attempt.objects.filter(backend_id=backend_id).exists():
-            return False
-        discovery.backend_depart(row=row)
-        return True
+    Lease.objects.select_for_update().filter(pk=backend_id).first()
+    rows = Backend.objects.select_for_update()
+    row = rows.filter(pk=backend_id, adopted_at__isnull=False).first()
+    if row is None or row.unreachable_since is None:
+        return False
+    children = ChildJob.objects.filter(backend_id=backend_id)
+    if children.exists() or Attempt.objects.filter(backend_id=backend_id).exists():
+        return False
+    discovery.backend_depart(row=row)
+    return True
 
 
 def _jobs(number: int) -> str:
     return f"{number} job is" if number == 1 else f"{number} jobs are"
 
 
-@retry_on_conflict
+@retried_transaction
 def backend_observed(*, fence: FencingToken, **seen: Any) -> None:
     """Store an observation by the holder of a backend's lease; see ``backends.services.backend_observed``.
 
     Raises ``LeaseLost`` if another runner has acquired the backend; nothing was written.
     """
-    with transaction.atomic():
-        verify_fence(fence)
-        services.backend_observed(backend_id=fence.backend_id, **seen)
-        if not seen["reachable"]:
-            # When it comes back, it may have restarted with what it lacked.
-            exclusions.forget(fence.backend_id)
+    verify_fence(fence)
+    services.backend_observed(backend_id=fence.backend_id, **seen)
+    if not seen["reachable"]:
+        # When it comes back, it may have restarted with what it lacked.
+        exclusions.forget(fence.backend_id)

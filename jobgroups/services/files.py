@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import F
 
-from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.retry import retried_transaction
 from jobgroups.database.statements import update_where
 from jobgroups.domain.outputs import file_digest, marked, reported_files
 from jobgroups.events import log
@@ -138,14 +138,13 @@ def _is_later(other: Attempt, ending: Attempt) -> bool:
     return (other.backend_ended_at, other.pk) > (ending.backend_ended_at, ending.pk)
 
 
-@retry_on_conflict
+@retried_transaction
 def output_replaced(*, job_id: str, digest: str) -> None:
     """Mark a child's output whose file is younger than the child's end: another prompt has written it."""
-    with transaction.atomic():
-        found = Attempt.objects.filter(child=job_id, child__current_attempt=F("pk"))
-        rows = {row.pk: row for row in found}
-        ReportedFile.objects.filter(attempt__in=rows, digest=digest).delete()
-        _mark({attempt_id: {digest} for attempt_id in rows}, rows, keep_captured=False)
+    found = Attempt.objects.filter(child=job_id, child__current_attempt=F("pk"))
+    rows = {row.pk: row for row in found}
+    ReportedFile.objects.filter(attempt__in=rows, digest=digest).delete()
+    _mark({attempt_id: {digest} for attempt_id in rows}, rows, keep_captured=False)
 
 
 def _mark(replaced: Mapping[int, set[str]], rows: Mapping[int, Attempt], *, keep_captured: bool = True) -> None:

@@ -7,12 +7,10 @@ change. The runner's part is fenced by the lease.
 import datetime as dt
 import logging
 
-from django.db import transaction
-
 from backends import holds
 from backends.models import Backend
 from backends.states import Hold
-from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import ChildStatus, StopReason
@@ -29,48 +27,44 @@ from jobgroups.services.transactions import group_transaction
 logger = logging.getLogger(__name__)
 
 
-@retry_on_conflict
+@retried_transaction
 def backend_hold(*, backend_id: str, hold: Hold, at_once: bool = False, reason: str = "", by: str = "") -> None:
     """Pause or drain a backend: nothing is claimed for it from now on. A disabled backend does not change.
 
     The later request replaces the earlier one. ``at_once``: the runner evicts running prompts, also after a restart.
     Raises ``BackendNotFound``.
     """
-    with transaction.atomic():
-        row = _lock_for_change(backend_id)
-        holds.backend_hold(row=row, hold=hold, at_once=at_once, reason=reason, by=by, moment=now())
+    row = _lock_for_change(backend_id)
+    holds.backend_hold(row=row, hold=hold, at_once=at_once, reason=reason, by=by, moment=now())
 
 
-@retry_on_conflict
+@retried_transaction
 def backend_resume(*, backend_id: str, by: str = "") -> None:
     """End a pause or drain. Evicted prompts are not restored. Raises ``BackendNotFound``."""
-    with transaction.atomic():
-        holds.backend_resume(row=_lock_for_change(backend_id), by=by, moment=now())
+    holds.backend_resume(row=_lock_for_change(backend_id), by=by, moment=now())
 
 
-@retry_on_conflict
+@retried_transaction
 def backend_quarantine(*, backend_id: str, reason: str = "", by: str = "", minutes: float | None = None) -> None:
     """Quarantine a backend, for ``minutes`` or until a user releases it: it gets no prompt. Its current ones continue.
 
     Raises ``BackendNotFound``.
     """
-    with transaction.atomic():
-        row = _lock_for_change(backend_id)
-        moment = now()
-        until = None if minutes is None else moment + dt.timedelta(minutes=minutes)
-        holds.backend_quarantine(row=row, reason=reason, by=by or "a person", moment=moment, until=until)
+    row = _lock_for_change(backend_id)
+    moment = now()
+    until = None if minutes is None else moment + dt.timedelta(minutes=minutes)
+    holds.backend_quarantine(row=row, reason=reason, by=by or "a person", moment=moment, until=until)
 
 
-@retry_on_conflict
+@retried_transaction
 def backend_release(*, backend_id: str, by: str = "") -> None:
     """Release a backend from quarantine, on probation: one prompt at a time until one succeeds.
 
     Raises ``BackendNotFound``.
     """
-    with transaction.atomic():
-        _lock_for_change(backend_id)
-        if holds.backend_release(backend_id=backend_id, moment=now()):
-            logger.info("%s was released from quarantine by %s.", backend_id, by or "a person")
+    _lock_for_change(backend_id)
+    if holds.backend_release(backend_id=backend_id, moment=now()):
+        logger.info("%s was released from quarantine by %s.", backend_id, by or "a person")
 
 
 def _lock_for_change(backend_id: str) -> Backend:
@@ -83,29 +77,27 @@ def _lock_for_change(backend_id: str) -> Backend:
     return row
 
 
-@retry_on_conflict
+@retried_transaction
 def quarantine_expire(*, fence: FencingToken) -> bool:
     """Release a backend whose quarantine has expired and that responds; probation follows.
 
     Returns whether this call released it; a user may have prolonged the quarantine meanwhile.
     """
-    with transaction.atomic():
-        verify_fence(fence)
-        return holds.backend_release(backend_id=fence.backend_id, moment=now(), due_only=True)
+    verify_fence(fence)
+    return holds.backend_release(backend_id=fence.backend_id, moment=now(), due_only=True)
 
 
-@retry_on_conflict
+@retried_transaction
 def backend_finish_drain(*, fence: FencingToken) -> bool:
     """Disable a draining backend without queued children and active attempts; return whether this call disabled it."""
-    with transaction.atomic():
-        verify_fence(fence)
-        # The full lock: a submission that names it is over, or comes after and sees it disabled.
-        rows = Backend.objects.select_for_update()
-        row = rows.filter(pk=fence.backend_id, hold=Hold.DRAIN.value, enabled=True).first()
-        if row is None or any(backend_in_use(fence.backend_id)):
-            return False
-        holds.backend_finish_drain(row=row, moment=now())
-        return True
+    verify_fence(fence)
+    # The full lock: a submission that names it is over, or comes after and sees it disabled.
+    rows = Backend.objects.select_for_update()
+    row = rows.filter(pk=fence.backend_id, hold=Hold.DRAIN.value, enabled=True).first()
+    if row is None or any(backend_in_use(fence.backend_id)):
+        return False
+    holds.backend_finish_drain(row=row, moment=now())
+    return True
 
 
 def prompts_evict(*, fence: FencingToken) -> set[int]:

@@ -4,11 +4,11 @@ import datetime as dt
 from collections.abc import Sequence, Set
 from typing import Final
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, connection
 from django.db.models import F
 
 from backends.models import Backend
-from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.leases import FencingToken
 from jobgroups.errors import LeaseLost
 from jobgroups.models import Lease
@@ -60,19 +60,18 @@ def _held_epochs(backend_ids: Sequence[str]) -> dict[str, int]:
         return {row[0]: row[1] for row in cursor.fetchall()}
 
 
-@retry_on_conflict
+@retried_transaction
 def lease_release(*, fence: FencingToken) -> bool:
     """Hand a backend over: its lease is unclaimed from now on, which ``expires_at`` records.
 
     Called after this runner has closed all connections to the backend. Returns whether this runner still held the
     lease.
     """
-    with transaction.atomic():
-        ours = Lease.objects.filter(backend_id=fence.backend_id, epoch=fence.epoch)
-        # Wait for writes in progress under this lease.
-        if ours.select_for_update().first() is None:
-            return False
-        return bool(ours.update(runner="", expires_at=database_now()))
+    ours = Lease.objects.filter(backend_id=fence.backend_id, epoch=fence.epoch)
+    # Wait for writes in progress under this lease.
+    if ours.select_for_update().first() is None:
+        return False
+    return bool(ours.update(runner="", expires_at=database_now()))
 
 
 def lease_acquire(*, backend_id: str, runner: str) -> FencingToken | None:
@@ -88,21 +87,20 @@ def lease_acquire(*, backend_id: str, runner: str) -> FencingToken | None:
         return None
 
 
-@retry_on_conflict
+@retried_transaction
 def _lease_acquire(backend_id: str, runner: str) -> FencingToken | None:
-    with transaction.atomic():
-        if not Backend.objects.filter(pk=backend_id).exists():
-            return None
-        Lease.objects.get_or_create(backend_id=backend_id)
-        # Do not wait for a locked lease: other backends may be free.
-        rows = Lease.objects.select_for_update(skip_locked=True)
-        lease = rows.filter(backend_id=backend_id).first()
-        if lease is None:
-            return None
-        held = lease.runner not in ("", runner) and lease.expires_at is not None
-        moment = database_now()
-        holds = held and lease.expires_at is not None and lease.expires_at > moment
-        if holds and lease.runner not in dead_runners():
-            return None
-        Lease.objects.filter(pk=lease.pk).update(runner=runner, epoch=F("epoch") + 1, expires_at=moment + LEASE_TTL)
-        return FencingToken(backend_id, lease.epoch + 1)
+    if not Backend.objects.filter(pk=backend_id).exists():
+        return None
+    Lease.objects.get_or_create(backend_id=backend_id)
+    # Do not wait for a locked lease: other backends may be free.
+    rows = Lease.objects.select_for_update(skip_locked=True)
+    lease = rows.filter(backend_id=backend_id).first()
+    if lease is None:
+        return None
+    held = lease.runner not in ("", runner) and lease.expires_at is not None
+    moment = database_now()
+    holds = held and lease.expires_at is not None and lease.expires_at > moment
+    if holds and lease.runner not in dead_runners():
+        return None
+    Lease.objects.filter(pk=lease.pk).update(runner=runner, epoch=F("epoch") + 1, expires_at=moment + LEASE_TTL)
+    return FencingToken(backend_id, lease.epoch + 1)

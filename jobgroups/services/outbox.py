@@ -14,7 +14,7 @@ from django.db.models import Exists, Max, OuterRef, Q, Value
 from django.db.models.functions import Concat
 
 from backends.models import Backend, Reachability
-from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.domain import notices, text
 from jobgroups.domain.clock import now
 from jobgroups.domain.notices import NoticeIntervals, NoticeKind, StoredNotice
@@ -88,30 +88,29 @@ def _answers(row: Backend, since: dt.datetime) -> bool:
     return row.last_seen_at is not None and row.last_seen_at > since
 
 
-@retry_on_conflict
+@retried_transaction
 def _notice_trouble(backend_id: str) -> int:
-    with transaction.atomic():
-        # The lock prevents that two runners enqueue the same notice.
-        row = Backend.objects.select_for_update().filter(pk=backend_id).first()
-        trouble = None if row is None else _trouble(row)
-        if row is None or trouble is None:
+    # The lock prevents that two runners enqueue the same notice.
+    row = Backend.objects.select_for_update().filter(pk=backend_id).first()
+    trouble = None if row is None else _trouble(row)
+    if row is None or trouble is None:
+        return 0
+    title, since = trouble
+    if Notice.objects.filter(title=title, created_at__gte=since).exists():
+        return 0
+    link = link_to("/backends")
+    if row.quarantined_at is not None:
+        message = notices.backend_quarantined(
+            row.id, row.quarantine_reason, row.quarantine_by, row.quarantine_until, link
+        )
+    else:
+        waiting = ChildJob.objects.filter(backend=row, status__in=CHILD_OPEN).count()
+        if not waiting:
             return 0
-        title, since = trouble
-        if Notice.objects.filter(title=title, created_at__gte=since).exists():
-            return 0
-        link = link_to("/backends")
-        if row.quarantined_at is not None:
-            message = notices.backend_quarantined(
-                row.id, row.quarantine_reason, row.quarantine_by, row.quarantine_until, link
-            )
-        else:
-            waiting = ChildJob.objects.filter(backend=row, status__in=CHILD_OPEN).count()
-            if not waiting:
-                return 0
-            seconds, answers = (now() - since).total_seconds(), _answers(row, since)
-            message = notices.backend_away(row.id, seconds, row.status_reason, waiting, link, answers=answers)
-        notice_enqueue(NoticeKind.BACKEND_TROUBLE, message)
-        return 1
+        seconds, answers = (now() - since).total_seconds(), _answers(row, since)
+        message = notices.backend_away(row.id, seconds, row.status_reason, waiting, link, answers=answers)
+    notice_enqueue(NoticeKind.BACKEND_TROUBLE, message)
+    return 1
 
 
 def enqueue_queue_empty(pace: NoticeIntervals) -> bool:
@@ -142,16 +141,15 @@ def _emptiness_told(since: dt.datetime) -> bool:
     return Notice.objects.filter(kind=NoticeKind.QUEUE_EMPTY, created_at__gt=since).exists()
 
 
-@retry_on_conflict
+@retried_transaction
 def _notice_emptiness(group_id: str, not_since: dt.datetime) -> bool:
-    with transaction.atomic():
-        # The lock prevents that two runners enqueue the same notice.
-        group = JobGroup.objects.select_for_update().filter(pk=group_id).first()
-        if group is None or _emptiness_told(not_since):
-            return False
-        name = text.group_name(group.id, json.loads(group.metadata_json))
-        notice_enqueue(NoticeKind.QUEUE_EMPTY, notices.queue_empty(name, link_to("/")))
-        return True
+    # The lock prevents that two runners enqueue the same notice.
+    group = JobGroup.objects.select_for_update().filter(pk=group_id).first()
+    if group is None or _emptiness_told(not_since):
+        return False
+    name = text.group_name(group.id, json.loads(group.metadata_json))
+    notice_enqueue(NoticeKind.QUEUE_EMPTY, notices.queue_empty(name, link_to("/")))
+    return True
 
 
 def notices_claim(*, pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
@@ -161,16 +159,15 @@ def notices_claim(*, pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
     return _claim(pace, by)
 
 
-@retry_on_conflict
+@retried_transaction
 def _claim(pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
-    with transaction.atomic():
-        waiting = list(Notice.objects.select_for_update().filter(next_attempt_at__isnull=False).order_by("id"))
-        moment = now()
-        recent = Notice.objects.filter(sent_at__gt=moment - dt.timedelta(seconds=pace.min_interval))
-        if recent.exists() or any(_is_under_way(notice, moment) for notice in waiting):
-            return []
-        due = [notice for notice in waiting if notice.next_attempt_at is not None and notice.next_attempt_at <= moment]
-        return [_taken(notice, pace, by, moment) for notice in due[:_MOST]]
+    waiting = list(Notice.objects.select_for_update().filter(next_attempt_at__isnull=False).order_by("id"))
+    moment = now()
+    recent = Notice.objects.filter(sent_at__gt=moment - dt.timedelta(seconds=pace.min_interval))
+    if recent.exists() or any(_is_under_way(notice, moment) for notice in waiting):
+        return []
+    due = [notice for notice in waiting if notice.next_attempt_at is not None and notice.next_attempt_at <= moment]
+    return [_taken(notice, pace, by, moment) for notice in due[:_MOST]]
 
 
 def _is_under_way(notice: Notice, moment: dt.datetime) -> bool:
@@ -195,15 +192,14 @@ def notices_delivered_to(*, mark: str, ids: Collection[int]) -> None:
     pending.update(delivered_to=Concat("delivered_to", Value(f" {mark}")))
 
 
-@retry_on_conflict
+@retried_transaction
 def notices_delivered(ids: Collection[int]) -> None:
     """Record that notices were delivered. Notices that wait for a failed service are due now."""
-    with transaction.atomic():
-        moment = now()
-        pending = Notice.objects.filter(pk__in=ids, sent_at=None)
-        pending.update(sent_at=moment, next_attempt_at=None, claimed_by="", last_error="", delivered_to="")
-        put_off = Notice.objects.filter(next_attempt_at__gt=moment, attempt_count__gt=0)
-        put_off.filter(claimed_by="").update(next_attempt_at=moment)
+    moment = now()
+    pending = Notice.objects.filter(pk__in=ids, sent_at=None)
+    pending.update(sent_at=moment, next_attempt_at=None, claimed_by="", last_error="", delivered_to="")
+    put_off = Notice.objects.filter(next_attempt_at__gt=moment, attempt_count__gt=0)
+    put_off.filter(claimed_by="").update(next_attempt_at=moment)
 
 
 @retry_on_conflict

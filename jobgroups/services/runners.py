@@ -7,37 +7,35 @@ import datetime as dt
 import os
 import platform
 
-from django.db import transaction
 from django.db.models import F
 
-from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.models import Lease, Runner
 from jobgroups.queries.leases import database_now
 from jobgroups.services.leases import LEASE_TTL
 
 
-@retry_on_conflict
+@retried_transaction
 def runner_register(*, name: str, instance: str, version: str) -> None:
     """Register a runner that holds the lock on its name.
 
     Leases in its name are released: they may be more than its share now, and a lease without a session must not be
     renewed.
     """
-    with transaction.atomic():
-        moment = database_now()
-        Runner.objects.update_or_create(
-            name=name,
-            defaults={
-                "instance": instance,
-                "host": platform.node()[:255],
-                "pid": os.getpid(),
-                "version": version,
-                "started_at": moment,
-                "heartbeat_at": moment,
-                "stopped_at": None,
-            },
-        )
-        _release_all(name, moment)
+    moment = database_now()
+    Runner.objects.update_or_create(
+        name=name,
+        defaults={
+            "instance": instance,
+            "host": platform.node()[:255],
+            "pid": os.getpid(),
+            "version": version,
+            "started_at": moment,
+            "heartbeat_at": moment,
+            "stopped_at": None,
+        },
+    )
+    _release_all(name, moment)
 
 
 def _release_all(name: str, moment: dt.datetime) -> None:
@@ -45,26 +43,24 @@ def _release_all(name: str, moment: dt.datetime) -> None:
     Lease.objects.filter(runner=name).update(runner="", expires_at=moment)
 
 
-@retry_on_conflict
+@retried_transaction
 def runner_heartbeat(*, name: str, instance: str) -> bool:
     """Renew the heartbeat and all leases of the runner. Return False if another runner has taken its name."""
-    with transaction.atomic():
-        moment = database_now()
-        alive = Runner.objects.filter(name=name, instance=instance, stopped_at__isnull=True)
-        if not alive.update(heartbeat_at=moment):
-            return False
-        Lease.objects.filter(runner=name).update(expires_at=moment + LEASE_TTL)
-        return True
+    moment = database_now()
+    alive = Runner.objects.filter(name=name, instance=instance, stopped_at__isnull=True)
+    if not alive.update(heartbeat_at=moment):
+        return False
+    Lease.objects.filter(runner=name).update(expires_at=moment + LEASE_TTL)
+    return True
 
 
-@retry_on_conflict
+@retried_transaction
 def runner_deregister(*, name: str, instance: str) -> None:
     """Record an orderly end and release the leases, so that the next runner need not wait."""
-    with transaction.atomic():
-        stopped = Runner.objects.filter(name=name, instance=instance, stopped_at__isnull=True)
-        moment = database_now()
-        if stopped.update(stopped_at=moment):
-            _release_all(name, moment)
+    stopped = Runner.objects.filter(name=name, instance=instance, stopped_at__isnull=True)
+    moment = database_now()
+    if stopped.update(stopped_at=moment):
+        _release_all(name, moment)
 
 
 @retry_on_conflict

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 
 from jobgroups import workflow
-from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.retry import retried_transaction
 from jobgroups.database.statements import insert, insert_returning_id
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus, PartialOutputs, Placement, RetryScope
@@ -141,7 +141,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
     return Submitted(group, children)
 
 
-@retry_on_conflict
+@retried_transaction
 def _store(
     group: JobGroup,
     children: list[ChildJob],
@@ -149,28 +149,22 @@ def _store(
     variant: Variant | None,
     asset_ids: Collection[str],
 ) -> None:
-    with transaction.atomic():
-        if variant is None:
-            lock_backends([child.backend_id or "" for child in children])
-        if group.idempotency_key is not None:
-            _expire_key(group.submitter, group.idempotency_key)
-        group.seq = 0
-        insert([group])
-        assets_use(group, asset_ids)
-        if variant is not None:
-            insert_returning_id(variant)
-            for child in children:
-                child.variant, child.is_bound = variant, False
-        insert(children)
-        insert(_labels(group, metadata))
-        log.append_events(group, [log.group_created(group)])
-        log.notify_runners_on_commit(work_only=True)
-
-
-def _expire_key(submitter: str, key: str) -> None:
-    JobGroup.objects.filter(submitter=submitter, idempotency_key=key, created_at__lte=now() - IDEMPOTENCY_TTL).update(
-        idempotency_key=None
-    )
+    if variant is None:
+        lock_backends([child.backend_id or "" for child in children])
+    if group.idempotency_key is not None:
+        used = JobGroup.objects.filter(submitter=group.submitter, idempotency_key=group.idempotency_key)
+        used.filter(created_at__lte=now() - IDEMPOTENCY_TTL).update(idempotency_key=None)
+    group.seq = 0
+    insert([group])
+    assets_use(group, asset_ids)
+    if variant is not None:
+        insert_returning_id(variant)
+        for child in children:
+            child.variant, child.is_bound = variant, False
+    insert(children)
+    insert(_labels(group, metadata))
+    log.append_events(group, [log.group_created(group)])
+    log.notify_runners_on_commit(work_only=True)
 
 
 def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> JobGroup:

@@ -72,7 +72,7 @@ OF_LEASES: tuple[Breakage, ...] = (
         "Leases of a runner's earlier process are kept when it starts.",
         "Backends above its share are renewed, but never driven.",
         "db/test_leasing.py::test_registration_releases_the_leases_of_the_earlier_process",
-        Edit("jobgroups/services/runners.py", ")\n        _release_all(name, moment)", ")"),
+        Edit("jobgroups/services/runners.py", ")\n    _release_all(name, moment)", ")"),
     ),
     Breakage(
         "A lease is kept after the session of its backend has ended.",
