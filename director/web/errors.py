@@ -4,22 +4,23 @@ No error repeats what the client sent.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeAlias, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import psycopg
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.request import split_domain_port
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.template import loader
+from django.utils.decorators import sync_and_async_middleware
 from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
 from psycopg_pool import PoolTimeout
 from rest_framework.exceptions import APIException, MethodNotAllowed
 
+from director.web.middleware import middleware
 from jobgroups.database.threads import TRANSIENT
 from jobgroups.errors import JobGroupsError
 from jobgroups.workflow import FieldInvalid
@@ -46,8 +47,6 @@ _WRONG_HOST: Final = "This Host is not allowed; add it to DIRECTOR_ALLOWED_HOSTS
 
 #: Maximum length of a DNS name.
 _LONGEST_NAME: Final = 253
-
-_Answer: TypeAlias = HttpResponseBase | Awaitable[HttpResponseBase]
 
 
 def error_response(
@@ -165,40 +164,6 @@ def server_error(request: HttpRequest) -> HttpResponse:
     return plain_error(500) if is_api(request) else defaults.server_error(request)
 
 
-class JsonErrorMiddleware:
-    """Replaces an error of the API that is not JSON; keeps its headers.
-
-    It also answers pages while the database is unavailable.
-    """
-
-    sync_capable = True
-    async_capable = True
-
-    def __init__(self, get_response: Callable[[HttpRequest], _Answer]) -> None:
-        self.get_response = get_response
-        self._is_async = iscoroutinefunction(get_response)
-        if self._is_async:
-            markcoroutinefunction(self)
-
-    def __call__(self, request: HttpRequest) -> _Answer:
-        if self._is_async:
-            return self._call_async(request)
-        return as_json_error(request, cast(HttpResponseBase, self.get_response(request)))
-
-    def process_exception(self, request: HttpRequest, exc: Exception) -> HttpResponse | None:
-        """Answer a page if the database is unavailable; the API's views have their own handler."""
-        if not isinstance(exc, TRANSIENT):
-            return None
-        logger.warning("page %s: database unavailable (%s)", request.path, exc)
-        # Without the request: its user would be read from the database.
-        page = loader.render_to_string("503.html", {"what": _cause_of(str(exc))})
-        return HttpResponse(page, status=503, headers={"Retry-After": _RETRY_AFTER})
-
-    async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
-        response = await cast(Awaitable[HttpResponseBase], self.get_response(request))
-        return as_json_error(request, response)
-
-
 def as_json_error(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """Return the response, or for an error page of the API the same error as JSON."""
     if response.status_code < 400 or not is_api(request):
@@ -211,3 +176,21 @@ def as_json_error(request: HttpRequest, response: HttpResponseBase) -> HttpRespo
             error.headers[name] = response.headers[name]
     response.close()
     return error
+
+
+def _page_without_database(request: HttpRequest, exc: Exception) -> HttpResponse | None:
+    """Answer a page if the database is unavailable; the API's views have their own handler."""
+    if not isinstance(exc, TRANSIENT):
+        return None
+    logger.warning("page %s: database unavailable (%s)", request.path, exc)
+    # Without the request: its user would be read from the database.
+    page = loader.render_to_string("503.html", {"what": _cause_of(str(exc))})
+    return HttpResponse(page, status=503, headers={"Retry-After": _RETRY_AFTER})
+
+
+@sync_and_async_middleware
+def JsonErrorMiddleware(get_response: Callable[[HttpRequest], Any]) -> Any:  # noqa: N802 as Django's
+    """Replace an error of the API that is not JSON; keep its headers. Answer pages without a database."""
+    answer: Any = middleware(lambda _request: None, as_json_error)(get_response)
+    answer.process_exception = _page_without_database
+    return answer

@@ -178,10 +178,10 @@ async def test_html_error_of_the_api_becomes_json_in_the_loop() -> None:
         return HttpResponse("<h1>secret</h1>", status=418, headers={"Retry-After": "7"})
 
     middleware = JsonErrorMiddleware(page)
-    answer = await middleware(RequestFactory().get("/api/job-groups"))  # type: ignore[misc]
+    answer = await middleware(RequestFactory().get("/api/job-groups"))
     assert (answer.status_code, answer.headers["Retry-After"]) == (418, "7")
     assert json.loads(answer.content)["code"] == "bad_request"
-    other = await middleware(RequestFactory().get("/admin/"))  # type: ignore[misc]
+    other = await middleware(RequestFactory().get("/admin/"))
     assert other.content == b"<h1>secret</h1>"
 
 
