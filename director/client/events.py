@@ -214,10 +214,6 @@ def _initial_state(frame: Raw) -> InitialState:
     return InitialState(type=state.type, seq=state.seq, run=state.run, raw=frame, group=parse_group(frame))
 
 
-def _result_fields(result: Raw) -> Raw:
-    return {**result, "outputs": outputs_fields(result.get("outputs"), result), "raw": result}
-
-
 def parse_event(frame: Raw) -> Event:
     """Return the event in one frame, an ``UnknownEvent`` for an unknown type."""
     kind = frame.get("type")
@@ -230,5 +226,8 @@ def parse_event(frame: Raw) -> Event:
     if kind == "child_completed":
         fields["outputs"] = outputs_fields(frame.get("outputs") or {}, frame)
     if kind == "group_complete":
-        fields["results"] = [_result_fields(r) for r in as_objects(frame.get("results", []))]
+        fields["results"] = [
+            {**result, "outputs": outputs_fields(result.get("outputs"), result), "raw": result}
+            for result in as_objects(frame.get("results", []))
+        ]
     return build(_BY_TYPE.get(str(kind), UnknownEvent), fields)

@@ -144,8 +144,8 @@ class ChildCard:
         failed = [one for one in self.attempts if one.failure]
         if self.open and failed:
             last = f"the last: {failed[-1].failure}" if len(failed) > 1 else failed[-1].failure
-            return f"{text.pluralize(len(failed), 'failed attempt', 'failed attempts')}, {last}"
-        return text.pluralize(len(self.attempts), "attempt", "attempts")
+            return f"{text.pluralize(len(failed), 'failed attempt')}, {last}"
+        return text.pluralize(len(self.attempts), "attempt")
 
     @property
     def is_stopping(self) -> bool:
@@ -225,7 +225,7 @@ class GroupPage:
     def skipped_text(self) -> str:
         """Number of backends that were left out, and of missing jobs; of the pool no job is missing."""
         if self.candidates:
-            said = text.pluralize(len(self.skipped), "backend", "backends")
+            said = text.pluralize(len(self.skipped), "backend")
             return f"{said} could take no jobs at the submission"
         said = text.pluralize(len(self.skipped), "backend left out", "backends left out")
         fewer = sum(one.count for one in self.skipped)
@@ -319,7 +319,7 @@ def _made(group_id: str) -> str:
     known = backends_by_id(backend_id for backend_id, _ in counted)
     said = [f"{_name(backend_id, known)} {count}" for backend_id, count in counted[:_MAX_MADE]]
     if rest := counted[_MAX_MADE:]:
-        others = text.pluralize(len(rest), "other backend", "other backends")
+        others = text.pluralize(len(rest), "other backend")
         said.append(f"{others} {sum(count for _, count in rest)}")
     return " · ".join(said)
 

@@ -9,27 +9,11 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from backends.models import Backend
+from jobgroups import models
 from jobgroups.admin.base import JsonText, Link, ListLink, ReadOnlyAdmin
 from jobgroups.domain.states import Where
 from jobgroups.domain.text import pluralize
 from jobgroups.errors import ChildNotFound, GroupNotFinished, GroupNotFound, JobGroupsError
-from jobgroups.models import (
-    AbandonedPrompt,
-    Asset,
-    AssetUse,
-    Attempt,
-    Capture,
-    ChildJob,
-    GroupLabel,
-    JobEvent,
-    JobGroup,
-    Lease,
-    Notice,
-    ReportedFile,
-    Runner,
-    StoredFile,
-    Variant,
-)
 from jobgroups.services.assignment import Choice
 from jobgroups.services.cancellation import child_cancel, group_cancel
 from jobgroups.services.retries import Retried, child_retry, group_retry
@@ -75,7 +59,7 @@ def _report_cancelled(page: ReadOnlyAdmin, request: HttpRequest, count: int) -> 
 class VariantInline(admin.TabularInline):  # type: ignore[type-arg]  # generic in the stubs alone
     """The variants of a group of the pool."""
 
-    model = Variant
+    model = models.Variant
     fields = ("number", "queued_at", "candidates", "workflow_digest", "unplaced_since")
     readonly_fields = fields
     can_delete = False
@@ -85,7 +69,7 @@ class VariantInline(admin.TabularInline):  # type: ignore[type-arg]  # generic i
         return False
 
 
-@admin.register(JobGroup)
+@admin.register(models.JobGroup)
 class JobGroupAdmin(ReadOnlyAdmin):
     list_display = (
         "id",
@@ -106,8 +90,8 @@ class JobGroupAdmin(ReadOnlyAdmin):
     actions = ("cancel", "retry")
     inlines = (VariantInline,)
 
-    jobs = ListLink("jobs", "group__id__exact", ChildJob)
-    log = ListLink("events", "group__id__exact", JobEvent, lambda group: pluralize(group.seq, "event", "events"))
+    jobs = ListLink("jobs", "group__id__exact", models.ChildJob)
+    log = ListLink("events", "group__id__exact", models.JobEvent, lambda group: pluralize(group.seq, "event"))
     metadata = JsonText("metadata", "metadata_json")
     warnings = JsonText("warnings", "warnings_json")
     skipped_backends = JsonText("skipped backends", "skipped_backends_json")
@@ -115,7 +99,7 @@ class JobGroupAdmin(ReadOnlyAdmin):
     workflow = JsonText("workflow", "workflow_json")
 
     @admin.action(description="Cancel the jobs that are not final", permissions=["operate"])
-    def cancel(self, request: HttpRequest, queryset: QuerySet[JobGroup]) -> None:
+    def cancel(self, request: HttpRequest, queryset: QuerySet[models.JobGroup]) -> None:
         """Cancel groups; the runner stops their running prompts."""
         cancelled = 0
         for group_id in list(queryset.values_list("pk", flat=True)):
@@ -126,12 +110,12 @@ class JobGroupAdmin(ReadOnlyAdmin):
         _report_cancelled(self, request, cancelled)
 
     @admin.action(description="Retry the failed jobs", permissions=["operate"])
-    def retry(self, request: HttpRequest, queryset: QuerySet[JobGroup]) -> None:
+    def retry(self, request: HttpRequest, queryset: QuerySet[models.JobGroup]) -> None:
         """Start the next run of groups that have ended."""
         _retry(self, request, dict.fromkeys(queryset.values_list("pk", flat=True)))
 
 
-@admin.register(ChildJob)
+@admin.register(models.ChildJob)
 class ChildJobAdmin(ReadOnlyAdmin):
     list_display = (
         "id",
@@ -153,19 +137,19 @@ class ChildJobAdmin(ReadOnlyAdmin):
     ordering = ("-queued_at", "group", "position")
     actions = ("cancel", "retry")
 
-    group_link = Link("group", "group_id", JobGroup)
+    group_link = Link("group", "group_id", models.JobGroup)
     backend_link = Link("backend", "backend_id", Backend)
-    variant_link = Link("variant", "variant_id", Variant)
-    current_attempt_link = Link("current attempt", "current_attempt_id", Attempt)
+    variant_link = Link("variant", "variant_id", models.Variant)
+    current_attempt_link = Link("current attempt", "current_attempt_id", models.Attempt)
     attempts_link = ListLink(
-        "attempts", "child__id__exact", Attempt, lambda child: pluralize(child.attempt_count, "attempt", "attempts")
+        "attempts", "child__id__exact", models.Attempt, lambda child: pluralize(child.attempt_count, "attempt")
     )
     outputs = JsonText("outputs", "outputs_json")
     error_details = JsonText("error details", "error_details_json")
     warnings = JsonText("warnings", "warnings_json")
 
     @admin.action(description="Cancel those that are not final", permissions=["operate"])
-    def cancel(self, request: HttpRequest, queryset: QuerySet[ChildJob]) -> None:
+    def cancel(self, request: HttpRequest, queryset: QuerySet[models.ChildJob]) -> None:
         """Cancel single jobs; the other jobs of their groups go on."""
         cancelled = 0
         for job_id, group_id in list(queryset.values_list("pk", "group_id")):
@@ -176,7 +160,7 @@ class ChildJobAdmin(ReadOnlyAdmin):
         _report_cancelled(self, request, cancelled)
 
     @admin.action(description="Retry them, also those that failed in a running group", permissions=["operate"])
-    def retry(self, request: HttpRequest, queryset: QuerySet[ChildJob]) -> None:
+    def retry(self, request: HttpRequest, queryset: QuerySet[models.ChildJob]) -> None:
         """Retry single jobs: in the next run of their groups, or within the current run."""
         wanted: dict[str, list[str]] = defaultdict(list)
         for job_id, group_id in queryset.values_list("pk", "group_id"):
@@ -184,7 +168,7 @@ class ChildJobAdmin(ReadOnlyAdmin):
         _retry(self, request, wanted)
 
 
-@admin.register(Variant)
+@admin.register(models.Variant)
 class VariantAdmin(ReadOnlyAdmin):
     """What the jobs of each group of the pool require, and their place in the line."""
 
@@ -193,11 +177,11 @@ class VariantAdmin(ReadOnlyAdmin):
     search_fields = ("group__id", "workflow_digest")
     ordering = ("-id",)
 
-    group_link = Link("group", "group_id", JobGroup)
-    jobs = ListLink("jobs", "variant__id__exact", ChildJob)
+    group_link = Link("group", "group_id", models.JobGroup)
+    jobs = ListLink("jobs", "variant__id__exact", models.ChildJob)
 
 
-@admin.register(Attempt)
+@admin.register(models.Attempt)
 class AttemptAdmin(ReadOnlyAdmin):
     list_display = (
         "prompt_id",
@@ -216,7 +200,7 @@ class AttemptAdmin(ReadOnlyAdmin):
     search_fields = ("prompt_id", "client_id", "child__id", "child__group__id", "error_message")
     ordering = ("-id",)
 
-    child_link = Link("job", "child_id", ChildJob)
+    child_link = Link("job", "child_id", models.ChildJob)
     backend_link = Link("backend", "backend_id", Backend)
     outputs = JsonText("outputs", "outputs_json")
     node_outputs = JsonText("node outputs", "node_outputs_json")
@@ -226,7 +210,7 @@ class AttemptAdmin(ReadOnlyAdmin):
     warnings = JsonText("warnings", "warnings_json")
 
 
-@admin.register(ReportedFile)
+@admin.register(models.ReportedFile)
 class ReportedFileAdmin(ReadOnlyAdmin):
     """Files that attempts reported and that no later attempt has replaced."""
 
@@ -234,21 +218,21 @@ class ReportedFileAdmin(ReadOnlyAdmin):
     list_filter = ("executed",)
     search_fields = ("digest",)
 
-    attempt_link = Link("attempt", "attempt_id", Attempt)
+    attempt_link = Link("attempt", "attempt_id", models.Attempt)
 
 
-@admin.register(JobEvent)
+@admin.register(models.JobEvent)
 class JobEventAdmin(ReadOnlyAdmin):
     list_display = ("__str__", "group_link", "seq", "run", "type", "created_at")
     list_filter = ("type", "created_at")
     search_fields = ("group__id",)
     ordering = ("-id",)
 
-    group_link = Link("group", "group_id", JobGroup)
+    group_link = Link("group", "group_id", models.JobGroup)
     json = JsonText("frame", "frame")
 
 
-@admin.register(AbandonedPrompt)
+@admin.register(models.AbandonedPrompt)
 class AbandonedPromptAdmin(ReadOnlyAdmin):
     """Prompts that may still appear at a backend although their attempts were closed."""
 
@@ -256,11 +240,11 @@ class AbandonedPromptAdmin(ReadOnlyAdmin):
     list_filter = ("backend", "expires_at")
     search_fields = ("prompt_id",)
 
-    attempt_link = Link("attempt", "attempt_id", Attempt)
+    attempt_link = Link("attempt", "attempt_id", models.Attempt)
     backend_link = Link("backend", "backend_id", Backend)
 
 
-@admin.register(GroupLabel)
+@admin.register(models.GroupLabel)
 class GroupLabelAdmin(ReadOnlyAdmin):
     """Metadata by which groups are found."""
 
@@ -268,10 +252,10 @@ class GroupLabelAdmin(ReadOnlyAdmin):
     search_fields = ("=key", "value", "group__id")
     ordering = ("-id",)
 
-    group_link = Link("group", "group_id", JobGroup)
+    group_link = Link("group", "group_id", models.JobGroup)
 
 
-@admin.register(Asset)
+@admin.register(models.Asset)
 class AssetAdmin(ReadOnlyAdmin):
     """Uploaded input files."""
 
@@ -279,18 +263,18 @@ class AssetAdmin(ReadOnlyAdmin):
     search_fields = ("id", "hash", "name")
 
 
-@admin.register(AssetUse)
+@admin.register(models.AssetUse)
 class AssetUseAdmin(ReadOnlyAdmin):
     """Which groups refer to which assets."""
 
     list_display = ("__str__", "group_link", "asset_link")
     search_fields = ("group__id", "asset__id", "asset__name")
 
-    group_link = Link("group", "group_id", JobGroup)
-    asset_link = Link("asset", "asset_id", Asset)
+    group_link = Link("group", "group_id", models.JobGroup)
+    asset_link = Link("asset", "asset_id", models.Asset)
 
 
-@admin.register(Capture)
+@admin.register(models.Capture)
 class CaptureAdmin(ReadOnlyAdmin):
     """Outputs of completed jobs: to be copied into the storage, stored there, or given up."""
 
@@ -299,22 +283,22 @@ class CaptureAdmin(ReadOnlyAdmin):
     search_fields = ("child__id", "child__group__id", "reason")
     ordering = ("-id",)
 
-    child_link = Link("job", "child_id", ChildJob)
+    child_link = Link("job", "child_id", models.ChildJob)
     backend_link = Link("backend", "backend_id", Backend)
-    file_link = Link("file", "file_id", StoredFile)
+    file_link = Link("file", "file_id", models.StoredFile)
 
 
-@admin.register(StoredFile)
+@admin.register(models.StoredFile)
 class StoredFileAdmin(ReadOnlyAdmin):
     """Contents of captured outputs."""
 
     list_display = ("blake3", "size_bytes", "width", "height", "duration", "created_at", "captures")
     search_fields = ("id", "blake3", "sha256")
 
-    captures = ListLink("captures", "file__id__exact", Capture)
+    captures = ListLink("captures", "file__id__exact", models.Capture)
 
 
-@admin.register(Runner)
+@admin.register(models.Runner)
 class RunnerAdmin(ReadOnlyAdmin):
     """Runner processes, including those that have ended."""
 
@@ -332,10 +316,10 @@ class RunnerAdmin(ReadOnlyAdmin):
     )
     search_fields = ("name", "host", "last_error")
 
-    leases = ListLink("leases", "runner__exact", Lease)
+    leases = ListLink("leases", "runner__exact", models.Lease)
 
 
-@admin.register(Lease)
+@admin.register(models.Lease)
 class LeaseAdmin(ReadOnlyAdmin):
     """Which runner holds which backend, and until when."""
 
@@ -344,10 +328,10 @@ class LeaseAdmin(ReadOnlyAdmin):
     search_fields = ("backend__id", "runner")
 
     backend_link = Link("backend", "backend_id", Backend)
-    runner_link = Link("runner", "runner", Runner)
+    runner_link = Link("runner", "runner", models.Runner)
 
 
-@admin.register(Notice)
+@admin.register(models.Notice)
 class NoticeAdmin(ReadOnlyAdmin):
     """Notices that were delivered, or are to be delivered."""
 

@@ -135,7 +135,7 @@ def _no_worker(child: QueuedChild, line: PoolLine, now: dt.datetime) -> str:
     reasons = [reason for reason in (*held, *line.unfit) if reason]
     shown = reasons[:_MOST_SHOWN] or ["None of its candidates is registered."]
     if len(reasons) > len(shown):
-        shown.append(f"{pluralize(len(reasons) - len(shown), 'more reason', 'more reasons')}.")
+        shown.append(f"{pluralize(len(reasons) - len(shown), 'more reason')}.")
     return f"No backend can take it now. {' '.join(shown)}{_given_up(line.gives_up_at, now)}"
 
 

@@ -419,12 +419,8 @@ class Hub:
             except Exception:
                 logger.warning("subscribed groups: unexpected error", exc_info=True)
             else:
-                self._check_seqs(seqs)
-
-    def _check_seqs(self, seqs: Mapping[str, int]) -> None:
-        for group_id, seq in seqs.items():
-            if group_id in self._channels:
-                self._channels[group_id].check_seq(seq)
+                for group_id in seqs.keys() & self._channels.keys():
+                    self._channels[group_id].check_seq(seqs[group_id])
 
 
 def _noted(times: Mapping[str, float], group_id: str, moment: float, seconds: float) -> dict[str, float]:

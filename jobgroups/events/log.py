@@ -3,7 +3,7 @@
 No other module creates events.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -201,26 +201,14 @@ def publish_replaced(group_id: str, job_id: str) -> None:
 
 def publish_on_commit(message: Message) -> None:
     """Publish a message after the commit of the caller's transaction."""
-
-    def publish() -> None:
-        hub.publish(message)
-
-    _on_commit(publish)
+    # robust: a failed notification must not look like a failed write. The callback is not a partial: Django
+    # logs its __qualname__, which a partial lacks.
+    transaction.on_commit(lambda: hub.publish(message), robust=True)
 
 
 def notify_runners_on_commit(*, work_only: bool = False) -> None:
     """Notify every runner after the commit of the caller's transaction; ``work_only``: no backend has changed."""
-
-    def notify() -> None:
-        hub.notify_runners(work_only=work_only)
-
-    _on_commit(notify)
-
-
-def _on_commit(callback: Callable[[], None]) -> None:
-    # robust: a failed notification must not look like a failed write. The callback is not a partial: Django
-    # logs its __qualname__, which a partial lacks.
-    transaction.on_commit(callback, robust=True)
+    transaction.on_commit(lambda: hub.notify_runners(work_only=work_only), robust=True)
 
 
 def _frame(event: NewEvent, seq: int, run: int) -> str:

@@ -127,7 +127,7 @@ def failure_report(window: str = DEFAULT_WINDOW) -> FailureReport:
         rows=shown,
         recovered=shown_recovered,
         more=len(worst) + len(cheap) - len(shown) - len(shown_recovered),
-        cut=any(_exceeds(source) for source in sources),
+        cut=any(source[: MAX_FAILURES + 1].count() > MAX_FAILURES for source in sources),
         lost=sum(row.lost for row in worst),
     )
 
@@ -221,10 +221,6 @@ def _newest(rows: QuerySet[Any]) -> QuerySet[Any]:
     return rows.filter(pk__in=rows.order_by("-at").values("pk")[:MAX_FAILURES])
 
 
-def _exceeds(rows: QuerySet[Any]) -> bool:
-    return rows[: MAX_FAILURES + 1].count() > MAX_FAILURES
-
-
 def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
     parts: Iterable[Mapping[str, Any]] = rows.values("cause", "at_backend", "digest", "in_group", "done").annotate(
         failures=Count("pk"),
@@ -298,6 +294,7 @@ def failed_jobs(window: str, *, failure_class: str, backend_id: str, workflow: s
     found: dict[str, list[str]] = defaultdict(list)
     for group_id, job_id in rows.order_by("-at").values_list("in_group", "job")[:MAX_JOBS]:
         found[group_id].append(job_id)
+    groups = JobGroup.objects.filter(pk__in=found).order_by("-created_at", "-id")
     return [
         RetriableJobs(
             group_id=group_id,
@@ -305,10 +302,5 @@ def failed_jobs(window: str, *, failure_class: str, backend_id: str, workflow: s
             finished=completed_at is not None,
             job_ids=sorted(found[group_id]),
         )
-        for group_id, metadata, completed_at in _heads(found)
+        for group_id, metadata, completed_at in groups.values_list("id", "metadata_json", "completed_at")
     ]
-
-
-def _heads(group_ids: Iterable[str]) -> list[tuple[str, str, dt.datetime | None]]:
-    rows = JobGroup.objects.filter(pk__in=group_ids).order_by("-created_at", "-id")
-    return list(rows.values_list("id", "metadata_json", "completed_at"))

@@ -22,7 +22,7 @@ from jobgroups.models import ChildJob, JobEvent, JobGroup
 from jobgroups.queries.etas import group_etas
 from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.outputs import known_outputs
-from jobgroups.queries.waiting_reasons import Outlook, outlooks
+from jobgroups.queries.waiting_reasons import outlooks
 from jobgroups.serializers import describe_files, serialize_attempt, serialize_child, serialize_group, truncate_to_frame
 
 _CURSOR_ID: Final = re.compile(r"[0-9a-z_-]{1,36}")
@@ -76,18 +76,14 @@ def _snapshot(group: JobGroup, children: Sequence[ChildJob], *, with_files: bool
 
 
 def _rows(group: JobGroup, children: Sequence[ChildJob], *, with_files: bool = True) -> list[dict[str, Any]]:
-    found = _outlooks(group, children)
+    waits = any(one.status in CHILD_OPEN for one in children)
+    found = outlooks(group, children, runner_alive=waits and runner_alive())
     rows = [serialize_child(one, *found.get(one.id, ())) for one in children]
     if with_files:
         known = known_outputs(group.id, children)
         for row in rows:
             describe_files(row, group.id, known)
     return rows
-
-
-def _outlooks(group: JobGroup, children: Sequence[ChildJob]) -> dict[str, Outlook]:
-    waits = any(one.status in CHILD_OPEN for one in children)
-    return outlooks(group, children, runner_alive=waits and runner_alive())
 
 
 def _with_eta(group: JobGroup) -> dict[str, Any]:

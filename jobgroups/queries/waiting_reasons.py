@@ -134,9 +134,11 @@ def _queued_reasons(
     stopping = _stopping_attempts(group) if unsent else {}
     limit = dt.timedelta(seconds=settings.DIRECTOR_QUEUED_LIMIT_SECONDS)
     states = {one.id: one.current_attempt.state for one in queued if one.current_attempt is not None}
-    files = _input_files(group) if AttemptState.INTENT in states.values() else []
+    is_sent = AttemptState.INTENT in states.values()
+    files = list(group.asset_uses.order_by("id").values_list("asset__name", flat=True)) if is_sent else []
 
     def reason(one: ChildJob) -> str:
+        attempt = one.current_attempt
         child = QueuedChild(
             state=states.get(one.id),
             input_files=files,
@@ -146,7 +148,7 @@ def _queued_reasons(
             is_removed=stopping.get(one.id, ("", ""))[1] in VOID_ONCE_STARTED,
             goes_elsewhere=group.retry_elsewhere != RetryScope.NEVER,
             ends_at=one.queued_at + limit if one.attempt_count == 0 else None,
-            partly_refused=_is_partly_refused(one.current_attempt),
+            partly_refused=attempt is not None and attempt.stop_reason == StopReason.PARTLY_REFUSED,
         )
         if one.id in pooled:
             line = failed.get(one.id) or lines[one.variant_id]
@@ -155,10 +157,6 @@ def _queued_reasons(
         return waiting_reason(child, backend, now=moment, runner_alive=runner_alive)
 
     return {one.id: reason(one) for one in queued}, positions
-
-
-def _input_files(group: JobGroup) -> list[str]:
-    return list(group.asset_uses.order_by("id").values_list("asset__name", flat=True))
 
 
 def _pool_positions(queue: Sequence[ChildJob], line: Line) -> dict[str, int]:
@@ -216,10 +214,6 @@ def _lines_of_failed(unsent: Iterable[ChildJob], lines: Mapping[int | None, Pool
             next_free="",
         )
     return found
-
-
-def _is_partly_refused(attempt: Attempt | None) -> bool:
-    return attempt is not None and attempt.stop_reason == StopReason.PARTLY_REFUSED
 
 
 def _backend_now(row: Backend, moment: dt.datetime) -> QueueBackend:

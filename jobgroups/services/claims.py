@@ -96,7 +96,8 @@ def child_claim(*, fence: FencingToken, client_id: str, depth: int, choice: Pool
         return ClaimResult()
     in_vain = False
     try:
-        if choice is not None and (bound is None or _is_before(choice, bound)):
+        place = None if bound is None else (bound.queued_at, bound.group_id)
+        if choice is not None and (place is None or (choice.queued_at, choice.group_id) < place):
             claim = _claim_from_pool(choice, fence, client_id, depth)
             if claim is not None:
                 return ClaimResult(claim, from_pool=True)
@@ -109,10 +110,6 @@ def child_claim(*, fence: FencingToken, client_id: str, depth: int, choice: Pool
     except _NoFreeSlot:
         return ClaimResult()
     return ClaimResult(in_vain=in_vain)
-
-
-def _is_before(choice: PoolChoice, bound: ChildJob) -> bool:
-    return (choice.queued_at, choice.group_id) < (bound.queued_at, bound.group_id)
 
 
 def stored_intents(*, fence: FencingToken) -> set[int]:

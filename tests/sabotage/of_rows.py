@@ -90,7 +90,11 @@ OF_ROWS: tuple[Breakage, ...] = (
         "Subscribers are notified before the commit.",
         "Clients get events that are rolled back or cannot be read yet.",
         "db/test_events.py::test_nothing_is_published_before_the_commit",
-        Edit("jobgroups/events/log.py", "transaction.on_commit(callback, robust=True)", "callback()"),
+        Edit(
+            "jobgroups/events/log.py",
+            "transaction.on_commit(lambda: hub.publish(message), robust=True)",
+            "hub.publish(message)",
+        ),
     ),
     Breakage(
         "An event is published and not stored.",
