@@ -1,8 +1,6 @@
 """Records of how jobs were made, and the search for the job that made a file."""
 
 import json
-import struct
-import zlib
 from typing import Any
 
 import pytest
@@ -11,7 +9,7 @@ from blake3 import blake3
 from jobgroups.domain.clock import now
 from jobgroups.models import Capture, JobGroup, StoredFile
 from tests.api.conftest import Api, error_of
-from tests.harness.graphs import png
+from tests.harness.graphs import black_png, png
 
 UNKNOWN = {"group": "jg_000000000000", "job": "j_000000000000", "attempt": 1}
 
@@ -40,15 +38,9 @@ def search(api: Api, content: bytes) -> Any:
     return api.ask("POST", "/api/provenance", body, content_type="multipart/form-data; boundary=x")
 
 
-def huge(text: str) -> bytes:
-    """Return a PNG of 50,000 × 50,000 pixels with a mark, of which the pixels are cut off."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    size = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
-    texts = chunk(b"tEXt", b"prompt\0{}") + chunk(b"tEXt", b"director\0" + text.encode())
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + texts + struct.pack(">I", 10**6) + b"IDAT\x78"
+def huge(mark: str) -> bytes:
+    """Return a PNG with a mark, and without its pixels."""
+    return black_png(50_000, 50_000, prompt="{}", director=mark)
 
 
 def test_marked_picture_finds_its_job_until_that_is_deleted(api: Api, farm: list[str]) -> None:

@@ -2,9 +2,7 @@
 
 import io
 import random
-import struct
 import wave
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from backends.simulator.node_context import NodeContext, Outcome
 from backends.simulator.pictures import encode_animation
 from backends.simulator.webm import encode_webm
 from tests.browser.desk import Desk, wait_loaded
+from tests.harness.graphs import black_png
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
@@ -174,21 +173,8 @@ def test_no_script_of_an_output_runs(desk: Desk, page: Any, report: Report) -> N
     assert "executed" not in (opened.title(), page.title())
 
 
-def large_png(side: int) -> bytes:
-    """Return a PNG of black and white pixels, all black: a few hundred kilobytes for 50,000 pixels a side."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    packing = zlib.compressobj(1)
-    row = bytes(1 + (side + 7) // 8)
-    packed = b"".join(packing.compress(row) for _ in range(side)) + packing.flush()
-    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
-
-
 def test_an_image_that_no_browser_can_show_is_offered_for_download(page: Any, report: Report) -> None:
-    report({"huge.png": large_png(50_000), "mesh.glb": b"glTF"})
+    report({"huge.png": black_png(50_000, 50_000, rows=50_000, one_bit=True), "mesh.glb": b"glTF"})
     tile = page.locator(".picture")
     expect(tile).to_have_attribute("data-broken", "There is no thumbnail of this output. It has too many pixels.")
     expect(page.get_by_role("link", name="mesh.glb")).to_be_visible()

@@ -1,6 +1,8 @@
 """Workflows that the simulator renders as a ComfyUI does."""
 
 import io
+import struct
+import zlib
 from typing import Any
 
 from PIL import Image
@@ -75,6 +77,21 @@ def reference_example(seed: int = 42) -> Graph:
     """Return one KSampler without a model and no output: only a lenient server runs it."""
     inputs = {"seed": seed, "steps": 3, "cfg": 7.5, "sampler_name": "euler"}
     return {"3": {"class_type": "KSampler", "inputs": inputs}}
+
+
+def black_png(width: int, height: int, *, rows: int = 0, one_bit: bool = False, **texts: str) -> bytes:
+    """Return a PNG that claims a size and has so many rows of black pixels, in RGB or of one bit each."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, *((1, 0) if one_bit else (8, 2)), 0, 0, 0)
+    noted = [chunk(b"tEXt", f"{key}\0{text}".encode("latin-1")) for key, text in texts.items()]
+    packing = zlib.compressobj(1)
+    row = bytes(1 + (-(-width // 8) if one_bit else 3 * width)) if rows else b""
+    packed = b"".join(packing.compress(row) for _ in range(rows)) + packing.flush()
+    chunks = [chunk(b"IHDR", head), *noted, chunk(b"IDAT", packed), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def png(**texts: str) -> bytes:

@@ -3,12 +3,10 @@ import contextlib
 import io
 import os
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from jobgroups.outputs.resize import NotAnImage, thumbnail
 from tests.api.conftest import error_of, wrong_fields
 from tests.harness import factories
 from tests.harness.farm import in_thread
+from tests.harness.graphs import black_png
 from tests.outputs.conftest import Gallery, file, picture
 
 db = pytest.mark.django_db(transaction=True)
@@ -32,20 +31,6 @@ db = pytest.mark.django_db(transaction=True)
 def _size(webp: bytes) -> tuple[int, int]:
     with Image.open(io.BytesIO(webp), formats=["WEBP"]) as image:
         return image.size
-
-
-def _png(width: int, height: int, rows: int = 0) -> bytes:
-    """Return a PNG of black pixels that claims a size and has so many rows."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + check
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    packing = zlib.compressobj(1)
-    row = bytes(1 + 3 * width) if rows else b""
-    packed = b"".join(packing.compress(row) for _ in range(rows)) + packing.flush()
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
 @db
@@ -132,7 +117,7 @@ async def test_reused_name_does_not_show_the_old_thumbnail(gallery: Gallery) -> 
 @db
 @pytest.mark.parametrize(
     "content",
-    [b"<svg/>", b"", _png(100_000, 100_000), _png(9_000, 9_000), picture()[:200], b"%!PS\n"],
+    [b"<svg/>", b"", black_png(100_000, 100_000), black_png(9_000, 9_000), picture()[:200], b"%!PS\n"],
     ids=["svg", "empty", "bomb", "too many pixels", "cut off", "postscript"],
 )
 async def test_undecodable_file_has_no_thumbnail(gallery: Gallery, content: bytes) -> None:
@@ -179,14 +164,14 @@ def _large_webp() -> bytes:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (_png(9_000, 9_000), "too many pixels"),
+        (black_png(9_000, 9_000), "too many pixels"),
         # Pillow itself refuses it.
-        (_png(50_000, 50_000), "too many pixels"),
+        (black_png(50_000, 50_000), "too many pixels"),
         (_large_webp(), "too many pixels"),
         # Pillow took 2 GB for one that is 1 pixel wide.
-        (_png(1, 2**26), "sides has more than 65536 pixels"),
-        (_png(2**26, 1), "sides has more than 65536 pixels"),
-        (_png(2**16 + 1, 2), "sides has more than 65536 pixels"),
+        (black_png(1, 2**26), "sides has more than 65536 pixels"),
+        (black_png(2**26, 1), "sides has more than 65536 pixels"),
+        (black_png(2**16 + 1, 2), "sides has more than 65536 pixels"),
     ],
     ids=["pixels", "bomb", "webp", "narrow", "flat", "long"],
 )
@@ -201,7 +186,7 @@ def test_size_is_checked_before_decoding(content: bytes, reason: str, monkeypatc
 
 def test_thumbnail_takes_the_memory_of_one_decoded_image(tmp_path: Path) -> None:
     """8192 x 8192 pixels are 256 MiB, and took 1 GB."""
-    (tmp_path / "large.png").write_bytes(_png(8192, 8192, rows=8192))
+    (tmp_path / "large.png").write_bytes(black_png(8192, 8192, rows=8192))
     program = (
         "import io, re, sys\n"
         "from PIL import Image\n"
