@@ -1,12 +1,14 @@
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import msgspec
 import pytest
 
 from jobgroups.events import hub as hub_module
 from jobgroups.events.hub import Hub, Subscription
-from jobgroups.events.messages import Entry, EventFrame, Message, ProgressFrame, SeqHint
+from jobgroups.events.messages import Entry, EventFrame, Message, PreviewFrame, ProgressFrame, SeqHint, StarFrame
 
 
 def event(seq: int, child_id: str | None = None, *, final: bool = False) -> EventFrame:
@@ -196,6 +198,16 @@ async def test_publishing_without_a_loop_or_into_a_closed_one_raises_nothing() -
     hub.notify_runners()
 
 
-def test_message_is_the_same_after_the_channel_layer() -> None:
-    message = Message("g", (event(1, "j_1", final=True), event(2)), (progress(5.0),))
-    assert msgspec.convert(msgspec.to_builtins(message), Message) == message
+@pytest.mark.parametrize(
+    "newer",
+    [
+        {"previews": (PreviewFrame("j_1", 2, "text"),)},
+        {"stars": (StarFrame("j_1", starred=True),), "replaced": ("j_1",)},
+    ],
+)
+def test_message_crosses_the_channel_layer_also_from_an_older_version(newer: dict[str, Any]) -> None:
+    older = Message("g", (event(1, "j_1", final=True), event(2)), (progress(5.0),))
+    message = msgspec.structs.replace(older, **newer)
+    form = json.loads(json.dumps(msgspec.to_builtins(message)))
+    assert msgspec.convert(form, Message) == message
+    assert msgspec.convert({name: form[name] for name in form.keys() - newer.keys()}, Message) == older

@@ -4,7 +4,6 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
 import pytest
 from channels.testing import WebsocketCommunicator
 from pytest_django import Settings
@@ -16,7 +15,7 @@ from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.clock import now
 from jobgroups.domain.outputs import file_digest
 from jobgroups.events.hub import hub
-from jobgroups.events.messages import Message, ProgressFrame, StarFrame
+from jobgroups.events.messages import Message, ProgressFrame
 from jobgroups.models import JobGroup
 from jobgroups.services import expiry
 from jobgroups.services.files import output_replaced
@@ -153,15 +152,6 @@ async def test_a_group_page_is_sent_the_job_whose_file_was_replaced(db: Any) -> 
         pass
     assert frame == {"type": "replaced", "group": group.id, "job": claimed.child_id}
     await page.close()
-
-
-def test_a_star_crosses_processes_and_one_of_an_older_version_sends_none() -> None:
-    stars, replaced = (StarFrame("j_1", starred=True),), ("j_1",)
-    message = Message(group_id="jg_1", stars=stars, replaced=replaced)
-    form = json.loads(json.dumps(msgspec.to_builtins(message)))
-    assert msgspec.convert(form, Message) == message
-    del form["stars"], form["replaced"]
-    assert msgspec.convert(form, Message) == Message(group_id="jg_1")
 
 
 def test_a_page_can_ask_for_so_many_groups_and_no_more() -> None:

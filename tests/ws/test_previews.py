@@ -7,7 +7,6 @@ import struct
 import time
 from typing import Any
 
-import msgspec
 import pytest
 
 from backends.comfyui.event_socket import EventSocket
@@ -159,10 +158,3 @@ async def test_previews_are_sent_to_clients_that_request_them(writer: Writer) ->
     assert asking.kinds(of=claim.child_id).count("child_preview") == 1
     assert "child_preview" not in other.kinds()
     assert not process_hub.wants_previews(group_id)
-
-
-def test_preview_is_the_same_after_the_channel_layer() -> None:
-    message = Message("g", previews=(PreviewFrame("j_1", 2, "text"),))
-    assert msgspec.convert(msgspec.to_builtins(message), Message) == message
-    older = {key: value for key, value in msgspec.to_builtins(message).items() if key != "previews"}
-    assert msgspec.convert(older, Message) == Message("g")
