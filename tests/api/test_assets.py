@@ -7,8 +7,6 @@ import http.client
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +17,7 @@ from blake3 import blake3
 
 from director.client import AsyncDirector, Director
 from tests.harness.graphs import png
-from tests.harness.processes import Served
+from tests.harness.processes import Served, python
 from tests.harness.waits import until
 
 LIMIT: Final = 4 * 2**20
@@ -234,15 +232,8 @@ def test_client_and_command_upload_once_list_and_delete(served: Served, tmp_path
 
     (new,) = asyncio.run(once_more())
     assert new != made.id
-    environment = {**os.environ, "DIRECTOR_URL": served.url, "DIRECTOR_TOKEN": token}
     for words in (["upload", str(path)], ["list"], ["delete", new]):
-        done = subprocess.run(
-            [sys.executable, "-m", "director", "assets", *words],
-            env=environment,
-            capture_output=True,
-            check=True,
-            text=True,
-            timeout=30,
-        )
+        done = python("-m", "director", "assets", *words, DIRECTOR_URL=served.url, DIRECTOR_TOKEN=token)
+        assert done.returncode == 0, done.stderr
         assert new in done.stdout
     assert files_of(served) == []

@@ -1,12 +1,10 @@
 import json
-import subprocess
-import sys
 
 from director.cli.check import check_lines
 from director.client import BackendCheck, CheckReason
 from director.demo.workflow import text_to_image
 from tests.cli.conftest import NAMES, Desk
-from tests.harness.processes import ROOT
+from tests.harness.processes import python
 
 
 def test_check_shows_which_backends_can_run_a_workflow(desk: Desk) -> None:
@@ -49,7 +47,6 @@ def test_check_shows_what_is_not_known_and_what_runs_in_part() -> None:
 
 
 def test_check_of_manage_py_is_that_of_django() -> None:
-    words = [sys.executable, "manage.py", "check"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    done = python("manage.py", "check")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("System check identified no issues")

@@ -1,11 +1,8 @@
 import datetime as dt
 import json
-import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from backends.simulator import Simulator
 from director.doctor import host, installation, report, services
 from director.doctor.backends import _Answer, _finding
 from director.doctor.findings import Finding, Level
-from tests.harness.processes import ROOT, Served, stop_in_order
+from tests.harness.processes import Served, python, stop_in_order
 from tests.harness.simulator_thread import SimulatorThread
 
 _SECRET = "hunter2-hunter2-hunter2"
@@ -30,16 +27,8 @@ _SECRET = "hunter2-hunter2-hunter2"
 
 def _doctor(folder: Path, *words: str, **variables: str) -> str:
     """Run the command as a process; return its output. At least one problem is expected."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
-    ended = subprocess.run(
-        [sys.executable, "-m", "director", "doctor", *words],
-        cwd=ROOT,
-        env={**inherited, "DIRECTOR_DATA_DIR": str(folder / "data"), **variables},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    variables = {"DIRECTOR_DATA_DIR": str(folder / "data"), **variables}
+    ended = python("-m", "director", "doctor", *words, **variables)
     assert ended.returncode == 1, f"{ended.stdout}\n{ended.stderr}"
     assert _SECRET not in ended.stdout + ended.stderr
     return ended.stdout

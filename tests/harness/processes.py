@@ -181,17 +181,22 @@ class Served(Launched):
         until(lambda: statuses() <= {"online", "busy"}, within, statuses)
 
 
-def refused(folder: Path, *words: str, **environment: str) -> str:
+def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments to its end, in the source tree and without this process's settings."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
-    done = subprocess.run(
-        [sys.executable, "manage.py", *words],
+    return subprocess.run(
+        [sys.executable, *words],
         cwd=ROOT,
-        env=inherited | settings_of(folder) | environment,
+        env=inherited | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
+
+
+def refused(folder: Path, *words: str, **environment: str) -> str:
+    done = python("manage.py", *words, **settings_of(folder) | environment)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stderr.strip()
@@ -242,29 +247,16 @@ def migrated() -> Path:
     """Return a data folder whose database is up to date, made once a run to save each test a second."""
     folder = Path(tempfile.mkdtemp(prefix="director-migrated-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
-    subprocess.run(
-        [sys.executable, "manage.py", "migrate", "-v", "0"],
-        cwd=ROOT,
-        env=variables | {"DIRECTOR_DATA_DIR": str(folder)},
-        check=True,
-    )
+    done = python("manage.py", "migrate", "-v", "0", DIRECTOR_DATA_DIR=str(folder))
+    assert done.returncode == 0, done.stderr
     return folder
 
 
 def filled(folder: Path, script: str, **environment: str) -> str:
     """Fill the database of a Director that is to be in a folder by a script, and return its output."""
     shutil.copytree(migrated(), folder / "data")
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
-    variables |= {"DIRECTOR_DATA_DIR": str(folder / "data"), **environment}
-    variables.setdefault("DJANGO_SETTINGS_MODULE", "director.settings")
-    done = subprocess.run(
-        [sys.executable, "-c", f"import django; django.setup()\n{script}"],
-        check=False,
-        cwd=ROOT,
-        env=variables,
-        capture_output=True,
-        text=True,
-    )
+    settings = {"DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE", "director.settings")}
+    settings |= {"DIRECTOR_DATA_DIR": str(folder / "data"), **environment}
+    done = python("-c", f"import django; django.setup()\n{script}", **settings)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,14 +1,12 @@
 """Nothing of a service's URL gets out, and wrong settings end the start without being shown."""
 
-import os
 import subprocess
-import sys
 
 import pytest
 
 from jobgroups.domain.notices import Message
 from jobgroups.runner.notices import channels
-from tests.harness.processes import ROOT
+from tests.harness.processes import python
 
 # One of apprise's many services still uses it.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -34,20 +32,11 @@ def test_what_apprise_does_not_understand_is_said_without_it() -> None:
 
 
 def _start(**variables: str) -> subprocess.CompletedProcess[str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
     code = (
         "import director.settings as s, sys; print(s.DIRECTOR_NOTIFY, s.DIRECTOR_NOTIFY_ON);"
         "assert 'apprise' not in sys.modules"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=inherited | variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return python("-c", code, **variables)
 
 
 def test_urls_stand_between_blanks_or_commas_and_may_have_commas() -> None:

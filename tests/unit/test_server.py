@@ -1,4 +1,3 @@
-import subprocess
 import sys
 import time
 
@@ -8,6 +7,7 @@ from django.views.debug import technical_500_response
 from pytest_django import Settings
 
 from director.server.daphne import STALL_TIMEOUT, ClientStalled, _FlowControl
+from tests.harness.processes import python
 
 _HANGS = """
 import threading
@@ -21,9 +21,7 @@ threading.Thread(target=threading.Event().wait).start()
 @pytest.mark.parametrize("status", [0, 1])
 def test_what_hangs_is_left_behind_with_the_status_that_was_meant(status: int) -> None:
     began = time.monotonic()
-    left = subprocess.run(
-        [sys.executable, "-c", _HANGS.format(status=status)], check=False, capture_output=True, text=True, timeout=30
-    )
+    left = python("-c", _HANGS.format(status=status))
     assert left.returncode == status, left.stderr
     assert "a thread still runs after 0.2 s" in left.stderr
     assert time.monotonic() - began < 20
