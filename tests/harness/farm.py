@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -78,7 +78,14 @@ class Farm:
         url = url.replace("127.0.0.1", "localhost")
         await in_thread(Backend.objects.create)(id=name, name=name, url=url)
 
-    async def runner(self, **changes: Any) -> RunnerService:
+    async def start(self, name: str = "gpu-1", **options: Any) -> Simulator:
+        """Start a ComfyUI, then a runner."""
+        sim = await self.backend(name, **options)
+        await self.runner()
+        return sim
+
+    async def runner(self, seen: Sequence[str] = (), **changes: Any) -> RunnerService:
+        """Start a runner, and wait until it has probed the backends ``seen``: else they are no candidates for a retry."""
         options: dict[str, Any] = {
             "name": "local",
             "version": "test",
@@ -92,6 +99,8 @@ class Farm:
         service = RunnerService(RunnerSettings(**{**options, **changes}), self.hub)
         self._tasks[service] = asyncio.get_running_loop().create_task(service.run())
         await service.wait_ready()
+        if seen:
+            await self.seen(*seen)
         return service
 
     async def stop(self, service: RunnerService) -> None:
@@ -99,7 +108,7 @@ class Farm:
         await self._tasks.pop(service)
 
     async def seen(self, *names: str) -> None:
-        """Wait until the runner has probed each backend: else it is no candidate for a retry."""
+        """Wait until the runner has probed each backend."""
         rows = Backend.objects.filter(pk__in=names, reachability="online").exclude(devices=[])
 
         async def all_seen() -> bool:
@@ -152,6 +161,12 @@ class Farm:
         """Submit a group, and return it when a job of it runs."""
         group = await self.submit(*backend_ids, **options)
         await self.status_of(group, "running")
+        return group
+
+    async def completes(self, *backend_ids: str, **options: Any) -> JobGroup:
+        """Submit a group, and wait until it has completed."""
+        group = await self.submit(*backend_ids, **options)
+        assert (await self.finished(group)).status == "completed"
         return group
 
     def wake(self) -> None:

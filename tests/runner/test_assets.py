@@ -52,8 +52,7 @@ async def test_asset_is_put_once_on_each_backend_of_its_jobs(farm: Farm) -> None
     sims = [await farm.backend(name) for name in ("gpu-1", "gpu-2")]
     asset = await _stored()
     await farm.runner()
-    group = await farm.submit(*["gpu-1", "gpu-2"] * 3, workflow=_graph(asset))
-    assert (await farm.finished(group)).status == "completed"
+    await farm.completes(*["gpu-1", "gpu-2"] * 3, workflow=_graph(asset))
     assert [_uploads(sim) for sim in sims] == [1, 1]
     for sim in sims:
         assert _file(sim, asset).read_bytes() == CONTENT
@@ -65,8 +64,7 @@ async def test_file_that_is_not_whole_is_replaced(farm: Farm) -> None:
     _file(sim, asset).parent.mkdir()
     _file(sim, asset).write_bytes(CONTENT[:1000])
     await farm.runner()
-    group = await farm.submit("gpu-1", workflow=_graph(asset))
-    assert (await farm.finished(group)).status == "completed"
+    await farm.completes("gpu-1", workflow=_graph(asset))
     assert _file(sim, asset).read_bytes() == CONTENT
 
 
@@ -92,8 +90,7 @@ async def test_job_goes_to_the_backend_that_takes_the_length_of_its_file(farm: F
     (child,) = await farm.children(group)
     assert child.failure_class == "node_or_model_missing"
     assert "--max-upload-size 1 or more" in child.error_message
-    group = await farm.submit("gpu-1", "gpu-2", workflow=_graph(asset), count=4)
-    assert (await farm.finished(group)).status == "completed"
+    await farm.completes("gpu-1", "gpu-2", workflow=_graph(asset), count=4)
     assert (_uploads(small), _uploads(large)) == (0, 1)
 
 

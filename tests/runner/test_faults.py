@@ -62,16 +62,14 @@ async def test_a_history_that_stays_empty_leaves_the_end_to_the_frames(farm: Far
 
 @pytest.mark.parametrize(("fault", "version"), [("stall_sockets", "0.3.64"), ("deaf", "0.33.0")])
 async def test_silent_sockets_cost_lateness_and_no_render(farm: Farm, fault: str, version: str) -> None:
-    sim = await farm.backend(seconds=0.3, version=version)
-    await farm.runner()
+    sim = await farm.start(seconds=0.3, version=version)
     await completes_once(farm, await farm.submit("gpu-1"))
     sim.fault(fault, at="now")
     await completes_once(farm, await farm.submit("gpu-1", "gpu-1", "gpu-1"))
 
 
 async def test_a_backend_that_forgets_fails_what_ran_and_gets_again_what_waited(farm: Farm) -> None:
-    sim = await farm.backend(seconds=1.5)
-    await farm.runner()
+    sim = await farm.start(seconds=1.5)
     group = await farm.running("gpu-1", "gpu-1")
     await farm.in_states(group, "running", "accepted")
     await sim.restart(down_s=0.5)
@@ -98,8 +96,7 @@ async def test_a_dead_worker_behind_healthy_http_is_suspected_then_counts_as_awa
 
 
 async def test_somebody_deletes_our_waiting_prompt_and_it_is_sent_again(farm: Farm) -> None:
-    sim = await farm.backend(seconds=1.5)
-    await farm.runner()
+    sim = await farm.start(seconds=1.5)
     group = await farm.submit("gpu-1", "gpu-1")
     await farm.in_states(group, "running", "accepted")
     sim.fault("delete_pending", at="now")
@@ -147,8 +144,7 @@ async def test_a_node_that_cannot_be_stopped_keeps_its_place_until_it_ends(farm:
     await farm.runner()
     group = await farm.running("gpu-1")
     await farm.cancel(group)
-    later = await farm.submit("gpu-1")
-    assert (await farm.finished(later)).status == "completed"
+    later = await farm.completes("gpu-1")
     (row,) = await farm.settled(group)
     started = (await farm.attempts(later))[0].created_at
     assert row.ended_at <= started
@@ -284,8 +280,7 @@ async def test_an_error_frame_alone_ends_nothing(farm: Farm) -> None:
 
 @both_versions
 async def test_a_cancelled_prompt_that_waits_is_deleted_and_never_starts(farm: Farm, version: str) -> None:
-    sim = await farm.backend(seconds=0.1, version=version)
-    await farm.runner()
+    sim = await farm.start(seconds=0.1, version=version)
     sim.fault("foreign_prompt", at="now", seconds=2.0)
     group = await farm.submit("gpu-1")
     await farm.in_states(group, "accepted")
@@ -326,11 +321,9 @@ async def test_prompt_is_looked_up_and_stopped_as_a_job_or_as_before(farm: Farm,
 
 
 async def test_waiting_in_the_backends_queue_takes_nothing_of_the_timeout(farm: Farm) -> None:
-    sim = await farm.backend(seconds=0.1)
-    await farm.runner()
+    sim = await farm.start(seconds=0.1)
     sim.fault("foreign_prompt", at="now", seconds=2.0)
-    group = await farm.submit("gpu-1", timeout_seconds=1)
-    assert (await farm.finished(group)).status == "completed"
+    await farm.completes("gpu-1", timeout_seconds=1)
 
 
 async def test_a_stop_asked_for_while_no_runner_lived_is_honoured_by_the_next(farm: Farm) -> None:
@@ -408,8 +401,7 @@ async def test_tips_of_comfyui_tell_exhausted_memory_from_a_broken_gpu(farm: Far
 
 
 async def test_exception_in_comfyui_is_a_refusal_after_one_lookup(farm: Farm) -> None:
-    await farm.backend(version="0.33.0")
-    await farm.runner()
+    await farm.start(version="0.33.0")
     broken = await farm.submit("gpu-1", workflow=renamed())
     behind = await farm.submit("gpu-1")
     # Today's five tries took 16 s at this scale.
@@ -425,8 +417,7 @@ async def test_exception_in_comfyui_is_a_refusal_after_one_lookup(farm: Farm) ->
 
 async def test_renamed_class_without_meta_is_rendered(farm: Farm) -> None:
     """ComfyUI reads ``_meta`` of a node whose class it renames."""
-    await farm.backend(version="0.33.0")
-    await farm.runner()
+    await farm.start(version="0.33.0")
     given = renamed(t2i_adapter_name="x.safetensors")
     group = await farm.submit("gpu-1", workflow=given)
     await completes_once(farm, group)

@@ -55,8 +55,7 @@ async def test_a_paused_backend_finishes_what_it_has_and_gets_no_more(farm: Farm
 
 
 async def test_paused_at_once_what_runs_is_given_back_and_rendered_after_the_pause(farm: Farm) -> None:
-    await farm.backend(seconds=2.0)
-    await farm.runner()
+    await farm.start(seconds=2.0)
     group = await farm.running("gpu-1", "gpu-1")
     await pause(farm, at_once=True, by="anna")
     assert {one[1] for one in await attempts_of(farm, group)} == {"interrupted"}
@@ -92,8 +91,7 @@ async def test_a_pause_at_once_is_carried_out_by_the_next_runner(farm: Farm) -> 
 async def test_a_drained_backend_finishes_gives_the_rest_away_and_is_disabled(farm: Farm) -> None:
     await farm.backend("gpu-1", seconds=0.8)
     await farm.backend("gpu-2", seconds=0.1)
-    await farm.runner(depth=1)
-    await farm.seen("gpu-1", "gpu-2")
+    await farm.runner(depth=1, seen=["gpu-1", "gpu-2"])
     group = await farm.running("gpu-1", "gpu-1", "gpu-1", retry_elsewhere=RetryScope.ANY)
     await drain(farm, by="anna", reason="new card")
     assert (await farm.finished(group)).status == "completed"
@@ -106,8 +104,7 @@ async def test_a_drained_backend_finishes_gives_the_rest_away_and_is_disabled(fa
 async def test_drained_at_once_it_is_disabled_as_soon_as_the_stop_is_seen(farm: Farm) -> None:
     await farm.backend("gpu-1", seconds=5.0)
     await farm.backend("gpu-2", seconds=0.1)
-    await farm.runner()
-    await farm.seen("gpu-1", "gpu-2")
+    await farm.runner(seen=["gpu-1", "gpu-2"])
     group = await farm.running("gpu-1", retry_elsewhere=RetryScope.ANY)
     await drain(farm, at_once=True)
     assert (await farm.finished(group)).status == "completed"
@@ -117,19 +114,15 @@ async def test_drained_at_once_it_is_disabled_as_soon_as_the_stop_is_seen(farm: 
 
 
 async def test_a_backend_is_deleted_and_added_at_the_same_address(farm: Farm) -> None:
-    sim = await farm.backend(seconds=0.1)
-    await farm.runner()
-    first = await farm.submit("gpu-1")
-    assert (await farm.finished(first)).status == "completed"
+    sim = await farm.start(seconds=0.1)
+    await farm.completes("gpu-1")
     await request(farm, backend_delete)
     await farm.register("gpu-1", sim.url)
-    again = await farm.submit("gpu-1")
-    assert (await farm.finished(again)).status == "completed"
+    await farm.completes("gpu-1")
     # Under another name, too.
     await request(farm, backend_delete)
     await farm.register("attic", sim.url)
-    third = await farm.submit("attic")
-    assert (await farm.finished(third)).status == "completed"
+    await farm.completes("attic")
     assert farm.kinds().count("accepted") == 3
 
 
@@ -137,14 +130,12 @@ async def test_a_backend_moves_to_another_port_and_goes_on_there(farm: Farm) -> 
     await farm.backend("gpu-1", seconds=0.1)
     there = await farm.backend("there", seconds=0.1)
     await farm.runner()
-    first = await farm.submit("gpu-1")
-    assert (await farm.finished(first)).status == "completed"
+    await farm.completes("gpu-1")
     farm.sims["gpu-1"].fault("crash", at="now")
     await request(farm, backend_delete, "there")
     url = there.url.replace("127.0.0.1", "localhost")
     await request(farm, backend_update, url=url)
-    again = await farm.submit("gpu-1")
-    assert (await farm.finished(again)).status == "completed"
+    await farm.completes("gpu-1")
     assert farm.kinds("there").count("accepted") == 1
 
 
@@ -172,8 +163,7 @@ async def time_is_over(name: str = "gpu-1") -> None:
 async def test_what_waits_there_goes_elsewhere(farm: Farm, rules: None) -> None:
     await farm.backend("gpu-1", seconds=0.1)
     await farm.backend("gpu-2", seconds=0.1)
-    await farm.runner(depth=1)
-    await farm.seen("gpu-1", "gpu-2")
+    await farm.runner(depth=1, seen=["gpu-1", "gpu-2"])
     farm.sims["gpu-1"].fault("cuda_fatal")
     names = ["gpu-1"] * 6
     group = await farm.submit(*names, retry_elsewhere=RetryScope.ANY, max_attempts=2)
@@ -184,8 +174,7 @@ async def test_what_waits_there_goes_elsewhere(farm: Farm, rules: None) -> None:
 
 
 async def test_when_its_time_is_over_it_is_asked_and_works_again(farm: Farm, rules: None) -> None:
-    sim = await farm.backend(seconds=0.5)
-    await farm.runner()
+    sim = await farm.start(seconds=0.5)
     await quarantine(farm)
     await sim.restart()
     sim.clear_faults()

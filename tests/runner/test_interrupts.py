@@ -34,8 +34,7 @@ async def test_user_interrupt_right_after_our_stop_ends_the_job(farm: Farm) -> N
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("version", ["0.3.56", "unreadable"])
 async def test_old_comfyui_is_interrupted_while_only_prompts_of_ours_are_there(farm: Farm, version: str) -> None:
-    await farm.backend(seconds=3.0, version=version)
-    await farm.runner()
+    await farm.start(seconds=3.0, version=version)
     first = await farm.submit("gpu-1")
     second = await farm.submit("gpu-1")
     await farm.status_of(first, "running")
@@ -49,8 +48,7 @@ async def test_old_comfyui_is_interrupted_while_only_prompts_of_ours_are_there(f
 
 @pytest.mark.django_db(transaction=True)
 async def test_old_comfyui_is_not_interrupted_while_a_foreign_prompt_waits(farm: Farm) -> None:
-    sim = await farm.backend(seconds=3.0, version="0.3.56")
-    await farm.runner()
+    sim = await farm.start(seconds=3.0, version="0.3.56")
     group = await farm.running("gpu-1")
     sim.fault("foreign_prompt", at="now", seconds=0.1)
     foreign = sim.prompts[-1]["prompt_id"]
@@ -67,8 +65,7 @@ async def test_old_comfyui_is_not_interrupted_while_a_foreign_prompt_waits(farm:
 
 @pytest.mark.django_db(transaction=True)
 async def test_old_comfyui_is_interrupted_once_no_foreign_prompt_waits(farm: Farm) -> None:
-    sim = await farm.backend(seconds=20.0, version="0.3.56")
-    await farm.runner()
+    sim = await farm.start(seconds=20.0, version="0.3.56")
     group = await farm.running("gpu-1")
     sim.fault("foreign_prompt", at="now", prompts=2)
     await farm.cancel(group)

@@ -50,8 +50,7 @@ async def ended(farm: Farm, group: JobGroup, within: float = 20.0) -> JobGroup:
 async def test_crash_without_retry_elsewhere_fails_the_job_as_lost_at_its_timeout(farm: Farm) -> None:
     sim = await farm.backend(seconds=20)
     await farm.backend("gpu-2")
-    await farm.runner(move_after_s=0.3)
-    await farm.seen("gpu-1", "gpu-2")
+    await farm.runner(move_after_s=0.3, seen=["gpu-1", "gpu-2"])
     group = await farm.running("gpu-1", timeout_seconds=3)
     sim.crash()
 
@@ -94,8 +93,7 @@ async def test_crash_just_before_the_timeout_is_called_lost(farm: Farm) -> None:
 async def test_crash_with_retry_elsewhere_moves_the_running_and_the_accepted_job(farm: Farm) -> None:
     sim = await farm.backend(seconds=20)
     await farm.backend("gpu-2", seconds=0.2)
-    await farm.runner(move_after_s=0.5)
-    await farm.seen("gpu-1", "gpu-2")
+    await farm.runner(move_after_s=0.5, seen=["gpu-1", "gpu-2"])
     group = await submit(farm, "gpu-1", "gpu-1", max_attempts=2, timeout_seconds=60)
     await farm.in_states(group, "running", "accepted")
     sim.crash()
@@ -119,8 +117,7 @@ async def test_crash_with_retry_elsewhere_moves_the_running_and_the_accepted_job
 async def test_dead_backend_is_noticed_by_the_next_runner_too(farm: Farm, end: str) -> None:
     sim = await farm.backend(seconds=20)
     await farm.backend("gpu-2", seconds=0.2)
-    first = await farm.runner(move_after_s=600.0)
-    await farm.seen("gpu-1", "gpu-2")
+    first = await farm.runner(move_after_s=600.0, seen=["gpu-1", "gpu-2"])
     moves = await submit(farm, "gpu-1", timeout_seconds=60)
     stays = await farm.submit("gpu-1", timeout_seconds=4)
     await farm.status_of(moves, "running")
@@ -139,8 +136,7 @@ async def test_dead_backend_is_noticed_by_the_next_runner_too(farm: Farm, end: s
 async def test_picture_finished_behind_a_cut_network_is_adopted_while_the_job_waits(farm: Farm) -> None:
     async with cabled(farm, seconds=1.5) as cable:
         await farm.backend("gpu-2", seconds=30)
-        await farm.runner(move_after_s=0.5, depth=1)
-        await farm.seen("gpu-1", "gpu-2")
+        await farm.runner(move_after_s=0.5, depth=1, seen=["gpu-1", "gpu-2"])
         # Its only other backend is busy, so the moved job waits there.
         busy = await farm.running("gpu-2", timeout_seconds=60)
         group = await submit(farm, timeout_seconds=60)
@@ -161,8 +157,7 @@ async def test_picture_finished_behind_a_cut_network_is_adopted_while_the_job_wa
 async def test_prompt_that_still_runs_when_its_backend_is_back_is_stopped(farm: Farm) -> None:
     async with cabled(farm, seconds=20) as cable:
         await farm.backend("gpu-2", seconds=0.5)
-        await farm.runner(move_after_s=0.5)
-        await farm.seen("gpu-1", "gpu-2")
+        await farm.runner(move_after_s=0.5, seen=["gpu-1", "gpu-2"])
         group = await submit(farm, timeout_seconds=60)
         await farm.status_of(group, "running")
         await cable.cut()
@@ -180,8 +175,7 @@ async def test_prompt_that_still_runs_when_its_backend_is_back_is_stopped(farm: 
 async def test_short_cut_moves_nothing(farm: Farm) -> None:
     async with cabled(farm, seconds=2.0) as cable:
         await farm.backend("gpu-2")
-        await farm.runner(move_after_s=3.0)
-        await farm.seen("gpu-1", "gpu-2")
+        await farm.runner(move_after_s=3.0, seen=["gpu-1", "gpu-2"])
         group = await submit(farm, "gpu-1", "gpu-1", timeout_seconds=60)
         await farm.in_states(group, "running", "accepted")
         await cable.cut()
@@ -195,8 +189,7 @@ async def test_short_cut_moves_nothing(farm: Farm) -> None:
 async def test_backend_whose_events_arrive_is_not_offline_when_its_answers_do_not(farm: Farm) -> None:
     sim = await farm.backend(seconds=4.0)
     await farm.backend("gpu-2")
-    await farm.runner(move_after_s=0.8)
-    await farm.seen("gpu-1", "gpu-2")
+    await farm.runner(move_after_s=0.8, seen=["gpu-1", "gpu-2"])
     # An event of progress each 0.1 s.
     group = await submit(farm, workflow=text_to_image(steps=40), timeout_seconds=60)
     await farm.status_of(group, "running")

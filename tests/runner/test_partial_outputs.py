@@ -62,8 +62,7 @@ def ends(sim: Simulator) -> list[str]:
 
 
 async def test_refused_output_is_a_warning_with_node_and_cause(farm: Farm) -> None:
-    await farm.backend()
-    await farm.runner()
+    await farm.start()
     group = await farm.submit(workflow=one_of_two())
     child = await completed(farm, group)
     warnings = [f"ComfyUI did not execute output {NO_IMAGES}"]
@@ -88,8 +87,7 @@ async def test_complete_prompt_has_no_warning_and_causes_no_query(farm: Farm) ->
 
 
 async def test_refused_output_fails_the_job_when_the_group_wants_all(farm: Farm) -> None:
-    sim = await farm.backend(seconds=30.0)
-    await farm.runner()
+    sim = await farm.start(seconds=30.0)
     group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL, max_attempts=3)
     child = await failed(farm, group)
     assert child.error_message == REFUSED + NO_IMAGES
@@ -103,8 +101,7 @@ async def test_refused_output_fails_the_job_when_the_group_wants_all(farm: Farm)
 
 
 async def test_pending_prompt_is_deleted_when_an_output_is_refused(farm: Farm) -> None:
-    sim = await farm.backend(seconds=0.1)
-    await farm.runner()
+    sim = await farm.start(seconds=0.1)
     sim.fault("foreign_prompt", at="now", seconds=3.0)
     await sim.wait_for("started")
     group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
@@ -119,8 +116,7 @@ async def test_model_missing_for_one_output_is_found_elsewhere(farm: Farm) -> No
     small = await farm.backend("gpu-1", seconds=30.0)
     both = (SPECIAL, "tiny_sd15.safetensors")
     await farm.backend("gpu-2", seconds=0.2, checkpoints=both)
-    await farm.runner()
-    await farm.seen("gpu-1", "gpu-2")
+    await farm.runner(seen=["gpu-1", "gpu-2"])
     group = await farm.submit(
         "gpu-1", workflow=second_model(), partial_outputs=FAIL, max_attempts=2, retry_elsewhere=RetryScope.ANY
     )
@@ -134,8 +130,7 @@ async def test_model_missing_for_one_output_is_found_elsewhere(farm: Farm) -> No
 
 
 async def test_missing_model_is_named_with_the_output_that_needs_it(farm: Farm) -> None:
-    await farm.backend()
-    await farm.runner()
+    await farm.start()
     group = await farm.submit(workflow=second_model())
     child = await completed(farm, group)
     (warning,) = json.loads(child.warnings_json)
@@ -158,8 +153,7 @@ async def test_success_that_precedes_the_stop_is_no_result_when_the_group_wants_
 
 @pytest.mark.parametrize("state", ["pending", "running", "ended"])
 async def test_lost_answer_leaves_a_warning_that_names_the_node(farm: Farm, state: str) -> None:
-    sim = await farm.backend(seconds=0.0 if state == "ended" else 1.5)
-    await farm.runner()
+    sim = await farm.start(seconds=0.0 if state == "ended" else 1.5)
     if state == "pending":
         sim.fault("foreign_prompt", at="now", seconds=1.5)
         await sim.wait_for("started")
@@ -238,8 +232,7 @@ def blocked_output(steps: int = 4) -> dict[str, Any]:
 
 
 async def test_blocked_node_is_a_warning_with_its_message(farm: Farm) -> None:
-    await farm.backend()
-    await farm.runner()
+    await farm.start()
     group = await farm.submit(workflow=blocked_output())
     assert json.loads((await completed(farm, group)).warnings_json) == [BLOCKED]
     (attempt,) = await farm.attempts(group)

@@ -81,8 +81,7 @@ async def test_a_bypass_by_a_claim_during_a_reading_of_the_line_is_stored(farm: 
 
 
 async def test_a_machine_that_joins_takes_jobs_that_wait(farm: Farm) -> None:
-    await farm.backend("slow", seconds=1.0)
-    await farm.runner()
+    await farm.start("slow", seconds=1.0)
     group = await to_pool(farm, 6)
     await farm.status_of(group, "running")
     await farm.backend("late", seconds=0.05)
@@ -92,8 +91,7 @@ async def test_a_machine_that_joins_takes_jobs_that_wait(farm: Farm) -> None:
 
 
 async def test_a_pause_at_once_gives_the_jobs_to_the_others(farm: Farm) -> None:
-    await farm.backend("held", seconds=3)
-    await farm.runner()
+    await farm.start("held", seconds=3)
     group = await to_pool(farm, 3)
     await farm.status_of(group, "running")
     await farm.backend("free", seconds=0.05)
@@ -104,8 +102,7 @@ async def test_a_pause_at_once_gives_the_jobs_to_the_others(farm: Farm) -> None:
 
 
 async def test_a_drained_machine_is_disabled_while_jobs_wait_for_others(farm: Farm) -> None:
-    await farm.backend("leaving", seconds=0.3)
-    await farm.runner()
+    await farm.start("leaving", seconds=0.3)
     group = await to_pool(farm, 4, "leaving", "away")
     await farm.status_of(group, "running")
     await in_thread(holds.backend_hold)(backend_id="leaving", hold=Hold.DRAIN)
@@ -188,8 +185,7 @@ async def test_a_killed_runner_leaves_nothing_undone_or_done_twice(farm: Farm) -
 async def test_a_machine_without_the_model_costs_no_job_an_attempt(farm: Farm) -> None:
     await farm.backend("lacks", seconds=0.05, checkpoints=("other.safetensors",))
     await farm.backend("has", seconds=0.1)
-    await farm.runner()
-    await farm.seen("lacks", "has")
+    await farm.runner(seen=["lacks", "has"])
     group = await to_pool(farm, 12, max_attempts=1)
     assert (await farm.finished(group)).status == "completed"
     assert set(await made_by(farm, group)) == {"has"}

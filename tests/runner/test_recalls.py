@@ -33,8 +33,7 @@ async def waiting(farm: Farm, seconds: float = 0.02, usual: float = 0.02) -> tup
     await farm.backend("gpu-2", seconds=0.02)
     second = Backend.objects.filter(pk="gpu-2")
     await in_thread(second.update)(hold="pause")
-    runner = await farm.runner()
-    await farm.seen("gpu-1", "gpu-2")
+    runner = await farm.runner(seen=["gpu-1", "gpu-2"])
     first = await farm.running("gpu-1")
     known = [TimingSample(first.workflow_digest, "gpu-1", "", usual, True)]
     await in_thread(timings_store)(known)

@@ -41,8 +41,7 @@ async def test_one_of_five_backends_fails_and_every_picture_is_made(
     for name in names:
         await farm.backend(name, seconds=0.3)
     farm.sims["gpu-3"].fault(fault, **options)
-    await farm.runner()
-    await farm.seen(*names)
+    await farm.runner(seen=names)
     group = await submit(farm, *names)
     seeds = [child.seed for child in await farm.children(group)]
     attempts = await outcome(farm, group)
@@ -82,8 +81,7 @@ async def test_a_timeout_is_made_good_elsewhere_after_its_prompt_was_stopped(far
     sim = await farm.backend("gpu-1")
     await farm.backend("gpu-2")
     sim.fault("stuck", step=2)
-    await farm.runner()
-    await farm.seen("gpu-1", "gpu-2")
+    await farm.runner(seen=["gpu-1", "gpu-2"])
     group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.ANY, timeout_seconds=1)
     assert await outcome(farm, group) == [("gpu-1", "timeout", "timeout"), ("gpu-2", "success", "")]
     ended = sim.audit_log.find("ended")
@@ -97,8 +95,7 @@ async def test_a_machine_that_hangs_keeps_its_child_from_elsewhere_for_a_minute_
     sim = await farm.backend("gpu-1")
     await farm.backend("gpu-2")
     sim.fault("stuck", step=2, interruptible=False)
-    await farm.runner()
-    await farm.seen("gpu-1", "gpu-2")
+    await farm.runner(seen=["gpu-1", "gpu-2"])
     group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.ANY, timeout_seconds=1)
     done = await farm.finished(group, 40)
     assert done.status == "completed"
@@ -112,8 +109,7 @@ async def test_a_machine_that_hangs_keeps_its_child_from_elsewhere_for_a_minute_
 
 
 async def test_files_that_are_gone_are_made_again_after_the_cache_was_emptied(farm: Farm) -> None:
-    sim = await farm.backend("gpu-1")
-    await farm.runner()
+    sim = await farm.start("gpu-1")
     first = await farm.submit("gpu-1", base_seed=7)
     await farm.finished(first)
     for file in sim.output_folder.iterdir():

@@ -39,8 +39,7 @@ async def test_job_without_an_event_for_stall_seconds_times_out(farm: Farm) -> N
 
 
 async def test_timeout_seconds_counts_beside_stall_seconds(farm: Farm) -> None:
-    await farm.backend()
-    await farm.runner()
+    await farm.start()
     group = await farm.submit(workflow=sampler(steps=20, delay=0.2), timeout_seconds=1, stall_seconds=3)
     await farm.finished(group)
     (child,) = await farm.children(group)

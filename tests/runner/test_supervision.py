@@ -48,8 +48,7 @@ async def test_a_service_loop_that_dies_is_started_again_and_the_rows_say_so(
     runner = RunnerSupervisor(name="local", hub=farm.hub, find_local=False)
     running = asyncio.get_running_loop().create_task(runner.run())
     try:
-        group = await farm.submit("gpu-1")
-        assert (await farm.finished(group)).status == "completed"
+        await farm.completes("gpu-1")
         row = await in_thread(Runner.objects.get)()
         assert (row.restarts, row.last_error) == (1, "RuntimeError: a defect on purpose")
     finally:

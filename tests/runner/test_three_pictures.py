@@ -55,8 +55,7 @@ async def test_a_backend_that_refuses_at_once_is_not_asked_without_a_pause(farm:
 
 
 async def test_a_graph_that_would_kill_the_backends_worker_is_never_sent(farm: Farm) -> None:
-    await farm.backend(seconds=0.05)
-    await farm.runner()
+    await farm.start(seconds=0.05)
     poisoned = text_to_image()
     poisoned["3"]["inputs"]["extra"] = ["99", 0]
     group = await farm.submit("gpu-1", workflow=poisoned)
@@ -69,8 +68,7 @@ async def test_a_graph_that_would_kill_the_backends_worker_is_never_sent(farm: F
 
 
 async def test_cancel_interrupts_what_runs_deletes_what_waits_and_leaves_strangers(farm: Farm) -> None:
-    sim = await farm.backend(seconds=8)
-    await farm.runner()
+    sim = await farm.start(seconds=8)
     group = await farm.running("gpu-1", "gpu-1", "gpu-1")
     await farm.in_states(group, "running", "accepted")
     sim.fault("foreign_prompt", at="now", seconds=0.1)
@@ -84,8 +82,7 @@ async def test_cancel_interrupts_what_runs_deletes_what_waits_and_leaves_strange
 
 
 async def test_a_comfyui_that_would_render_twice_is_told_to_be_updated(farm: Farm) -> None:
-    await farm.backend(seconds=0.05, version="0.3.40")
-    await farm.runner()
+    await farm.start(seconds=0.05, version="0.3.40")
     away = Backend.objects.filter(reachability="offline", status_reason__contains="too old")
     await until_row(away)
     await farm.submit("gpu-1")
@@ -115,8 +112,7 @@ async def test_a_disabled_backend_fails_what_waits_and_finishes_what_was_sent(fa
 
 
 async def test_progress_is_stored_as_it_comes_and_never_goes_back(farm: Farm) -> None:
-    await farm.backend(seconds=1.5)
-    await farm.runner()
+    await farm.start(seconds=1.5)
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=15))
     seen: list[float] = []
     async with asyncio.timeout(20):

@@ -10,13 +10,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 async def test_seconds_and_loads_of_jobs_are_measured_unless_every_node_was_cached(farm: Farm) -> None:
-    await farm.backend(seconds=0.4)
-    await farm.runner()
+    await farm.start(seconds=0.4)
 
     async def render(seed: int, checkpoint: str) -> str:
         graph = text_to_image(checkpoint=checkpoint)
-        group = await farm.submit(workflow=graph, seed_strategy="sequential", base_seed=seed)
-        assert (await farm.finished(group)).status == "completed"
+        group = await farm.completes(workflow=graph, seed_strategy="sequential", base_seed=seed)
         return group.workflow_digest
 
     one, other = "tiny_sd15.safetensors", "random_sd15.safetensors"

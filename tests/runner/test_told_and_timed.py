@@ -95,8 +95,7 @@ async def test_a_prompt_that_is_heard_of_all_the_time_is_not_looked_for(
         return await lookup.look_up(client, prompt_id, **options)
 
     monkeypatch.setattr(attempt_module, "look_up", noted)
-    await farm.backend("gpu-1", seconds=2.0)
-    await farm.runner()
+    await farm.start("gpu-1", seconds=2.0)
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=40))
     assert (await farm.finished(group, within=15)).status == "completed"
     assert looks == []
@@ -114,8 +113,7 @@ async def test_a_backend_that_speaks_is_not_asked_how_long_its_queue_is(
         return await ask(client, **options)
 
     monkeypatch.setattr(ComfyClient, "queue_remaining", noted)
-    await farm.backend("gpu-1", seconds=2.0)
-    await farm.runner()
+    await farm.start("gpu-1", seconds=2.0)
     group = await farm.running("gpu-1", workflow=text_to_image(steps=40))
     began = time.monotonic()
     assert (await farm.finished(group, within=15)).status == "completed"
@@ -143,8 +141,7 @@ async def test_backends_are_read_where_they_may_have_changed_and_not_for_each_gr
     await asyncio.sleep(0.5)
     reads.clear()
     for _ in range(3):
-        group = await farm.submit("gpu-1")
-        assert (await farm.finished(group)).status == "completed"
+        await farm.completes("gpu-1")
     assert reads == []
     service.notify()
     await until(lambda: bool(reads), within=5)
@@ -177,8 +174,7 @@ async def _queries(farm: Farm, asked: Counter[str]) -> int:
 
 
 async def test_an_idle_session_asks_the_database_less_than_once_a_second(farm: Farm, asked: Counter[str]) -> None:
-    await farm.backend("gpu-0")
-    await farm.runner()
+    await farm.start("gpu-0")
     await farm.seen("gpu-0")
     alone = await _queries(farm, asked)
     names = [f"gpu-{number}" for number in range(1, 5)]
