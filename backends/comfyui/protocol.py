@@ -77,6 +77,8 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     max: float
     state: str
     display_node_id: str | None = None
+    #: From 0.38 what a running node does, such as ``loading``; a text, or nothing.
+    activity: Any = None
 
 
 class ProgressState(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from math import fsum
 from typing import Final, NamedTuple
 
 from backends.comfyui.protocol import NodeState
+from backends.comfyui.texts import one_line
 from jobgroups.workflow.graph import (
     Node,
     Workflow,
@@ -63,6 +64,7 @@ class ProgressTracker:
         self._reports: dict[str, _Report] = {}
         self._owners: dict[str, str] = {}
         self._current: str | None = None
+        self._activity = ""
         self._has_state_frames = False
         self._percent = 0.0
         #: Whether a frame arrived since the percentage was computed.
@@ -78,9 +80,11 @@ class ProgressTracker:
 
     @property
     def current_step(self) -> str | None:
-        """The class of the current node, None before the first frame."""
+        """The class of the current node, with what it does if ComfyUI says so; None before the first frame."""
         owner = self._owner(self._current) if self._current is not None else None
-        return self._classes[owner] if owner is not None else None
+        if owner is None:
+            return None
+        return f"{self._classes[owner]}: {self._activity}"[:200] if self._activity else self._classes[owner]
 
     @property
     def steps_completed(self) -> int:
@@ -129,6 +133,9 @@ class ProgressTracker:
                 if state.state == "finished":
                     self._raise(node, 1.0, stepwise=False)
         self._current = self._choose_current(states)
+        current = states.get(self._current or "")
+        activity = None if current is None else current.activity
+        self._activity = one_line(activity) if isinstance(activity, str) else ""
         self._is_stale = True
 
     def executed(self, node: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.comfyui.protocol import NodeState
 from jobgroups.workflow.progress import CEILING, EXPANSION_CEILING, MAX_WEIGHT, ProgressTracker, node_weights
 
 
@@ -16,6 +17,7 @@ class State:
     max: float = 1.0
     state: str = "running"
     display_node_id: str | None = None
+    activity: Any = None
 
 
 def node(class_type: str = "X", **inputs: Any) -> dict[str, Any]:
@@ -248,3 +250,15 @@ def test_repeated_frame_changes_nothing(received: list[Frame]) -> None:
         frame(twice)
         assert once.percent == twice.percent
         assert steps_of(once) == steps_of(twice)
+
+
+def test_the_step_names_what_a_node_does() -> None:
+    tracker = ProgressTracker(LONE_SAMPLER)
+    said = {"loading\x1b[2J": "KSampler: loading [2J", None: "KSampler", 3: "KSampler", "x" * 999: "KSampler: "}
+    for activity, step in said.items():
+        tracker.progress_state({"3": NodeState(value=0, max=1, state="running", activity=activity)})
+        assert (tracker.current_step or "").startswith(step)
+        assert len(tracker.current_step or "") <= 200
+    tracker.executing("3")
+    tracker.progress_state({"3": NodeState(value=1, max=2, state="running")})
+    assert tracker.current_step == "KSampler"
