@@ -3,14 +3,13 @@
     POST   /simulator/faults  {"name": "node_error", "message": "…", "count": 1}, or a list of such
     GET    /simulator/faults  {"orders": […], "catalogue": {name: {"help", "options"}}}
     DELETE /simulator/faults  withdraws all orders; ?name=X those of one name
-    GET    /simulator/state   name, depth, sockets, worker, counts per audit log kind
+    GET    /simulator/state   the ids of its prompts
     GET    /simulator/audit-log entries from index ?since=N
 
 Wrong orders: 400 {"error": "what is allowed"}. No fault reaches these routes.
 """
 
 import json
-from collections import Counter
 
 from aiohttp import web
 
@@ -40,8 +39,7 @@ async def order(request: web.Request) -> web.Response:
 
 @routes.get("/simulator/faults")
 async def orders(request: web.Request) -> web.Response:
-    faults = request.app[STATE].faults
-    return web.json_response({"orders": faults.report(), "catalogue": fault_kinds()})
+    return web.json_response({"orders": request.app[STATE].faults.report(), "catalogue": fault_kinds()})
 
 
 @routes.delete("/simulator/faults")
@@ -52,21 +50,9 @@ async def withdraw(request: web.Request) -> web.Response:
 
 @routes.get("/simulator/state")
 async def state(request: web.Request) -> web.Response:
-    state = request.app[STATE]
-    counts = Counter(entry["kind"] for entry in state.audit_log.entries)
-    shown = {
-        "name": state.config.name,
-        "pending": [item[1] for item in state.queue.pending],
-        "running": [item[1] for item in state.queue.running.values()],
-        "history": len(state.queue.history),
-        "sockets": sorted(state.hub.sockets),
-        "open_sockets": len(state.hub.open),
-        "worker_alive": state.worker_alive,
-        "audit_log": dict(counts),
-        "executions": dict(state.audit_log.executions),
-        "faults": state.faults.report(),
-    }
-    return web.json_response(shown)
+    queue = request.app[STATE].queue
+    running = [item[1] for item in queue.running.values()]
+    return web.json_response({"pending": [item[1] for item in queue.pending], "running": running})
 
 
 @routes.get("/simulator/audit-log")

@@ -18,6 +18,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from backends.simulator.values import Picture
 
+Color = tuple[float, ...]
+
 _SKY = 160  # palette entries 0-159: the sky, from top to horizon
 _SUN, _GLOW, _INK, _PAPER = 160, 161, 254, 255
 _HILLS = 170  # palette entries 170-...: one for each range of hills
@@ -94,30 +96,21 @@ def _sky(rng: random.Random, size: tuple[int, int]) -> Image.Image:
 
 def _palette(hue: float, rng: random.Random) -> list[int]:
     accent = (hue + rng.choice((0.08, 0.12, 0.42, 0.5, 0.58))) % 1.0
-    colors: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)] * 256
+    colors: list[Color] = [(0.0, 0.0, 0.0)] * 256
     for index in range(_SKY):
-        part = index / (_SKY - 1)
-        colors[index] = _between((hue, 0.62, 0.42), (accent, 0.38, 0.98), part)
-    colors[_SUN] = _hsv(accent, 0.16, 1.0)
-    colors[_GLOW] = _hsv(accent, 0.28, 0.99)
+        colors[index] = _between((hue, 0.62, 0.42), (accent, 0.38, 0.98), index / (_SKY - 1))
+    colors[_SUN] = colorsys.hsv_to_rgb(accent, 0.16, 1.0)
+    colors[_GLOW] = colorsys.hsv_to_rgb(accent, 0.28, 0.99)
     for index in range(_RANGES):
-        part = index / (_RANGES - 1)
-        colors[_HILLS + index] = _between((accent, 0.34, 0.74), (hue, 0.66, 0.16), part)
+        colors[_HILLS + index] = _between((accent, 0.34, 0.74), (hue, 0.66, 0.16), index / (_RANGES - 1))
     colors[_INK] = (0.05, 0.06, 0.09)
     colors[_PAPER] = (0.97, 0.97, 0.95)
     return [round(channel * 255) for color in colors for channel in color]
 
 
-def _hsv(hue: float, saturation: float, value: float) -> tuple[float, float, float]:
-    return colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
-
-
-def _between(
-    first: tuple[float, float, float], last: tuple[float, float, float], part: float
-) -> tuple[float, float, float]:
-    mixed = zip(_hsv(*first), _hsv(*last), strict=True)
-    red, green, blue = (a + (b - a) * part for a, b in mixed)
-    return red, green, blue
+def _between(first: Color, last: Color, part: float) -> Color:
+    mixed = zip(colorsys.hsv_to_rgb(*first), colorsys.hsv_to_rgb(*last), strict=True)
+    return tuple(a + (b - a) * part for a, b in mixed)
 
 
 def _sun(draw: ImageDraw.ImageDraw, rng: random.Random, size: tuple[int, int]) -> None:
