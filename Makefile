@@ -93,7 +93,7 @@ docs: $(DEV)/.installed ## regenerate the generated pages of docs/
 
 requirements: $(DEV)/.installed ## pin the newest allowed versions of packages (UPGRADE=--upgrade)
 	$(COMPILE) $(UPGRADE) --output-file requirements.txt pyproject.toml
-	$(COMPILE) $(UPGRADE) --extra dev --constraint requirements.txt \
+	$(COMPILE) $(UPGRADE) --extra dev --extra s3 --constraint requirements.txt \
 		--output-file requirements-dev.txt pyproject.toml
 
 clean: ## remove environments, caches and demo data

@@ -4,6 +4,7 @@ No setting is required: the default is one process, SQLite in the data folder, l
 ``docs/settings.md`` describes each ``DIRECTOR_…`` variable.
 """
 
+import importlib.util
 import ipaddress
 import os
 import re
@@ -12,6 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 import environ
 import platformdirs
@@ -194,13 +196,35 @@ DIRECTOR_THUMBNAILS_BYTES = _number("DIRECTOR_THUMBNAILS_BYTES", int, 512 * 2**2
 DIRECTOR_THUMBNAILS_DIR = DIRECTOR_DATA_DIR / "thumbnails"
 #: Makes the posters of videos; None: it is not installed.
 FFMPEG = shutil.which("ffmpeg")
-#: Folder of the assets. Web processes and runners on several machines need one that they share.
+#: Folder of assets and captured outputs, and of files that are being received. Web processes and runners on several
+#: machines need one that they share, or a bucket.
 DIRECTOR_FILES_DIR = Path(_text("DIRECTOR_FILES_DIR") or DIRECTOR_DATA_DIR / "files")
 DIRECTOR_FILES_DIR = DIRECTOR_FILES_DIR.expanduser().absolute()
+
+
+def _files() -> dict[str, Any]:
+    """Return the storage of assets and captured outputs: that folder, or a bucket."""
+    text = _text("DIRECTOR_FILES_STORAGE")
+    if not text:
+        return {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": DIRECTOR_FILES_DIR}}
+    url = urlsplit(text)
+    options = dict(parse_qsl(url.query))
+    names = {"endpoint_url", "region_name"}
+    if url.scheme != "s3" or not re.fullmatch(r"[a-z0-9][a-z0-9.-]+", url.netloc) or options.keys() - names:
+        raise ImproperlyConfigured(
+            "DIRECTOR_FILES_STORAGE must look like s3://bucket/prefix?endpoint_url=https://host:port&region_name=name."
+            " Keys are in variables of their own (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)."
+        )
+    if not importlib.util.find_spec("storages"):
+        raise ImproperlyConfigured("DIRECTOR_FILES_STORAGE needs more packages: pip install 'comfyui-director[s3]'.")
+    options |= {"bucket_name": url.netloc, "location": url.path.strip("/")}
+    return {"BACKEND": "jobgroups.services.bucket.Bucket", "OPTIONS": options}
+
+
 DIRECTOR_MAX_ASSET_BYTES = _number("DIRECTOR_MAX_ASSET_BYTES", int, 20 * 2**30, 2**10, 2**44)
 #: Assets that were not used for so many days are deleted; 0: never.
 DIRECTOR_ASSET_DAYS = _number("DIRECTOR_ASSET_DAYS", int, 0, 0, 36_500)
-#: Copy the outputs of completed jobs into that folder.
+#: Copy the outputs of completed jobs into that storage.
 DIRECTOR_CAPTURE = _flag("DIRECTOR_CAPTURE", default=True)
 #: While less of the disk of that folder is free, outputs are not copied and uploads are refused.
 DIRECTOR_MIN_FREE_BYTES = _number("DIRECTOR_MIN_FREE_BYTES", int, 2 * 2**30, 0, 2**50)
@@ -368,7 +392,7 @@ SERVESTATIC_USE_FINDERS = True
 SERVESTATIC_AUTOREFRESH = False
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "files": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": DIRECTOR_FILES_DIR}},
+    "files": _files(),
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = DIRECTOR_MAX_BODY_BYTES

@@ -93,6 +93,16 @@ class StorageFull(JobGroupsError, code="storage_full", status=507):
     text = "The file cannot be stored: {}. Nothing was kept of it; free some space."
 
 
+class StorageAway(JobGroupsError, code="storage_unavailable", status=503):
+    """The storage of files does not answer, or refuses a request."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The storage of files does not work now ({reason}); nothing was kept. Try again in some minutes:"
+            " /api/health shows when it works."
+        )
+
+
 class NoThumbnail(JobGroupsError, code="no_thumbnail", status=404):
     """The file exists, but has no thumbnail."""
 

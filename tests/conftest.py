@@ -10,11 +10,16 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 from django.conf import settings
+from django.core.files.storage import storages
 from django.test import override_settings
+
+if TYPE_CHECKING:
+    from tests.harness.bucket import BucketServer
 
 # nohup starts a run with SIGINT ignored, and child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -36,6 +41,23 @@ def files_folder(tmp_path: Path) -> Iterator[Path]:
     with override_settings(DIRECTOR_FILES_DIR=tmp_path / "files", STORAGES=storages):
         yield tmp_path / "files"
     stored_files._incoming.cache_clear()
+
+
+@pytest.fixture
+def bucket(files_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["BucketServer"]:
+    """A storage of the test's own, in a bucket."""
+    from tests.harness.bucket import BucketServer
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    server = BucketServer()
+    files = {"BACKEND": "jobgroups.services.bucket.Bucket", "OPTIONS": server.options}
+    with override_settings(STORAGES={**settings.STORAGES, "files": files}):
+        client = storages["files"].connection.meta.client
+        client.create_bucket(Bucket=server.name)
+        yield server
+        client.close()
+    server.close()
 
 
 def _answers(port: int) -> bool:

@@ -12,8 +12,11 @@ from director.doctor.findings import Finding, Level
 from director.server import startup
 from director.web import health
 from jobgroups.domain.clock import now
+from jobgroups.errors import StorageAway
+from jobgroups.services import stored_files
 
 _LEVELS: Final = {"ok": Level.OK, "degraded": Level.WARNING, "down": Level.PROBLEM}
+_STORAGE_TODO: Final = "Check DIRECTOR_FILES_DIR and DIRECTOR_FILES_STORAGE, and free some space: director purge."
 #: Maximum difference in seconds between the database's clock and this machine's: a heartbeat is valid for 10 s.
 _CLOCK_S: Final = 5.0
 
@@ -85,9 +88,21 @@ def other_parts() -> list[Finding]:
     found = (
         ("Channel layer", asdict(layer), "Check DIRECTOR_REDIS_URL, and that Redis runs."),
         ("Runner", checks["runner"], "Start one: director serve, or director runner."),
-        ("Storage", checks["storage"], "Check DIRECTOR_FILES_DIR, and free some space: director purge."),
+        ("Storage", _storage(checks["storage"]), _STORAGE_TODO),
     )
     return [
         Finding(name, _LEVELS[one["status"]], one["detail"], "" if one["status"] == "ok" else todo)
         for name, one, todo in found
     ]
+
+
+def _storage(check: dict[str, str]) -> dict[str, str]:
+    """Return the check of the storage with its place, and down if a file cannot be written there."""
+    if stored_files.is_local() and not settings.DIRECTOR_FILES_DIR.exists():
+        return check  # serve makes the folder
+    where = stored_files.location()
+    try:
+        stored_files.require_writable()
+    except (OSError, StorageAway) as error:
+        return {"status": "down", "detail": f"The {where} cannot be written: {error}"}
+    return {**check, "detail": f"The {where} can be written. {check['detail']}"}

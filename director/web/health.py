@@ -76,6 +76,8 @@ class StorageReport:
     free_bytes: int
     #: Live runners whose marker is not in this process's storage.
     strangers: Sequence[str] = ()
+    #: A storage that is no folder does not answer.
+    is_away: bool = False
 
 
 class HealthView(ApiView):
@@ -124,11 +126,12 @@ def _query_storage(facts: HealthReport | None) -> StorageReport | None:
     except Exception as error:  # noqa: BLE001 a storage raises errors of its own classes
         future.cancel()
         logger.warning("health: the storage does not answer (%r)", error)
-    return None
+    return None if stored_files.is_local() else StorageReport(stored_files.free_bytes(), is_away=True)
 
 
 def _read_storage(facts: HealthReport | None) -> StorageReport:
     free = stored_files.free_bytes()
+    stored_files.require_storage()
     if facts is None:
         return StorageReport(free)
     strangers = [
@@ -259,6 +262,12 @@ def storage_check(report: StorageReport | None) -> Check:
     """Return down if the storage does not answer, or a runner uses another one; degraded below the minimum of space."""
     if report is None:
         return Check(Level.DOWN, f"The storage of files did not answer within {STORAGE_SECONDS:g} s; see the log.")
+    if report.is_away:
+        return Check(
+            Level.DEGRADED,
+            "The storage of files does not answer; see the log. Outputs are copied when it does, uploads and stored files"
+            " are refused. Jobs go on; those with assets wait.",
+        )
     if report.strangers:
         names = ", ".join(report.strangers)
         return Check(Level.DOWN, f"Another storage of files than here is used by {names}: share DIRECTOR_FILES_DIR.")

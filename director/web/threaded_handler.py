@@ -34,6 +34,9 @@ LARGE_THREADS: Final = 2
 #: A body above this many bytes is large. Only workflows with embedded images are.
 LARGE_BYTES: Final = 256 * 2**10
 
+#: Threads for requests that change assets: a large file takes minutes on its way into a bucket.
+FILE_THREADS: Final = 8
+
 #: Threads for requests that probe addresses or backends, which may take 5 to 10 s each, and how many such requests
 #: may wait for a thread. A probe never takes a thread that a submission needs.
 PROBE_THREADS: Final = 16
@@ -45,12 +48,13 @@ _PROBE_AGAIN: Final = "5"
 _reading = DatabaseThreads(threads=READ_THREADS, name="api-reading")
 _writing = DatabaseThreads(threads=WRITE_THREADS, name="api-acting")
 _large = DatabaseThreads(threads=LARGE_THREADS, name="api-large")
+_storing = DatabaseThreads(threads=FILE_THREADS, name="api-files")
 _probing = DatabaseThreads(threads=PROBE_THREADS, name="api-probing")
 
 
 def close_threads() -> None:
     """Close the threads and their connections, at the end of the process."""
-    for threads in (_reading, _writing, _large, _probing):
+    for threads in (_reading, _writing, _large, _storing, _probing):
         threads.close()
 
 
@@ -61,7 +65,9 @@ def _threads_for(request: HttpRequest, body_bytes: int) -> DatabaseThreads:
         return _large
     # The health check also waits for Redis.
     reads = request.method in ("GET", "HEAD") and not request.path.startswith("/api/health")
-    return _reading if reads else _writing
+    if reads:
+        return _reading
+    return _storing if request.path.startswith("/api/assets") else _writing
 
 
 def _probes(request: HttpRequest) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
-from jobgroups.errors import BackendAway, OutputGone, OutputReplaced
+from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway
 from jobgroups.outputs import download
 from jobgroups.queries.outputs import OutputFile
 
@@ -52,18 +52,20 @@ async def iter_zip(
 ) -> AsyncIterator[bytes]:
     """Yield a zip of the files without compression: images and videos are compressed already.
 
-    A file that is gone, or whose backend is offline, is listed in ``MISSING.txt`` instead. ``replaced`` is called with
-    each file that a later job has replaced. Raises ``BackendAway`` if a backend goes offline in the middle of a file;
-    the zip is incomplete then.
+    A file that is gone, or whose backend or storage is offline, is listed in ``MISSING.txt`` instead. ``replaced`` is
+    called with each file that a later job has replaced. Raises ``BackendAway`` or ``StorageAway`` in the middle of a
+    file; the zip is incomplete then.
     """
     sink, missing = _Sink(), list[str]()
     away: set[str] = set()
     # zipfile needs only write and flush of a file that cannot seek; the stubs require more.
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
         for file, name in zip(files, entry_names(files), strict=True):
+            source = file.backend_id if file.stored is None else ""
             try:
-                if file.backend_id in away:
-                    raise BackendAway(file.backend_id, "It did not answer for an earlier file.")
+                if source in away:
+                    said = "It did not answer for an earlier file."
+                    raise BackendAway(source, said) if source else StorageAway("it did not answer for an earlier file")
                 async with download.open_file(file) as answer:
                     with archive.open(_info(name, answer.length), "w") as entry:
                         async for chunk in answer.chunks():
@@ -73,10 +75,10 @@ async def iter_zip(
                 if isinstance(error, OutputReplaced):
                     await replaced(file)
                 missing.append(f"{name}: {error.detail}")
-            except BackendAway as error:
+            except (BackendAway, StorageAway) as error:
                 if name in archive.namelist():
                     raise
-                away.add(file.backend_id)
+                away.add(source)
                 missing.append(f"{name}: {error.detail}")
             yield sink.take()
         if missing:

@@ -1,7 +1,6 @@
 """Makes posters of untrusted videos by ffmpeg, within bounds of time and memory. Runs in a thread of its own."""
 
 import subprocess
-from pathlib import Path
 from typing import Final
 
 from django.conf import settings
@@ -19,15 +18,19 @@ _FORMATS: Final = "mov,matroska"
 _INPUT: Final = (
     *("-max_alloc", str(_MAX_ALLOCATION), "-max_pixels", str(_MAX_PIXELS)),
     *("-threads", "1", "-flags", "low_delay", "-skip_frame", "nokey"),
-    *("-protocol_whitelist", "file", "-format_whitelist", _FORMATS),
+    *("-format_whitelist", _FORMATS, "-protocol_whitelist"),
 )
 
 
-def poster(path: Path, width: int) -> bytes:
-    """Return the first frame of a video as a WebP with a width of at most ``width`` pixels, or raise ``NotAnImage``."""
+def poster(source: str, width: int) -> bytes:
+    """Return the first frame of a video as a WebP with a width of at most ``width`` pixels, or raise ``NotAnImage``.
+
+    ``source`` is a URL: ``file:…``, or one of the storage.
+    """
+    protocols = "file" if source.startswith("file:") else "http,https,tcp,tls"
     # The shape of a thumbnail: at most three times as high as wide.
     size = f"scale=w='min(iw,{width})':h='min(ih,{3 * width})':force_original_aspect_ratio=decrease"
-    command = [str(settings.FFMPEG), "-nostdin", "-v", "error", *_INPUT, "-i", f"file:{path}", "-map", "0:v:0"]
+    command = [str(settings.FFMPEG), "-nostdin", "-v", "error", *_INPUT, protocols, "-i", source, "-map", "0:v:0"]
     command += ["-frames:v", "1", "-vf", size, "-threads", "1", "-f", "image2pipe", "-c:v", "png", "pipe:1"]
     try:
         frame = subprocess.run(command, capture_output=True, check=True, timeout=_MADE_WITHIN).stdout  # noqa: S603

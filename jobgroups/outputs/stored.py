@@ -3,20 +3,29 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final, ParamSpec, TypeVar
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from jobgroups.domain import media_types
 from jobgroups.errors import OutputGone, RangeNotSatisfiable
-from jobgroups.models import StoredFile
-from jobgroups.services.stored_files import storage
+from jobgroups.models import Asset, StoredFile
+from jobgroups.services.stored_files import open_file
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _CHUNK: Final = 2**20
 #: One range of bytes. Of several ranges the whole file is sent, as HTTP allows.
 _RANGE: Final = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
+
+
+#: Their own: a storage that hangs keeps them, and nothing else.
+_threads: Final = ThreadPoolExecutor(16, thread_name_prefix="stored-files")
 
 
 class StoredAnswer:
@@ -31,13 +40,13 @@ class StoredAnswer:
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Return the content, piece by piece."""
-        return _body(self._content, 0, self.length)
+        return _body(self._content, self.length)
 
 
 @contextlib.asynccontextmanager
-async def open_stored(file: StoredFile) -> AsyncIterator[StoredAnswer]:
-    """Open a file of the storage, or raise ``OutputGone``."""
-    with await _opened(file.stored_name) as content:
+async def open_stored(file: StoredFile | Asset) -> AsyncIterator[StoredAnswer]:
+    """Open a file of the storage, or raise ``OutputGone`` or ``StorageAway``."""
+    with await _opened(file.stored_name, 0, file.size_bytes) as content:
         yield StoredAnswer(content, file.size_bytes)
 
 
@@ -54,6 +63,7 @@ async def file_response(
 
     Raises:
         OutputGone: the storage does not have the file.
+        StorageAway: the storage does not answer.
         RangeNotSatisfiable: the range begins behind the end.
     """
     etag = f'"{tag}"'
@@ -79,26 +89,29 @@ async def file_response(
     status = 206 if is_part else 200
     if request.method == "HEAD":
         return HttpResponse(status=status, headers=headers)
-    file = await _opened(stored_name)
+    file = await _opened(stored_name, first, last - first + 1)
     # Start the generator now: only a started one is closed if the client has disconnected.
-    body = _body(file, first, last - first + 1)
+    body = _body(file, last - first + 1)
     await anext(body)
     return StreamingHttpResponse(body, status=status, headers=headers)
 
 
-async def _opened(stored_name: str) -> Any:
+async def _in_thread(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    return await asyncio.get_running_loop().run_in_executor(_threads, partial(work, *args, **kwargs))
+
+
+async def _opened(stored_name: str, first: int, length: int) -> Any:
     try:
-        return await asyncio.to_thread(storage().open, stored_name)
+        return await _in_thread(open_file, stored_name, first, length)
     except FileNotFoundError:
         raise OutputGone("The storage does not have the file any more.") from None
 
 
-async def _body(file: Any, first: int, length: int) -> AsyncIterator[bytes]:
+async def _body(file: Any, length: int) -> AsyncIterator[bytes]:
     with file:
         yield b""
-        await asyncio.to_thread(file.seek, first)
         while length > 0:
-            chunk = await asyncio.to_thread(file.read, min(_CHUNK, length))
+            chunk: bytes = await _in_thread(file.read, min(_CHUNK, length))
             if not chunk:
                 raise OSError("the stored file is shorter than its row")
             length -= len(chunk)

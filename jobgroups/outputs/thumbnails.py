@@ -20,7 +20,7 @@ from jobgroups.outputs.disk_cache import DiskCache
 from jobgroups.outputs.posters import poster
 from jobgroups.outputs.resize import NotAnImage, thumbnail
 from jobgroups.queries.outputs import OutputFile
-from jobgroups.services.stored_files import local_path
+from jobgroups.services.stored_files import media_source
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -89,13 +89,13 @@ class Thumbnails:
 
     async def _poster(self, file: OutputFile, width: int) -> bytes:
         # ffmpeg opens the video by its name: it reads the index, which may be at the end, and the first frame.
-        if file.stored is not None and (stored := await self._in_thread(local_path, file.stored.stored_name)):
-            return await self._render(poster, stored, width)
+        if file.stored is not None and (source := await self._in_thread(media_source, file.stored.stored_name)):
+            return await self._render(poster, source, width)
         with tempfile.TemporaryDirectory(prefix="poster-", ignore_cleanup_errors=True) as folder:
             path = Path(folder, "video")
             with await self._in_thread(path.open, "wb") as original:
                 await self._fetch(file, original)
-            return await self._render(poster, path, width)
+            return await self._render(poster, f"file:{path}", width)
 
     async def _render(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         call = partial(work, *args, **kwargs)

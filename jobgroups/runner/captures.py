@@ -19,14 +19,14 @@ from django.db import DatabaseError
 
 from backends.comfyui.client import ComfyClient
 from jobgroups.database.threads import DatabaseThreads
-from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageFull
+from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway, StorageFull
 from jobgroups.outputs import download
 from jobgroups.outputs.media_facts import media_facts
 from jobgroups.queries.outputs import OutputFile, due_backends, due_captures
 from jobgroups.runner.intervals import Intervals
 from jobgroups.services import captures
 from jobgroups.services.files import output_replaced
-from jobgroups.services.stored_files import IncomingFile, require_space
+from jobgroups.services.stored_files import IncomingFile, require_space, require_storage
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Capturer:
                 await store(output_replaced, job_id=file.job_id, digest=file.digest)
             await store(captures.capture_give_up, capture_id=capture_id, reason=error.detail)
         except Exception as error:
-            if not isinstance(error, BackendAway | StorageFull | OSError):
+            if not isinstance(error, BackendAway | StorageAway | StorageFull | OSError):
                 logger.exception("Capture of %s from %s: unexpected error", file.filename, file.backend_id)
             pause = await store(
                 captures.capture_postpone,
@@ -131,12 +131,14 @@ class Capturer:
                 longest=self._intervals.capture_longest,
                 reason=str(error) or type(error).__name__,
             )
-            if isinstance(error, BackendAway | StorageFull):
+            if isinstance(error, BackendAway | StorageAway | StorageFull):
                 self._away[file.backend_id] = time.monotonic() + pause
 
     async def _copy(self, capture_id: int, file: OutputFile, client: ComfyClient | None) -> None:
         hashes = blake3(), hashlib.sha256()
         loop = asyncio.get_running_loop()
+        # Before gigabytes are received that cannot be stored.
+        await loop.run_in_executor(self._writers, require_storage)
         creating = loop.run_in_executor(self._writers, IncomingFile, *hashes)
         try:
             incoming = await asyncio.shield(creating)

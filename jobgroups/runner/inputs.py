@@ -6,6 +6,7 @@ another Director that is under way, is no file. ComfyUI writes an upload after i
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,9 +16,10 @@ from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError, BackendUnreachable, FileTooLarge, SendAborted
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.failures import FailureClass
+from jobgroups.errors import OutputGone, StorageAway
 from jobgroups.models import Asset
+from jobgroups.outputs.stored import open_stored
 from jobgroups.queries.assets import assets_by_id
-from jobgroups.services.stored_files import storage
 from jobgroups.workflow import Workflow
 from jobgroups.workflow.assets import SUBFOLDER, input_name, references_by_asset, with_file_names
 
@@ -25,7 +27,9 @@ logger = logging.getLogger(__name__)
 
 #: Uploads of a file for one prompt, before the attempt fails.
 _TRIES: Final = 3
-_CHUNK: Final = 2**20
+#: Pauses between them for which a storage that does not answer is waited for: 10 min.
+_STORAGE_PAUSES: Final = 600
+_TAKEN: Final = "It was taken back before its input file was sent."
 
 
 @dataclass(eq=False)
@@ -83,7 +87,10 @@ class InputFiles:
             except BackendError as error:
                 message = f"Node {node}: {asset.name} cannot be put on the backend. {error.detail}"
                 raise InputMissing(FailureClass.UNREACHABLE, message, where) from error
-            except FileNotFoundError as error:
+            except StorageAway as error:
+                message = f"Node {node}: {asset.name} cannot be read. {error.detail}"
+                raise InputMissing(FailureClass.UNREACHABLE, message, where) from error
+            except OutputGone as error:
                 message = f"Node {node}: the stored file of {asset.name} is lost. Upload it again."
                 raise InputMissing(FailureClass.WORKFLOW_REFUSED, message, where) from error
         return with_file_names(workflow, names)
@@ -92,8 +99,9 @@ class InputFiles:
         path = input_name(asset.hash, asset.name, asset.content_type)
         name = path.removeprefix(f"{SUBFOLDER}/")
         lock = self._locks.setdefault(name, asyncio.Lock())
+        tries, until = _TRIES, time.monotonic() + _STORAGE_PAUSES * self._pause
         async with lock:
-            for rest in reversed(range(_TRIES)):
+            while True:
                 try:
                     size = await self._client.file_size(name, subfolder=SUBFOLDER, kind="input")
                     if size != asset.size_bytes:
@@ -101,23 +109,25 @@ class InputFiles:
                     return path
                 except (BackendUnreachable, SendAborted, FileTooLarge):
                     raise
+                except StorageAway:
+                    if time.monotonic() > until:
+                        raise
+                    if not may_send():
+                        raise SendAborted(_TAKEN) from None
                 except BackendError as error:
-                    if not rest:
+                    tries -= 1
+                    if not tries:
                         raise
                     logger.info("%s: upload of %s failed (%s)", self._client.url, name, error)
                 await asyncio.sleep(self._pause)
-        raise AssertionError("the last try returns or raises")
 
     async def _upload(self, asset: Asset, name: str, may_send: Callable[[], bool]) -> None:
-        file = await asyncio.to_thread(storage().open, asset.stored_name)
+        async with open_stored(asset) as stored:
 
-        async def chunks() -> AsyncIterator[bytes]:
-            while True:
-                if not may_send():
-                    raise SendAborted("It was taken back before its input file was sent.")
-                if not (chunk := await asyncio.to_thread(file.read, _CHUNK)):
-                    return
-                yield chunk
+            async def chunks() -> AsyncIterator[bytes]:
+                async for chunk in stored.chunks():
+                    if not may_send():
+                        raise SendAborted(_TAKEN)
+                    yield chunk
 
-        with file:
             await self._client.upload_input(name, chunks(), subfolder=SUBFOLDER, size=asset.size_bytes)

@@ -1,8 +1,8 @@
-"""Files on their way into the storage, and out of it.
+"""Files on their way into the storage, and out of it. The storage is a folder, or a :mod:`bucket <.bucket>`.
 
-Order of storing: temporary file, fsync, rename, row. Of a deletion: row, then file. So each row has its whole file.
-A killed process leaves its folder of received files; in it are marks of the files that may have no row any more.
-:func:`clean` removes all of them.
+Order of storing: temporary file, fsync, rename or upload, row. Of a deletion: row, then file. So each row has its whole
+file. A killed process leaves its folder of received files; in it are marks of the files that may have no row any more.
+A call that the storage failed leaves a mark too. :func:`clean` removes all of them.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from typing import Any, Final, TypeVar
 from django.conf import settings
 from django.core.files import File
 from django.core.files.base import ContentFile
-from django.core.files.storage import Storage, storages
+from django.core.files.storage import FileSystemStorage, storages
 from django.db import IntegrityError
 from django.db.models import Manager
 
 from jobgroups.database.locks import FileLock
-from jobgroups.errors import JobGroupsError, StorageFull
+from jobgroups.errors import JobGroupsError, StorageAway, StorageFull
 from jobgroups.models import Asset, StoredFile
 
 logger = logging.getLogger(__name__)
@@ -36,18 +36,45 @@ _ROWS: Final[dict[str, Manager[Any]]] = {"assets": Asset.objects, "results": Sto
 _KEY_LENGTH: Final = 36
 
 
-def storage() -> Storage:
-    """Return where files are stored."""
+def storage() -> Any:
+    """Return where files are stored: a ``FileSystemStorage`` or a ``Bucket``."""
     return storages["files"]
 
 
-def local_path(name: str) -> Path | None:
-    """Return the path of a stored file; None if the storage is no folder, or has no such file."""
-    try:
-        path = Path(storage().path(name))
-    except NotImplementedError:
+def is_local() -> bool:
+    """Return whether the storage is a folder."""
+    return isinstance(storage(), FileSystemStorage)
+
+
+def location() -> str:
+    """Return where files are stored, as text."""
+    return f"folder {settings.DIRECTOR_FILES_DIR}" if is_local() else str(storage())
+
+
+def require_storage() -> None:
+    """Raise ``StorageAway`` if the storage does not answer."""
+    storage().exists("runners")
+
+
+def require_writable() -> None:
+    """Raise ``StorageAway`` or ``OSError`` if a file cannot be written into the storage and deleted."""
+    storage().delete(storage().save(f"probe-{uuid.uuid4().hex}", ContentFile(b"x")))
+
+
+def open_file(name: str, first: int = 0, length: int | None = None) -> Any:
+    """Open a stored file at a position, for ``length`` bytes; raise ``FileNotFoundError`` or ``StorageAway``."""
+    if not is_local():
+        return storage().part(name, first, length)
+    file = storage().open(name)
+    file.seek(first)
+    return file
+
+
+def media_source(name: str) -> str | None:
+    """Return the URL from which ffmpeg reads a stored file; None if there is no such file."""
+    if not storage().exists(name):
         return None
-    return path if path.is_file() else None
+    return f"file:{storage().path(name)}" if is_local() else str(storage().url(name))
 
 
 def incoming_folder() -> Path:
@@ -99,7 +126,7 @@ def marker_write(*, runner: str, instance: str) -> None:
 def marker_exists(*, runner: str, instance: str) -> bool:
     """Return whether an instance of a runner uses this storage."""
     try:
-        with storage().open(_marker_of(runner)) as file:
+        with open_file(_marker_of(runner)) as file:
             return bool(file.read() == instance.encode())
     except FileNotFoundError:
         return False
@@ -143,7 +170,7 @@ class IncomingFile:
 
 
 class _Movable(File):  # type: ignore[type-arg]  # generic in the stubs alone
-    """A file that a storage on the same disk renames, unopened: Windows renames no open file."""
+    """A file that a storage renames or reads by its name, unopened: Windows renames no open file."""
 
     def temporary_file_path(self) -> str:
         return str(self.name)
@@ -153,10 +180,8 @@ def move_into_storage(path: Path, name: str) -> None:
     """Sync a received file, and move it to a name in the storage."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())
-    is_local = hasattr(storage(), "location")
-    with contextlib.nullcontext() if is_local else path.open("rb") as file:
-        storage().save(name, _Movable(file, str(path)))
-    if os.name == "posix" and is_local:
+    storage().save(name, _Movable(None, str(path)))
+    if os.name == "posix" and is_local():
         folder = os.open(Path(storage().path(name)).parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -190,12 +215,13 @@ def content_store(path: Path, new: Row, *, known: Callable[[], Row | None], keep
 
 
 def delete_file(name: str) -> None:
-    """Delete a file whose row is gone."""
+    """Delete a file whose row is gone, else leave it to :func:`clean`."""
     try:
         storage().delete(name)
-    except OSError:
+    except (OSError, StorageAway):
         # On Windows a file that is being read stays.
-        logger.warning("Stored file %s: not deleted", name, exc_info=True)
+        logger.warning("Stored file %s: not deleted yet", name, exc_info=True)
+        (incoming_folder().parent / f"{uuid.uuid4().hex}{_MARK}").write_text(name, encoding="ascii")
 
 
 @contextlib.contextmanager
@@ -205,6 +231,10 @@ def marked(*names: str) -> Iterator[None]:
     mark.write_text("\n".join(names), encoding="ascii")
     try:
         yield
+    except StorageAway:
+        # No row was stored.
+        mark.replace(mark.parent.parent / mark.name)
+        raise
     except JobGroupsError:
         mark.unlink()
         raise
@@ -212,19 +242,27 @@ def marked(*names: str) -> Iterator[None]:
 
 
 def clean() -> None:
-    """Remove what killed processes left: partly received files, and files without a row."""
-    for lock_file in (settings.DIRECTOR_FILES_DIR / "incoming").glob("*.lock"):
+    """Remove what killed processes and failed calls left: partly received files, and files without a row."""
+    incoming = settings.DIRECTOR_FILES_DIR / "incoming"
+    _delete_marked(incoming)
+    for lock_file in incoming.glob("*.lock"):
         lock = _lock_of(lock_file)
         if not lock.try_acquire():
             continue
-        folder = lock_file.with_suffix("")
-        for mark in folder.glob(f"*{_MARK}"):
-            for name in mark.read_text(encoding="ascii").splitlines():
-                if not _has_row(name):
-                    delete_file(name)
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
+        try:
+            _delete_marked(lock_file.with_suffix(""))
+            shutil.rmtree(lock_file.with_suffix(""), ignore_errors=True)
+        finally:
+            lock.release()
         lock_file.unlink(missing_ok=True)
+
+
+def _delete_marked(folder: Path) -> None:
+    for mark in folder.glob(f"*{_MARK}"):
+        for name in mark.read_text(encoding="ascii").splitlines():
+            if not _has_row(name):
+                storage().delete(name)
+        mark.unlink()
 
 
 def _has_row(name: str) -> bool:

@@ -16,6 +16,7 @@ import pytest
 from blake3 import blake3
 
 from director.client import AsyncDirector, Director
+from tests.harness.bucket import BucketServer
 from tests.harness.graphs import png
 from tests.harness.processes import Served, python
 from tests.harness.waits import until
@@ -237,3 +238,36 @@ def test_client_and_command_upload_once_list_and_delete(served: Served, tmp_path
         assert done.returncode == 0, done.stderr
         assert new in done.stdout
     assert files_of(served) == []
+
+
+def test_asset_in_a_bucket(tmp_path: Path, bucket: BucketServer) -> None:
+    url = "s3://{bucket_name}/{location}?endpoint_url={endpoint_url}&region_name={region_name}".format(**bucket.options)
+    environment = {"DIRECTOR_TOKEN": "correct-horse-battery", "DIRECTOR_FILES_STORAGE": url}
+    director = Served(tmp_path, environment=environment)
+    try:
+        _asset_in_a_bucket(director, bucket)
+    finally:
+        director.close()
+
+
+def _asset_in_a_bucket(director: Served, bucket: BucketServer) -> None:
+    content = os.urandom(9 * 2**20)
+    bucket.refuses = {"PUT"}
+    refused = upload(director, content)
+    assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
+    assert "Try again in some minutes" in refused.json()["detail"]
+    bucket.refuses = set()
+    asset = upload(director, content).json()
+    assert (asset["created_new"], upload(director, content).json()["created_new"]) == (True, False)
+    assert director.ask("HEAD", f"/api/assets/by-hash/{asset['hash']}", headers=BEARER).status_code == 200
+    path = f"/api/assets/{asset['id']}"
+    part = director.ask("GET", f"{path}/content", headers={**BEARER, "range": "bytes=-5"})
+    assert (part.status_code, part.content) == (206, content[-5:])
+    assert [one for one in bucket.objects if one.startswith("assets/")] == [f"assets/{asset['hash'][7:]}-{asset['id']}"]
+    assert [one.suffix for one in files_of(director)] == [".mark"]
+    bucket.refuses = {"GET", "HEAD"}
+    away = director.ask("GET", f"{path}/content", headers=BEARER)
+    assert (away.status_code, away.json()["code"]) == (503, "storage_unavailable")
+    bucket.refuses = set()
+    assert director.ask("DELETE", path, headers=BEARER).status_code == 204
+    assert [one for one in bucket.objects if one.startswith("assets/")] == []

@@ -70,6 +70,8 @@ def test_serve_refuses_invalid_settings_with_a_sentence(
         ("DIRECTOR_DISCOVER", "perhaps", "use 1 (on) or 0 (off)"),
         ("DIRECTOR_DATABASE_URL", "mysql://x/y", "use postgres://user@host/name or sqlite:///"),
         ("DIRECTOR_REDIS_URL", "localhost", "must look like redis://host:6379/0"),
+        ("DIRECTOR_FILES_STORAGE", "s3://key:secret@bucket", "must look like s3://bucket/prefix?endpoint_url="),
+        ("DIRECTOR_FILES_STORAGE", "s3://bucket?endpoint=x", "must look like s3://bucket/prefix?endpoint_url="),
         ("DIRECTOR_ALLOWED_ORIGINS", "example.com", "write each as http://host:port"),
         ("DIRECTOR_ALLOWED_HOSTS", "a.example,http://farm.example", "write host names only"),
         ("DIRECTOR_ALLOWED_HOSTS", "a.example,farm.example/", "has 'farm.example/'"),

@@ -306,7 +306,7 @@ def test_ffmpeg_that_does_not_end_is_killed(settings: Any, tmp_path: Path, monke
     slow.chmod(0o700)
     settings.FFMPEG = str(slow)
     with pytest.raises(NotAnImage, match=r"no frame within 0\.3 s"):
-        posters.poster(tmp_path / "a.webm", 320)
+        posters.poster("file:a.webm", 320)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

@@ -10,7 +10,9 @@ from blake3 import blake3
 from backends.simulator import Simulator
 from jobgroups.models import Asset, AssetUse
 from jobgroups.queries.provenance import job_provenance
+from jobgroups.runner import inputs
 from jobgroups.services import assets, stored_files
+from tests.harness.bucket import BucketServer
 from tests.harness.farm import Farm, in_thread, until
 from tests.harness.graphs import png
 
@@ -104,6 +106,26 @@ async def test_cancelled_job_stops_its_upload(farm: Farm) -> None:
     assert (await farm.finished(group)).status == "cancelled"
     await asyncio.sleep(1.5)
     assert (_uploads(sim), _file(sim, asset).exists()) == (0, False)
+
+
+async def test_job_waits_ten_minutes_for_the_storage_of_its_asset(
+    farm: Farm, bucket: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await farm.backend()
+    asset = await _stored()
+    await farm.runner()
+    bucket.refuses = {"GET"}
+    group = await farm.submit("gpu-1", workflow=_graph(asset))
+    await until(lambda: sum(path.endswith(asset.stored_name) for _, path, _ in bucket.requests) > 4, 20.0)
+    bucket.refuses = set()
+    assert (await farm.finished(group)).status == "completed"
+    await farm.backend("gpu-2")
+    bucket.refuses = {"GET"}
+    monkeypatch.setattr(inputs, "_STORAGE_PAUSES", 0)
+    group = await farm.submit("gpu-2", workflow=_graph(asset))
+    assert (await farm.finished(group)).status == "failed"
+    (child,) = await farm.children(group)
+    assert (child.failure_class, "(SlowDown)" in child.error_message) == ("unreachable", True)
 
 
 async def test_job_fails_if_its_asset_was_lost(farm: Farm, files_folder: Path) -> None:

@@ -47,6 +47,7 @@ def _given() -> dict[str, list[Check]]:
         ],
         "storage": [
             health.storage_check(None),
+            health.storage_check(StorageReport(2**40, is_away=True)),
             health.storage_check(StorageReport(0, ["rack-1", "rack-2"])),
             health.storage_check(StorageReport(2**30)),
             health.storage_check(StorageReport(400 * 2**30)),
