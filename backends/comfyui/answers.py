@@ -11,14 +11,12 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from backends.comfyui.errors import ProtocolError
+from backends.comfyui.errors import ProtocolError, Refusal
 from backends.comfyui.protocol import ExecutionError
 from backends.comfyui.texts import one_line
 from backends.comfyui.wire_json import WireDecoder
 
 Outcome: TypeAlias = Literal["success", "error", "interrupted"]
-#: ``absent`` is ours: in neither queue nor history.
-JobStatus: TypeAlias = Literal["pending", "in_progress", "completed", "failed", "cancelled", "absent"]
 T = TypeVar("T")
 
 PREVIEW_OPTION: Final = "--preview-method"
@@ -124,17 +122,6 @@ class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a prompt was refused."""
-
-    error_type: str
-    message: str
-    details: str
-    node_errors: dict[str, Any]
-    #: Of the refusal as a whole: ``node_id``, ``class_type`` and ``node_title`` of a missing class.
-    extra_info: dict[str, Any] = {}
-
-
 class _WireItem(msgspec.Struct, array_like=True):
     number: float
     prompt_id: str
@@ -192,17 +179,14 @@ class _WireRefusal(msgspec.Struct):
     node_errors: dict[str, Any] | list[Any] | None = None
 
 
-class _WireJob(msgspec.Struct):
-    id: str
-    status: Literal["pending", "in_progress", "completed", "failed", "cancelled"]
+class Job(msgspec.Struct, kw_only=True):
+    """What is read of the answers of the routes of jobs: a job, an error, a list of jobs, or whether one was cancelled."""
 
-
-class _WireJobs(msgspec.Struct):
-    jobs: list[_WireJob]
-
-
-class _WireCancelled(msgspec.Struct):
-    cancelled: bool
+    id: str | None = None
+    status: str | None = None
+    error: Any = None
+    jobs: "list[Job] | None" = None
+    cancelled: bool | None = None
 
 
 _accepted = WireDecoder(Accepted)
@@ -211,9 +195,7 @@ _history: WireDecoder[dict[str, _WireEntry]] = WireDecoder(dict[str, _WireEntry]
 _depth = WireDecoder(_WireDepth)
 _stats = WireDecoder(_WireStats)
 _refusal = WireDecoder(_WireRefusal)
-_job = WireDecoder(_WireJob)
-_jobs = WireDecoder(_WireJobs)
-_cancelled = WireDecoder(_WireCancelled)
+_job = WireDecoder(Job)
 _object: WireDecoder[dict[str, Any]] = WireDecoder(dict[str, Any])
 
 
@@ -244,7 +226,7 @@ def refusal(body: bytes) -> Refusal:
         wire = _decode(_refusal, body, "refusal")
     except ProtocolError:
         text = body[:500].decode("utf-8", "replace").replace("\0", "\ufffd")
-        return Refusal(error_type="", message=text.strip(), details="", node_errors={})
+        return Refusal(message=text.strip())
     error = _WireError(message=wire.error) if isinstance(wire.error, str) else wire.error
     return Refusal(
         error_type=error.type,
@@ -323,28 +305,9 @@ def _raised(messages: tuple[tuple[str, dict[str, Any]], ...]) -> Iterator[Execut
                 yield msgspec.convert(data, ExecutionError)
 
 
-def job_status(status: int, body: bytes, prompt_id: str) -> JobStatus:
-    """``GET /api/jobs/{prompt_id}``: its 200, or its 404, which is JSON. Any other answer is none of ComfyUI's."""
-    if status == 404 and json_object(body).get("error") == "Job not found":
-        return "absent"
-    job = _decode(_job, body, "job")
-    if status != 200 or job.id != prompt_id:
-        raise ProtocolError("job of another id", body)
-    return job.status
-
-
-def job_statuses(status: int, body: bytes) -> dict[str, JobStatus]:
-    """``GET /api/jobs``: by prompt id."""
-    if status != 200:
-        raise ProtocolError(f"jobs answered with {status}", body)
-    return {job.id: job.status for job in _decode(_jobs, body, "jobs").jobs}
-
-
-def job_cancelled(status: int, body: bytes) -> bool:
-    """``POST /api/jobs/{prompt_id}/cancel``: whether a prompt was signalled, which is not yet stopped."""
-    if status != 200:
-        raise ProtocolError(f"cancel answered with {status}", body)
-    return _decode(_cancelled, body, "cancel").cancelled
+def job(body: bytes) -> Job:
+    """An answer of a route below ``/api/jobs``."""
+    return _decode(_job, body, "job")
 
 
 def system_stats(body: bytes) -> SystemStats:

@@ -161,15 +161,7 @@ class ComfyClient:
 
     def _refused(self, answer: Answer) -> PromptRefused:
         refusal = answers.refusal(answer.body)
-        return PromptRefused(
-            sentence(refusal, status=answer.status),
-            status=answer.status,
-            error_type=refusal.error_type,
-            message=refusal.message,
-            details=refusal.details,
-            node_errors=refusal.node_errors,
-            extra_info=refusal.extra_info,
-        )
+        return PromptRefused(sentence(refusal, status=answer.status), status=answer.status, refusal=refusal)
 
     async def history(self, prompt_id: str, *, new_connection: bool = False) -> answers.HistoryEntry | None:
         """How the prompt ended; None while ComfyUI's history does not have it."""
@@ -183,20 +175,24 @@ class ComfyClient:
         """
         return await self._get("/queue", answers.queue, new_connection=new_connection)
 
-    async def job_status(self, prompt_id: str) -> answers.JobStatus | None:
-        """Return where a prompt is, by one request; None where ComfyUI does not answer that (below 0.6, and its 500).
+    async def job_status(self, prompt_id: str) -> str | None:
+        """Return ComfyUI's word for where a prompt is, by one request, or ``absent``; None where that is not known.
 
-        ComfyUI reads queue and history in this order, so that it finds a prompt that moves meanwhile.
+        ComfyUI below 0.6 does not answer that. It reads queue and history in this order, so that it finds a prompt that
+        moves meanwhile.
         """
-        path = _job_path(prompt_id)
-        return await self._if_offered("GET", path, lambda status, body: answers.job_status(status, body, prompt_id))
+        status, job = await self._jobs("GET", _job_path(prompt_id))
+        if status == 404 and job.error == "Job not found":
+            return "absent"
+        return job.status if status == 200 and job.id == prompt_id else None
 
-    async def active_jobs(self) -> Mapping[str, answers.JobStatus] | None:
-        """Return which prompts run or wait, without their workflows; None as ``job_status``.
+    async def active_jobs(self) -> Mapping[str | None, str | None] | None:
+        """Return the status of all prompts that run or wait, without their workflows; None as ``job_status``.
 
         One prompt of any client with an odd ``extra_pnginfo`` makes ComfyUI answer 500.
         """
-        return await self._if_offered("GET", "/api/jobs?status=pending,in_progress", answers.job_statuses)
+        status, answer = await self._jobs("GET", "?status=pending,in_progress")
+        return None if status != 200 or answer.jobs is None else {job.id: job.status for job in answer.jobs}
 
     async def cancel_job(self, prompt_id: str) -> bool | None:
         """Stop this prompt, whether it waits or runs, and never another; None where ComfyUI cannot (below 0.26).
@@ -204,15 +200,16 @@ class ComfyClient:
         True means signalled: repeat until its end is seen (comfyui-protocol.md, trap 4). False: it has ended, or is
         unknown.
         """
-        return await self._if_offered("POST", f"{_job_path(prompt_id)}/cancel", answers.job_cancelled)
+        status, answer = await self._jobs("POST", f"{_job_path(prompt_id)}/cancel")
+        return answer.cancelled if status == 200 else None
 
-    async def _if_offered(self, method: str, path: str, read: Callable[[int, bytes], T]) -> T | None:
-        """Return an answer of the routes of jobs, None for any that is not ComfyUI's own or too long."""
+    async def _jobs(self, method: str, path: str) -> tuple[int, answers.Job]:
+        """Send a request about jobs, which are below ``/api`` alone; an answer in another form has the status 0."""
         try:
-            answer = await self._exchange.request(method, path)
-            return read(answer.status, answer.body)
+            answer = await self._exchange.request(method, f"/api/jobs{path}")
+            return answer.status, answers.job(answer.body)
         except (AnswerTooLarge, NotComfyUI, ProtocolError):
-            return None
+            return 0, answers.Job()
 
     async def queue_remaining(self, *, new_connection: bool = False) -> int:
         """Pending and running prompts together; a small answer."""
@@ -419,8 +416,7 @@ def _text(identifier: str) -> str:
 
 
 def _job_path(prompt_id: str) -> str:
-    # There is no route without the prefix.
-    return f"/api/jobs/{quote(_text(prompt_id), safe='')}"
+    return f"/{quote(_text(prompt_id), safe='')}"
 
 
 def _view_path(filename: str, subfolder: str, type_: str) -> str:

@@ -7,6 +7,8 @@ queued (``ResponseLost``; after ``PromptUnconfirmed``, until a look-up finds not
 
 from typing import Any
 
+import msgspec
+
 from backends.comfyui.texts import one_line
 
 
@@ -58,39 +60,29 @@ class PromptUnconfirmed(ResponseLost):
         self.raised = raised
 
 
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why ComfyUI refused a prompt."""
+
+    #: ComfyUI's name for it, such as ``prompt_outputs_failed_validation`` (comfyui-protocol.md, "POST /prompt").
+    error_type: str = ""
+    #: Without the details, which are often ``""``.
+    message: str = ""
+    details: str = ""
+    #: Node id to ComfyUI's own object, ``{}`` where no node is named.
+    node_errors: dict[str, Any] = {}
+    #: Of the refusal as a whole: ``node_id``, ``class_type`` and ``node_title`` of a missing class.
+    extra_info: dict[str, Any] = {}
+
+
 class PromptRefused(BackendError):
-    """ComfyUI refused the prompt; nothing was queued.
+    """ComfyUI refused the prompt with 400 or 413; nothing was queued."""
 
-    Attributes:
-        status: 400 or 413.
-        error_type: ComfyUI's name for it, such as
-            ``prompt_outputs_failed_validation`` (comfyui-protocol.md, "POST /prompt").
-        message: ComfyUI's message, without details.
-        details: ComfyUI's details, often ``""``.
-        node_errors: node id to ComfyUI's own object, ``{}`` where no node is named.
-        extra_info: ComfyUI's own, of the refusal as a whole.
-    """
-
-    def __init__(
-        self,
-        detail: str,
-        *,
-        status: int = 400,
-        error_type: str = "",
-        message: str = "",
-        details: str = "",
-        node_errors: dict[str, Any] | None = None,
-        extra_info: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, detail: str, *, status: int = 400, refusal: Refusal = Refusal()) -> None:  # noqa: B008  # frozen
         super().__init__(detail)
         # The job's message, as ComfyUI wrote it.
         self.detail = detail
         self.status = status
-        self.error_type = error_type
-        self.message = message
-        self.details = details
-        self.node_errors = node_errors or {}
-        self.extra_info = extra_info or {}
+        self.refusal = refusal
 
 
 class AnswerTooLarge(BackendError):

@@ -20,8 +20,6 @@ MAX_TEXT_FRAME_BYTES: Final = 16 * 1024 * 1024
 MAX_BINARY_FRAME_BYTES: Final = 64 * 1024 * 1024
 #: A preview's metadata was 166 bytes in the recordings.
 MAX_METADATA_BYTES: Final = 64 * 1024
-#: Node ids are short; expansion makes ``1.0.0.1`` of them.
-MAX_NODE_ID_BYTES: Final = 1024
 
 
 ImageType: TypeAlias = Literal["jpeg", "png"]
@@ -52,13 +50,11 @@ class ExecutionCached(msgspec.Struct, frozen=True, kw_only=True):
 class Executing(msgspec.Struct, frozen=True, kw_only=True):
     """A node began, or, with ``node`` None, the prompt has ended, however it ended.
 
-    After a reconnect ComfyUI repeats the current node without ``prompt_id`` and
-    ``display_node`` (comfyui-protocol.md, "WebSocket").
+    After a reconnect ComfyUI repeats the current node without ``prompt_id`` (comfyui-protocol.md, "WebSocket").
     """
 
     node: str | None
     prompt_id: str | None = None
-    display_node: str | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +89,6 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt_id: str
     node: str
-    display_node: str | None
     #: ComfyUI's ``ui`` object as it is; ``{}`` where it was null.
     output: dict[str, Any]
 
@@ -115,25 +110,12 @@ class ExecutionError(msgspec.Struct, frozen=True, kw_only=True):
     #: Dotted, builtins without module: ``torch.OutOfMemoryError``, ``RuntimeError``.
     exception_type: str = ""
     traceback: tuple[str, ...] = ()
-    #: Nodes that had finished, in no order.
-    executed: tuple[str, ...] = ()
 
 
 class ExecutionInterrupted(msgspec.Struct, frozen=True, kw_only=True):
-    """The prompt was stopped; ``node_id`` may be the node after the one that would not stop (comfyui-protocol.md, trap 5)."""
+    """The prompt was stopped."""
 
     prompt_id: str
-    node_id: str | None = None
-    node_type: str | None = None
-    executed: tuple[str, ...] = ()
-
-
-class FeatureFlags(msgspec.Struct, frozen=True, kw_only=True):
-    """The server's answer to our feature flags."""
-
-    supports_preview_metadata: bool = False
-    #: Bytes; None if the server does not send it.
-    max_upload_size: int | None = None
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,15 +128,6 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     image: bytes
     prompt_id: str | None = None
     node_id: str | None = None
-    #: As sent with type 4, None with type 1.
-    metadata: dict[str, Any] | None = None
-
-
-class Text(msgspec.Struct, frozen=True, kw_only=True):
-    """A text that a node shows while it runs."""
-
-    node_id: str
-    text: str
 
 
 Event: TypeAlias = (
@@ -168,9 +141,7 @@ Event: TypeAlias = (
     | ExecutionSuccess
     | ExecutionError
     | ExecutionInterrupted
-    | FeatureFlags
     | Preview
-    | Text
 )
 
 
@@ -190,7 +161,6 @@ class _StatusData(msgspec.Struct):
 class _ExecutedData(msgspec.Struct):
     prompt_id: str
     node: str
-    display_node: str | None = None
     output: dict[str, Any] | None = None
 
 
@@ -206,7 +176,6 @@ KNOWN_TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     "execution_success": ExecutionSuccess,
     "execution_error": ExecutionError,
     "execution_interrupted": ExecutionInterrupted,
-    "feature_flags": FeatureFlags,
 }
 
 
@@ -249,9 +218,7 @@ def _parse_text(frame: str) -> Event | None:
         case _StatusData():
             return Status(queue_remaining=data.status.exec_info.queue_remaining, sid=data.sid)
         case _ExecutedData():
-            return Executed(
-                prompt_id=data.prompt_id, node=data.node, display_node=data.display_node, output=data.output or {}
-            )
+            return Executed(prompt_id=data.prompt_id, node=data.node, output=data.output or {})
     event: Event = data
     return event
 
@@ -274,8 +241,6 @@ def _parse_binary(frame: bytes) -> Event | None:
     match _uint32(frame, 0):
         case 1:
             return _preview(frame)
-        case 3:
-            return _text(frame)
         case 4:
             return _preview_with_metadata(frame)
         case _:
@@ -294,36 +259,20 @@ def _preview(frame: bytes) -> Preview:
     return Preview(image_type=_image_type(_uint32(frame, 4), frame), image=frame[8:])
 
 
-def _counted(frame: bytes, limit: int, what: str) -> tuple[bytes, bytes]:
-    """Split ``uint32 length, that many bytes, rest`` behind the type."""
-    length = _uint32(frame, 4)
-    if length > limit or 8 + length > len(frame):
-        raise ProtocolError(f"{what} of {length} bytes in a frame of {len(frame)}", frame)
-    return frame[8 : 8 + length], frame[8 + length :]
-
-
-def _text(frame: bytes) -> Text:
-    """Type 3: uint32 length, node id, UTF-8 text."""
-    node_id, text = _counted(frame, MAX_NODE_ID_BYTES, "node id")
-    try:
-        return Text(node_id=node_id.decode(), text=text.decode().replace("\0", "\ufffd"))
-    except UnicodeDecodeError as exc:
-        raise ProtocolError("text frame is not UTF-8", frame) from exc
-
-
 def _preview_with_metadata(frame: bytes) -> Preview:
     """Type 4: uint32 length, JSON, image."""
-    head, image = _counted(frame, MAX_METADATA_BYTES, "metadata")
+    end = 8 + (length := _uint32(frame, 4))
+    if length > MAX_METADATA_BYTES or end > len(frame):
+        raise ProtocolError(f"metadata of {length} bytes in a frame of {len(frame)}", frame)
     try:
-        metadata = _metadata.decode(head)
+        metadata = _metadata.decode(frame[8:end])
     except msgspec.ValidationError as exc:
         raise ProtocolError("preview metadata is no object", frame) from exc
     return Preview(
         image_type=_image_type(metadata.get("image_type"), frame),
-        image=image,
+        image=frame[end:],
         prompt_id=_text_or_none(metadata.get("prompt_id")),
         node_id=_text_or_none(metadata.get("node_id")),
-        metadata=metadata,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from backends.comfyui.answers import Refusal
+from backends.comfyui.errors import Refusal
 from backends.comfyui.texts import one_line
 
 #: Node faults that the sentence names; all of them are in ``node_errors``.

@@ -28,7 +28,7 @@ from backends.comfyui.errors import (
 )
 from backends.comfyui.exchange import Timeouts
 from backends.comfyui.probe import probe
-from backends.comfyui.protocol import Executing, FeatureFlags, Preview, Status
+from backends.comfyui.protocol import Executing, Preview, Status
 from tests.harness.servers import free_port
 
 MS = 0.001
@@ -237,8 +237,8 @@ async def test_status_400_is_a_refusal_with_its_reasons() -> None:
     async with serving(answering(refusal, 400)) as server:
         with pytest.raises(PromptRefused, match="b") as caught:
             await submitted(server.url)
-    assert (caught.value.status, caught.value.error_type) == (400, "a")
-    assert caught.value.node_errors == refusal["node_errors"]
+    found = caught.value.refusal
+    assert (caught.value.status, found.error_type, found.node_errors) == (400, "a", refusal["node_errors"])
 
 
 async def test_status_413_is_a_refusal_while_the_body_is_still_being_sent() -> None:
@@ -630,7 +630,7 @@ async def test_failed_tls_handshake_sends_nothing() -> None:
 
 
 def scripted(*frames: str | bytes, then: str = "listen", reason: bytes = b"going") -> Handler:
-    """A socket that sends ``frames``, then echoes, or reads one message and closes or aborts."""
+    """A socket that sends ``frames``, then each message as a node's name, or reads one message and closes or aborts."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         ws = web.WebSocketResponse()
@@ -647,7 +647,7 @@ def scripted(*frames: str | bytes, then: str = "listen", reason: bytes = b"going
         else:
             async for message in ws:
                 if message.type == WSMsgType.TEXT:
-                    await ws.send_str(message.data)
+                    await ws.send_json({"type": "executing", "data": {"node": message.data}})
         return ws
 
     return handler
@@ -678,12 +678,12 @@ async def test_unknown_and_broken_frames_are_skipped() -> None:
 async def test_previews_are_decoded_only_on_request_and_may_be_large(previews: bool) -> None:
     image = b"x" * 5_000_000
     sent = (struct.pack(">II", 1, 2) + image, STATUS)
-    # The server repeats the first message of the client.
-    told = [Status(queue_remaining=0, sid="me"), FeatureFlags(supports_preview_metadata=previews)]
     async with events_of(scripted(*sent), previews=previews) as (_, events):
         if previews:
             assert await anext(events) == Preview(image_type="png", image=image)
-        assert [await anext(events) for _ in told] == told
+        assert await anext(events) == Status(queue_remaining=0, sid="me")
+        flags = {"type": "feature_flags", "data": {"supports_preview_metadata": previews}}
+        assert json.loads((await anext(events)).node) == flags
 
 
 @pytest.mark.parametrize(("then", "how"), [("close", r"was closed \(1001"), ("abort", "without a close frame")])

@@ -36,14 +36,10 @@ OF_ATTEMPTS: tuple[Breakage, ...] = (
         Edit(_DRIVER, "if sent.is_cancel:", "if False:"),
     ),
     Breakage(
-        "Any 404 to the query of a job counts as the absence of the prompt.",
+        "An answer to the query of a job that is not ComfyUI's counts as the absence of the prompt.",
         "After a downgrade of ComfyUI its running prompts are lost, and rendered twice.",
         "runner/test_faults.py::test_prompt_is_looked_up_and_stopped_as_a_job_or_as_before",
-        Edit(
-            "backends/comfyui/answers.py",
-            'if status == 404 and json_object(body).get("error") == "Job not found":',
-            "if status == 404:",
-        ),
+        Edit("backends/comfyui/client.py", "return 0, answers.Job()", 'return 404, answers.Job(error="Job not found")'),
     ),
     Breakage(
         "A running prompt that one lookup does not find is stored as lost.",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from backends.comfyui import answers
-from backends.comfyui.errors import ProtocolError
+from backends.comfyui.errors import ProtocolError, Refusal
 from backends.comfyui.protocol import ExecutionError
 from backends.comfyui.refusals import answer_lost, refused_outputs, sentence
 from jobgroups.runner.attempt import result
@@ -68,7 +68,7 @@ def test_refused_prompt_has_its_reason_and_a_sentence(answer: dict[str, Any]) ->
 
 def test_refusal_names_the_node_and_what_is_wrong_with_it() -> None:
     errors = [{"message": "Value not in list", "details": "sampler_name: 'nope' not in [...]"}] * 4
-    refusal = answers.Refusal(
+    refusal = Refusal(
         error_type="prompt_outputs_failed_validation",
         message="PromptInfo outputs failed validation",
         details="",

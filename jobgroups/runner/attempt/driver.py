@@ -820,13 +820,9 @@ class AttemptDriver:
 
 
 def _refusal(error: PromptRefused) -> dict[str, Any]:
-    return {
-        "status": error.status,
-        "refusal_type": error.error_type,
-        "details": error.details,
-        "extra_info": error.extra_info,
-        "node_errors": error.node_errors,
-    }
+    refusal = error.refusal
+    known = {"details": refusal.details, "extra_info": refusal.extra_info, "node_errors": refusal.node_errors}
+    return {"status": error.status, "refusal_type": refusal.error_type, **known}
 
 
 def _cached_nodes(lookup: PromptLookup) -> set[str]:

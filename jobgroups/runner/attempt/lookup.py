@@ -1,6 +1,6 @@
 """Looks up where a prompt is at its backend: in the history or in the queue."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -30,14 +30,6 @@ class PromptLookup:
     other_id: str | None = None
     #: The prompt as the backend lists it, unless it is absent; None also for a job that has not ended.
     item: QueueItem | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ActivePrompts:
-    """The ids of all prompts at a backend that have not ended."""
-
-    running: Collection[str]
-    pending: Collection[str]
 
 
 _OF_JOB: Final = {
@@ -84,13 +76,13 @@ async def look_up(
     return PromptLookup(PromptLocation.ABSENT)
 
 
-async def active_prompts(client: ComfyClient, version: str | None) -> ActivePrompts:
-    """Return the prompts of all clients that run and wait at a backend."""
+async def active_prompts(client: ComfyClient, version: str | None) -> tuple[set[str | None], set[str | None]]:
+    """Return the ids of the prompts of all clients that run, and of those that wait, at a backend."""
     if supports_jobs(version) and (jobs := await client.active_jobs()) is not None:
         running = {prompt_id for prompt_id, status in jobs.items() if status == "in_progress"}
-        return ActivePrompts(running, jobs.keys() - running)
+        return running, jobs.keys() - running
     queue = await client.queue()
-    return ActivePrompts({item.prompt_id for item in queue.running}, {item.prompt_id for item in queue.pending})
+    return {item.prompt_id for item in queue.running}, {item.prompt_id for item in queue.pending}
 
 
 def _has_mark(item: QueueItem, mark: Mapping[str, Any]) -> bool:

@@ -224,7 +224,8 @@ async def free_memory(client: ComfyClient) -> None:
 
 def refusal_class(error: PromptRefused) -> FailureClass:
     """Return why a prompt was refused."""
-    return class_of_refusal(error.error_type, error.message, error.node_errors)
+    refusal = error.refusal
+    return class_of_refusal(refusal.error_type, refusal.message, refusal.node_errors)
 
 
 def unconfirmed_class(answer: PromptUnconfirmed) -> FailureClass:

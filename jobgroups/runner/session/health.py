@@ -13,7 +13,7 @@ from backends.states import LEFT_RUNNING
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import AbandonedPrompt
 from jobgroups.queries import work
-from jobgroups.runner.attempt.lookup import ActivePrompts, active_prompts
+from jobgroups.runner.attempt.lookup import active_prompts
 from jobgroups.runner.context import SessionContext
 from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.runner.session.sockets import Sockets
@@ -177,8 +177,8 @@ class HealthProbe:
         if not pending or (running and self._stuck_since is None):
             self._stuck_since = None
             return
-        queue = await active_prompts(self._context.client, self._context.version)
-        if queue.pending and not queue.running:
+        are_running, are_pending = await active_prompts(self._context.client, self._context.version)
+        if are_pending and not are_running:
             self._stuck_since = self._stuck_since or time.monotonic()
         else:
             self._stuck_since = None
@@ -228,23 +228,19 @@ class HealthProbe:
         listed = await context.database.run_with_retry(work.abandoned_prompts, context.backend_id)
         if not listed:
             return
-        queue = await active_prompts(context.client, context.version)
+        are_running, are_pending = await active_prompts(context.client, context.version)
         for abandoned in listed:
-            await self._reconcile(abandoned, queue)
-
-    async def _reconcile(self, abandoned: AbandonedPrompt, queue: ActivePrompts) -> None:
-        prompt_id, attempt_id = abandoned.prompt_id, abandoned.attempt_id
-        context = self._context
-        if prompt_id in queue.running:
-            await self._adopt_or_interrupt(abandoned)
-        elif prompt_id in queue.pending:
-            if context.lease_is_fresh:
-                await context.client.delete_pending([prompt_id])
-        elif await context.client.history(prompt_id) is not None:
-            # It has ended without a driver: a new one stores its end.
-            await self._attempts.resume(attempt_id)
-        else:
-            await context.store(attempts.abandoned_prompt_expire, attempt_id=attempt_id)
+            prompt_id, attempt_id = abandoned.prompt_id, abandoned.attempt_id
+            if prompt_id in are_running:
+                await self._adopt_or_interrupt(abandoned)
+            elif prompt_id in are_pending:
+                if context.lease_is_fresh:
+                    await context.client.delete_pending([prompt_id])
+            elif await context.client.history(prompt_id) is not None:
+                # It has ended without a driver: a new one stores its end.
+                await self._attempts.resume(attempt_id)
+            else:
+                await context.store(attempts.abandoned_prompt_expire, attempt_id=attempt_id)
 
     async def _adopt_or_interrupt(self, abandoned: AbandonedPrompt) -> None:
         attempt_id = abandoned.attempt_id

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.comfyui.client import ComfyClient
-from backends.comfyui.protocol import Event, Preview, Status, Text
+from backends.comfyui.protocol import Event, Preview, Status
 from backends.comfyui.texts import one_line
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
@@ -165,8 +165,6 @@ class BackendSession:
                 self._health.queue_remaining = event.queue_remaining
             case Preview():
                 self._previews.publish(event)
-            case Text():
-                pass
             case _:
                 self._previews.track(event)
                 self.attempts.on_event(event)
