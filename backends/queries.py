@@ -23,17 +23,9 @@ def backends_by_id(backend_ids: Iterable[str]) -> dict[str, Backend]:
     return Backend.objects.in_bulk(set(backend_ids))
 
 
+_QUARANTINE: Final = ("quarantined_at", "quarantine_until", "quarantine_by", "quarantine_reason")
 #: What users and failures require of a backend; its session applies it.
-_DESIRED_STATE: Final = (
-    "enabled",
-    "hold",
-    "evict",
-    "changed_by",
-    "quarantined_at",
-    "quarantine_until",
-    "quarantine_by",
-    "quarantine_reason",
-)
+_DESIRED_STATE: Final = ("enabled", "hold", "evict", "changed_by", *_QUARANTINE)
 
 
 def desired_backends() -> list[dict[str, Any]]:

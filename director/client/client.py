@@ -133,8 +133,7 @@ class _Client:
         """
         checked(CheckOptions, options)
         path = ("workflows", "check")
-        request = post(*path, workflow_json=workflow, backend_ids=backend_ids, **options)
-        return await self._read(WorkflowCheck, request)
+        return await self._read(WorkflowCheck, post(*path, workflow_json=workflow, backend_ids=backend_ids, **options))
 
     @method
     async def status(self, group_id: str) -> Group:
@@ -266,8 +265,7 @@ class _Client:
 
     async def _retry(self, *segments: str, **fields: Any) -> RetryResult:
         # Not repeated after a lost answer: by then the run that the first one opened may have ended, too.
-        request = post("job-groups", *segments, "retry", repeatable=False, **fields)
-        return await self._read(RetryResult, request)
+        return await self._read(RetryResult, post("job-groups", *segments, "retry", repeatable=False, **fields))
 
     @method
     async def move(self, group_id: str, job_id: str, backend_id: str, *, by: str | None = None) -> MoveResult:
@@ -337,8 +335,7 @@ class _Client:
             Conflict: It is registered already.
         """
         checked(BackendFields, fields)
-        request = post("backends", repeatable=False, url=url, backend_id=backend_id, **fields)
-        return await self._read(Backend, request)
+        return await self._read(Backend, post("backends", repeatable=False, url=url, backend_id=backend_id, **fields))
 
     @method
     async def update_backend(
@@ -350,8 +347,7 @@ class _Client:
             Conflict: Its address cannot change while a job of the Director runs there.
         """
         checked(BackendFields, fields)
-        request = post("backends", backend_id, method="PATCH", url=url, **fields)
-        return await self._read(Backend, request)
+        return await self._read(Backend, post("backends", backend_id, method="PATCH", url=url, **fields))
 
     @method
     async def delete_backend(self, backend_id: str) -> None:
@@ -368,14 +364,12 @@ class _Client:
 
         director.pause_backend("gpu-2", now=True, reason="the artist needs it", by="anna")
         """
-        request = post("backends", backend_id, "pause", **checked(HoldOptions, options))
-        return await self._read(Backend, request)
+        return await self._read(Backend, post("backends", backend_id, "pause", **checked(HoldOptions, options)))
 
     @method
     async def drain_backend(self, backend_id: str, **options: Unpack[HoldOptions]) -> Backend:
         """Empty a backend, then disable it: it gets no more jobs, and its queued jobs move."""
-        request = post("backends", backend_id, "drain", **checked(HoldOptions, options))
-        return await self._read(Backend, request)
+        return await self._read(Backend, post("backends", backend_id, "drain", **checked(HoldOptions, options)))
 
     @method
     async def resume_backend(self, backend_id: str, *, by: str | None = None) -> Backend:
@@ -398,8 +392,7 @@ class _Client:
     @method
     async def exclusions(self, backend_id: str) -> tuple[Exclusion, ...]:
         """Return the workflows that a backend cannot run."""
-        path = ("backends", backend_id, "exclusions")
-        return await self._read_all(Exclusion, "exclusions", get(*path))
+        return await self._read_all(Exclusion, "exclusions", get("backends", backend_id, "exclusions"))
 
     @method
     async def lift_exclusions(self, backend_id: str, exclusion_id: int | None = None) -> None:
@@ -429,8 +422,7 @@ class _Client:
             NotFound: Discovery found no ComfyUI at this address.
             Conflict: It is registered already.
         """
-        request = post("backends", "found", "add", repeatable=False, url=url)
-        return await self._read(Backend, request)
+        return await self._read(Backend, post("backends", "found", "add", repeatable=False, url=url))
 
     @method
     async def ignore_backend(self, url: str) -> Found:

@@ -31,14 +31,14 @@ PAGE_SIZE: Final = 120
 _MAX_MADE: Final = 12
 #: Details of an error that its card shows elsewhere.
 _SHOWN_ELSEWHERE: Final = ("node_id", "node_type", "node_title", "exception_type", "phase")
+_FAILURE: Final = ("error_message", "failure_class")
 _ATTEMPT_FIELDS: Final = (
     "child_id",
     "number",
     "run",
     "backend_id",
     "state",
-    "error_message",
-    "failure_class",
+    *_FAILURE,
     "stop_requested_at",
     "ended_at",
 )

@@ -284,11 +284,6 @@ def current_line(variant_ids: Collection[int] = (), *, is_incomplete: bool = Fal
     return _cache.get(variant_ids, is_incomplete=is_incomplete)
 
 
-def forget_line() -> None:
-    """Have the next reader read the line again: tests do not wait for it to grow old."""
-    _cache.forget()
-
-
 def waiting_line() -> Line:
     """Return the line with the exact numbers of jobs that wait in the pool: a moved job is bound to its backend."""
     jobs: dict[int, int] = dict(unsent().filter(is_bound=False).values_list("variant_id").annotate(Count("id")))

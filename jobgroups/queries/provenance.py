@@ -14,17 +14,8 @@ from jobgroups.queries.assets import input_names
 from jobgroups.serializers import serialize_attempt
 from jobgroups.workflow.assets import asset_references, with_file_names
 
-_OF_ATTEMPT: Final = (
-    "number",
-    "run",
-    "backend_id",
-    "prompt_id",
-    "outcome",
-    "created_at",
-    "accepted_at",
-    "started_at",
-    "ended_at",
-)
+_TIMES: Final = ("created_at", "accepted_at", "started_at", "ended_at")
+_OF_ATTEMPT: Final = ("number", "run", "backend_id", "prompt_id", "outcome", *_TIMES)
 
 
 def job_provenance(group_id: str, job_id: str) -> dict[str, Any]:

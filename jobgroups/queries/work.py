@@ -5,7 +5,7 @@ import json
 from collections.abc import Collection
 from typing import Final
 
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 
 from backends.models import Backend
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery
@@ -85,19 +85,13 @@ def next_due_in(backend_id: str) -> float | None:
     return (first.not_before - moment).total_seconds()
 
 
-_next_due: Final = PreparedQuery(
-    lambda: (
-        ChildJob.objects.filter(
-            backend_id=KEY,
-            status=ChildStatus.QUEUED,
-            current_attempt__isnull=True,
-            not_before__gt=Parameter("moment"),
-            not_before__lte=Parameter("longest"),
-        )
-        .only("not_before")
-        .order_by("not_before")[:1]
-    )
-)
+def _delayed() -> QuerySet[ChildJob]:
+    later = {"not_before__gt": Parameter("moment"), "not_before__lte": Parameter("longest")}
+    waits = ChildJob.objects.filter(backend_id=KEY, status=ChildStatus.QUEUED, current_attempt__isnull=True)
+    return waits.filter(**later).only("not_before").order_by("not_before")[:1]
+
+
+_next_due: Final = PreparedQuery(_delayed)
 
 
 def backends_with_prompts() -> set[str]:

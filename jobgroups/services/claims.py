@@ -6,7 +6,7 @@ Holds are checked under the fence: a user's pause locks the lease, so no claim i
 import datetime as dt
 import uuid
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -147,17 +147,16 @@ def _older_prompts() -> QuerySet[Attempt]:
     return older.exclude(overtaken & ~Q(backend_id=KEY))
 
 
-def _claimable() -> QuerySet[ChildJob]:
-    return ChildJob.objects.filter(
-        _due(), ~Exists(_older_prompts()), backend_id=KEY, status=ChildStatus.QUEUED, current_attempt__isnull=True
-    )
+def _claimable(**of: Any) -> QuerySet[ChildJob]:
+    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True, **of)
+    return waits.filter(_due(), ~Exists(_older_prompts()))
 
 
 _oldest: Final = PreparedQuery(
-    lambda: _claimable().order_by("queued_at", "group_id", "position").only("group_id", "queued_at")[:1]
+    lambda: _claimable(backend_id=KEY).order_by("queued_at", "group_id", "position").only("group_id", "queued_at")[:1]
 )
 _still_waiting: Final = PreparedQuery(
-    lambda: _claimable().filter(pk=Parameter("child_id")).select_for_update(of=("self",)).order_by()
+    lambda: _claimable(backend_id=KEY, pk=Parameter("child_id")).select_for_update(of=("self",)).order_by()
 )
 
 
@@ -209,19 +208,9 @@ def _claim_from_pool(choice: PoolChoice, fence: FencingToken, client_id: str, de
         return _claim_next(choice, group, fence, client_id, depth)
 
 
+_SENT: Final = ("timeout_seconds", "stall_seconds", "workflow_json", "workflow_digest", "parameters_json")
 _claimed_group: Final = PreparedQuery(
-    lambda: (
-        JobGroup.objects.filter(pk=KEY)
-        .only(
-            "has_claimed_child",
-            "timeout_seconds",
-            "stall_seconds",
-            "workflow_json",
-            "workflow_digest",
-            "parameters_json",
-        )
-        .order_by()
-    )
+    lambda: JobGroup.objects.filter(pk=KEY).only("has_claimed_child", *_SENT).order_by()
 )
 
 
@@ -247,18 +236,14 @@ def _claim_next(choice: PoolChoice, group: JobGroup, fence: FencingToken, client
 #: A backend that failed a job, or from which it was recalled, does not take it again for so long if another backend can.
 _LEFT_TO_RIVALS: Final = dt.timedelta(seconds=60)
 
-_excluded: Final = PreparedQuery(
-    lambda: (
-        Exclusion.objects.filter(
-            is_active({kind.value: Parameter(kind.value) for kind in ExclusionKind}),
-            Q(variant_id=0) | Q(variant_id=Parameter("variant")),
-            backend_id=KEY,
-            workflow_digest=Parameter("digest"),
-        )
-        .only("id")
-        .order_by()[:1]
-    )
-)
+
+def _valid_exclusions() -> QuerySet[Exclusion]:
+    active = is_active({kind.value: Parameter(kind.value) for kind in ExclusionKind})
+    of_variant = Q(variant_id=0) | Q(variant_id=Parameter("variant"))
+    return Exclusion.objects.filter(active, of_variant, backend_id=KEY, workflow_digest=Parameter("digest"))
+
+
+_excluded: Final = PreparedQuery(lambda: _valid_exclusions().only("id").order_by()[:1])
 
 
 def _refused_by_history() -> QuerySet[Attempt]:
@@ -270,21 +255,12 @@ def _refused_by_history() -> QuerySet[Attempt]:
     return earlier.filter(Q(failure_class__in=ONLY_ELSEWHERE) | (left & Q(ended_at__gt=Parameter("since"))))
 
 
-_next_of_variant: Final = PreparedQuery(
-    lambda: (
-        ChildJob.objects.filter(
-            _due(),
-            ~Exists(_older_prompts()),
-            ~Exists(_refused_by_history()),
-            variant_id=Parameter("variant"),
-            status=ChildStatus.QUEUED,
-            current_attempt__isnull=True,
-            is_bound=False,
-        )
-        .order_by("position")
-        .select_for_update(of=("self",), skip_locked=True)[:1]
-    )
-)
+def _claimable_of_variant() -> QuerySet[ChildJob]:
+    rows = _claimable(variant_id=Parameter("variant"), is_bound=False).filter(~Exists(_refused_by_history()))
+    return rows.order_by("position").select_for_update(of=("self",), skip_locked=True)[:1]
+
+
+_next_of_variant: Final = PreparedQuery(_claimable_of_variant)
 
 
 # --- stored ---------------------------------------------------------------------------------------

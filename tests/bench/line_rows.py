@@ -91,7 +91,7 @@ def measure(rounds: int = 20, each: int = 10) -> None:
             with timed("claim"):
                 found = claims.child_claim(fence=FencingToken(name, 1), client_id="c", depth=rounds, choice=choice)
             assert found.from_pool
-        pool.forget_line()
+        pool._cache.forget()
         with timed("estimates of the web"):
             etas.current_etas()
     print(json.dumps(taken))

@@ -35,7 +35,7 @@ def waits() -> JobGroup:
 
 def estimate(group: JobGroup) -> str | None:
     """Return the estimate on the page of a group."""
-    pool.forget_line()
+    pool._cache.forget()
     answer = Client(headers={"host": "localhost"}).get(f"/parts/groups/{group.id}")
     found = re.search(r"about [^<]* left", answer.content.decode())
     return found[0] if found else None

@@ -88,5 +88,5 @@ def test_nothing_is_known_of_a_backend_that_does_not_work_nor_without_a_runner()
     learned(group, gpu_1=10)
     assert group_etas([group.id]) == {}
     Backend.objects.update(hold=Hold.PAUSE)
-    pool.forget_line()
+    pool._cache.forget()
     assert current_etas().of_group(group.id) is None

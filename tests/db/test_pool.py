@@ -303,7 +303,7 @@ def test_a_job_that_failed_on_the_only_backend_that_works_waits_for_others() -> 
     ChildJob.objects.update(not_before=None)
     assert [reason(group), reason(group, 1)] == ["1st in line for gpu-2.", "2nd in line for any of 2 backends."]
     holds.backend_hold(backend_id="gpu-2", hold=Hold.PAUSE)
-    pool.forget_line()
+    pool._cache.forget()
     failed, other = group_snapshot(group.id)["child_jobs"]
     assert failed["waiting_reason"].startswith("No backend can take it now. gpu-2 is paused since ")
     assert failed["waiting_reason"].endswith(" gpu-1: This job failed there.")

@@ -15,7 +15,7 @@ OF_POOL: tuple[Breakage, ...] = (
         "A backend takes a job of the pool again although it would fail again there.",
         "A backend with a broken GPU uses up all attempts of a job that another one could execute.",
         "db/test_pool.py::test_a_backend_that_would_fail_again_does_not_take_the_job_again",
-        Edit("jobgroups/services/claims.py", "        ~Exists(_refused_by_history()),\n", ""),
+        Edit("jobgroups/services/claims.py", ".filter(~Exists(_refused_by_history()))", ""),
     ),
     Breakage(
         "A prompt that starts before its recall is stopped.",
