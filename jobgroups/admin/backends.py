@@ -21,6 +21,7 @@ from jobgroups.services import holds
 from jobgroups.services.backends import backend_update, found_add
 from jobgroups.services.exclusions import exclusions_lift
 
+_QUEUE = ("queue_running", "queue_pending", "queue_foreign")
 #: Another user was faster.
 _GONE = (BackendNotFound, ExclusionNotFound, BackendExists, discovery.NotFound)
 
@@ -57,18 +58,7 @@ def _action(
 class BackendAdmin(_ActingAdmin):
     key = "backend_id"
     noun = ("backend is", "backends are")
-    list_display = (
-        "id",
-        "name",
-        "url",
-        "state",
-        "reason",
-        "queue_running",
-        "queue_pending",
-        "queue_foreign",
-        "comfyui_version",
-        "last_seen_at",
-    )
+    list_display = ("id", "name", "url", "state", "reason", *_QUEUE, "comfyui_version", "last_seen_at")
     list_filter = ("enabled", "hold", "reachability", "comfyui_version")
     search_fields = ("id", "name", "url")
     #: The values may be passwords: only the names are shown.

@@ -18,6 +18,13 @@ from jobgroups.services.assignment import Choice
 from jobgroups.services.cancellation import child_cancel, group_cancel
 from jobgroups.services.retries import Retried, child_retry, group_retry
 
+# Columns of the lists by subject.
+_COUNTS = ("completed_count", "failed_count", "cancelled_count", "total_count")
+_PLACE = ("group_link", "position", "backend_link", "is_bound")
+_PROGRESS = ("status", "progress", "current_step")
+_RESULT = ("state", "is_counted", "error_type", "stop_reason")
+_PROCESS = ("host", "pid", "version")
+
 # Every list reads columns of its own table alone. A join with backends would hide the history of a deleted
 # backend: the key outlives its row.
 
@@ -71,20 +78,7 @@ class VariantInline(admin.TabularInline):  # type: ignore[type-arg]  # generic i
 
 @admin.register(models.JobGroup)
 class JobGroupAdmin(ReadOnlyAdmin):
-    list_display = (
-        "id",
-        "status",
-        "placement",
-        "completed_count",
-        "failed_count",
-        "cancelled_count",
-        "total_count",
-        "run",
-        "created_at",
-        "completed_at",
-        "jobs",
-        "log",
-    )
+    list_display = ("id", "status", "placement", *_COUNTS, "run", "created_at", "completed_at", "jobs", "log")
     list_filter = ("status", "placement", "seed_strategy", "partial_outputs", "accepted_without_runner", "created_at")
     search_fields = ("id", "labels__value", "submitter", "idempotency_key")
     actions = ("cancel", "retry")
@@ -117,21 +111,7 @@ class JobGroupAdmin(ReadOnlyAdmin):
 
 @admin.register(models.ChildJob)
 class ChildJobAdmin(ReadOnlyAdmin):
-    list_display = (
-        "id",
-        "group_link",
-        "position",
-        "backend_link",
-        "is_bound",
-        "seed",
-        "status",
-        "progress",
-        "current_step",
-        "error_type",
-        "attempts_link",
-        "queued_at",
-        "completed_at",
-    )
+    list_display = ("id", *_PLACE, "seed", *_PROGRESS, "error_type", "attempts_link", "queued_at", "completed_at")
     list_filter = ("status", "is_bound", "error_type", "backend", "queued_at")
     search_fields = ("id", "group__id", "=seed", "error_message")
     ordering = ("-queued_at", "group", "position")
@@ -188,10 +168,7 @@ class AttemptAdmin(ReadOnlyAdmin):
         "child_link",
         "number",
         "backend_link",
-        "state",
-        "is_counted",
-        "error_type",
-        "stop_reason",
+        *_RESULT,
         "created_at",
         "started_at",
         "ended_at",
@@ -302,18 +279,7 @@ class StoredFileAdmin(ReadOnlyAdmin):
 class RunnerAdmin(ReadOnlyAdmin):
     """Runner processes, including those that have ended."""
 
-    list_display = (
-        "name",
-        "host",
-        "pid",
-        "version",
-        "started_at",
-        "heartbeat_at",
-        "stopped_at",
-        "restarts",
-        "last_error",
-        "leases",
-    )
+    list_display = ("name", *_PROCESS, "started_at", "heartbeat_at", "stopped_at", "restarts", "last_error", "leases")
     search_fields = ("name", "host", "last_error")
 
     leases = ListLink("leases", "runner__exact", models.Lease)

@@ -179,15 +179,7 @@ class GroupTransaction:
 
 #: Written out, as the events' statement is.
 _COUNT: Final = f"SELECT status, COUNT(*) FROM {ChildJob._meta.db_table} WHERE group_id = %s GROUP BY status"  # noqa: S608 a name of ours
+_COUNTS: Final = ("completed_count", "failed_count", "cancelled_count")
 #: What is derived of a group, or set with it.
-_DERIVED: Final = (
-    "status",
-    "run",
-    "completed_count",
-    "failed_count",
-    "cancelled_count",
-    "completed_at",
-    "has_claimed_child",
-    "cancelled_at",
-)
+_DERIVED: Final = ("status", "run", *_COUNTS, "completed_at", "has_claimed_child", "cancelled_at")
 _children_of: Final = PreparedQuery(lambda: ChildJob.objects.filter(group_id=KEY).order_by("position"))

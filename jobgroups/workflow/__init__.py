@@ -3,29 +3,21 @@
 No function changes its arguments: a returned workflow shares every unchanged node with the given one.
 """
 
-from jobgroups.workflow.digest import digest, models_digest, origins
-from jobgroups.workflow.graph import Workflow, dangling_link, is_link, node_title
-from jobgroups.workflow.parameters import ALIASES, SEED_INPUTS, ParameterInvalid
-from jobgroups.workflow.template import WorkflowTemplate, build_template, with_seed
-from jobgroups.workflow.validation import FieldInvalid, TextInvalid, WorkflowInvalid, check_text, check_workflow
-
-__all__ = [
-    "ALIASES",
-    "SEED_INPUTS",
-    "FieldInvalid",
-    "ParameterInvalid",
-    "TextInvalid",
-    "Workflow",
-    "WorkflowInvalid",
-    "WorkflowTemplate",
-    "build_template",
-    "check_text",
-    "check_workflow",
-    "dangling_link",
-    "digest",
-    "is_link",
-    "models_digest",
-    "node_title",
-    "origins",
-    "with_seed",
-]
+from jobgroups.workflow.digest import digest as digest
+from jobgroups.workflow.digest import models_digest as models_digest
+from jobgroups.workflow.digest import origins as origins
+from jobgroups.workflow.graph import Workflow as Workflow
+from jobgroups.workflow.graph import dangling_link as dangling_link
+from jobgroups.workflow.graph import is_link as is_link
+from jobgroups.workflow.graph import node_title as node_title
+from jobgroups.workflow.parameters import ALIASES as ALIASES
+from jobgroups.workflow.parameters import SEED_INPUTS as SEED_INPUTS
+from jobgroups.workflow.parameters import ParameterInvalid as ParameterInvalid
+from jobgroups.workflow.template import WorkflowTemplate as WorkflowTemplate
+from jobgroups.workflow.template import build_template as build_template
+from jobgroups.workflow.template import with_seed as with_seed
+from jobgroups.workflow.validation import FieldInvalid as FieldInvalid
+from jobgroups.workflow.validation import TextInvalid as TextInvalid
+from jobgroups.workflow.validation import WorkflowInvalid as WorkflowInvalid
+from jobgroups.workflow.validation import check_text as check_text
+from jobgroups.workflow.validation import check_workflow as check_workflow
