@@ -12,7 +12,7 @@ from backends.models import Backend, Discovery, FoundBackend
 from backends.queries import backend_status
 from backends.services import BackendExists
 from backends.states import Hold
-from jobgroups.admin.base import ReadOnlyAdmin
+from jobgroups.admin.base import ReadOnlyAdmin, register_rows
 from jobgroups.domain.clock import now
 from jobgroups.domain.text import pluralize
 from jobgroups.errors import BackendNotFound, ExclusionNotFound
@@ -21,7 +21,6 @@ from jobgroups.services import holds
 from jobgroups.services.backends import backend_update, found_add
 from jobgroups.services.exclusions import exclusions_lift
 
-_QUEUE = ("queue_running", "queue_pending", "queue_foreign")
 #: Another user was faster.
 _GONE = (BackendNotFound, ExclusionNotFound, BackendExists, discovery.NotFound)
 
@@ -58,7 +57,7 @@ def _action(
 class BackendAdmin(_ActingAdmin):
     key = "backend_id"
     noun = ("backend is", "backends are")
-    list_display = ("id", "name", "url", "state", "reason", *_QUEUE, "comfyui_version", "last_seen_at")
+    shown = "id name url state reason queue_running queue_pending queue_foreign comfyui_version last_seen_at"
     list_filter = ("enabled", "hold", "reachability", "comfyui_version")
     search_fields = ("id", "name", "url")
     #: The values may be passwords: only the names are shown.
@@ -112,13 +111,13 @@ class ExclusionAdmin(_ActingAdmin):
     lift = _action("Lift: the backend takes the workflow again", "lifted", _exclusion_lift)
 
 
-@admin.register(Timing)
-class TimingAdmin(ReadOnlyAdmin):
-    """Learned times of workflows on backends."""
-
-    list_display = ("workflow_digest", "backend_id", "seconds", "load_seconds", "runs", "updated_at")
-    list_filter = ("backend",)
-    search_fields = ("backend__id", "workflow_digest")
+# Learned times of workflows on backends.
+register_rows(
+    Timing,
+    "workflow_digest backend_id seconds load_seconds runs updated_at",
+    filters="backend",
+    search="backend__id workflow_digest",
+)
 
 
 @admin.register(FoundBackend)
@@ -142,10 +141,5 @@ class FoundBackendAdmin(_ActingAdmin):
         return super().get_queryset(request).filter(pk__in=urls)
 
 
-@admin.register(Discovery)
-class DiscoveryAdmin(ReadOnlyAdmin):
-    """Until when a found ComfyUI is registered without a question."""
-
-    list_display = ("id", "adopts_until")
-    list_filter = ("adopts_until",)
-    search_fields = ("id",)
+# Until when a found ComfyUI is registered without a question.
+register_rows(Discovery, "id adopts_until", filters="adopts_until", search="id")

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.utils import quote
-from django.db.models import Model
+from django.db.models import ForeignKey, Model
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
@@ -89,22 +89,37 @@ def row_link(model: type[Model], key: object) -> SafeString | str:
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
     """Shows rows. Only the services write: nothing is added, changed or deleted here.
 
+    A foreign key ``name`` is the column ``name_link``, and a text ``name_json`` the column ``name``.
     Actions require the permission ``operate``, which users with the model's change permission have.
     """
 
+    #: ``list_display``, separated by blanks.
+    shown = ""
     list_per_page = 50
     # Counting a log of millions of rows takes longer than showing its newest.
     show_full_result_count = False
 
-    def _columns(self) -> dict[str, Column]:
-        return {name: one for name, one in vars(type(self)).items() if isinstance(one, Column)}
+    def __init__(self, model: type[Model], site: admin.AdminSite) -> None:
+        super().__init__(model, site)
+        if self.shown:
+            self.list_display = [*self.shown.split()]
+        self._columns = {name: one for name, one in vars(type(self)).items() if isinstance(one, Column)}
+        for field in model._meta.fields:
+            name = field.name.removesuffix("_json")
+            if isinstance(field, ForeignKey):
+                kind = field.related_model
+                self._columns[f"{name}_link"] = Link(str(kind._meta.verbose_name), field.attname, kind)
+            elif name != field.name:
+                self._columns[name] = JsonText(name.replace("_", " "), field.name)
+        for name, column in self._columns.items():
+            setattr(self, name, column)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return [*self.readonly_fields, *self._columns()]
+        return [*self.readonly_fields, *self._columns]
 
     def get_exclude(self, request: HttpRequest, obj: Any = None) -> list[str]:
         # The link to a list is not made from a field of the row.
-        made = [one for one in self._columns().values() if not isinstance(one, ListLink)]
+        made = [one for one in self._columns.values() if not isinstance(one, ListLink)]
         return [*(self.exclude or ()), *(one.key.removesuffix("_id") for one in made)]
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -115,3 +130,12 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
     def has_operate_permission(self, request: HttpRequest) -> bool:
         name = f"{self.opts.app_label}.change_{self.opts.model_name}"
         return request.user.has_perm(name)
+
+
+def register_rows(
+    model: type[Model], shown: str, *, filters: str = "", search: str = "", ordering: str = "", **columns: Column
+) -> None:
+    """Register pages that only show the rows of a model. Names of fields and columns are separated by blanks."""
+    fields = {"list_filter": filters, "search_fields": search, "ordering": ordering}
+    options = {name: names.split() for name, names in fields.items()} | {"shown": shown, **columns}
+    admin.site.register(model, type(f"{model.__name__}Admin", (ReadOnlyAdmin,), options))
