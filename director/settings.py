@@ -224,6 +224,11 @@ def _files() -> dict[str, Any]:
 DIRECTOR_MAX_ASSET_BYTES = _number("DIRECTOR_MAX_ASSET_BYTES", int, 20 * 2**30, 2**10, 2**44)
 #: Assets that were not used for so many days are deleted; 0: never.
 DIRECTOR_ASSET_DAYS = _number("DIRECTOR_ASSET_DAYS", int, 0, 0, 36_500)
+#: Ended groups are deleted after so many days, beyond so many groups that ended later, or while their captured files have
+#: more bytes; 0: never.
+DIRECTOR_RETENTION_DAYS = _number("DIRECTOR_RETENTION_DAYS", int, 0, 0, 36_500)
+DIRECTOR_RETENTION_GROUPS = _number("DIRECTOR_RETENTION_GROUPS", int, 0, 0, 10**9)
+DIRECTOR_RETENTION_BYTES = _number("DIRECTOR_RETENTION_BYTES", int, 0, 0, 2**60)
 #: Copy the outputs of completed jobs into that storage.
 DIRECTOR_CAPTURE = _flag("DIRECTOR_CAPTURE", default=True)
 #: While less of the disk of that folder is free, outputs are not copied and uploads are refused.

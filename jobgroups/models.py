@@ -91,6 +91,8 @@ class JobGroup(models.Model):
     timeout_seconds = models.IntegerField()
     #: A job ends after so many seconds without an event of its prompt; null: it does not.
     stall_seconds = models.IntegerField(null=True, blank=True)
+    #: Days after its end until it is deleted; null: those of the installation.
+    retention_days = models.IntegerField(null=True, blank=True)
     required_capabilities = models.JSONField(default=list, blank=True)
     submitter = models.CharField(max_length=150, blank=True, default="")
     #: Whether each child was submitted to a backend, or waits for any candidate.

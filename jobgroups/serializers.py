@@ -3,6 +3,7 @@
 The functions take loaded rows and do not query the database.
 """
 
+import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -101,6 +102,12 @@ def describe_files(child: dict[str, Any], group_id: str, known: Mapping[tuple[st
         )
 
 
+def expires_at(row: JobGroup) -> dt.datetime | None:
+    """Return when the days are over for which an ended group is kept; None without such a limit."""
+    days = row.retention_days or settings.DIRECTOR_RETENTION_DAYS
+    return row.completed_at + dt.timedelta(days=days) if row.completed_at and days else None
+
+
 def serialize_group(row: JobGroup, eta_seconds: float | None = None) -> dict[str, Any]:
     """Return a group without its children."""
     return {
@@ -120,6 +127,8 @@ def serialize_group(row: JobGroup, eta_seconds: float | None = None) -> dict[str
         "base_seed": row.base_seed,
         "timeout_seconds": row.time_limit,
         "stall_seconds": row.stall_seconds,
+        "retention_days": row.retention_days,
+        "expires_at": iso_or_none(expires_at(row)),
         "max_attempts": row.max_attempts,
         "retry_elsewhere": False if row.retry_elsewhere == RetryScope.NEVER else row.retry_elsewhere,
         "retry_on": row.retry_on,

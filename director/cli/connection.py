@@ -32,6 +32,7 @@ _OPTIONS: Final = {
     "parameters": "--set",
     "timeout_seconds": "--timeout",
     "stall_seconds": "--stall-timeout",
+    "retention_days": "--retention-days",
     "base_seed": "--base-seed",
     "seed_strategy": "--seeds",
     "metadata": "--meta",

@@ -148,6 +148,7 @@ def _group_lines(group: Group) -> Iterator[str]:
     facts = {
         "Submitted": f"{text.local(group.created_at)} {group.submitter or ''}".rstrip(),
         "Expected to end": "" if group.eta_seconds is None else f"in {duration(group.eta_seconds)}",
+        "Kept until": "" if group.expires_at is None else f"{text.local(group.expires_at)}, unless a job has a star",
         "Seeds": f"{group.seed_strategy} from {group.base_seed}",
         "Run": str(group.run) if group.run > 1 else "",
         "Made by": text.made_by(group) if group.placement == "pool" else "",

@@ -78,6 +78,11 @@ Examples:
     help="Seconds without an event after which a job ends; replaces the default of --timeout: it may run for days.",
 )
 @click.option(
+    "--retention-days",
+    type=click.IntRange(1, 36_500),
+    help="Days after the end of the group until it is deleted, unless a job has a star (default: the Director's setting).",
+)
+@click.option(
     "--max-attempts",
     type=click.IntRange(1, 10),
     help="Maximum number of attempts per job (default: the Director's setting).",

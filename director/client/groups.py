@@ -163,6 +163,9 @@ class Group(Parsed):
         eta_seconds: Seconds until the last job is expected to end; None: the group has ended, or that is not known.
         timeout_seconds: Seconds that a job may run; None: any.
         stall_seconds: Seconds without an event of its prompt after which a job ends; None: any.
+        retention_days: Days after its end until it is deleted; None: the Director's setting.
+        expires_at: The end of these days; None: it has not ended, or is kept for any time. A group with a starred
+            job stays, and the Director's limits of groups and bytes may delete a group earlier.
         max_attempts: Maximum number of attempts of a job within a run.
         retry_elsewhere: False, or the backends of a retry: ``group`` or ``any``.
         retry_on: Failure classes after which a job is retried; None for all retryable ones.
@@ -188,6 +191,8 @@ class Group(Parsed):
     base_seed: int | None = None
     timeout_seconds: int | None = None
     stall_seconds: int | None = None
+    retention_days: int | None = None
+    expires_at: Moment | None = None
     max_attempts: int = 1
     retry_elsewhere: bool | str = False
     retry_on: tuple[str, ...] | None = None

@@ -46,6 +46,8 @@ class SubmitOptions(CheckOptions, total=False):
         timeout_seconds: 30 … 3600 (default 300) from the first sign of execution.
         stall_seconds: 30 … 86400 without an event of the job's prompt, instead of the default ``timeout_seconds``:
             the job may run for days. With both, each ends the job.
+        retention_days: 1 … 36500 days after the end of the group until it is deleted, instead of the Director's
+            setting. A group with a starred job stays.
         required_capabilities: Tags and properties that a backend must have.
         max_attempts: Maximum number of attempts of a job within a run, 1 … 10; at least 2 in the pool by default.
         retry_elsewhere: True or ``group``: a failed job may be retried on the other backends of its
@@ -64,6 +66,7 @@ class SubmitOptions(CheckOptions, total=False):
     metadata: Mapping[str, Any] | None
     timeout_seconds: int | None
     stall_seconds: int | None
+    retention_days: int | None
     max_attempts: int | None
     retry_elsewhere: bool | str | None
     retry_on: Sequence[str] | None

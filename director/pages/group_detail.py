@@ -24,6 +24,7 @@ from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups
 from jobgroups.queries.pool import pool_candidates
+from jobgroups.queries.retention import deletion_text
 
 #: Cards on one page of a group.
 PAGE_SIZE: Final = 120
@@ -212,6 +213,8 @@ class GroupPage:
     on_failure: str
     #: Policy for refused outputs.
     partial_outputs: str
+    #: When the group is deleted.
+    deletion: str
     #: Whether any child of the group has a file that can be downloaded.
     has_files: bool
     #: Number of starred children with files.
@@ -259,6 +262,7 @@ def group_page(group_id: str, page: int = 1, *, with_cards: bool = True) -> Grou
         head=head,
         on_failure=words.policy_text(head["max_attempts"], head["retry_elsewhere"], head["retry_on"]),
         partial_outputs=words.PARTIAL_OUTPUTS[head["partial_outputs"]],
+        deletion=deletion_text(row.group),
         first_failed=_first_failed(group_id, first),
         has_files=any(_with_files(group_id)),
         starred=sum(_with_files(group_id, starred=True)),

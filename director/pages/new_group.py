@@ -76,6 +76,7 @@ def from_group(group_id: str, seed: str) -> dict[str, Any] | None:
         "base_seed": chosen,
         "timeout_seconds": group.time_limit,
         "stall_seconds": group.stall_seconds,
+        "retention_days": group.retention_days,
         "max_attempts": group.max_attempts,
         "retry_elsewhere": group.retry_elsewhere,
         "retry_on": group.retry_on,

@@ -17,6 +17,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus
 from jobgroups.errors import ChildNotFound, GroupNotFound, InvalidRequest
 from jobgroups.queries.assets import asset_list
+from jobgroups.queries.retention import retention_text
 from jobgroups.workflow.assets import FILE_INPUTS
 from jobgroups.workflow.seeds import SeedStrategy
 
@@ -40,6 +41,7 @@ def groups(request: HttpRequest, template: str) -> HttpResponse:
             "states": [(one.value, text.status_label(one, ended=True)) for one in GroupStatus],
             "backends": backend_list(),
             "submitters": group_list.submitters(),
+            "retention": retention_text(),
         }
     return _page(request, template, shown)
 
@@ -106,6 +108,7 @@ def submit(request: HttpRequest) -> HttpResponse:
         "source": new_group.from_group(group_id.replace("\0", ""), seed),
         "quick": (1, 4, 12),
         "strategies": [(one.value, one.value.replace("_", " ")) for one in SeedStrategy],
+        "retention_days": settings.DIRECTOR_RETENTION_DAYS,
         "max_body": settings.DIRECTOR_MAX_BODY_BYTES,
         "max_children": settings.DIRECTOR_MAX_CHILDREN,
         "max_pool": MAX_POOL_JOBS,

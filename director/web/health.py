@@ -22,10 +22,12 @@ from rest_framework.response import Response
 from backends.queries import backend_list
 from jobgroups.api.views.base import ApiView
 from jobgroups.domain.clock import iso
+from jobgroups.domain.text import gibibytes
 from jobgroups.models import Runner
 from jobgroups.queries import backends as backend_shapes
 from jobgroups.queries.backends import backend_loads
 from jobgroups.queries.leases import HEARTBEAT_TIMEOUT, database_now
+from jobgroups.queries.retention import retention_text
 from jobgroups.services import stored_files
 
 logger = logging.getLogger(__name__)
@@ -275,10 +277,10 @@ def storage_check(report: StorageReport | None) -> Check:
     if free < floor:
         return Check(
             Level.DEGRADED,
-            f"{stored_files.gibibytes(free)} are free, less than {stored_files.gibibytes(floor)}"
+            f"{gibibytes(free)} are free, less than {gibibytes(floor)}"
             " (DIRECTOR_MIN_FREE_BYTES): outputs are not copied, and uploads are refused. Jobs go on.",
         )
-    return Check(Level.OK, f"{stored_files.gibibytes(free)} are free.")
+    return Check(Level.OK, f"{gibibytes(free)} are free. {retention_text()}".rstrip())
 
 
 def _these(backends: Mapping[str, str], states: Sequence[str], one: str, many: str) -> str:

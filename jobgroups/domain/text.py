@@ -58,6 +58,11 @@ def capitalize(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def gibibytes(size: int) -> str:
+    """Return a size as text: ``2.0 GiB``."""
+    return f"{size / 2**30:.1f} GiB"
+
+
 def group_name(group_id: str, metadata: Any) -> str:
     """Return the metadata's ``name``, else its scene and panel, else the id."""
     if not isinstance(metadata, Mapping):

@@ -29,7 +29,8 @@ from jobgroups.runner.session.session import BackendAddress, BackendSession, add
 from jobgroups.runner.timings import TimingBuffer
 from jobgroups.services import leases, runners
 from jobgroups.services.assets import clean_and_expire
-from jobgroups.services.captures import captures_expire, files_collect
+from jobgroups.services.captures import captures_clean
+from jobgroups.services.purge import retention_apply
 from jobgroups.services.stored_files import marker_write
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ _KEEPS_FOR: Final = 60.0
 _LINE_POLL: Final = 1.0
 #: Seconds until the files are cleaned again after an error.
 _CLEAN_AGAIN: Final = 60.0
+#: Seconds between two parts of the retention.
+_PART_PAUSE: Final = 0.05
 #: Seconds: the longest pause before a session that failed is opened again.
 _LONGEST_RESTART_PAUSE: Final = 30.0
 
@@ -260,9 +263,12 @@ class RunnerService:
         mark = functools.partial(marker_write, runner=self._settings.name, instance=self._instance)
         while True:
             pause = self._intervals.clean
-            for step in (mark, clean_and_expire, captures_expire, files_collect):
+            # In parts: an orderly end waits for one of them alone, and so do other writers.
+            retention = functools.partial(next, retention_apply(), None)
+            for step in (mark, clean_and_expire, captures_clean, retention):
                 try:
-                    await cleaning.run(step)
+                    while await cleaning.run(step):  # noqa: ASYNC110 a pause for other writers
+                        await asyncio.sleep(_PART_PAUSE)
                 except Exception:
                     # A storage raises errors of its own classes.
                     logger.exception("Files: %s failed", step)

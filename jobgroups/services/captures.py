@@ -164,17 +164,21 @@ def capture_give_up(*, capture_id: int, reason: str) -> None:
     Capture.objects.filter(pk=capture_id, due_at__isnull=False).update(due_at=None, reason=reason)
 
 
-def captures_expire() -> None:
-    """Give up the files that could not be copied for days; the reason of the last failure stays."""
+def captures_clean() -> None:
+    """Give up the files that could not be copied for days, with the reason of the last failure; delete unused files."""
     Capture.objects.filter(due_at__isnull=False, created_at__lt=now() - GIVEN_UP_AFTER).update(due_at=None)
+    files_collect()
 
 
-def files_collect() -> tuple[int, int]:
-    """Delete the files to which no capture refers any more; return their number and bytes."""
-    # The previous release deletes jobs without their captures.
-    Capture.objects.filter(~Exists(ChildJob.objects.filter(pk=OuterRef("child_id")))).delete()
+def files_collect(file_ids: Sequence[str] | None = None) -> tuple[int, int]:
+    """Delete the files, of all or of these, to which no capture refers any more; return their number and bytes."""
+    if file_ids is None:
+        # The previous release deletes jobs without their captures.
+        Capture.objects.filter(~Exists(ChildJob.objects.filter(pk=OuterRef("child_id")))).delete()
+        file_ids = list(_unused().values_list("pk", flat=True))
     count = size = 0
-    while found := list(_unused()[:_AT_ONCE]):
+    for first in range(0, len(file_ids), _AT_ONCE):
+        found = _unused().filter(pk__in=file_ids[first : first + _AT_ONCE])
         with stored_files.marked(*(file.stored_name for file in found)):
             for file in _delete_rows([file.pk for file in found]):
                 stored_files.delete_file(file.stored_name)

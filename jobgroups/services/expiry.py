@@ -83,18 +83,11 @@ def children_fail_disabled(*, fence: FencingToken) -> int:
 
     Children that another backend may take are reassigned. Returns how many children failed or were reassigned.
     """
-    return _end_unsent(fence, f"{fence.backend_id} was disabled before this job was sent to it.")
+    return children_fail_unsent(fence=fence, message=f"{fence.backend_id} was disabled before this job was sent to it.")
 
 
-def children_fail_quarantined(*, fence: FencingToken, message: str) -> int:
-    """Reassign or fail the queued children of a backend that was quarantined for too long; return their number.
-
-    The Director quarantined it. Prompts that were sent continue. ``message`` is a sentence.
-    """
-    return _end_unsent(fence, message)
-
-
-def _end_unsent(fence: FencingToken, message: str) -> int:
+def children_fail_unsent(*, fence: FencingToken, message: str) -> int:
+    """Reassign or fail the queued children of a backend that were not sent, with a sentence; return their number."""
     failure = _never_executed(FailureClass.UNREACHABLE, message)
 
     def end(tx: GroupTransaction, child: ChildJob, others: CandidateBackends) -> bool:
@@ -195,11 +188,7 @@ def variants_bypassed(bypassed: Mapping[int, bool]) -> None:
 
 
 def pool_expire(*, variant_id: int, limit_s: int) -> int:
-    """Time out the jobs of a variant that no backend has claimed for ``limit_s`` seconds, as ``children_expire`` does.
-
-    Returns:
-        How many jobs were timed out.
-    """
+    """Time out the jobs of a variant that were unclaimed for ``limit_s`` seconds, as ``children_expire``; return how many."""
     oldest = monotonic_now() - dt.timedelta(seconds=limit_s)
     return _end_pooled(variant_id, lambda tx, child: _time_out(tx, child, oldest, limit_s), queued_at__lt=oldest)
 
@@ -207,10 +196,7 @@ def pool_expire(*, variant_id: int, limit_s: int) -> int:
 def pool_give_up(*, variant_id: int, limit_s: int) -> int:
     """Fail the unclaimed jobs of a variant whose jobs no candidate could take for ``limit_s`` seconds.
 
-    The candidates are read again: one may have come back.
-
-    Returns:
-        How many jobs failed.
+    The candidates are read again: one may have come back. Returns how many jobs failed.
     """
     since = monotonic_now() - dt.timedelta(seconds=limit_s)
     overdue = Variant.objects.filter(pk=variant_id, unplaced_since__lte=since)
@@ -248,10 +234,8 @@ def _no_candidate(
 def pool_fail_barred(*, variant_id: int) -> int:
     """Fail the unclaimed jobs of a variant for which only backends are left that would fail them again.
 
-    When such a job failed, another candidate could take it, which is away for too long or has left since.
-
-    Returns:
-        How many jobs failed.
+    When such a job failed, another candidate could take it, which is away for too long or has left since. Returns how
+    many jobs failed.
     """
     failed_at: dict[str, set[str]] = defaultdict(set)
     unclaimed = {f"child__{name}": value for name, value in _UNCLAIMED.items()}

@@ -1,17 +1,26 @@
-"""Deletes old groups with everything that belongs to them, on request only."""
+"""Deletes ended groups with everything that belongs to them: on request, and by the retention.
+
+:func:`_purgeable` decides what goes. Rows are deleted before their files: ``files_collect`` deletes those that a killed
+process leaves.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Final
+from typing import Any, Final
 
-from django.db import transaction
-from django.db.models import Count, Exists, OuterRef, QuerySet, Sum
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet, Sum, Value
 
+from jobgroups.database.locks import DatabaseLock
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
+from jobgroups.domain.text import gibibytes
 from jobgroups.models import (
     AbandonedPrompt,
     AssetUse,
@@ -23,7 +32,10 @@ from jobgroups.models import (
     ReportedFile,
     StoredFile,
 )
+from jobgroups.services.captures import files_collect
 from jobgroups.services.submission import IDEMPOTENCY_TTL
+
+logger = logging.getLogger(__name__)
 
 #: Younger groups are always kept: their idempotency keys are still valid, and their prompts may still appear at a
 #: backend.
@@ -33,104 +45,168 @@ _CHILDREN_AT_ONCE: Final = 500
 _GROUPS_AT_ONCE: Final = 50
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Limits of what is kept; an absent one deletes nothing. ``retention_days`` of a group replaces ``age``.
+
+    ``groups``: those that ended last stay. ``size_bytes``: of captured files. ``starred``: groups with a star go, too.
+    """
+
+    age: dt.timedelta | None = None
+    groups: int = 0
+    size_bytes: int = 0
+    starred: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Purged:
     """How much was deleted, or would be."""
 
     groups: int = 0
     children: int = 0
-    attempts: int = 0
-    events: int = 0
+    files: int = 0
+    bytes: int = 0
 
     def __add__(self, other: Purged) -> Purged:
         return Purged(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
-def groups_purgeable(*, before: dt.datetime, starred: bool) -> Purged:
-    """Count what :func:`groups_purge` would delete."""
-    groups = _purgeable(before, starred=starred)
-    return Purged(
-        groups=groups.count(),
-        children=groups.order_by().aggregate(Sum("total_count"))["total_count__sum"] or 0,
-        attempts=Attempt.objects.filter(child__group__in=groups).count(),
-        events=JobEvent.objects.filter(group__in=groups).count(),
+def retention() -> Limits:
+    """Return the limits of the installation."""
+    return Limits(
+        age=dt.timedelta(days=settings.DIRECTOR_RETENTION_DAYS) or None,
+        groups=settings.DIRECTOR_RETENTION_GROUPS,
+        size_bytes=settings.DIRECTOR_RETENTION_BYTES,
     )
 
 
-def files_purgeable(*, before: dt.datetime, starred: bool) -> tuple[int, int]:
-    """Return number and bytes of the files that no job needs after :func:`groups_purge`."""
-    kept = Capture.objects.filter(file=OuterRef("pk")).exclude(child__group__in=_purgeable(before, starred=starred))
-    found = StoredFile.objects.filter(~Exists(kept)).aggregate(Count("pk"), Sum("size_bytes"))
-    return found["pk__count"], found["size_bytes__sum"] or 0
+def retention_apply() -> Iterator[Purged]:
+    """Delete what the retention does not keep, as :func:`groups_purge` does, unless another runner does so now."""
+    lock = DatabaseLock("comfyui-director: retention", "")
+    total = Purged()
+    try:
+        parts = groups_purge(retention())
+        # SQLite has one runner.
+        while (settings.DIRECTOR_ON_SQLITE or lock.ensure_held()) and (purged := next(parts, None)):
+            total += purged
+            yield purged
+    finally:
+        lock.release()
+        if total.groups:
+            logger.info("Retention: %d groups deleted, %s of files", total.groups, gibibytes(total.bytes))
 
 
-def groups_purge(*, before: dt.datetime, starred: bool) -> Iterator[Purged]:
-    """Delete the groups that ended before a time, oldest first; yield what each transaction deleted.
+def groups_purgeable(limits: Limits) -> tuple[Purged, list[dict[str, Any]]]:
+    """Count what :func:`groups_purge` would delete; return also ``id``, ``completed_at`` and ``reason`` of each group."""
+    groups = _purgeable(limits)
+    files = StoredFile.objects.filter(~_captured_outside(groups))
+    counted = Purged(
+        groups=groups.count(),
+        children=groups.aggregate(Sum("total_count"))["total_count__sum"] or 0,
+        files=files.count(),
+        bytes=_size(files),
+    )
+    return counted, list(groups.order_by("created_at", "id").values("id", "completed_at", "reason"))
 
-    A group stays while anything of it may still run, also one that is opened again meanwhile. ``starred``: those with a
-    starred child, too. Raises ``ValueError`` if ``before`` is later than ``YOUNGEST`` ago.
+
+def groups_purge(limits: Limits) -> Iterator[Purged]:
+    """Delete the groups that are beyond the limits, oldest first; yield what each transaction deleted, with its files.
+
+    A group stays while anything of it may still run, also one that is opened again meanwhile.
     """
-    if before > now() - YOUNGEST:
-        raise ValueError(f"Groups are kept for {YOUNGEST} at least.")
-    return _purged(before, starred=starred)
-
-
-def _purged(before: dt.datetime, *, starred: bool) -> Iterator[Purged]:
-    """Go through the groups by their age, so that one that cannot be deleted now is passed."""
-    passed: tuple[dt.datetime, str] | None = None
-    while True:
-        rows = _purgeable(before, starred=starred).order_by("created_at", "id")
-        if passed is not None:
-            # Those of the very same moment come again; that they are gone is no error.
-            rows = rows.filter(created_at__gte=passed[0]).exclude(created_at=passed[0], id__lte=passed[1])
-        found = list(rows.values_list("id", "total_count", "created_at")[:_GROUPS_AT_ONCE])
-        if not found:
-            return
-        batch = _batch(found)
-        passed = batch[-1][2], batch[-1][0]
-        yield _delete([group_id for group_id, _, _ in batch], before, starred)
-
-
-def _batch(found: Sequence[tuple[str, int, dt.datetime]]) -> list[tuple[str, int, dt.datetime]]:
-    """Return the first group, and those behind it that fit into one transaction with it."""
-    batch, children = [found[0]], found[0][1]
-    for group in found[1:]:
-        children += group[1]
-        if children > _CHILDREN_AT_ONCE:
-            break
-        batch.append(group)
-    return batch
+    groups = _purgeable(limits)
+    # By age, so that a group that cannot be deleted now is passed.
+    rows = following = groups.order_by("created_at", "id")
+    while found := list(following.values_list("id", "total_count", "created_at")[:_GROUPS_AT_ONCE]):
+        # The first group, and those behind it that fit into one transaction with it.
+        children = itertools.accumulate(total for _, total, _ in found)
+        batch = [one for one, total in zip(found, children, strict=True) if total <= _CHILDREN_AT_ONCE] or found[:1]
+        group_id, _, created_at = batch[-1]
+        # Those of the very same moment come again; that they are gone is no error.
+        following = rows.filter(created_at__gte=created_at).exclude(created_at=created_at, id__lte=group_id)
+        count, children_count, file_ids = _delete([one for one, _, _ in batch], groups)
+        yield Purged(count, children_count, *files_collect(file_ids))
 
 
 @retry_on_conflict
-def _delete(group_ids: Sequence[str], before: dt.datetime, starred: bool) -> Purged:
+def _delete(group_ids: Sequence[str], purgeable: QuerySet[JobGroup]) -> tuple[int, int, list[str]]:
+    """Delete those that are still purgeable; return the number of groups and of children, and the ids of their files."""
     with transaction.atomic():
-        # The lock of every writer: a retry that opens one of them comes first, or finds it gone.
-        locked = JobGroup.objects.select_for_update().filter(pk__in=group_ids).order_by("pk")
-        held = {group.pk for group in locked}
-        groups = list(_purgeable(before, starred=starred).filter(pk__in=held))
+        # The locks of every writer: a retry that opens a group, or a star, comes first, or finds it gone.
+        for model, key in ((JobGroup, "pk__in"), (ChildJob, "group__in")):
+            list(model.objects.select_for_update().filter(**{key: group_ids}).order_by("pk").values_list("pk"))
+        groups = list(purgeable.filter(pk__in=group_ids).values_list("pk", flat=True))
         children = ChildJob.objects.filter(group__in=groups)
         attempts = Attempt.objects.filter(child__group__in=groups)
-        events = JobEvent.objects.filter(group__in=groups)
+        captures = Capture.objects.filter(child__in=children)
+        file_ids = set(captures.filter(file__isnull=False).values_list("file_id", flat=True))
         ReportedFile.objects.filter(attempt__in=attempts).delete()
         AssetUse.objects.filter(group__in=groups).delete()
-        Capture.objects.filter(child__in=children).delete()
+        captures.delete()
         # Leaves first: attempts and children name each other.
         children.update(current_attempt=None)
-        counted = Purged(
-            events=events.delete()[0], attempts=attempts.delete()[0], children=children.delete()[0], groups=len(groups)
-        )
-        JobGroup.objects.filter(pk__in=[group.pk for group in groups]).delete()
-    return counted
+        JobEvent.objects.filter(group__in=groups).delete()
+        attempts.delete()
+        count, _ = children.delete()
+        JobGroup.objects.filter(pk__in=groups).delete()
+    return len(groups), count, list(file_ids)
 
 
-def _purgeable(before: dt.datetime, *, starred: bool) -> QuerySet[JobGroup]:
-    """Return the finished groups of which nothing may still run, or turn up, anywhere."""
-    of_group = OuterRef("pk")
+def _purgeable(limits: Limits) -> QuerySet[Any]:
+    """Return the groups that are beyond a limit now, with the first such limit as the ``reason``.
+
+    They have ended, nothing of them may still run, or turn up, anywhere, and no star keeps them.
+    """
+    moment, of_group = now(), OuterRef("pk")
     running = Attempt.objects.filter(child__group=of_group, ended_at__isnull=True)
     abandoned = AbandonedPrompt.objects.filter(attempt__child__group=of_group)
-    groups = JobGroup.objects.filter(completed_at__lt=before, created_at__lt=before)
-    groups = groups.filter(~Exists(running), ~Exists(abandoned))
-    if starred:
-        return groups
-    return groups.filter(~Exists(ChildJob.objects.filter(group=of_group, starred=True)))
+    deletable = JobGroup.objects.filter(completed_at__lt=moment - YOUNGEST, created_at__lt=moment - YOUNGEST)
+    deletable = deletable.filter(~Exists(running), ~Exists(abandoned))
+    if not limits.starred:
+        deletable = deletable.filter(~Exists(ChildJob.objects.filter(group=of_group, starred=True)))
+
+    days = models.ExpressionWrapper(models.F("retention_days") * dt.timedelta(days=1), models.DurationField())
+    own_end = models.ExpressionWrapper(Value(moment, models.DateTimeField()) - days, models.DateTimeField())
+    beyond = {"days": Q(retention_days__isnull=False, completed_at__lt=own_end)}
+    if limits.age is not None:
+        beyond["days"] |= Q(retention_days__isnull=True, completed_at__lt=moment - limits.age)
+    if limits.groups:
+        ends = JobGroup.objects.filter(completed_at__isnull=False).order_by("-completed_at")
+        for end in ends.values_list("completed_at", flat=True)[limits.groups - 1 : limits.groups]:
+            beyond["groups"] = Q(completed_at__lt=end)
+    groups = _beyond(deletable, beyond)
+    if limits.size_bytes and (end := _end_of_excess(deletable, groups, limits.size_bytes)):
+        captured = Capture.objects.filter(child__group=of_group, file__isnull=False)
+        groups = _beyond(deletable, beyond | {"bytes": Q(Exists(captured), completed_at__lte=end)})
+    return groups
+
+
+def _beyond(groups: QuerySet[JobGroup], limits: Mapping[str, Q]) -> QuerySet[Any]:
+    reason = models.Case(*(models.When(beyond, then=Value(name)) for name, beyond in limits.items()))
+    return groups.annotate(reason=reason).filter(reason__isnull=False)
+
+
+def _end_of_excess(deletable: QuerySet[JobGroup], gone: QuerySet[JobGroup], size_bytes: int) -> dt.datetime | None:
+    """Return the end of the last group that must go so that the files of the others fit; None if they do."""
+    files = StoredFile.objects.filter(_captured_outside(gone))
+    excess = _size(files) - size_bytes
+    end = None
+    if excess > 0:
+        # A file goes with the last group that has it.
+        files = files.filter(~_captured_outside(deletable)).annotate(
+            last=models.Max("captures__child__group__completed_at")
+        )
+        for last, size in files.order_by("last").values_list("last", "size_bytes").iterator():
+            end, excess = last, excess - size
+            if excess <= 0:
+                break
+    return end
+
+
+def _captured_outside(groups: QuerySet[JobGroup]) -> Exists:
+    """Return the condition that a file is captured for a job of another group."""
+    return Exists(Capture.objects.filter(file=OuterRef("pk")).exclude(child__group__in=groups.values("pk")))
+
+
+def _size(files: QuerySet[StoredFile]) -> int:
+    return files.aggregate(Sum("size_bytes"))["size_bytes__sum"] or 0

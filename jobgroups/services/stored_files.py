@@ -24,6 +24,7 @@ from django.db import IntegrityError
 from django.db.models import Manager
 
 from jobgroups.database.locks import FileLock
+from jobgroups.domain.text import gibibytes
 from jobgroups.errors import JobGroupsError, StorageAway, StorageFull
 from jobgroups.models import Asset, StoredFile
 
@@ -109,11 +110,6 @@ def require_space(size: int = 0) -> None:
     free, floor = free_bytes() - size, settings.DIRECTOR_MIN_FREE_BYTES
     if free < floor:
         raise StorageFull(f"less than {gibibytes(floor)} of the disk would be free (DIRECTOR_MIN_FREE_BYTES)")
-
-
-def gibibytes(size: int) -> str:
-    """Return a size as text: ``2.0 GiB``."""
-    return f"{size / 2**30:.1f} GiB"
 
 
 def marker_write(*, runner: str, instance: str) -> None:

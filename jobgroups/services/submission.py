@@ -45,6 +45,8 @@ class Submission:
     timeout_seconds: int | None = 300
     #: Seconds without an event after which a job ends; None: any.
     stall_seconds: int | None = None
+    #: Days after the end of the group until it is deleted; None: those of the installation.
+    retention_days: int | None = None
     required_capabilities: Sequence[str] = ()
     #: Charged attempts that a child may have within a run.
     max_attempts: int = 1
@@ -180,6 +182,7 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         base_seed=base_seed,
         timeout_seconds=NO_TIMEOUT if submission.timeout_seconds is None else submission.timeout_seconds,
         stall_seconds=submission.stall_seconds,
+        retention_days=submission.retention_days,
         required_capabilities=list(submission.required_capabilities),
         max_attempts=submission.max_attempts,
         retry_elsewhere=submission.retry_elsewhere.value,

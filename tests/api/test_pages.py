@@ -1,9 +1,11 @@
 """The HTML of the pages, without a browser."""
 
+import datetime as dt
 from typing import Any
 
 import pytest
 from django.test import Client
+from pytest_django import Settings
 
 from backends.models import Backend
 from director.pages import filters, group_list
@@ -86,6 +88,24 @@ def ended_page(client: Client, *backend_ids: str, end: AttemptResult, **fields: 
     claimed = factories.begin(fence)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
     return group, client.get(f"/groups/{group.id}").content.decode()
+
+
+def test_group_shows_when_it_is_deleted(client: Client, settings: Settings) -> None:
+    factories.backend()
+    group = factories.submit()
+    ended = {"status": "cancelled", "completed_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}
+    for days, fields, starred, shown in (
+        (0, {}, False, "by a purge only"),
+        (30, {}, False, "30 d after its end"),
+        (30, ended, False, "after 2026-01-31 00:00:00 UTC"),
+        (30, {"retention_days": 7}, False, "after 2026-01-08 00:00:00 UTC"),
+        (30, {}, True, "not while a job has a star"),
+    ):
+        settings.DIRECTOR_RETENTION_DAYS = days
+        JobGroup.objects.update(id=group.id, **fields)
+        ChildJob.objects.update(starred=starred)
+        assert f"<dd data-clock>{shown}</dd>" in client.get(f"/groups/{group.id}").content.decode()
+    assert "are deleted 30 d after their end." in client.get("/").content.decode()
 
 
 def test_page_of_a_job_has_its_card(client: Client) -> None:

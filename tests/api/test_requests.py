@@ -80,6 +80,7 @@ BODIES: dict[type[RequestSerializer], list[tuple[str, list[Any], str]]] = {
         ("metadata", [{"n": "x" * 16_377}, {"n": "ü" * 9_000}], TOO_LONG),
         ("timeout_seconds", [*NOT_INTEGERS, 29, 3601, 10**30], _int(30, 3600)),
         ("stall_seconds", [*NOT_INTEGERS, 29, 86_401, 10**30], _int(30, 86_400)),
+        ("retention_days", [*NOT_INTEGERS, 0, -1, 36_501, 10**30], _int(1, 36_500)),
         ("required_capabilities", NOT_LISTS, A_LIST),
         ("required_capabilities.0", NOT_ENTRIES, AN_ENTRY),
         ("required_capabilities", [["x"] * 51], "Must have at most 50 entries."),

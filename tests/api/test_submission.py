@@ -175,6 +175,17 @@ def test_stall_seconds_replace_the_default_timeout(api: Api, farm: list[str]) ->
         assert (status["timeout_seconds"], status["stall_seconds"]) == shown
 
 
+def test_status_shows_when_the_days_of_a_group_are_over(api: Api, farm: list[str], settings: Settings) -> None:
+    ids = [api.submit("gpu-1", **fields)["job_group_id"] for fields in ({}, {"retention_days": 7})]
+    ended = {"status": "completed", "completed_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}
+    for days, fields, ends in ((30, {}, [None, None]), (0, ended, [None, "08"]), (30, {}, ["31", "08"])):
+        settings.DIRECTOR_RETENTION_DAYS = days
+        JobGroup.objects.update(seq=1, **fields)
+        rows = [api.get(f"/api/job-groups/{group_id}").json() for group_id in ids]
+        assert [row["retention_days"] for row in rows] == [None, 7]
+        assert [row["expires_at"] and row["expires_at"][8:10] for row in rows] == ends
+
+
 def test_groups_are_listed_by_the_exact_submitter(api: Api, farm: list[str]) -> None:
     ann, anna, anonymous = (api.submit("gpu-1", submitter=name)["job_group_id"] for name in ("ann", "anna", None))
     wanted = {"ann": [ann], "%20anna%20": [anna], "Ann": [], "": [anonymous, anna, ann]}

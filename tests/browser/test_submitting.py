@@ -133,6 +133,7 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(desk
         retry_on=["out_of_memory"],
         partial_outputs="fail",
         stall_seconds=7200,
+        retention_days=30,
         metadata={"name": "Hero", "scene": "shot_010", "panel": 7},
         submitter="Ann",
     )
@@ -154,11 +155,12 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(desk
         "partial_outputs",
         "timeout_seconds",
         "stall_seconds",
+        "retention_days",
         "metadata",
         "submitter",
     )
     before, after = desk.status(group), desk.status(again)
-    assert (after["timeout_seconds"], after["stall_seconds"]) == (None, 7200)
+    assert (after["timeout_seconds"], after["stall_seconds"], after["retention_days"]) == (None, 7200, 30)
     assert {name: after[name] for name in carried} == {name: before[name] for name in carried}
     # What the group brought along is not what this person says the next time.
     page.goto(f"{desk.url}/submit")

@@ -22,6 +22,7 @@ def test_submit_stores_every_option(desk: Desk) -> None:
         *("--set", "3.cfg=8.5", "--set", "6.text=@prompt.txt", "--set", "7.text=@@home"),
         *("--meta", "scene=shot_001", "--meta", "take=3", "--meta", "version=1.10"),
         *("--seeds", "golden_ratio", "--base-seed", "42", "--count", "3", "--timeout", "60", "--stall-timeout", "90"),
+        *("--retention-days", "30"),
         *("--max-attempts", "3", "--elsewhere", "group", "--partial-outputs", "fail"),
         DIRECTOR_SUBMITTER="ada@studio",
     )
@@ -31,6 +32,7 @@ def test_submit_stores_every_option(desk: Desk) -> None:
     assert group["metadata"] == {"scene": "shot_001", "take": 3, "version": "1.10"}
     assert [child["seed"] for child in group["child_jobs"]] == [42, 67, 109]
     assert (group["timeout_seconds"], group["stall_seconds"], group["submitter"]) == (60, 90, "ada@studio")
+    assert group["retention_days"] == 30
     policy = (group["max_attempts"], group["retry_elsewhere"], group["partial_outputs"])
     assert policy == (3, "group", "fail")
     assert desk.json("show", group_id, "--workflow") == text_to_image()

@@ -59,6 +59,7 @@ def test_submit_sends_every_option(either: Driven, server: FakeDirector) -> None
         "metadata": {"scene": "é"},
         "timeout_seconds": 60,
         "stall_seconds": 60,
+        "retention_days": 30,
         "required_capabilities": ["24gb"],
         "max_attempts": 3,
         "retry_elsewhere": True,

@@ -15,7 +15,7 @@ from jobgroups.models import Asset, AssetUse, JobGroup
 from jobgroups.queries.groups import child_detail
 from jobgroups.services import assets, retries, runners, stored_files
 from jobgroups.services.cancellation import group_cancel
-from jobgroups.services.purge import groups_purge
+from jobgroups.services.purge import Limits, groups_purge
 from tests.harness import factories
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("files_folder")]
@@ -47,7 +47,7 @@ def test_asset_of_an_open_group_stays_and_expires_after_it(files_folder: Path) -
     group_cancel(group_id=group.id)
     ago = now() - dt.timedelta(days=9)
     JobGroup.objects.update(completed_at=ago, created_at=ago)
-    assert sum(done.groups for done in groups_purge(before=now() - dt.timedelta(days=2), starred=False)) == 1
+    assert sum(done.groups for done in groups_purge(Limits(age=dt.timedelta(days=2)))) == 1
     assert not AssetUse.objects.exists()
     assert assets.assets_expire(before=later) == 1
     assert _files(files_folder) == []

@@ -17,7 +17,7 @@ from jobgroups.models import Capture, ChildJob, JobGroup, StoredFile
 from jobgroups.queries.outputs import due_backends, due_captures
 from jobgroups.services import captures, stored_files
 from jobgroups.services.leases import lease_release
-from jobgroups.services.purge import files_purgeable, groups_purge
+from jobgroups.services.purge import Limits, groups_purge, groups_purgeable
 from jobgroups.services.stars import child_star
 from tests.db.test_files import begin, end, reasons
 from tests.harness import factories
@@ -154,10 +154,11 @@ def test_purge_deletes_rows_and_files_that_no_other_job_shares(files_folder: Pat
     ago = now() - dt.timedelta(days=9)
     JobGroup.objects.exclude(pk=young.child.group_id).update(completed_at=ago, created_at=ago)
     child_star(group_id=starred.child.group_id, job_id=starred.child_id, starred=True)
-    cut = now() - dt.timedelta(days=2)
-    assert files_purgeable(before=cut, starred=False) == (1, 1)
-    assert sum(one.groups for one in groups_purge(before=cut, starred=False)) == 2
-    assert captures.files_collect() == (1, 1)
+    limits = Limits(age=dt.timedelta(days=2))
+    counted, _ = groups_purgeable(limits)
+    assert (counted.groups, counted.files, counted.bytes) == (2, 1, 1)
+    assert list(groups_purge(limits)) == [counted]
+    assert captures.files_collect() == (0, 0)
     left = {capture.file.stored_name for capture in Capture.objects.select_related("file")}  # type: ignore[union-attr]
     assert left == {one.stored_name for one in StoredFile.objects.all()}
     assert sorted(_files(files_folder)) == sorted(Path(name).name for name in left)

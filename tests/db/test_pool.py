@@ -327,7 +327,7 @@ def test_a_purge_leaves_no_variant() -> None:
     finish(result.claim, fence)
     long_ago = now() - dt.timedelta(days=40)
     JobGroup.objects.update(created_at=long_ago, completed_at=long_ago)
-    list(purge.groups_purge(before=now() - dt.timedelta(days=30), starred=False))
+    list(purge.groups_purge(purge.Limits(age=dt.timedelta(days=30))))
     assert (JobGroup.objects.count(), Variant.objects.count()) == (0, 0)
 
 

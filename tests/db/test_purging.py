@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import uuid
 from collections.abc import Callable
 from functools import partial
 from io import StringIO
@@ -9,14 +10,17 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
+from pytest_django import Settings
 
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState
 from jobgroups.errors import GroupNotFound
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, GroupLabel, JobEvent, JobGroup
+from jobgroups.models import AbandonedPrompt, Attempt, Capture, ChildJob, GroupLabel, JobEvent, JobGroup, StoredFile
 from jobgroups.services import purge
-from jobgroups.services.purge import Purged, groups_purge, groups_purgeable
+from jobgroups.services.purge import Limits, Purged, groups_purge, groups_purgeable, retention_apply
 from jobgroups.services.retries import group_retry
+from jobgroups.services.stars import child_star
 from tests.harness import factories
 from tests.harness.factories import begin
 from tests.harness.races import race
@@ -42,8 +46,8 @@ def _ended(*, age: dt.timedelta = _OLD, starred: bool = False, state: AttemptSta
 
 
 def _purge(**fields: Any) -> Purged:
-    fields = {"before": now() - _CUT, "starred": False, **fields}
-    return sum(groups_purge(**fields), Purged())
+    limits = Limits(**{"age": _CUT, **fields})
+    return sum(groups_purge(limits), Purged())
 
 
 def _rows() -> list[int]:
@@ -54,48 +58,36 @@ def test_purge_deletes_old_groups_with_their_rows_and_counts_them_before() -> No
     for _ in range(3):
         _ended()
     _ended(age=dt.timedelta(days=1))
-    said = groups_purgeable(before=now() - _CUT, starred=False)
-    assert said == Purged(groups=3, children=3, attempts=3, events=12)
+    counted, due = groups_purgeable(Limits(age=_CUT))
+    assert counted == Purged(groups=3, children=3)
+    assert [one["reason"] for one in due] == ["days"] * 3
     assert _rows() == [4, 4, 4, 16, 4]
-    assert _purge() == said
+    assert _purge() == counted
     assert _rows() == [1, 1, 1, 4, 1]
 
 
-def _young() -> None:
-    _ended(age=dt.timedelta(days=89))
+def _abandon(attempt: Attempt) -> None:
+    ids = {"backend_id": attempt.backend_id, "prompt_id": attempt.prompt_id}
+    AbandonedPrompt.objects.create(attempt=attempt, created_at=now(), expires_at=now(), **ids)
 
 
-def _open() -> None:
-    factories.backend()
-    group = factories.submit()
-    JobGroup.objects.filter(pk=group.pk).update(created_at=now() - _OLD)
-
-
-def _with_pending_stop() -> None:
-    """The runner needs the row of an attempt that it is to stop."""
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: JobGroup.objects.update(completed_at=now() - dt.timedelta(days=89)),
+        lambda: JobGroup.objects.update(completed_at=None, status="running"),
+        # The runner needs the row of an attempt that it is to stop.
+        lambda: Attempt.objects.update(state="running", ended_at=None),
+        # Found at its backend, the prompt would be taken for another client's.
+        lambda: _abandon(Attempt.objects.get()),
+    ],
+    ids=["young", "open", "pending stop", "abandoned prompt"],
+)
+def test_purge_keeps_a_group(change: Callable[[], None]) -> None:
     _ended()
-    Attempt.objects.update(state="running", ended_at=None)
-
-
-def _with_abandoned_prompt() -> None:
-    """Found at its backend, the prompt would be taken for another client's."""
-    _ended()
-    attempt = Attempt.objects.get()
-    AbandonedPrompt.objects.create(
-        attempt=attempt,
-        backend_id=attempt.backend_id,
-        prompt_id=attempt.prompt_id,
-        created_at=now(),
-        expires_at=now() + dt.timedelta(hours=1),
-    )
-
-
-@pytest.mark.parametrize("submit", [_young, _open, _with_pending_stop, _with_abandoned_prompt])
-def test_purge_keeps_a_group(submit: Callable[[], None]) -> None:
-    submit()
+    change()
     before = _rows()
-    assert _purge() == Purged()
-    assert _rows() == before
+    assert (_purge(), _rows()) == (Purged(), before)
 
 
 def test_purge_keeps_a_starred_group_unless_requested() -> None:
@@ -105,42 +97,103 @@ def test_purge_keeps_a_starred_group_unless_requested() -> None:
     assert not JobGroup.objects.exists()
 
 
-def test_purge_refuses_the_last_day() -> None:
+def test_purge_keeps_the_last_day() -> None:
     """A repeated submission must find its idempotency key."""
-    with pytest.raises(ValueError, match="1 day"):
-        groups_purge(before=now() - dt.timedelta(hours=23), starred=False)
+    for _ in range(2):
+        _captured(_ended(age=dt.timedelta(hours=23)), size=9)
+    assert _purge(age=dt.timedelta(0), groups=1, size_bytes=1) == Purged()
 
 
-def test_purge_uses_several_transactions() -> None:
-    for _ in range(3):
-        _ended()
-    JobGroup.objects.update(total_count=400)
-    parts = list(groups_purge(before=now() - _CUT, starred=False))
-    assert [part.groups for part in parts] == [1, 1, 1]
-    assert not JobGroup.objects.exists()
+def _captured(group: JobGroup, *, size: int = 0, file: StoredFile | None = None) -> StoredFile:
+    """Let a file of so many bytes, or one that another group has, be captured for the job of a group."""
+    name = uuid.uuid4().hex
+    file = file or StoredFile.objects.create(id=name, blake3=name, sha256=name, size_bytes=size, created_at=now())
+    assert Capture.objects.filter(child__group=group).update(file=file, due_at=None) == 1
+    return file
+
+
+def _groups(*days: int, **fields: Any) -> list[JobGroup]:
+    """Return groups that ended so many days ago."""
+    return [_ended(age=dt.timedelta(days=one), **fields) for one in days]
+
+
+def _left() -> set[str]:
+    return set(JobGroup.objects.values_list("pk", flat=True))
+
+
+def test_days_of_a_group_replace_those_of_the_installation() -> None:
+    short, kept, long, other = _groups(3, 3, 100, 100)
+    for group, days in ((short, 2), (kept, 4), (long, 365)):
+        JobGroup.objects.filter(pk=group.pk).update(retention_days=days)
+    _purge()
+    assert _left() == {kept.pk, long.pk}
+    assert other.pk not in _left()
+
+
+def test_limit_of_groups_keeps_those_that_ended_last_and_stars() -> None:
+    (starred,) = _groups(50, starred=True)
+    running, old, last, young = _groups(40, 30, 20, 10)
+    JobGroup.objects.filter(pk=running.pk).update(completed_at=None, status="running")
+    _, due = groups_purgeable(Limits(groups=2))
+    assert [(one["id"], one["reason"]) for one in due] == [(old.pk, "groups")]
+    _purge(age=None, groups=2)
+    assert _left() == {starred.pk, running.pk, last.pk, young.pk}
+    assert _purge(age=None, groups=9) == Purged()
+
+
+def test_limit_of_bytes_deletes_the_oldest_groups_with_files() -> None:
+    (starred,) = _groups(90, starred=True)
+    by_age, plain, first, second, young = _groups(99, 80, 60, 50, 10)
+    for group in (starred, by_age, young):
+        _captured(group, size=100)
+    _captured(second, file=_captured(first, size=30))
+    # The file that goes by its age is none of the bytes that are kept; what two groups share counts once.
+    assert groups_purgeable(Limits(age=_CUT, size_bytes=230))[0].groups == 1
+    _, due = groups_purgeable(Limits(age=dt.timedelta(days=95), size_bytes=229))
+    assert [(one["id"], one["reason"]) for one in due] == [
+        (by_age.pk, "days"),
+        (first.pk, "bytes"),
+        (second.pk, "bytes"),
+    ]
+    purged = _purge(age=dt.timedelta(days=95), size_bytes=229)
+    assert (purged.groups, purged.files, purged.bytes) == (3, 2, 130)
+    assert _left() == {starred.pk, plain.pk, young.pk}
+    # Nothing that may go is left but the young group: the star keeps its file also beyond the limit.
+    assert _purge(age=None, size_bytes=1).bytes == 100
+    assert _left() == {starred.pk, plain.pk}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_retention_is_off_by_default_and_applied_by_one_runner_at_a_time(settings: Settings) -> None:
+    JobGroup.objects.filter(pk__in=[_ended().pk for _ in range(2)]).update(total_count=400)
+    assert list(retention_apply()) == []
+    settings.DIRECTOR_RETENTION_DAYS = 30
+    first = retention_apply()
+    assert next(first).groups == 1
+    # SQLite has one runner.
+    assert connection.vendor == "sqlite" or list(retention_apply()) == []
+    assert [part.groups for part in first] == [1]
 
 
 def test_purge_skips_a_group_that_was_reopened_meanwhile() -> None:
     first, second = _ended(), _ended()
     JobGroup.objects.filter(pk=first.pk).update(completed_at=None, status="running")
-    assert purge._delete([first.pk, second.pk], now() - _CUT, False).groups == 1
+    assert purge._delete([first.pk, second.pk], purge._purgeable(Limits(age=_CUT)))[0] == 1
     assert JobGroup.objects.get() == first
 
 
 @pytest.mark.django_db(transaction=True)
-def test_concurrent_retry_and_purge_are_serialized() -> None:
+@pytest.mark.parametrize("is_star", [False, True], ids=["retry", "star"])
+def test_concurrent_write_and_purge_are_serialized(is_star: bool) -> None:
     for _ in range(8):
         JobGroup.objects.all().delete()
         group = _ended(state=AttemptState.ERROR)
-        retry = partial(group_retry, group_id=group.pk)
-        purged, retried = race(_purge, retry, refused=GroupNotFound)
-        if isinstance(retried, GroupNotFound):
-            assert purged.groups == 1
-            assert _rows() == [0, 0, 0, 0, 0]
-        else:
-            assert purged == Purged()
-            assert _rows()[:3] == [1, 1, 1]
-            assert factories.fresh(group).completed_at is None
+        write = partial(group_retry, group_id=group.pk)
+        if is_star:
+            write = partial(child_star, group_id=group.pk, job_id=group.children.get().pk, starred=True)
+        purged, done = race(_purge, write, refused=GroupNotFound)
+        is_gone = isinstance(done, GroupNotFound)
+        assert (purged.groups, _rows()[:3]) == ((1, [0, 0, 0]) if is_gone else (0, [1, 1, 1]))
 
 
 def _said(*arguments: str) -> str:
@@ -149,18 +202,24 @@ def _said(*arguments: str) -> str:
     return out.getvalue()
 
 
-def test_purge_command_reports_and_deletes() -> None:
-    _ended()
-    assert _said("--older-than", "90d", "--dry-run").startswith("Would delete 1 group that ended")
-    assert JobGroup.objects.exists()
-    said = json.loads(_said("--older-than", "12w", "--json"))
+def test_purge_command_reports_and_deletes(settings: Settings) -> None:
+    old, *_ = _groups(100, 80, 5)
+    reason, total = _said("--older-than", "90d", "--dry-run").splitlines()
+    assert (reason.endswith(": beyond the limit of days"), "Would delete 1 group that" in total) == (True, True)
+    assert "Retention is off" in _said("--dry-run")
+    settings.DIRECTOR_RETENTION_GROUPS = 2
+    assert "when 2 groups have ended later" in _said("--dry-run")
+    said = json.loads(_said("--dry-run", "--json"))
+    assert [(one["id"], one["reason"]) for one in said["due"]] == [(old.pk, "groups")]
+    assert "Deleted 1 group, with 1 job" in _said()
+    said = json.loads(_said("--older-than", "12d", "--json"))
     assert (said["groups"], said["children"], said["dry_run"]) == (1, 1, False)
-    assert not JobGroup.objects.exists()
+    assert JobGroup.objects.count() == 1
+    with pytest.raises(CommandError, match="needs --older-than"):
+        _said("--starred")
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], *(["--older-than", age] for age in ("90", "23h", "99999999d", "9" * 20 + "d"))]
-)
+@pytest.mark.parametrize("arguments", [["--older-than", age] for age in ("90", "23h", "99999999d", "9" * 20 + "d")])
 def test_purge_command_requires_an_age_of_a_day(arguments: list[str]) -> None:
     _ended()
     with pytest.raises(CommandError, match="older-than"):

@@ -1,4 +1,4 @@
-"""``serve`` is killed in the middle of a capture and of a deletion: no output is lost or half, and no file is left."""
+"""``serve`` is killed in the middle of a capture and of the retention: no output is lost or half, and no file is left."""
 
 import hashlib
 import sqlite3
@@ -64,21 +64,38 @@ def test_kill_in_a_capture_loses_nothing(tmp_path: Path, step: Step) -> None:
         assert len(director.rows("SELECT * FROM jobgroups_storedfile")) == 4
 
 
-def test_kill_in_a_deletion_leaves_no_file(tmp_path: Path) -> None:
+PURGE_STEPS = {
+    "before the first group": (Step("jobgroups.services.purge:_delete", "before"), 3, 3),
+    "before the commit of a group": (Step("jobgroups.services.purge:_delete", "uncommitted", 2), 2, 2),
+    "between a group and its files": (Step("jobgroups.services.purge:_delete", "after", 2), 1, 2),
+    "between the rows of files and the files": (Step(f"{CAPTURES}:_delete_rows", "after"), 2, 3),
+}
+
+
+@pytest.mark.parametrize(("step", "groups", "files"), PURGE_STEPS.values(), ids=PURGE_STEPS.keys())
+def test_kill_in_the_retention_leaves_nothing(tmp_path: Path, step: Step, groups: int, files: int) -> None:
     with simulated(tmp_path, count=1) as gpus, directing(tmp_path, gpus.urls) as director:
         director.start()
         director.wait_online()
-        director.submit(picture(), gpus.ids * 2)
-        until(lambda: len(director.rows("SELECT * FROM jobgroups_storedfile")) == 2)
+        young, *_ = [director.submit(picture(), gpus.ids) for _ in range(3)]
+        until(lambda: len(director.rows("SELECT * FROM jobgroups_storedfile")) == 3)
+        director.wait_settled()
         stop_in_order(director)
-        # As a purge does; the runner deletes the files when it starts.
         with closing(sqlite3.connect(director.data / "director.sqlite3")) as database:
-            database.execute("DELETE FROM jobgroups_capture")
+            # A group of so many jobs has a transaction of its own.
+            database.execute(
+                "UPDATE jobgroups_jobgroup SET created_at = ?1, completed_at = ?1, total_count = 400 WHERE id <> ?2",
+                ["2026-01-01 00:00:00", young],
+            )
             database.commit()
-        director.start(Step(f"{CAPTURES}:_delete_rows", "after"), wait=False)
+        director.start(step, wait=False, DIRECTOR_RETENTION_DAYS="30")
         director.wait_killed()
-        assert director.rows("SELECT * FROM jobgroups_storedfile") == []
-        assert len(list((director.data / "files" / "results").iterdir())) == 2
-        director.start()
+        assert len(director.rows("SELECT * FROM jobgroups_jobgroup")) == groups
+        assert len(list((director.data / "files" / "results").iterdir())) == files
+        director.start(DIRECTOR_RETENTION_DAYS="30")
+        until(lambda: [row["id"] for row in director.rows("SELECT id FROM jobgroups_jobgroup")] == [young])
+        until(lambda: len(director.rows("SELECT * FROM jobgroups_storedfile")) == 1)
         check(director)
         stop_in_order(director)
+        assert len(director.rows("SELECT * FROM jobgroups_capture")) == 1
+        assert director.rows("PRAGMA foreign_key_check") == []

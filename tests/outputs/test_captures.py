@@ -239,7 +239,7 @@ async def test_capture_is_given_up_after_a_week(gallery: Gallery) -> None:
     await gallery.one("a.png", picture())
     old = now() - captures.GIVEN_UP_AFTER
     await in_thread(lambda: Capture.objects.update(created_at=old, reason="It does not answer."))()
-    await in_thread(captures.captures_expire)()
+    await in_thread(captures.captures_clean)()
     row = await in_thread(Capture.objects.get)()
     assert (row.due_at, row.reason) == (None, "It does not answer.")
 

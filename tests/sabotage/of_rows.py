@@ -5,6 +5,7 @@ from tests.sabotage.breakage import Breakage, Edit
 _DRIVER = "jobgroups/runner/attempt/driver.py"
 _GROUP_TRANSACTION = "jobgroups/services/group_transaction.py"
 _LEASES = "jobgroups/services/leases.py"
+_PURGE = "jobgroups/services/purge.py"
 
 OF_ROWS: tuple[Breakage, ...] = (
     Breakage(
@@ -169,6 +170,18 @@ OF_ROWS: tuple[Breakage, ...] = (
         "A client that was offline for an hour repeats its request: all jobs are executed twice.",
         "api/test_submission.py::test_key_is_remembered_for_a_day",
         Edit("jobgroups/services/submission.py", "dt.timedelta(hours=24)", "dt.timedelta(minutes=14)"),
+    ),
+    Breakage(
+        "The retention deletes groups with a starred job.",
+        "The images that a user wanted to keep are gone.",
+        "db/test_purging.py::test_limit_of_groups_keeps_those_that_ended_last_and_stars",
+        Edit(_PURGE, "if not limits.starred:", "if False:"),
+    ),
+    Breakage(
+        "The retention deletes a group of which a prompt may still run.",
+        "Nothing stops the prompt, and its images belong to no job.",
+        "db/test_purging.py::test_purge_keeps_a_group",
+        Edit(_PURGE, "deletable.filter(~Exists(running), ~Exists(abandoned))", "deletable"),
     ),
     Breakage(
         "A group whose status is derived again completes again.",

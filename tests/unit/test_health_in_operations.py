@@ -4,6 +4,7 @@ import datetime as dt
 import re
 
 import pytest
+from django.test import override_settings
 from pytest_django import Settings
 
 from director.web import health
@@ -26,6 +27,11 @@ def _runner(age_s: float, **fields: object) -> Runner:
 
 def _facts(*runners: Runner) -> HealthReport:
     return HealthReport(list(runners), _NOW, {})
+
+
+def _with_retention() -> Check:
+    with override_settings(DIRECTOR_RETENTION_DAYS=30, DIRECTOR_RETENTION_BYTES=2**30):
+        return health.storage_check(StorageReport(400 * 2**30))
 
 
 def _given() -> dict[str, list[Check]]:
@@ -51,6 +57,9 @@ def _given() -> dict[str, list[Check]]:
             health.storage_check(StorageReport(0, ["rack-1", "rack-2"])),
             health.storage_check(StorageReport(2**30)),
             health.storage_check(StorageReport(400 * 2**30)),
+            Check(
+                health.Level.OK, "9 GiB are free. Ended groups without a starred job are deleted 30 d after their end."
+            ),
         ],
         "backends": [
             health.backends_check(None),

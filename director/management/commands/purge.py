@@ -1,20 +1,24 @@
 """``director purge``: delete old groups, and assets that were not used for as long."""
 
 import argparse
+import contextlib
 import datetime as dt
 import json
 from dataclasses import asdict
 from typing import Any, Final
 
-from django.core.management.base import BaseCommand
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
 
 from director.cli.option_types import age
 from director.cli.text import plural
 from jobgroups.domain.clock import iso, now
+from jobgroups.domain.text import gibibytes
+from jobgroups.queries.retention import retention_text
 from jobgroups.services.assets import assets_expire, unused_assets
 from jobgroups.services.captures import files_collect
-from jobgroups.services.purge import YOUNGEST, Purged, files_purgeable, groups_purge, groups_purgeable
-from jobgroups.services.stored_files import clean, gibibytes
+from jobgroups.services.purge import YOUNGEST, Limits, Purged, groups_purge, groups_purgeable, retention
+from jobgroups.services.stored_files import clean
 from jobgroups.services.timings import timings_purge
 
 #: Maximum age; the calendar cannot represent much earlier times.
@@ -23,50 +27,54 @@ _OLDEST: Final = dt.timedelta(days=36_500)
 
 class Command(BaseCommand):
     help = (
-        "Delete groups that ended long ago, with their jobs, attempts, events and captured files, and assets that were"
-        " not used since then. The files at the backends stay. Groups are deleted by this command only."
+        "Delete groups with their jobs, attempts, events and captured files, and unused assets: what the retention does"
+        " not keep, as the runners do every hour, or what ended long ago. The files at the backends stay."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.epilog = "Examples: director purge --older-than 90d --dry-run, director purge --older-than 12w --json"
-        parser.add_argument("--older-than", required=True, type=_age, metavar="AGE", help="90d, 12w; 1d at least")
-        parser.add_argument("--starred", action="store_true", help="also groups with starred jobs")
-        parser.add_argument("--dry-run", action="store_true", help="only print what would be deleted")
+        parser.epilog = "Examples: director purge --dry-run, director purge --older-than 12w --json"
+        older = "90d, 12w; 1d at least; instead of the limits of the installation"
+        parser.add_argument("--older-than", type=_age, metavar="AGE", help=older)
+        parser.add_argument("--starred", action="store_true", help="with --older-than: also groups with starred jobs")
+        parser.add_argument("--dry-run", action="store_true", help="only print what would be deleted, and why")
         parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        before, starred = now() - options["older_than"], options["starred"]
-        if options["dry_run"]:
-            total = groups_purgeable(before=before, starred=starred)
-            assets = len(unused_assets(before))
-            files, size = files_purgeable(before=before, starred=starred)
+        older, is_dry = options["older_than"], options["dry_run"]
+        due: list[dict[str, Any]] = []
+        if options["starred"] and older is None:
+            raise CommandError("--starred needs --older-than: the retention keeps stars.")
+        limits = retention() if older is None else Limits(age=older, starred=options["starred"])
+        unused = now() - (older or dt.timedelta(days=settings.DIRECTOR_ASSET_DAYS or _OLDEST.days))
+        if is_dry:
+            total, due = groups_purgeable(limits)
+            assets = len(unused_assets(unused))
         else:
-            total = sum(groups_purge(before=before, starred=starred), Purged())
+            total = sum(groups_purge(limits), Purged())
             timings_purge()
-            assets = assets_expire(before=before)
-            files, size = files_collect()
+            assets = assets_expire(before=unused)
+            total += Purged(0, 0, *files_collect())
             clean()
         if options["json"]:
-            said = {"before": iso(before), "dry_run": options["dry_run"], **asdict(total)}
-            said |= {"assets": assets, "files": files, "bytes": size}
-            self.stdout.write(json.dumps(said))
+            said = {"before": older and iso(now() - older), "dry_run": is_dry, **asdict(total), "assets": assets}
+            self.stdout.write(
+                json.dumps(said | {"due": [{**one, "completed_at": iso(one["completed_at"])} for one in due]})
+            )
             return
-        did = "Would delete" if options["dry_run"] else "Deleted"
+        for one in due:
+            self.stdout.write(f"{one['id']} ended {iso(one['completed_at'])}: beyond the limit of {one['reason']}")
+        if older is None:
+            self.stdout.write(retention_text() or "Retention is off: only groups with days of their own are deleted.")
+        which = "" if older is None else f" that ended before {iso(now() - older)}"
         self.stdout.write(
-            f"{did} {plural(total.groups, 'group')} that ended before {iso(before)}, with"
-            f" {plural(total.children, 'job')}, {plural(total.attempts, 'attempt')}"
-            f" and {plural(total.events, 'event')}, {plural(files, 'captured file')} ({gibibytes(size)});"
-            f" {plural(assets, 'asset')} not used since then."
+            f"{'Would delete' if is_dry else 'Deleted'} {plural(total.groups, 'group')}{which}, with"
+            f" {plural(total.children, 'job')} and {plural(total.files, 'captured file')} ({gibibytes(total.bytes)});"
+            f" {plural(assets, 'unused asset')}."
         )
 
 
 def _age(text: str) -> dt.timedelta:
-    try:
-        found = age(text)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no age like 90d, 12w or 48h") from None
-    if found > _OLDEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is too long ago")
-    if found < YOUNGEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is too young: 1d at least")
-    return found
+    with contextlib.suppress(ValueError, OverflowError):
+        if YOUNGEST <= (found := age(text)) <= _OLDEST:
+            return found
+    raise argparse.ArgumentTypeError(f"{text!r} is no age like 90d or 12w, from 1d to {_OLDEST.days}d")

@@ -242,7 +242,7 @@ function metadata() {
   return { metadata: name ? { name, ...said, ...(name && { name }) } : said, errors: [] };
 }
 
-const seconds = (id) => ($(id).value.trim() === "" ? undefined : Number($(id).value));
+const number = (id) => ($(id).value.trim() === "" ? undefined : Number($(id).value));
 
 // Returns the request's body as text and what is wrong already.
 function body() {
@@ -252,13 +252,13 @@ function body() {
   const meta = metadata();
   errors.push(...(text ? wrong : []), ...meta.errors);
   if (!text) errors.push({ field: "workflow_json", message: "Choose a workflow first." });
-  const number = $("count").value.trim();
+  const jobs = $("count").value.trim();
   const most = inPool() ? POOL : CHILDREN;
-  if (!/^\d+$/.test(number) || Number(number) < 1 || Number(number) > most) errors.push({ field: "count", message: `Must be a whole number from 1 to ${most}.` });
+  if (!/^\d+$/.test(jobs) || Number(jobs) < 1 || Number(jobs) > most) errors.push({ field: "count", message: `Must be a whole number from 1 to ${most}.` });
   else if (!ids.length) errors.push({ field: "backend_ids", message: `Choose at least one backend${inPool() && tags().length ? " or tag" : ""}.` });
   // What a browser cannot read as a number it gives as nothing.
-  for (const [id, most] of [["timeout", 3600], ["stall", 86400]]) if ($(id).validity.badInput) errors.push({ field: `${id}_seconds`, message: `Must be a whole number from 30 to ${most}.` });
-  const rest = { backend_ids: ids, count: inPool() ? count() : undefined, seed_strategy: $("strategy").value, timeout_seconds: seconds("timeout"), stall_seconds: seconds("stall") };
+  for (const [id, field] of [["timeout", "timeout_seconds"], ["stall", "stall_seconds"], ["retention", "retention_days"]]) if ($(id).validity.badInput) errors.push({ field, message: `Must be a whole number from ${$(id).min} to ${$(id).max}.` });
+  const rest = { backend_ids: ids, count: inPool() ? count() : undefined, seed_strategy: $("strategy").value, timeout_seconds: number("timeout"), stall_seconds: number("stall"), retention_days: number("retention") };
   if (Object.keys(parameters).length) rest.parameters = parameters;
   if (Object.keys(meta.metadata || {}).length) rest.metadata = meta.metadata;
   if (capabilities.length) rest.required_capabilities = capabilities;
@@ -353,6 +353,7 @@ async function repeat() {
   $("strategy").value = again.seed_strategy;
   $("timeout").value = again.timeout_seconds ?? "";
   $("stall").value = again.stall_seconds ?? "";
+  $("retention").value = again.retention_days ?? "";
   if (again.base_seed !== null) $("base").value = again.base_seed;
   kept = { ...again.parameters };
   capabilities = again.required_capabilities || [];

@@ -75,6 +75,7 @@ class SubmissionRequest(RequestSerializer):
     metadata = fields.Object(default=dict)
     timeout_seconds = fields.Integer(30, 3600, default=None)
     stall_seconds = fields.Integer(30, 86_400, default=None)
+    retention_days = fields.Integer(1, 36_500, default=None)
     required_capabilities = fields.Texts(_MAX_WORD, most=_MAX_ENTRIES, default=())
     max_attempts = fields.Integer(1, 10, default=lambda: settings.DIRECTOR_MAX_ATTEMPTS)
     retry_elsewhere = fields.Choice(_RETRY_ELSEWHERE, default=lambda: RetryScope(settings.DIRECTOR_RETRY_ELSEWHERE))

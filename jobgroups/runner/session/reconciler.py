@@ -154,7 +154,7 @@ class Reconciler:
         if lasts >= give_up_s:
             name, reason = self._context.backend_id, desired.quarantine_reason
             message = f"{name} has been quarantined for {lasts:.0f} s: {reason}"
-            await self._store(expiry.children_fail_quarantined, message=message)
+            await self._store(expiry.children_fail_unsent, message=message)
 
     async def _store(self, work: Any, **fields: Any) -> Any:
         return await self._context.store(work, **fields)
