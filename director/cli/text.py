@@ -77,7 +77,9 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[object]], statuses: in
     lines = []
     for number, row in enumerate(table):
         *first, last = (cell.ljust(widths[i]) for i, cell in enumerate(row))
-        last = _cut(last.rstrip(), room)
+        last = last.rstrip()
+        if room is not None and len(last) > room:
+            last = f"{last[: room - 1]}…"
         cells = [*first, last]
         if number and statuses >= 0:
             cells[statuses] = coloured(str(rows[number - 1][statuses]), cells[statuses])
@@ -99,10 +101,6 @@ def _room(widths: Sequence[int]) -> int | None:
 def is_terminal() -> bool:
     """Return whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
-
-
-def _cut(text: str, room: int | None) -> str:
-    return text if room is None or len(text) <= room else f"{text[: room - 1]}…"
 
 
 def place(backend_id: str | None, status: str) -> str:

@@ -40,7 +40,6 @@ from jobgroups.services.outcomes import (
     fail_attempt,
     requeue_or_adopt,
     requeue_or_fail,
-    start_child,
     without_replaced,
 )
 from jobgroups.services.transactions import attempt_transaction, is_free
@@ -163,7 +162,7 @@ def attempt_started(*, attempt_id: int, fence: FencingToken) -> StoredAttempt:
                 _decide_move(tx, child, attempt)
             forgotten = _answer_forgotten(attempt)
             if tx.move_attempt(attempt, AttemptState.RUNNING, started_at=now(), **forgotten):
-                start_child(tx, child, attempt)
+                tx.start_child(child, attempt)
         return _stored(child, attempt)
 
 
@@ -466,7 +465,7 @@ def abandoned_prompt_found(*, attempt_id: int, fence: FencingToken, running: boo
             stop_requested_at=None,
             stop_reason="",
         )
-        start_child(tx, child, attempt)
+        tx.start_child(child, attempt)
         return True
 
 

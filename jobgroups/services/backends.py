@@ -115,7 +115,7 @@ def backend_delete(*, backend_id: str) -> None:
     children, attempts = backend_in_use(backend_id)
     if children:
         them = "it" if children == 1 else "them"
-        raise BackendInUse(f"{_jobs(children)} not final; cancel {them} or wait for {them}.")
+        raise BackendInUse(f"{pluralize(children, 'job is', 'jobs are')} not final; cancel {them} or wait for {them}.")
     if attempts and row.unreachable_since is None:
         raise BackendInUse("Prompts of ours may still run there; wait until they were stopped.")
     active = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
@@ -141,10 +141,6 @@ def adopted_depart(*, backend_id: str) -> bool:
         return False
     discovery.backend_depart(row=row)
     return True
-
-
-def _jobs(number: int) -> str:
-    return f"{number} job is" if number == 1 else f"{number} jobs are"
 
 
 @retried_transaction

@@ -64,6 +64,13 @@ class GroupTransaction:
         self._changed = True
         return True
 
+    def start_child(self, child: ChildJob, attempt: Attempt) -> None:
+        """Record that the child's attempt has begun to execute it."""
+        count = max(child.attempt_count, attempt.number)
+        fields = {"started_at": attempt.started_at, "attempt_count": count}
+        if self.move_child(child, ChildStatus.RUNNING, attempt=attempt, **fields):
+            self.add_event(log.child_started(child, attempt))
+
     def cancel_children(self, children: Sequence[ChildJob]) -> list[ChildJob]:
         """Cancel the children whose stored status allows it, and return them; thousands in a few statements."""
         moment = now()

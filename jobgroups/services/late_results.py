@@ -58,14 +58,7 @@ def adopt_result(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> Non
     Its times are that attempt's.
     """
     reinstate(child, attempt)
-    tx.move_child(
-        child,
-        ChildStatus.RUNNING,
-        attempt=attempt,
-        started_at=attempt.started_at,
-        attempt_count=max(child.attempt_count, attempt.number),
-    )
-    tx.add_event(log.child_started(child, attempt))
+    tx.start_child(child, attempt)
     tx.move_child(
         child,
         ChildStatus.COMPLETED,

@@ -198,18 +198,6 @@ class AttemptResult:
     last_step: tuple[str | None, int, int] | None = None
 
 
-def start_child(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:
-    started = tx.move_child(
-        child,
-        ChildStatus.RUNNING,
-        attempt=attempt,
-        started_at=attempt.started_at,
-        attempt_count=attempts_with(child, attempt),
-    )
-    if started:
-        tx.add_event(log.child_started(child, attempt))
-
-
 def without_replaced(attempt: Attempt, end: AttemptResult) -> AttemptResult:
     """Record the files of a result, and return it with those files marked that a later job has replaced.
 
@@ -305,7 +293,7 @@ def end_child(
 ) -> None:
     if child.status == ChildStatus.QUEUED and end.ran:
         # The runner saw no start: record it just before the end.
-        start_child(tx, child, attempt)
+        tx.start_child(child, attempt)
     if end.state is not AttemptState.SUCCESS or refused is not None:
         handle_failure(tx, child, attempt, refused or _failure_of(end), **_last_step(end))
         return

@@ -58,7 +58,8 @@ class ProgressTracker:
         """Start at 0 percent with the workflow that is sent to ComfyUI."""
         self._classes = {node_id: str(node["class_type"]) for node_id, node in workflow.items()}
         self._weights = node_weights(workflow)
-        self._counted = _linked_nodes(workflow) or set(workflow)
+        linked = {end for node_id, _, source in links(workflow) if source in workflow for end in (node_id, source)}
+        self._counted = linked or set(workflow)
         self._cached: set[str] = set()
         self._fractions: dict[str, float] = {}
         self._reports: dict[str, _Report] = {}
@@ -256,11 +257,6 @@ def _integer(workflow: Workflow, node: Node, name: str) -> int | None:
         held = only_integer_input(workflow[source])
         value = workflow[source]["inputs"][held] if held is not None else None
     return int(value) if value is not None and is_integer(value) else None
-
-
-def _linked_nodes(workflow: Workflow) -> set[str]:
-    """Return the nodes with a link to or from another node."""
-    return {end for node_id, _, source in links(workflow) if source in workflow for end in (node_id, source)}
 
 
 def _whole(value: float) -> int:
