@@ -89,18 +89,6 @@ async def test_a_comfyui_that_would_render_twice_is_told_to_be_updated(farm: Far
     assert farm.kinds() == []
 
 
-async def test_a_runner_that_stops_leaves_prompts_running_and_the_next_one_takes_them_up(farm: Farm) -> None:
-    await farm.backend(seconds=1.5)
-    first = await farm.runner()
-    group = await farm.running("gpu-1", "gpu-1")
-    await farm.stop(first)
-    await farm.runner()
-    assert (await farm.finished(group)).status == "completed"
-    kinds = farm.kinds()
-    assert kinds.count("started") == 2
-    assert kinds.count("interrupted") == 0
-
-
 async def test_a_disabled_backend_fails_what_waits_and_finishes_what_was_sent(farm: Farm) -> None:
     await farm.backend(seconds=1)
     await farm.runner(depth=1)
