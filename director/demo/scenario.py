@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from director.client import AsyncDirector, ChildProgress, Event, Group
-from director.demo.checks import DemoResult, Outage, problems, renders
+from director.demo.checks import DemoResult, problems
 from director.demo.farm import DIRECTOR, OUT_OF_MEMORY, Farm, inject_fault, read_audit_logs, start, start_director
 from director.demo.processes import Processes
 from director.demo.screen import Screen
@@ -79,11 +79,15 @@ async def _run_groups(plan: Plan, processes: Processes, screen: Screen) -> list[
         await inject_fault(farm, "gpu-2", OUT_OF_MEMORY)
         second = await user.render("Group 2")
         screen.title("3. Longer jobs, and the Director is killed while they run")
-        third = await user.render_over_a_kill("Group 3", _KillSwitch(processes, farm, screen))
-    screen.table([first, second, third.result])
+        for name in farm.simulators:
+            await inject_fault(farm, name, {"name": "slow", "seconds": _LONGER_S})
+        kill_switch = _KillSwitch(processes, farm, screen)
+        third = await user.render("Group 3", kill_switch)
+        audit_log = await read_audit_logs(farm)
+    screen.table([first, second, third])
     screen.say(f"\nImages: {plan.images}")
     screen.say(f"Director: {farm.url}{' (ends with this demo)' if plan.once else ''}")
-    return problems(first, second, third)
+    return problems(first, second, third, killed=kill_switch.killed_at is not None, audit_log=audit_log)
 
 
 class _KillSwitch:
@@ -140,16 +144,7 @@ class _User:
             streamed=[event.seq or 0 for event in streamed],
             logged=[event.seq or 0 for event in log],
             images=[path for path in files if path.suffix == ".png"],
-            kinds=[event.type for event in streamed],
         )
-
-    async def render_over_a_kill(self, title: str, kill_switch: _KillSwitch) -> Outage:
-        """Do the same while the Director is killed; then read the audit logs of the backends."""
-        for backend_id in self.farm.simulators:
-            await inject_fault(self.farm, backend_id, {"name": "slow", "seconds": _LONGER_S})
-        result = await self.render(title, kill_switch)
-        prompts = renders(await read_audit_logs(self.farm), result.group.job_group_id)
-        return Outage(result=result, killed_at=kill_switch.killed_at, renders=prompts)
 
     async def _watch(self, group: Group, kill_switch: _KillSwitch | None) -> list[Event]:
         stored = []
