@@ -1,38 +1,41 @@
 """All breakages, and the page that lists them."""
 
+import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from tests.sabotage.breakage import Breakage
-from tests.sabotage.of_access import OF_DESTINATIONS, OF_LIMITS
-from tests.sabotage.of_assets import OF_ASSETS
-from tests.sabotage.of_attempts import OF_ATTEMPTS
-from tests.sabotage.of_failures import OF_FAILURES
-from tests.sabotage.of_holds import OF_HOLDS, OF_WAITS
-from tests.sabotage.of_leases import OF_LEASES
-from tests.sabotage.of_notices import OF_NOTICES
-from tests.sabotage.of_pool import OF_POOL
-from tests.sabotage.of_prompts import OF_PROMPTS
-from tests.sabotage.of_retries import OF_RETRIES
+from tests.sabotage.breakage import Breakage, Edit
 from tests.sabotage.of_rows import OF_ROWS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "docs" / "sabotage.md"
 
+
+def _part(name: str) -> tuple[Breakage, ...]:
+    """Return the breakages of one file; for their fields see ``Breakage``."""
+    listed = tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8"))["breakage"]
+    return tuple(_breakage(**one) for one in listed)
+
+
+def _breakage(broken: str, hurts: str, notices: str, edits: Sequence[Mapping[str, str]], **rest: Any) -> Breakage:
+    return Breakage(broken, hurts, notices, *(Edit(**edit) for edit in edits), **rest)
+
+
 _PARTS: Final = (
-    ("Sending prompts", OF_PROMPTS),
-    ("Following, ending and stopping attempts", OF_ATTEMPTS),
+    ("Sending prompts", _part("prompts")),
+    ("Following, ending and stopping attempts", _part("attempts")),
     ("Rows, events and files", OF_ROWS),
-    ("Assets", OF_ASSETS),
-    ("Retry policy", OF_FAILURES),
-    ("Retries and moves by users", OF_RETRIES),
-    ("The pool", OF_POOL),
-    ("Holds and quarantine", OF_HOLDS),
-    ("Bounds of waits", OF_WAITS),
-    ("Destinations", OF_DESTINATIONS),
-    ("Notifications and failures", OF_NOTICES),
-    ("A farm of processes", OF_LEASES),
-    ("Limits and access", OF_LIMITS),
+    ("Assets", _part("assets")),
+    ("Retry policy", _part("failures")),
+    ("Retries and moves by users", _part("retries")),
+    ("The pool", _part("pool")),
+    ("Holds and quarantine", _part("holds")),
+    ("Bounds of waits", _part("waits")),
+    ("Destinations", _part("destinations")),
+    ("Notifications and failures", _part("notices")),
+    ("A farm of processes", _part("leases")),
+    ("Limits and access", _part("limits")),
 )
 BREAKAGES: Final = tuple(breakage for _, part in _PARTS for breakage in part)
 
