@@ -98,8 +98,7 @@ class StorageAway(JobGroupsError, code="storage_unavailable", status=503):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"The storage of files does not work now ({reason}); nothing was kept. Try again in some minutes:"
-            " /api/health shows when it works."
+            f"The storage of files does not work now ({reason}). Nothing was kept; try again in some minutes."
         )
 
 

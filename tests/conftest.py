@@ -10,16 +10,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import hypothesis
 import pytest
 from django.conf import settings
 from django.core.files.storage import storages
 from django.test import override_settings
-
-if TYPE_CHECKING:
-    from tests.harness.bucket import BucketServer
 
 # nohup starts a run with SIGINT ignored, and child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -44,7 +41,7 @@ def files_folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def bucket(files_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["BucketServer"]:
+def bucket(files_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A storage of the test's own, in a bucket."""
     from tests.harness.bucket import BucketServer
 

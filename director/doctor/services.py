@@ -1,10 +1,12 @@
 """Checks of database, channel layer and runner."""
 
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from django.conf import settings
+from django.core.files.base import ContentFile
 from django.db import Error as DatabaseError
 from django.db import connection
 
@@ -98,11 +100,12 @@ def other_parts() -> list[Finding]:
 
 def _storage(check: dict[str, str]) -> dict[str, str]:
     """Return the check of the storage with its place, and down if a file cannot be written there."""
-    if stored_files.is_local() and not settings.DIRECTOR_FILES_DIR.exists():
+    files, folder = stored_files.storage(), settings.DIRECTOR_FILES_DIR
+    if stored_files.is_local() and not folder.exists():
         return check  # serve makes the folder
-    where = stored_files.location()
+    where = f"folder {folder}" if stored_files.is_local() else str(files)
     try:
-        stored_files.require_writable()
+        files.delete(files.save(f"probe-{uuid.uuid4().hex}", ContentFile(b"x")))
     except (OSError, StorageAway) as error:
         return {"status": "down", "detail": f"The {where} cannot be written: {error}"}
     return {**check, "detail": f"The {where} can be written. {check['detail']}"}

@@ -5,16 +5,14 @@ import logging
 import os
 import platform
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 import redis
 from django.conf import settings
-from django.db import Error as DatabaseError
 from django.db import connection
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -78,8 +76,6 @@ class StorageReport:
     free_bytes: int
     #: Live runners whose marker is not in this process's storage.
     strangers: Sequence[str] = ()
-    #: A storage that is no folder does not answer.
-    is_away: bool = False
 
 
 class HealthView(ApiView):
@@ -91,7 +87,7 @@ class HealthView(ApiView):
 
 def run_checks() -> dict[str, Any]:
     """Return ``{"status", "version", "checks": {name: {"status", "detail"}}}``."""
-    facts = _query_database()
+    facts: HealthReport | None = _query(_query_thread, DATABASE_SECONDS, _read)
     checks: Mapping[str, Check] = {
         "database": database_check(facts),
         "channel_layer": channel_layer_check(
@@ -100,35 +96,22 @@ def run_checks() -> dict[str, Any]:
         ),
         "runner": runner_check(facts),
         "backends": backends_check(None if facts is None else facts.backends),
-        "storage": storage_check(_query_storage(facts)),
+        "storage": storage_check(_query(_storage_thread, STORAGE_SECONDS, _read_storage, facts)),
     }
     worst = max((check.status for check in checks.values()), key=list(Level).index)
     shown = {name: asdict(check) for name, check in checks.items()}
     return {"status": worst, "version": settings.DIRECTOR_VERSION, "checks": shown}
 
 
-def _query_database() -> HealthReport | None:
-    """Return the rows for the checks; None if the database does not answer in time."""
-    future = _query_thread.submit(_read)
+def _query(thread: ThreadPoolExecutor, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
+    """Return what a part reports; None if it does not answer in time, or with an error."""
+    future = thread.submit(work, *args)
     try:
-        return future.result(timeout=DATABASE_SECONDS)
-    except FutureTimeout:
-        future.cancel()
-        logger.warning("health: no response from the database within %s s", DATABASE_SECONDS)
-    except DatabaseError as error:
-        logger.warning("health: database error (%s)", error)
-    return None
-
-
-def _query_storage(facts: HealthReport | None) -> StorageReport | None:
-    """Return what the check of the storage needs; None if the storage does not answer in time."""
-    future = _storage_thread.submit(_read_storage, facts)
-    try:
-        return future.result(timeout=STORAGE_SECONDS)
+        return future.result(timeout=seconds)
     except Exception as error:  # noqa: BLE001 a storage raises errors of its own classes
         future.cancel()
-        logger.warning("health: the storage does not answer (%r)", error)
-    return None if stored_files.is_local() else StorageReport(stored_files.free_bytes(), is_away=True)
+        logger.warning("health: no answer within %s s, or an error (%r)", seconds, error)
+    return None
 
 
 def _read_storage(facts: HealthReport | None) -> StorageReport:
@@ -262,14 +245,14 @@ def backends_check(backends: Mapping[str, str] | None) -> Check:
 
 def storage_check(report: StorageReport | None) -> Check:
     """Return down if the storage does not answer, or a runner uses another one; degraded below the minimum of space."""
-    if report is None:
-        return Check(Level.DOWN, f"The storage of files did not answer within {STORAGE_SECONDS:g} s; see the log.")
-    if report.is_away:
+    if report is None and not stored_files.is_local():
         return Check(
             Level.DEGRADED,
             "The storage of files does not answer; see the log. Outputs are copied when it does, uploads and stored files"
             " are refused. Jobs go on; those with assets wait.",
         )
+    if report is None:
+        return Check(Level.DOWN, f"The storage of files did not answer within {STORAGE_SECONDS:g} s; see the log.")
     if report.strangers:
         names = ", ".join(report.strangers)
         return Check(Level.DOWN, f"Another storage of files than here is used by {names}: share DIRECTOR_FILES_DIR.")

@@ -49,8 +49,7 @@ async def open_file(
     if file.stored is not None:
         if max_bytes is not None and file.stored.size_bytes > max_bytes:
             raise AnswerTooLarge(f"The stored file has more than {max_bytes} bytes.", path=file.filename)
-        async with open_stored(file.stored) as kept:
-            yield kept
+        yield await open_stored(file.stored)
         return
     if file.replaced:
         raise OutputReplaced(file.filename, file.backend_id)

@@ -1,12 +1,10 @@
 """Responses with a file of the storage: whole or one range, read in a thread while it is sent."""
 
 import asyncio
-import contextlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Final
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -14,12 +12,9 @@ from django.http.response import HttpResponseBase
 from jobgroups.domain import media_types
 from jobgroups.errors import OutputGone, RangeNotSatisfiable
 from jobgroups.models import Asset, StoredFile
-from jobgroups.services.stored_files import open_file
+from jobgroups.services.stored_files import read_file
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-_CHUNK: Final = 2**20
+_CHUNK: Final = 4 * 2**20
 #: One range of bytes. Of several ranges the whole file is sent, as HTTP allows.
 _RANGE: Final = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
 
@@ -34,20 +29,18 @@ class StoredAnswer:
     status: Final = 200
     headers: Final[dict[str, str]] = {}
 
-    def __init__(self, content: Any, length: int) -> None:
+    def __init__(self, content: AsyncIterator[bytes], length: int) -> None:
         self._content = content
         self.length = length
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Return the content, piece by piece."""
-        return _body(self._content, self.length)
+        return self._content
 
 
-@contextlib.asynccontextmanager
-async def open_stored(file: StoredFile | Asset) -> AsyncIterator[StoredAnswer]:
+async def open_stored(file: StoredFile | Asset) -> StoredAnswer:
     """Open a file of the storage, or raise ``OutputGone`` or ``StorageAway``."""
-    with await _opened(file.stored_name, 0, file.size_bytes) as content:
-        yield StoredAnswer(content, file.size_bytes)
+    return StoredAnswer(await _opened(file.stored_name, 0, file.size_bytes), file.size_bytes)
 
 
 async def file_response(
@@ -89,30 +82,28 @@ async def file_response(
     status = 206 if is_part else 200
     if request.method == "HEAD":
         return HttpResponse(status=status, headers=headers)
-    file = await _opened(stored_name, first, last - first + 1)
-    # Start the generator now: only a started one is closed if the client has disconnected.
-    body = _body(file, last - first + 1)
-    await anext(body)
+    body = await _opened(stored_name, first, last - first + 1)
     return StreamingHttpResponse(body, status=status, headers=headers)
 
 
-async def _in_thread(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    return await asyncio.get_running_loop().run_in_executor(_threads, partial(work, *args, **kwargs))
-
-
-async def _opened(stored_name: str, first: int, length: int) -> Any:
+async def _opened(stored_name: str, first: int, length: int) -> AsyncIterator[bytes]:
+    """Return a part of a stored file, whose first piece is read already."""
+    content = _pieces(stored_name, first, length)
     try:
-        return await _in_thread(open_file, stored_name, first, length)
+        await anext(content)
     except FileNotFoundError:
         raise OutputGone("The storage does not have the file any more.") from None
+    return content
 
 
-async def _body(file: Any, length: int) -> AsyncIterator[bytes]:
-    with file:
-        yield b""
-        while length > 0:
-            chunk: bytes = await _in_thread(file.read, min(_CHUNK, length))
-            if not chunk:
-                raise OSError("the stored file is shorter than its row")
-            length -= len(chunk)
-            yield chunk
+async def _pieces(stored_name: str, first: int, length: int) -> AsyncIterator[bytes]:
+    chunk: bytes | None = None
+    while chunk is None or length:
+        loop, is_first = asyncio.get_running_loop(), chunk is None
+        chunk = await loop.run_in_executor(_threads, read_file, stored_name, first, min(_CHUNK, length))
+        if is_first:
+            yield b""
+        elif not chunk:
+            raise OSError("the stored file is shorter than its row")
+        yield chunk
+        first, length = first + len(chunk), length - len(chunk)

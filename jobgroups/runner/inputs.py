@@ -84,11 +84,8 @@ class InputFiles:
                     f" accepts (413). Start ComfyUI with --max-upload-size {megabytes} or more."
                 )
                 raise InputMissing(FailureClass.NODE_OR_MODEL_MISSING, message, where) from error
-            except BackendError as error:
+            except (BackendError, StorageAway) as error:
                 message = f"Node {node}: {asset.name} cannot be put on the backend. {error.detail}"
-                raise InputMissing(FailureClass.UNREACHABLE, message, where) from error
-            except StorageAway as error:
-                message = f"Node {node}: {asset.name} cannot be read. {error.detail}"
                 raise InputMissing(FailureClass.UNREACHABLE, message, where) from error
             except OutputGone as error:
                 message = f"Node {node}: the stored file of {asset.name} is lost. Upload it again."
@@ -122,12 +119,12 @@ class InputFiles:
                 await asyncio.sleep(self._pause)
 
     async def _upload(self, asset: Asset, name: str, may_send: Callable[[], bool]) -> None:
-        async with open_stored(asset) as stored:
+        stored = await open_stored(asset)
 
-            async def chunks() -> AsyncIterator[bytes]:
-                async for chunk in stored.chunks():
-                    if not may_send():
-                        raise SendAborted(_TAKEN)
-                    yield chunk
+        async def chunks() -> AsyncIterator[bytes]:
+            async for chunk in stored.chunks():
+                if not may_send():
+                    raise SendAborted(_TAKEN)
+                yield chunk
 
-            await self._client.upload_input(name, chunks(), subfolder=SUBFOLDER, size=asset.size_bytes)
+        await self._client.upload_input(name, chunks(), subfolder=SUBFOLDER, size=asset.size_bytes)

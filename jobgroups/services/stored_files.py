@@ -47,28 +47,18 @@ def is_local() -> bool:
     return isinstance(storage(), FileSystemStorage)
 
 
-def location() -> str:
-    """Return where files are stored, as text."""
-    return f"folder {settings.DIRECTOR_FILES_DIR}" if is_local() else str(storage())
-
-
 def require_storage() -> None:
     """Raise ``StorageAway`` if the storage does not answer."""
     storage().exists("runners")
 
 
-def require_writable() -> None:
-    """Raise ``StorageAway`` or ``OSError`` if a file cannot be written into the storage and deleted."""
-    storage().delete(storage().save(f"probe-{uuid.uuid4().hex}", ContentFile(b"x")))
-
-
-def open_file(name: str, first: int = 0, length: int | None = None) -> Any:
-    """Open a stored file at a position, for ``length`` bytes; raise ``FileNotFoundError`` or ``StorageAway``."""
+def read_file(name: str, first: int, length: int) -> bytes:
+    """Return a part of a stored file; raise ``FileNotFoundError`` or ``StorageAway``."""
     if not is_local():
-        return storage().part(name, first, length)
-    file = storage().open(name)
-    file.seek(first)
-    return file
+        return bytes(storage().read(name, first, length))
+    with storage().open(name) as file:
+        file.seek(first)
+        return bytes(file.read(length))
 
 
 def media_source(name: str) -> str | None:
@@ -122,8 +112,7 @@ def marker_write(*, runner: str, instance: str) -> None:
 def marker_exists(*, runner: str, instance: str) -> bool:
     """Return whether an instance of a runner uses this storage."""
     try:
-        with open_file(_marker_of(runner)) as file:
-            return bool(file.read() == instance.encode())
+        return read_file(_marker_of(runner), 0, len(instance) + 1) == instance.encode()
     except FileNotFoundError:
         return False
 

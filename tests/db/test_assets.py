@@ -96,21 +96,6 @@ def test_lost_file_comes_back_with_the_next_upload(files_folder: Path) -> None:
     assert (files_folder / asset.stored_name).read_bytes() == b"cat"
 
 
-def test_same_content_twice_at_one_moment_is_stored_once(files_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first: list[Asset] = []
-    moved = stored_files.move_into_storage
-
-    def after_another(path: Path, name: str) -> None:
-        moved(path, name)
-        if not first:
-            first.append(Asset())
-            first[0] = _stored()
-
-    monkeypatch.setattr(stored_files, "move_into_storage", after_another)
-    assert _stored() == first[0]
-    assert _files(files_folder) == [Path(first[0].stored_name).name]
-
-
 class _Killed(BaseException):
     """Ends the work at this moment."""
 

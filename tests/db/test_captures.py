@@ -115,36 +115,6 @@ def test_output_that_was_replaced_meanwhile_is_not_captured(files_folder: Path) 
     assert (_files(files_folder), reasons(first)) == ([], ["replaced"])
 
 
-class _Killed(BaseException):
-    """Ends the work at this moment."""
-
-
-@pytest.mark.parametrize("is_capture", [True, False], ids=["capture", "deletion"])
-def test_end_of_a_process_between_row_and_file_leaves_no_file(
-    files_folder: Path, monkeypatch: pytest.MonkeyPatch, is_capture: bool
-) -> None:
-    fence = factories.online()
-    old, new = _completed(fence), _completed(fence, cached=True)
-    _store(new, b"kept")
-    if not is_capture:
-        new.delete()
-
-    def die(*arguments: Any) -> None:
-        if is_capture:
-            moved(*arguments)
-        raise _Killed
-
-    moved = stored_files.move_into_storage
-    monkeypatch.setattr(stored_files, "move_into_storage" if is_capture else "delete_file", die)
-    with pytest.raises(_Killed):
-        _store(old, b"half") if is_capture else captures.files_collect()
-    monkeypatch.undo()
-    stored_files._incoming.cache_clear()
-    stored_files.clean()
-    assert len(_files(files_folder)) == (1 if is_capture else 0)
-    assert StoredFile.objects.count() == (1 if is_capture else 0)
-
-
 def test_purge_deletes_rows_and_files_that_no_other_job_shares(files_folder: Path) -> None:
     fence = factories.online()
     old, shared, starred, young = (_completed(fence) for _ in range(4))

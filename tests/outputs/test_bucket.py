@@ -92,7 +92,7 @@ async def test_captures_wait_for_a_bucket_that_answers_503(gallery: Gallery, buc
 
 
 def test_file_that_a_bucket_does_not_delete_goes_later(bucket: BucketServer) -> None:
-    stored_files.storage().save("results/1", ContentFile(b"1"))
+    storages["files"].save("results/1", ContentFile(b"1"))
     bucket.refuses = {"DELETE"}
     stored_files.delete_file("results/1")
     assert bucket.objects == ["results/1"]
@@ -121,7 +121,7 @@ def test_error_of_a_bucket_names_its_cause(bucket: BucketServer) -> None:
     storages["files"].bucket.objects.all().delete()
     storages["files"].bucket.delete()
     with pytest.raises(StorageAway, match="NoSuchBucket"):
-        stored_files.require_writable()
+        stored_files.marker_write(runner="r", instance="i")
     bucket.close()
     with pytest.raises(StorageAway, match="EndpointConnectionError"):
         stored_files.require_storage()

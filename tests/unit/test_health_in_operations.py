@@ -53,7 +53,11 @@ def _given() -> dict[str, list[Check]]:
         ],
         "storage": [
             health.storage_check(None),
-            health.storage_check(StorageReport(2**40, is_away=True)),
+            Check(
+                health.Level.DEGRADED,
+                "The storage of files does not answer; see the log. Outputs are copied when it does, uploads and stored"
+                " files are refused. Jobs go on; those with assets wait.",
+            ),
             health.storage_check(StorageReport(0, ["rack-1", "rack-2"])),
             health.storage_check(StorageReport(2**30)),
             health.storage_check(StorageReport(400 * 2**30)),

@@ -106,15 +106,13 @@ class Upload:
 
         Raises:
             InvalidRequest: the body is incomplete, has no file, or the file has another hash than declared.
-            StorageFull: the file cannot be written.
+            OSError: the file cannot be written.
         """
         try:
             self._parser.close()
             self._file.close()
         except multipart.MultipartError:
             raise InvalidRequest("The body is incomplete.") from None
-        except OSError as error:
-            raise StorageFull(error.strerror or type(error).__name__) from error
         if self._of_file is None or not self._of_file.size:
             raise _invalid("file", "Must be a file that is not empty.")
         found = self._hash.hexdigest()
