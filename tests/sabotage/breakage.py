@@ -1,5 +1,6 @@
 """A breakage: a law of the code taken back by exact replacements, and the test that must fail."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class Edit:
         return broken
 
 
+@dataclass(frozen=True, slots=True)
 class Breakage:
     """One law of the code taken back.
 
@@ -35,11 +37,12 @@ class Breakage:
         on_postgresql: SQLite, with one writer, hides it.
     """
 
-    def __init__(
-        self, broken: str, hurts: str, notices: str, *edits: Edit, within: int = 60, on_postgresql: bool = False
-    ) -> None:
-        self.broken, self.hurts, self.notices = broken, hurts, notices
-        self.edits, self.within, self.on_postgresql = edits, within, on_postgresql
+    broken: str
+    hurts: str
+    notices: str
+    edits: Sequence[Edit]
+    within: int = 60
+    on_postgresql: bool = False
 
     @property
     def paths(self) -> set[str]:

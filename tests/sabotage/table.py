@@ -1,12 +1,10 @@
 """All breakages, and the page that lists them."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tests.sabotage.breakage import Breakage, Edit
-from tests.sabotage.of_rows import OF_ROWS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "docs" / "sabotage.md"
@@ -15,17 +13,13 @@ PAGE: Final = ROOT / "docs" / "sabotage.md"
 def _part(name: str) -> tuple[Breakage, ...]:
     """Return the breakages of one file; for their fields see ``Breakage``."""
     listed = tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8"))["breakage"]
-    return tuple(_breakage(**one) for one in listed)
-
-
-def _breakage(broken: str, hurts: str, notices: str, edits: Sequence[Mapping[str, str]], **rest: Any) -> Breakage:
-    return Breakage(broken, hurts, notices, *(Edit(**edit) for edit in edits), **rest)
+    return tuple(Breakage(**one | {"edits": [Edit(**edit) for edit in one["edits"]]}) for one in listed)
 
 
 _PARTS: Final = (
     ("Sending prompts", _part("prompts")),
     ("Following, ending and stopping attempts", _part("attempts")),
-    ("Rows, events and files", OF_ROWS),
+    ("Rows, events and files", _part("rows")),
     ("Assets", _part("assets")),
     ("Retry policy", _part("failures")),
     ("Retries and moves by users", _part("retries")),
