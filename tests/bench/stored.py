@@ -6,7 +6,7 @@ year. Attempts and events, of which there are as many and more, are left out: no
 
 import random
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -102,27 +102,6 @@ _STATUS = "CASE WHEN i % 100 < 97 THEN 'completed' WHEN i % 100 < 99 THEN 'faile
 #: Every 10,000th group is somebody's who seldom comes, on a backend that is seldom used.
 _RARE = "i % 10000 = 4242"
 
-_GROUPS = """INSERT INTO jobgroups_jobgroup (id, created_at, completed_at, status, seq, run, claimed,
- accepted_without_runner, workflow_json, workflow_digest, parameters_json, metadata_json,
- seed_strategy, base_seed, timeout_seconds, required_capabilities, submitter, warnings_json,
- skipped_backends_json, idempotency_digest, total_count, completed_count, failed_count,
- cancelled_count) {numbers} SELECT {group_id}, {moment}, {moment}, {status}, 10, 1,
- {true}, {false}, '{workflow}', 'digest', '{{}}', '{{"scene": "shot_' || {scene} || '"}}',
- 'random', i, 300, '[]', CASE WHEN {rare} THEN 'artist-rare' ELSE 'artist-' || i % 10 END,
- '[]', '[]', '', 4, CASE WHEN i % 100 < 97 THEN 4 ELSE 0 END,
- CASE WHEN i % 100 IN (97, 98) THEN 4 ELSE 0 END, CASE WHEN i % 100 = 99 THEN 4 ELSE 0 END
- FROM numbers"""
-_LABELS = """INSERT INTO jobgroups_grouplabel (group_id, key, value) {numbers}
- SELECT {group_id}, 'scene', 'shot_' || {scene} FROM numbers UNION ALL
- SELECT {group_id}, 'project', 'p' || i % 10 FROM numbers"""
-_CHILDREN = """INSERT INTO jobgroups_childjob (id, group_id, position, backend_id, seed, status, run,
- attempt_count, uncharged_count, progress, steps_completed, steps_total, outputs_json,
- warnings_json, starred, queued_at, started_at, completed_at) {numbers}
- SELECT {child_id}, {group_id}, place, CASE WHEN {rare} AND place = 0 THEN 'gpu-rare'
- ELSE 'gpu-' || (i * 4 + place) % 50 END, i, {status}, 1, 1, 0, 100, 20, 20,
- CASE WHEN i % 100 < 97 THEN '{{"images": []}}' END, '[]', {false}, {moment}, {moment}, {moment}
- FROM numbers CROSS JOIN (SELECT 0 AS place UNION ALL SELECT 1 UNION ALL SELECT 2
- UNION ALL SELECT 3) places"""
 _WORKFLOW = '{"3": {"class_type": "KSampler", "inputs": {"seed": 1}}}' + " " * 1_200
 
 
@@ -160,6 +139,6 @@ def fill_postgres(connection: psycopg.Connection[object], groups: int) -> None:
 def _fill(execute: Callable[[str], object], words: dict[str, str], groups: int) -> None:
     numbers = _NUMBERS.format(groups=groups)
     filled = {name: text.format(groups=groups) for name, text in words.items()}
-    statements: Iterable[str] = (_GROUPS, _LABELS, _CHILDREN)
-    for one in statements:
+    for name in ("groups", "labels", "children"):
+        one = Path(__file__).with_name(f"{name}.sql").read_text(encoding="utf-8")
         execute(one.format(numbers=numbers, workflow=_WORKFLOW, status=_STATUS, rare=_RARE, **filled))

@@ -21,13 +21,7 @@ GRAPH = {
     "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
 }
 PICTURE = {"name": "cat <b>.png", "mimeType": "image/png", "buffer": png(a="cat")}
-DROP = """(field, [name, content]) => {
-  const carried = new DataTransfer();
-  carried.items.add(new File([Uint8Array.from(atob(content), (one) => one.charCodeAt(0))], name, { type: "image/png" }));
-  for (const kind of ["dragover", "drop"]) {
-    field.dispatchEvent(new DragEvent(kind, { dataTransfer: carried, bubbles: true, cancelable: true }));
-  }
-}"""
+DROP = Path(__file__).with_name("drop.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -13,32 +13,10 @@ _TABLES: Final = (
     "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename ~ '^(backends|jobgroups|chaos)_'"
 )
 
-# Each runner's connections bear its name. The runner that writes about an attempt holds the lease's
-# row until it commits, so what is compared here is what holds when it commits.
-_WATCH: Final = """
-CREATE TABLE chaos_trespass (at timestamptz, who text, did text, prompt_id text, holder text);
-CREATE FUNCTION chaos_watch() RETURNS trigger AS $$
-DECLARE
-    who text := current_setting('application_name');
-    lease jobgroups_lease%ROWTYPE;
-BEGIN
-    IF who LIKE 'runner-%' THEN
-        SELECT * INTO lease FROM jobgroups_lease WHERE backend_id = NEW.backend_id;
-        IF lease.runner <> who OR (TG_OP = 'INSERT' AND lease.epoch <> NEW.epoch) THEN
-            INSERT INTO chaos_trespass
-            VALUES (clock_timestamp(), who, TG_OP, NEW.prompt_id, lease.runner || ' ' || lease.epoch);
-        END IF;
-    END IF;
-    RETURN NEW;
-END $$ LANGUAGE plpgsql;
-CREATE TRIGGER chaos_watch BEFORE INSERT OR UPDATE ON jobgroups_attempt
-FOR EACH ROW EXECUTE FUNCTION chaos_watch();
-"""
-
 
 def watch_writers(database: psycopg.Connection[Any]) -> None:
     """Have the database itself note each write about an attempt by a runner without its lease."""
-    database.execute(_WATCH)
+    database.execute(Path(__file__).with_name("watch.sql").read_bytes())
 
 
 def copy(database: psycopg.Connection[Any], to: Path) -> None:

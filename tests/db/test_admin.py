@@ -13,23 +13,10 @@ from django.test import Client
 from django.urls import reverse
 
 from backends.models import Backend, Discovery, FoundBackend
+from jobgroups import models
 from jobgroups.admin.base import row_link
 from jobgroups.domain.clock import now
 from jobgroups.events import log
-from jobgroups.models import (
-    AbandonedPrompt,
-    Asset,
-    Attempt,
-    ChildJob,
-    Exclusion,
-    JobEvent,
-    JobGroup,
-    Notice,
-    ReportedFile,
-    StoredFile,
-    Timing,
-    Variant,
-)
 from jobgroups.services import attempts, runners
 from tests.harness import factories
 
@@ -47,7 +34,7 @@ def admin_client(client: Client) -> Client:
 
 
 @pytest.fixture
-def group() -> JobGroup:
+def group() -> models.JobGroup:
     """One row of every model; the first job is completed, the second runs, the third is queued."""
     factories.backend(headers={"Authorization": "Bearer hidden-token"})
     runners.runner_register(name="runner", instance="1", version="0")
@@ -60,17 +47,17 @@ def group() -> JobGroup:
     attempts.attempt_never_accepted(
         attempt_id=third.attempt_id, fence=fence, remember_until=now() + dt.timedelta(days=1)
     )
-    ReportedFile.objects.create(attempt_id=third.attempt_id, digest="d" * 32, executed=True)
+    models.ReportedFile.objects.create(attempt_id=third.attempt_id, digest="d" * 32, executed=True)
     FoundBackend.objects.create(url="http://localhost:8198", first_seen_at=now(), last_seen_at=now())
     moments = dict.fromkeys(("created_at", "used_at"), now())
-    Asset.objects.create(id="a", hash="0", name="cat.png", content_type="image/png", size_bytes=1, **moments)
-    StoredFile.objects.create(id="s", blake3="1", sha256="2", size_bytes=1, created_at=now())
+    models.Asset.objects.create(id="a", hash="0", name="cat.png", content_type="image/png", size_bytes=1, **moments)
+    models.StoredFile.objects.create(id="s", blake3="1", sha256="2", size_bytes=1, created_at=now())
     group.asset_uses.create(asset_id="a")
-    Exclusion.objects.create(backend_id="gpu-1", workflow_digest="d", kind="missing", since=now(), last_at=now())
-    Timing.objects.create(backend_id="gpu-1", workflow_digest="d", seconds=4, updated_at=now())
+    models.Exclusion.objects.create(backend_id="gpu-1", workflow_digest="d", kind="missing", since=now(), last_at=now())
+    models.Timing.objects.create(backend_id="gpu-1", workflow_digest="d", seconds=4, updated_at=now())
     Discovery.objects.create(adopts_until=now())
-    Variant.objects.create(group=group, number=0, queued_at=now(), candidates=["tag:4090"])
-    Notice.objects.create(kind="group_ended", title="gpu-1 is done", body="", created_at=now())
+    models.Variant.objects.create(group=group, number=0, queued_at=now(), candidates=["tag:4090"])
+    models.Notice.objects.create(kind="group_ended", title="gpu-1 is done", body="", created_at=now())
     return group
 
 
@@ -97,7 +84,7 @@ def _run(client: Client, action: str, rows: Iterable[Model]) -> str:
     return answer.content.decode()
 
 
-def test_lists_can_be_searched_and_sorted(group: JobGroup, admin_client: Client) -> None:
+def test_lists_can_be_searched_and_sorted(group: models.JobGroup, admin_client: Client) -> None:
     for model in MODELS:
         assert model._default_manager.exists(), f"the fixture has no row of {model}"
         registered = admin.site.get_model_admin(model)
@@ -108,7 +95,7 @@ def test_lists_can_be_searched_and_sorted(group: JobGroup, admin_client: Client)
         assert "delete_selected" not in listed
 
 
-def test_pages_change_nothing(group: JobGroup, admin_client: Client) -> None:
+def test_pages_change_nothing(group: models.JobGroup, admin_client: Client) -> None:
     for model in MODELS:
         row = model._default_manager.all()[0]
         url = _page_url(row)
@@ -127,10 +114,10 @@ def test_row_link_leads_to_the_row_of_any_id(admin_client: Client) -> None:
     assert "gpu_22" in _text(admin_client, link[1])
 
 
-def test_pages_link_to_related_rows(group: JobGroup, admin_client: Client) -> None:
+def test_pages_link_to_related_rows(group: models.JobGroup, admin_client: Client) -> None:
     page = _text(admin_client, _page_url(group))
     assert "&lt;script&gt;shot_001" in page, "text is never markup"
-    for model, count in ((ChildJob, 3), (JobEvent, group.events.count())):
+    for model, count in ((models.ChildJob, 3), (models.JobEvent, group.events.count())):
         link = f"{_list_url(model)}?group__id__exact={group.id}"
         assert link in page
         assert f"{count} " in _text(admin_client, link)
@@ -140,28 +127,28 @@ def test_pages_link_to_related_rows(group: JobGroup, admin_client: Client) -> No
     page = _text(admin_client, _page_url(child))
     for row in (group, Backend.objects.get(), attempt):
         assert _page_url(row) in page
-    link = f"{_list_url(Attempt)}?child__id__exact={child.id}"
+    link = f"{_list_url(models.Attempt)}?child__id__exact={child.id}"
     assert link in page
     assert attempt.prompt_id in _text(admin_client, link)
 
 
-def test_history_of_a_deleted_backend_stays_readable(group: JobGroup, admin_client: Client) -> None:
-    AbandonedPrompt.objects.all().delete()
+def test_history_of_a_deleted_backend_stays_readable(group: models.JobGroup, admin_client: Client) -> None:
+    models.AbandonedPrompt.objects.all().delete()
     Backend.objects.all().delete()
-    for model in (ChildJob, Attempt):
+    for model in (models.ChildJob, models.Attempt):
         row = model._default_manager.all()[0]
         assert str(row) in _text(admin_client, _list_url(model))
         assert "gpu-1" in _text(admin_client, _page_url(row))
 
 
-def test_header_values_are_never_shown(group: JobGroup, admin_client: Client) -> None:
+def test_header_values_are_never_shown(group: models.JobGroup, admin_client: Client) -> None:
     page = _text(admin_client, _page_url(Backend.objects.get()))
     assert "Authorization" in page
     assert "hidden-token" not in page + _text(admin_client, _list_url(Backend))
 
 
 def test_backend_actions_call_the_services_in_the_users_name(
-    group: JobGroup, admin_client: Client, monkeypatch: pytest.MonkeyPatch
+    group: models.JobGroup, admin_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notified: list[str] = []
     monkeypatch.setattr(
@@ -185,7 +172,7 @@ def test_backend_actions_call_the_services_in_the_users_name(
     assert len(notified) == 8
 
 
-def test_found_comfyuis_are_ignored_offered_and_added(group: JobGroup, admin_client: Client) -> None:
+def test_found_comfyuis_are_ignored_offered_and_added(group: models.JobGroup, admin_client: Client) -> None:
     found = FoundBackend.objects.all()
     assert "1 ComfyUI is ignored." in _run(admin_client, "ignore", found)
     assert found.get().ignored_at is not None
@@ -196,55 +183,55 @@ def test_found_comfyuis_are_ignored_offered_and_added(group: JobGroup, admin_cli
     assert not found.all().exists()
 
 
-def test_cancel_of_single_jobs_leaves_the_group_running(group: JobGroup, admin_client: Client) -> None:
+def test_cancel_of_single_jobs_leaves_the_group_running(group: models.JobGroup, admin_client: Client) -> None:
     before = factories.log(group)
-    final = ChildJob.objects.filter(status="completed")
+    final = models.ChildJob.objects.filter(status="completed")
     assert "0 jobs were cancelled" in _run(admin_client, "cancel", final)
     assert factories.log(group) == before
-    running = ChildJob.objects.filter(status="running")
+    running = models.ChildJob.objects.filter(status="running")
     assert "1 job was cancelled" in _run(admin_client, "cancel", running)
     group.refresh_from_db()
     assert (group.status, group.cancelled_count) == ("running", 1)
 
 
-def test_groups_are_cancelled_and_retried(group: JobGroup, admin_client: Client) -> None:
-    page = _run(admin_client, "retry", JobGroup.objects.all())
+def test_groups_are_cancelled_and_retried(group: models.JobGroup, admin_client: Client) -> None:
+    page = _run(admin_client, "retry", models.JobGroup.objects.all())
     assert f"Group {group.id}: Job group {group.id} has not ended" in page
-    assert "2 jobs were cancelled" in _run(admin_client, "cancel", JobGroup.objects.all())
+    assert "2 jobs were cancelled" in _run(admin_client, "cancel", models.JobGroup.objects.all())
     group.refresh_from_db()
     assert group.status == "cancelled"
-    assert Attempt.objects.get(state="running").stop_reason == "cancel"
+    assert models.Attempt.objects.get(state="running").stop_reason == "cancel"
     assert factories.types(group)[-1] == "group_complete"
-    assert "2 jobs are queued again" in _run(admin_client, "retry", JobGroup.objects.all())
+    assert "2 jobs are queued again" in _run(admin_client, "retry", models.JobGroup.objects.all())
     assert factories.types(group)[-1] == "group_reopened"
 
 
-def test_single_jobs_are_retried(group: JobGroup, admin_client: Client) -> None:
-    running = ChildJob.objects.filter(position=1)
+def test_single_jobs_are_retried(group: models.JobGroup, admin_client: Client) -> None:
+    running = models.ChildJob.objects.filter(position=1)
     running.update(status="failed", completed_at=now())
     assert "1 job is queued again" in _run(admin_client, "retry", running)
     event = factories.log(group)[-1]
     assert (event["type"], event["requested_by"]) == ("child_retrying", "admin")
 
-    _run(admin_client, "cancel", JobGroup.objects.all())
-    last = ChildJob.objects.filter(position=2)
+    _run(admin_client, "cancel", models.JobGroup.objects.all())
+    last = models.ChildJob.objects.filter(position=2)
     assert "1 job is queued again" in _run(admin_client, "retry", last)
     assert last.get().status == "queued"
     assert running.get().status == "cancelled"
     assert "has not ended" in _run(admin_client, "retry", running)
 
 
-def test_viewers_get_no_actions(group: JobGroup, client: Client) -> None:
+def test_viewers_get_no_actions(group: models.JobGroup, client: Client) -> None:
     viewer = User.objects.create(username="viewer", is_staff=True)
     viewer.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))
     client.force_login(viewer)
     before = (Backend.objects.get().enabled, factories.log(group))
     for model, action in (
         (Backend, "disable"),
-        (JobGroup, "cancel"),
-        (ChildJob, "cancel"),
-        (JobGroup, "retry"),
-        (ChildJob, "retry"),
+        (models.JobGroup, "cancel"),
+        (models.ChildJob, "cancel"),
+        (models.JobGroup, "retry"),
+        (models.ChildJob, "retry"),
     ):
         assert f'value="{action}"' not in _text(client, _list_url(model))
         _run(client, action, model._default_manager.all())
@@ -252,7 +239,7 @@ def test_viewers_get_no_actions(group: JobGroup, client: Client) -> None:
 
 
 def test_admin_requires_a_sign_in(client: Client) -> None:
-    answer = client.get(_list_url(JobGroup))
+    answer = client.get(_list_url(models.JobGroup))
     assert answer.status_code == 302
     assert answer.headers["Location"].startswith("/admin/login/")
 

@@ -9,35 +9,6 @@ from django.db.migrations.loader import MigrationLoader
 from tests.harness.processes import ROOT, Launched, LaunchedRunner, settings_of
 
 MIGRATION = "9999_shelves"
-_NEW = """
-
-# --- additions of the newer release ----------------------------------------------------------------
-
-JobGroup.add_to_class("shelf", models.CharField(max_length=20, null=True, default="top"))
-
-
-class Shelf(models.Model):
-    name = models.CharField(max_length=20)
-"""
-_EXPANDING = """
-from django.db import migrations, models
-
-
-class Migration(migrations.Migration):
-    dependencies = [("jobgroups", "{latest}")]
-    operations = [
-        migrations.CreateModel(
-            name="Shelf",
-            fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("name", models.CharField(max_length=20)),
-            ],
-        ),
-        migrations.AddField(
-            "jobgroup", "shelf", models.CharField(max_length=20, null=True, default="top")
-        ),
-    ]
-"""
 
 
 def newer_release(to: Path) -> Path:
@@ -47,9 +18,9 @@ def newer_release(to: Path) -> Path:
         shutil.copytree(ROOT / name, to / name, ignore=ignored)
     shutil.copy(ROOT / "manage.py", to)
     with (to / "jobgroups/models.py").open("a", encoding="utf-8") as models:
-        models.write(_NEW)
+        models.write(Path(__file__).with_name("newer_models.txt").read_text(encoding="utf-8"))
     ((_, latest),) = MigrationLoader(None).graph.leaf_nodes("jobgroups")
-    text = _EXPANDING.format(latest=latest)
+    text = Path(__file__).with_name("newer_migration.txt").read_text(encoding="utf-8").format(latest=latest)
     (to / f"jobgroups/migrations/{MIGRATION}.py").write_text(text, encoding="utf-8")
     return to
 
