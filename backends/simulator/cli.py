@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from backends.simulator.config import COMFYUI_VERSION, COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS
+from backends.simulator.config import COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS, RECORDED_VERSIONS
 from backends.simulator.faults import KINDS, FaultError, Faults, parse_fault
 from backends.simulator.process import PortInUse
 from backends.simulator.server import Simulator
@@ -38,7 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("--output-dir", type=Path, help="keep the images here")
     runs.add_argument("--vram", type=_seconds, default=24.0, metavar="GB", help="0: a CPU device")
     runs.add_argument("--model", action="append", default=[], help="a checkpoint to offer, too")
-    runs.add_argument("--comfyui-version", default=COMFYUI_VERSION, help="behave as this version")
+    recorded = " and ".join(RECORDED_VERSIONS)
+    runs.add_argument(
+        "--comfyui-version",
+        default=RECORDED_VERSIONS[-1],
+        metavar="VERSION",
+        help=f"behave as this version; recorded are {recorded}",
+    )
     wrong = parser.add_argument_group("what goes wrong, and who saw it")
     wrong.add_argument("--audit-log", type=Path, help="append what happens to this file")
     wrong.add_argument(

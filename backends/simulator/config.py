@@ -14,7 +14,7 @@ COMMON_CHECKPOINTS = (  # checkpoints that common workflows name; the command of
     "v1-5-pruned-emaonly.safetensors",
     "sd_xl_base_1.0.safetensors",
 )
-COMFYUI_VERSION = "0.3.64"
+RECORDED_VERSIONS = ("0.3.64", "0.33.0")
 MAX_UPLOAD_BYTES = 104_857_600  # `--max-upload-size` 100 MiB, ComfyUI's default
 
 
@@ -30,7 +30,7 @@ class Config:
     preview_fps: float = 0.0  # previews per second at most; 0: none (`--preview-method none`)
     output_dir: Path | None = None  # holds output, temp, input; None: a temporary folder
     vram_gb: float | None = None  # None: a CPU device, as in the recordings
-    version: str = COMFYUI_VERSION  # it behaves as this one; see `releases`
+    version: str = RECORDED_VERSIONS[0]  # it behaves as this one; see `releases`
     checkpoints: tuple[str, ...] = DEFAULT_CHECKPOINTS
     max_upload_bytes: int = MAX_UPLOAD_BYTES
     file_clock: float = 0.0  # seconds by which the clock that dates its files is ahead of its own

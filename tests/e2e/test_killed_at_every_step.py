@@ -120,9 +120,14 @@ class Scene:
 
 
 @contextmanager
-def scene(folder: Path, *, seconds: float = 0.12, environment: dict[str, str] | None = None) -> Iterator[Scene]:
+def scene(
+    folder: Path, *, seconds: float = 0.12, environment: dict[str, str] | None = None, version: str = "0.3.64"
+) -> Iterator[Scene]:
     """Give a scene whose Director is not started yet."""
-    with simulated(folder, seconds=seconds) as gpus, directing(folder, gpus.urls, environment) as director:
+    with (
+        simulated(folder, seconds=seconds, version=version) as gpus,
+        directing(folder, gpus.urls, environment) as director,
+    ):
         yield Scene(director, gpus)
 
 
@@ -216,13 +221,16 @@ CANCEL = {
     "after a pending prompt was deleted": Step(f"{CLIENT}.delete_pending", "after"),
     "before a running prompt is interrupted": Step(f"{CLIENT}.interrupt", "before"),
     "after a running prompt was interrupted": Step(f"{CLIENT}.interrupt", "after"),
+    "before a running prompt is cancelled": Step(f"{CLIENT}.cancel_job", "before"),
+    "after a running prompt was cancelled": Step(f"{CLIENT}.cancel_job", "after"),
     "before the stop's end is stored": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted"),
 }
 
 
 @pytest.mark.parametrize("step", CANCEL.values(), ids=CANCEL.keys())
 def test_killed_in_a_cancel_the_stop_is_still_pending(step: Step, tmp_path: Path) -> None:
-    with scene(tmp_path, seconds=30.0) as play:
+    version = "0.33.0" if step.at.endswith(".cancel_job") else "0.3.64"
+    with scene(tmp_path, seconds=30.0, version=version) as play:
         play.director.start(step)
         play.director.wait_online()
         play.begin(children=12)

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import uuid
 import zlib
 from typing import Any
 
@@ -38,6 +39,11 @@ def sampler(seed: int = 1, steps: int = 4, delay: float = 0.0, *, prefix: str = 
         "1": {"class_type": "TestSampler", "inputs": settings | inputs},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix}},
     }
+
+
+def strangers_id(number: int) -> str:
+    """Return the prompt id of another client's ``number``th prompt; newer ComfyUIs take no other form."""
+    return str(uuid.UUID(int=number))
 
 
 def strangers_picture(seed: int, seconds: float = 0.1) -> Graph:

@@ -51,6 +51,7 @@ class Machine(Launched):
         self._audit_log = folder / "audit.jsonl"
         words = ["--name", build.name, "--seconds", str(build.seconds), "--vram", str(build.vram)]
         words += ["--audit-log", str(self._audit_log), "--output-dir", str(self.outputs)]
+        words += ["--comfyui-version", "0.3.64"]
         words += [word for model in build.models for word in ("--model", model)]
         self._common = words
         self._at_first = [word for fault in build.faults for word in ("--fault", fault)]

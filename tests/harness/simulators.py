@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from backends.simulator import read_audit_log
-from tests.harness.graphs import strangers_picture
+from tests.harness.graphs import strangers_id, strangers_picture
 from tests.harness.processes import ROOT
 from tests.harness.waits import answers, until
 
@@ -69,7 +69,7 @@ class Gpus:
             self._strangers += 1
             body = {
                 "prompt": strangers_picture(self._strangers),
-                "prompt_id": f"stranger-{self._strangers}",
+                "prompt_id": strangers_id(self._strangers),
                 "client_id": STRANGER,
             }
             self._http.post(f"{url}/prompt", json=body).raise_for_status()
@@ -87,11 +87,13 @@ class Gpus:
 
 
 @contextmanager
-def simulated(folder: Path, *, count: int = 3, seconds: float = 0.12, preview_fps: float = 0.0) -> Iterator[Gpus]:
+def simulated(
+    folder: Path, *, count: int = 3, seconds: float = 0.12, preview_fps: float = 0.0, version: str = "0.3.64"
+) -> Iterator[Gpus]:
     audit_log = folder / "audit.jsonl"
     command = [sys.executable, "-m", "backends.simulator", "--json", "--port", "0"]
     command += ["--count", str(count), "--seconds", str(seconds), "--audit-log", str(audit_log)]
-    command += ["--preview-fps", str(preview_fps)]
+    command += ["--preview-fps", str(preview_fps), "--comfyui-version", version]
     with (
         (folder / "simulators.log").open("wb") as log,
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, start_new_session=True) as process,

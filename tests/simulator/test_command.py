@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from backends.simulator.cli import add_arguments, main, simulators
-from backends.simulator.config import COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS
+from backends.simulator.config import COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS, RECORDED_VERSIONS
 from tests.harness.graphs import strangers_picture
 from tests.harness.processes import ROOT
 from tests.harness.servers import free_port
@@ -83,6 +83,7 @@ def test_command_offers_the_checkpoints_of_common_workflows() -> None:
     (server,) = simulators(parsed("--model", "mine.ckpt"))
     assert server.config.checkpoints == (*DEFAULT_CHECKPOINTS, *COMMON_CHECKPOINTS, "mine.ckpt")
     assert "v1-5-pruned-emaonly.safetensors" in server.config.checkpoints
+    assert server.config.version == RECORDED_VERSIONS[-1]
 
 
 def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
