@@ -21,6 +21,7 @@ _PARTS: Final = (
     ("Following, ending and stopping attempts", _part("attempts")),
     ("Rows, events and files", _part("rows")),
     ("Assets", _part("assets")),
+    ("Captures", _part("captures")),
     ("Retry policy", _part("failures")),
     ("Retries and moves by users", _part("retries")),
     ("The pool", _part("pool")),
