@@ -45,8 +45,14 @@ class Completer:
         if queue is not None:
             queue.append(waiting)
         else:
+            storing = self._store_queue(group_id)
+            try:
+                task = self._task_group.create_task(storing, name=f"store {group_id}")
+            except RuntimeError:
+                # The runner has ended: the next one finds it out at the backends.
+                storing.close()
+                raise
             self._queues[group_id] = deque([waiting])
-            task = self._task_group.create_task(self._store_queue(group_id), name=f"store {group_id}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await waiting.done

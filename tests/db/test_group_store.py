@@ -105,6 +105,14 @@ async def threads(transactional_db: None) -> AsyncIterator[DatabaseThreads]:
     await asyncio.to_thread(made.close)
 
 
+async def test_write_after_the_end_of_the_runner_is_refused(threads: DatabaseThreads) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        completer = Completer(threads, tasks)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            await completer.store("jg_1", attempts.attempt_ended, fence=FencingToken("gpu-1", 1), attempt_id=1)
+
+
 async def test_what_arrives_during_a_transaction_shares_the_next_one(threads: DatabaseThreads) -> None:
     group, jobs = await in_thread(begun)(12)
     async with asyncio.TaskGroup() as tasks:
