@@ -36,7 +36,7 @@ _FROM_ONE: Final = 2
 #: Captures that are read at once.
 _BATCH: Final = 32
 #: Bytes that are written and hashed at once, while the next ones are received.
-_CHUNK: Final = 2**20
+_CHUNK: Final = 2**22
 
 
 class Capturer:
