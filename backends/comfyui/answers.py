@@ -14,6 +14,7 @@ import msgspec
 from backends.comfyui.errors import ProtocolError, Refusal
 from backends.comfyui.protocol import ExecutionError
 from backends.comfyui.texts import one_line
+from backends.comfyui.versions import has_assets
 from backends.comfyui.wire_json import WireDecoder
 
 Outcome: TypeAlias = Literal["success", "error", "interrupted"]
@@ -102,6 +103,12 @@ class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[Device, ...]
     #: Its command line: ``main.py --preview-method auto …``.
     arguments: tuple[str, ...]
+
+    @property
+    def has_assets(self) -> bool:
+        """Whether it keeps a database of assets, which no second ComfyUI can open."""
+        is_on = "--enable-assets" in self.arguments or has_assets(self.version)
+        return is_on and "--disable-assets" not in self.arguments
 
     @property
     def makes_previews(self) -> bool:

@@ -8,6 +8,8 @@ _CALLERS_PROMPT_ID_SINCE: Final = (0, 3, 45)
 _PREVIEW_METHOD_SINCE: Final = (0, 5, 0)
 _JOBS_SINCE: Final = (0, 6, 0)
 _CANCEL_SINCE: Final = (0, 26, 0)
+#: Assets are on unless the command line turns them off.
+_ASSETS_SINCE: Final = (0, 41, 0)
 
 _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)(.*)", re.DOTALL)
 #: Suffixes of what comes before a release (``0.3.57rc1``, ``0.3.57.dev2``), not after it.
@@ -48,6 +50,24 @@ def keeps_prompt_id(version: str | None) -> bool:
     """
     release, _ = _release(version)
     return release is None or release >= _CALLERS_PROMPT_ID_SINCE
+
+
+def has_assets(version: str | None) -> bool:
+    """Return whether a database of assets is on without an option of the command line: after 0.40."""
+    return _is_from(version, _ASSETS_SINCE)
+
+
+def limitations(version: str | None) -> list[str]:
+    """Return what the Director cannot do with a ComfyUI of this version, as sentences; none for an unknown version."""
+    if not version:
+        return []
+    lacks = {
+        "It gets no jobs (before 0.3.45).": not keeps_prompt_id(version),
+        "Its running jobs cannot be stopped (before 0.3.57).": not supports_targeted_interrupt(version),
+        "Live previews need its option --preview-method auto (before 0.5.0).": not supports_preview_method(version),
+        "A job is stopped in several steps (before 0.26.0).": not supports_cancel(version),
+    }
+    return [sentence for sentence, is_lacking in lacks.items() if is_lacking]
 
 
 def _is_from(version: str | None, first: tuple[int, int, int]) -> bool:

@@ -40,6 +40,7 @@ class Backend(Parsed):
             ``changed_at`` have the reason and the time.
         quarantine: None: not quarantined.
         on_probation: No prompt has succeeded since its quarantine ended.
+        limitations: What cannot be done with its version of ComfyUI, as sentences.
         adopted_at: When discovery registered it automatically; None: a user registered or changed it.
     """
 
@@ -64,6 +65,7 @@ class Backend(Parsed):
     tags: tuple[str, ...] = ()
     devices: tuple[Device, ...] = ()
     comfyui_version: str | None = None
+    limitations: tuple[str, ...] = ()
     last_seen_at: Moment | None = None
     adopted_at: Moment | None = None
 

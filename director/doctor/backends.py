@@ -2,15 +2,21 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from backends.comfyui.answers import PREVIEW_OPTION, SystemStats
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
-from backends.comfyui.versions import keeps_prompt_id, supports_preview_method, supports_targeted_interrupt
+from backends.comfyui.versions import (
+    keeps_prompt_id,
+    supports_cancel,
+    supports_preview_method,
+    supports_targeted_interrupt,
+)
 from backends.models import Backend
 from backends.queries import backend_list
 from director.doctor.findings import SEVERITY, Finding, Level
@@ -43,7 +49,15 @@ def backends() -> list[Finding]:
             )
         ]
     answers = asyncio.run(_probe_all(rows))
-    return [_finding(row, answers[row.id]) for row in rows]
+    return [_finding(row, answers[row.id], _sharing(row, rows, answers)) for row in rows]
+
+
+def _sharing(row: Backend, rows: Sequence[Backend], answers: Mapping[str, _Answer | str]) -> list[str]:
+    """Return the backends of the same machine that answer and have a database of assets."""
+    host = urlsplit(row.url).hostname
+    others = [one.id for one in rows if one.id != row.id and urlsplit(one.url).hostname == host]
+    found = {one: answer for one in others if not isinstance(answer := answers[one], str)}
+    return [one for one, answer in found.items() if answer.stats.has_assets]
 
 
 async def _probe_all(rows: Sequence[Backend]) -> dict[str, _Answer | str]:
@@ -70,7 +84,7 @@ async def _probe(row: Backend) -> _Answer | str:
         return str(error)
 
 
-def _finding(row: Backend, answer: _Answer | str) -> Finding:
+def _finding(row: Backend, answer: _Answer | str, sharing: Sequence[str] = ()) -> Finding:
     subject = f"Backend {row.id}"
     if not row.enabled:
         todo = f"director backends enable {row.id}"
@@ -80,6 +94,11 @@ def _finding(row: Backend, answer: _Answer | str) -> Finding:
             "Is ComfyUI running there, started with --listen, and no firewall between?"
             f" If it does not come back: director backends disable {row.id}"
         )
+        if sharing:
+            todo += (
+                f"\nIf its log says that the database of assets is in use: it starts from the same folder as"
+                f" {', '.join(sharing)}. Give it a --database-url of its own, or --disable-assets."
+            )
         return Finding(subject, Level.PROBLEM, f"{row.url} does not answer: {answer}", todo)
     level, sentences, todos = Level.OK, [f"{row.url}: {_described(answer)}."], []
     for severity, problem, todo in sorted(_problems(row, answer), key=lambda one: -SEVERITY.index(one[0])):
@@ -118,6 +137,8 @@ def _problems(row: Backend, answer: _Answer) -> list[tuple[Level, str, str]]:
     if is_new_enough and not supports_targeted_interrupt(answer.stats.version):
         wrong = "Its running jobs cannot be stopped (before 0.3.57)."
         found.append((Level.WARNING, wrong, update))
+    elif is_new_enough and not supports_cancel(answer.stats.version):
+        found.append((Level.NOTE, "A job is stopped in several steps (before 0.26.0).", update))
     if answer.skew is not None and abs(answer.skew) > _CLOCK_S:
         way = "ahead" if answer.skew > 0 else "behind"
         wrong = f"Its clock is {abs(answer.skew):.0f} s {way}: dates in its file names and logs are wrong."

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 from django.db.models import CharField, Count, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 
+from backends.comfyui.versions import limitations
 from backends.discovery import found_list
 from backends.models import Backend, Reachability
 from backends.queries import backend_list
@@ -71,6 +72,8 @@ class BackendRow:
     gpu: str
     vram: str
     tags: list[str]
+    #: What cannot be done with its version of ComfyUI, as sentences.
+    limitations: list[str]
     work: list[Work]
     waiting: int
     #: Queued children whose group allows another backend.
@@ -167,6 +170,7 @@ def backend_list_page() -> BackendList:
                 gpu=gpu,
                 vram=vram,
                 tags=[str(tag) for tag in row.tags],
+                limitations=limitations(row.comfyui_version),
                 work=work[row.id],
                 waiting=load.waiting,
                 movable=movable.get(row.id, 0),

@@ -8,6 +8,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from backends import discovery
+from backends.comfyui.versions import limitations
 from backends.models import Backend, Discovery, FoundBackend
 from backends.queries import backend_status
 from backends.services import BackendExists
@@ -62,7 +63,7 @@ class BackendAdmin(_ActingAdmin):
     search_fields = ("id", "name", "url")
     #: The values may be passwords: only the names are shown.
     exclude = ("headers",)
-    readonly_fields: ClassVar = ["header_names", "state", "reason"]
+    readonly_fields: ClassVar = ["header_names", "state", "reason", "limitations"]
     actions = ("enable", "disable", "pause", "pause_now", "drain", "resume", "quarantine", "release")
 
     @admin.display(description="headers")
@@ -78,6 +79,10 @@ class BackendAdmin(_ActingAdmin):
     @admin.display
     def reason(self, backend: Backend) -> str:
         return backend_status(backend, now=now()).reason or "-"
+
+    @admin.display
+    def limitations(self, backend: Backend) -> str:
+        return " ".join(limitations(backend.comfyui_version)) or "-"
 
     enable = _action("Enable", "enabled", backend_update, enabled=True)
     disable = _action("Disable after running jobs", "disabled", backend_update, enabled=False)

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from django.db.models import Count
 
+from backends.comfyui.versions import limitations
 from backends.models import Backend
 from backends.queries import backend_status, is_on_probation
 from backends.states import BackendStatus
@@ -74,6 +75,7 @@ def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, An
         "tags": row.tags,
         "devices": row.devices,
         "comfyui_version": row.comfyui_version or None,
+        "limitations": limitations(row.comfyui_version),
         "last_seen_at": iso_or_none(row.last_seen_at),
         "adopted_at": iso_or_none(row.adopted_at),
     }

@@ -177,6 +177,7 @@ def test_new_address_is_probed_without_the_old_headers(api: Api, make_backend: M
     with SimulatorThread(version="0.9.9") as sims:
         shown = api.patch(f"{PATH}/gpu-1", {"url": sims.url}).json()
     assert (shown["status"], shown["comfyui_version"]) == ("online", "0.9.9")
+    assert shown["limitations"] == ["A job is stopped in several steps (before 0.26.0)."]
     assert Backend.objects.get().headers == {}
 
 

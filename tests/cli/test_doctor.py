@@ -17,7 +17,7 @@ from backends.comfyui.client import ComfyClient
 from backends.models import Backend
 from backends.simulator import Simulator
 from director.doctor import host, installation, report, services
-from director.doctor.backends import _Answer, _finding
+from director.doctor.backends import _Answer, _finding, _sharing
 from director.doctor.findings import Finding, Level
 from tests.harness.processes import Served, python, stop_in_order
 from tests.harness.simulator_thread import SimulatorThread
@@ -43,7 +43,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
     """A Director with a good, an old, a very old and an offline backend: its folder and port."""
     folder = tmp_path_factory.mktemp("doctor")
     with (
-        SimulatorThread(preview_fps=4.0, vram_gb=24.0) as good,
+        SimulatorThread(version="0.33.0", vram_gb=24.0) as good,
         SimulatorThread(version="0.3.50") as old,
         SimulatorThread(version="0.3.40") as ancient,
     ):
@@ -63,7 +63,7 @@ def test_report_names_each_part_and_no_secret(farm: tuple[Path, str]) -> None:
     found = _by_subject(output)
     good, old = found["Backend good"], found["Backend old"]
     assert (good["level"], good["todo"]) == ("ok", "")
-    assert "ComfyUI 0.3.64, cuda:0 Simulated 24 GB (24 GB), previews on, idle." in good["said"]
+    assert "ComfyUI 0.33.0, cuda:0 Simulated 24 GB (24 GB), previews on, idle." in good["said"]
     assert (old["level"], "cannot be stopped" in old["said"]) == ("warning", True)
     assert found["Backend ancient"]["level"] == "problem"
     assert "too old" in found["Backend ancient"]["said"]
@@ -179,7 +179,7 @@ def test_port_of_another_program_is_reported(monkeypatch: pytest.MonkeyPatch) ->
 def _of(
     skew: float | None = 0.0,
     arguments: tuple[str, ...] = ("--preview-method", "auto"),
-    version: str = "0.3.64",
+    version: str = "0.33.0",
     **row: Any,
 ) -> Finding:
     device = Device(name="cuda:0", vram_total=24 * 2**30)
@@ -201,7 +201,7 @@ def test_previews_are_read_from_the_arguments_of_comfyui() -> None:
     shown = {(option, "latent2rgb"): True, (f"{option}=taesd",): True, (): False}
     shown |= {(option, "none"): False, (option,): False}
     for arguments, has in shown.items():
-        found = _of(arguments=arguments)
+        found = _of(arguments=arguments, version="0.3.64")
         assert ("previews on" in found.said, f"{option} auto" in found.todo) == (has, not has)
     # The Director requests them with the prompt.
     assert "previews on" in _of(arguments=(), version="0.5.0").said
@@ -215,13 +215,14 @@ def test_disabled_and_quarantined_backends_have_a_remedy() -> None:
 
 
 def test_problems_of_a_backend_are_ordered_worst_first() -> None:
-    found = _of(-90.0, (), hold="pause", changed_reason="driver update.")
+    found = _of(-90.0, (), "0.3.64", hold="pause", changed_reason="driver update.")
     assert found.level is Level.WARNING
     clock, hold = found.said.index("90 s behind"), found.said.index(": driver update.")
     assert clock < hold
     assert found.todo.splitlines() == [
         "Synchronize its clock by NTP.",
         "director backends resume gpu-1",
+        "Update ComfyUI there.",
         "For live previews start ComfyUI there with --preview-method auto.",
     ]
 
@@ -241,3 +242,19 @@ def test_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
     assert host.file_system(tmp_path / "a b" / "data", mounts) == "nfs4"
     assert host.file_system(tmp_path / "c", mounts) == "ext4"
     assert host.file_system(tmp_path, tmp_path / "absent") == ""
+
+
+def test_backend_that_may_share_a_database_of_assets_has_a_remedy() -> None:
+    rows = [Backend(id=f"gpu-{n}", url=f"http://gpu:{8188 + n}") for n in range(3)]
+    rows.append(Backend(id="far", url="http://other:8188"))
+    for version, arguments, shares in (
+        ("0.33.0", (), False),
+        ("0.33.0", ("--enable-assets",), True),
+        ("0.45.0", (), True),
+        ("0.45.0", ("--disable-assets",), False),
+    ):
+        stats = SystemStats(version=version, devices=(), arguments=arguments)
+        answers = {"gpu-0": "refused", "gpu-1": _Answer(stats, 0, 0), "gpu-2": "refused", "far": _Answer(stats, 0, 0)}
+        sharing = _sharing(rows[0], rows, answers)
+        assert sharing == (["gpu-1"] if shares else [])
+        assert ("--database-url" in _finding(rows[0], "refused", sharing).todo) == shares

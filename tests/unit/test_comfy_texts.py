@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from backends.comfyui.answers import system_stats
 from backends.comfyui.errors import PromptRefused, ProtocolError, ResponseLost
 from backends.comfyui.texts import one_line
-from backends.comfyui.versions import keeps_prompt_id, supports_cancel, supports_jobs, supports_targeted_interrupt
+from backends.comfyui.versions import (
+    keeps_prompt_id,
+    limitations,
+    supports_cancel,
+    supports_jobs,
+    supports_targeted_interrupt,
+)
 from backends.comfyui.wire_json import WireDecoder
 
 anything: WireDecoder[Any] = WireDecoder(object)
@@ -98,3 +104,9 @@ def test_jobs_and_their_cancel_need_a_readable_version() -> None:
 def test_only_a_readable_old_version_is_known_to_choose_its_own_prompt_ids() -> None:
     assert not any(map(keeps_prompt_id, ("0.3.44", "0.2.9")))
     assert all(map(keeps_prompt_id, ("0.3.45", "v1.0.0", None, "x")))
+
+
+def test_limitations_of_versions() -> None:
+    counts = {"": 0, "0.3.40": 4, "0.3.50": 3, "0.3.64": 2, "0.5.0": 1, "0.26.0": 0, "0.33.0": 0, "strange": 3}
+    assert {version: len(limitations(version)) for version in counts} == counts
+    assert limitations("0.3.50")[0] == "Its running jobs cannot be stopped (before 0.3.57)."
