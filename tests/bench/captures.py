@@ -136,7 +136,9 @@ def _thumbnails(folder: Path) -> list[Figure]:
             beside += ages(5)
         took = time.monotonic() - began
         alone += ages(15)
-        client.cancel(watched)
+        # The connection of `client` may have been idle for too long.
+        with Client(served.url) as later:
+            later.cancel(watched)
     name = f"frame to client beside {len(urls):,} thumbnails ({took:.0f} s)"
     return [
         Figure(f"{name}, p50", p50(beside), floor=p50(alone), of_floor=True),
