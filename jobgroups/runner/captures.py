@@ -158,7 +158,8 @@ class Capturer:
         finally:
             # Also of a task that was cancelled while the file was created.
             incoming = await creating
-            await loop.run_in_executor(self._writers, incoming.discard)
+            # Not awaited: a task that is cancelled meanwhile would take it back. The end of the threads waits for it.
+            self._writers.submit(incoming.discard)
 
     def _store(self, loop: asyncio.AbstractEventLoop, capture_id: int, copied: captures.CopiedFile) -> None:
         def in_database(work: Callable[..., Any], *args: Any) -> Any:
