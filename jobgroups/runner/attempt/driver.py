@@ -386,7 +386,7 @@ class AttemptDriver:
     async def _started(self) -> None:
         stored = await self._store(attempts.attempt_started)
         if self._stop_requested and not stored.stop_requested:
-            # It was to be removed from the queue for a move or a recall, and has started: it goes on.
+            # It was to be removed from the queue for a move or a recall, and has started: it runs to its end.
             self._withdraw_stop()
         self._apply_stored_state(stored)
         self._limits.start()
