@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import sys
 from argparse import Namespace
@@ -41,9 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recorded = " and ".join(RECORDED_VERSIONS)
     runs.add_argument(
         "--comfyui-version",
+        type=_version,
         default=RECORDED_VERSIONS[-1],
         metavar="VERSION",
-        help=f"behave as this version; recorded are {recorded}",
+        help=f"behave as this version; recorded are {recorded}, others follow from the known changes",
     )
     wrong = parser.add_argument_group("what goes wrong, and who saw it")
     wrong.add_argument("--audit-log", type=Path, help="append what happens to this file")
@@ -134,6 +136,13 @@ def _seconds(text: str) -> float:
         if float(text) >= 0:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 up")
+
+
+def _version(text: str) -> str:
+    if re.fullmatch(r"\d+\.\d+(\.\d+)?", text, re.ASCII):
+        return text
+    such_as = " or ".join(RECORDED_VERSIONS)
+    raise argparse.ArgumentTypeError(f"{text!r} is no version: two or three numbers, such as {such_as}")
 
 
 def _fault(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from backends.simulator import releases
 from backends.simulator.cli import add_arguments, main, simulators
 from backends.simulator.config import COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS, RECORDED_VERSIONS
 from tests.harness.graphs import strangers_picture
@@ -86,6 +87,11 @@ def test_command_offers_the_checkpoints_of_common_workflows() -> None:
     assert server.config.version == RECORDED_VERSIONS[-1]
 
 
+def test_version_between_the_recorded_ones_is_accepted() -> None:
+    (server,) = simulators(parsed("--comfyui-version", "0.26"))
+    assert (server.config.version, server.config.release) == ("0.26", (*releases.CANCEL, 0))
+
+
 def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with SimulatorThread() as taken:
         port = taken[0].port
@@ -102,6 +108,8 @@ def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
         (["--seconds", "nan"], "'nan' is no number from 0 up"),
         (["--fault", "flood"], "There is no fault 'flood'. Known:"),
         (["--fault", "slow:seconds=x"], "seconds='x' is no float"),
+        (["--comfyui-version", "foo"], "'foo' is no version: two or three numbers, such as 0.3.64 or 0.33.0"),
+        (["--comfyui-version", "0.33.0-dev"], "'0.33.0-dev' is no version"),
     ],
 )
 def test_wrong_arguments_are_refused_with_the_reason(
