@@ -1,6 +1,7 @@
 """What a ComfyUI can do, by its version. Pure."""
 
 import re
+from enum import StrEnum
 from typing import Final
 
 _TARGETED_INTERRUPT_SINCE: Final = (0, 3, 57)
@@ -14,6 +15,15 @@ _ASSETS_SINCE: Final = (0, 41, 0)
 _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)(.*)", re.DOTALL)
 #: Suffixes of what comes before a release (``0.3.57rc1``, ``0.3.57.dev2``), not after it.
 _BEFORE_RELEASE = re.compile(r"[.\-_]?(a|b|c|rc|alpha|beta|pre|preview|dev)[.\-_]?\d*(?![a-z])", re.IGNORECASE)
+
+
+class Limitation(StrEnum):
+    """What the Director cannot do with a ComfyUI of some version, as a sentence; the worst first."""
+
+    NO_JOBS = "It is too old (before 0.3.45): it gets no jobs."
+    NO_STOP = "Its running jobs cannot be stopped (before 0.3.57)."
+    NO_PREVIEWS = "Live previews need its option --preview-method auto (before 0.5.0)."
+    STEPWISE_STOP = "A job is stopped in several steps (before 0.26.0)."
 
 
 def supports_targeted_interrupt(version: str | None) -> bool:
@@ -58,16 +68,17 @@ def has_assets(version: str | None) -> bool:
 
 
 def limitations(version: str | None) -> list[str]:
-    """Return what the Director cannot do with a ComfyUI of this version, as sentences; none for an unknown version."""
+    """Return what the Director cannot do with a ComfyUI of this version, as :class:`Limitation`; none for an unknown one."""
     if not version:
         return []
+    if not keeps_prompt_id(version):
+        return [Limitation.NO_JOBS]
     lacks = {
-        "It gets no jobs (before 0.3.45).": not keeps_prompt_id(version),
-        "Its running jobs cannot be stopped (before 0.3.57).": not supports_targeted_interrupt(version),
-        "Live previews need its option --preview-method auto (before 0.5.0).": not supports_preview_method(version),
-        "A job is stopped in several steps (before 0.26.0).": not supports_cancel(version),
+        Limitation.NO_STOP: not supports_targeted_interrupt(version),
+        Limitation.NO_PREVIEWS: not supports_preview_method(version),
+        Limitation.STEPWISE_STOP: supports_targeted_interrupt(version) and not supports_cancel(version),
     }
-    return [sentence for sentence, is_lacking in lacks.items() if is_lacking]
+    return [one for one, is_lacking in lacks.items() if is_lacking]
 
 
 def _is_from(version: str | None, first: tuple[int, int, int]) -> bool:

@@ -11,12 +11,7 @@ from backends.comfyui.answers import PREVIEW_OPTION, SystemStats
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
-from backends.comfyui.versions import (
-    keeps_prompt_id,
-    supports_cancel,
-    supports_preview_method,
-    supports_targeted_interrupt,
-)
+from backends.comfyui.versions import Limitation, limitations, supports_preview_method
 from backends.models import Backend
 from backends.queries import backend_list
 from director.doctor.findings import SEVERITY, Finding, Level
@@ -25,6 +20,12 @@ _ANSWER_TIMEOUT_S: Final = 5.0
 #: A smaller difference of clocks does no harm.
 _CLOCK_S: Final = 60.0
 _GIB: Final = 2**30
+#: Previews depend on ComfyUI's options, too.
+_LEVELS: Final[Mapping[str, Level]] = {
+    Limitation.NO_JOBS: Level.PROBLEM,
+    Limitation.NO_STOP: Level.WARNING,
+    Limitation.STEPWISE_STOP: Level.NOTE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,22 +124,14 @@ def _has_previews(stats: SystemStats) -> bool:
 
 def _problems(row: Backend, answer: _Answer) -> list[tuple[Level, str, str]]:
     found: list[tuple[Level, str, str]] = []
-    update = "Update ComfyUI there."
-    is_new_enough = keeps_prompt_id(answer.stats.version)
-    if not is_new_enough:
-        wrong = "It is too old (before 0.3.45): it gets no jobs."
-        found.append((Level.PROBLEM, wrong, update))
     if row.quarantined_at is not None:
         wrong = f"It is quarantined: {_reason(row.quarantine_reason)}."
         found.append((Level.WARNING, wrong, f"director backends release {row.id}"))
     if row.hold:
         wrong = f"It is held by a user ({row.get_hold_display()}): {_reason(row.changed_reason)}."
         found.append((Level.NOTE, wrong, f"director backends resume {row.id}"))
-    if is_new_enough and not supports_targeted_interrupt(answer.stats.version):
-        wrong = "Its running jobs cannot be stopped (before 0.3.57)."
-        found.append((Level.WARNING, wrong, update))
-    elif is_new_enough and not supports_cancel(answer.stats.version):
-        found.append((Level.NOTE, "A job is stopped in several steps (before 0.26.0).", update))
+    lacking = limitations(answer.stats.version or "unknown")
+    found += [(_LEVELS[one], one, "Update ComfyUI there.") for one in lacking if one in _LEVELS]
     if answer.skew is not None and abs(answer.skew) > _CLOCK_S:
         way = "ahead" if answer.skew > 0 else "behind"
         wrong = f"Its clock is {abs(answer.skew):.0f} s {way}: dates in its file names and logs are wrong."
