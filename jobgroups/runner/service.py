@@ -14,7 +14,7 @@ from backends import queries as backend_queries
 from jobgroups.database.locks import Lock
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.leases import FencingToken, LeaseTable, leases_to_acquire, release_count
-from jobgroups.errors import LeaseLost
+from jobgroups.errors import LeaseLost, StorageAway
 from jobgroups.events.hub import Hub
 from jobgroups.queries import work
 from jobgroups.queries.leases import has_free_lease, lease_table, leases_held
@@ -269,9 +269,10 @@ class RunnerService:
                 try:
                     while await cleaning.run(step):  # noqa: ASYNC110 a pause for other writers
                         await asyncio.sleep(_PART_PAUSE)
-                except Exception:
-                    # A storage raises errors of its own classes.
-                    logger.exception("Files: %s failed", step)
+                except Exception as error:
+                    # A storage raises errors of its own classes. A bucket has logged its own.
+                    if not isinstance(error, StorageAway):
+                        logger.exception("Files: %s failed", step)
                     pause = min(pause, _CLEAN_AGAIN)
             await asyncio.sleep(pause)
 

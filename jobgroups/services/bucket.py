@@ -6,6 +6,7 @@ parts.
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, Final
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 _BOUNDS: Final = {"connect_timeout": 3, "read_timeout": 15, "retries": {"mode": "standard", "total_max_attempts": 3}}
 #: Seconds without a byte while the service joins the parts of a large file.
 _JOINED_WITHIN: Final = 120
+#: Seconds until the same reason is logged again, and when each was logged, in monotonic time.
+_LOGGED_AGAIN: Final = 600
+_logged_at: dict[str, float] = {}
 
 
 @contextlib.contextmanager
@@ -37,7 +41,9 @@ def _errors() -> Iterator[None]:
         reason = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(cause or error).__name__
         if reason == "NoSuchKey":
             raise FileNotFoundError(reason) from error
-        logger.warning("Storage: %s", error)
+        if _logged_at.get(reason, float("-inf")) < time.monotonic() - _LOGGED_AGAIN:
+            _logged_at[reason] = time.monotonic()
+            logger.warning("Storage: %s", error)
         raise StorageAway(reason) from error
 
 

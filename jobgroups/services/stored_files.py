@@ -203,9 +203,10 @@ def delete_file(name: str) -> None:
     """Delete a file whose row is gone, else leave it to :func:`clean`."""
     try:
         storage().delete(name)
-    except (OSError, StorageAway):
-        # On Windows a file that is being read stays.
-        logger.warning("Stored file %s: not deleted yet", name, exc_info=True)
+    except (OSError, StorageAway) as error:
+        # On Windows a file that is being read stays. A bucket has logged its own errors.
+        if isinstance(error, OSError):
+            logger.warning("Stored file %s: not deleted yet (%s)", name, error)
         (incoming_folder().parent / f"{uuid.uuid4().hex}{_MARK}").write_text(name, encoding="ascii")
 
 

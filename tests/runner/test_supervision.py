@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import datetime as dt
+import logging
 import time
 from collections.abc import AsyncIterator
 
 import pytest
+from django.core.files.storage import storages
 from django.db import OperationalError
 from pytest_django import Settings
 
@@ -17,11 +19,13 @@ from backends.simulator import Simulator
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Runner
-from jobgroups.runner import discovery
+from jobgroups.runner import discovery, service
 from jobgroups.runner.service import RunnerReplaced, RunnerService
 from jobgroups.runner.supervisor import RunnerSupervisor
+from jobgroups.services import bucket as bucket_service
 from jobgroups.services import runners
 from tests.api.bad_servers import WRONGS, bad_server
+from tests.harness.bucket import BucketServer
 from tests.harness.farm import Farm, in_thread, until, until_row
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -187,3 +191,16 @@ async def test_what_is_being_sent_when_a_stop_comes_is_answered_first_where_that
     # Nothing more was claimed meanwhile.
     (attempt,) = await farm.attempts(group)
     assert (attempt.state != AttemptState.INTENT) is (seconds < 1)
+
+
+async def test_missing_bucket_is_logged_in_one_line(
+    farm: Farm, bucket: BucketServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service, "_CLEAN_AGAIN", 0.05)
+    monkeypatch.setattr(bucket_service, "_logged_at", {})
+    await in_thread(storages["files"].bucket.delete)()
+    bucket.requests.clear()
+    await farm.runner()
+    await until(lambda: len(bucket.requests) >= 5)
+    said = [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert [("NoSuchBucket" in one.getMessage(), one.exc_info) for one in said] == [(True, None)]
