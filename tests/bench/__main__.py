@@ -18,6 +18,7 @@ from tests.bench import (
     line,
     pool,
     startup,
+    status,
     stored,
     throughput,
     watchers,
@@ -30,6 +31,7 @@ GAP, GROWTH = "gap", "growth"
 MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
     "start": startup.measure,
     "api": http_api.measure,
+    "status": status.measure,
     "prompts": first_prompts.measure,
     "frames": frames.measure,
     "groups": throughput.measure,

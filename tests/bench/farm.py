@@ -124,11 +124,11 @@ def _sustained(folder: Path, backends: int, seconds: float) -> list[Figure]:
             completed / span.seconds,
             "/s",
             floor=backends / 1.5,
-            gate=100 * backends / BACKENDS,
-            goal=133 * backends / BACKENDS,
+            gate=115 * backends / BACKENDS,
+            goal=131 * backends / BACKENDS,
             more_is_better=True,
         ),
-        Figure(f"{name}: of a core", span.share("serve"), "%"),
+        Figure(f"{name}: of a core", span.share("serve"), "%", gate=80, goal=60),
         Figure(f"{name}: of a core, simulators", span.share("gpus"), "%"),
     ]
 
@@ -166,7 +166,7 @@ def _again(folder: Path, backends: int) -> list[Figure]:
             served.close()
     name = f"{backends} running taken up again after a kill"
     return [
-        Figure(f"{name}, from the start", again, "s", gate=5, goal=2),
+        Figure(f"{name}, from the start", again, "s", gate=3, goal=2),
         Figure(f"{name}, until it is ready", ready, "s"),
     ]
 

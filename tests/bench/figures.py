@@ -1,5 +1,6 @@
 """A measured figure, what is asked of it, and the table of them all."""
 
+import math
 import os
 import platform
 import time
@@ -13,6 +14,7 @@ class Figure:
     """One line of the table.
 
     Attributes:
+        value: NaN: the Director does not support what is measured; its gate is missed.
         floor: what the machine gives in the same run to something that does nothing; None: no floor.
         gate: what must be reached; None: it is only watched. ``goal``: what would be good.
         more_is_better: a rate; else it is a time.
@@ -44,12 +46,14 @@ class Figure:
 
     def cells(self) -> list[str]:
         unit = f" {self.unit}"
-        ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
+        is_supported = not math.isnan(self.value)
+        value = _short(self.value) + unit if is_supported else "not supported"
+        ratio = f"{self.ratio:.2f}" if self.ratio is not None and is_supported else ""
         sign = "≥ " if self.more_is_better else "≤ "
         of_what = " ×" if self.of_floor else unit
         asked = ["" if one is None else f"{sign}{_short(one)}{of_what}" for one in (self.gate, self.goal)]
         floor = "" if self.floor is None else _short(self.floor) + unit
-        return [self.name, _short(self.value) + unit, floor, ratio, *asked, self.verdict()]
+        return [self.name, value, floor, ratio, *asked, self.verdict()]
 
     def verdict(self) -> str:
         """Return how it stands against what is asked."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
-from tests.bench import stored
+from tests.bench import status, stored
 from tests.bench.figures import p50
 from tests.bench.gpus import simulated
 from tests.bench.processes import resident_kib, spent, subfolder
@@ -51,9 +51,7 @@ def _with_children(folder: Path, count: int) -> tuple[str, ...]:
     with simulated(folder, 3) as gpus, serving(folder, gpus.urls) as served, Client(served.url) as client:
         client.wait(client.submit(gpus.ids))
         backend_ids = [gpus.ids[number % 3] for number in range(count)]
-        with spent(serve=served.process.pid) as span:
-            seconds, group_id = client.send(client.submission(backend_ids))
-            client.wait(group_id, within=300, every=0.2)
+        seconds, group_id, span = status.polled_run(served, client, backend_ids)
         gets = [client.timed(f"/api/job-groups/{group_id}") for _ in range(30)]
     each = span.cpu["serve"] / count * 1000
     return _ms(seconds * 1000), _ms(p50(gets)), _ms(each), f"{span.seconds:.2f} s"

@@ -26,6 +26,8 @@ _MOVE_AFTER: Final = 5
 #: Seconds until it has moved them: the time between two probes, the time limit of one, and that between two checks.
 _DETECTION: Final = 4 + 10 + _MOVE_AFTER + 5
 _GROUPS: Final = 10
+#: Jobs of one long group.
+_LONG: Final = 10_000
 _MODELS: Final = ("random_sd15.safetensors", "tiny_sd15.safetensors")
 
 
@@ -151,9 +153,9 @@ def _finish(name: str, took: float, ideal: float, is_pool: bool, gate: float) ->
 
 
 def _one_group(folder: Path, backends: int, seconds: float) -> list[Figure]:
-    """Measure one group of the pool and as many bound jobs, in turn: a web and two runners on PostgreSQL."""
+    """Measure a group of the pool and one of as many bound jobs, in turn: a web and two runners on PostgreSQL."""
     with postgres(durable=True) as server:
-        variables = {"DIRECTOR_DATABASE_URL": server.create("bench")}
+        variables = {"DIRECTOR_DATABASE_URL": server.create("bench"), "DIRECTOR_MAX_CHILDREN": str(_LONG)}
         with simulated(folder, backends, seconds=1.5, steps=3) as gpus:
             served = Served(folder, gpus.urls, arguments=("--no-runner", "--port", "0"), environment=variables)
             runners = [_runner(folder, name, variables) for name in ("a", "b")]
@@ -162,25 +164,22 @@ def _one_group(folder: Path, backends: int, seconds: float) -> list[Figure]:
                 with Client(served.url) as client:
                     pids = {f"runner {at}": one.process.pid for at, one in enumerate(runners)}
                     pids |= {"web": served.process.pid}
-                    in_turn = list(itertools.islice(itertools.cycle(gpus.ids), 1_000))
+                    in_turn = list(itertools.islice(itertools.cycle(gpus.ids), _LONG))
                     pool, bound = _Work(), _Work()
                     for _ in range(2):
-                        pool.add(client, backends, seconds / 2, pids, [client.submit(["*"], count=10_000)])
-                        bound.add(client, backends, seconds / 2, pids, [client.submit(in_turn) for _ in range(10)])
+                        pool.add(client, backends, seconds / 2, pids, client.submit(["*"], count=_LONG))
+                        bound.add(client, backends, seconds / 2, pids, client.submit(in_turn))
                 stop_in_order(*runners, served)
             finally:
                 for one in (*runners, served):
                     one.close()
-    name = f"one group on {backends} backends, jobs of 1.5 s"
-    possible = backends / 1.5
+    name = f"one group of {_LONG:,} on {backends} backends, jobs of 1.5 s"
+    rate = {"floor": backends / 1.5, "gate": 110 * backends / 200, "goal": 133 * backends / 200}
     return [
-        Figure(
-            name=f"{name}: pool", value=pool.rate, unit="/s", floor=possible,
-            gate=110 * backends / 200, goal=133 * backends / 200, more_is_better=True,
-        ),
-        Figure(name=f"{name}: bound", value=bound.rate, unit="/s", floor=possible, more_is_better=True),
-        Figure(name=f"{name}: pool, CPU of a job", value=pool.cpu_ms, floor=bound.cpu_ms, of_floor=True, gate=1.05),
-    ]  # fmt: skip
+        Figure(f"{name}: pool", pool.rate, "/s", more_is_better=True, **rate),
+        Figure(f"{name}: bound", bound.rate, "/s", more_is_better=True, **rate),
+        Figure(f"{name}: pool, CPU of a job", pool.cpu_ms, floor=bound.cpu_ms, of_floor=True, gate=1.05),
+    ]
 
 
 @dataclass(slots=True)
@@ -199,14 +198,12 @@ class _Work:
     def cpu_ms(self) -> float:
         return self.cpu / self.jobs * 1000
 
-    def add(
-        self, client: Client, backends: int, seconds: float, pids: Mapping[str, int], group_ids: Sequence[str]
-    ) -> None:
-        """Measure groups once all backends are busy, and cancel them."""
+    def add(self, client: Client, backends: int, seconds: float, pids: Mapping[str, int], group_id: str) -> None:
+        """Measure a group once all backends are busy, and cancel it."""
 
         def completed() -> int:
-            rows = client.get("/api/job-groups?limit=100")["results"]
-            return sum(row["completed_count"] for row in rows if row["job_group_id"] in group_ids)
+            count: int = _listed(client, group_id)["completed_count"]
+            return count
 
         until(lambda: completed() >= backends, 120.0)
         with spent(**pids) as span:
@@ -215,10 +212,8 @@ class _Work:
             self.jobs += completed() - before
         self.seconds += span.seconds
         self.cpu += sum(span.cpu.values())
-        for group_id in group_ids:
-            client.cancel(group_id)
-        for group_id in group_ids:
-            _wait_listed(client, group_id, lambda row: bool(row["completed_at"]))
+        client.cancel(group_id)
+        _wait_listed(client, group_id, lambda row: bool(row["completed_at"]))
 
 
 def _runner(folder: Path, name: str, variables: Mapping[str, str]) -> LaunchedRunner:

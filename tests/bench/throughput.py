@@ -1,9 +1,11 @@
 """Groups a second, what each costs, what stays of it in memory, and that none is lost or doubled.
 
 Three backends that render at once, twenty clients that each submit a group, wait for its end and
-submit the next. The database is the default one: SQLite, each commit synced.
+submit the next. Either one client requests the list of groups for all of them, or each client polls the status of
+its group. The database is the default one: SQLite, each commit synced.
 """
 
+import os
 import sqlite3
 import threading
 import time
@@ -20,21 +22,33 @@ from tests.harness.processes import Served, serving
 
 AT_ONCE = 20
 GROUPS = 1_000
+NAME = f"groups of 3, {AT_ONCE} at once"
 #: Seconds between two looks at which groups have ended, and groups that a look shows.
 _LOOK = 0.1
 _SHOWN = 50
+#: Seconds between a status and the next request for it, and the gate and the goal in groups a second.
+_POLLS = ((0.025, 18.0, 25.0), (0.1, None, None), (0.25, None, None))
 
 
-def measure(folder: Path, *, groups: int = GROUPS, within: float = 35.0) -> list[Figure]:
-    """Measure the second thousand groups; each thousand ends after some seconds anyway."""
+def measure(folder: Path, *, groups: int = GROUPS, within: float = 35.0, polled_within: float = 15.0) -> list[Figure]:
+    """Measure the second thousand groups, then polled ones; each load ends after some seconds anyway."""
     with simulated(folder, 3) as gpus, serving(folder, gpus.urls) as served:
         first = load(served, gpus, groups=groups, within=within)
         before = resident_kib(served.process.pid)
         second = load(served, gpus, groups=groups, within=within)
         grown = resident_kib(served.process.pid) - before
-    submitted = first.submitted + second.submitted
+        polled = [load(served, gpus, groups=groups, within=polled_within, every=every) for every, *_ in _POLLS]
+    submitted = [group_id for one in (first, second, *polled) for group_id in one.submitted]
     wrong = lost(served.data / "director.sqlite3", submitted) + doubled(gpus.seen())
-    return figures(second, grown, wrong)
+    rows = unpolled(second)
+    for one, (every, gate, goal) in zip(polled, _POLLS, strict=True):
+        name = f"{NAME}, status every {every * 1000:g} ms"
+        rows += _figures(name, one, floor=second.rate, gate=gate, goal=goal)
+    return [
+        *rows,
+        Figure(f"{NAME}, lost or doubled", wrong, "", gate=0),
+        Figure("memory for 1,000 groups more", grown / 1024 / len(second.submitted) * 1000, "MiB", gate=3),
+    ]
 
 
 @dataclass(slots=True)
@@ -51,21 +65,29 @@ class Load:
         return self.span.cpu[name] / len(self.submitted) * 1000
 
 
-def figures(load: Load, grown_kib: int, wrong: int) -> list[Figure]:
-    at_once = f"groups of 3, {AT_ONCE} at once"
+def unpolled(load: Load) -> list[Figure]:
+    return _figures(NAME, load, gate=36, goal=45, cpu_gate=26, cpu_goal=18)
+
+
+def _figures(
+    name: str, load: Load, *, cpu_gate: float | None = None, cpu_goal: float | None = None, **asked: float | None
+) -> list[Figure]:
     return [
-        Figure(at_once, load.rate, "/s", gate=40, goal=105, more_is_better=True),
-        Figure(f"{at_once}, CPU of each", load.cpu_ms("serve"), gate=25, goal=9),
-        Figure(f"{at_once}, CPU of the simulators", load.cpu_ms("gpus")),
-        Figure(f"{at_once}, lost or doubled", wrong, "", gate=0),
-        Figure("memory for 1,000 groups more", grown_kib / 1024 / len(load.submitted) * 1000, "MiB", gate=3),
+        Figure(name, load.rate, "/s", more_is_better=True, **asked),
+        Figure(f"{name}, CPU of each", load.cpu_ms("serve"), gate=cpu_gate, goal=cpu_goal),
+        *(Figure(f"{name}, CPU of the {one}", load.cpu_ms(one)) for one in ("simulators", "clients")),
     ]
 
 
-def load(served: Served, gpus: Gpus, *, groups: int, within: float) -> Load:
-    """Keep twenty groups under way until so many have been submitted or the time is over."""
+def load(served: Served, gpus: Gpus, *, groups: int, within: float, every: float | None = None) -> Load:
+    """Keep twenty groups under way until so many have been submitted or the time is over.
+
+    Args:
+        every: seconds between a status and the next request for it; None: clients do not poll.
+    """
     done = Load()
-    with Client(served.url) as client, spent(serve=served.process.pid, gpus=gpus.pid) as done.span:
+    pids = {"serve": served.process.pid, "simulators": gpus.pid, "clients": os.getpid()}
+    with Client(served.url) as client, spent(**pids) as done.span:
         ends = _Ends(client)
         stop_at = time.monotonic() + within
         lock = threading.Lock()
@@ -81,12 +103,18 @@ def load(served: Served, gpus: Gpus, *, groups: int, within: float) -> Load:
                         done.submitted.append("")
                     _, group_id = own.send(submission)
                     done.submitted[place] = group_id
-                    ends.wait(group_id)
+                    if every is None:
+                        ends.wait(group_id)
+                    else:
+                        own.wait(group_id, every=every)
 
         threads = [threading.Thread(target=keep_one) for _ in range(AT_ONCE)]
         for one in threads:
             one.start()
-        ends.look_until(lambda: not any(one.is_alive() for one in threads))
+        if every is None:
+            ends.look_until(lambda: not any(one.is_alive() for one in threads))
+        for one in threads:
+            one.join()
     assert all(done.submitted), "a submission was not answered"
     return done
 

@@ -11,6 +11,8 @@ class Connection:
     def __init__(self, url: str) -> None:
         self._http = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30.0)
         self._http.connect()
+        #: The ETag of the last answer; empty: it has none.
+        self.etag = ""
 
     def __enter__(self) -> Self:
         return self
@@ -19,17 +21,30 @@ class Connection:
         self._http.close()
 
     def ask(
-        self, path: str, body: bytes | None = None, *, method: str = "GET", wanted: int = 200
+        self, path: str, body: bytes | None = None, *, method: str = "GET", wanted: int = 200, unless: str = ""
     ) -> tuple[float, bytes]:
-        """Send a request; return the seconds until its answer was whole, and the answer's body."""
+        """Send a request; return the seconds until its answer was whole, and the answer's body.
+
+        Args:
+            wanted: the status code of the answer.
+            unless: the ETag of ``If-None-Match``; empty: without this header.
+        """
         headers = {"Content-Type": "application/json"} if body else {}
+        headers |= {"If-None-Match": unless} if unless else {}
         began = time.perf_counter()
         self._http.request(method, path, body, headers)
         answer = self._http.getresponse()
         received = answer.read()
         seconds = time.perf_counter() - began
+        self.etag = answer.headers.get("ETag", "")
         assert answer.status == wanted, f"{answer.status} instead of {wanted}: {received[:500]!r}"
         return seconds, received
+
+
+def in_turn(url: str, path: str, *, requests: int, unless: str = "") -> list[float]:
+    """Return the seconds of each request; with ``unless``, an ETag, the answers are 304."""
+    with Connection(url) as one:
+        return [one.ask(path, unless=unless, wanted=304 if unless else 200)[0] for _ in range(requests)]
 
 
 def at_once(url: str, path: str, *, connections: int, seconds: float) -> tuple[float, list[float]]:

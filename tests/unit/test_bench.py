@@ -1,5 +1,7 @@
 """The bench starts, judges figures rightly, and reads whole frames."""
 
+import math
+
 import pytest
 
 from tests.bench import sockets, throughput
@@ -18,6 +20,7 @@ from tests.bench.figures import Figure, table
         (3.9, {"gate": 2, "goal": 1.3, "floor": 2.0, "of_floor": True}, "pass"),
         (4.1, {"gate": 2, "goal": 1.3, "floor": 2.0, "of_floor": True}, "MISS"),
         (10.0, {"floor": 4.0}, ""),
+        (math.nan, {"gate": 8, "floor": 4.0}, "MISS"),
     ],
 )
 def test_figure_is_judged_by_its_gate_and_its_goal(value: float, asked: dict[str, float], verdict: str) -> None:
