@@ -44,17 +44,18 @@ class Input(NamedTuple):
 
 
 @cache
-def _recorded(name: str) -> dict[str, Any]:
+def recorded(name: str) -> dict[str, Any]:
+    """The content of one of the files."""
     packed = resources.files("backends.simulator").joinpath(f"{name}.json.gz").read_bytes()
-    recorded: dict[str, Any] = json.loads(gzip.decompress(packed))
-    return recorded
+    content: dict[str, Any] = json.loads(gzip.decompress(packed))
+    return content
 
 
 class Catalog:
     def __init__(self, folders: Folders, checkpoints: tuple[str, ...], release: Release) -> None:
         self._folders = folders
         self._checkpoints = list(checkpoints)
-        self._known: dict[str, NodeSpec] = _recorded("object_info")
+        self._known: dict[str, NodeSpec] = recorded("object_info")
         if release >= releases.RECORDED:
             self._known = {name: _newer(spec) for name, spec in self._known.items() if name not in _DROPPED}
 
@@ -118,7 +119,7 @@ def _is_checkpoint_list(choices: Any) -> bool:
 
 @cache
 def _classes_with_files() -> frozenset[str]:
-    return frozenset(name for name, spec in _recorded("object_info").items() if _has_files(spec))
+    return frozenset(name for name, spec in recorded("object_info").items() if _has_files(spec))
 
 
 def _has_files(spec: NodeSpec) -> bool:
@@ -150,14 +151,8 @@ class Call(NamedTuple):
 
 def call_of(class_type: str) -> Call:
     """The call of a class. Raises KeyError."""
-    function, *also = _recorded("calls")[class_type]
+    function, *also = recorded("calls")[class_type]
     return Call(function, frozenset(also))
-
-
-@cache
-def replacements() -> dict[str, Any]:
-    """The answer of GET /node_replacements."""
-    return _recorded("node_replacements")
 
 
 def replace_nodes(prompt: Any, catalog: Catalog, release: Release) -> None:
@@ -168,12 +163,13 @@ def replace_nodes(prompt: Any, catalog: Catalog, release: Release) -> None:
     """
     if release < releases.REPLACEMENTS:
         return
+    replacements = recorded("node_replacements")
     for node_id, node in prompt.items():
         if "class_type" not in node or "inputs" not in node:
             continue
-        if node["class_type"] in catalog or node["class_type"] not in replacements():
+        if node["class_type"] in catalog or node["class_type"] not in replacements:
             continue
-        rule, given = replacements()[node["class_type"]][0], node["inputs"]
+        rule, given = replacements[node["class_type"]][0], node["inputs"]
         if (mapping := rule["input_mapping"]) is not None:
             given = {one["new_id"]: one["set_value"] if "set_value" in one else given[one["old_id"]] for one in mapping}
         meta = node.get("_meta", {}) if release >= releases.REPLACED_WITHOUT_META else node["_meta"]

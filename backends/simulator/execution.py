@@ -28,7 +28,8 @@ class Execution:
         self.state = state
         self.item = item
         self.graph = Graph(prompt)
-        self.client_id = _client_of(extra_data)
+        # Raises TypeError for what has no keys: the worker dies of it.
+        self.client_id = extra_data["client_id"] if "client_id" in extra_data else None  # noqa: SIM401
         self._identity = {"prompt_id": self.prompt_id, "client_id": self.client_id}
         throttle = 0.1 if state.config.release >= releases.THROTTLE else 0.0
         self.progress = Progress(state.hub, self.graph, self.prompt_id, self.client_id, throttle)
@@ -80,7 +81,8 @@ class Execution:
             self.state.node_succeeded = True
             if finished:
                 agenda.done(node_id)
-        self._succeeded()
+        self.state.audit_log.write("ended", outcome="success", **self._identity)
+        self.say("execution_success", {"prompt_id": self.prompt_id})
 
     async def _run_node(self, node_id: str, agenda: ExecutionOrder) -> bool:
         """Run a node; False if it waits for the nodes it expanded into."""
@@ -176,10 +178,6 @@ class Execution:
 
     # how it ends
 
-    def _succeeded(self) -> None:
-        self.state.audit_log.write("ended", outcome="success", **self._identity)
-        self.say("execution_success", {"prompt_id": self.prompt_id})
-
     def _failed(self, node_id: str, error: Exception) -> None:
         """End because of what a node raised; also an Interrupted."""
         self.state.node_succeeded = False
@@ -236,8 +234,8 @@ class Execution:
         }
 
     def _history(self) -> HistoryEntry:
-        shown = self._history_ui()
-        success = self.state.node_succeeded
+        cache, success = self.state.cache, self.state.node_succeeded
+        shown = {node_id: ui for node_id in cache.keys if (ui := cache.shown(node_id))}
         return {
             "prompt": self.item,
             "outputs": {node_id: ui.output for node_id, ui in shown.items()},
@@ -248,10 +246,6 @@ class Execution:
             },
             "meta": {node_id: ui.meta for node_id, ui in shown.items()},
         }
-
-    def _history_ui(self) -> dict[str, Ui]:
-        cache = self.state.cache
-        return {node_id: ui for node_id in cache.keys if (ui := cache.shown(node_id))}
 
     # frames
 
@@ -335,13 +329,6 @@ def _refuse_constants(class_type: str, given: dict[str, Any], catalog: Catalog) 
 
 def _shown(value: Any) -> Any:
     return value if value is None or isinstance(value, int | float | bool | str) else str(value)
-
-
-def _client_of(extra_data: Any) -> Any:
-    """The prompt's owner. Raises TypeError for what has no keys: the worker dies of it."""
-    if "client_id" not in extra_data:
-        return None
-    return extra_data["client_id"]
 
 
 def _type_name(error: Exception) -> str:

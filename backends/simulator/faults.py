@@ -17,7 +17,7 @@ from configparser import ConfigParser
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-_OUT_OF_MEMORY = (  # as recorded
+OUT_OF_MEMORY = (  # as recorded
     "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 23.54 GiB of"
     " which 1.10 GiB is free."
 )
@@ -65,7 +65,7 @@ KINDS: dict[str, Kind] = {
     ),
     "out_of_memory": _kind(
         "as node_error, with the text of an exhausted GPU memory; `pixels`: only for larger images",
-        **_error("torch.OutOfMemoryError", _OUT_OF_MEMORY),
+        **_error("torch.OutOfMemoryError", OUT_OF_MEMORY),
         pixels=0,
     ),
     "cuda_fatal": _kind(
@@ -232,10 +232,6 @@ def parse_fault(text: str) -> tuple[str, dict[str, Any]]:
             raise FaultError(f"Fault {text!r}: write NAME:key=value,key=value.")
         options[key.strip()] = value.strip()
     return name.strip(), options
-
-
-def fault_kinds() -> dict[str, Any]:
-    return {name: kind._asdict() for name, kind in KINDS.items()}
 
 
 def _convert(name: str, key: str, value: Any, default: Any) -> Any:

@@ -13,7 +13,7 @@ import json
 
 from aiohttp import web
 
-from backends.simulator.faults import FaultError, fault_kinds
+from backends.simulator.faults import KINDS, FaultError
 from backends.simulator.server_state import STATE
 
 routes = web.RouteTableDef()
@@ -39,7 +39,8 @@ async def order(request: web.Request) -> web.Response:
 
 @routes.get("/simulator/faults")
 async def orders(request: web.Request) -> web.Response:
-    return web.json_response({"orders": request.app[STATE].faults.report(), "catalogue": fault_kinds()})
+    catalogue = {name: kind._asdict() for name, kind in KINDS.items()}
+    return web.json_response({"orders": request.app[STATE].faults.report(), "catalogue": catalogue})
 
 
 @routes.delete("/simulator/faults")

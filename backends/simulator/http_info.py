@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from backends.simulator import releases
-from backends.simulator.catalog import replacements
+from backends.simulator.catalog import recorded
 from backends.simulator.config import Config
 from backends.simulator.server_state import STATE
 
@@ -85,7 +85,7 @@ async def object_info_of(request: web.Request) -> web.Response:
 async def node_replacements(request: web.Request) -> web.Response:
     if request.app[STATE].config.release < releases.REPLACEMENTS:
         return web.Response(status=404)
-    return web.json_response(replacements())
+    return web.json_response(recorded("node_replacements"))
 
 
 @routes.get("/system_stats")

@@ -8,10 +8,11 @@ from typing import Any
 
 from aiohttp import web
 
-from backends.simulator import lenient, releases
+from backends.simulator import releases
 from backends.simulator.audit_log import redact_extra_data
 from backends.simulator.catalog import replace_nodes
-from backends.simulator.prompt_queue import Item, LenientItem, identity, is_canonical, without_keys
+from backends.simulator.lenient import replacement
+from backends.simulator.prompt_queue import Item, identity, is_canonical, without_keys
 from backends.simulator.server_state import STATE, ServerState, break_connection
 from backends.simulator.validation import Verdict, invalid_prompt_id, no_prompt, validate
 
@@ -69,7 +70,7 @@ def submit(state: ServerState, body: Any) -> web.Response:
     is_given = wanted is not None if is_strict else "prompt_id" in body
     prompt_id = str(wanted if is_given else uuid.uuid4())
     replace_nodes(prompt, state.catalog, release)
-    verdict, is_lenient = _verdict(state, prompt, body)
+    verdict, prompt = _verdict(state, prompt, body)
     extra_data: Any = body.get("extra_data", {})
     if "client_id" in body:
         extra_data["client_id"] = body["client_id"]
@@ -84,7 +85,7 @@ def submit(state: ServerState, body: Any) -> web.Response:
         extra_data = without_keys(extra_data)
     state.audit_log.write("accepted", number=number, **whose, extra_data=marks)
     item: Item = (number, prompt_id, prompt, extra_data, verdict.outputs)
-    state.queue.put(LenientItem(item) if is_lenient else item)
+    state.queue.put(item)
     answer = {"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors}
     return web.json_response(answer)
 
@@ -102,19 +103,20 @@ def _wants(body: Any, key: str) -> bool:
     return key in body and bool(body[key])
 
 
-def _verdict(state: ServerState, prompt: Any, body: Any) -> tuple[Verdict, bool]:
-    """Return the result of the validation, and whether the lenient mode overruled it."""
+def _verdict(state: ServerState, prompt: Any, body: Any) -> tuple[Verdict, Any]:
+    """Return the result of the validation, and the prompt that runs: in the lenient mode another one if it was refused."""
     targets = body.get("partial_execution_targets")
-    outputs = lenient.plan_outputs(prompt) if state.config.lenient else None
+    instead = replacement(prompt) if state.config.lenient else None
     try:
         verdict = validate(prompt, targets, state.catalog, state.folders, state.config.release)
     except (TypeError, KeyError, AttributeError, IndexError):
-        if outputs is None:
+        if instead is None:
             raise
     else:
-        if verdict.error is None or outputs is None:
-            return verdict, False
-    return Verdict(outputs=outputs), True
+        if verdict.error is None or instead is None:
+            return verdict, prompt
+    graph, output = instead
+    return Verdict(outputs=[output]), graph
 
 
 @routes.get("/queue")

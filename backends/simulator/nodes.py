@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from backends.simulator import pictures, releases, sampling
+from backends.simulator.faults import OUT_OF_MEMORY
 from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, Preview, Runner
 from backends.simulator.sounds import encode_silence
 from backends.simulator.values import Batch, Blocker, Film, Latent, Opaque, Picture, Sound, clamp
@@ -229,14 +230,10 @@ async def _load_model(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 # The small nodes of the protocol's recordings.
 
 _FAILURES = {
-    "runtime": (
-        "RuntimeError",
-        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of "
-        "23.54 GiB of which 1.10 GiB is free.",
-    ),
+    "oom": ("torch.OutOfMemoryError", OUT_OF_MEMORY),
+    "runtime": ("RuntimeError", OUT_OF_MEMORY),
     "value": ("ValueError", "bad value on purpose"),
 }
-_FAILURES["oom"] = ("torch.OutOfMemoryError", _FAILURES["runtime"][1])
 
 
 @_runs("TestFail")

@@ -15,12 +15,6 @@ MAX_HISTORY = 10_000
 _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 
 
-class LenientItem(tuple[Any, ...]):
-    """An item that ComfyUI would have refused: it's run without looking at its links."""
-
-    __slots__ = ()
-
-
 def identity(prompt_id: str, extra_data: Any) -> dict[str, Any]:
     """Return a prompt's id and its client's, as audit log entries have them."""
     client_id = extra_data.get("client_id") if isinstance(extra_data, dict) else None

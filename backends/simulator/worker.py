@@ -7,8 +7,7 @@ import logging
 from functools import partial
 
 from backends.simulator.execution import Execution
-from backends.simulator.lenient import LenientExecution
-from backends.simulator.prompt_queue import HistoryEntry, LenientItem, identity
+from backends.simulator.prompt_queue import identity
 from backends.simulator.server_state import ServerState
 
 logger = logging.getLogger(__name__)
@@ -35,21 +34,16 @@ async def _run_next(state: ServerState) -> None:
     facts = identity(item[1], item[3]) | {"extra_data": item[3]}
     if fault := state.faults.take("slow_start", **facts):
         await asyncio.sleep(fault["seconds"])
-    kind = LenientExecution if isinstance(item, LenientItem) else Execution
-    execution = kind(state, item)
+    execution = Execution(state, item)
     entry = await execution.go()
-    facts = execution.run.facts
     await state.apply_due_faults("finishing", **facts)
     fault = state.faults.take("late_history", **facts)
     # At 0, too, execution_success leaves before the history (comfyui-protocol.md, trap 3).
     await asyncio.sleep(fault["seconds"] if fault else 0)
-    entry_now: HistoryEntry | None = entry
-    if state.faults.take("no_history", **facts):
-        entry_now = None
-    elif fault := state.faults.take("late_history_entry", **facts):
-        state.later(fault["seconds"], partial(state.queue.remember, entry))
-        entry_now = None
-    state.queue.finish(task, entry_now)
+    is_late = state.faults.take("late_history_entry", **facts)
+    if is_late:
+        state.later(is_late["seconds"], partial(state.queue.remember, entry))
+    state.queue.finish(task, None if is_late or state.faults.take("no_history", **facts) else entry)
     if state.client_id is not None:
         data = {"node": None, "prompt_id": execution.prompt_id}
         state.hub.send("executing", data, state.client_id)

@@ -47,9 +47,9 @@ async def test_steps_and_previews_are_those_of_the_server() -> None:
 
 async def test_lenient_server_runs_what_comfyui_refuses() -> None:
     async with Simulator(lenient=True) as sim, artist(sim) as me:
+        _, valid = await me.run(text_to_image())
         prompt_id, frames = await me.run(reference_example())
         entry = await me.history(prompt_id)
-        _, valid = await me.run(text_to_image())
     assert [f["data"]["node"] for f in valid if f["type"] == "executing"][:3] == ["4", "5", "7"]
     assert steps(frames) == [1, 2, 3]
     assert types(frames)[-4:] == END
