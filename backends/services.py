@@ -16,8 +16,8 @@ from django.utils import timezone
 
 from backends.comfyui.address import BackendAddress, normalise_url, slug_for_url
 from backends.comfyui.destinations import check_url
-from backends.holds import QUARANTINE_CLEARED, enabled_columns
 from backends.models import Backend, FoundBackend, Reachability
+from backends.states import Hold
 
 #: The form of an id, which is a part of URLs, file names and logs.
 _BACKEND_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -25,8 +25,19 @@ _BACKEND_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED_ID: Final = "found"
 _MAX_URL: Final = 500
 _MAX_NAME: Final = 200
-_MAX_REASON: Final = 500
+#: Characters of a reason.
+MAX_REASON: Final = 500
 _MAX_VERSION: Final = 64
+
+#: Columns of a backend without a hold.
+HOLD_CLEARED: Final[dict[str, Any]] = {"hold": Hold.NONE.value, "evict": False, "changed_reason": ""}
+#: Columns of a backend that is not quarantined. ``consecutive_quarantines`` stays: its probation depends on it.
+QUARANTINE_CLEARED: Final[dict[str, Any]] = {
+    "quarantined_at": None,
+    "quarantine_until": None,
+    "quarantine_reason": "",
+    "quarantine_by": "",
+}
 
 
 class BackendInvalid(ValueError):
@@ -205,8 +216,10 @@ def _described(*, name: str | None, tags: Sequence[str] | None, enabled: bool | 
         changes["name"] = name[:_MAX_NAME]
     if tags is not None:
         changes["tags"] = list(dict.fromkeys(tags))
-    if enabled is not None:
-        changes |= enabled_columns(row, enabled, current_time())
+    if enabled not in (None, row.enabled):
+        # It ends every hold.
+        moment = current_time()
+        changes |= {**HOLD_CLEARED, "enabled": enabled, "status_since": moment, "changed_by": "", "changed_at": moment}
     return changes
 
 
@@ -278,7 +291,7 @@ def backend_observed(
     }
     changes = {
         **_reachability(reachable, moment, queue_running, queue_pending),
-        "status_reason": reason[:_MAX_REASON],
+        "status_reason": reason[:MAX_REASON],
         **{name: value for name, value in optional.items() if value is not None},
     }
     return Backend.objects.filter(pk=backend_id).update(**changes) > 0

@@ -6,9 +6,10 @@ change. The runner's part is fenced by the lease.
 
 import datetime as dt
 import logging
+from typing import Any, Final
 
-from backends import holds
 from backends.models import Backend
+from backends.services import HOLD_CLEARED, MAX_REASON, QUARANTINE_CLEARED
 from backends.states import Hold
 from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.domain.clock import now
@@ -26,45 +27,69 @@ from jobgroups.services.transactions import group_transaction
 
 logger = logging.getLogger(__name__)
 
+_MAX_BY: Final = 150
+
 
 @retried_transaction
 def backend_hold(*, backend_id: str, hold: Hold, at_once: bool = False, reason: str = "", by: str = "") -> None:
     """Pause or drain a backend: nothing is claimed for it from now on. A disabled backend does not change.
 
-    The later request replaces the earlier one. ``at_once``: the runner evicts running prompts, also after a restart.
+    The later request replaces the earlier one; a repeated one keeps its beginning. ``at_once``: the runner evicts running
+    prompts, also after a restart; this stays in force until the hold ends, since it may have been carried out already.
     Raises ``BackendNotFound``.
     """
     row = _lock_for_change(backend_id)
-    holds.backend_hold(row=row, hold=hold, at_once=at_once, reason=reason, by=by, moment=now())
+    if not row.enabled:
+        return
+    is_same = row.hold == hold
+    _update(
+        row,
+        hold=hold.value,
+        evict=at_once or (is_same and row.evict),
+        changed_reason=reason[:MAX_REASON] or (row.changed_reason if is_same else ""),
+        changed_by=by[:_MAX_BY] or (row.changed_by if is_same else ""),
+        changed_at=row.changed_at if is_same else now(),
+    )
 
 
 @retried_transaction
 def backend_resume(*, backend_id: str, by: str = "") -> None:
     """End a pause or drain. Evicted prompts are not restored. Raises ``BackendNotFound``."""
-    holds.backend_resume(row=_lock_for_change(backend_id), by=by, moment=now())
+    row = _lock_for_change(backend_id)
+    if row.hold:
+        _update(row, **HOLD_CLEARED, changed_by=by[:_MAX_BY], changed_at=now())
 
 
 @retried_transaction
 def backend_quarantine(*, backend_id: str, reason: str = "", by: str = "", minutes: float | None = None) -> None:
     """Quarantine a backend, for ``minutes`` or until a user releases it: it gets no prompt. Its current ones continue.
 
-    Raises ``BackendNotFound``.
+    End and reason of a quarantine that is in force are replaced. Raises ``BackendNotFound``.
     """
     row = _lock_for_change(backend_id)
     moment = now()
     until = None if minutes is None else moment + dt.timedelta(minutes=minutes)
-    holds.backend_quarantine(row=row, reason=reason, by=by or "a person", moment=moment, until=until)
+    by = by or "a person"
+    _update(row, quarantine_until=until, quarantine_reason=reason[:MAX_REASON], quarantine_by=by[:_MAX_BY])
+    if row.quarantined_at is None:
+        _update(row, quarantined_at=moment, consecutive_quarantines=row.consecutive_quarantines + 1)
 
 
 @retried_transaction
 def backend_release(*, backend_id: str, by: str = "") -> None:
     """Release a backend from quarantine, on probation: one prompt at a time until one succeeds.
 
-    Raises ``BackendNotFound``.
+    Earlier failures count no more. Raises ``BackendNotFound``.
     """
-    _lock_for_change(backend_id)
-    if holds.backend_release(backend_id=backend_id, moment=now()):
+    row = _lock_for_change(backend_id)
+    if row.quarantined_at is not None:
+        _update(row, **QUARANTINE_CLEARED, failures_reset_at=now())
         logger.info("%s was released from quarantine by %s.", backend_id, by or "a person")
+
+
+def _update(row: Backend, **columns: Any) -> None:
+    """Store a user's change; discovery removes no backend that a user has changed."""
+    Backend.objects.filter(pk=row.pk).update(**columns, adopted_at=None)
 
 
 def _lock_for_change(backend_id: str) -> Backend:
@@ -84,19 +109,26 @@ def quarantine_expire(*, fence: FencingToken) -> bool:
     Returns whether this call released it; a user may have prolonged the quarantine meanwhile.
     """
     verify_fence(fence)
-    return holds.backend_release(backend_id=fence.backend_id, moment=now(), due_only=True)
+    moment = now()
+    due = Backend.objects.filter(pk=fence.backend_id, quarantined_at__isnull=False, quarantine_until__lte=moment)
+    return due.update(**QUARANTINE_CLEARED, failures_reset_at=moment) > 0
 
 
 @retried_transaction
 def backend_finish_drain(*, fence: FencingToken) -> bool:
-    """Disable a draining backend without queued children and active attempts; return whether this call disabled it."""
+    """Disable a draining backend without queued children and active attempts; return whether this call disabled it.
+
+    Author and reason of the drain stay.
+    """
     verify_fence(fence)
     # The full lock: a submission that names it is over, or comes after and sees it disabled.
     rows = Backend.objects.select_for_update()
     row = rows.filter(pk=fence.backend_id, hold=Hold.DRAIN.value, enabled=True).first()
     if row is None or any(backend_in_use(fence.backend_id)):
         return False
-    holds.backend_finish_drain(row=row, moment=now())
+    moment, reason = now(), f"drained: {row.changed_reason}" if row.changed_reason else "drained"
+    changes = {"changed_reason": reason[:MAX_REASON], "changed_at": moment, "status_since": moment}
+    rows.filter(pk=row.pk).update(**{**HOLD_CLEARED, **changes}, enabled=False)
     return True
 
 
