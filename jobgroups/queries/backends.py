@@ -52,31 +52,16 @@ NO_LOAD: Final = BackendLoad(running=0, accepted=0, waiting=0)
 
 def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
     """Return a backend with every field of its schema."""
-    changing = serialize_backend_status(row, load)
     return {
         "backend_id": row.id,
         "name": row.name,
         "url": row.url,
-        "enabled": row.enabled,
-        "status": changing["status"],
-        "status_reason": changing["status_reason"],
-        "status_since": changing["status_since"],
-        "status_by": changing["status_by"],
-        "queue_ours": changing["queue_ours"],
-        "queue_foreign": changing["queue_foreign"],
-        "running": changing["running"],
-        "hold": changing["hold"],
-        "evict": changing["evict"],
+        "tags": row.tags,
+        **serialize_backend_status(row, load),
         "changed_by": row.changed_by or None,
         "changed_reason": row.changed_reason or None,
         "changed_at": iso_or_none(row.changed_at),
-        "quarantine": changing["quarantine"],
-        "on_probation": changing["on_probation"],
-        "tags": row.tags,
-        "devices": row.devices,
-        "comfyui_version": row.comfyui_version or None,
         "limitations": limitations(row.comfyui_version),
-        "last_seen_at": iso_or_none(row.last_seen_at),
         "adopted_at": iso_or_none(row.adopted_at),
     }
 
@@ -89,13 +74,12 @@ def serialize_backend_status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[
     last probe.
     """
     status = status_of(row, load)
-    since = status.since
     return {
         "backend_id": row.id,
         "enabled": row.enabled,
         "status": status.state.value,
         "status_reason": status.reason or None,
-        "status_since": iso_or_none(since),
+        "status_since": iso_or_none(status.since),
         "status_by": status.by or None,
         "queue_ours": load.running + load.accepted,
         "queue_foreign": row.queue_foreign,
