@@ -293,20 +293,16 @@ class ComfyClient:
                 check_status(answer.status, request="GET /view")
             yield answer
 
-    async def has_file(self, filename: str, *, subfolder: str = "", type: str = "output") -> bool:  # noqa: A002  # ComfyUI's name
-        """Whether a file is there: a cached node may name one that is gone (comfyui-protocol.md, trap 9)."""
-        async with self._exchange.open("HEAD", _view_path(filename, subfolder, type)) as answer:
-            if answer.status != 404:
-                check_status(answer.status, request="HEAD /view")
-            return answer.status == 200
+    async def file_head(self, filename: str, *, subfolder: str = "", kind: str = "output") -> StreamedAnswer | None:
+        """Return the head of the answer with a file; None if there is none.
 
-    async def file_size(self, filename: str, *, subfolder: str, kind: str) -> int | None:
-        """Return the bytes of a file; None if there is none, or the backend does not give its length."""
+        A cached node may name a file that is gone (comfyui-protocol.md, trap 9).
+        """
         async with self._exchange.open("HEAD", _view_path(filename, subfolder, kind)) as answer:
             if answer.status == 404:
                 return None
             check_status(answer.status, request="HEAD /view")
-            return answer.length
+            return answer
 
     async def upload_input(self, filename: str, chunks: AsyncIterator[bytes], *, subfolder: str, size: int) -> None:
         """Put a file into a folder of the input folder; a file of this name is replaced.
@@ -361,12 +357,6 @@ class ComfyClient:
             raise NotComfyUI(f"{request} was not answered as by ComfyUI.", status=200) from exc
         if (stored.get("name"), stored.get("subfolder")) != (filename, subfolder):
             raise NotComfyUI(f"{request} stored the file under another name.", status=200)
-
-    async def file_dates(self, filename: str, *, subfolder: str = "") -> tuple[dt.datetime | None, dt.datetime | None]:
-        """Return when an output was written, by the clock that dates it, and the time of the answer."""
-        async with self._exchange.open("HEAD", _view_path(filename, subfolder, "output")) as answer:
-            check_status(answer.status, request="HEAD /view")
-            return answer.moment("last-modified"), answer.moment("date")
 
     def events(self, client_id: str, *, previews: bool = False) -> AbstractAsyncContextManager[EventSocket]:
         """Open the event socket of ``client_id``: see ``event_socket.open_socket``."""

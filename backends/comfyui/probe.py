@@ -14,35 +14,35 @@ from backends.comfyui.exchange import Timeouts
 class BackendReport:
     """A ComfyUI that answered; ``version`` is None if the server does not send it."""
 
-    url: str
     version: str | None
     devices: tuple[Device, ...]
 
 
-async def probe(url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 1.5) -> BackendReport:
-    """Query ``/system_stats`` over a connection of its own, within ``timeout`` seconds.
+async def attempt(url: str, *, headers: Mapping[str, str] | None = None, timeout: float) -> BackendReport | str:
+    """Query ``/system_stats`` over a connection of its own; return a report, or what is wrong as a sentence.
 
-    Raises ``ValueError`` for a malformed URL or header, and ``BackendError`` with the reason if no ComfyUI answers.
+    ``timeout`` is in seconds, for the whole query.
     """
     # A connection that is not made in time differs from a silent backend.
     timeouts = Timeouts(connect_s=0.8 * timeout, silence_s=timeout, total_s=timeout)
-    async with ComfyClient(url, headers=headers, timeouts=timeouts) as comfy:
-        stats = await comfy.system_stats()
-    return BackendReport(url=comfy.url, version=stats.version, devices=stats.devices)
-
-
-async def attempt(url: str, *, headers: Mapping[str, str] | None = None, timeout: float) -> BackendReport | str:
-    """Return the report of a probe, or what is wrong as a sentence."""
     try:
-        return await probe(url, headers=headers, timeout=timeout)
+        async with ComfyClient(url, headers=headers, timeouts=timeouts) as comfy:
+            stats = await comfy.system_stats()
     except BackendError as error:
         return error.detail
     except ValueError as error:
+        # The address or a header is malformed.
         return str(error)
+    return BackendReport(version=stats.version, devices=stats.devices)
 
 
-async def attempt_all(urls: Iterable[str], *, timeout: float) -> dict[str, BackendReport | str]:
-    """Probe addresses side by side, within ``timeout`` seconds."""
+async def attempt_all(
+    urls: Iterable[str], *, headers: Mapping[str, Mapping[str, str]] = {}, timeout: float
+) -> dict[str, BackendReport | str]:
+    """Probe addresses side by side, within ``timeout`` seconds; ``headers`` are by address."""
     async with asyncio.TaskGroup() as tasks:
-        probes = {url: tasks.create_task(attempt(url, timeout=timeout), name=f"probe {url}") for url in urls}
+        probes = {
+            url: tasks.create_task(attempt(url, headers=headers.get(url), timeout=timeout), name=f"probe {url}")
+            for url in urls
+        }
     return {url: task.result() for url, task in probes.items()}

@@ -100,8 +100,8 @@ class InputFiles:
         async with lock:
             while True:
                 try:
-                    size = await self._client.file_size(name, subfolder=SUBFOLDER, kind="input")
-                    if size != asset.size_bytes:
+                    head = await self._client.file_head(name, subfolder=SUBFOLDER, kind="input")
+                    if head is None or head.length != asset.size_bytes:
                         await self._upload(asset, name, may_send)
                     return path
                 except (BackendUnreachable, SendAborted, FileTooLarge):

@@ -26,7 +26,7 @@ NEW = "http://localhost:8198"
 def answer(*urls: str) -> list[str]:
     """Have ComfyUIs answer one probe of discovery; return the ids that it registered."""
     gpu = Device(name="cuda:0 RTX", vram_total=2**34, vram_free=2**33)
-    reports = {url: BackendReport(url=url, version="0.3.64", devices=(gpu,)) for url in urls}
+    reports = {url: BackendReport(version="0.3.64", devices=(gpu,)) for url in urls}
     return discovery.answers_store(answers=reports)
 
 

@@ -202,9 +202,12 @@ async def files_ahead(client: ComfyClient, end: AttemptResult) -> dt.timedelta |
         return None
     try:
         async with asyncio.timeout(_DATES_WITHIN):
-            written, answered = await client.file_dates(file["filename"], subfolder=file["subfolder"])
+            head = await client.file_head(file["filename"], subfolder=file["subfolder"])
     except (BackendError, TimeoutError):
         return None
+    if head is None:
+        return None
+    written, answered = head.moment("last-modified"), head.moment("date")
     if written is None:
         # Its files are not compared by their dates.
         return dt.timedelta(0)
@@ -262,10 +265,10 @@ async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:
         warnings.append(f"{item['filename']} was replaced: another file has its name.")
         return item
     try:
-        there = await client.has_file(item["filename"], subfolder=item["subfolder"], type=item["type"])
+        head = await client.file_head(item["filename"], subfolder=item["subfolder"], kind=item["type"])
     except BackendError:
         return item
-    if there:
+    if head is not None:
         return item
     warnings.append(f"{item['filename']} comes from an earlier run and is gone from the backend.")
     return {**item, "missing": True}
