@@ -88,7 +88,7 @@ class SentStop(NamedTuple):
 
     #: Why it is left running, as a clause; ``""`` if it is not.
     left_running: str = ""
-    #: Whether it was cancelled as a job: that can hit no other prompt, so it may be repeated soon.
+    #: Whether it was cancelled as a job: that can hit no other prompt. So it may be repeated soon, and the next one sent.
     is_cancel: bool = False
 
 

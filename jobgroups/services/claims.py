@@ -5,6 +5,7 @@ Holds are checked under the fence: a user's pause locks the lease, so no claim i
 
 import datetime as dt
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup
 from jobgroups.queries.exclusions import is_active, valid_since
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.leases import verify_fence
-from jobgroups.services.slots import backend_with_slot, has_free_slot
+from jobgroups.services.slots import Slots
 from jobgroups.services.transactions import group_transaction
 
 
@@ -68,7 +69,7 @@ class ClaimResult:
 
     Attributes:
         claim: None: no child is queued, no slot is free, the backend is disabled, held or quarantined, or a running
-            prompt there is being stopped (ComfyUI's interrupt flag is process-wide and could stop a second prompt).
+            prompt there is being interrupted (ComfyUI's flag is process-wide and could stop a second prompt).
         from_pool: whether the claim is of the chosen variant.
         in_vain: whether the chosen variant had no job for this backend.
     """
@@ -79,7 +80,14 @@ class ClaimResult:
 
 
 @retry_on_conflict
-def child_claim(*, fence: FencingToken, client_id: str, depth: int, choice: PoolChoice | None = None) -> ClaimResult:
+def child_claim(
+    *,
+    fence: FencingToken,
+    client_id: str,
+    depth: int,
+    choice: PoolChoice | None = None,
+    cancelled: Collection[int] = (),
+) -> ClaimResult:
     """Claim a queued child for a backend: store the intent to send it.
 
     The older of two is claimed: the oldest child that is bound to the backend, or a job of the chosen variant.
@@ -89,21 +97,23 @@ def child_claim(*, fence: FencingToken, client_id: str, depth: int, choice: Pool
         client_id: of the socket that will receive the prompt's events.
         depth: slots of the backend; each prompt without a seen end uses one.
         choice: what the backend takes from the pool; None: nothing.
+        cancelled: the attempts whose running prompts are stopped as jobs, which can hit no other prompt.
     """
     # Check for queued children first: most of a farm's backends have none, and this runs often.
     bound = _oldest_bound(fence.backend_id)
-    if choice is None and (bound is None or not has_free_slot(fence.backend_id, depth)):
+    slots = Slots(fence.backend_id, depth, cancelled)
+    if choice is None and (bound is None or slots.free() is None):
         return ClaimResult()
     in_vain = False
     try:
         place = None if bound is None else (bound.queued_at, bound.group_id)
         if choice is not None and (place is None or (choice.queued_at, choice.group_id) < place):
-            claim = _claim_from_pool(choice, fence, client_id, depth)
+            claim = _claim_from_pool(choice, fence, client_id, slots)
             if claim is not None:
                 return ClaimResult(claim, from_pool=True)
             in_vain = True
         while bound is not None:
-            claim = _claim_bound(bound, fence, client_id, depth)
+            claim = _claim_bound(bound, fence, client_id, slots)
             if claim is not None:
                 return ClaimResult(claim, in_vain=in_vain)
             bound = _oldest_bound(fence.backend_id)
@@ -169,11 +179,11 @@ def _oldest_bound(backend_id: str) -> ChildJob | None:
     return _oldest.first(backend_id, **_time_parameters())
 
 
-def _claim_bound(oldest: ChildJob, fence: FencingToken, client_id: str, depth: int) -> Claim | None:
+def _claim_bound(oldest: ChildJob, fence: FencingToken, client_id: str, slots: Slots) -> Claim | None:
     with group_transaction(oldest.group_id, fence=fence) as tx:
         # Under the fence: who holds the backend back has its lease, and was before this or comes
         # after it.
-        if not has_free_slot(fence.backend_id, depth, locked=True):
+        if slots.free(locked=True) is None:
             raise _NoFreeSlot
         # It may have been reassigned or delayed since the first query.
         child = _still_waiting.first(fence.backend_id, child_id=oldest.id, **_time_parameters())
@@ -188,7 +198,7 @@ def _claim_bound(oldest: ChildJob, fence: FencingToken, client_id: str, depth: i
 # --- from the pool --------------------------------------------------------------------------------
 
 
-def _claim_from_pool(choice: PoolChoice, fence: FencingToken, client_id: str, depth: int) -> Claim | None:
+def _claim_from_pool(choice: PoolChoice, fence: FencingToken, client_id: str, slots: Slots) -> Claim | None:
     """Claim the first job of a variant that this backend may take; None: there is none.
 
     The group's row is not locked: claims of one group for many backends do not wait for one another. The job's row
@@ -199,13 +209,13 @@ def _claim_from_pool(choice: PoolChoice, fence: FencingToken, client_id: str, de
         return None
     if not group.has_claimed_child:
         with group_transaction(choice.group_id, fence=fence) as tx:
-            claim = _claim_next(choice, tx.group, fence, client_id, depth)
+            claim = _claim_next(choice, tx.group, fence, client_id, slots)
             if claim is not None and not tx.group.has_claimed_child:
                 _first_claim(tx)
             return claim
     with transaction.atomic():
         verify_fence(fence)
-        return _claim_next(choice, group, fence, client_id, depth)
+        return _claim_next(choice, group, fence, client_id, slots)
 
 
 _SENT: Final = ("timeout_seconds", "stall_seconds", "workflow_json", "workflow_digest", "parameters_json")
@@ -214,8 +224,8 @@ _claimed_group: Final = PreparedQuery(
 )
 
 
-def _claim_next(choice: PoolChoice, group: JobGroup, fence: FencingToken, client_id: str, depth: int) -> Claim | None:
-    row = backend_with_slot(fence.backend_id, depth, locked=True)
+def _claim_next(choice: PoolChoice, group: JobGroup, fence: FencingToken, client_id: str, slots: Slots) -> Claim | None:
+    row = slots.free(locked=True)
     if row is None:
         raise _NoFreeSlot
     # Its row is locked: a tag that was removed before is seen, one that is removed later comes after this claim.

@@ -1,5 +1,7 @@
 """Prompt slots of a backend: how many of our prompts it may have, and whether one is free."""
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final
 
 from django.db.models import QuerySet
@@ -11,18 +13,31 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt
 
 
-def has_free_slot(backend_id: str, depth: int, *, locked: bool = False) -> bool:
-    return backend_with_slot(backend_id, depth, locked=locked) is not None
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """The slots of a backend.
 
+    Attributes:
+        backend_id: the backend.
+        depth: how many slots it has; each prompt without a seen end uses one.
+        cancelled: the attempts whose running prompts are stopped as jobs, which can hit no other prompt.
+    """
 
-def backend_with_slot(backend_id: str, depth: int, *, locked: bool = False) -> Backend | None:
-    """Return a backend with its capabilities if it has a free slot."""
-    active = _active(backend_id)
-    stopping = any(
-        attempt.state == AttemptState.RUNNING and attempt.stop_requested_at is not None for attempt in active
-    )
-    row = (_locked_holds if locked else _holds).first(backend_id)
-    return row if row is not None and not stopping and len(active) < _places(row, depth) else None
+    backend_id: str
+    depth: int
+    cancelled: Collection[int] = ()
+
+    def free(self, *, locked: bool = False) -> Backend | None:
+        """Return the backend with its capabilities if it has a free slot; ``locked``: for the whole transaction."""
+        active = _active(self.backend_id)
+        stopping = any(
+            attempt.state == AttemptState.RUNNING
+            and attempt.stop_requested_at is not None
+            and attempt.pk not in self.cancelled
+            for attempt in active
+        )
+        row = (_locked_holds if locked else _holds).first(self.backend_id)
+        return row if row is not None and not stopping and len(active) < _places(row, self.depth) else None
 
 
 _active: Final = PreparedQuery(

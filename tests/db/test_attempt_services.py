@@ -226,6 +226,10 @@ def test_claims_are_limited_by_depth_and_stopping_prompts_count(fence: FencingTo
     factories.start(first, fence)
     # A running prompt is being stopped: its interrupt could hit the next one, whatever the depth.
     assert claims.child_claim(fence=fence, client_id="c", depth=9).claim is None
+    # The cancel of its job could not.
+    cancelled = {first.attempt_id}
+    assert claims.child_claim(fence=fence, client_id="c", depth=2, cancelled=cancelled).claim is None
+    assert claims.child_claim(fence=fence, client_id="c", depth=9, cancelled=cancelled).claim is not None
 
 
 def test_stale_fencing_token_writes_nothing(fence: FencingToken) -> None:

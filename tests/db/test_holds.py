@@ -14,6 +14,7 @@ from jobgroups.errors import Conflict, LeaseLost
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, claims, holds, outcomes, quarantine
 from jobgroups.services.claims import Claim
+from jobgroups.services.slots import Slots
 from tests.harness import factories
 from tests.harness.factories import begin, evict, idle, only, row, stall, time_out
 from tests.harness.races import race
@@ -49,15 +50,15 @@ def test_held_or_disabled_backend_claims_nothing(fence: FencingToken, hold: Hold
 
 def test_claim_checks_the_hold_under_the_lease(fence: FencingToken, monkeypatch: pytest.MonkeyPatch) -> None:
     factories.submit()
-    original = claims.has_free_slot
+    original = Slots.free
 
-    def checks_and_is_paused(backend_id: str, depth: int, *, locked: bool = False) -> bool:
-        found = original(backend_id, depth, locked=locked)
+    def checks_and_is_paused(self: Slots, *, locked: bool = False) -> Backend | None:
+        found = original(self, locked=locked)
         if not locked:
             pause()
         return found
 
-    monkeypatch.setattr(claims, "has_free_slot", checks_and_is_paused)
+    monkeypatch.setattr(Slots, "free", checks_and_is_paused)
     assert idle(fence)
     assert not Attempt.objects.exists()
 

@@ -170,11 +170,11 @@ async def test_job_ends_when_every_slot_is_taken_by_a_prompt_that_cannot_be_foll
     assert (broken.status, broken.error_type) == ("failed", "InternalError")
 
 
-@pytest.mark.parametrize("version", ["0.3.64", "0.3.56"])
-async def test_job_ends_when_a_prompt_before_it_does_not_stop(farm: Farm, version: str) -> None:
+@pytest.mark.parametrize(("version", "depth"), [("0.3.64", 1), ("0.3.56", 1), ("0.33.0", 2)])
+async def test_job_ends_when_a_prompt_before_it_does_not_stop(farm: Farm, version: str, depth: int) -> None:
     sick = await farm.backend("sick", version=version)
     sick.fault("stuck", count=1, interruptible=False)
-    await bounded_runner(farm, depth=1)
+    await bounded_runner(farm, depth=depth)
     hangs = await farm.running("sick", timeout_seconds=1)
     waits = await farm.submit("sick")
     assert (await farm.finished(hangs)).status == "failed"

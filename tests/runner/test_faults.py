@@ -138,16 +138,25 @@ async def test_a_prompt_hit_by_the_stop_of_ours_is_rendered_again(farm: Farm, hi
     assert await farm.states(second) == ["interrupted", "success"]
 
 
-async def test_a_node_that_cannot_be_stopped_keeps_its_place_until_it_ends(farm: Farm) -> None:
-    sim = await farm.backend(seconds=1.5)
+@pytest.mark.parametrize(("version", "broken"), [("0.3.64", ""), ("0.33.0", "/jobs"), ("0.33.0", "")])
+async def test_next_prompt_is_sent_before_a_stop_ends_if_the_stop_cannot_hit_it(
+    farm: Farm, version: str, broken: str
+) -> None:
+    sim = await farm.backend(seconds=1.5, version=version)
     sim.fault("uninterruptible", count=0)
+    if broken:
+        sim.fault("status", count=0, route=broken, status=404, body="")
     await farm.runner()
     group = await farm.running("gpu-1")
     await farm.cancel(group)
     later = await farm.completes("gpu-1")
-    (row,) = await farm.settled(group)
-    started = (await farm.attempts(later))[0].created_at
-    assert row.ended_at <= started
+    (stopped,), (sent,) = await farm.settled(group), await farm.attempts(later)
+    entries = [(one["kind"], one.get("target") or one.get("prompt_id")) for one in sim.audit_log.entries]
+    # The GPU is not idle until the next prompt is sent.
+    is_early = entries.index(("accepted", sent.prompt_id)) < entries.index(("ended", stopped.prompt_id))
+    assert is_early == (version == "0.33.0" and not broken)
+    assert ("interrupted", stopped.prompt_id) in entries
+    assert ("interrupted", sent.prompt_id) not in entries
 
 
 @both_versions

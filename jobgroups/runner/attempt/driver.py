@@ -49,6 +49,7 @@ from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.runner.attempt.timer import PromptTimer
 from jobgroups.runner.context import SessionContext
 from jobgroups.runner.inputs import InputMissing
+from jobgroups.runner.interrupts import SentStop
 from jobgroups.runner.progress import ProgressReporter
 from jobgroups.services import attempts
 from jobgroups.services.attempts import StoredAttempt
@@ -116,8 +117,8 @@ class AttemptDriver:
         self._stop_at = moment
         self._stop_requested_at = moment
         self._is_stalled = False
-        #: Why the prompt is left running although it is to be stopped, as a clause.
-        self.left_running = ""
+        #: How it was last to be stopped while it ran.
+        self.sent_stop = SentStop()
         self._limits = TimeLimits(spec)
         self._absent_since: float | None = None
         #: What the POST was answered with, where that neither accepts nor refuses the prompt.
@@ -763,7 +764,7 @@ class AttemptDriver:
         tried_for = time.monotonic() - self._stop_requested_at
         # A prompt that could not be interrupted runs on for a reason, while its backend is available.
         availability = self._context.availability
-        can_interrupt = not self.left_running or not availability.is_available
+        can_interrupt = not self.sent_stop.left_running or not availability.is_available
         patience = self._intervals.stalled_after if can_interrupt else self.spec.shortest_limit_s
         if not self._is_stalled and tried_for >= patience:
             reachable = availability.offline_for() is None
@@ -790,9 +791,9 @@ class AttemptDriver:
                 # It was read before the start of the prompt made its move void.
                 self._withdraw_stop()
                 return
-            sent = await self._context.interrupter.interrupt(self.prompt_id)
-            self.left_running = sent.left_running
-            if sent.is_cancel:
+            self.sent_stop = await self._context.interrupter.interrupt(self.prompt_id)
+            if self.sent_stop.is_cancel:
+                self._context.work_available.set()
                 moment, intervals = time.monotonic(), self._intervals
                 tried_for = max(intervals.cancel_retry, moment - self._stop_requested_at)
                 self._stop_at = moment + min(tried_for, intervals.stop_retry)

@@ -167,6 +167,12 @@ class ActiveAttempts:
             driver.look_up_now()
 
     @property
+    def cancelled(self) -> frozenset[int]:
+        """The attempts whose running prompts are stopped as jobs."""
+        return frozenset(driver.spec.attempt_id for driver in self.drivers.values() if driver.sent_stop.is_cancel)
+
+    @property
     def left_running(self) -> str:
         """Why a prompt with a pending stop is left running, as a clause; ``""`` if there is none."""
-        return next((driver.left_running for driver in self.drivers.values() if driver.left_running), "")
+        reasons = (driver.sent_stop.left_running for driver in self.drivers.values())
+        return next(filter(None, reasons), "")

@@ -128,6 +128,7 @@ class Claimer:
                 client_id=client_id,
                 depth=context.runner.settings.depth,
                 choice=None if chosen is None else chosen.choice,
+                cancelled=self._attempts.cancelled,
             )
         except TRANSIENT as error:
             await self._on_unknown_commit(error)

@@ -163,7 +163,7 @@ class HealthProbe:
         self._hanging = {driver.prompt_id: self._hanging.get(driver.prompt_id, moment) for driver in stopping}
         for driver in stopping:
             may_take = self._intervals.stuck_after
-            if driver.left_running:
+            if driver.sent_stop.left_running:
                 may_take = max(may_take, driver.spec.shortest_limit_s)
             if (lasts := moment - self._hanging[driver.prompt_id]) >= may_take:
                 return lasts
