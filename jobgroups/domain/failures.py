@@ -45,12 +45,14 @@ class FailureKind:
 
     Attributes:
         counts_against_backend: too many in a short time set the backend aside.
+        label: a few words, as the end of "1 failed (… on gpu-2)".
         sentence: what a user reads of it.
         error_type: the coarser type that ``error_type`` has for it.
     """
 
     retry: RetryTarget
     counts_against_backend: bool = False
+    label: str
     sentence: str
     error_type: ErrorType
 
@@ -58,32 +60,38 @@ class FailureKind:
 TAXONOMY: Final[dict[FailureClass, FailureKind]] = {
     FailureClass.WORKFLOW_REFUSED: FailureKind(
         retry=RetryTarget.NEVER,
+        label="workflow refused",
         sentence="The workflow was refused: correct it and submit it again.",
         error_type=ErrorType.VALIDATION,
     ),
     FailureClass.NODE_OR_MODEL_MISSING: FailureKind(
         retry=RetryTarget.OTHER_BACKEND,
+        label="node or model missing",
         sentence="The backend lacks a node class, a model or another file of the workflow.",
         error_type=ErrorType.VALIDATION,
     ),
     FailureClass.OUT_OF_MEMORY: FailureKind(
         retry=RetryTarget.ANY_BACKEND,
+        label="out of memory",
         sentence="The backend ran out of memory: use a smaller image or batch, or more GPU memory.",
         error_type=ErrorType.COMFYUI,
     ),
     FailureClass.CUDA_FATAL: FailureKind(
         retry=RetryTarget.OTHER_BACKEND,
         counts_against_backend=True,
+        label="GPU failure",
         sentence="The backend's GPU or its driver failed; ComfyUI often has to be restarted there.",
         error_type=ErrorType.COMFYUI,
     ),
     FailureClass.NODE_ERROR: FailureKind(
         retry=RetryTarget.ANY_BACKEND,
+        label="node error",
         sentence="A node raised an error; the message is ComfyUI's.",
         error_type=ErrorType.COMFYUI,
     ),
     FailureClass.UNREACHABLE: FailureKind(
         retry=RetryTarget.OTHER_BACKEND,
+        label="not reachable",
         sentence="The backend was offline or disabled, or did not respond as a ComfyUI does, before it"
         " executed the job.",
         error_type=ErrorType.CONNECTION,
@@ -91,30 +99,38 @@ TAXONOMY: Final[dict[FailureClass, FailureKind]] = {
     FailureClass.BACKEND_LOST: FailureKind(
         retry=RetryTarget.ANY_BACKEND,
         counts_against_backend=True,
+        label="lost with the backend",
         sentence="The backend crashed, restarted or went offline while it executed the job.",
         error_type=ErrorType.CONNECTION,
     ),
     FailureClass.STALLED: FailureKind(
         retry=RetryTarget.OTHER_BACKEND,
         counts_against_backend=True,
+        label="stalled",
         sentence="The backend hangs: its prompt still ran a minute after it was to stop.",
         error_type=ErrorType.TIMEOUT,
     ),
     FailureClass.TIMEOUT: FailureKind(
         retry=RetryTarget.OTHER_BACKEND,
+        label="timed out",
         sentence="The job was executed for longer than its group allows, and was stopped.",
         error_type=ErrorType.TIMEOUT,
     ),
     FailureClass.INTERRUPTED: FailureKind(
-        retry=RetryTarget.NEVER, sentence="A user stopped the job in ComfyUI.", error_type=ErrorType.INTERRUPTED
+        retry=RetryTarget.NEVER,
+        label="interrupted at the machine",
+        sentence="A user stopped the job in ComfyUI.",
+        error_type=ErrorType.INTERRUPTED,
     ),
     FailureClass.OUTPUT_GONE: FailureKind(
         retry=RetryTarget.ANY_BACKEND,
+        label="output gone",
         sentence="ComfyUI returned a cached result whose files do not exist any more.",
         error_type=ErrorType.COMFYUI,
     ),
     FailureClass.INTERNAL: FailureKind(
         retry=RetryTarget.NEVER,
+        label="defect of the Director",
         sentence="An unexpected error of the Director; its log has the traceback.",
         error_type=ErrorType.INTERNAL,
     ),

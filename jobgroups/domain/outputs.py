@@ -81,31 +81,16 @@ def without_replaced(
     node_outputs: Mapping[str, Mapping[str, Any]], backend_id: str, replaced: Mapping[str, Collection[str]]
 ) -> dict[str, dict[str, Any]]:
     """Return what the nodes reported, with the files of these digests marked as missing, node by node."""
-
-    def shown(node: str, item: Any) -> Any:
-        names_a_file = isinstance(item, dict) and isinstance(item.get("filename"), str)
-        if names_a_file and file_digest(backend_id, item) in replaced.get(node, ()):
-            return {**item, "missing": True, "reason": REPLACED}
-        return item
-
-    return {
-        node: {
-            key: [shown(node, one) for one in (value if isinstance(value, list) else [value])]
-            for key, value in reported.items()
-        }
-        for node, reported in node_outputs.items()
-    }
+    return {node: marked(shown, backend_id, replaced.get(node, ())) for node, shown in node_outputs.items()}
 
 
 def marked(outputs: Mapping[str, Any], backend_id: str, replaced: Collection[str]) -> dict[str, Any]:
     """Return the outputs with the files of these digests marked as missing, because they were replaced."""
-    return {
-        key: [_marked(one, backend_id, replaced) for one in items] if isinstance(items, list) else items
-        for key, items in outputs.items()
-    }
 
+    def shown(item: Any) -> Any:
+        names_a_file = isinstance(item, dict) and isinstance(item.get("filename"), str)
+        if names_a_file and file_digest(backend_id, item) in replaced:
+            return {**item, "missing": True, "reason": REPLACED}
+        return item
 
-def _marked(item: Any, backend_id: str, replaced: Collection[str]) -> Any:
-    if _is_file(item) and file_digest(backend_id, item) in replaced:
-        return {**item, "missing": True, "reason": REPLACED}
-    return item
+    return {key: list(map(shown, one)) if isinstance(one, list) else shown(one) for key, one in outputs.items()}

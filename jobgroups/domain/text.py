@@ -4,27 +4,12 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.failures import TAXONOMY, FailureClass
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86_400
 
-#: A cause in a few words, as the end of "1 failed (… on gpu-2)"; the taxonomy has whole sentences.
-FAILURE_WORDS: Final[dict[FailureClass, str]] = {
-    FailureClass.WORKFLOW_REFUSED: "workflow refused",
-    FailureClass.NODE_OR_MODEL_MISSING: "node or model missing",
-    FailureClass.OUT_OF_MEMORY: "out of memory",
-    FailureClass.CUDA_FATAL: "GPU failure",
-    FailureClass.NODE_ERROR: "node error",
-    FailureClass.UNREACHABLE: "not reachable",
-    FailureClass.BACKEND_LOST: "lost with the backend",
-    FailureClass.STALLED: "stalled",
-    FailureClass.TIMEOUT: "timed out",
-    FailureClass.INTERRUPTED: "interrupted at the machine",
-    FailureClass.OUTPUT_GONE: "output gone",
-    FailureClass.INTERNAL: "defect of the Director",
-}
 _ORDINALS: Final = {1: "first", 2: "second", 3: "third", 4: "fourth", 5: "fifth"}
 #: Inputs that name what a graph is built around, the most telling first.
 _MODEL_INPUTS: Final = ("ckpt_name", "unet_name", "model_name")
@@ -33,7 +18,7 @@ _MODEL_INPUTS: Final = ("ckpt_name", "unet_name", "model_name")
 def failure_label(failure_class: str) -> str:
     """Return a failure class as text; an unknown class unchanged."""
     try:
-        return FAILURE_WORDS[FailureClass(failure_class)]
+        return TAXONOMY[FailureClass(failure_class)].label
     except ValueError:
         return failure_class or "failed"
 
