@@ -59,11 +59,7 @@ def moving_average(average: float | None, sample: float) -> float:
 
 
 class Estimates:
-    """Estimates from a reading of the rows. Every method takes constant time.
-
-    Args:
-        rows: at most one for each workflow digest and backend.
-    """
+    """Estimates from a reading of the rows, at most one for each digest and backend. Methods take constant time."""
 
     def __init__(self, rows: Iterable[TimingRow] = ()) -> None:
         self._seconds: dict[tuple[str, str], float] = {}

@@ -65,11 +65,7 @@ class _Slot(NamedTuple):
 
 
 class Plan:
-    """Assigns jobs to workers, variant by variant in the order of the line.
-
-    Args:
-        estimates: the seconds of workflows.
-    """
+    """Assigns jobs to workers, variant by variant in the order of the line."""
 
     def __init__(self, estimates: Estimates) -> None:
         self._estimates = estimates
@@ -89,14 +85,9 @@ class Plan:
         self._rest_ends_in = 0.0
 
     def add(self, variant_id: int, digest: str, models: str, jobs: int, workers: Sequence[Worker]) -> None:
-        """Plan the jobs of the next variant.
+        """Plan the unsent jobs of the next variant. ``digest`` is that of its workflow, ``models`` of its models.
 
-        Args:
-            variant_id: the variant.
-            digest: of its workflow.
-            models: digest of its models.
-            jobs: number of its unsent jobs.
-            workers: the backends that may take them; the same sequence for variants with the same backends.
+        ``workers`` may take the jobs; it is the same sequence for variants with the same backends.
         """
         self.ends[variant_id] = None
         if not workers or self._estimates.seconds(digest, workers[0].backend_id) is None:

@@ -331,8 +331,7 @@ class Line:
     def takers(self, free: Iterable[tuple[str, int]]) -> list[str]:
         """Return the backends that have a job to take: not more of them than there are jobs.
 
-        Args:
-            free: backends with a free slot and their numbers of prompts, in order of preference.
+        ``free`` are backends with a free slot and their numbers of prompts, in order of preference.
         """
         left = sum(one.unsent for one in self._demands.values())
         found: list[str] = []
@@ -415,8 +414,7 @@ class Line:
     def recalls(self, free: Iterable[str]) -> list[int]:
         """Return the attempts whose prompts wait at one backend, and would end sooner at another.
 
-        Args:
-            free: the backends that have no prompt and find no job in the line.
+        ``free`` are the backends that have no prompt and find no job in the line.
         """
         #: Of each variant the seconds until its prompts end where they wait, or for which they have waited, ascending.
         waiting = defaultdict[int, list[tuple[float, int]]](list)
@@ -453,10 +451,7 @@ class Line:
     def _gain(self, variant: OpenVariant, there: float, backend_id: str) -> float:
         """Return by how many seconds a prompt of a variant ends sooner at a backend that is free; 0: not enough.
 
-        Args:
-            variant: of the prompt.
-            there: seconds until it ends where it waits; of unknown duration: for which it has waited.
-            backend_id: the backend.
+        ``there`` are the seconds until it ends where it waits; of unknown duration: for which it has waited.
         """
         if backend_id not in self._demands[variant.needs].able:
             return 0.0

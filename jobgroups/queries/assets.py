@@ -56,8 +56,7 @@ def input_names(asset_ids: Collection[str]) -> dict[str, str]:
 def known_references(graph: Workflow) -> set[str]:
     """Return the ids of the assets that a workflow refers to.
 
-    Raises:
-        InvalidRequest: one of them does not exist; names each node and input.
+    Raises ``InvalidRequest``, which names each node and input, if one of them does not exist.
     """
     references = list(asset_references(graph))
     if not references:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from backends.models import Reachability
@@ -75,9 +76,7 @@ class Etas:
     def of_job(self, child: ChildJob, position: int | None) -> float | None:
         """Return the seconds until an open job ends; None: not known.
 
-        Args:
-            child: the job.
-            position: of a job that was not sent: its place in the line of its backend or of the pool, from 1.
+        ``position`` is the place of a job that was not sent in the line of its backend or of the pool, from 1.
         """
         if child.current_attempt_id is not None:
             return self._prompts.get(child.current_attempt_id)
@@ -95,26 +94,17 @@ class Etas:
         return ends.of(max(position - self._ahead[variant_id], 1))
 
 
-_last: Final[dict[str, tuple[CurrentLine, Etas]]] = {}
-
-
 def current_etas(variant_ids: Collection[int] = (), group_ids: Collection[str] = ()) -> Etas:
     """Return the estimates of the current line, computed once for each reading.
 
-    Args:
-        variant_ids: see ``queries.pool.current_line``.
-        group_ids: open groups, which may have been submitted after the last reading.
+    ``variant_ids`` are those of ``queries.pool.current_line``; ``group_ids`` open groups, which may have been submitted
+    after the last reading.
     """
     etas = _etas_of(current_line(variant_ids))
     return etas if etas.has_groups(group_ids) else _etas_of(current_line(variant_ids, is_incomplete=True))
 
 
-def _etas_of(current: CurrentLine) -> Etas:
-    line, etas = _last.get("", (None, None))
-    if etas is None or line is not current:
-        etas = Etas(current)
-        _last[""] = current, etas
-    return etas
+_etas_of: Final = lru_cache(maxsize=1)(Etas)
 
 
 def group_etas(open_ids: Collection[str]) -> dict[str, float | None]:

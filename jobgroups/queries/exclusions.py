@@ -34,9 +34,7 @@ def active_exclusions(backend_id: str | None = None) -> QuerySet[Exclusion]:
 def excluded_from(workflow_digest: str, variant_id: int | None = None) -> dict[str, Exclusion]:
     """Return the active exclusion of each backend that cannot run a workflow, by the backend's id.
 
-    Args:
-        workflow_digest: of the workflow.
-        variant_id: of the jobs; None: of a submission that is not stored yet.
+    ``variant_id`` is that of the jobs; None: of a submission that is not stored yet.
     """
     rows = active_exclusions().filter(workflow_digest=workflow_digest, variant_id__in=[0, variant_id or 0])
     return {row.backend_id: row for row in rows}

@@ -23,11 +23,11 @@ from jobgroups.models import Attempt, ChildJob, JobGroup, Variant
 from jobgroups.queries.estimates import current_estimates
 from jobgroups.queries.exclusions import active_exclusions, excluded_from, reason_of
 
-#: Columns of a group that the line needs; its counts are those of final children.
 #: The variants of open groups; up to so many of them are read by the ids of their groups.
 _OPEN: Final = {"group__completed_at__isnull": True, "group__placement": Placement.POOL}
 _MOST_NAMED: Final = 500
-_COUNTED: Final = F("total_count") - F("completed_count") - F("failed_count") - F("cancelled_count")
+#: The number of a group's children that are not final.
+_UNENDED: Final = F("total_count") - F("completed_count") - F("failed_count") - F("cancelled_count")
 
 
 class LineReader:
@@ -48,16 +48,14 @@ class LineReader:
     ) -> Line:
         """Return the variants of open groups that may have unsent jobs, and what the backends do beside them.
 
-        Args:
-            backends: all registered backends.
-            overlooked: see :class:`Line`.
-            with_bound: whether prompts are read also while no group of the pool is open.
+        ``backends`` are all registered ones; for ``overlooked`` see :class:`Line`. ``with_bound``: prompts are read also
+        while no group of the pool is open.
         """
         # Groups before attempts: a job that is claimed between the two is counted as sent.
         groups = list(
             JobGroup.objects.filter(completed_at__isnull=True, placement=Placement.POOL)
             .order_by("created_at", "id")
-            .values_list("id", "run", _COUNTED)
+            .values_list("id", "run", _UNENDED)
         )
         if not groups and not with_bound:
             self._known.clear()
@@ -227,7 +225,7 @@ _LINE_KEPT: Final = 1.0
 READING_PART: Final = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CurrentLine:
     """A reading of the line, with the rows of all backends and the bound jobs that wait for them."""
 
@@ -277,9 +275,7 @@ _cache: Final = _LineCache()
 def current_line(variant_ids: Collection[int] = (), *, is_incomplete: bool = False) -> CurrentLine:
     """Return the line as it was within the last second, with these variants if they have unsent jobs.
 
-    Args:
-        variant_ids: the variants.
-        is_incomplete: whether the last reading lacks what the caller needs; it is kept for a part of the second then.
+    ``is_incomplete``: the last reading lacks what the caller needs; it is kept for a part of the second then.
     """
     return _cache.get(variant_ids, is_incomplete=is_incomplete)
 

@@ -49,10 +49,7 @@ class Outlook(NamedTuple):
 def outlooks(group: JobGroup, children: Sequence[ChildJob], *, runner_alive: bool) -> dict[str, Outlook]:
     """Return the outlook of each open child, by its id.
 
-    Args:
-        group: the group of the children.
-        children: all or some children of the group, with their current attempts loaded.
-        runner_alive: whether a runner is alive.
+    ``children`` are all or some children of the group, with their current attempts loaded.
     """
     waiting_ones = [one for one in children if one.status in CHILD_OPEN]
     if not waiting_ones:

@@ -45,12 +45,8 @@ def was_unconfirmed_before(attempt_id: int) -> bool:
     return any(json.loads(text or "{}").get("unconfirmed") is True for text in texts)
 
 
-def abandoned_prompts(backend_id: str) -> list[AbandonedPrompt]:
-    """Return the abandoned prompts that may still arrive at a backend, oldest first."""
-    return _abandoned(backend_id)
-
-
-_abandoned: Final = PreparedQuery(
+#: The abandoned prompts that may still arrive at a backend, oldest first.
+abandoned_prompts: Final = PreparedQuery(
     lambda: AbandonedPrompt.objects.filter(backend_id=KEY).select_related("attempt").order_by("created_at")
 )
 
