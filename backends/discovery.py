@@ -15,10 +15,9 @@ from typing import Any, Final
 from django.db import transaction
 from django.db.models import Q
 
-from backends.comfyui.address import normalise_url
 from backends.comfyui.probe import BackendReport
 from backends.models import Backend, Discovery, FoundBackend
-from backends.services import BackendExists, BackendInvalid, backend_create, current_time
+from backends.services import BackendExists, address_taken, backend_create, current_time, normalised
 
 #: For how long after the first adoption further ComfyUIs are adopted: users start several in turn.
 ADOPTION_WINDOW: Final = dt.timedelta(minutes=10)
@@ -148,14 +147,8 @@ def found_ignore(*, url: str, ignored: bool) -> FoundBackend:
 
 
 def _listed(url: str) -> FoundBackend:
-    try:
-        address = normalise_url(url).url
-    except ValueError as error:
-        raise BackendInvalid("url", str(error)) from error
+    address = normalised(url).url
     row = FoundBackend.objects.filter(pk=address, backend_id="").first()
-    if row is not None:
-        return row
-    same = Backend.objects.filter(url=address).first()
-    if same is not None:
-        raise BackendExists(f"This address is registered already, as {same.id}.", same.id)
-    raise NotFound(address)
+    if row is None:
+        raise address_taken(address) or NotFound(address)
+    return row

@@ -3,10 +3,11 @@
 Each write names its columns: a user's change and an observation never overwrite one another.
 """
 
+import contextlib
 import datetime as dt
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from django.db import IntegrityError, transaction
@@ -106,7 +107,8 @@ def backend_create(
             row.save(force_insert=True)
             FoundBackend.objects.filter(pk=row.url).delete()
     except IntegrityError as error:
-        raise _exists(row) from error
+        id_taken = BackendExists("A backend with this id is registered already.", row.id)
+        raise (address_taken(row.url) or id_taken) from error
     return row
 
 
@@ -138,7 +140,9 @@ def backend_update(
                 Backend.objects.filter(pk=backend_id).update(**changes, adopted_at=None)
             row.refresh_from_db()
     except IntegrityError as error:
-        raise _exists(Backend(id="", url=_address(url or "").url)) from error
+        if taken := address_taken(normalised(url or "").url):
+            raise taken from error
+        raise
     return row
 
 
@@ -147,7 +151,7 @@ def is_other_address(row: Backend, url: str) -> bool:
 
     Raises ``BackendInvalid`` if it is malformed.
     """
-    return _address(url).url != row.url
+    return normalised(url).url != row.url
 
 
 def backends_ensure(addresses: Iterable[str]) -> list[str]:
@@ -160,7 +164,7 @@ def backends_ensure(addresses: Iterable[str]) -> list[str]:
     for number, url in enumerate(addresses, start=1):
         try:
             # A registered address is not resolved: that would delay each start.
-            if not Backend.objects.filter(url=_address(url).url).exists():
+            if not Backend.objects.filter(url=normalised(url).url).exists():
                 created.append(backend_create(url=url).id)
         except BackendExists:
             continue
@@ -169,11 +173,19 @@ def backends_ensure(addresses: Iterable[str]) -> list[str]:
     return created
 
 
-def _address(url: str) -> BackendAddress:
+@contextlib.contextmanager
+def _field(name: str) -> Iterator[None]:
+    """Turn the error of a value into one of its field."""
     try:
-        address = normalise_url(url)
+        yield
     except ValueError as error:
-        raise BackendInvalid("url", str(error)) from error
+        raise BackendInvalid(name, str(error)) from error
+
+
+def normalised(url: str) -> BackendAddress:
+    """Return the address in its one spelling, or raise ``BackendInvalid``."""
+    with _field("url"):
+        address = normalise_url(url)
     if len(address.url) > _MAX_URL:
         raise BackendInvalid("url", f"Must have at most {_MAX_URL} characters.")
     return address
@@ -181,19 +193,15 @@ def _address(url: str) -> BackendAddress:
 
 def _permitted(url: str) -> BackendAddress:
     """Return a normalised address to which requests may be sent."""
-    address = _address(url)
-    try:
+    address = normalised(url)
+    with _field("url"):
         check_url(address.url)
-    except ValueError as error:
-        raise BackendInvalid("url", str(error)) from error
     return address
 
 
 def _headers(headers: Mapping[str, str] | None, address: BackendAddress) -> dict[str, str]:
-    try:
+    with _field("headers"):
         return address.headers_with(headers or {})
-    except ValueError as error:
-        raise BackendInvalid("headers", str(error)) from error
 
 
 def _free_id(url: str) -> str:
@@ -203,11 +211,10 @@ def _free_id(url: str) -> str:
     return next(one for one in itertools.chain([slug], numbered) if one not in taken)
 
 
-def _exists(row: Backend) -> BackendExists:
-    same = Backend.objects.filter(url=row.url).first()
-    if same is not None:
-        return BackendExists(f"This address is registered already, as {same.id}.", same.id)
-    return BackendExists("A backend with this id is registered already.", row.id)
+def address_taken(url: str) -> BackendExists | None:
+    """Return the error for an address that is registered, None for another one."""
+    same = Backend.objects.filter(url=url).first()
+    return None if same is None else BackendExists(f"This address is registered already, as {same.id}.", same.id)
 
 
 def _described(*, name: str | None, tags: Sequence[str] | None, enabled: bool | None, row: Backend) -> dict[str, Any]:
@@ -224,7 +231,7 @@ def _described(*, name: str | None, tags: Sequence[str] | None, enabled: bool | 
 
 
 def _address_columns(row: Backend, url: str | None, headers: Mapping[str, str] | None) -> dict[str, Any]:
-    address = BackendAddress(row.url) if url is None else _address(url)
+    address = BackendAddress(row.url) if url is None else normalised(url)
     if address.url != row.url:
         return {"url": address.url, "headers": _headers(headers, address), **_observations_cleared()}
     if headers is not None:
