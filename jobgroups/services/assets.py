@@ -53,11 +53,7 @@ def _keep(asset: Asset, is_new: bool) -> bool:
 
 
 def assets_use(group: JobGroup, asset_ids: Collection[str]) -> None:
-    """Record that a new group refers to assets, in the caller's transaction.
-
-    Raises:
-        InvalidRequest: one of them was deleted.
-    """
+    """Record that a new group refers to assets, in the caller's transaction; raise ``InvalidRequest`` if one is gone."""
     for asset_id in sorted(asset_ids):
         # Locks the row until the group is stored: a deletion waits and then finds the group.
         if not Asset.objects.filter(pk=asset_id).update(used_at=group.created_at):
@@ -66,11 +62,7 @@ def assets_use(group: JobGroup, asset_ids: Collection[str]) -> None:
 
 
 def assets_use_again(group: JobGroup) -> None:
-    """Keep the assets of a group whose jobs are queued again, in the caller's transaction.
-
-    Raises:
-        AssetDeleted: one of them was deleted.
-    """
+    """Keep the assets of a group whose jobs are queued again, in the caller's transaction, or raise ``AssetDeleted``."""
     if REFERENCE_TYPE not in group.workflow_json and REFERENCE_TYPE not in group.parameters_json:
         return
     template = build_template(json.loads(group.workflow_json), json.loads(group.parameters_json))
@@ -82,15 +74,9 @@ def assets_use_again(group: JobGroup) -> None:
 
 
 def asset_delete(*, asset_id: str, unused_since: dt.datetime | None = None) -> None:
-    """Delete an asset and its file.
+    """Delete an asset and its file. ``unused_since``: only if it was not used since then.
 
-    Args:
-        asset_id: the asset.
-        unused_since: delete only an asset that was not used since then.
-
-    Raises:
-        AssetNotFound: there is no such asset, or it was used since then.
-        AssetInUse: an open group refers to it.
+    Raises ``AssetNotFound``, also if it was used since then, or ``AssetInUse`` if an open group refers to it.
     """
     rows = Asset.objects.filter(pk=asset_id)
     if unused_since is not None:

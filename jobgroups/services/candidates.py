@@ -28,9 +28,7 @@ from jobgroups.services.backends import lock_backends
 class CandidateBackends:
     """The backends to which queued children of a group may be reassigned, read once for all of them.
 
-    Args:
-        group: the children's group; its policy limits the backends.
-        left: the backend that they leave.
+    The group's policy limits them; ``left`` is the backend that the children leave.
     """
 
     def __init__(self, group: JobGroup, left: str) -> None:
@@ -78,10 +76,7 @@ def attempt_history(group: JobGroup, child: ChildJob) -> AttemptHistory:
 def candidate_backends(group: JobGroup, elsewhere: RetryScope, *, besides: Collection[str]) -> list[Candidate]:
     """Return the backends to which a group's child may go now: they work and have the required capabilities.
 
-    Args:
-        group: the child's group.
-        elsewhere: the scope of the retry.
-        besides: ids to leave out.
+    ``elsewhere`` is the scope of the retry, ``besides`` are ids to leave out.
     """
     if elsewhere is RetryScope.NEVER:
         return []

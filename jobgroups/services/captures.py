@@ -85,11 +85,7 @@ def captures_request(*, group_id: str | None = None) -> int:
     return count + given_up.update(due_at=moment, created_at=moment, tries=0)
 
 
-def _directly(work: Callable[..., Any], *args: Any) -> Any:
-    return work(*args)
-
-
-def capture_store(*, capture_id: int, copied: CopiedFile, in_database: Callable[..., Any] = _directly) -> None:
+def capture_store(*, capture_id: int, copied: CopiedFile, in_database: Callable[..., Any]) -> None:
     """Store a copied file with its capture, unless that is not pending any more; move it where no such content is yet.
 
     ``in_database`` calls a function with arguments and returns its result after the commit: it may share one.

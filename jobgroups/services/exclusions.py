@@ -35,8 +35,7 @@ def is_refusal(attempt: Attempt, failure_class: str) -> bool:
 def learn(attempt: Attempt) -> None:
     """Store or extend the exclusion that follows from the failure of a job of the pool, if one does.
 
-    Args:
-        attempt: with its failure stored by this transaction.
+    This transaction has stored the failure of the attempt.
     """
     if attempt.variant_id is None or not attempt.failure_class:
         return
@@ -107,18 +106,9 @@ def forget(backend_id: str) -> None:
 
 @retry_on_conflict
 def exclusions_lift(*, backend_id: str, exclusion_id: int | None = None) -> int:
-    """Let a backend take what it could not run, and notify the runners.
+    """Remove an exclusion of a backend, or all (None), and notify the runners; return how many were removed.
 
-    Args:
-        backend_id: the backend.
-        exclusion_id: one of its exclusions; None: all.
-
-    Returns:
-        How many exclusions were removed.
-
-    Raises:
-        BackendNotFound: there is no such backend.
-        ExclusionNotFound: it has no such exclusion.
+    Raises ``BackendNotFound`` or ``ExclusionNotFound``.
     """
     with transaction.atomic():
         if Backend.objects.select_for_update(no_key=True).filter(pk=backend_id).first() is None:

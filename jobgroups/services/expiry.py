@@ -27,6 +27,8 @@ from jobgroups.services.transactions import group_transaction
 
 #: Ends or reassigns a child, and returns whether it has left the backend's queue.
 EndChild = Callable[[GroupTransaction, ChildJob, CandidateBackends], bool]
+#: The condition of children that were not sent.
+_UNSENT: Final = {"current_attempt__isnull": True}
 
 
 def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | None = None) -> int:
@@ -34,23 +36,19 @@ def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | 
 
     Others stay queued. ``reason`` is a sentence; ``kind`` None: a hold or a quarantine makes the backend unavailable.
     """
-    waiting = _waiting(fence, {"current_attempt__isnull": True}).exclude(group__retry_elsewhere=RetryScope.NEVER)
+    waiting = _waiting(fence, _UNSENT).exclude(group__retry_elsewhere=RetryScope.NEVER)
     # Read without locks first: while no child has another backend, this runs every few
     # seconds, of hundreds perhaps.
     groups = JobGroup.objects.filter(pk__in=_groups_of(waiting)).order_by("id")
+
+    def move(tx: GroupTransaction, child: ChildJob, others: CandidateBackends) -> bool:
+        return reassign(tx, child, reason=reason, kind=kind, others=others)
+
     return sum(
-        _move_in_group(group.id, fence, reason, kind)
+        _end_in_group(group.id, fence, _UNSENT, move)
         for group in groups.defer("workflow_json", "parameters_json")
         if candidate_backends(group, RetryScope(group.retry_elsewhere), besides={fence.backend_id})
     )
-
-
-@retry_on_conflict
-def _move_in_group(group_id: str, fence: FencingToken, reason: str, kind: FailureClass | None) -> int:
-    with group_transaction(group_id, fence=fence) as tx:
-        children = tx.children(backend_id=fence.backend_id, status=ChildStatus.QUEUED, current_attempt__isnull=True)
-        others = CandidateBackends(tx.group, fence.backend_id)
-        return sum(reassign(tx, child, reason=reason, kind=kind, others=others) for child in children)
 
 
 def children_fail_unavailable(
@@ -95,7 +93,7 @@ def children_fail_unsent(*, fence: FencingToken, message: str) -> int:
             _fail(tx, child, failure)
         return True
 
-    return _end_waiting(fence, {"current_attempt__isnull": True}, end)
+    return _end_waiting(fence, _UNSENT, end)
 
 
 def children_unblock(*, fence: FencingToken) -> int:
@@ -148,10 +146,7 @@ def children_expire(*, fence: FencingToken, limit_s: int, unsent_only: bool = Fa
     def end(tx: GroupTransaction, child: ChildJob, _others: CandidateBackends) -> bool:
         return _time_out(tx, child, oldest, limit_s)
 
-    conditions: dict[str, Any] = {"queued_at__lt": oldest}
-    if unsent_only:
-        conditions["current_attempt__isnull"] = True
-    return _end_waiting(fence, conditions, end)
+    return _end_waiting(fence, {"queued_at__lt": oldest} | (_UNSENT if unsent_only else {}), end)
 
 
 def _time_out(tx: GroupTransaction, child: ChildJob, oldest: dt.datetime, limit_s: int) -> bool:
@@ -169,7 +164,7 @@ def _time_out(tx: GroupTransaction, child: ChildJob, oldest: dt.datetime, limit_
 
 
 #: Conditions of the children that wait in the pool.
-_UNCLAIMED: Final = {"status": ChildStatus.QUEUED, "current_attempt__isnull": True, "is_bound": False}
+_UNCLAIMED: Final = {"status": ChildStatus.QUEUED, "is_bound": False, **_UNSENT}
 #: Children per transaction: each holds the group's row.
 _POOL_BATCH: Final = 500
 
@@ -318,7 +313,7 @@ def _groups_of(children: QuerySet[ChildJob]) -> list[str]:
 
 @retry_on_conflict
 def _end_in_group(group_id: str, fence: FencingToken, conditions: dict[str, Any], end: EndChild) -> int:
-    """End the queued children of one group in one transaction, and request the stop of their prompts."""
+    """End or reassign the queued children of one group in one transaction, and request the stop of their prompts."""
     with group_transaction(group_id, fence=fence) as tx:
         children = tx.children(backend_id=fence.backend_id, status=ChildStatus.QUEUED, **conditions)
         others = CandidateBackends(tx.group, fence.backend_id)
