@@ -18,10 +18,8 @@ class BackendCapabilities:
     """What a backend's capabilities are derived from."""
 
     tags: Sequence[str]
-    #: ``{"name": …}`` each, as ComfyUI names it.
-    devices: Sequence[Mapping[str, Any]]
-    #: "" if it is not known.
-    comfyui_version: str
+    devices: Sequence[Mapping[str, Any]]  #: ``{"name": …}`` each, as ComfyUI names it.
+    comfyui_version: str  #: "" if it is not known.
 
 
 def gpu_slug(device_name: str) -> str:

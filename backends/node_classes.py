@@ -17,39 +17,24 @@ _CORE_MODULES: Final = ("nodes", "comfy_extras")
 
 @dataclass(frozen=True, slots=True)
 class NodeInput:
-    """One input of a node class.
+    """One input of a node class."""
 
-    Attributes:
-        type: ``INT``, ``MODEL``, ``COMBO``.
-        is_required: ComfyUI refuses a node without it.
-        choices: of a combo; None if the list is not in the description.
-        low: the smallest number; likewise ``high``.
-        is_upload: its choices are files that users upload.
-    """
-
-    type: str
-    is_required: bool = False
-    choices: tuple[Any, ...] | None = None
-    low: float | None = None
+    type: str  #: ``INT``, ``MODEL``, ``COMBO``.
+    is_required: bool = False  #: ComfyUI refuses a node without it.
+    choices: tuple[Any, ...] | None = None  #: Of a combo; None if the list is not in the description.
+    low: float | None = None  #: The smallest number; likewise ``high``.
     high: float | None = None
-    is_upload: bool = False
+    is_upload: bool = False  #: Its choices are files that users upload.
 
 
 @dataclass(frozen=True, slots=True)
 class NodeClass:
-    """A node class of a backend.
+    """A node class of a backend."""
 
-    Attributes:
-        inputs: by name.
-        is_output: ComfyUI executes such a node and what it needs.
-        is_core: it is ComfyUI's own. A custom class may check its inputs by itself.
-        size: characters of its choices.
-    """
-
-    inputs: Mapping[str, NodeInput]
-    is_output: bool
-    is_core: bool
-    size: int
+    inputs: Mapping[str, NodeInput]  #: By name.
+    is_output: bool  #: ComfyUI executes such a node and what it needs.
+    is_core: bool  #: It is ComfyUI's own. A custom class may check its inputs by itself.
+    size: int  #: Characters of its choices.
 
 
 def node_class(described: Mapping[str, Any]) -> NodeClass | None:

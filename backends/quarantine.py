@@ -10,17 +10,11 @@ LONGEST: Final = dt.timedelta(hours=4)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineRules:
-    """An installation's rules.
+    """An installation's rules."""
 
-    Attributes:
-        failures: number of counted failures that quarantine a backend; 0: only a user does.
-        window: failures older than this are not counted.
-        duration: length of the first quarantine; each consecutive one lasts twice as long.
-    """
-
-    failures: int
-    window: dt.timedelta
-    duration: dt.timedelta
+    failures: int  #: Number of counted failures that quarantine a backend; 0: only a user does.
+    window: dt.timedelta  #: Failures older than this are not counted.
+    duration: dt.timedelta  #: Length of the first quarantine; each consecutive one lasts twice as long.
 
 
 def counts_since(rules: QuarantineRules, now: dt.datetime, failures_reset_at: dt.datetime | None) -> dt.datetime:

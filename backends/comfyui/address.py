@@ -33,15 +33,12 @@ _OWN_HEADERS: Final = frozenset(
 class BackendAddress:
     """Where a backend is reached.
 
-    Attributes:
-        url: canonical, ``scheme://host[:port][/prefix]``, never with a slash at the
-            end, never with a password; two spellings of one address give one url.
-        authorization: value for the ``Authorization`` header, from ``user:password@``
-            in the input; None without it. Not shown in ``repr``.
+    ``url`` is canonical, ``scheme://host[:port][/prefix]``, never with a slash at the end, never with a password; two
+    spellings of one address give one url.
     """
 
     url: str
-    authorization: str | None = field(default=None, repr=False)
+    authorization: str | None = field(default=None, repr=False)  #: The header, from ``user:password@`` in the input.
 
     def headers_with(self, given: Mapping[str, str]) -> dict[str, str]:
         """Return the headers that are sent: the credentials in the address, overridden by the given headers.

@@ -26,12 +26,9 @@ PREVIEW_OPTION: Final = "--preview-method"
 class Accepted(msgspec.Struct):
     """ComfyUI queued the prompt."""
 
-    #: The valid id, also if we sent another one (a ComfyUI before July 2025 ignores ours).
-    prompt_id: str
-    #: Place in its queue: lowest runs first; fractions and negatives occur.
-    number: float
-    #: Not empty if only some of the outputs are valid and will be executed.
-    node_errors: Any = None
+    prompt_id: str  #: The valid id, also if we sent another one (a ComfyUI before July 2025 ignores ours).
+    number: float  #: Place in its queue: lowest runs first; fractions and negatives occur.
+    node_errors: Any = None  #: Not empty if only some of the outputs are valid and will be executed.
 
     def __post_init__(self) -> None:
         self.node_errors = _node_errors(self.node_errors)
@@ -42,13 +39,9 @@ class QueueItem(msgspec.Struct, frozen=True, kw_only=True):
 
     number: float
     prompt_id: str
-    #: None for a prompt without one, or with one that is no string.
-    client_id: str | None
-    #: ``extra_data`` by key, each value still JSON: see ``mark``. Without
-    #: ``extra_pnginfo``, which contains the editor's whole workflow.
-    extra_data: dict[str, msgspec.Raw]
-    #: Ids of the output nodes that will be executed, or were; None if the answer has no such list.
-    outputs: tuple[str, ...] | None
+    client_id: str | None  #: None for a prompt without one, or with one that is no string.
+    extra_data: dict[str, msgspec.Raw]  #: By key, without ``extra_pnginfo``, which has the editor's whole workflow.
+    outputs: tuple[str, ...] | None  #: Output nodes that will be executed, or were; None if the answer has no list.
 
     def mark(self, key: str) -> Any:
         """The value under ``key`` of the prompt's ``extra_data``; None where there is none."""
@@ -68,23 +61,18 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     item: QueueItem
     outcome: Outcome
-    #: Node id to its ``ui`` object; entries from before an error or interrupt are kept.
-    outputs: dict[str, dict[str, Any]]
-    #: Type and data of each message, in order.
-    messages: tuple[tuple[str, dict[str, Any]], ...]
-    #: Why it failed; None for any other outcome.
-    error: ExecutionError | None
-    #: Every error in its messages: a success may have some, of nodes that were blocked.
-    raised: tuple[ExecutionError, ...]
+    outputs: dict[str, dict[str, Any]]  #: Node id to its ``ui`` object, also from before an error or interrupt.
+    messages: tuple[tuple[str, dict[str, Any]], ...]  #: Type and data of each message, in order.
+    error: ExecutionError | None  #: Why it failed; None for any other outcome.
+    raised: tuple[ExecutionError, ...]  #: Every error in its messages, also of blocked nodes in a success.
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
     """One device of ``/system_stats``; for ``cpu`` the memory is the machine's."""
 
     name: str
-    #: Bytes, as is the next.
-    vram_total: int | None = None
-    vram_free: int | None = None
+    vram_total: int | None = None  #: Bytes.
+    vram_free: int | None = None  #: Bytes.
 
     def to_json(self) -> dict[str, str | int | None]:
         """Return what of a device is stored and shown to clients."""
@@ -94,15 +82,12 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
     """ComfyUI's description of its server."""
 
-    #: None in old versions.
-    version: str | None
-    #: ``3.12.7 (main, …)``, ``2.6.0+cu124`` and ``posix``; empty if it does not say.
-    python: str = ""
+    version: str | None  #: None in old versions.
+    python: str = ""  #: ``3.12.7 (main, …)``, ``2.6.0+cu124`` and ``posix``; empty if it does not say.
     pytorch: str = ""
     os: str = ""
     devices: tuple[Device, ...]
-    #: Its command line: ``main.py --preview-method auto …``.
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...]  #: Its command line: ``main.py --preview-method auto …``.
 
     @property
     def has_assets(self) -> bool:

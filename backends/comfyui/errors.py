@@ -63,15 +63,11 @@ class PromptUnconfirmed(ResponseLost):
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """Why ComfyUI refused a prompt."""
 
-    #: ComfyUI's name for it, such as ``prompt_outputs_failed_validation`` (comfyui-protocol.md, "POST /prompt").
-    error_type: str = ""
-    #: Without the details, which are often ``""``.
-    message: str = ""
+    error_type: str = ""  #: ComfyUI's name for it, such as ``prompt_outputs_failed_validation``.
+    message: str = ""  #: Without the details, which are often ``""``.
     details: str = ""
-    #: Node id to ComfyUI's own object, ``{}`` where no node is named.
-    node_errors: dict[str, Any] = {}
-    #: Of the refusal as a whole: ``node_id``, ``class_type`` and ``node_title`` of a missing class.
-    extra_info: dict[str, Any] = {}
+    node_errors: dict[str, Any] = {}  #: Node id to ComfyUI's own object, ``{}`` where no node is named.
+    extra_info: dict[str, Any] = {}  #: ``node_id``, ``class_type`` and ``node_title`` of a missing class.
 
 
 class PromptRefused(BackendError):

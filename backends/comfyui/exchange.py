@@ -24,30 +24,17 @@ _LOCATION: Final = "director_location"
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long a backend may take, in seconds.
+    """How long a backend may take, in seconds."""
 
-    Attributes:
-        connect_s: until a connection is made.
-        silence_s: longest pause inside an answer.
-        total_s: for a whole request with its answer.
-        submit_s: for ``POST /prompt``, whose validation takes seconds.
-        upload_s: longest pause inside an upload, until ComfyUI has written the file.
-        open_s: until an event socket is open.
-        ping_interval_s: between pings on an event socket.
-        ping_timeout_s: until a missing pong ends the socket; generous, since a
-            ComfyUI that loads a model answers late.
-        close_s: for the closing handshake of an event socket.
-    """
-
-    connect_s: float = 3.0
-    silence_s: float = 10.0
-    total_s: float = 30.0
-    submit_s: float = 30.0
-    upload_s: float = 60.0
-    open_s: float = 10.0
-    ping_interval_s: float = 30.0
-    ping_timeout_s: float = 90.0
-    close_s: float = 5.0
+    connect_s: float = 3.0  #: Until a connection is made.
+    silence_s: float = 10.0  #: Longest pause inside an answer.
+    total_s: float = 30.0  #: For a whole request with its answer.
+    submit_s: float = 30.0  #: For ``POST /prompt``, whose validation takes seconds.
+    upload_s: float = 60.0  #: Longest pause inside an upload, until ComfyUI has written the file.
+    open_s: float = 10.0  #: Until an event socket is open.
+    ping_interval_s: float = 30.0  #: Between pings on an event socket.
+    ping_timeout_s: float = 90.0  #: Until a missing pong ends the socket: a ComfyUI that loads a model answers late.
+    close_s: float = 5.0  #: For the closing handshake of an event socket.
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +44,7 @@ class Answer:
     status: int
     content_type: str
     body: bytes
-    #: Where a redirect leads, ``""`` for an answer without one.
-    location: str = ""
+    location: str = ""  #: Where a redirect leads, ``""`` for an answer without one.
 
     @property
     def is_page(self) -> bool:

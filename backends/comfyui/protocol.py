@@ -28,10 +28,8 @@ ImageType: TypeAlias = Literal["jpeg", "png"]
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The queue's length; goes to every socket, and is each socket's first frame (comfyui-protocol.md, "WebSocket")."""
 
-    #: Pending and running prompts together.
-    queue_remaining: int
-    #: The socket's client id; only in the first frame.
-    sid: str | None = None
+    queue_remaining: int  #: Pending and running prompts together.
+    sid: str | None = None  #: The socket's client id; only in the first frame.
 
 
 class ExecutionStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,8 +71,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     max: float
     state: str
     display_node_id: str | None = None
-    #: From 0.38 what a running node does, such as ``loading``; a text, or nothing.
-    activity: Any = None
+    activity: Any = None  #: From 0.38 what a running node does, such as ``loading``; a text, or nothing.
 
 
 class ProgressState(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +86,7 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt_id: str
     node: str
-    #: ComfyUI's ``ui`` object as it is; ``{}`` where it was null.
-    output: dict[str, Any]
+    output: dict[str, Any]  #: ComfyUI's ``ui`` object as it is; ``{}`` where it was null.
 
 
 class ExecutionSuccess(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,10 +101,8 @@ class ExecutionError(msgspec.Struct, frozen=True, kw_only=True):
     prompt_id: str
     node_id: str | None = None
     node_type: str | None = None
-    #: Ends in a newline and ComfyUI's tips: see ``outputs.plain_error``.
-    exception_message: str = ""
-    #: Dotted, builtins without module: ``torch.OutOfMemoryError``, ``RuntimeError``.
-    exception_type: str = ""
+    exception_message: str = ""  #: Ends in a newline and ComfyUI's tips: see ``outputs.plain_error``.
+    exception_type: str = ""  #: Dotted, builtins without module: ``torch.OutOfMemoryError``, ``RuntimeError``.
     traceback: tuple[str, ...] = ()
 
 

@@ -36,21 +36,13 @@ class TimingRow:
 
 @dataclass(frozen=True, slots=True)
 class TimingSample:
-    """One successful job, as the runner measured it.
+    """One successful job, as the runner measured it."""
 
-    Attributes:
-        workflow_digest: of its workflow, not empty.
-        backend_id: where it ran.
-        models_digest: of its models, ``""`` without any.
-        seconds: from the start of its execution to its end.
-        was_loaded: whether its models were loaded when it started; None: not known.
-    """
-
-    workflow_digest: str
-    backend_id: str
-    models_digest: str
-    seconds: float
-    was_loaded: bool | None
+    workflow_digest: str  #: Of its workflow, not empty.
+    backend_id: str  #: Where it ran.
+    models_digest: str  #: Of its models, ``""`` without any.
+    seconds: float  #: From the start of its execution to its end.
+    was_loaded: bool | None  #: Whether its models were loaded when it started; None: not known.
 
 
 def moving_average(average: float | None, sample: float) -> float:

@@ -41,20 +41,13 @@ class RetryTarget(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureKind:
-    """The meaning of a failure class.
-
-    Attributes:
-        counts_against_backend: too many in a short time set the backend aside.
-        label: a few words, as the end of "1 failed (… on gpu-2)".
-        sentence: what a user reads of it.
-        error_type: the coarser type that ``error_type`` has for it.
-    """
+    """The meaning of a failure class."""
 
     retry: RetryTarget
-    counts_against_backend: bool = False
-    label: str
-    sentence: str
-    error_type: ErrorType
+    counts_against_backend: bool = False  #: Too many in a short time set the backend aside.
+    label: str  #: A few words, as the end of "1 failed (… on gpu-2)".
+    sentence: str  #: What a user reads of it.
+    error_type: ErrorType  #: The coarser type that ``error_type`` has for it.
 
 
 TAXONOMY: Final[dict[FailureClass, FailureKind]] = {

@@ -16,19 +16,15 @@ class FencingToken:
 class LeaseTable:
     """Leases and runners, read at one moment.
 
-    Attributes:
-        unclaimed: backends whose lease has been free for so long that no runner below its share wants them.
-        held_by_others: runner by backend, without this runner.
-        live_runners: names of the other live runners.
-        stable_runners: those that have been alive for a while: a runner that crashes at its start gets nothing.
-        next_free_in: seconds until the first lease of another runner expires, unless renewed; None: there is none.
+    ``unclaimed`` backends have had a free lease for so long that no runner below its share wants them. A runner that
+    crashes at its start is not stable, and gets nothing.
     """
 
     unclaimed: frozenset[str] = frozenset()
-    held_by_others: Mapping[str, str] = field(default_factory=dict)
-    live_runners: frozenset[str] = frozenset()
-    stable_runners: frozenset[str] = frozenset()
-    next_free_in: float | None = None
+    held_by_others: Mapping[str, str] = field(default_factory=dict)  #: Runner by backend, without this runner.
+    live_runners: frozenset[str] = frozenset()  #: Names of the other live runners.
+    stable_runners: frozenset[str] = frozenset()  #: Those that have been alive for a while.
+    next_free_in: float | None = None  #: Seconds until the first lease of another runner expires, unless renewed.
 
 
 def fair_share(backends: int, runners: int) -> int:

@@ -28,34 +28,20 @@ class NoticeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeIntervals:
-    """The times of notices, in seconds.
+    """The times of notices, in seconds."""
 
-    Attributes:
-        poll: between two queries of due notices.
-        min_interval: between two messages; notices of the meantime are merged into one.
-        timeout: of one delivery; a later result is not waited for.
-        claim: after this long without a result, the runner that claimed notices counts as dead.
-        retry_first, retry_most: the first and the longest pause before a service is tried again.
-        give_up: the age of a notice after which it is tried no more.
-        trouble_after: how long a backend must be unavailable.
-        settled_after: the age at which a runner has probed every backend.
-        idle: how long no job must have been queued or running.
-        empty_every: the shortest interval of notices about the empty queue.
-        retention: the age of a notice at which it is deleted.
-    """
-
-    poll: float = 5.0
-    min_interval: float = 60.0
-    timeout: float = 30.0
-    claim: float = 120.0
-    retry_first: float = 60.0
-    retry_most: float = 3_600.0
-    give_up: float = 86_400.0
-    trouble_after: float = 60.0
-    settled_after: float = 30.0
-    idle: float = 30.0
-    empty_every: float = 1_800.0
-    retention: float = 30 * 86_400.0
+    poll: float = 5.0  #: Between two queries of due notices.
+    min_interval: float = 60.0  #: Between two messages; notices of the meantime are merged into one.
+    timeout: float = 30.0  #: Of one delivery; a later result is not waited for.
+    claim: float = 120.0  #: After this long without a result, the runner that claimed notices counts as dead.
+    retry_first: float = 60.0  #: The first pause before a service is tried again.
+    retry_most: float = 3_600.0  #: The longest pause before a service is tried again.
+    give_up: float = 86_400.0  #: The age of a notice after which it is tried no more.
+    trouble_after: float = 60.0  #: How long a backend must be unavailable.
+    settled_after: float = 30.0  #: The age at which a runner has probed every backend.
+    idle: float = 30.0  #: How long no job must have been queued or running.
+    empty_every: float = 1_800.0  #: The shortest interval of notices about the empty queue.
+    retention: float = 30 * 86_400.0  #: The age of a notice at which it is deleted.
 
     @classmethod
     def scaled(cls, factor: float) -> NoticeIntervals:
@@ -97,24 +83,17 @@ class StoredNotice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSummary:
-    """How a run of a group ended.
-
-    Attributes:
-        seconds: how long the run took.
-        is_cancelled: a user cancelled the whole group.
-        late: of those that completed, how many did so on a later try.
-        reasons: how many failed, by ``(failure class, backend id)``.
-    """
+    """How a run of a group ended."""
 
     name: str
     total: int
     completed: int
     failed: int
     cancelled: int
-    seconds: float
-    is_cancelled: bool = False
-    late: int = 0
-    reasons: Mapping[tuple[str, str], int]
+    seconds: float  #: How long the run took.
+    is_cancelled: bool = False  #: A user cancelled the whole group.
+    late: int = 0  #: Of those that completed, how many did so on a later try.
+    reasons: Mapping[tuple[str, str], int]  #: How many failed, by ``(failure class, backend id)``.
 
 
 def group_ended(end: GroupSummary, link: str = "") -> Message:

@@ -25,10 +25,8 @@ class Worker:
     """A backend that works, as far as it is planned."""
 
     backend_id: str
-    #: Seconds until it has ended its prompts and its planned jobs.
-    free_in: float
-    #: Models of its last job, ``""`` if not known.
-    models: str
+    free_in: float  #: Seconds until it has ended its prompts and its planned jobs.
+    models: str  #: Models of its last job, ``""`` if not known.
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +46,9 @@ class Ends:
 class _Slot(NamedTuple):
     """A backend for the next job of one workflow. Ties go to the smaller id, so that all runners make the same plan."""
 
-    #: When that job would end there.
-    ends_in: float
+    ends_in: float  #: When that job would end there.
     backend_id: str
-    #: ``free_in`` of the backend when this was computed; another workflow may have got it since.
-    free_in: float
+    free_in: float  #: ``free_in`` of the backend when this was computed; another workflow may have got it since.
     worker: Worker
     seconds: float
     load: float

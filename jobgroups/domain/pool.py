@@ -42,17 +42,11 @@ _UNKNOWN_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a backend must have to take the jobs of a variant.
+    """What a backend must have to take the jobs of a variant."""
 
-    Attributes:
-        candidates: ``*``, or ids and ``tag:…`` in any mix, as submitted.
-        required: capabilities.
-        excluded: ids of candidates that cannot run the workflow, as earlier failures showed.
-    """
-
-    candidates: tuple[str, ...]
-    required: tuple[str, ...] = ()
-    excluded: frozenset[str] = frozenset()
+    candidates: tuple[str, ...]  #: ``*``, or ids and ``tag:…`` in any mix, as submitted.
+    required: tuple[str, ...] = ()  #: Capabilities.
+    excluded: frozenset[str] = frozenset()  #: Candidates that cannot run the workflow, as earlier failures showed.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +56,10 @@ class ActivePrompt:
     attempt_id: int
     group_id: str = ""
     workflow_digest: str
-    #: Empty: it uses none, or they are not known.
-    models_digest: str = ""
-    #: Seconds since it was claimed.
-    waited: float
-    #: Seconds since it started; None: it has not.
-    running_for: float | None = None
-    #: Of a job of the pool that is not being stopped.
-    variant_id: int | None = None
+    models_digest: str = ""  #: Empty: it uses none, or they are not known.
+    waited: float  #: Seconds since it was claimed.
+    running_for: float | None = None  #: Seconds since it started; None: it has not.
+    variant_id: int | None = None  #: Of a job of the pool that is not being stopped.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +68,8 @@ class PoolBackend:
 
     backend_id: str
     capabilities: BackendCapabilities
-    #: Whether it answers and nothing holds it back.
-    works: bool = True
-    #: Whether jobs may wait for it: it is neither disabled nor drained nor away.
-    is_possible: bool = True
+    works: bool = True  #: Whether it answers and nothing holds it back.
+    is_possible: bool = True  #: Whether jobs may wait for it: it is neither disabled nor drained nor away.
 
 
 def names_of(backend_id: str, tags: Iterable[str]) -> set[str]:
@@ -107,15 +95,12 @@ class OpenVariant:
     variant_id: int
     group_id: str
     number: int
-    #: When its jobs were queued: the start of the group's run.
-    queued_at: dt.datetime
+    queued_at: dt.datetime  #: When its jobs were queued: the start of the group's run.
     needs: Needs
     workflow_digest: str = ""
     models_digest: str = ""
-    #: Seconds since backends began to take later jobs instead; None: they do not.
-    bypassed_for: float | None = None
-    #: Jobs that no backend has. It may be too high by jobs that wait for the end of an older prompt.
-    unsent: int
+    bypassed_for: float | None = None  #: Seconds since backends began to take later jobs instead; None: they do not.
+    unsent: int  #: Jobs that no backend has. It may be too high by jobs that wait for the end of an older prompt.
 
 
 def order_key(variant: OpenVariant) -> tuple[dt.datetime, str, int]:
@@ -135,11 +120,9 @@ def _is_overdue(variant: OpenVariant) -> bool:
 class _Demand:
     """The open variants with the same needs."""
 
-    #: The backends that fit, and those of them that work.
-    able: Set[str]
-    workers: list[str]
-    #: Unsent jobs of all of them.
-    unsent: int = 0
+    able: Set[str]  #: The backends that fit.
+    workers: list[str]  #: Those of them that work.
+    unsent: int = 0  #: Unsent jobs of all of them.
 
 
 @dataclass(slots=True)
@@ -149,8 +132,7 @@ class _Class:
     demand: _Demand
     models: str
     variants: list[OpenVariant] = field(default_factory=list)
-    #: Unsent jobs of all of them.
-    unsent: int = 0
+    unsent: int = 0  #: Unsent jobs of all of them.
 
 
 class Line:

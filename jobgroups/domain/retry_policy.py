@@ -17,11 +17,9 @@ LONGEST_PAUSE: Final = 60.0
 class RetryPolicy:
     """A group's retry policy."""
 
-    #: Charged attempts that a child may have within one run.
-    max_attempts: int
+    max_attempts: int  #: Charged attempts that a child may have within one run.
     elsewhere: RetryScope
-    #: None: after every class that may be tried again.
-    retry_on: frozenset[FailureClass] | None = None
+    retry_on: frozenset[FailureClass] | None = None  #: None: after every class that may be tried again.
 
     @classmethod
     def stored(cls, *, max_attempts: int, elsewhere: str, retry_on: Collection[str] | None) -> RetryPolicy:
@@ -44,22 +42,17 @@ class Candidate:
     """A backend that may take a child and has the required capabilities."""
 
     backend_id: str
-    #: Bytes of its largest device; 0 where that is not known.
-    vram: int = 0
-    #: What stands before a child there: children that are not final, and other people's prompts.
-    waiting: int = 0
-    #: False: a child would wait there until it comes back or is let go on.
-    works: bool = True
+    vram: int = 0  #: Bytes of its largest device; 0 where that is not known.
+    waiting: int = 0  #: What stands before a child there: children that are not final, and other people's prompts.
+    works: bool = True  #: False: a child would wait there until it comes back or is let go on.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptHistory:
     """The failed attempts of a child in this run."""
 
-    #: The backends of its failed attempts, in order; one that failed it twice stands here twice.
-    failed_on: Sequence[str] = ()
-    #: Those where its failure could only be met elsewhere: it never comes back to them in this run.
-    excluded: frozenset[str] = frozenset()
+    failed_on: Sequence[str] = ()  #: The backends of its failed attempts, in order; one may be here twice.
+    excluded: frozenset[str] = frozenset()  #: Those to which it never comes back in this run.
 
 
 def best_candidate(candidates: Iterable[Candidate], tried: AttemptHistory, *, after_memory: bool = False) -> str | None:

@@ -16,74 +16,50 @@ class QueueBackend:
     """What is known of a backend that children wait for."""
 
     backend_id: str
-    #: Its word, why, since when and by whom.
     status: BackendStatus
-    #: Since when it has not been reachable, None while it is; and why, as a clause.
-    away_since: dt.datetime | None = None
-    away_reason: str = ""
-    #: How long it may be away before what waits for it is given up.
-    give_up_after: dt.timedelta = dt.timedelta(minutes=10)
-    #: Whether it answers no query at all, rather than being unfit.
-    is_offline: bool = False
-    #: How long it may be away before its jobs move to other backends, where their groups allow it.
-    move_after: dt.timedelta = dt.timedelta(minutes=1)
-    #: Of a quarantined backend: when it is probed again; None: when a user releases it.
-    quarantine_until: dt.datetime | None = None
-    #: Prompts there that are not ours.
-    foreign: int = 0
+    away_since: dt.datetime | None = None  #: Since when it has not been reachable; None while it is.
+    away_reason: str = ""  #: Why it is not reachable, as a clause.
+    is_offline: bool = False  #: Whether it answers no query at all, rather than being unfit.
+    give_up_after: dt.timedelta = dt.timedelta(minutes=10)  #: When what waits for a backend that is away is given up.
+    move_after: dt.timedelta = dt.timedelta(minutes=1)  #: When its jobs move, where their groups allow it.
+    quarantine_until: dt.datetime | None = None  #: When it is probed again; None: when a user releases it.
+    foreign: int = 0  #: Prompts there that are not ours.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuedChild:
     """What is known of a queued child."""
 
-    #: Of its current attempt; None: it was not sent yet.
-    state: str | None = None
-    #: Names of the input files that the Director puts on the backend before it sends the prompt.
-    input_files: Sequence[str] = ()
-    #: Its place among what waits for its backend and was not sent, from 1; None: not known.
-    queue_position: int | None = None
-    #: It is not sent before this time.
-    not_before: dt.datetime | None = None
-    #: The backend at which an older attempt of it is still being stopped, "" if none is.
-    stopping_at: str = ""
-    #: Whether that is a removal from the queue, for a move or a recall.
-    is_removed: bool = False
-    #: Whether its group lets it go to another backend.
-    goes_elsewhere: bool = False
-    #: When it ends as a timeout if it still waits; None: not known.
-    ends_at: dt.datetime | None = None
-    #: Whether its prompt is being stopped since ComfyUI refused some of its outputs.
-    partly_refused: bool = False
+    state: str | None = None  #: Of its current attempt; None: it was not sent yet.
+    input_files: Sequence[str] = ()  #: Names of the files that are put on the backend before the prompt is sent.
+    queue_position: int | None = None  #: Its place among what waits for its backend, from 1; None: not known.
+    not_before: dt.datetime | None = None  #: It is not sent before this time.
+    stopping_at: str = ""  #: The backend at which an older attempt of it is still being stopped, "" if none is.
+    is_removed: bool = False  #: Whether that is a removal from the queue, for a move or a recall.
+    goes_elsewhere: bool = False  #: Whether its group lets it go to another backend.
+    ends_at: dt.datetime | None = None  #: When it ends as a timeout if it still waits; None: not known.
+    partly_refused: bool = False  #: Whether its prompt is being stopped since ComfyUI refused some of its outputs.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolLine:
     """What is known of the candidates of a job of the pool."""
 
-    #: The backends that work and can take it.
-    workers: Sequence[str]
-    #: Candidates that cannot take it now.
-    held: Sequence[QueueBackend] = ()
-    #: Why candidates can never take it, as sentences: one for all with the same reason.
-    unfit: Sequence[str] = ()
-    #: When it fails if no candidate can take it until then; None: a candidate may.
-    gives_up_at: dt.datetime | None = None
-    #: For which backend its next job waits, as a clause; empty: that is not known.
-    next_free: str = ""
+    workers: Sequence[str]  #: The backends that work and can take it.
+    held: Sequence[QueueBackend] = ()  #: Candidates that cannot take it now.
+    unfit: Sequence[str] = ()  #: Why candidates can never take it, as sentences: one for all with the same reason.
+    gives_up_at: dt.datetime | None = None  #: When it fails if no candidate can take it; None: a candidate may.
+    next_free: str = ""  #: For which backend its next job waits, as a clause; empty: that is not known.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningNow:
     """What is known of a running child whose backend does not answer."""
 
-    #: When its time is up; None: its run has no limit.
-    time_is_up: dt.datetime | None
-    #: Seconds without an event after which its time is up, too.
-    stall_seconds: int | None = None
-    #: Whether its group has it retried on another backend, and again at all.
-    goes_elsewhere: bool = False
-    is_retried: bool = False
+    time_is_up: dt.datetime | None  #: When its time is up; None: its run has no limit.
+    stall_seconds: int | None = None  #: Seconds without an event after which its time is up, too.
+    goes_elsewhere: bool = False  #: Whether its group has it retried on another backend.
+    is_retried: bool = False  #: Whether it is retried at all.
 
 
 def waiting_reason(child: QueuedChild, backend: QueueBackend | None, *, now: dt.datetime, runner_alive: bool) -> str:

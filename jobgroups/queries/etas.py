@@ -16,11 +16,9 @@ from jobgroups.queries.pool import CurrentLine, current_line
 class _Waiting:
     """The bound jobs of one group that wait for one backend."""
 
-    #: Seconds until the first of them starts, and of each; None: not known.
-    starts_in: float | None
-    seconds: float | None
-    #: Number of jobs of other groups before them.
-    before: int
+    starts_in: float | None  #: Seconds until the first of them starts; None: not known.
+    seconds: float | None  #: Seconds of each; None: not known.
+    before: int  #: Number of jobs of other groups before them.
 
     def ends_in(self, rank: int) -> float | None:
         if self.starts_in is None or self.seconds is None:

@@ -50,8 +50,7 @@ class Example:
 
     group_id: str
     job_id: str
-    #: None if the child was never sent.
-    attempt: int | None
+    attempt: int | None  #: None if the child was never sent.
     message: str
     at: dt.datetime
 
@@ -61,21 +60,17 @@ class FailureRow:
     """All failures with one cause at one backend in one workflow."""
 
     failure_class: str
-    #: Empty for jobs of the pool that no backend could take.
-    backend_id: str
+    backend_id: str  #: Empty for jobs of the pool that no backend could take.
     workflow: str
     failures: int = 0
-    #: Children that are failed or timed out now.
-    lost: int = 0
-    #: Failures whose children are open now: they run or wait again.
-    open: int = 0
+    lost: int = 0  #: Children that are failed or timed out now.
+    open: int = 0  #: Failures whose children are open now: they run or wait again.
     first: dt.datetime = _NEVER_YET
     last: dt.datetime = _LONG_AGO
     workflow_name: str = ""
     example: Example | None = None
 
-    #: The groups of these failures.
-    groups: set[str] = field(default_factory=set)
+    groups: set[str] = field(default_factory=set)  #: The groups of these failures.
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +78,11 @@ class FailureReport:
     """The failures since a moment."""
 
     since: dt.datetime
-    #: Failures whose children did not complete, the worst first.
-    rows: list[FailureRow]
-    #: Failures whose children completed in a later attempt.
-    recovered: list[FailureRow]
-    #: The number of omitted rows.
-    more: int
-    #: Whether only the newest failures were read and counted.
-    cut: bool
-    #: Children that are failed or timed out now, of all rows.
-    lost: int
+    rows: list[FailureRow]  #: Failures whose children did not complete, the worst first.
+    recovered: list[FailureRow]  #: Failures whose children completed in a later attempt.
+    more: int  #: The number of omitted rows.
+    cut: bool  #: Whether only the newest failures were read and counted.
+    lost: int  #: Children that are failed or timed out now, of all rows.
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +91,7 @@ class RetriableJobs:
 
     group_id: str
     name: str
-    #: Whether the group has ended.
-    finished: bool
+    finished: bool  #: Whether the group has ended.
     job_ids: list[str]
 
 

@@ -20,33 +20,25 @@ from jobgroups.serializers import FILE_FIELDS
 class OutputFile:
     """A file that a child reported, with its copy in the storage and the present address of its backend.
 
-    Attributes:
-        url: the backend's base URL; empty: it is not registered any more.
-        headers: the registered headers of the backend; secret.
-        kind: ComfyUI's ``type``: ``output``, ``temp`` or ``input``.
+    A cached thumbnail of an ``ambiguous`` file may be of another one: it is replaced, and the job reported several files
+    with its name.
     """
 
     backend_id: str
-    url: str
-    headers: Mapping[str, str] = field(repr=False)
+    url: str  #: The backend's base URL; empty: it is not registered any more.
+    headers: Mapping[str, str] = field(repr=False)  #: The registered headers of the backend; secret.
     prompt_id: str
     filename: str
     subfolder: str
-    kind: str
+    kind: str  #: ComfyUI's ``type``: ``output``, ``temp`` or ``input``.
     seed: int
     job_id: str = ""
-    #: Identifies the file, see ``jobgroups.domain.outputs``.
-    digest: str = ""
-    #: Whether a later job is known to have written another file of this name.
-    replaced: bool = False
-    #: Whether it is replaced and the job reported several files with its name: a cached thumbnail may be of
-    #: another one.
+    digest: str = ""  #: Identifies the file, see ``jobgroups.domain.outputs``.
+    replaced: bool = False  #: Whether a later job is known to have written another file of this name.
     ambiguous: bool = False
-    #: The latest end of the job that wrote it, and whether that is the backend's clock.
-    ended_at: dt.datetime | None = None
-    ended_by_backend: bool = False
-    #: Its copy; None: the storage has none.
-    stored: StoredFile | None = None
+    ended_at: dt.datetime | None = None  #: The latest end of the job that wrote it.
+    ended_by_backend: bool = False  #: Whether that is the backend's clock.
+    stored: StoredFile | None = None  #: Its copy; None: the storage has none.
 
     @property
     def download_name(self) -> str:

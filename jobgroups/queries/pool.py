@@ -336,12 +336,9 @@ class PoolCandidate(NamedTuple):
     """A candidate of a variant, and why it takes none of its jobs."""
 
     row: Backend
-    #: Why it cannot execute them; None: it can.
-    kind: ExclusionKind | None
-    #: The same, as a sentence.
-    unfit: str | None
-    #: Why it takes none now: its state, else the same; empty: it takes them.
-    reason: str
+    kind: ExclusionKind | None  #: Why it cannot execute them; None: it can.
+    unfit: str | None  #: The same, as a sentence.
+    reason: str  #: Why it takes none now: its state, else the same; empty: it takes them.
 
 
 def candidate_reasons(variant: Variant, backends: Iterable[Backend] | None = None) -> list[PoolCandidate]:

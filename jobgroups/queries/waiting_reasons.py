@@ -42,8 +42,7 @@ class Outlook(NamedTuple):
     """What an open child waits for, and when it ends."""
 
     waiting_reason: str | None = None
-    #: Seconds until its end; None: not known.
-    eta_seconds: float | None = None
+    eta_seconds: float | None = None  #: Seconds until its end; None: not known.
 
 
 def outlooks(group: JobGroup, children: Sequence[ChildJob], *, runner_alive: bool) -> dict[str, Outlook]:

@@ -30,8 +30,7 @@ class ReceivedFile:
     name: str
     content_type: str
     size_bytes: int
-    #: BLAKE3 in hexadecimal digits.
-    hash: str
+    hash: str  #: BLAKE3 in hexadecimal digits.
 
 
 def asset_store(received: ReceivedFile) -> tuple[Asset, bool]:

@@ -29,16 +29,11 @@ AS_THE_GROUP_SAYS: Final = Choice()
 class Retried:
     """The result of a retry."""
 
-    #: The run in which they wait again: the one that it opened, or the present one.
-    run: int
-    #: The group's status as the transaction left it; it has ended again where all were adopted.
-    status: str
-    #: Ids of the children that wait again, in the group's order.
-    job_ids: Sequence[str]
-    #: Ids of those that completed with a late result.
-    adopted_job_ids: Sequence[str]
-    #: Of the children that wait again, those that are bound to another backend now: id → backend.
-    moved: Mapping[str, str]
+    run: int  #: The run in which they wait again: the one that it opened, or the present one.
+    status: str  #: The group's status as the transaction left it; it has ended again where all were adopted.
+    job_ids: Sequence[str]  #: Ids of the children that wait again, in the group's order.
+    adopted_job_ids: Sequence[str]  #: Ids of those that completed with a late result.
+    moved: Mapping[str, str]  #: Of those that wait again, the ones bound to another backend now: id → backend.
 
 
 @retry_on_conflict

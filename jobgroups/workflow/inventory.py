@@ -58,16 +58,12 @@ class Reason:
 class Verdict:
     """What is known of a workflow on one backend.
 
-    Attributes:
-        reasons: in the order of the nodes, at most ``MAX_REASONS``.
-        is_refused: ComfyUI refuses the whole workflow. With reasons and without this, it executes the outputs that
-            they do not concern.
-        is_known: every class of the workflow is known.
+    With reasons, ComfyUI refuses the whole workflow (``is_refused``), or executes the outputs that they do not concern.
     """
 
-    reasons: tuple[Reason, ...] = ()
+    reasons: tuple[Reason, ...] = ()  #: In the order of the nodes, at most ``MAX_REASONS``.
     is_refused: bool = False
-    is_known: bool = False
+    is_known: bool = False  #: Every class of the workflow is known.
 
 
 @lru_cache(maxsize=256)

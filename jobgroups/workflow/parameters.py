@@ -69,10 +69,8 @@ class ParameterInvalid(FieldInvalid):
 class Applied:
     """The result of applying parameters."""
 
-    #: Parameters that set no input, and why.
-    ignored: dict[str, str] = field(default_factory=dict)
-    #: The inputs, as (node id, name), that addressed parameters have set.
-    addressed: set[tuple[str, str]] = field(default_factory=set)
+    ignored: dict[str, str] = field(default_factory=dict)  #: Parameters that set no input, and why.
+    addressed: set[tuple[str, str]] = field(default_factory=set)  #: Inputs that addressed ones have set: (node, name).
 
     @property
     def warnings(self) -> list[str]:

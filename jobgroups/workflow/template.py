@@ -19,8 +19,7 @@ class WorkflowTemplate:
     workflow: dict[str, Any]
     warnings: tuple[str, ...]
     seed_slots: tuple[Slot, ...]
-    #: Parameters that set no input, and why.
-    ignored: Mapping[str, str]
+    ignored: Mapping[str, str]  #: Parameters that set no input, and why.
 
 
 def build_template(workflow: Workflow, parameters: object = None) -> WorkflowTemplate:
