@@ -2,19 +2,18 @@
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
-from functools import partial
-from typing import Any, Final, TypeVar, Unpack
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
+
+import httpx
 
 from director.client import requests
 from director.client.backends import Health
 from director.client.decode import as_object, as_objects, load, parser
 from director.client.errors import DirectorError, Unreachable, error_from_answer
 from director.client.events import Event, parse_event
-from director.client.groups import Group, parse_group
-from director.client.requests import ListFilters, Request
-from director.client.transport import Answer
+from director.client.requests import Request
 from director.client.wire import Wire
 
 T = TypeVar("T")
@@ -68,33 +67,35 @@ async def call(wire: Wire, request: Request, parse: Callable[[dict[str, Any]], T
     return parse(load((await accepted(wire, request)).content))
 
 
-async def accepted(wire: Wire, request: Request) -> Answer:
+async def accepted(wire: Wire, request: Request) -> httpx.Response:
     """Send ``request`` and return a 2xx answer; see ``call``."""
     return success(await _answered(wire, request))
 
 
-def success(answer: Answer) -> Answer:
+def success(answer: httpx.Response) -> httpx.Response:
     """Return a 2xx answer; raise the ``DirectorError`` of any other, by its code."""
-    if not 200 <= answer.status < 300:
-        raise error_from_answer(answer.status, answer.content)
+    if not answer.is_success:
+        raise error_from_answer(answer.status_code, answer.content)
     return answer
 
 
-async def _answered(wire: Wire, request: Request) -> Answer:
-    """Send a request until it is answered, as long as a repetition cannot do a thing twice."""
+async def _answered(wire: Wire, request: Request) -> httpx.Response:
+    return await repeated(wire, lambda: wire.send(request), anyway=request.repeatable)
+
+
+async def repeated(wire: Wire, send: Callable[[], Awaitable[T]], *, anyway: bool = True) -> T:
+    """Return the result of ``send``, which is called again after ``Unreachable``: four times in all.
+
+    ``anyway`` False: not if the server may have acted on the request, which would then do a thing twice.
+    """
     for delay in RETRY_DELAYS_S:
         try:
-            return await wire.send(request)
+            return await send()
         except Unreachable as lost:
-            if lost.maybe_received and not request.repeatable:
+            if lost.maybe_received and not anyway:
                 raise
             await wire.sleep(delay)
-    return await wire.send(request)
-
-
-def list_groups(wire: Wire, **filters: Unpack[ListFilters]) -> AsyncGenerator[Group]:
-    """Return an iteration over groups, newest first."""
-    return pages(wire, partial(requests.list_groups, **filters), parse_group)
+    return await send()
 
 
 async def pages(wire: Wire, request: Callable[..., Request], parse: Callable[[Any], T]) -> AsyncGenerator[T]:
@@ -135,8 +136,8 @@ async def events(wire: Wire, group_id: str, since: int) -> tuple[Event, ...]:
 async def health(wire: Wire) -> Health:
     """Return the health; a 503 with the checks is an answer, not an error."""
     answer = await _answered(wire, requests.get("health"))
-    if answer.status not in {200, 503} or b'"checks"' not in answer.content:
-        raise error_from_answer(answer.status, answer.content)
+    if answer.status_code not in {200, 503} or b'"checks"' not in answer.content:
+        raise error_from_answer(answer.status_code, answer.content)
     return parser(Health)(load(answer.content))
 
 

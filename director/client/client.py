@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
@@ -39,6 +40,7 @@ from director.client.requests import (
     checked,
     delete,
     get,
+    list_groups,
     post,
     submit,
 )
@@ -147,7 +149,7 @@ class _Client:
         for group in director.list(status="failed", metadata={"scene": "shot_001"}):
             print(group.job_group_id, group.metadata)
         """
-        return calls.list_groups(self._wire, **filters)
+        return calls.pages(self._wire, partial(list_groups, **filters), parse_group)
 
     @method
     async def workflow(self, group_id: str) -> dict[str, Any]:

@@ -7,11 +7,10 @@ from typing import TypeAlias
 from urllib.parse import urljoin
 
 from director.client import calls
-from director.client.errors import NotFound, UnexpectedAnswer, Unreachable, error_from_answer
+from director.client.errors import NotFound, UnexpectedAnswer
 from director.client.events import ChildCompleted
 from director.client.file_writer import AtomicFile, relative_path
 from director.client.groups import Child, Group, OutputFile
-from director.client.transport import Answer
 from director.client.wire import Wire
 
 logger = logging.getLogger(__name__)
@@ -65,17 +64,9 @@ def _address(base_url: str, file: OutputFile) -> str:
 
 async def _save(wire: Wire, url: str, target: Path) -> Path:
     """Save one file, from the start again if the connection is lost."""
-    for delay in calls.RETRY_DELAYS_S:
-        try:
-            return await _save_once(wire, url, target)
-        except Unreachable:
-            await wire.sleep(delay)
-    return await _save_once(wire, url, target)
 
+    async def save() -> Path:
+        with AtomicFile(target) as file:
+            return await wire.save(url, file)
 
-async def _save_once(wire: Wire, url: str, target: Path) -> Path:
-    with AtomicFile(target) as file:
-        result = await wire.save(url, file)
-    if isinstance(result, Answer):
-        raise error_from_answer(result.status, result.content)
-    return result
+    return await calls.repeated(wire, save)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -26,15 +27,6 @@ CONNECT_TIMEOUT_S: Final = 5.0
 MAX_FRAME_BYTES: Final = 16 * 2**20
 #: At most this much of an error page is read.
 MAX_ERROR_BYTES: Final = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A complete HTTP answer. Header names are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +152,14 @@ _NOT_SENT: Final = (
 )
 
 
-def lost_answer(url: str, error: httpx.HTTPError | httpx.InvalidURL) -> DirectorError:
-    """Return the error for an HTTP request without an answer."""
-    unsent = isinstance(error, _NOT_SENT)
-    return Unreachable(f"No answer from {url}: {_reason(error)}", maybe_received=not unsent)
+@contextmanager
+def answer_required(url: str) -> Iterator[None]:
+    """Raise ``Unreachable`` for an HTTP request without an answer; ``url`` is named in its message."""
+    try:
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        unsent = isinstance(error, _NOT_SENT)
+        raise Unreachable(f"No answer from {url}: {_reason(error)}", maybe_received=not unsent) from error
 
 
 def _reason(error: Exception) -> str:
@@ -176,9 +172,3 @@ def no_socket(url: str, error: Exception) -> DirectorError:
     if isinstance(error, InvalidStatus):
         return error_from_answer(error.response.status_code, error.response.body or b"")
     return Unreachable(f"No event stream from {url}: {_reason(error)}", maybe_received=False)
-
-
-def answer_of(response: httpx.Response, content: bytes | None = None) -> Answer:
-    """Return a response that was read, or the part of it that was read."""
-    body = response.content if content is None else content
-    return Answer(response.status_code, dict(response.headers), body)

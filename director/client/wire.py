@@ -19,22 +19,21 @@ import websockets.asyncio.client
 import websockets.sync.client
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from director.client.errors import error_from_answer
 from director.client.file_writer import AtomicFile
 from director.client.requests import Request
 from director.client.transport import (
     MAX_ERROR_BYTES,
     Address,
-    Answer,
-    answer_of,
+    answer_required,
     client_options,
-    lost_answer,
     no_socket,
     request_timeout,
 )
 
 T = TypeVar("T")
 
-#: Seconds without progress of an upload.
+#: Seconds without progress of an upload. The Director answers when the whole file is on its disk.
 _UPLOAD_TIMEOUT: Final = 600.0
 
 
@@ -68,38 +67,31 @@ class Socket(ABC):
 class Wire(ABC):
     """Sends and receives for one client. Each method raises a ``DirectorError`` if that fails."""
 
+    _http_kind: type[Any]
+
     def __init__(self, address: Address, timeout: float) -> None:
         self._address = address
-        self._open(**client_options(timeout))
+        self._http = self._http_kind(**client_options(timeout))
 
-    async def send(self, request: Request, timeout: float | None = None) -> Answer:
-        """Return the answer to a request. ``timeout`` in seconds, None for the client's."""
+    async def send(self, request: Request, timeout: float | None = None, **form: Any) -> httpx.Response:
+        """Return the answer to a request, with any status.
+
+        ``timeout`` in seconds, None for the client's. ``form``: httpx's arguments for a form instead of a body.
+        """
         options = self._address.http_options(request)
-        try:
-            response = await self._request(**options, timeout=request_timeout(timeout))
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise lost_answer(self._address.shown, error) from error
-        return answer_of(response)
+        with answer_required(self._address.shown):
+            return await self._request(**options, **form, timeout=request_timeout(timeout))
 
-    async def upload(self, path: str, file: Path, fields: dict[str, str]) -> Answer:
+    async def upload(self, path: str, file: Path, fields: dict[str, str]) -> httpx.Response:
         """Return the answer to a form with a file, which is read while it is sent."""
-        options = self._address.http_options(Request("POST", path))
-        # The Director answers when the whole file is on its disk.
-        timeout = request_timeout(_UPLOAD_TIMEOUT)
         with file.open("rb") as content:
-            form = {"data": fields, "files": {"file": (file.name, content)}}
-            try:
-                response = await self._request(**options, **form, timeout=timeout)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise lost_answer(self._address.shown, error) from error
-        return answer_of(response)
+            files = {"file": (file.name, content)}
+            return await self.send(Request("POST", path), _UPLOAD_TIMEOUT, data=fields, files=files)
 
-    async def save(self, url: str, file: AtomicFile) -> Path | Answer:
-        """Stream a URL into a file; return its path, or the answer if its status is not 200."""
-        try:
+    async def save(self, url: str, file: AtomicFile) -> Path:
+        """Stream a URL into a file and return its path."""
+        with answer_required(url):
             return await self._save(url, self._address.headers_for(url), file)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise lost_answer(url, error) from error
 
     async def connect(self, path: str, timeout: float = 10.0) -> Socket:
         """Open the event stream at ``path``. ``timeout`` in seconds."""
@@ -109,13 +101,10 @@ class Wire(ABC):
             raise no_socket(self._address.shown, error) from error
 
     @abstractmethod
-    def _open(self, **options: Any) -> None: ...
-
-    @abstractmethod
     async def _request(self, **options: Any) -> httpx.Response: ...
 
     @abstractmethod
-    async def _save(self, url: str, headers: dict[str, str], file: AtomicFile) -> Path | Answer: ...
+    async def _save(self, url: str, headers: dict[str, str], file: AtomicFile) -> Path: ...
 
     @abstractmethod
     async def _connect(self, **options: Any) -> Socket: ...
@@ -151,16 +140,16 @@ class SyncSocket(Socket):
 class SyncWire(Wire):
     """The connections of a ``Director``. May be shared by threads."""
 
-    def _open(self, **options: Any) -> None:
-        self._http = httpx.Client(**options)
+    _http_kind = httpx.Client
 
     async def _request(self, **options: Any) -> httpx.Response:
-        return self._http.request(**options)
+        response: httpx.Response = self._http.request(**options)
+        return response
 
-    async def _save(self, url: str, headers: dict[str, str], file: AtomicFile) -> Path | Answer:
+    async def _save(self, url: str, headers: dict[str, str], file: AtomicFile) -> Path:
         with self._http.stream("GET", url, headers=headers) as response:
             if response.status_code != 200:
-                return answer_of(response, next(response.iter_bytes(MAX_ERROR_BYTES), b""))
+                raise error_from_answer(response.status_code, next(response.iter_bytes(MAX_ERROR_BYTES), b""))
             for chunk in response.iter_bytes():
                 file.write(chunk)
         return file.commit()
@@ -195,17 +184,17 @@ class AsyncSocket(Socket):
 class AsyncWire(Wire):
     """The connections of an ``AsyncDirector``."""
 
-    def _open(self, **options: Any) -> None:
-        self._http = httpx.AsyncClient(**options)
+    _http_kind = httpx.AsyncClient
 
     async def _request(self, **options: Any) -> httpx.Response:
-        return await self._http.request(**options)
+        response: httpx.Response = await self._http.request(**options)
+        return response
 
-    async def _save(self, url: str, headers: dict[str, str], file: AtomicFile) -> Path | Answer:
+    async def _save(self, url: str, headers: dict[str, str], file: AtomicFile) -> Path:
         async with self._http.stream("GET", url, headers=headers) as response:
             if response.status_code != 200:
                 head = await anext(response.aiter_bytes(MAX_ERROR_BYTES), b"")
-                return answer_of(response, head)
+                raise error_from_answer(response.status_code, head)
             async for chunk in response.aiter_bytes():
                 file.write(chunk)
         # In a thread: a file that exists already is compared byte by byte.
