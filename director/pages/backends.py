@@ -4,8 +4,7 @@ import datetime as dt
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from django.db.models import CharField, Count, OuterRef, Subquery
 from django.db.models.functions import Coalesce
@@ -30,189 +29,110 @@ MAX_LANES: Final = 12
 _DAY: Final = dt.timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    group_id: str
-    job_id: str
-    name: str
-    is_running: bool
-    is_stopping: bool
-    progress: float
-    step: str
+#: Titles of the table's columns.
+_COLUMNS: Final = (
+    *("Name", "Status", "Jobs", "Queued", "External", "GPU", "Version"),
+    *("Completed in a day", "Failed in a day"),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class ExclusionItem:
-    """A workflow that a backend cannot run."""
-
-    id: int
-    reason: str
-    #: Time until it ends.
-    ends_in: str
-    #: The newest group with the workflow; empty if there is none.
-    group_id: str
-    group_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class BackendRow:
-    backend: Backend
-    id: str
-    name: str
-    status: str
-    reason: str
-    since: str
-    since_at: str
-    #: Why it is unreachable, if its status shows something else.
-    offline_reason: str
-    #: The user who set the status; empty if it was observed or no name was given.
-    changed_by: str
-    #: Time until a quarantined backend is probed; empty: until a user releases it.
-    probed_in: str
-    gpu: str
-    vram: str
-    tags: list[str]
-    #: What cannot be done with its version of ComfyUI, as sentences.
-    limitations: list[str]
-    work: list[Work]
-    waiting: int
-    #: Queued children whose group allows another backend.
-    movable: int
-    #: Jobs of the pool that wait for any of several backends, of which this is one.
-    in_pool: int
-    completed_day: int
-    failed_day: int
-    cannot_run: list[ExclusionItem]
-
-    @property
-    def is_online(self) -> bool:
-        """Whether its children are sent now."""
-        return self.status in ("online", "busy")
-
-    @property
-    def takes_children(self) -> bool:
-        """Whether children may be submitted for it; on a paused one they wait."""
-        return self.status in TAKES_CHILDREN
-
-    @property
-    def can_be_removed(self) -> bool:
-        """Whether discovery registered it, no user has changed it, and it is offline."""
-        return self.backend.adopted_at is not None and self.status == BackendState.OFFLINE
-
-    @property
-    def is_quarantined(self) -> bool:
-        return self.status == BackendState.QUARANTINED
-
-    @property
-    def running_count(self) -> int:
-        return sum(one.is_running and not one.is_stopping for one in self.work)
-
-    @property
-    def pending_count(self) -> int:
-        return sum(not one.is_running and not one.is_stopping for one in self.work)
-
-
-@dataclass(frozen=True, slots=True)
-class FoundServer:
-    """A ComfyUI that discovery found and that is not registered."""
-
-    url: str
-    address: str
-    version: str
-    gpu: str
-    vram: str
-    ignored: bool
-
-
-@dataclass(frozen=True, slots=True)
-class BackendList:
-    #: Titles of the table's columns.
-    columns: ClassVar = (
-        *("Name", "Status", "Jobs", "Queued", "External", "GPU", "Version"),
-        *("Completed in a day", "Failed in a day"),
-    )
-    rows: list[BackendRow]
-    #: ``(status, count)``, problems first.
-    counts: list[tuple[str, int]]
-    has_lanes: bool
-    found: list[FoundServer]
-
-    @property
-    def online(self) -> list[BackendRow]:
-        """Backends whose children are sent now."""
-        return [one for one in self.rows if one.is_online]
-
-
-def backend_list_page() -> BackendList:
+def backend_list_page() -> dict[str, Any]:
     """Return every backend, problems first."""
     line, loads, ends = waiting_line(), backend_loads(), _results_of_day()
     work, movable, cannot_run = _work(), _movable(), _exclusions()
-    machines = []
-    for row in backend_list():
-        load = loads.get(row.id, backends.NO_LOAD)
-        shown = backends.serialize_backend(row, load)
-        since = shown["status_since"]
+    rows = []
+    for backend in backend_list():
+        load = loads.get(backend.id, backends.NO_LOAD)
+        shown = backends.serialize_backend(backend, load)
+        status, since = BackendState(shown["status"]), shown["status_since"]
         age = None if since is None else now() - dt.datetime.fromisoformat(since)
+        gpu, vram = _device(backend.devices)
+        done, jobs = ends[backend.id], work[backend.id]
+        rows.append(
+            {
+                "backend": backend,
+                "id": backend.id,
+                "name": backend.name or backend.id,
+                "status": status.value,
+                "reason": shown["status_reason"] or "",
+                "since": "" if age is None else duration(age.total_seconds()),
+                "since_at": since or "",
+                # Why it is unreachable, if its status shows something else.
+                "offline_reason": _offline_reason(backend, status),
+                # The user who set the status; empty if it was observed or no name was given.
+                "changed_by": shown["status_by"] or "",
+                # Time until a quarantined backend is probed; empty: until a user releases it.
+                "probed_in": _until(backend.quarantine_until),
+                "gpu": gpu,
+                "vram": vram,
+                "tags": [str(tag) for tag in backend.tags],
+                "limitations": limitations(backend.comfyui_version),
+                # Whether its children are sent now; whether more may be submitted for it: on a paused one they wait.
+                "is_online": status in (BackendState.ONLINE, BackendState.BUSY),
+                "takes_children": status in TAKES_CHILDREN,
+                "is_quarantined": status == BackendState.QUARANTINED,
+                # Whether discovery registered it, no user has changed it, and it is offline.
+                "can_be_removed": backend.adopted_at is not None and status == BackendState.OFFLINE,
+                "work": jobs,
+                "running_count": sum(one["is_running"] and not one["is_stopping"] for one in jobs),
+                "pending_count": sum(not one["is_running"] and not one["is_stopping"] for one in jobs),
+                "waiting": load.waiting,
+                # Queued children whose group allows another backend.
+                "movable": movable.get(backend.id, 0),
+                # Jobs of the pool that wait for any of several backends, of which this is one.
+                "in_pool": line.unsent_for(backend.id),
+                "completed_day": done[ChildStatus.COMPLETED],
+                "failed_day": done[ChildStatus.FAILED] + done[ChildStatus.TIMEOUT],
+                "cannot_run": cannot_run[backend.id],
+            }
+        )
+    rows.sort(key=lambda one: (ATTENTION_ORDER.index(BackendState(one["status"])), one["id"]))
+    counted = Counter(one["status"] for one in rows)
+    return {
+        "columns": _COLUMNS,
+        "rows": rows,
+        "online": [one for one in rows if one["is_online"]],
+        # ``(status, count)``, problems first.
+        "counts": [(one.value, counted[one]) for one in ATTENTION_ORDER if counted[one]],
+        "has_lanes": len(rows) <= MAX_LANES,
+        "found": found_servers(),
+    }
+
+
+def found_servers() -> list[dict[str, Any]]:
+    """Return the ComfyUIs that discovery found and that are not registered, ignored ones last."""
+    found = []
+    for row in found_list():
         gpu, vram = _device(row.devices)
-        done = ends[row.id]
-        machines.append(
-            BackendRow(
-                backend=row,
-                id=row.id,
-                name=row.name or row.id,
-                status=shown["status"],
-                reason=shown["status_reason"] or "",
-                since="" if age is None else duration(age.total_seconds()),
-                since_at=since or "",
-                offline_reason=_offline_reason(row, shown["status"]),
-                changed_by=shown["status_by"] or "",
-                probed_in=_until(row.quarantine_until),
-                gpu=gpu,
-                vram=vram,
-                tags=[str(tag) for tag in row.tags],
-                limitations=limitations(row.comfyui_version),
-                work=work[row.id],
-                waiting=load.waiting,
-                movable=movable.get(row.id, 0),
-                in_pool=line.unsent_for(row.id),
-                completed_day=done[ChildStatus.COMPLETED],
-                failed_day=done[ChildStatus.FAILED] + done[ChildStatus.TIMEOUT],
-                cannot_run=cannot_run[row.id],
-            )
+        found.append(
+            {
+                "url": row.url,
+                "address": row.url.split("://", 1)[1],
+                "version": row.comfyui_version,
+                "gpu": gpu,
+                "vram": vram,
+                "ignored": row.ignored_at is not None,
+            }
         )
-    machines.sort(key=lambda one: (ATTENTION_ORDER.index(BackendState(one.status)), one.id))
-    counted = Counter(one.status for one in machines)
-    counts = [(one.value, counted[one]) for one in ATTENTION_ORDER if counted[one]]
-    return BackendList(machines, counts, len(machines) <= MAX_LANES, found_servers())
+    return sorted(found, key=lambda one: (one["ignored"], one["url"]))
 
 
-def found_servers() -> list[FoundServer]:
-    """Return the ComfyUIs that discovery found, ignored ones last."""
-    found = [
-        FoundServer(
-            row.url, row.url.split("://", 1)[1], row.comfyui_version, *_device(row.devices), row.ignored_at is not None
-        )
-        for row in found_list()
-    ]
-    return sorted(found, key=lambda one: (one.ignored, one.url))
-
-
-def _work() -> dict[str, list[Work]]:
+def _work() -> dict[str, list[dict[str, Any]]]:
     rows = Attempt.objects.filter(ended_at__isnull=True).select_related("child__group")
-    found: dict[str, list[Work]] = defaultdict(list)
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one in rows.defer("child__group__workflow_json").order_by("backend_id", "id"):
         child, group = one.child, one.child.group
         runs = one.state == AttemptState.RUNNING
         found[one.backend_id].append(
-            Work(
-                group_id=group.id,
-                job_id=child.id,
-                name=group_name(group.id, json.loads(group.metadata_json)),
-                is_running=runs,
-                is_stopping=one.stop_requested_at is not None,
-                progress=child.progress if runs else 0.0,
-                step=child.current_step or "",
-            )
+            {
+                "group_id": group.id,
+                "job_id": child.id,
+                "name": group_name(group.id, json.loads(group.metadata_json)),
+                "is_running": runs,
+                "is_stopping": one.stop_requested_at is not None,
+                "progress": child.progress if runs else 0.0,
+                "step": child.current_step or "",
+            }
         )
     return found
 
@@ -232,8 +152,9 @@ def _results_of_day() -> dict[str, Counter[str]]:
     return found
 
 
-def _exclusions() -> dict[str, list[ExclusionItem]]:
-    found: dict[str, list[ExclusionItem]] = defaultdict(list)
+def _exclusions() -> dict[str, list[dict[str, Any]]]:
+    """Return the workflows that each backend cannot run, each with its newest group, if there is one."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     variants = Variant.objects.filter(pk=OuterRef("variant_id"))
     groups = JobGroup.objects.filter(workflow_digest=OuterRef("workflow_digest"), workflow_digest__gt="")
     newest = Coalesce(
@@ -245,10 +166,15 @@ def _exclusions() -> dict[str, list[ExclusionItem]]:
     named = JobGroup.objects.filter(pk__in={row.group_id for row in rows}).values_list("id", "metadata_json")
     names = {group_id: group_name(group_id, json.loads(metadata)) for group_id, metadata in named}
     for one in rows:
-        item = ExclusionItem(
-            one.id, reason_of(one), _until(ends_at(one)), one.group_id or "", names.get(one.group_id, "")
+        found[one.backend_id].append(
+            {
+                "id": one.id,
+                "reason": reason_of(one),
+                "ends_in": _until(ends_at(one)),
+                "group_id": one.group_id or "",
+                "group_name": names.get(one.group_id, ""),
+            }
         )
-        found[one.backend_id].append(item)
     return found
 
 

@@ -1,8 +1,7 @@
 """Read model of the page of failures: causes by number of failed jobs, recovered ones separately."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from django.http import QueryDict
 
@@ -18,66 +17,31 @@ from jobgroups.queries import failures as failing
 _WINDOW_LABELS: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """All failures with one cause at one backend in one workflow."""
-
-    row: failing.FailureRow
-    title: str
-    sentence: str
-    #: None if it was removed, or if no backend had the jobs: no candidate of the pool could take them.
-    backend: Backend | None
-    backend_name: str
-    is_schedulable: bool
-    #: Whether a retry on another backend may avoid the cause.
-    better_elsewhere: bool
-    first_at: str
-    first: str
-    last_at: str
-    last: str
-
-
-@dataclass(frozen=True, slots=True)
-class FailuresPage:
-    window: str
-    #: ``(window, label, is selected)``
-    windows: list[tuple[str, str, bool]]
-    causes: list[Cause]
-    recovered: list[Cause]
-    more: int
-    #: Number of counted failures, if there were more.
-    only_newest: int | None
-    #: Jobs that are failed or timed out.
-    unrecovered_count: int
-
-    @property
-    def window_label(self) -> str:
-        """The window, as the end of a sentence."""
-        return f"the last {_WINDOW_LABELS[self.window]}"
-
-    @property
-    def recovered_count(self) -> int:
-        """Failures whose jobs are completed."""
-        return sum(one.row.failures for one in self.recovered)
-
-
 def parse_window(query: QueryDict) -> str:
     said = str(query.get("window", ""))
     return said if said in failing.WINDOWS else failing.DEFAULT_WINDOW
 
 
-def failures_page(window: str) -> FailuresPage:
+def failures_page(window: str) -> dict[str, Any]:
+    """Return the causes of failures in a window, by number of failed jobs."""
     found = failing.failure_report(window)
     known = backends_by_id(row.backend_id for row in [*found.rows, *found.recovered])
-    return FailuresPage(
-        window=window,
-        windows=[(one, said, one == window) for one, said in _WINDOW_LABELS.items()],
-        causes=[_cause(row, known) for row in found.rows],
-        recovered=[_cause(row, known) for row in found.recovered],
-        more=found.more,
-        only_newest=failing.MAX_FAILURES if found.cut else None,
-        unrecovered_count=found.lost,
-    )
+    return {
+        "window": window,
+        # As the end of a sentence.
+        "window_label": f"the last {_WINDOW_LABELS[window]}",
+        # ``(window, label, is selected)``
+        "windows": [(one, said, one == window) for one, said in _WINDOW_LABELS.items()],
+        "causes": [_cause(row, known) for row in found.rows],
+        "recovered": [_cause(row, known) for row in found.recovered],
+        # Failures whose jobs are completed.
+        "recovered_count": sum(row.failures for row in found.recovered),
+        "more": found.more,
+        # Number of counted failures, if there were more.
+        "only_newest": failing.MAX_FAILURES if found.cut else None,
+        # Jobs that are failed or timed out.
+        "unrecovered_count": found.lost,
+    }
 
 
 def tally() -> str:
@@ -88,22 +52,25 @@ def tally() -> str:
     return str(count or "")
 
 
-def _cause(row: failing.FailureRow, known: Mapping[str, Backend]) -> Cause:
+def _cause(row: failing.FailureRow, known: Mapping[str, Backend]) -> dict[str, Any]:
+    """Return all failures with one cause at one backend in one workflow."""
     backend = known.get(row.backend_id)
     moment = now()
-    return Cause(
-        row=row,
-        title=text.capitalize(text.failure_label(row.failure_class)),
-        sentence=TAXONOMY[FailureClass(row.failure_class)].sentence,
-        backend=backend,
-        backend_name=(backend and backend.name) or row.backend_id or "no backend",
-        is_schedulable=backend is not None
+    return {
+        "row": row,
+        "title": text.capitalize(text.failure_label(row.failure_class)),
+        "sentence": TAXONOMY[FailureClass(row.failure_class)].sentence,
+        # None if it was removed, or if no backend had the jobs: no candidate of the pool could take them.
+        "backend": backend,
+        "backend_name": (backend and backend.name) or row.backend_id or "no backend",
+        "is_schedulable": backend is not None
         and backend.enabled
         and backend.quarantined_at is None
         and Hold(backend.hold) is not Hold.DRAIN,
-        better_elsewhere=row.failure_class in BETTER_ELSEWHERE,
-        first_at=iso(row.first),
-        first=words.ago(row.first, moment),
-        last_at=iso(row.last),
-        last=words.ago(row.last, moment),
-    )
+        # Whether a retry on another backend may avoid the cause.
+        "better_elsewhere": row.failure_class in BETTER_ELSEWHERE,
+        "first_at": iso(row.first),
+        "first": words.ago(row.first, moment),
+        "last_at": iso(row.last),
+        "last": words.ago(row.last, moment),
+    }

@@ -185,57 +185,7 @@ class ChildCard:
         return [one for one in self.outputs if one.kind == "other" and not one.missing]
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A backend that could take no jobs at the submission, and how often it was named."""
-
-    backend_id: str
-    reason: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class GroupPage:
-    row: group_list.Row
-    cards: list[ChildCard]
-    metadata: list[tuple[str, str]]
-    warnings: list[str]
-    skipped: list[Skipped]
-    #: Backends that may take a job of the pool; empty for a group whose jobs were submitted to backends.
-    candidates: str
-    #: Completed jobs of the pool by backend.
-    made: str
-    page: int
-    pages: int
-    #: As ``queries.groups.group_head`` returns it.
-    head: Mapping[str, Any]
-    #: Retry policy.
-    on_failure: str
-    #: Policy for refused outputs.
-    partial_outputs: str
-    #: When the group is deleted.
-    deletion: str
-    #: Whether any child of the group has a file that can be downloaded.
-    has_files: bool
-    #: Number of starred children with files.
-    starred: int
-    #: Id of the first child on this page that failed or timed out; empty without one.
-    first_failed: str
-    #: The offline backends that have jobs of the group: while there are some, its end is not known.
-    offline: str
-
-    @property
-    def skipped_text(self) -> str:
-        """Number of backends that were left out, and of missing jobs; of the pool no job is missing."""
-        if self.candidates:
-            said = text.pluralize(len(self.skipped), "backend")
-            return f"{said} could take no jobs at the submission"
-        said = text.pluralize(len(self.skipped), "backend left out", "backends left out")
-        fewer = sum(one.count for one in self.skipped)
-        return f"{said}: {text.pluralize(fewer, 'job fewer', 'jobs fewer')}"
-
-
-def group_page(group_id: str, page: int = 1, *, with_cards: bool = True) -> GroupPage:
+def group_page(group_id: str, page: int = 1, *, with_cards: bool = True) -> dict[str, Any]:
     """Return a group's page. Its cost does not depend on the number of jobs on other pages.
 
     Pages are counted from 1. ``with_cards`` is false for the head alone, which is reloaded with every event. Raises
@@ -249,25 +199,40 @@ def group_page(group_id: str, page: int = 1, *, with_cards: bool = True) -> Grou
     first = (page - 1) * PAGE_SIZE
     in_pool = head["placement"] == Placement.POOL
     shown = groups.child_rows(group_id, first=first, limit=PAGE_SIZE) if with_cards else []
-    return GroupPage(
-        row=row,
-        cards=_cards(_Group(row.id, row.group.run, row.ended, in_pool), shown),
-        metadata=_metadata(head["metadata"]),
-        warnings=[str(one) for one in head["warnings"]],
-        skipped=_skipped(head["skipped_backends"]),
-        candidates=words.candidates_text(pool_candidates(group_id)) if in_pool else "",
-        made=_made(group_id) if in_pool else "",
-        page=page,
-        pages=pages,
-        head=head,
-        on_failure=words.policy_text(head["max_attempts"], head["retry_elsewhere"], head["retry_on"]),
-        partial_outputs=words.PARTIAL_OUTPUTS[head["partial_outputs"]],
-        deletion=deletion_text(row.group),
-        first_failed=_first_failed(group_id, first),
-        has_files=any(_with_files(group_id)),
-        starred=sum(_with_files(group_id, starred=True)),
-        offline=", ".join(_offline(group_id)),
-    )
+    skipped = Counter((one["backend_id"], one["reason"]) for one in head["skipped_backends"])
+    return {
+        "row": row,
+        "head": head,
+        "cards": _cards(_Group(row.id, row.group.run, row.ended, in_pool), shown),
+        "page": page,
+        "pages": pages,
+        "metadata": _metadata(head["metadata"]),
+        "warnings": [str(one) for one in head["warnings"]],
+        # Backends that could take no jobs at the submission, and how often each was named.
+        "skipped": [{"backend_id": name, "reason": why, "count": count} for (name, why), count in skipped.items()],
+        "skipped_text": _skipped_text(skipped, in_pool=in_pool),
+        # Backends that may take a job of the pool, and its completed jobs by backend.
+        "candidates": words.candidates_text(pool_candidates(group_id)) if in_pool else "",
+        "made": _made(group_id) if in_pool else "",
+        "on_failure": words.policy_text(head["max_attempts"], head["retry_elsewhere"], head["retry_on"]),
+        "partial_outputs": words.PARTIAL_OUTPUTS[head["partial_outputs"]],
+        "deletion": deletion_text(row.group),
+        # Id of the first child on this page that failed or timed out; empty without one.
+        "first_failed": _first_failed(group_id, first),
+        # Whether any child has a file that can be downloaded, and the number of starred children with such files.
+        "has_files": any(_with_files(group_id)),
+        "starred": sum(_with_files(group_id, starred=True)),
+        # While a backend with jobs of the group is offline, the end of the group is not known.
+        "offline": ", ".join(_offline(group_id)),
+    }
+
+
+def _skipped_text(skipped: Mapping[tuple[str, str], int], *, in_pool: bool) -> str:
+    """Return the number of backends that were left out, and of missing jobs; of the pool no job is missing."""
+    if in_pool:
+        return f"{text.pluralize(len(skipped), 'backend')} could take no jobs at the submission"
+    said = text.pluralize(len(skipped), "backend left out", "backends left out")
+    return f"{said}: {text.pluralize(sum(skipped.values()), 'job fewer', 'jobs fewer')}"
 
 
 def _offline(group_id: str) -> list[str]:
@@ -307,11 +272,6 @@ def child_card(group_id: str, job_id: str) -> ChildCard:
     if position is None:
         raise ChildNotFound(job_id)
     return _cards(group, [(position, detail)])[0]
-
-
-def _skipped(skipped: Iterable[Mapping[str, str]]) -> list[Skipped]:
-    found = Counter((one["backend_id"], one["reason"]) for one in skipped)
-    return [Skipped(backend_id, reason, count) for (backend_id, reason), count in found.items()]
 
 
 def _made(group_id: str) -> str:

@@ -2,10 +2,9 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from director.pages.backends import BackendRow
 from jobgroups.domain import text
 from jobgroups.domain.failures import RETRIED, TAXONOMY
 from jobgroups.domain.states import PartialOutputs, Placement, RetryScope
@@ -40,12 +39,12 @@ def retry_defaults(max_attempts: int, elsewhere: str) -> dict[str, str | int]:
     return {"elsewhere": elsewhere, "attempts": max_attempts}
 
 
-def tagged_backends(rows: Iterable[BackendRow]) -> list[tuple[str, list[str]]]:
+def tagged_backends(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """Return each tag with the ids of its backends, in the order of the tags."""
     found: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        for tag in row.tags:
-            found[tag].append(row.id)
+        for tag in row["tags"]:
+            found[tag].append(row["id"])
     return sorted(found.items())
 
 

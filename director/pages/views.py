@@ -34,7 +34,7 @@ def groups(request: HttpRequest, template: str) -> HttpResponse:
         "filters": chosen,
         "listing": group_list.group_list(chosen),
         "query": chosen.query(),
-        "offered": [one for one in backend_pages.found_servers() if not one.ignored],
+        "offered": [one for one in backend_pages.found_servers() if not one["ignored"]],
     }
     if template == "groups":
         shown |= {
@@ -66,7 +66,7 @@ def group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
         newest = group_list.group_list(filters.Filters()).rows[:5]
         status = HTTPStatus.NOT_FOUND
         return _page(request, "no_group", {"group_id": group_id[:64], "newest": newest}, status)
-    return _page(request, template, {"shown": shown, "row": shown.row})
+    return _page(request, template, {"shown": shown, "row": shown["row"]})
 
 
 def card_part(request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
@@ -104,7 +104,7 @@ def submit(request: HttpRequest) -> HttpResponse:
     listing = backend_pages.backend_list_page()
     context = {
         "listing": listing,
-        "tags": new_group.tagged_backends(listing.rows),
+        "tags": new_group.tagged_backends(listing["rows"]),
         "source": new_group.from_group(group_id.replace("\0", ""), seed),
         "quick": (1, 4, 12),
         "strategies": [(one.value, one.value.replace("_", " ")) for one in SeedStrategy],
