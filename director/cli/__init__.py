@@ -4,5 +4,3 @@ These commands use a running Director through ``director.client`` and import no 
 in a fraction of a second. Commands of this host (``serve``, ``doctor`` …) are management commands;
 ``director.__main__`` chooses between the two.
 """
-
-from __future__ import annotations

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from director.cli import environment, option_types, selection, text
+from director.cli import environment, option_types, selection
 from director.cli.connection import Connection, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option
 from director.cli.exit_status import Status
 from director.cli.watch import watch_to_end
 from director.client import CancelResult, Director, GroupNotFinished, RetryOptions, RetryResult
+from jobgroups.domain.text import pluralize
 
 
 @click.command(
@@ -42,7 +43,7 @@ def cancel(connection: Connection, group_ids: Sequence[str], jobs: Sequence[str]
 def _cancelled(name: str, result: CancelResult) -> str:
     state = "cancelled" if result.cancelled else "had ended"
     return (
-        f"{name} {state}: {text.plural(result.interrupted, 'job')} cancelled,"
+        f"{name} {state}: {pluralize(result.interrupted, 'job')} cancelled,"
         f" {result.already_complete} completed before, {result.already_failed} failed before."
     )
 
@@ -119,7 +120,7 @@ def _retry(director: Director, group_id: str, jobs: Sequence[str], policy: Retry
 
 
 def _retried(result: RetryResult) -> str:
-    number = text.plural(len(result.job_ids), "job")
+    number = pluralize(len(result.job_ids), "job")
     adopted = len(result.adopted_job_ids)
     had = f", {adopted} had a result after all" if adopted else ""
     moved = "".join(f"\n  {job} on {backend_id}" for job, backend_id in result.moved.items())

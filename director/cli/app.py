@@ -99,13 +99,11 @@ def unknown_command(name: str, others: Iterable[str] = ()) -> CommandError:
     epilog="director COMMAND --help shows examples. Address of the Director: --server, or DIRECTOR_URL;"
     " its token, if it has one: DIRECTOR_TOKEN. See docs/cli.md.",
 )
-@option_types.server_option
-@option_types.json_option
+@option_types.connection_options
 @click.version_option(__version__, prog_name="director", message="%(prog)s %(version)s")
 @click.pass_context
-def app(ctx: click.Context, server: str | None, as_json: bool) -> None:
+def app(ctx: click.Context) -> None:
     """The Director: one call, many GPUs, nothing lost."""
-    ctx.obj = {"server": server, "as_json": as_json}
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

@@ -22,13 +22,9 @@ Examples:
 
 
 @click.group(epilog=_EXAMPLES)
-@option_types.server_option
-@option_types.json_option
-@click.pass_context
-def assets(ctx: click.Context, server: str | None, as_json: bool) -> None:
+@option_types.connection_options
+def assets() -> None:
     """Input files that are stored at the Director and sent to the backends of a job."""
-    before = ctx.find_root().obj or {}
-    ctx.find_root().obj = {"server": server or before.get("server"), "as_json": as_json or before.get("as_json")}
 
 
 @assets.command()

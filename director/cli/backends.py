@@ -45,18 +45,15 @@ class Commands(click.Group):
     epilog="\b\nExamples:\n  director backends\n  director backends add 192.168.100.6:8188 --tag 24gb"
     '\n  director backends pause 24gb --reason "driver update"\n  director backends resume gpu-2\n',
 )
-@option_types.server_option
-@option_types.json_option
+@option_types.connection_options
 @click.pass_context
-def backends(ctx: click.Context, server: str | None, as_json: bool) -> None:
+def backends(ctx: click.Context) -> None:
     """The registered ComfyUIs. Without a command: list them.
 
     NAME is an id, or a tag for all backends with this tag.
     """
-    before = ctx.find_root().obj or {}
-    ctx.find_root().obj = {"server": server or before.get("server"), "as_json": as_json or before.get("as_json")}
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_, server=None, as_json=False, names=())
+        ctx.invoke(list_, names=())
 
 
 @backends.command("list", epilog=_examples("list", "list 24gb", "list gpu-1 gpu-2 --json"))

@@ -11,6 +11,7 @@ from director.cli.dry_run import with_parameters
 from director.cli.exit_status import Status
 from director.cli.workflow_input import read_source, workflow_in
 from director.client import BackendCheck, CheckReason
+from jobgroups.domain.text import pluralize
 
 _EXAMPLES: Final = """\
 \b
@@ -50,7 +51,7 @@ def check_lines(backends: Sequence[BackendCheck]) -> list[str]:
     rows = [row for backend in backends for row in _rows(backend)]
     able = sum(backend.can_run for backend in backends)
     heads = ("BACKEND", "CAN RUN IT", "NODE", "REASON")
-    return [*text.columns(heads, rows), f"{able} of {text.plural(len(backends), 'backend')}."]
+    return [*text.columns(heads, rows), f"{able} of {pluralize(len(backends), 'backend')}."]
 
 
 def _rows(backend: BackendCheck) -> Iterator[tuple[str, str, str, str]]:

@@ -79,15 +79,13 @@ class Connection:
 def with_connection(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--server`` and ``--json`` to a command; its first argument is a ``Connection``."""
 
-    @option_types.server_option
-    @option_types.json_option
+    @option_types.connection_options
     @click.pass_context
     @functools.wraps(command)
-    def connected(ctx: click.Context, /, *args: Any, server: str | None, as_json: bool, **options: Any) -> Any:
-        before = ctx.find_root().obj or {}
-        url = server or before.get("server") or environment.value("DIRECTOR_URL") or DEFAULT_URL
-        is_json = as_json or bool(before.get("as_json"))
-        return command(Connection(_address(url), _token(), is_json), *args, **options)
+    def connected(ctx: click.Context, /, *args: Any, **options: Any) -> Any:
+        given = ctx.find_root().ensure_object(dict)
+        url = given.get("server") or environment.value("DIRECTOR_URL") or DEFAULT_URL
+        return command(Connection(_address(url), _token(), bool(given.get("as_json"))), *args, **options)
 
     return connected
 

@@ -12,6 +12,7 @@ from director.cli.exit_status import CommandError, usage_error
 from director.cli.selection import SelectedBackends
 from director.client import SkippedBackend
 from jobgroups import workflow
+from jobgroups.domain.text import pluralize
 from jobgroups.workflow import SEED_INPUTS, ParameterInvalid, is_link, node_title, seeds
 
 
@@ -128,7 +129,7 @@ def _changes(graph: Mapping[str, Any], prepared: workflow.WorkflowTemplate) -> I
 
 
 def lines(plan: Plan) -> Iterator[str]:
-    jobs = text.plural(len(plan.children), "job")
+    jobs = pluralize(len(plan.children), "job")
     seeds_text = f"seeds {plan.seed_strategy} from {plan.base_seed}"
     yield f"Nothing is sent. It would be {jobs}, {seeds_text}:"
     rows = [(n, text.place(job.backend_id, "queued"), job.seed) for n, job in enumerate(plan.children, 1)]

@@ -8,6 +8,7 @@ import click
 from director.cli import text
 from director.cli.connection import Connection, with_connection
 from director.client import FailureRow, Failures
+from jobgroups.domain.text import pluralize
 
 _WITHIN: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 
@@ -26,7 +27,7 @@ def failure_lines(found: Failures) -> Sequence[str]:
     within = f"the last {_WITHIN[found.window]}"
     if not found.results and not found.recovered:
         return [f"Nothing failed in {within}."]
-    jobs = text.plural(found.failed_jobs, "job")
+    jobs = pluralize(found.failed_jobs, "job")
     lines = [f"{jobs} failed in {within} and {'is' if found.failed_jobs == 1 else 'are'} failed now."]
     if found.only_newest is not None:
         lines.append(f"There were more failures: only the newest {found.only_newest} are counted.")
@@ -34,7 +35,7 @@ def failure_lines(found: Failures) -> Sequence[str]:
     if found.recovered:
         lines += ["Completed with a later attempt:", *_table(found.recovered)]
     if found.left_out:
-        lines.append(f"{text.plural(found.left_out, 'more row')}.")
+        lines.append(f"{pluralize(found.left_out, 'more row')}.")
     return lines
 
 

@@ -160,7 +160,18 @@ group_id_argument: Final = click.argument("group_id", metavar="ID", type=identif
 jobs_option: Final = click.option(
     "--job", "jobs", multiple=True, type=identifier, metavar="JOB", help="Only this job of the group; may be repeated."
 )
-server_option: Final = click.option(
-    "--server", type=filled, metavar="URL", help="Address of the Director (DIRECTOR_URL)."
-)
-json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+    """Keep an option for the command that is run: it may be given before or after the command's name."""
+    if value:
+        context.find_root().ensure_object(dict)[option.name] = value
+
+
+def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--server`` and ``--json``, whose values are in the object of the root context: ``server``, ``as_json``."""
+    address = "Address of the Director (DIRECTOR_URL)."
+    server = click.option("--server", type=filled, metavar="URL", help=address, expose_value=False, callback=_keep)
+    programs = "Print JSON, for programs."
+    as_json = click.option("--json", "as_json", is_flag=True, help=programs, expose_value=False, callback=_keep)
+    return server(as_json(command))

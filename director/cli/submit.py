@@ -20,6 +20,7 @@ from director.cli.workflow_input import read_source, workflow_in
 from director.client import Director, Group, SkippedBackend, Unreachable
 from director.client.requests import SubmitOptions
 from jobgroups.domain.pool import ANY_BACKEND
+from jobgroups.domain.text import pluralize
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
 
 _EXAMPLES: Final = """\
@@ -222,7 +223,7 @@ def _announce(connection: Connection, group: Group, selected: SelectedBackends, 
         return
     if group.replayed:
         click.echo("This key was used before: this is its group, no new one.", err=True)
-    number = text.plural(len(group.child_jobs), "job")
+    number = pluralize(len(group.child_jobs), "job")
     click.echo(f"{group.job_group_id}: {number} on {_where(group, selected)}. See: director watch {group.job_group_id}")
 
 

@@ -49,11 +49,6 @@ def local(moment: dt.datetime | None) -> str:
     return f"{here:%H:%M:%S}" if is_today else f"{here:%Y-%m-%d %H:%M}"
 
 
-def plural(count: int, word: str) -> str:
-    """Return ``1 job``, ``3 jobs``."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
-
-
 def plain_line(text: str) -> str:
     """Return an external text as one line without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

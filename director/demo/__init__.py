@@ -2,5 +2,3 @@
 
 Except for starting processes, injecting faults and killing the Director, it uses ``director.client`` only.
 """
-
-from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from director.cli.text import plural
+from jobgroups.domain.text import pluralize
 from jobgroups.queries.groups import group_exists
 from jobgroups.services.captures import captures_request
 
@@ -33,4 +33,4 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps({"requested": count}))
             return
-        self.stdout.write(f"{plural(count, 'file')} will be copied. The admin lists them under captures.")
+        self.stdout.write(f"{pluralize(count, 'file')} will be copied. The admin lists them under captures.")

@@ -11,9 +11,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from director.cli.option_types import age
-from director.cli.text import plural
 from jobgroups.domain.clock import iso, now
-from jobgroups.domain.text import gibibytes
+from jobgroups.domain.text import gibibytes, pluralize
 from jobgroups.queries.retention import retention_text
 from jobgroups.services.assets import assets_expire, unused_assets
 from jobgroups.services.captures import files_collect
@@ -67,9 +66,9 @@ class Command(BaseCommand):
             self.stdout.write(retention_text() or "Retention is off: only groups with days of their own are deleted.")
         which = "" if older is None else f" that ended before {iso(now() - older)}"
         self.stdout.write(
-            f"{'Would delete' if is_dry else 'Deleted'} {plural(total.groups, 'group')}{which}, with"
-            f" {plural(total.children, 'job')} and {plural(total.files, 'captured file')} ({gibibytes(total.bytes)});"
-            f" {plural(assets, 'unused asset')}."
+            f"{'Would delete' if is_dry else 'Deleted'} {pluralize(total.groups, 'group')}{which}, with"
+            f" {pluralize(total.children, 'job')} and {pluralize(total.files, 'captured file')} ({gibibytes(total.bytes)});"
+            f" {pluralize(assets, 'unused asset')}."
         )
 
 
