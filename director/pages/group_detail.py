@@ -4,7 +4,6 @@ import datetime as dt
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from django.db.models import Count
@@ -14,7 +13,7 @@ from backends.models import Backend, Reachability
 from backends.queries import backends_by_id
 from director.pages import group_list
 from director.pages import text as words
-from director.pages.outputs import Output, Text, outputs_of, texts_of
+from director.pages.outputs import outputs_of, texts_of
 from jobgroups.domain import text
 from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 from jobgroups.domain.outputs import reported_files
@@ -45,146 +44,6 @@ _ATTEMPT_FIELDS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRow:
-    attempt: Attempt
-    backend_name: str
-    label: str
-    #: Explanation and short label of a failure; else empty.
-    meaning: str
-    failure: str
-    #: Why the prompt still runs although a stop is pending.
-    left_running: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    id: str
-    run: int
-    #: Before its end, only failed children can be retried.
-    ended: bool
-    in_pool: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ChildCard:
-    group: _Group
-    child: Mapping[str, Any]
-    position: int
-    status: str
-    label: str
-    #: Empty while it waits in the pool.
-    backend_id: str
-    backend_name: str
-    #: Whether it runs at an offline backend: its progress is unknown.
-    is_stale: bool
-    #: Explanation of the failure, if known.
-    meaning: str
-    #: Whether a retry on another backend may avoid the cause.
-    better_elsewhere: bool
-    outputs: list[Output]
-    attempts: list[AttemptRow]
-    #: Number of the attempt that completed it, failed attempts counted; else 1.
-    completed_on: int
-
-    @property
-    def waits(self) -> SafeString:
-        """The waiting reason, and the expected end of a queued child."""
-        seconds = self.child["eta_seconds"]
-        is_known = seconds is not None and self.status == ChildStatus.QUEUED
-        ends = f"Done in about {text.duration(seconds)}." if is_known else ""
-        return words.unbroken(f"{self.child['waiting_reason'] or ''} {ends}".strip())
-
-    @property
-    def error_node(self) -> str:
-        node, kind = self._details.get("node_id"), self._details.get("node_type")
-        if node is None and kind is None:
-            return ""
-        return f"{kind or 'node'} ({node})" if node is not None else str(kind)
-
-    @property
-    def traceback(self) -> str:
-        lines = self._details.get("traceback")
-        if isinstance(lines, list):
-            return "".join(str(line) for line in lines)
-        if isinstance(lines, str):
-            return lines
-        rest = {key: one for key, one in self._details.items() if key not in _SHOWN_ELSEWHERE}
-        return json.dumps(rest, indent=2, ensure_ascii=False) if rest else ""
-
-    @property
-    def _details(self) -> Mapping[str, Any]:
-        details = self.child["error_details"]
-        return details if isinstance(details, Mapping) else {}
-
-    @property
-    def took(self) -> str:
-        started, ended = self.child["started_at"], self.child["completed_at"]
-        if started is None or ended is None:
-            return ""
-        took = dt.datetime.fromisoformat(ended) - dt.datetime.fromisoformat(started)
-        return text.duration(took.total_seconds())
-
-    @property
-    def open(self) -> bool:
-        """Whether it can be cancelled."""
-        return self.status not in CHILD_FINAL
-
-    @property
-    def to_retry(self) -> bool:
-        """Whether it can be retried in this group."""
-        if not self.group.ended:
-            return self.status in CHILD_RETRIED_IN_RUN
-        return not self.open and self.status != ChildStatus.COMPLETED
-
-    @property
-    def attempts_text(self) -> str:
-        """The attempt that completed it, else the number of attempts."""
-        if self.completed_on > 1:
-            return f"Completed {text.on_attempt(self.completed_on)}"
-        failed = [one for one in self.attempts if one.failure]
-        if self.open and failed:
-            last = f"the last: {failed[-1].failure}" if len(failed) > 1 else failed[-1].failure
-            return f"{text.pluralize(len(failed), 'failed attempt')}, {last}"
-        return text.pluralize(len(self.attempts), "attempt")
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether a prompt is being stopped: the card changes without an event."""
-        return any(one.attempt.is_stopping for one in self.attempts)
-
-    @property
-    def left_running(self) -> list[str]:
-        """Why a prompt with a pending stop still runs, one sentence for each."""
-        return [one.left_running for one in self.attempts if one.left_running]
-
-    @property
-    def shows_attempts(self) -> bool:
-        return len(self.attempts) > 1 or any(one.failure for one in self.attempts)
-
-    @property
-    def spans_runs(self) -> bool:
-        return len({one.attempt.run for one in self.attempts}) > 1
-
-    @property
-    def shown(self) -> list[Output]:
-        """Images, videos, sounds and text files, including replaced ones with a thumbnail."""
-        return [one for one in self.outputs if one.is_shown]
-
-    @property
-    def texts(self) -> list[Text]:
-        return texts_of(self.child["outputs"])
-
-    @property
-    def replaced(self) -> list[Output]:
-        """The files that a later file of the same name has replaced."""
-        return [one for one in self.outputs if one.replaced]
-
-    @property
-    def files(self) -> list[Output]:
-        return [one for one in self.outputs if one.kind == "other" and not one.missing]
-
-
 def group_page(group_id: str, page: int = 1, *, with_cards: bool = True) -> dict[str, Any]:
     """Return a group's page. Its cost does not depend on the number of jobs on other pages.
 
@@ -193,8 +52,9 @@ def group_page(group_id: str, page: int = 1, *, with_cards: bool = True) -> dict
     """
     # Read the row first: later reads may be newer than its seq, and the stream repeats these events.
     row = group_list.group_row(group_id)
+    group: JobGroup = row["group"]
     head = groups.group_head(group_id)
-    pages = max(-(-row.group.total_count // PAGE_SIZE), 1)
+    pages = max(-(-group.total_count // PAGE_SIZE), 1)
     page = min(max(page, 1), pages)
     first = (page - 1) * PAGE_SIZE
     in_pool = head["placement"] == Placement.POOL
@@ -203,7 +63,7 @@ def group_page(group_id: str, page: int = 1, *, with_cards: bool = True) -> dict
     return {
         "row": row,
         "head": head,
-        "cards": _cards(_Group(row.id, row.group.run, row.ended, in_pool), shown),
+        "cards": _cards({"id": group_id, "run": group.run, "ended": row["ended"], "in_pool": in_pool}, shown),
         "page": page,
         "pages": pages,
         "metadata": _metadata(head["metadata"]),
@@ -216,7 +76,7 @@ def group_page(group_id: str, page: int = 1, *, with_cards: bool = True) -> dict
         "made": _made(group_id) if in_pool else "",
         "on_failure": words.policy_text(head["max_attempts"], head["retry_elsewhere"], head["retry_on"]),
         "partial_outputs": words.PARTIAL_OUTPUTS[head["partial_outputs"]],
-        "deletion": deletion_text(row.group),
+        "deletion": deletion_text(group),
         # Id of the first child on this page that failed or timed out; empty without one.
         "first_failed": _first_failed(group_id, first),
         # Whether any child has a file that can be downloaded, and the number of starred children with such files.
@@ -260,13 +120,13 @@ def _with_files(group_id: str, **which: bool) -> Iterator[bool]:
         yield any(not one.get("missing") for one in reported_files(json.loads(outputs or "{}") or {}))
 
 
-def child_card(group_id: str, job_id: str) -> ChildCard:
+def child_card(group_id: str, job_id: str) -> dict[str, Any]:
     """Return one child's card, or raise ``GroupNotFound`` or ``ChildNotFound``."""
     rows = JobGroup.objects.filter(pk=group_id).values_list("run", "completed_at", "placement")
     if not (row := rows.first()):
         raise GroupNotFound(group_id)
     run, completed_at, placement = row
-    group = _Group(group_id, run, completed_at is not None, placement == Placement.POOL)
+    group = {"id": group_id, "run": run, "ended": completed_at is not None, "in_pool": placement == Placement.POOL}
     detail = groups.child_detail(group_id, job_id)
     position = ChildJob.objects.filter(pk=job_id).values_list("position", flat=True).first()
     if position is None:
@@ -297,7 +157,8 @@ def _metadata(metadata: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _cards(group: _Group, children: Sequence[tuple[int, Mapping[str, Any]]]) -> list[ChildCard]:
+def _cards(group: Mapping[str, Any], children: Sequence[tuple[int, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Return a card for each child; ``group`` has its id and run, and whether it has ended and is in the pool."""
     rows = list(
         Attempt.objects.filter(child_id__in=[child["job_id"] for _, child in children])
         .order_by("child_id", "number")
@@ -311,29 +172,114 @@ def _cards(group: _Group, children: Sequence[tuple[int, Mapping[str, Any]]]) -> 
         for _, child in children
         if child["status"] == ChildStatus.COMPLETED and len(tries[child["job_id"]]) > 1
     )
-    cards = []
-    for position, child in children:
-        backend = known.get(child["backend_id"] or "")
-        cards.append(
-            ChildCard(
-                group=group,
-                child=child,
-                position=position + 1,
-                status=child["status"],
-                label=words.child_label(child["status"]),
-                backend_id=child["backend_id"] or "",
-                backend_name=_backend_name(child, backend),
-                is_stale=child["status"] == ChildStatus.RUNNING
-                and backend is not None
-                and backend.reachability == Reachability.OFFLINE,
-                meaning=_meaning(child["failure_class"] or ""),
-                better_elsewhere=child["failure_class"] in BETTER_ELSEWHERE,
-                outputs=outputs_of(group.id, child),
-                attempts=tries[child["job_id"]],
-                completed_on=done_on.get(child["job_id"], 1),
-            )
+    return [
+        _card(
+            group,
+            position,
+            child,
+            backend=known.get(child["backend_id"] or ""),
+            attempts=tries[child["job_id"]],
+            completed_on=done_on.get(child["job_id"], 1),
         )
-    return cards
+        for position, child in children
+    ]
+
+
+def _card(
+    group: Mapping[str, Any],
+    position: int,
+    child: Mapping[str, Any],
+    *,
+    backend: Backend | None,
+    attempts: Sequence[Mapping[str, Any]],
+    completed_on: int,
+) -> dict[str, Any]:
+    """Return one card; ``completed_on``: number of the attempt that completed it, failed attempts counted; else 1."""
+    status, outputs = child["status"], outputs_of(group["id"], child)
+    details = child["error_details"] if isinstance(child["error_details"], Mapping) else {}
+    is_open = status not in CHILD_FINAL
+    retried = (CHILD_FINAL - {ChildStatus.COMPLETED}) if group["ended"] else CHILD_RETRIED_IN_RUN
+    return {
+        "group": group,
+        "child": child,
+        "position": position + 1,
+        "status": status,
+        "label": words.child_label(status),
+        # Empty while it waits in the pool.
+        "backend_id": child["backend_id"] or "",
+        "backend_name": _backend_name(child, backend),
+        # Whether it runs at an offline backend: its progress is unknown.
+        "is_stale": status == ChildStatus.RUNNING
+        and backend is not None
+        and backend.reachability == Reachability.OFFLINE,
+        "waits": _waits(child),
+        "took": _took(child),
+        # Whether it can be cancelled, and retried in this group.
+        "open": is_open,
+        "to_retry": status in retried,
+        "meaning": _meaning(child["failure_class"] or ""),
+        # Whether a retry on another backend may avoid the cause.
+        "better_elsewhere": child["failure_class"] in BETTER_ELSEWHERE,
+        "error_node": _error_node(details),
+        "traceback": _traceback(details),
+        "attempts": attempts,
+        "attempts_text": _attempts_text(attempts, completed_on, is_open=is_open),
+        "shows_attempts": len(attempts) > 1 or any(one["failure"] for one in attempts),
+        "spans_runs": len({one["attempt"].run for one in attempts}) > 1,
+        # A prompt is being stopped: the card changes without an event.
+        "is_stopping": any(one["attempt"].is_stopping for one in attempts),
+        # Why a prompt with a pending stop still runs, one sentence for each.
+        "left_running": [one["left_running"] for one in attempts if one["left_running"]],
+        "texts": texts_of(child["outputs"]),
+        # Images, videos, sounds and text files, including replaced ones with a thumbnail; replaced ones; others.
+        "shown": [one for one in outputs if one["is_shown"]],
+        "replaced": [one for one in outputs if one["replaced"]],
+        "files": [one for one in outputs if one["kind"] == "other" and not one["missing"]],
+    }
+
+
+def _waits(child: Mapping[str, Any]) -> SafeString:
+    """Return the waiting reason, and the expected end of a queued child."""
+    seconds = child["eta_seconds"]
+    is_known = seconds is not None and child["status"] == ChildStatus.QUEUED
+    ends = f"Done in about {text.duration(seconds)}." if is_known else ""
+    return words.unbroken(f"{child['waiting_reason'] or ''} {ends}".strip())
+
+
+def _took(child: Mapping[str, Any]) -> str:
+    started, ended = child["started_at"], child["completed_at"]
+    if started is None or ended is None:
+        return ""
+    took = dt.datetime.fromisoformat(ended) - dt.datetime.fromisoformat(started)
+    return text.duration(took.total_seconds())
+
+
+def _error_node(details: Mapping[str, Any]) -> str:
+    node, kind = details.get("node_id"), details.get("node_type")
+    if node is None and kind is None:
+        return ""
+    return f"{kind or 'node'} ({node})" if node is not None else str(kind)
+
+
+def _traceback(details: Mapping[str, Any]) -> str:
+    lines = details.get("traceback")
+    if isinstance(lines, list):
+        return "".join(str(line) for line in lines)
+    if isinstance(lines, str):
+        return lines
+    rest = {key: one for key, one in details.items() if key not in _SHOWN_ELSEWHERE}
+    return json.dumps(rest, indent=2, ensure_ascii=False) if rest else ""
+
+
+def _attempts_text(attempts: Sequence[Mapping[str, Any]], completed_on: int, *, is_open: bool) -> str:
+    """Return the attempt that completed a child, else the number of attempts."""
+    if completed_on > 1:
+        return f"Completed {text.on_attempt(completed_on)}"
+    failed = [one["failure"] for one in attempts if one["failure"]]
+    if is_open and failed:
+        last = f"the last: {failed[-1]}" if len(failed) > 1 else failed[-1]
+        return f"{text.pluralize(len(failed), 'failed attempt')}, {last}"
+    return text.pluralize(len(attempts), "attempt")
 
 
 def _name(backend_id: str, known: Mapping[str, Backend]) -> str:
@@ -342,22 +288,23 @@ def _name(backend_id: str, known: Mapping[str, Backend]) -> str:
     return backend_id if row is None else row.name or row.id
 
 
-def _attempt_rows(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict[str, list[AttemptRow]]:
-    found: dict[str, list[AttemptRow]] = defaultdict(list)
+def _attempt_rows(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         backend = known.get(row.backend_id)
         label = words.ATTEMPT_LABELS.get(row.state, row.state)
+        why = left_running(row.state, backend.status_reason if backend else "", stopping=row.is_stopping)
         found[row.child_id].append(
-            AttemptRow(
-                attempt=row,
-                backend_name=_name(row.backend_id, known),
-                label="is being stopped" if row.is_stopping else label,
-                meaning=_meaning(row.failure_class),
-                failure=text.failure_label(row.failure_class) if row.failure_class else "",
-                left_running=left_running(
-                    row.state, backend.status_reason if backend else "", stopping=row.is_stopping
-                ),
-            )
+            {
+                "attempt": row,
+                "backend_name": _name(row.backend_id, known),
+                "label": "is being stopped" if row.is_stopping else label,
+                # Explanation and short label of a failure; else empty.
+                "meaning": _meaning(row.failure_class),
+                "failure": text.failure_label(row.failure_class) if row.failure_class else "",
+                # Why the prompt still runs although a stop is pending.
+                "left_running": why,
+            }
         )
     return found
 

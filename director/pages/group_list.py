@@ -4,12 +4,12 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from django.db.models import Count, F
 
 from director.pages import filters, text
-from director.pages.outputs import Output, outputs_of
+from director.pages.outputs import outputs_of
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.states import CHILD_FINAL, ChildStatus, GroupStatus
 from jobgroups.domain.text import duration, group_name
@@ -25,89 +25,29 @@ _ORDER: Final = ("completed", "failed", "timeout", "cancelled", "running", "queu
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """One child: its id, status, and percentage."""
+class Child:
+    """One child: a segment of its group's bar."""
 
     job_id: str
     status: str
     progress: float
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """All children of one status: where the block starts and how long it is, in children."""
-
-    status: str
-    start: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """Either segments or blocks."""
-
-    segments: Sequence[Segment]
-    blocks: Sequence[Block]
-    total: int
-    #: Text for screen readers.
-    label: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One group in the list, or at the head of its page."""
-
-    group: JobGroup
-    id: str
-    name: str
-    status: str
-    label: str
-    ended: bool
-    completed: int
-    #: Number of completed children, retried ones counted separately.
-    result_label: str
-    failed: int
-    running: int
-    queued: int
-    percent: int
-    bar: Bar
-    created_at: str
-    age: str
-    estimate: str
-    thumbnails: list[Output]
+    attempts: int = 0
 
     @property
-    def has_name(self) -> bool:
-        return self.name != self.id
-
-    @property
-    def to_retry(self) -> int:
-        """Number of jobs that a retry would run, as ``services.retries`` selects them."""
-        if not self.ended:
-            return 0
-        was_cancelled = self.status == GroupStatus.CANCELLED
-        return self.failed + (self.group.cancelled_count if was_cancelled else 0)
+    def was_retried(self) -> bool:
+        return self.status == ChildStatus.COMPLETED and self.attempts > 1
 
 
-@dataclass(frozen=True, slots=True)
-class GroupList:
-    rows: list[Row]
-    #: Query of the next page; empty on the last one.
-    older: str
-    #: Whether there is any group at all.
-    has_groups: bool
-
-
-def group_list(chosen: filters.Filters) -> GroupList:
-    """Return a page of groups, newest first."""
+def group_list(chosen: filters.Filters) -> dict[str, Any]:
+    """Return a page of groups, newest first, and the query of the next one; empty on the last."""
     found = list(filters.filtered_groups(chosen)[: filters.PAGE_SIZE + 1])
     page = found[: filters.PAGE_SIZE]
     more = len(found) > len(page)
     older = chosen.query(before=filters.cursor(page[-1])) if more else ""
-    return GroupList(rows_of(page), older, bool(page) or JobGroup.objects.exists())
+    return {"rows": rows_of(page), "older": older, "has_groups": bool(page) or JobGroup.objects.exists()}
 
 
-def group_row(group_id: str) -> Row:
+def group_row(group_id: str) -> dict[str, Any]:
     """Return one group's row, or raise ``GroupNotFound``."""
     group = JobGroup.objects.filter(pk=group_id).first()
     if group is None:
@@ -120,62 +60,61 @@ def submitters() -> list[str]:
     return list(rows.values_list("submitter", flat=True).distinct()[:200])
 
 
-@dataclass(frozen=True, slots=True)
-class _Child:
-    id: str
-    status: str
-    progress: float
-    attempts: int
-
-    @property
-    def was_retried(self) -> bool:
-        return self.status == ChildStatus.COMPLETED and self.attempts > 1
-
-
-def rows_of(groups: Sequence[JobGroup]) -> list[Row]:
+def rows_of(groups: Sequence[JobGroup]) -> list[dict[str, Any]]:
     """Return the rows of groups. The number of queries does not depend on the number of groups."""
     children = _children([group.id for group in groups])
     pictures = _images(children)
-    tries = attempts_needed(child.id for members in children.values() for child in members if child.was_retried)
+    tries = attempts_needed(child.job_id for members in children.values() for child in members if child.was_retried)
     ends = etas.group_etas([one.id for one in groups if one.completed_at is None])
     rows = []
     for group in groups:
         members = children[group.id]
         counted = Counter(child.status for child in members)
-        later = Counter(tries[child.id] for child in members if child.id in tries)
+        later = Counter(tries[child.job_id] for child in members if child.job_id in tries)
         done = [100.0 if one.status in CHILD_FINAL else one.progress for one in members]
         left = ends.get(group.id)
         ended = group.completed_at is not None
+        name = group_name(group.id, json.loads(group.metadata_json))
         rows.append(
-            Row(
-                group=group,
-                id=group.id,
-                name=group_name(group.id, json.loads(group.metadata_json)),
-                status=group.status,
-                label=text.status_label(group.status, ended=ended),
-                ended=ended,
-                completed=group.completed_count,
-                result_label=text.result_label(group.completed_count, group.total_count, later),
-                failed=group.failed_count,
-                running=counted[ChildStatus.RUNNING],
-                queued=counted[ChildStatus.QUEUED],
-                percent=round(sum(done) / max(len(members), 1)),
-                bar=bar_of([Segment(one.id, one.status, one.progress) for one in members]),
-                created_at=iso(group.created_at),
-                age=text.ago(group.created_at, now()),
-                estimate="" if left is None else f"about {duration(left)} left",
-                thumbnails=pictures.get(group.id, []),
-            )
+            {
+                "group": group,
+                "id": group.id,
+                "name": name,
+                "has_name": name != group.id,
+                "status": group.status,
+                "label": text.status_label(group.status, ended=ended),
+                "ended": ended,
+                "completed": group.completed_count,
+                # Number of completed children, retried ones counted separately.
+                "result_label": text.result_label(group.completed_count, group.total_count, later),
+                "failed": group.failed_count,
+                "running": counted[ChildStatus.RUNNING],
+                "queued": counted[ChildStatus.QUEUED],
+                "to_retry": _to_retry(group),
+                "percent": round(sum(done) / max(len(members), 1)),
+                "bar": bar_of(members),
+                "created_at": iso(group.created_at),
+                "age": text.ago(group.created_at, now()),
+                "estimate": "" if left is None else f"about {duration(left)} left",
+                "thumbnails": pictures.get(group.id, []),
+            }
         )
     return rows
 
 
-def _children(group_ids: Sequence[str]) -> dict[str, list[_Child]]:
+def _to_retry(group: JobGroup) -> int:
+    """Return the number of jobs that a retry would run, as ``services.retries`` selects them."""
+    if group.completed_at is None:
+        return 0
+    return group.failed_count + (group.cancelled_count if group.status == GroupStatus.CANCELLED else 0)
+
+
+def _children(group_ids: Sequence[str]) -> dict[str, list[Child]]:
     rows = ChildJob.objects.filter(group_id__in=group_ids).order_by("group_id", "position")
-    found: dict[str, list[_Child]] = defaultdict(list)
+    found: dict[str, list[Child]] = defaultdict(list)
     fields = ("group_id", "id", "status", "progress", "attempt_count")
     for group_id, *child in rows.values_list(*fields):
-        found[group_id].append(_Child(*child))
+        found[group_id].append(Child(*child))
     return found
 
 
@@ -190,14 +129,14 @@ def attempts_needed(job_ids: Iterable[str]) -> dict[str, int]:
     return {job_id: count + 1 for job_id, count in counted}
 
 
-def _images(children: dict[str, list[_Child]]) -> dict[str, list[Output]]:
+def _images(children: dict[str, list[Child]]) -> dict[str, list[dict[str, Any]]]:
     wanted = {
-        child.id: group_id
+        child.job_id: group_id
         for group_id, members in children.items()
         for child in [one for one in members if one.status == ChildStatus.COMPLETED][-_THUMBNAILS:]
     }
     rows = ChildJob.objects.filter(pk__in=wanted).order_by("position")
-    found: dict[str, list[Output]] = defaultdict(list)
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows.only("backend_id", "seed", "outputs_json"):
         child = {
             "job_id": row.id,
@@ -206,21 +145,26 @@ def _images(children: dict[str, list[_Child]]) -> dict[str, list[Output]]:
             "outputs": json.loads(row.outputs_json or "null"),
         }
         made = outputs_of(wanted[row.id], child)
-        found[wanted[row.id]] += [one for one in made if one.has_thumbnail and not one.missing][:1]
+        found[wanted[row.id]] += [one for one in made if one["has_thumbnail"] and not one["missing"]][:1]
     return found
 
 
-def bar_of(children: Sequence[Segment]) -> Bar:
+def bar_of(children: Sequence[Child]) -> dict[str, Any]:
+    """Return a group's bar: a segment for each child, or of many children a block for each status.
+
+    A block starts after, and is as long as, so many children.
+    """
     counted = Counter(child.status for child in children)
     label = ", ".join(f"{counted[status]} {status}" for status in _ORDER if counted[status])
-    if not children:
-        return Bar((), (), 1, "no jobs")
-    if len(children) <= MAX_SEGMENTS:
-        return Bar(children, (), len(children), label)
-    blocks: list[Block] = []
-    start = 0
+    blocks, start = [], 0
     for status in _ORDER:
-        if counted[status]:
-            blocks.append(Block(status, start, counted[status]))
-            start += counted[status]
-    return Bar((), blocks, len(children), label)
+        if counted[status] and len(children) > MAX_SEGMENTS:
+            blocks.append({"status": status, "start": start, "length": counted[status]})
+        start += counted[status]
+    return {
+        "segments": [] if blocks else children,
+        "blocks": blocks,
+        "total": len(children) or 1,
+        # For screen readers.
+        "label": label or "no jobs",
+    }

@@ -1,7 +1,6 @@
 """What a child made: its files, where the Director shows them, and its texts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from jobgroups.domain.media_types import media_kind
@@ -13,57 +12,14 @@ _MAX_TEXT: Final = 2_000
 _MAX_TEXTS: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    filename: str
-    #: The name under which a browser saves it.
-    saved_as: str
-    url: str
-    #: As ``media_kind`` returns it.
-    kind: str
-    missing: bool
-    #: Whether a later file of the same name has replaced it; an old thumbnail may exist.
-    replaced: bool = False
-    #: Known of captured files; a size in bytes, a duration in seconds.
-    size_bytes: int | None = None
-    duration: float | None = None
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether the page shows it. A replaced one may have an old thumbnail."""
-        return self.kind != "other" and (not self.missing or (self.replaced and self.kind in ("image", "video")))
-
-    @property
-    def has_thumbnail(self) -> bool:
-        return has_thumbnail(self.filename)
-
-    @property
-    def lasts(self) -> str:
-        """The duration of a video or sound as ``1:05``; empty: it is not known."""
-        minutes, seconds = divmod(round(self.duration or 0), 60)
-        return "" if self.duration is None else f"{minutes}:{seconds:02}"
-
-    @property
-    def thumbnail(self) -> str:
-        return f"{self.url}?w=320"
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A text that a node reported; ``shown`` is its beginning."""
-
-    shown: str
-    length: int
-
-
-def texts_of(outputs: Any) -> list[Text]:
-    """Return the first texts of a child's ``outputs``, which are no files."""
+def texts_of(outputs: Any) -> list[dict[str, Any]]:
+    """Return the first texts of a child's ``outputs``, which are no files: the beginning and the length of each."""
     found = outputs.get("text") if isinstance(outputs, Mapping) else None
     texts = [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
-    return [Text(one[:_MAX_TEXT], len(one)) for one in texts[:_MAX_TEXTS]]
+    return [{"shown": one[:_MAX_TEXT], "length": len(one)} for one in texts[:_MAX_TEXTS]]
 
 
-def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[Output]:
+def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a child's files in the order of their numbers: images first, then other keys.
 
     ``child`` has ``job_id``, ``backend_id``, ``seed`` and ``outputs``, perhaps as :func:`describe_files` completes them.
@@ -71,16 +27,29 @@ def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[Output]:
     outputs = child["outputs"]
     if not isinstance(outputs, Mapping):
         return []
-    return [
-        Output(
-            filename=str(file["filename"]),
-            saved_as=download_name(child["seed"], child["backend_id"] or "", file["filename"]),
-            url=output_url(group_id, child["job_id"], number),
-            kind=media_kind(str(file["filename"])),
-            missing=bool(file.get("missing")),
-            replaced=file.get("reason") == REPLACED,
-            size_bytes=file.get("size_bytes"),
-            duration=file.get("duration"),
+    found = []
+    for number, file in enumerate(reported_files(outputs)):
+        name, url = str(file["filename"]), output_url(group_id, child["job_id"], number)
+        kind, missing = media_kind(name), bool(file.get("missing"))
+        # A later file of the same name has replaced it; an old thumbnail may exist.
+        replaced = file.get("reason") == REPLACED
+        minutes, seconds = divmod(round(file.get("duration") or 0), 60)
+        found.append(
+            {
+                "filename": name,
+                # The name under which a browser saves it.
+                "saved_as": download_name(child["seed"], child["backend_id"] or "", file["filename"]),
+                "url": url,
+                "thumbnail": f"{url}?w=320",
+                "has_thumbnail": has_thumbnail(name),
+                "kind": kind,
+                "missing": missing,
+                "replaced": replaced,
+                # Whether the page shows it.
+                "is_shown": kind != "other" and (not missing or (replaced and kind in ("image", "video"))),
+                # Known of captured files: bytes, and the duration of a video or sound as ``1:05``.
+                "size_bytes": file.get("size_bytes"),
+                "lasts": "" if file.get("duration") is None else f"{minutes}:{seconds:02}",
+            }
         )
-        for number, file in enumerate(reported_files(outputs))
-    ]
+    return found

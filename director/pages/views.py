@@ -63,7 +63,7 @@ def group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
     try:
         shown = group_detail.group_page(group_id, page, with_cards=template != "parts/head")
     except GroupNotFound:
-        newest = group_list.group_list(filters.Filters()).rows[:5]
+        newest = group_list.group_list(filters.Filters())["rows"][:5]
         status = HTTPStatus.NOT_FOUND
         return _page(request, "no_group", {"group_id": group_id[:64], "newest": newest}, status)
     return _page(request, template, {"shown": shown, "row": shown["row"]})
