@@ -2,55 +2,17 @@
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from director.cli import text
 from director.cli.connection import closest_match
 from director.cli.exit_status import CommandError, usage_error
 from director.cli.selection import SelectedBackends
-from director.client import SkippedBackend
 from jobgroups import workflow
 from jobgroups.domain.text import pluralize
 from jobgroups.workflow import SEED_INPUTS, ParameterInvalid, is_link, node_title, seeds
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedJob:
-    """One job of the plan; without a backend it goes to the pool."""
-
-    backend_id: str | None
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One input that differs between file and jobs; ``after`` None: each job has its own seed there."""
-
-    node: str
-    class_type: str
-    input: str
-    before: Any
-    after: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A submission that is not sent. The fields are those of ``--json``.
-
-    Attributes:
-        candidates: Of the pool, those that can take jobs now; None: each job has its backend.
-        skipped_backends: Backends without a job; of the pool, candidates that can take none now.
-    """
-
-    children: list[PlannedJob]
-    candidates: list[str] | None
-    seed_strategy: str
-    base_seed: int
-    changes: list[Change]
-    warnings: Sequence[str]
-    skipped_backends: list[SkippedBackend]
 
 
 def plan(
@@ -60,8 +22,8 @@ def plan(
     parameters: Mapping[str, Any],
     strategy: str,
     base_seed: int | None,
-) -> Plan:
-    """Return what the Director would do, computed with its own functions.
+) -> dict[str, Any]:
+    """Return what the Director would do, computed with its own functions: the object of ``--json``.
 
     In the pool ``selected`` has the candidates by id. Without ``base_seed`` a random one is used, as in the Director.
     Raises the errors of ``with_parameters``.
@@ -71,15 +33,20 @@ def plan(
     in_pool = selected.count is not None
     backend_ids = [None] * selected.count if selected.count is not None else selected.backend_ids
     dealt = seeds.seeds(seeds.SeedStrategy(strategy), base, len(backend_ids))
-    return Plan(
-        children=[PlannedJob(*job) for job in zip(backend_ids, dealt, strict=True)],
-        candidates=selected.backend_ids if in_pool else None,
-        seed_strategy=strategy,
-        base_seed=base,
-        changes=list(_changes(graph, prepared)),
-        warnings=prepared.warnings,
-        skipped_backends=selected.left_out,
-    )
+    return {
+        # Without a backend a job goes to the pool.
+        "children": [
+            {"backend_id": backend_id, "seed": seed} for backend_id, seed in zip(backend_ids, dealt, strict=True)
+        ],
+        # Of the pool, those that can take jobs now; None: each job has its backend.
+        "candidates": selected.backend_ids if in_pool else None,
+        "seed_strategy": strategy,
+        "base_seed": base,
+        "changes": list(_changes(graph, prepared)),
+        "warnings": prepared.warnings,
+        # Backends without a job; of the pool, candidates that can take none now.
+        "skipped_backends": [asdict(backend) for backend in selected.left_out],
+    }
 
 
 def with_parameters(graph: dict[str, Any], parameters: Mapping[str, Any]) -> workflow.WorkflowTemplate:
@@ -117,30 +84,34 @@ def _similar(name: str, graph: Mapping[str, Any]) -> str:
     return closest_match(name, sorted(known), "--dry-run sends nothing.")
 
 
-def _changes(graph: Mapping[str, Any], prepared: workflow.WorkflowTemplate) -> Iterator[Change]:
+def _changes(graph: Mapping[str, Any], prepared: workflow.WorkflowTemplate) -> Iterator[dict[str, Any]]:
+    """Yield the inputs that differ between file and jobs; ``after`` None: each job has its own seed there."""
     seeded = set(prepared.seed_slots)
     for node_id, node in prepared.workflow.items():
         before = graph[node_id]["inputs"]
         for name, value in node["inputs"].items():
-            if (node_id, name) in seeded:
-                yield Change(node_id, node["class_type"], name, before[name], None)
-            elif value != before[name]:
-                yield Change(node_id, node["class_type"], name, before[name], value)
+            has_seed = (node_id, name) in seeded
+            if has_seed or value != before[name]:
+                yield {
+                    "node": node_id,
+                    "class_type": node["class_type"],
+                    "input": name,
+                    "before": before[name],
+                    "after": None if has_seed else value,
+                }
 
 
-def lines(plan: Plan) -> Iterator[str]:
-    jobs = pluralize(len(plan.children), "job")
-    seeds_text = f"seeds {plan.seed_strategy} from {plan.base_seed}"
-    yield f"Nothing is sent. It would be {jobs}, {seeds_text}:"
-    rows = [(n, text.place(job.backend_id, "queued"), job.seed) for n, job in enumerate(plan.children, 1)]
+def lines(plan: Mapping[str, Any]) -> Iterator[str]:
+    jobs = pluralize(len(plan["children"]), "job")
+    yield f"Nothing is sent. It would be {jobs}, seeds {plan['seed_strategy']} from {plan['base_seed']}:"
+    rows = [(n, text.place(job["backend_id"], "queued"), job["seed"]) for n, job in enumerate(plan["children"], 1)]
     yield from text.columns(("", "BACKEND", "SEED"), rows)
-    if plan.candidates is not None:
-        yield f"Ready to take them: {', '.join(plan.candidates)}"
-    yield "Changed inputs:" if plan.changes else "The file is not changed."
-    for change in plan.changes:
-        name = f"{change.node} {change.class_type}.{change.input}"
-        after = "the job's seed" if change.after is None else _shown(change.after)
-        yield f"  {name}: {_shown(change.before)} → {after}"
+    if plan["candidates"] is not None:
+        yield f"Ready to take them: {', '.join(plan['candidates'])}"
+    yield "Changed inputs:" if plan["changes"] else "The file is not changed."
+    for change in plan["changes"]:
+        after = "the job's seed" if change["after"] is None else _shown(change["after"])
+        yield f"  {change['node']} {change['class_type']}.{change['input']}: {_shown(change['before'])} → {after}"
 
 
 def _shown(value: Any) -> str:

@@ -167,8 +167,8 @@ def submit(
             base_seed=fields["base_seed"],
         )
         if dry_run:
-            connection.show(asdict(plan), dry_runs.lines(plan))
-            _warn(plan.warnings)
+            connection.show(plan, dry_runs.lines(plan))
+            _warn(plan["warnings"])
             _warn_of_backends(planned.left_out, in_pool=in_pool)
             return int(Status.OK)
         if upload:

@@ -25,38 +25,22 @@ _LONGER_S: Final = 4.0
 _UNDER_WAY: Final = 0.3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Options of a demo.
-
-    Attributes:
-        folder: existing folder for all files.
-        once: end after the three groups instead of serving until Ctrl-C.
-        seconds: duration of a simulated job.
-    """
-
-    folder: Path
-    once: bool
-    seconds: float
-
-    @property
-    def images(self) -> Path:
-        return self.folder / "images"
-
-
-async def run(plan: Plan, screen: Screen) -> list[str]:
+async def run(folder: Path, screen: Screen, *, once: bool, seconds: float) -> list[str]:
     """Run the demo; return one sentence for each failed check.
+
+    ``folder`` is an existing folder for all files. With ``once`` it ends after the three groups instead of serving until
+    Ctrl-C. A simulated job takes so many ``seconds``.
 
     All its processes have ended when this function returns or raises. Raises an ``ExceptionGroup`` of
     ``ProcessFailed``, ``DirectorError`` or ``TimeoutError`` if the demo could not be completed.
     """
     async with asyncio.TaskGroup() as tasks:
-        processes = Processes(tasks, plan.folder)
+        processes = Processes(tasks, folder)
         try:
-            found = await _run_groups(plan, processes, screen)
+            found = await _run_groups(folder, processes, screen, once=once, seconds=seconds)
             for sentence in found:
                 screen.say(f"CHECK FAILED: {sentence}")
-            if not plan.once:
+            if not once:
                 screen.say("The Director serves until you press Ctrl-C.")
                 await _until_interrupted()
         finally:
@@ -65,14 +49,14 @@ async def run(plan: Plan, screen: Screen) -> list[str]:
     return found
 
 
-async def _run_groups(plan: Plan, processes: Processes, screen: Screen) -> list[str]:
-    screen.say(f"Data folder: {plan.folder}")
+async def _run_groups(folder: Path, processes: Processes, screen: Screen, *, once: bool, seconds: float) -> list[str]:
+    screen.say(f"Data folder: {folder}")
     screen.say("Starting three simulated ComfyUIs and a Director …")
-    farm = await start(processes, folder=plan.folder, seconds=plan.seconds)
+    farm = await start(processes, folder=folder, seconds=seconds)
     async with AsyncDirector(farm.url, give_up_seconds=_GIVE_UP_S) as director:
         for name, url in farm.simulators.items():
             await director.add_backend(url, backend_id=name, name=f"Simulated {name}")
-        user = _User(director, farm, plan, screen)
+        user = _User(director, farm, folder / "images", screen)
         screen.title("1. One request, three backends, three seeds: an image and a video each")
         first = await user.render("Group 1", workflow=with_video(text_to_image()))
         screen.title("2. The same request, but gpu-2 runs out of memory")
@@ -85,8 +69,8 @@ async def _run_groups(plan: Plan, processes: Processes, screen: Screen) -> list[
         third = await user.render("Group 3", kill_switch)
         audit_log = await read_audit_logs(farm)
     screen.table([first, second, third])
-    screen.say(f"\nImages: {plan.images}")
-    screen.say(f"Director: {farm.url}{' (ends with this demo)' if plan.once else ''}")
+    screen.say(f"\nImages: {user.images}")
+    screen.say(f"Director: {farm.url}{' (ends with this demo)' if once else ''}")
     return problems(first, second, third, killed=kill_switch.killed_at is not None, audit_log=audit_log)
 
 
@@ -123,7 +107,7 @@ class _KillSwitch:
 class _User:
     director: AsyncDirector
     farm: Farm
-    plan: Plan
+    images: Path
     screen: Screen
 
     async def render(
@@ -136,7 +120,7 @@ class _User:
             )
             streamed = await self._watch(submitted, kill_switch)
             group = await self.director.status(submitted.job_group_id)
-            files = await self.director.download(group, self.plan.images)
+            files = await self.director.download(group, self.images)
             log = await self.director.events(group.job_group_id)
         return DemoResult(
             title=title,

@@ -7,6 +7,7 @@ import datetime as dt
 import signal
 import sys
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from director.client import DirectorError
 from director.demo.processes import ProcessFailed
-from director.demo.scenario import Plan, run
+from director.demo.scenario import run
 from director.demo.screen import Screen
 
 #: Exit status of a program that Ctrl-C ended.
@@ -35,18 +36,19 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the demo; exit with status 0 if every check passes."""
-        plan = Plan(folder=_folder(options["folder"]), once=options["once"], seconds=options["seconds"])
+        folder = _folder(options["folder"])
+        demo = run(folder, Screen(), once=options["once"], seconds=options["seconds"])
         try:
-            found = asyncio.run(_interruptible(plan, Screen()))
+            found = asyncio.run(_interruptible(demo))
         except ExceptionGroup as errors:
-            raise CommandError(_in_words(errors, plan.folder)) from errors
+            raise CommandError(_in_words(errors, folder)) from errors
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.exit(_INTERRUPTED)
         if found:
             raise CommandError("The demo failed its checks:\n  " + "\n  ".join(found))
 
 
-async def _interruptible(plan: Plan, screen: Screen) -> list[str]:
+async def _interruptible(demo: Coroutine[Any, Any, list[str]]) -> list[str]:
     """Run the demo; every signal ends its processes first."""
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
@@ -54,7 +56,7 @@ async def _interruptible(plan: Plan, screen: Screen) -> list[str]:
         # Windows: asyncio.run handles Ctrl-C; the processes end with their standard input.
         with contextlib.suppress(NotImplementedError, AttributeError):
             loop.add_signal_handler(getattr(signal, name), task.cancel if task else loop.stop)
-    return await run(plan, screen)
+    return await demo
 
 
 def _folder(wanted: Path | None) -> Path:
