@@ -20,10 +20,10 @@ _PLAIN_WIDTH: Final = 120
 
 
 class Screen:
-    """Prints the output of the demo, to standard output by default."""
+    """Prints the output of the demo."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False)
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
         if not self._console.is_terminal:
             self._console.width = _PLAIN_WIDTH
 

@@ -116,8 +116,9 @@ def open_database(*, migrate: bool, say: Say) -> None:
         raise CannotStart(f"DIRECTOR_BACKENDS: {error}") from error
 
 
-def acquire_lock(lock: Lock, say: Say) -> None:
-    """Acquire a lock on a runner's name or a folder; retry while PostgreSQL is unavailable.
+@contextmanager
+def held(lock: Lock, say: Say) -> Iterator[None]:
+    """Hold a lock on a runner's name or a folder; retry while PostgreSQL is unavailable.
 
     Raises ``AlreadyLocked`` if another process holds it, ``CannotStart`` if a condition is permanent.
     """
@@ -130,6 +131,10 @@ def acquire_lock(lock: Lock, say: Say) -> None:
             raise
 
     _retry_while_unavailable(acquire, say)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _retry_while_unavailable(work: Callable[[], None], say: Say) -> None:

@@ -1,6 +1,7 @@
 """Backends and found ComfyUIs in the admin: users view, enable, hold, quarantine, add and ignore them."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -43,11 +44,9 @@ def _action(
         by = {"by": request.user.get_username()} if by_user else {}
         count = 0
         for key in list(queryset.values_list("pk", flat=True)):
-            try:
+            with suppress(*_GONE):
                 service(**{page.key: key}, **by, **arguments)
-            except _GONE:
-                continue
-            count += 1
+                count += 1
         text = f"{pluralize(count, *page.noun)} {result}."
         page.message_user(request, text, messages.SUCCESS)
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from django.contrib import admin, messages
@@ -84,10 +85,8 @@ class JobGroupAdmin(ReadOnlyAdmin):
         """Cancel groups; the runner stops their running prompts."""
         cancelled = 0
         for group_id in list(queryset.values_list("pk", flat=True)):
-            try:
+            with suppress(GroupNotFound):
                 cancelled += group_cancel(group_id=group_id).interrupted
-            except GroupNotFound:
-                continue
         _report_cancelled(self, request, cancelled)
 
     @admin.action(description="Retry the failed jobs", permissions=["operate"])
@@ -113,10 +112,8 @@ class ChildJobAdmin(ReadOnlyAdmin):
         """Cancel single jobs; the other jobs of their groups go on."""
         cancelled = 0
         for job_id, group_id in list(queryset.values_list("pk", "group_id")):
-            try:
+            with suppress(GroupNotFound, ChildNotFound):
                 cancelled += child_cancel(group_id=group_id, job_id=job_id)
-            except (GroupNotFound, ChildNotFound):
-                continue
         _report_cancelled(self, request, cancelled)
 
     @admin.action(description="Retry them, also those that failed in a running group", permissions=["operate"])

@@ -42,14 +42,11 @@ class Command(BaseCommand):
             self._say(f"Data folder: {folder}")
             startup.wait_for_database(self._say)
             lock = startup.runner_lock(name)
-            startup.acquire_lock(lock, self._say)
-            try:
+            with startup.held(lock, self._say):
                 startup.warn_missing(self._say)
                 startup.open_database(migrate=not options["no_migrate"], say=self._say)
                 startup.use_fast_loop()
                 asyncio.run(self._run(name, lock))
-            finally:
-                lock.release()
         except _REFUSALS as error:
             raise CommandError(str(error)) from error
 

@@ -58,12 +58,13 @@ class Command(BaseCommand):
     def _serve(self, addresses: list[listen.ListenAddress], host: str, options: dict[str, Any]) -> int:
         runner_name = None if options["no_runner"] else startup.runner_name()
         with ExitStack() as held:
-            self._hold(held, _folder_lock(addresses[0].port, alone=runner_name is not None))
+            folder_lock = _folder_lock(addresses[0].port, alone=runner_name is not None)
+            held.enter_context(startup.held(folder_lock, self._say))
             startup.wait_for_database(self._say)
             name_lock = None
             if runner_name is not None:
                 name_lock = startup.runner_lock(runner_name)
-                self._hold(held, name_lock)
+                held.enter_context(startup.held(name_lock, self._say))
             else:
                 startup.warn_missing(self._say)
             startup.open_database(migrate=not options["no_migrate"], say=self._say)
@@ -78,10 +79,6 @@ class Command(BaseCommand):
                 lock=name_lock,
                 announce=lambda port: self._announce(listen.display_hosts(host), port),
             )
-
-    def _hold(self, held: ExitStack, lock: Lock) -> None:
-        startup.acquire_lock(lock, self._say)
-        held.callback(lock.release)
 
     def _say(self, sentence: str) -> None:
         output.print_line(self.stdout, sentence)
