@@ -9,6 +9,7 @@ and reads no images. The validator of Channels would refuse programs.
 import ipaddress
 import re
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Final
 
 from django.conf import settings
@@ -19,6 +20,7 @@ from django.utils.cache import patch_vary_headers
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response
 from director.web.middleware import middleware
+from director.web.threaded_handler import LenientRequest
 from jobgroups.consumers.socket import error_frame
 
 _ORIGIN: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::([0-9]{1,5}))?")
@@ -135,10 +137,8 @@ def require_allowed_origin(application: Application) -> Application:
     """
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        origins = header_values(scope, b"origin")
-        hosts = header_values(scope, b"host")
-        host = hosts[0] if len(hosts) == 1 else None
-        if len(origins) <= 1 and is_allowed(origins[0] if origins else None, host):
+        headers = handshake(scope).headers
+        if is_allowed(headers.get("Origin"), headers.get("Host")):
             await application(scope, receive, send)
         else:
             await refuse_socket(receive, send, FOREIGN_ORIGIN, error_frame(_CODE, _REFUSED))
@@ -154,7 +154,6 @@ async def refuse_socket(receive: Receive, send: Send, code: int, frame: str) -> 
         await send({"type": "websocket.close", "code": code})
 
 
-def header_values(scope: Scope, name: bytes) -> list[str]:
-    """Return the values of a header of a connection; ``name`` is in lower case."""
-    headers: list[tuple[bytes, bytes]] = scope.get("headers", [])
-    return [value.decode("latin-1") for key, value in headers if key.lower() == name]
+def handshake(scope: Scope) -> HttpRequest:
+    """Return the request that opens a WebSocket, for its headers, its cookies and the address of its client."""
+    return LenientRequest({**scope, "method": "GET", "path": "/", "query_string": b""}, BytesIO())

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from django.conf import settings
 from django.core import signing
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, parse_cookie
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.utils.crypto import constant_time_compare, salted_hmac
@@ -25,7 +25,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
-from director.security.origins import header_values, is_own, refuse_socket
+from director.security.origins import handshake, is_own, refuse_socket
 from director.security.throttle import Throttle
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response, is_api
@@ -72,33 +72,18 @@ def is_session(value: str) -> bool:
     return isinstance(digest, str) and constant_time_compare(digest, _digest())
 
 
-def authenticate(
-    *, address: str, authorization: str | None, cookie: str | None, origin: str | None, host: str | None, changes: bool
-) -> AuthResult:
-    """Check the credentials of a request; the address of the client is for the throttle.
-
-    ``changes``: the request may change data, or opens a WebSocket.
-    """
+def authenticate(request: HttpRequest, *, changes: bool) -> AuthResult:
+    """Check the credentials of a request. ``changes``: it may change data, or opens a WebSocket."""
     if not settings.DIRECTOR_TOKEN:
         return AuthResult.ALLOWED
+    authorization, cookie = request.headers.get("Authorization"), request.COOKIES.get(COOKIE)
     if authorization is not None:
-        return _bearer(address, authorization)
+        return _bearer(_address(request), authorization)
     if cookie is None or not is_session(cookie):
         return AuthResult.UNAUTHENTICATED
-    if changes and not is_own(origin, host):
+    if changes and not is_own(request.headers.get("Origin"), request.headers.get("Host")):
         return AuthResult.FOREIGN_PAGE
     return AuthResult.ALLOWED
-
-
-def client_address(peer: str, forwarded: str | None) -> str:
-    """Return the address for the throttle: behind a trusted proxy the client's that the proxy names.
-
-    Otherwise one program with an old token would block all clients of the proxy. ``peer`` is the address of the
-    connection, ``forwarded`` the header ``X-Forwarded-For``; each proxy appends the address of its client.
-    """
-    if forwarded is None or peer not in settings.DIRECTOR_TRUSTED_PROXIES:
-        return peer
-    return forwarded.rpartition(",")[2].strip() or peer
 
 
 def _bearer(address: str, authorization: str) -> AuthResult:
@@ -112,22 +97,22 @@ def _bearer(address: str, authorization: str) -> AuthResult:
 
 
 def _address(request: HttpRequest) -> str:
+    """Return the address for the throttle: behind a trusted proxy the client's that the proxy names.
+
+    Otherwise one program with an old token would block all clients of the proxy. Each proxy appends the address of its
+    client to the header.
+    """
     peer = str(request.META.get("REMOTE_ADDR") or "")
-    return client_address(peer, request.headers.get("X-Forwarded-For"))
+    forwarded = request.headers.get("X-Forwarded-For")
+    if forwarded is None or peer not in settings.DIRECTOR_TRUSTED_PROXIES:
+        return peer
+    return forwarded.rpartition(",")[2].strip() or peer
 
 
 def _refusal(request: HttpRequest) -> HttpResponseBase | None:
     if request.path.rstrip("/") == PATH:
         return None
-    found = authenticate(
-        address=_address(request),
-        authorization=request.headers.get("Authorization"),
-        cookie=request.COOKIES.get(COOKIE),
-        origin=request.headers.get("Origin"),
-        host=request.headers.get("Host"),
-        changes=request.method not in _SAFE,
-    )
-    match found:
+    match authenticate(request, changes=request.method not in _SAFE):
         case AuthResult.ALLOWED:
             return None
         case AuthResult.THROTTLED:
@@ -210,7 +195,7 @@ def require_sign_in(application: Application) -> Application:
     """Wrap a WebSocket application: without credentials a client gets an error frame and the close code 4401."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        if _authenticate_socket(scope) is AuthResult.ALLOWED:
+        if authenticate(handshake(scope), changes=True) is AuthResult.ALLOWED:
             await application(scope, receive, send)
         else:
             detail = "Sign in, or connect with Authorization: Bearer TOKEN."
@@ -218,19 +203,3 @@ def require_sign_in(application: Application) -> Application:
             await refuse_socket(receive, send, SIGN_IN_REQUIRED, frame)
 
     return guard
-
-
-def _authenticate_socket(scope: Scope) -> AuthResult:
-    def only(name: bytes) -> str | None:
-        found = header_values(scope, name)
-        return found[0] if len(found) == 1 else None
-
-    cookies = parse_cookie("; ".join(header_values(scope, b"cookie")))
-    return authenticate(
-        address=client_address(str((scope.get("client") or [""])[0]), only(b"x-forwarded-for")),
-        authorization=only(b"authorization"),
-        cookie=cookies.get(COOKIE),
-        origin=only(b"origin"),
-        host=only(b"host"),
-        changes=True,
-    )
