@@ -119,40 +119,25 @@ def _meant(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
     return found
 
 
-def able_candidates(selected: SelectedBackends, known: Sequence[Backend], required: Sequence[str]) -> SelectedBackends:
-    """Return the candidates of the pool by id: those that can take jobs now, and the others as left out.
-
-    Raises ``CommandError`` if no candidate is left: the Director would refuse the submission.
-    """
-    names = selected.backend_ids
-    ids = [
-        backend.backend_id
-        for backend in known
-        if is_candidate(names, backend.backend_id, backend.tags)
-        # A disabled backend is a candidate only if it is named.
-        and (backend.enabled or ANY_BACKEND not in names)
-    ]
-    return without_ineligible(SelectedBackends(ids, [], selected.count), known, required)
-
-
-def without_ineligible(
-    selected: SelectedBackends, known: Sequence[Backend], required: Sequence[str]
-) -> SelectedBackends:
-    """Return the selection without the backends that the Director would leave out now.
+def able(selected: SelectedBackends, known: Sequence[Backend], required: Sequence[str]) -> SelectedBackends:
+    """Return the selection without the backends that the Director would leave out now; of the pool, candidates by id.
 
     Before it leaves out a backend the Director may probe it once more; that is not predicted. Raises ``CommandError``
     if no backend is left: the Director would refuse the submission.
     """
     rows = {backend.backend_id: backend for backend in known}
+    ids = selected.backend_ids
+    if selected.count is not None:
+        # A disabled backend is a candidate only if it is named.
+        enabled = [one for one in known if one.enabled or ANY_BACKEND not in ids]
+        ids = [one.backend_id for one in enabled if is_candidate(selected.backend_ids, one.backend_id, one.tags)]
     reasons = {
-        name: reason
-        for name in selected.backend_ids
-        if (reason := ineligible_reason(rows[name]) or _lacks(rows[name], required))
+        name: reason for name in ids if (reason := ineligible_reason(rows[name]) or _lacks(rows[name], required))
     }
-    ids = [name for name in selected.backend_ids if name not in reasons]
-    if not ids:
+    able_ids = [name for name in ids if name not in reasons]
+    if not able_ids:
         raise no_backends_error(reasons.items())
-    return SelectedBackends(ids, [*selected.left_out, *_skipped(reasons)], selected.count)
+    return SelectedBackends(able_ids, [*selected.left_out, *_skipped(reasons)], selected.count)
 
 
 def _lacks(backend: Backend, required: Sequence[str]) -> str:

@@ -155,10 +155,7 @@ def submit(
             if in_pool
             else selection.for_children(names, known=known)
         )
-        planned = selected
-        if dry_run:
-            without = selection.able_candidates if in_pool else selection.without_ineligible
-            planned = without(selected, known, fields["required_capabilities"])
+        planned = selection.able(selected, known, fields["required_capabilities"]) if dry_run else selected
         plan = dry_runs.plan(
             graph,
             planned,

@@ -113,16 +113,16 @@ def test_candidates_that_can_take_no_jobs_are_left_out_of_a_dry_run() -> None:
     known = [_backend("a", "offline"), _backend("b", tags=("big",)), _backend("c")]
     off = dataclasses.replace(_backend("d", "disabled"), enabled=False)
     every = selection.for_pool([], [], count=2, known=known)
-    ready = selection.able_candidates(every, [*known, off], ["big"])
+    ready = selection.able(every, [*known, off], ["big"])
     assert (ready.backend_ids, ready.count) == (["b"], 2)
     assert [(one.backend_id, one.reason) for one in ready.left_out] == [("a", "offline"), ("c", "lacks big")]
     named = selection.for_pool(["d", "b"], [], count=2, known=[*known, off])
-    ready = selection.able_candidates(named, [*known, off], [])
+    ready = selection.able(named, [*known, off], [])
     assert [one.backend_id for one in ready.left_out] == ["d"]
     with pytest.raises(CommandError, match="a: offline\n  b: lacks huge"):
-        selection.able_candidates(every, known, ["huge"])
+        selection.able(every, known, ["huge"])
     with pytest.raises(CommandError, match="No backend is registered and enabled"):
-        selection.able_candidates(every, [off], [])
+        selection.able(every, [off], [])
 
 
 # --- a group that is watched ----------------------------------------------------------------------
