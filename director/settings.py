@@ -134,10 +134,8 @@ DIRECTOR_ALLOWED_HOSTS = _words(
 )
 ALLOWED_HOSTS = [*LOOPBACK_HOSTS, *DIRECTOR_ALLOWED_HOSTS]
 #: Origins of pages that may use the API and the sockets, in addition to loopback pages.
-DIRECTOR_ALLOWED_ORIGINS = [word.rstrip("/") for word in _words("DIRECTOR_ALLOWED_ORIGINS")]
-for _origin in DIRECTOR_ALLOWED_ORIGINS:
-    if not re.fullmatch(r"https?://[^/?#\s]+", _origin):
-        raise ImproperlyConfigured(f"DIRECTOR_ALLOWED_ORIGINS has {_origin!r}; write each as http://host:port.")
+_origins = _words("DIRECTOR_ALLOWED_ORIGINS", r"https?://[^/?#\s]+/*", "write each as http://host:port")
+DIRECTOR_ALLOWED_ORIGINS = [word.rstrip("/") for word in _origins]
 CSRF_TRUSTED_ORIGINS = list(DIRECTOR_ALLOWED_ORIGINS)
 #: Addresses of trusted proxies: the client is the one that ``X-Forwarded-For`` names.
 DIRECTOR_TRUSTED_PROXIES = _words("DIRECTOR_TRUSTED_PROXIES")
