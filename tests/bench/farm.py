@@ -118,17 +118,20 @@ def _sustained(folder: Path, backends: int, seconds: float) -> list[Figure]:
             client.cancel(group_id)
         gpus.wait_counts(lambda counts: counts["standing"] == 0)
     name = f"{backends} backends, jobs of 1.5 s"
+    rate, least = completed / span.seconds, 115 * backends / BACKENDS
+    # Jobs that it does not complete cost nothing: the share is of the rate that is required.
+    share = span.share("serve") * max(1, least / rate)
     return [
         Figure(
             f"{name}: completed",
-            completed / span.seconds,
+            rate,
             "/s",
             floor=backends / 1.5,
-            gate=115 * backends / BACKENDS,
+            gate=least,
             goal=131 * backends / BACKENDS,
             more_is_better=True,
         ),
-        Figure(f"{name}: of a core", span.share("serve"), "%", gate=80, goal=60),
+        Figure(f"{name}: of a core", share, "%", gate=80, goal=60),
         Figure(f"{name}: of a core, simulators", span.share("gpus"), "%"),
     ]
 
