@@ -1,6 +1,7 @@
 """``python -m tests.bench [names]``: measure all, or what is named, and print the table."""
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -39,6 +40,7 @@ MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
     "farm": farm.measure,
     "captures": captures.measure,
     "pool": pool.measure,
+    "long": pool.long_group,
     "line": line.measure,
     "list": stored.measure,
     # Only where it is named, as the growth, which prints tables of its own.
@@ -48,6 +50,8 @@ MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
 
 def main() -> int:
     """Return 1 where a gate is missed or a part could not be measured."""
+    # A bench that is terminated ends its servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     known = [*MEASURES, GROWTH]
     parser.add_argument("names", nargs="*", help=f"what to measure: {', '.join(known)}")
