@@ -69,7 +69,7 @@ class AtomicFile:
     def __init__(self, target: Path) -> None:
         self._target = target
         self._temporary = target.with_name(f".{uuid.uuid4().hex}.part")
-        self._file: BinaryIO | None = None
+        self._file: BinaryIO
 
     def __enter__(self) -> AtomicFile:
         self._target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,13 +78,11 @@ class AtomicFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def write(self, chunk: bytes) -> None:
         """Append to the temporary file."""
-        if self._file is None:
-            raise AssertionError("an AtomicFile is written inside its with block")
         self._file.write(chunk)
 
     def commit(self) -> Path:
@@ -93,17 +91,12 @@ class AtomicFile:
         If ``target`` exists with the same content, it stays and its path is returned. If it exists with other
         content, it stays, and this file gets a number (``name_2.png``).
         """
-        self._close()
+        self._file.close()
         path, number = self._target, 1
         while not (self._claimed(path) or filecmp.cmp(path, self._temporary, shallow=False)):
             number += 1
             path = path.with_name(f"{self._target.stem}_{number}{self._target.suffix}")
         return path
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
     def _claimed(self, path: Path) -> bool:
         """Rename to ``path`` unless it exists, in one system call; return whether it did not exist."""

@@ -18,13 +18,10 @@ from director.doctor.findings import Finding, Level
 from director.settings import env
 
 _PACKAGE: Final = "comfyui-director"
-_OLDEST: Final = (3, 11)
 
 
 def python() -> Finding:
     said = f"{platform.python_version()} at {sys.executable}, {platform.platform(terse=True)}."
-    if sys.version_info < _OLDEST:
-        return Finding("Python", Level.PROBLEM, said, "Install Python 3.11 or newer.")
     return Finding("Python", Level.OK, said)
 
 

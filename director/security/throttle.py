@@ -39,10 +39,6 @@ class Throttle:
             while len(self._wrong) > _MAX_ADDRESSES:
                 self._wrong.popitem(last=False)
 
-    def reset(self) -> None:
-        with self._lock:
-            self._wrong.clear()
-
 
 def _key(address: str) -> str:
     """Return the key of an address: for IPv6 its /64, because one host can use all addresses of it."""

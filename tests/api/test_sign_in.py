@@ -21,12 +21,11 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
-def token(settings: Any) -> Iterator[str]:
+def token(settings: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     settings.DIRECTOR_TOKEN = TOKEN
     settings.ALLOWED_HOSTS = ["localhost", "192.168.1.5"]
-    sign_in.throttle.reset()
-    yield TOKEN
-    sign_in.throttle.reset()
+    monkeypatch.setattr(sign_in, "throttle", throttle.Throttle())
+    return TOKEN
 
 
 @pytest.fixture
