@@ -46,11 +46,6 @@ def _closed(path: Path | None, reason: str) -> Finding:
     return Finding("Database", Level.PROBLEM, said, todo)
 
 
-def is_ready(found: Finding) -> bool:
-    """Return whether other checks can use the database."""
-    return found.level in (Level.OK, Level.WARNING)
-
-
 def _where(path: Path | None) -> str:
     if path is not None:
         size = path.stat().st_size / 2**20 if path.exists() else 0

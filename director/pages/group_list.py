@@ -33,10 +33,6 @@ class Child:
     progress: float
     attempts: int = 0
 
-    @property
-    def was_retried(self) -> bool:
-        return self.status == ChildStatus.COMPLETED and self.attempts > 1
-
 
 def group_list(chosen: filters.Filters) -> dict[str, Any]:
     """Return a page of groups, newest first, and the query of the next one; empty on the last."""
@@ -64,7 +60,12 @@ def rows_of(groups: Sequence[JobGroup]) -> list[dict[str, Any]]:
     """Return the rows of groups. The number of queries does not depend on the number of groups."""
     children = _children([group.id for group in groups])
     pictures = _images(children)
-    tries = attempts_needed(child.job_id for members in children.values() for child in members if child.was_retried)
+    tries = attempts_needed(
+        child.job_id
+        for members in children.values()
+        for child in members
+        if child.status == ChildStatus.COMPLETED and child.attempts > 1
+    )
     ends = etas.group_etas([one.id for one in groups if one.completed_at is None])
     rows = []
     for group in groups:

@@ -107,7 +107,11 @@ def open_database(*, migrate: bool, say: Say) -> None:
                 call_command("migrate", verbosity=0, interactive=False)
         else:
             _wait_for_tables(say)
-        _warn_if_newer(say)
+        if unknown := unknown_migrations():
+            say(
+                f"A newer version has migrated this database ({', '.join(unknown)}); this version works"
+                " with the tables and ignores the additions."
+            )
         backends_ensure(settings.DIRECTOR_BACKENDS)
 
     try:
@@ -226,14 +230,6 @@ def unknown_migrations() -> list[str]:
         for app, name in loader.applied_migrations or {}
         if app in loader.migrated_apps and (app, name) not in known
     )
-
-
-def _warn_if_newer(say: Say) -> None:
-    if unknown := unknown_migrations():
-        say(
-            f"A newer version has migrated this database ({', '.join(unknown)}); this version works"
-            " with the tables and ignores the additions."
-        )
 
 
 def _waiting(say: Say) -> Callable[[str], None]:
