@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from director.cli.text import plain_line
-from director.client import Child, ChildProgress, Event, GroupComplete, GroupReopened, InitialState
+from director.client import Child, ChildProgress, Event, GroupReopened, InitialState
 
 FINAL: Final = frozenset({"completed", "failed", "timeout", "cancelled"})
 _STATUS_OF: Final = {
@@ -50,8 +50,6 @@ class GroupProgress:
         """Apply an event; return the jobs whose status it changed."""
         if isinstance(event, InitialState):
             return self._replace(event.group.child_jobs)
-        if isinstance(event, GroupComplete):
-            return []
         if isinstance(event, GroupReopened):
             return self._reopen(event)
         status = _STATUS_OF.get(event.type)

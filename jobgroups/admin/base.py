@@ -20,14 +20,11 @@ _MAX_SHOWN = 20_000
 
 @dataclass(frozen=True)
 class Column:
-    """A column of lists and pages that is computed from a field."""
+    """A column of lists and pages that is computed from a field; a subclass returns its value when called."""
 
     short_description: str
     #: Attribute of the row.
     key: str
-
-    def __call__(self, row: Model) -> SafeString | str:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
