@@ -10,12 +10,13 @@ from backends.models import Backend
 from jobgroups.queries import groups
 from jobgroups.runner.interrupts import InterruptLog
 from jobgroups.runner.intervals import Intervals
-from tests.harness.farm import SCALE, Farm, in_thread, until, until_row
+from tests.harness.farm import SCALE, Farm, both_versions, in_thread, until, until_row
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_user_interrupt_right_after_our_stop_ends_the_job(farm: Farm) -> None:
-    sim = await farm.backend(seconds=3.0)
+@both_versions
+async def test_user_interrupt_right_after_our_stop_ends_the_job(farm: Farm, version: str) -> None:
+    sim = await farm.backend(seconds=3.0, version=version)
     await farm.runner(intervals=replace(Intervals.scaled(SCALE), collateral_window=2.0))
     first = await farm.submit("gpu-1")
     second = await farm.submit("gpu-1")

@@ -12,7 +12,7 @@ from jobgroups.queries import work
 from jobgroups.services.assignment import Choice
 from jobgroups.services.moves import Moved, child_move
 from jobgroups.services.retries import Retried, group_retry
-from tests.harness.farm import Farm, in_thread, until, until_row
+from tests.harness.farm import Farm, both_versions, in_thread, until, until_row
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,8 +38,9 @@ async def kill_all(farm: Farm) -> None:
         await farm.kill(service)
 
 
-async def test_a_pending_prompt_is_removed_before_the_job_is_sent_elsewhere(farm: Farm) -> None:
-    group, child = await pending(farm)
+@both_versions
+async def test_a_pending_prompt_is_removed_before_the_job_is_sent_elsewhere(farm: Farm, version: str) -> None:
+    group, child = await pending(farm, version=version)
     done = await move(farm, group, child)
     assert done.removing_from == "gpu-1"
     assert (await farm.finished(group)).status == "completed"
@@ -56,8 +57,9 @@ async def test_a_pending_prompt_is_removed_before_the_job_is_sent_elsewhere(farm
     assert removed[0].ended_at <= sent[0].created_at
 
 
-async def test_a_prompt_that_starts_before_its_removal_stays_where_it_is(farm: Farm) -> None:
-    group, child = await pending(farm, seconds=1.5)
+@both_versions
+async def test_a_prompt_that_starts_before_its_removal_stays_where_it_is(farm: Farm, version: str) -> None:
+    group, child = await pending(farm, version=version, seconds=1.5)
     await kill_all(farm)
     await move(farm, group, child)
     await until(lambda: len(farm.recorded("started", "gpu-1")) == 2)
@@ -87,8 +89,9 @@ async def test_a_stop_that_was_read_before_its_move_was_void_stops_nothing(farm:
     assert farm.recorded("accepted", "gpu-2") == []
 
 
-async def test_a_removal_that_was_not_stored_is_found_after_the_runner_was_killed(farm: Farm) -> None:
-    group, child = await pending(farm, seconds=3.0)
+@both_versions
+async def test_a_removal_that_was_not_stored_is_found_after_the_runner_was_killed(farm: Farm, version: str) -> None:
+    group, child = await pending(farm, version=version, seconds=3.0)
     await kill_all(farm)
     await move(farm, group, child)
     prompt = (await in_thread(Attempt.objects.get)(stop_reason="moved")).prompt_id
@@ -122,8 +125,9 @@ async def retry(farm: Farm, group: JobGroup, **how: Any) -> Retried:
     return done
 
 
-async def test_one_that_finishes_after_the_retry_is_not_rendered_again(farm: Farm) -> None:
-    sim = await farm.backend(seconds=2.0)
+@both_versions
+async def test_one_that_finishes_after_the_retry_is_not_rendered_again(farm: Farm, version: str) -> None:
+    sim = await farm.backend(seconds=2.0, version=version)
     sim.fault("interrupt_lost", count=0)
     await farm.runner()
     group = await farm.running("gpu-1")

@@ -14,10 +14,10 @@ from jobgroups.models import Attempt, JobGroup
 from jobgroups.runner.service import RunnerService
 from jobgroups.services.recalls import prompt_recall
 from jobgroups.services.timings import timings_store
-from tests.harness.farm import Farm, in_thread, until, until_row
+from tests.harness.farm import Farm, both_versions, in_thread, until, until_row
 from tests.harness.laws import executed_once
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), both_versions]
 
 
 @pytest.fixture
@@ -26,9 +26,11 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_RECALL_GAIN_S", 1e6)
 
 
-async def waiting(farm: Farm, seconds: float = 0.02, usual: float = 0.02) -> tuple[RunnerService, JobGroup, Any]:
+async def waiting(
+    farm: Farm, version: str, seconds: float = 0.02, usual: float = 0.02
+) -> tuple[RunnerService, JobGroup, Any]:
     """Have a prompt of the pool wait at gpu-1 behind one that is stuck; gpu-2 has rendered the five others."""
-    sim = await farm.backend("gpu-1", seconds=seconds)
+    sim = await farm.backend("gpu-1", seconds=seconds, version=version)
     sim.fault("stuck")
     await farm.backend("gpu-2", seconds=0.02)
     second = Backend.objects.filter(pk="gpu-2")
@@ -61,16 +63,16 @@ async def completed(farm: Farm, group: JobGroup, *, on_first: int) -> list[Any]:
     return await farm.settled(group)
 
 
-async def test_a_recalled_prompt_renders_elsewhere_once(farm: Farm) -> None:
-    _, group, _ = await waiting(farm, usual=30)
+async def test_a_recalled_prompt_renders_elsewhere_once(farm: Farm, version: str) -> None:
+    _, group, _ = await waiting(farm, version, usual=30)
     rows = await completed(farm, group, on_first=0)
     shown = [(one.backend_id, one.state, one.is_counted) for one in rows if one.stop_reason]
     assert shown == [("gpu-1", "interrupted", False)]
 
 
 @pytest.mark.usefixtures("by_hand")
-async def test_a_prompt_that_starts_before_its_recall_renders_once_where_it_is(farm: Farm) -> None:
-    runner, group, pending = await waiting(farm, seconds=1.0)
+async def test_a_prompt_that_starts_before_its_recall_renders_once_where_it_is(farm: Farm, version: str) -> None:
+    runner, group, pending = await waiting(farm, version, seconds=1.0)
     await farm.kill(runner)
     await recall(farm, pending)
     farm.sims["gpu-1"].clear_faults("stuck")
@@ -81,8 +83,8 @@ async def test_a_prompt_that_starts_before_its_recall_renders_once_where_it_is(f
 
 
 @pytest.mark.usefixtures("by_hand")
-async def test_a_recall_continues_after_its_runner_died_behind_the_deletion(farm: Farm) -> None:
-    runner, group, pending = await waiting(farm)
+async def test_a_recall_continues_after_its_runner_died_behind_the_deletion(farm: Farm, version: str) -> None:
+    runner, group, pending = await waiting(farm, version)
     await farm.kill(runner)
     await recall(farm, pending)
     async with ComfyClient(farm.sims["gpu-1"].url) as client:
@@ -93,8 +95,8 @@ async def test_a_recall_continues_after_its_runner_died_behind_the_deletion(farm
 
 
 @pytest.mark.usefixtures("by_hand")
-async def test_a_prompt_that_ended_before_its_deletion_is_no_recall_without_a_history(farm: Farm) -> None:
-    _, group, pending = await waiting(farm)
+async def test_a_prompt_that_ended_before_its_deletion_is_no_recall_without_a_history(farm: Farm, version: str) -> None:
+    _, group, pending = await waiting(farm, version)
     sim = farm.sims["gpu-1"]
     sim.fault("no_history", prompt_id=pending.prompt_id)
     late = sim.fault("slow_http", route="/queue", method="POST", seconds=0.5)
