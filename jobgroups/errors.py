@@ -61,6 +61,12 @@ class BackendNotFound(JobGroupsError, code="backend_not_found", status=404):
     text = "Backend {} not found"
 
 
+class TooManyWaiting(JobGroupsError, code="too_many_waiting", status=429):
+    """So many requests wait for events that no other may."""
+
+    text = "{} requests wait for events; ask without wait, or use the WebSocket."
+
+
 class ExclusionNotFound(JobGroupsError, code="exclusion_not_found", status=404):
     """The backend has no exclusion with this id."""
 

@@ -72,7 +72,7 @@ class JobGroup(models.Model):
     seq = models.BigIntegerField(default=0)
     #: A retry by a user starts the next run; ``cancelled_at`` and ``completed_at`` belong to the current one.
     run = models.IntegerField(default=1)
-    #: Number of its outputs that were captured: a change without an event.
+    #: Increases with each change of what its answers show that is no event: progress, a star, a captured file.
     revision = models.BigIntegerField(default=0, db_default=0)
     cancelled_at = models.DateTimeField(null=True, blank=True)
     #: Whether a runner has claimed a child in any run: distinguishes ``pending`` from ``running``.

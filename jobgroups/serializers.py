@@ -20,8 +20,8 @@ from jobgroups.models import Attempt, ChildJob, JobGroup
 MAX_TEXT_BYTES = 2048
 #: Maximum length of a frame: 1 MiB, the limit of daphne and of many clients, minus the envelope.
 MAX_FRAME_BYTES = 2**20 - 4096
-#: What is shown of a file of which nothing is known.
-FILE_FIELDS = dict.fromkeys(("node_id", "blake3", "sha256", "size_bytes", "width", "height", "duration"))
+#: What may be known of a file.
+FILE_FIELDS = ("node_id", "blake3", "sha256", "size_bytes", "width", "height", "duration")
 
 
 def to_json(value: object) -> str:
@@ -84,15 +84,16 @@ def has_thumbnail(filename: str) -> bool:
     return kind == "image" or (kind == "video" and settings.FFMPEG is not None)
 
 
-def describe_files(child: dict[str, Any], group_id: str, known: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:
+def describe_files(child: dict[str, Any], group_id: str, known: Mapping[int, Sequence[Any]]) -> None:
     """Add to each file of a serialized child where it can be had, and what is known of it.
 
-    ``known`` has the values of ``FILE_FIELDS`` by child id and number.
+    ``known`` has the values of ``FILE_FIELDS`` by the file's number.
     """
     for number, file in enumerate(reported_files(child["outputs"] or {})):
         url = output_url(group_id, child["job_id"], number)
         # A captured file is missing if it turned out to be another job's.
-        facts = FILE_FIELDS if file.get("missing") else known.get((child["job_id"], number), FILE_FIELDS)
+        values = None if file.get("missing") else known.get(number)
+        facts = dict.fromkeys(FILE_FIELDS) if values is None else dict(zip(FILE_FIELDS, values, strict=True))
         file.update(
             facts,
             file_url=url,

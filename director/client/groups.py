@@ -158,7 +158,7 @@ class Group(Parsed):
         placement: ``bound``: each job was submitted to one backend; ``pool``: each goes to any free candidate.
         child_jobs: In the order of submission; empty in the pages of ``list()``.
         seq: Number of the last event in this snapshot: continue the stream with ``since=seq``.
-        revision: Increases with each captured file, which is no event.
+        revision: Increases with each change that is no event, such as progress, a star or a captured file.
         run: From 1; a retry of the group opens the next.
         eta_seconds: Seconds until the last job is expected to end; None: the group has ended, or that is not known.
         timeout_seconds: Seconds that a job may run; None: any.

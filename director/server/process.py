@@ -15,7 +15,9 @@ from director.server import shutdown
 from director.server.daphne import BackpressureServer
 from director.server.listen import ListenAddress
 from director.web.threaded_handler import close_threads
-from jobgroups.api.views.async_base import close_reading
+from jobgroups.api.answers import answers
+from jobgroups.api.long_polls import long_polls
+from jobgroups.api.views import async_base
 from jobgroups.consumers.reads import close_rows, read_seqs
 from jobgroups.consumers.socket import close_all
 from jobgroups.database.locks import Lock
@@ -91,7 +93,8 @@ class _Process:
             await close_all(within=_GRACE_OF_LAST)
             await hub.aclose()
             close_rows()
-            close_reading()
+            answers.close()
+            async_base.close_threads()
             close_threads()
             if reactor.running:
                 reactor.stop()
@@ -100,6 +103,7 @@ class _Process:
         """Close the ports, answer open requests, and close the sockets, whose clients reconnect elsewhere."""
         if self.server.is_closing:
             return
+        long_polls.close()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.server.stop_listening(_GRACE), name="close ports")
             tasks.create_task(close_all(within=_GRACE), name="close sockets")

@@ -6,21 +6,17 @@ that keep their connection. The API's chain omits the middleware for pages; asyn
 """
 
 import io
-from inspect import iscoroutinefunction
 from typing import Any, Final, cast
 
 from django.conf import settings
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
-from django.core.handlers.exception import convert_exception_to_response
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.urls import Resolver404, resolve
-from django.utils.module_loading import import_string
 
-from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response
+from director.web.middleware import api_chain
 from jobgroups.database.threads import DatabaseThreads
 
 #: Threads for reads: a read takes a millisecond, and more threads would wait for each other.
@@ -103,14 +99,10 @@ class ThreadedHandler(ASGIHandler):
 
     def load_middleware(self, is_async: bool = False) -> None:
         """Build the API's chain. Only ``__call__`` of a middleware is used: other hooks are for pages."""
-        plain: Any = self
-        chain: Any = convert_exception_to_response(plain._get_response)
-        for name in reversed(settings.DIRECTOR_API_MIDDLEWARE):
-            chain = convert_exception_to_response(import_string(name)(chain))
         self._view_middleware: list[Any] = []
         self._template_response_middleware: list[Any] = []
         self._exception_middleware: list[Any] = []
-        self._middleware_chain = chain
+        self._middleware_chain = api_chain(self._get_response)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request. A disconnected client cancels nothing."""
@@ -146,23 +138,3 @@ class ThreadedHandler(ASGIHandler):
             # Return a pooled connection after each request; keep SQLite's unless it had an error.
             if connection.errors_occurred or not settings.DIRECTOR_ON_SQLITE:
                 connection.close()
-
-
-def route_api(pages: Application) -> Application:
-    """Return an application that serves the API's synchronous views in threads, and all else by ``pages``."""
-    in_thread: Any = ThreadedHandler()
-
-    async def route(scope: Scope, receive: Receive, send: Send) -> None:
-        application = in_thread if _is_for_thread(scope["path"]) else pages
-        await application(scope, receive, send)
-
-    return route
-
-
-def _is_for_thread(path: str) -> bool:
-    if not path.startswith("/api/"):
-        return False
-    try:
-        return not iscoroutinefunction(resolve(path).func)
-    except Resolver404:
-        return False

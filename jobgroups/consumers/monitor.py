@@ -52,7 +52,7 @@ class MonitorConsumer(Socket):
                 subscriptions.append(await hub.subscribe(group_id, self._lag))  # noqa: PERF401
             for group_id in groups_of(query, "stars"):
                 subscriptions.append(  # noqa: PERF401
-                    await hub.subscribe(group_id, self._lag, stars_only=True)
+                    await hub.subscribe(group_id, self._lag, only=(StarFrame, ReplacedFrame))
                 )
             state = await self._snapshot(shown)
             self.mark_ready()

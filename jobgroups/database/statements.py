@@ -48,10 +48,26 @@ class PreparedQuery(Generic[M]):
 
     def __call__(self, key: Any = None, **values: Any) -> list[M]:
         """Execute the query with ``key``, or with a value for each named parameter."""
+        return self._compiled().instances(self.raw(key, **values))
+
+    def raw(self, key: Any = None, **values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows as the database gives them: equal ones of two executions have equal values."""
+        return self._compiled().execute({KEY.name: key, **values})
+
+    def instance(self, row: tuple[Any, ...]) -> M:
+        """Return the instance of a row that ``raw`` has returned in this thread."""
+        return self._compiled().instances([row])[0]
+
+    def column(self, name: str) -> int:
+        """Return the place of an attribute of the model, or of an annotation, in the rows of ``raw``."""
+        query = self._compiled()
+        return query.annotated[name] if name in query.annotated else query.place(name)
+
+    def _compiled(self) -> _Query[M]:
         query: _Query[M] | None = getattr(self._of_thread, "query", None)
         if query is None:
             query = self._of_thread.query = _Query(self._rows())
-        return query.execute({KEY.name: key, **values})
+        return query
 
     def first(self, key: Any = None, **values: Any) -> M | None:
         found = self(key, **values)
@@ -80,25 +96,31 @@ class _Query(Generic[M]):
         self._related = get_related_populators(  # type: ignore[call-arg]
             compiler.klass_info, compiler.select, connection.alias
         )
-        self._annotated: dict[str, int] = compiler.annotation_col_map or {}
+        self.annotated: dict[str, int] = compiler.annotation_col_map or {}
         self._compiler = compiler
         self._converters = compiler.get_converters([column[0] for column in compiler.select])
         self._model = rows.model
 
-    def execute(self, values: Mapping[str, Any]) -> list[M]:
+    def execute(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         parameters = [_adapted(values[one.name]) if isinstance(one, Parameter) else one for one in self._parameters]
         with connection.cursor() as cursor:
             cursor.execute(self._sql, parameters)
-            rows = cursor.fetchall()
-        if self._converters:
-            rows = self._compiler.apply_converters(rows, self._converters)
-        return [self._instance(row) for row in rows]
+            found: list[tuple[Any, ...]] = cursor.fetchall()
+        return found
+
+    def place(self, name: str) -> int:
+        first: int = self._fields.start
+        return first + self._names.index(name)
+
+    def instances(self, rows: Sequence[tuple[Any, ...]]) -> list[M]:
+        converted: Any = self._compiler.apply_converters(rows, self._converters) if self._converters else rows
+        return [self._instance(row) for row in converted]
 
     def _instance(self, row: Sequence[Any]) -> M:
         made = self._model.from_db(connection.alias, self._names, row[self._fields])
         for related in self._related:
             related.populate(row, made)
-        for name, column in self._annotated.items():
+        for name, column in self.annotated.items():
             setattr(made, name, row[column])
         return made
 

@@ -29,7 +29,6 @@ from jobgroups.events.messages import (
     ProgressFrame,
     ReplacedFrame,
     SeqHint,
-    StarFrame,
 )
 from jobgroups.events.relay import CALL_SECONDS, LayerRelay
 
@@ -63,10 +62,10 @@ def _layer_group(group_id: str) -> str:
 
 
 class Subscription:
-    """The queue of one socket. The hub writes it and the socket's writer reads it, in one event loop.
+    """The queue of one client. The hub writes it and the client's task reads it, in one event loop.
 
-    ``on_overflow`` is called once when the queue is full: all queued and later entries are dropped. With ``stars_only``
-    only stars and marks of replaced files are delivered.
+    ``on_overflow`` is called once when the queue is full: all queued and later entries are dropped. ``only`` are the
+    kinds of entries that are delivered; without it all are.
     """
 
     def __init__(
@@ -75,11 +74,11 @@ class Subscription:
         on_overflow: Callable[[], None] | None = None,
         *,
         previews: bool = False,
-        stars_only: bool = False,
+        only: tuple[type[Entry], ...] = (),
     ) -> None:
         self.group_id = group_id
         self.previews = previews
-        self._stars_only = stars_only
+        self._only = only
         self.overflowed = False
         self._on_overflow = on_overflow
         self._entries: list[Entry | list[ProgressFrame | PreviewFrame]] = []
@@ -89,7 +88,7 @@ class Subscription:
 
     def put(self, entry: Entry) -> None:
         """Queue an entry. Above the limit progress is dropped, and an event overflows the queue."""
-        if self.overflowed or (self._stars_only and not isinstance(entry, StarFrame | ReplacedFrame)):
+        if self.overflowed or (self._only and not isinstance(entry, self._only)):
             return
         if isinstance(entry, ProgressFrame | PreviewFrame):
             self._put_latest(entry)
@@ -333,13 +332,13 @@ class Hub:
         on_overflow: Callable[[], None] | None = None,
         *,
         previews: bool = False,
-        stars_only: bool = False,
+        only: tuple[type[Entry], ...] = (),
     ) -> Subscription:
         """Return a queue of everything that is published for the group from now on.
 
         Subscribe before reading the snapshot, so that no event between the two is lost.
         """
-        subscription = Subscription(group_id, on_overflow, previews=previews, stars_only=stars_only)
+        subscription = Subscription(group_id, on_overflow, previews=previews, only=only)
         self._channels[group_id].subscriptions.add(subscription)
         if self._relay is not None:
             try:

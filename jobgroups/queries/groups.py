@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
@@ -18,10 +18,10 @@ from jobgroups.domain.clock import iso
 from jobgroups.domain.states import CHILD_OPEN, Placement
 from jobgroups.domain.waiting_reasons import left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound, InvalidRequest
-from jobgroups.models import ChildJob, JobEvent, JobGroup
+from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
 from jobgroups.queries.etas import group_etas
 from jobgroups.queries.leases import runner_alive
-from jobgroups.queries.outputs import known_outputs
+from jobgroups.queries.outputs import known_files
 from jobgroups.queries.waiting_reasons import outlooks
 from jobgroups.serializers import describe_files, serialize_attempt, serialize_child, serialize_group, truncate_to_frame
 
@@ -35,16 +35,25 @@ def group_snapshot(group_id: str, *, with_files: bool = True) -> dict[str, Any]:
 
     ``with_files``: files have what the events, which are stored before their capture, do not have.
     """
+    group, rows = group_rows(group_id)
+    children = [CHILDREN.instance(row) for row in rows]
+    return _snapshot(group, children, with_files=with_files)
+
+
+def group_rows(group_id: str) -> tuple[JobGroup, list[tuple[Any, ...]]]:
+    """Return a group and the rows of its children, of ``CHILDREN``, all as of one ``seq``; raise ``GroupNotFound``."""
+    group_seq = CHILDREN.column("group_seq")
     for _ in range(5):
         group = _group(group_id)
-        children: Sequence[ChildJob] = _children(group_id)
+        rows = CHILDREN.raw(group_id)
         # Each child has the group's ``seq``: if they are equal, no transaction came between the two queries.
-        if all(cast(Any, one).group_seq == group.seq for one in children):
-            return _snapshot(group, children, with_files=with_files)
+        if all(row[group_seq] == group.seq for row in rows):
+            return group, rows
     with transaction.atomic():
-        group = JobGroup.objects.select_for_update().get(pk=group_id)
-        children = list(group.children.order_by("position").select_related("current_attempt"))
-    return _snapshot(group, children, with_files=with_files)
+        locked = JobGroup.objects.select_for_update().filter(pk=group_id).first()
+        if locked is None:
+            raise GroupNotFound(group_id)
+        return locked, CHILDREN.raw(group_id)
 
 
 def _group(group_id: str) -> JobGroup:
@@ -58,12 +67,18 @@ def _group(group_id: str) -> JobGroup:
 _groups: Final = PreparedQuery(
     lambda: JobGroup.objects.filter(pk=KEY).order_by().defer("workflow_json", "parameters_json")
 )
-_children: Final = PreparedQuery(
+_UNUSED_OF_ATTEMPT: Final = [
+    f"current_attempt__{one.name}"
+    for one in Attempt._meta.concrete_fields
+    if one.name not in ("id", "state", "stop_reason")
+]
+#: The children of a group in order, with what an outlook needs of their current attempts.
+CHILDREN: Final = PreparedQuery(
     lambda: (
         ChildJob.objects.filter(group_id=KEY)
         .order_by("position")
         .select_related("current_attempt")
-        .defer("current_attempt__execution_json")
+        .defer(*_UNUSED_OF_ATTEMPT)
         .annotate(group_seq=F("group__seq"))
     )
 )
@@ -80,9 +95,9 @@ def _rows(group: JobGroup, children: Sequence[ChildJob], *, with_files: bool = T
     found = outlooks(group, children, runner_alive=waits and runner_alive())
     rows = [serialize_child(one, *found.get(one.id, ())) for one in children]
     if with_files:
-        known = known_outputs(group.id, children)
+        files = known_files(group.id, [one.position for one in children if one.outputs_json])
         for row in rows:
-            describe_files(row, group.id, known)
+            describe_files(row, group.id, files.get(row["job_id"], {}))
     return rows
 
 

@@ -3,7 +3,7 @@
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,15 +100,19 @@ def group_outputs(group_id: str, *, starred: bool) -> list[OutputFile]:
     ]
 
 
-def known_outputs(group_id: str, children: Sequence[ChildJob]) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return the ``FILE_FIELDS`` of the outputs of these children of a group, by child id and number."""
-    positions = [one.position for one in children if one.outputs_json]
+def known_files(group_id: str, positions: Collection[int]) -> dict[str, dict[int, tuple[Any, ...]]]:
+    """Return the ``FILE_FIELDS`` of the outputs of the children at these positions of a group, by child id and number.
+
+    Those of children between them may be among them.
+    """
     if not positions:
         return {}
     found = Capture.objects.filter(child__group=group_id, child__position__range=(min(positions), max(positions)))
     columns = [name if name == "node_id" else f"file__{name}" for name in FILE_FIELDS]
-    rows = found.order_by().values_list("child_id", "number", *columns)
-    return {(row[0], row[1]): dict(zip(FILE_FIELDS, row[2:], strict=True)) for row in rows}
+    files: dict[str, dict[int, tuple[Any, ...]]] = {}
+    for child_id, number, *fields in found.order_by().values_list("child_id", "number", *columns):
+        files.setdefault(child_id, {})[number] = tuple(fields)
+    return files
 
 
 def due_backends(*, runner: str) -> list[str]:

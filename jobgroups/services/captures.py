@@ -24,6 +24,7 @@ from jobgroups.domain.outputs import digests, file_digest, reported_files
 from jobgroups.domain.states import ChildStatus
 from jobgroups.models import Attempt, Capture, ChildJob, JobGroup, ReportedFile, StoredFile
 from jobgroups.services import files, stored_files
+from jobgroups.services.revisions import groups_revise
 
 #: A file that could not be copied for so long is given up.
 GIVEN_UP_AFTER: Final = dt.timedelta(days=7)
@@ -80,6 +81,7 @@ def captures_request(*, group_id: str | None = None) -> int:
         last = children[-1].pk
         rows = [row for one in children for row in _rows(one, one.current_attempt)]
         count += len(Capture.objects.bulk_create(rows, ignore_conflicts=True))
+        groups_revise({one.group_id for one in children})
     given_up = Capture.objects.filter(child__in=completed, file__isnull=True, due_at__isnull=True)
     moment = now()
     return count + given_up.update(due_at=moment, created_at=moment, tries=0)

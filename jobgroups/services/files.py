@@ -19,6 +19,7 @@ from jobgroups.domain.outputs import file_digest, marked, reported_files
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, ReportedFile
 from jobgroups.serializers import to_json
+from jobgroups.services.revisions import groups_of, groups_revise
 
 _TABLE: Final = ReportedFile._meta.db_table
 #: Files in one statement: SQLite before 3.32 takes 999 values.
@@ -150,14 +151,14 @@ def output_replaced(*, job_id: str, digest: str) -> None:
 def _mark(replaced: Mapping[int, set[str]], rows: Mapping[int, Attempt], *, keep_captured: bool = True) -> None:
     """Mark the outputs of attempts, and of their children where they are the same files.
 
-    The children are of other groups, and their groups are not locked: nothing but the mark changes, and
-    an output that is there never changes otherwise.
+    The children are of other groups: nothing but the mark changes, and an output that is there never changes otherwise.
     """
     of_child: dict[str, set[str]] = defaultdict(set)
     for attempt_id, digests in replaced.items():
         of_child[rows[attempt_id].child_id] |= digests
     if not of_child:
         return
+    groups_revise(groups_of(of_child))
     for child in ChildJob.objects.select_for_update().filter(pk__in=of_child).order_by("pk"):
         if keep_captured:
             # Read under the lock: a capture that is stored later finds the mark.

@@ -22,6 +22,7 @@ from jobgroups.domain.states import (
 )
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services.revisions import groups_revise
 
 #: Children of one statement.
 _AT_ONCE: Final = 1_000
@@ -34,6 +35,7 @@ class GroupTransaction:
         self.group = group
         self._events: list[log.NewEvent] = []
         self._changed = False
+        self._is_revised = False
 
     def add_event(self, event: log.NewEvent) -> None:
         """Store an event when the transaction ends."""
@@ -140,6 +142,8 @@ class GroupTransaction:
             return False
         for name, value in {"state": to.value, **fields}.items():
             setattr(attempt, name, value)
+        # Answers show active attempts as they were within the last second: an acceptance needs no statement.
+        self._is_revised |= to is not AttemptState.ACCEPTED
         return True
 
     def request_stop(self, attempts: Sequence[int], reason: StopReason) -> int:
@@ -156,6 +160,8 @@ class GroupTransaction:
         children = self._update_status() if self._changed else None
         if self._events:
             log.append_events(self.group, self._events)
+        elif self._changed or self._is_revised:
+            groups_revise([self.group.id])
         return children
 
     def _update_status(self) -> list[ChildJob] | None:

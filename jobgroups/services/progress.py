@@ -14,6 +14,7 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import ChildStatus
 from jobgroups.models import ChildJob
 from jobgroups.services.leases import valid_fences
+from jobgroups.services.revisions import groups_of, groups_revise
 
 #: The most steps that their columns hold; what a node reports has no limit of its own.
 MAX_STEPS: Final = 2**31 - 1
@@ -49,6 +50,7 @@ def progress_flush(*, rows: Sequence[ProgressRow]) -> None:
         ]
         if not values:
             return
+        groups_revise(groups_of([row.child_id for row in rows]))
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":
                 cursor.execute(_ALL, [list(column) for column in zip(*values, strict=True)])

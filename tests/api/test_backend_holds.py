@@ -88,6 +88,7 @@ def submit(api: Api) -> Any:
     return api.post("/api/job-group", {"workflow_json": WORKFLOW, "backend_ids": ["gpu-1"]})
 
 
+@pytest.mark.django_db(transaction=True)
 def test_paused_backend_gets_jobs_that_wait(api: Api) -> None:
     api.post(f"{PATH}/pause", {"by": "anna"})
     answer = submit(api)
@@ -110,6 +111,7 @@ def test_draining_or_quarantined_backend_is_skipped_with_its_reason(api: Api) ->
         api.post(f"{PATH}/resume", {})
 
 
+@pytest.mark.django_db(transaction=True)
 def test_queue_positions_need_as_many_queries_for_a_thousand_jobs(api: Api, django_assert_max_num_queries: Any) -> None:
     body = {"workflow_json": WORKFLOW, "backend_ids": ["gpu-1"] * 1000}
     group = api.post("/api/job-group", body).json()["job_group_id"]

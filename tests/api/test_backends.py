@@ -201,6 +201,7 @@ def test_address_cannot_change_while_a_prompt_may_be_there(api: Api, farm: list[
     assert api.patch(f"{PATH}/gpu-1", move).status_code == 200
 
 
+@pytest.mark.django_db(transaction=True)
 def test_backend_with_open_jobs_cannot_be_removed(api: Api, farm: list[str]) -> None:
     group = api.submit("gpu-1")["job_group_id"]
     error_of(api.delete(f"{PATH}/gpu-1"), 409, "backend_in_use")
@@ -208,6 +209,7 @@ def test_backend_with_open_jobs_cannot_be_removed(api: Api, farm: list[str]) -> 
     assert api.delete(f"{PATH}/gpu-1").status_code == 204
 
 
+@pytest.mark.django_db(transaction=True)
 def test_offline_backend_is_removed_with_its_pending_stops(api: Api, farm: list[str]) -> None:
     group = api.submit("gpu-1")["job_group_id"]
     _claim("gpu-1")
@@ -221,6 +223,7 @@ def test_offline_backend_is_removed_with_its_pending_stops(api: Api, farm: list[
     assert ChildJob.objects.get().backend_id == "gpu-1"
 
 
+@pytest.mark.django_db(transaction=True)
 def test_jobs_keep_the_id_of_a_removed_backend(api: Api, farm: list[str], notified: list[str]) -> None:
     group = api.submit("gpu-1")["job_group_id"]
     fence, claim = _claim("gpu-1")

@@ -50,7 +50,7 @@ def test_docs_list_every_error_code() -> None:
     assert listed == known - _UNUSED
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_examples_of_the_docs_have_all_fields(api: Api, farm: list[str]) -> None:
     def example(field: str) -> Any:
         return next(block for block in blocks if block.get(field) is not None)

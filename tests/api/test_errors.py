@@ -44,6 +44,7 @@ def _encoded(text: str) -> str:
     return text if "%" in text else quote(text, safe="")
 
 
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("path", [path for path, (_, code) in PATHS.items() if code])
 def test_odd_id_is_not_found(api: Api, path: str) -> None:
     methods, code = PATHS[path]
@@ -53,6 +54,7 @@ def test_odd_id_is_not_found(api: Api, path: str) -> None:
         assert body["detail"].isprintable()
 
 
+@pytest.mark.django_db(transaction=True)
 def test_odd_id_of_a_job_is_not_found(api: Api, farm: list[str]) -> None:
     group = api.submit("gpu-1")["job_group_id"]
     for method, odd in itertools.product(("GET", "DELETE"), IDS):

@@ -13,7 +13,7 @@ from jobgroups.services import backends, cancellation
 from tests.api.conftest import Api, error_of, play, play_to_the_end, wrong_fields
 from tests.harness import factories
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 METADATA = {"scene": "shot_001", "panel_id": 3, "nested": {"z": 1, "a": [None, 1.5, "ü"]}}

@@ -53,6 +53,7 @@ def test_retry_elsewhere_is_refused_unless_it_is_the_candidates(where: Any) -> N
         payloads.submission({**BODY, "retry_elsewhere": allowed}, None)
 
 
+@pytest.mark.django_db(transaction=True)
 def test_jobs_of_the_pool_have_no_backend_yet(api: Api, farm: list[str]) -> None:
     made = api.submit("*", count=3, seed_strategy="sequential", base_seed=5)
     assert [(job["backend_id"], job["seed"]) for job in made["child_jobs"]] == [(None, 5), (None, 6), (None, 7)]
@@ -72,6 +73,7 @@ def test_jobs_of_the_pool_have_no_backend_yet(api: Api, farm: list[str]) -> None
     assert {result["backend_id"] for result in end["results"]} == {None}
 
 
+@pytest.mark.django_db(transaction=True)
 def test_bound_group_says_so(api: Api, farm: list[str]) -> None:
     made = api.submit("gpu-1")
     assert api.get(f"/api/job-groups/{made['job_group_id']}").json()["placement"] == "bound"

@@ -28,6 +28,7 @@ def _job(made: dict[str, Any], index: int) -> str:
     return str(made["child_jobs"][index]["job_id"])
 
 
+@pytest.mark.django_db(transaction=True)
 def test_retry_of_a_group_queues_all_failed_jobs(api: Api, ended: dict[str, Any]) -> None:
     answer = api.post(_path(ended), {})
     retried = {"job_group_id": ended["job_group_id"], "run": 2, "status": "running"}
@@ -45,6 +46,7 @@ def test_retry_needs_no_body(api: Api, ended: dict[str, Any]) -> None:
     assert (answer.status_code, len(answer.json()["job_ids"])) == (200, 2)
 
 
+@pytest.mark.django_db(transaction=True)
 def test_retry_of_one_job_by_its_path(api: Api, ended: dict[str, Any]) -> None:
     answer = api.post(_path(ended, 1), {})
     assert (answer.status_code, answer.json()["job_ids"]) == (200, [_job(ended, 1)])
@@ -55,6 +57,7 @@ def test_retry_of_one_job_by_its_path(api: Api, ended: dict[str, Any]) -> None:
     assert [(one["number"], one["run"]) for one in detail["attempts"]] == [(1, 1), (2, 2)]
 
 
+@pytest.mark.django_db(transaction=True)
 def test_retry_needs_no_runner(api: Api, ended: dict[str, Any]) -> None:
     runners.runner_deregister(name="runner-1", instance="abc")
     assert api.post(_path(ended), {}).status_code == 200
@@ -120,6 +123,7 @@ def _move(made: dict[str, Any], job: int) -> str:
     return f"/api/job-groups/{made['job_group_id']}/jobs/{_job(made, job)}/move"
 
 
+@pytest.mark.django_db(transaction=True)
 def test_queued_job_is_moved(api: Api, farm: list[str]) -> None:
     made = api.submit("gpu-1", "gpu-2")
     answer = api.post(_move(made, 0), {"backend_id": "gpu-2", "by": "anna"})

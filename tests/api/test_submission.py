@@ -33,6 +33,7 @@ def test_submission_stores_group_jobs_and_event_1(api: Api, farm: list[str]) -> 
     assert list(JobEvent.objects.values_list("seq", "type")) == [(1, "group_created")]
 
 
+@pytest.mark.django_db(transaction=True)
 def test_skipped_backends_are_listed_and_get_no_seed(api: Api, farm: list[str], make_backend: Made) -> None:
     make_backend("off", enabled=False)
     odd = ["../etc", "ü", "x" * 200]
@@ -66,6 +67,7 @@ def test_runner_counts_for_ten_seconds_after_a_heartbeat(api: Api, farm: list[st
         assert api.post(PATH, BODY).status_code == status
 
 
+@pytest.mark.django_db(transaction=True)
 def test_setting_accepts_a_group_without_a_runner_as_pending(api: Api, make_backend: Made, settings: Settings) -> None:
     settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = True
     make_backend("gpu-1")
@@ -141,6 +143,7 @@ def test_1001_backends_are_too_many_and_1000_are_not(api: Api, farm: list[str]) 
     assert ChildJob.objects.values("seed").distinct().count() == 1000
 
 
+@pytest.mark.django_db(transaction=True)
 def test_ignored_parameters_and_fields_are_named_in_warnings(api: Api, farm: list[str]) -> None:
     made = api.submit("gpu-1", parameters={"3.": 1, "seed": 7}, panel=3)
     status = api.get(f"/api/job-groups/{made['job_group_id']}").json()
@@ -149,6 +152,7 @@ def test_ignored_parameters_and_fields_are_named_in_warnings(api: Api, farm: lis
     assert all(name in warning for name, warning in named)
 
 
+@pytest.mark.django_db(transaction=True)
 def test_status_shows_the_policy_and_the_submitter(api: Api, farm: list[str]) -> None:
     plain = {"max_attempts": 1, "retry_elsewhere": False, "retry_on": None, "submitter": None}
     plain["partial_outputs"] = "accept"
@@ -165,6 +169,7 @@ def test_status_shows_the_policy_and_the_submitter(api: Api, farm: list[str]) ->
         assert api.get("/api/job-groups").json()["results"][0]["submitter"] == shown["submitter"]
 
 
+@pytest.mark.django_db(transaction=True)
 def test_stall_seconds_replace_the_default_timeout(api: Api, farm: list[str]) -> None:
     for fields, shown in (
         ({}, (300, None)),
@@ -175,12 +180,14 @@ def test_stall_seconds_replace_the_default_timeout(api: Api, farm: list[str]) ->
         assert (status["timeout_seconds"], status["stall_seconds"]) == shown
 
 
+@pytest.mark.django_db(transaction=True)
 def test_status_shows_when_the_days_of_a_group_are_over(api: Api, farm: list[str], settings: Settings) -> None:
     ids = [api.submit("gpu-1", **fields)["job_group_id"] for fields in ({}, {"retention_days": 7})]
     ended = {"status": "completed", "completed_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}
-    for days, fields, ends in ((30, {}, [None, None]), (0, ended, [None, "08"]), (30, {}, ["31", "08"])):
+    steps = ((30, {}, [None, None]), (0, ended, [None, "08"]), (30, {}, ["31", "08"]))
+    for seq, (days, fields, ends) in enumerate(steps, start=2):
         settings.DIRECTOR_RETENTION_DAYS = days
-        JobGroup.objects.update(seq=1, **fields)
+        JobGroup.objects.update(seq=seq, **fields)
         rows = [api.get(f"/api/job-groups/{group_id}").json() for group_id in ids]
         assert [row["retention_days"] for row in rows] == [None, 7]
         assert [row["expires_at"] and row["expires_at"][8:10] for row in rows] == ends

@@ -121,7 +121,7 @@ def test_prepared_query_works_in_every_thread() -> None:
 
 def test_snapshot_is_read_again_when_the_log_changed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     group = _group()
-    read = groups._children
+    read = groups.CHILDREN.raw
     times: list[int] = []
 
     def moving(group_id: str) -> Any:
@@ -130,7 +130,7 @@ def test_snapshot_is_read_again_when_the_log_changed_meanwhile(monkeypatch: pyte
             cancellation.group_cancel(group_id=group_id)
         return read(group_id)
 
-    monkeypatch.setattr(groups, "_children", moving)
+    monkeypatch.setattr(groups.CHILDREN, "raw", moving)
     snapshot = groups.group_snapshot(group.id)
     assert len(times) == 2
     assert snapshot["seq"] == factories.fresh(group).seq

@@ -12,7 +12,7 @@ from PIL import Image
 
 from backends.comfyui.outputs import collect_outputs
 from backends.simulator import Simulator
-from jobgroups.api.views.async_base import close_reading
+from jobgroups.api.views.async_base import close_threads
 from jobgroups.api.views.outputs import thumbnails
 from tests.harness import factories
 from tests.harness.farm import in_thread
@@ -22,7 +22,7 @@ from tests.harness.farm import in_thread
 def reading_threads(django_db_setup: None) -> Iterator[None]:
     """Close the views' connections before the test database goes."""
     yield
-    close_reading()
+    close_threads()
 
 
 @pytest.fixture(autouse=True)

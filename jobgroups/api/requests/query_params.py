@@ -13,6 +13,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.fields import empty
 
+from jobgroups.api.long_polls import LONGEST
 from jobgroups.api.requests import fields
 from jobgroups.api.requests.fields import FieldErrors, RequestSerializer
 from jobgroups.domain.failures import FailureClass
@@ -161,6 +162,25 @@ class AssetListQuery(QuerySerializer):
 
     cursor = _Cursor(default=None)
     limit = _Digits(1, MAX_PAGE, default=DEFAULT_PAGE)
+
+
+class StatusQuery(QuerySerializer):
+    """``GET /api/job-groups/{id}``"""
+
+    since = _Digits(0, MAX_SEED, default=None)
+    wait = _Digits(0, LONGEST, default=0)
+    children = fields.Choice(["0", "1"], default="1")
+    children_after = _Digits(0, MAX_SEED, default=None)
+    limit = _Digits(1, MAX_PAGE, default=None)
+
+    def validate(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Refuse what would be ignored."""
+        if values["wait"] and values["since"] is None:
+            raise ValidationError({"wait": ["Needs since, the last seq that the client knows."]})
+        pages = values["limit"] is not None or values["children_after"] is not None
+        if pages and values["children"] == "0":
+            raise ValidationError({"children": ["Must not be 0 where a page of jobs is wanted."]})
+        return values
 
 
 class EventsQuery(QuerySerializer):

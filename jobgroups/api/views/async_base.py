@@ -1,4 +1,4 @@
-"""Base of the views that wait for a backend: they run in the event loop and hold no thread meanwhile."""
+"""Base of the views that run in the event loop: they wait for a backend or an event, or are answered from memory."""
 
 import logging
 from collections.abc import Callable
@@ -14,13 +14,21 @@ from rest_framework.settings import api_settings
 
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.queries.outputs import OutputFile
+from jobgroups.serializers import to_json
 from jobgroups.services.files import output_replaced
 
 logger = logging.getLogger(__name__)
 
-#: The threads in which these views read rows: the process has one shared thread for synchronous code.
-_database = DatabaseThreads(threads=2, name="async-views")
-read = _database.run
+#: The threads in which these views read rows, and those in which they change some: a change may wait for a lock.
+_reading = DatabaseThreads(threads=2, name="async-reading")
+_acting = DatabaseThreads(threads=4, name="async-acting")
+read = _reading.run
+act = _acting.run
+
+
+def json_response(value: object) -> HttpResponse:
+    """Return a value as JSON."""
+    return HttpResponse(to_json(value), content_type="application/json")
 
 
 async def note_replaced(file: OutputFile) -> None:
@@ -34,9 +42,10 @@ async def note_replaced(file: OutputFile) -> None:
         logger.warning("Replaced output %s: not marked", file.filename, exc_info=True)
 
 
-def close_reading() -> None:
+def close_threads() -> None:
     """Close the threads and their connections at the end of the process."""
-    _database.close()
+    _reading.close()
+    _acting.close()
 
 
 class AsyncApiView(View):

@@ -1,23 +1,30 @@
 """Groups and their jobs: check, submit, list, read, cancel."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Final
 
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
+from django.http.response import HttpResponseBase
+from django.utils.cache import get_conditional_response
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from jobgroups import workflow
+from jobgroups.api.answers import answers
+from jobgroups.api.long_polls import long_polls
 from jobgroups.api.requests import path_params, payloads
 from jobgroups.api.requests.body import json_body
-from jobgroups.api.requests.query_params import EventsQuery, GroupListQuery
+from jobgroups.api.requests.query_params import DEFAULT_PAGE, EventsQuery, GroupListQuery, StatusQuery
 from jobgroups.api.submission import submit
+from jobgroups.api.views.async_base import AsyncApiView, act, json_response
 from jobgroups.api.views.base import ApiView
 from jobgroups.api.workflow_check import check
 from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import GroupNotFound
-from jobgroups.queries import groups
+from jobgroups.queries import group_status, groups
 from jobgroups.queries.assets import known_references
+from jobgroups.queries.group_status import Answer
 from jobgroups.serializers import serialize_submission, to_json
 from jobgroups.services import cancellation
 
@@ -58,17 +65,35 @@ class GroupListView(ApiView):
         return page_response(request, page)
 
 
-class GroupView(ApiView):
+class GroupView(AsyncApiView):
     """``/api/job-groups/{id}``"""
 
-    def get(self, request: Request, group_id: str) -> Response:
-        """Return a group with its jobs."""
-        return Response(groups.group_snapshot(path_params.group_id(group_id)))
+    async def get(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
+        """Return a group with its jobs, without them, or with a page of them."""
+        group = path_params.group_id(group_id)
+        query = StatusQuery.read_query(request.GET) if request.GET else None
+        if query is None:
+            return encoded(request, await answers.get(group, make=partial(group_status.read_status, group)))
+        since = query["since"]
+        if since is not None and not await long_polls.has_moved(group, since=since, seconds=query["wait"]):
+            return HttpResponseNotModified()
+        if query["children"] == "0":
+            return encoded(request, await answers.get(group, "head", make=partial(group_status.read_head, group)))
+        if query["limit"] is None and query["children_after"] is None:
+            return encoded(request, await answers.get(group, make=partial(group_status.read_status, group)))
+        return await self._page(request, group, query["children_after"], query["limit"] or DEFAULT_PAGE)
 
-    def delete(self, request: Request, group_id: str) -> Response:
+    async def _page(self, request: HttpRequest, group: str, after: int | None, limit: int) -> HttpResponseBase:
+        first = 0 if after is None else after + 1
+        make = partial(group_status.read_page, group, first, limit)
+        answer = await answers.get(group, "page", str(first), str(limit), make=make)
+        following = None if answer.last is None else with_query(request, children_after=str(answer.last))
+        return encoded(request, answer, f',"children_next":{to_json(following)}}}'.encode())
+
+    async def delete(self, _request: HttpRequest, group_id: str) -> HttpResponse:
         """Cancel all jobs of a group that are not final."""
-        done = cancellation.group_cancel(group_id=path_params.group_id(group_id))
-        return Response(asdict(done))
+        done = await act(cancellation.group_cancel, group_id=path_params.group_id(group_id))
+        return json_response(asdict(done))
 
 
 class WorkflowView(ApiView):
@@ -90,26 +115,26 @@ class EventsView(ApiView):
             raise GroupNotFound(group_id)
         found = groups.group_events(group_id, since=since, limit=EVENTS_PAGE + 1)
         page, more = found[:EVENTS_PAGE], len(found) > EVENTS_PAGE
-        following = _with_query(request, since=str(page[-1][0])) if more else None
+        following = with_query(request, since=str(page[-1][0])) if more else None
         frames = ",".join(text for _, text in page)
         text = f'{{"events":[{frames}],"next":{to_json(following)}}}'
         return HttpResponse(text, content_type="application/json")
 
 
-class JobView(ApiView):
+class JobView(AsyncApiView):
     """``/api/job-groups/{id}/jobs/{job_id}``"""
 
-    def get(self, request: Request, group_id: str, job_id: str) -> Response:
+    async def get(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponseBase:
         """Return a job with its attempts."""
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
-        return Response(groups.child_detail(group, job))
+        return encoded(request, await answers.get(group, job, make=partial(group_status.read_job, group, job)))
 
-    def delete(self, request: Request, group_id: str, job_id: str) -> Response:
+    async def delete(self, _request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
         """Cancel one job; the response has the fields of a group's cancellation."""
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
-        by_us = cancellation.child_cancel(group_id=group, job_id=job)
-        status = groups.child_detail(group, job)["status"]
-        return Response(
+        by_us = await act(cancellation.child_cancel, group_id=group, job_id=job)
+        status = (await act(groups.child_detail, group, job))["status"]
+        return json_response(
             {
                 "cancelled": status == ChildStatus.CANCELLED,
                 "interrupted": int(by_us),
@@ -119,20 +144,33 @@ class JobView(ApiView):
         )
 
 
+def encoded(request: HttpRequest, answer: Answer, end: bytes = b"") -> HttpResponseBase:
+    """Return an encoded answer with its ``ETag``, or 304 if the client has it.
+
+    ``end`` replaces the end of its object; it must follow from the request and the answer.
+    """
+    response = get_conditional_response(request, etag=answer.etag)
+    if response is None:
+        response = HttpResponse(answer.body[:-1] + end if end else answer.body, content_type="application/json")
+    response.headers["ETag"] = answer.etag
+    response.headers["Cache-Control"] = "no-cache"
+    return response
+
+
 def page_response(request: Request, page: groups.Page) -> Response:
     """Return a page of a list, with the URLs of its neighbours."""
     return Response(
         {
             "results": page.results,
-            "next": _with_query(request, cursor=page.next_cursor),
-            "previous": _with_query(request, cursor=page.previous_cursor),
+            "next": with_query(request, cursor=page.next_cursor),
+            "previous": with_query(request, cursor=page.previous_cursor),
         }
     )
 
 
-def _with_query(request: Request, **params: str | None) -> str | None:
+def with_query(request: HttpRequest | Request, **params: str | None) -> str | None:
     """Return this request's URL with the parameters set; None if one of them is None."""
-    query = request.query_params.copy()
+    query = request.GET.copy()
     for name, value in params.items():
         if value is None:
             return None

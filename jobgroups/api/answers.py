@@ -1,0 +1,138 @@
+"""Encoded answers about groups, kept in memory and validated for every request.
+
+An answer is never older than a write that was acknowledged before the request began, by any process: the version of its
+group is read after the request has begun.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, TypeVar, cast
+from weakref import WeakValueDictionary
+
+from django.conf import settings
+
+from jobgroups.api.views.async_base import read
+from jobgroups.database.loop_reader import LoopReader
+from jobgroups.errors import GroupNotFound
+from jobgroups.models import JobGroup
+from jobgroups.queries.group_status import Answer, Version, group_versions
+
+A = TypeVar("A", bound=Answer)
+
+#: Bytes of all kept answers; one that is larger is kept alone.
+MOST_BYTES: Final = 8 * 2**20
+_VERSION: Final = f"SELECT seq, revision FROM {JobGroup._meta.db_table} WHERE id = ?"  # noqa: S608 a name of ours
+
+
+class _Versions:
+    """Reads versions of groups; on PostgreSQL those that are wanted during a query share the next one."""
+
+    def __init__(self) -> None:
+        self._reader = LoopReader()
+        self._wanted: dict[str, asyncio.Future[Version | None]] = {}
+        self._reading: asyncio.Task[None] | None = None
+
+    async def of(self, group_id: str) -> Version:
+        """Return the version of a group, as it is now or later, or raise ``GroupNotFound``."""
+        version = await self._find(group_id)
+        if version is None:
+            raise GroupNotFound(group_id)
+        return version
+
+    async def _find(self, group_id: str) -> Version | None:
+        if settings.DIRECTOR_ON_SQLITE:
+            try:
+                return cast(Version | None, self._reader.row(_VERSION, group_id))
+            except sqlite3.Error:
+                self._reader.close()  # the thread below waits, and says what is wrong
+        loop = asyncio.get_running_loop()
+        future = self._wanted.get(group_id)
+        if future is None:
+            future = self._wanted[group_id] = loop.create_future()
+        if self._reading is None or self._reading.done():
+            self._reading = loop.create_task(self._read_wanted(), name="versions")
+        return await asyncio.shield(future)
+
+    async def _read_wanted(self) -> None:
+        while self._wanted:
+            wanted, self._wanted = self._wanted, {}
+            try:
+                found = await read(group_versions, list(wanted))
+            except Exception as error:  # noqa: BLE001 raised in each request
+                for future in wanted.values():
+                    future.set_exception(error)
+            else:
+                for group_id, future in wanted.items():
+                    future.set_result(found.get(group_id))
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class Answers:
+    """The answers of a process, those that were used last."""
+
+    def __init__(self) -> None:
+        self._versions = _Versions()
+        self._kept: OrderedDict[tuple[str, ...], Answer] = OrderedDict()
+        self._size = 0
+        self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
+
+    async def version(self, group_id: str) -> Version:
+        """Return the version of a group, or raise ``GroupNotFound``."""
+        return await self._versions.of(group_id)
+
+    async def get(self, group_id: str, *key: str, make: Callable[[A | None], A]) -> A:
+        """Return an answer about a group, or raise ``GroupNotFound``.
+
+        Args:
+            group_id: the group.
+            key: names the answer among those about the group.
+            make: reads the answer in a thread, with the help of the earlier one.
+        """
+        began = time.monotonic()
+        version = await self._versions.of(group_id)
+        place = (group_id, *key)
+        kept = self._find(place)
+        if kept is not None and _is_true(kept, version, began):
+            return cast(A, kept)
+        lock = self._locks.get(place)
+        if lock is None:
+            lock = self._locks[place] = asyncio.Lock()
+        async with lock:
+            kept = self._find(place)
+            # Another request may have read it meanwhile.
+            if kept is None or not _is_true(kept, version, began):
+                kept = await read(make, cast(A | None, kept))
+                self._keep(place, kept)
+        return cast(A, kept)
+
+    def _find(self, place: tuple[str, ...]) -> Answer | None:
+        kept = self._kept.get(place)
+        if kept is not None:
+            self._kept.move_to_end(place)
+        return kept
+
+    def _keep(self, place: tuple[str, ...], answer: Answer) -> None:
+        earlier = self._kept.pop(place, None)
+        self._kept[place] = answer
+        self._size += answer.size - (earlier.size if earlier is not None else 0)
+        while self._size > MOST_BYTES and len(self._kept) > 1:
+            _, oldest = self._kept.popitem(last=False)
+            self._size -= oldest.size
+
+    def close(self) -> None:
+        """Close the connection at the end of the process."""
+        self._versions.close()
+
+
+def _is_true(kept: Answer, version: Version, began: float) -> bool:
+    """Return whether an answer has all that was stored when a request began, which then read the version."""
+    return kept.read_at >= began or (kept.version == version and began < kept.expires_at)
+
+
+#: The process's answers.
+answers: Final = Answers()

@@ -1,0 +1,59 @@
+"""Requests that wait for the next event of a group. They hold no thread, and end with the process."""
+
+import asyncio
+from typing import Final
+
+from jobgroups.api.answers import answers
+from jobgroups.errors import TooManyWaiting
+from jobgroups.events.hub import Subscription, hub
+from jobgroups.events.messages import EventFrame, SeqHint
+
+#: Requests that wait at once, in this process.
+MOST: Final = 1_000
+#: The longest wait, in seconds: shorter than the timeouts of common proxies.
+LONGEST: Final = 60
+
+
+class LongPolls:
+    """The waiting requests of a process."""
+
+    def __init__(self) -> None:
+        self._waiting: set[Subscription] = set()
+        self._is_closing = False
+
+    async def has_moved(self, group_id: str, *, since: int, seconds: float) -> bool:
+        """Return whether the log of a group has events after ``since``; wait for one at most so many seconds.
+
+        A ``since`` that the log has not reached counts as moved: the client knows another log. Raises ``GroupNotFound``,
+        or ``TooManyWaiting``.
+        """
+        seq, _ = await answers.version(group_id)
+        if seq != since or not seconds or self._is_closing:
+            return seq != since
+        if len(self._waiting) >= MOST:
+            raise TooManyWaiting(MOST)
+        subscription = await hub.subscribe(group_id, only=(EventFrame, SeqHint))
+        self._waiting.add(subscription)
+        try:
+            async with asyncio.timeout(seconds):
+                # Again: an event may have come before the subscription.
+                seq, _ = await answers.version(group_id)
+                while seq <= since and not self._is_closing:
+                    entries = await subscription.take()
+                    seq = max(seq, *(one.seq for one in entries if isinstance(one, EventFrame | SeqHint)))
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting.discard(subscription)
+            await hub.unsubscribe(subscription)
+        return seq != since
+
+    def close(self) -> None:
+        """Answer all waiting requests now, and later ones at once."""
+        self._is_closing = True
+        for subscription in self._waiting:
+            subscription.put(SeqHint(0))
+
+
+#: The process's waiting requests.
+long_polls: Final = LongPolls()

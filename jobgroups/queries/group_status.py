@@ -1,0 +1,184 @@
+"""Encoded answers about a group and its jobs: of a group only the jobs that changed are encoded again."""
+
+import math
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from blake3 import blake3
+
+from jobgroups.domain.states import CHILD_OPEN
+from jobgroups.models import JobGroup
+from jobgroups.queries import groups
+from jobgroups.queries.etas import group_etas
+from jobgroups.queries.leases import runner_alive
+from jobgroups.queries.outputs import known_files
+from jobgroups.queries.waiting_reasons import Outlook, outlooks
+from jobgroups.serializers import describe_files, serialize_child, serialize_group, to_json
+
+#: Seconds for which waiting reasons and estimates are shown; an older answer of an open group has expired.
+OUTLOOK_SECONDS: Final = 1.0
+
+#: ``seq`` and ``revision`` of a group. Every change of an answer changes one of them, except that of an outlook.
+Version: TypeAlias = tuple[int, int]
+_Files: TypeAlias = Mapping[int, Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An encoded answer.
+
+    Attributes:
+        version: that of the group, read before all else.
+        read_at: when the reading began, by the monotonic clock.
+        expires_at: until when it is true while the version does not change.
+        body: JSON.
+        etag: its strong validator.
+    """
+
+    version: Version
+    read_at: float
+    expires_at: float
+    body: bytes
+    etag: str
+
+    @property
+    def size(self) -> int:
+        """Bytes that keeping it takes, about."""
+        return len(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """An encoded job, and what it was encoded from."""
+
+    row: tuple[Any, ...]
+    files: _Files
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupAnswer(Answer):
+    """The status of a group with all its jobs."""
+
+    jobs: Sequence[_Job]
+    eta_seconds: float | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that keeping it takes, about: each job is kept as a row, and encoded by itself too."""
+        return 3 * len(self.body)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageAnswer(Answer):
+    """The status of a group with a page of its jobs, and the position of the last one if others follow."""
+
+    last: int | None
+
+
+def group_versions(group_ids: Collection[str]) -> dict[str, Version]:
+    """Return the version of each group that exists."""
+    rows = JobGroup.objects.filter(pk__in=group_ids).order_by().values_list("pk", "seq", "revision")
+    return {group_id: (seq, revision) for group_id, seq, revision in rows}
+
+
+def read_status(group_id: str, earlier: GroupAnswer | None) -> GroupAnswer:
+    """Return the status of a group with its jobs, or raise ``GroupNotFound``.
+
+    ``earlier`` is an answer about the group: its jobs are kept that have not changed, and its outlooks until they expire.
+    """
+    began = time.monotonic()
+    group, rows = groups.group_rows(group_id)
+    keeps_outlooks = earlier is not None and began < earlier.expires_at < math.inf
+    status = groups.CHILDREN.column("status")
+    is_open = any(row[status] in CHILD_OPEN for row in rows)
+    jobs = _jobs(group, rows, earlier, keeps_outlooks=keeps_outlooks)
+    eta_seconds = (
+        earlier.eta_seconds if earlier and keeps_outlooks else group_etas([group.id] if is_open else []).get(group.id)
+    )
+    head = serialize_group(group, eta_seconds)
+    facts = _facts(head, began, is_open=is_open)
+    if earlier and keeps_outlooks and is_open:
+        facts["expires_at"] = earlier.expires_at
+    body = _status_body(head, [job.text for job in jobs])
+    return GroupAnswer(**facts, **_encoded(body), jobs=jobs, eta_seconds=eta_seconds)
+
+
+def _jobs(
+    group: JobGroup, rows: Sequence[tuple[Any, ...]], earlier: GroupAnswer | None, *, keeps_outlooks: bool
+) -> list[_Job]:
+    """Return the encoded jobs; of ``earlier`` those that are still true."""
+    columns = ("id", "status", "position", "outputs_json", "group_seq")
+    own_id, status, position, outputs, seq = map(groups.CHILDREN.column, columns)
+    # The group's ``seq`` is no part of a job.
+    bare = [row[:seq] + row[seq + 1 :] for row in rows]
+    before: Sequence[_Job | None] = [None] * len(rows) if earlier is None else earlier.jobs
+    stale = {at for at, (row, job) in enumerate(zip(bare, before, strict=True)) if job is None or job.row != row}
+    # Files are captured without an event, and in any job.
+    asked = range(len(rows)) if earlier is None or earlier.version[1] != group.revision else tuple(stale)
+    files = known_files(group.id, [rows[at][position] for at in asked if rows[at][outputs]])
+    known = {at: files.get(rows[at][own_id], {}) for at in asked}
+    stale |= {at for at in asked if (job := before[at]) and job.files != known[at]}
+    if not keeps_outlooks:
+        stale |= {at for at, row in enumerate(rows) if row[status] in CHILD_OPEN}
+    children = {at: groups.CHILDREN.instance(rows[at]) for at in sorted(stale)}
+    waits = any(child.status in CHILD_OPEN for child in children.values())
+    found = outlooks(group, list(children.values()), runner_alive=waits and runner_alive())
+    jobs = list(before)
+    for at, child in children.items():
+        job = before[at]
+        own = job.files if job is not None and at not in known else known[at]
+        shape = serialize_child(child, *found.get(child.id, Outlook()))
+        describe_files(shape, group.id, own)
+        jobs[at] = _Job(bare[at], own, to_json(shape))
+    return [job for job in jobs if job is not None]
+
+
+def read_head(group_id: str, _earlier: Answer | None) -> Answer:
+    """Return the status of a group without its jobs, or raise ``GroupNotFound``."""
+    began = time.monotonic()
+    head = groups.group_head(group_id)
+    return Answer(**_facts(head, began, is_open=head["completed_at"] is None), **_encoded(_status_body(head, [])))
+
+
+def read_page(group_id: str, first: int, limit: int, _earlier: Answer | None) -> PageAnswer:
+    """Return the status of a group with at most ``limit`` jobs, from position ``first`` (0 …).
+
+    Raises ``GroupNotFound``.
+    """
+    began = time.monotonic()
+    head = groups.group_head(group_id)
+    rows = groups.child_rows(group_id, first=first, limit=limit)
+    facts = _facts(head, began, is_open=head["completed_at"] is None)
+    last = first + len(rows) - 1
+    body = _status_body(head, [to_json(row) for _, row in rows])
+    return PageAnswer(**facts, **_encoded(body), last=last if rows and last < head["total_count"] - 1 else None)
+
+
+def read_job(group_id: str, job_id: str, _earlier: Answer | None) -> Answer:
+    """Return a job with its attempts, or raise ``GroupNotFound`` or ``ChildNotFound``."""
+    began = time.monotonic()
+    head = groups.group_head(group_id)
+    detail = groups.child_detail(group_id, job_id)
+    # A final job may have an attempt that is still being stopped.
+    active = any(one["ended_at"] is None for one in detail["attempts"])
+    facts = _facts(head, began, is_open=active or detail["status"] in CHILD_OPEN)
+    return Answer(**facts, **_encoded(to_json(detail).encode()))
+
+
+def _facts(head: Mapping[str, Any], began: float, *, is_open: bool) -> dict[str, Any]:
+    """Return what an answer says of itself; ``head`` was read before the rest."""
+    expires_at = began + OUTLOOK_SECONDS if is_open else math.inf
+    return {"version": (head["seq"], head["revision"]), "read_at": began, "expires_at": expires_at}
+
+
+def _encoded(body: bytes) -> dict[str, Any]:
+    return {"body": body, "etag": f'"{blake3(body).hexdigest(length=16)}"'}
+
+
+def _status_body(head: Mapping[str, Any], jobs: Sequence[str]) -> bytes:
+    rest = dict(head)
+    first = {name: rest.pop(name) for name in ("job_group_id", "status")}
+    return f'{to_json(first)[:-1]},"child_jobs":[{",".join(jobs)}],{to_json(rest)[1:]}'.encode()

@@ -1,0 +1,219 @@
+"""The status of a group and of a job: validators, waiting for an event, and pages of jobs."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from pytest_django import Settings
+
+from director.asgi import application
+from jobgroups.api import long_polls as waiting
+from jobgroups.api.answers import Answers
+from jobgroups.api.long_polls import LongPolls
+from jobgroups.events.hub import hub
+from jobgroups.queries import group_status
+from jobgroups.queries.group_status import read_status
+from jobgroups.services.cancellation import child_cancel
+from jobgroups.services.stars import child_star
+from tests.api.conftest import Api, asgi_answer, error_of, play_to_the_end, wrong_fields
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def group(api: Api, farm: list[str]) -> dict[str, Any]:
+    """A submitted group of three jobs, of which the first is completed."""
+    made = api.submit(*farm)
+    play_to_the_end("gpu-1")
+    return made
+
+
+def _path(group: dict[str, Any]) -> str:
+    return f"/api/job-groups/{group['job_group_id']}"
+
+
+def test_status_and_job_have_validators(api: Api, group: dict[str, Any]) -> None:
+    api.delete(_path(group))
+    job = f"{_path(group)}/jobs/{group['child_jobs'][0]['job_id']}"
+    for path in (_path(group), f"{_path(group)}?children=0", f"{_path(group)}?limit=2", job):
+        first = api.get(path)
+        assert (first.status_code, first.headers["Cache-Control"]) == (200, "no-cache")
+        again = api.get(path, if_none_match=f'"other", {first.headers["ETag"]}')
+        assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+    before = api.get(job).headers["ETag"]
+    api.ask("PUT", f"{job}/star")
+    changed = api.get(job, if_none_match=before)
+    assert (changed.status_code, changed.json()["starred"]) == (200, True)
+
+
+def test_status_has_no_jobs_or_a_page_of_them(api: Api, group: dict[str, Any]) -> None:
+    jobs = [one["job_id"] for one in group["child_jobs"]]
+    without = api.get(f"{_path(group)}?children=0").json()
+    assert (without["child_jobs"], without["total_count"], without["completed_count"]) == ([], 3, 1)
+    page = api.get(f"{_path(group)}?limit=2").json()
+    assert [one["job_id"] for one in page["child_jobs"]] == jobs[:2]
+    assert page["children_next"] == f"http://localhost:9820{_path(group)}?limit=2&children_after=1"
+    last = api.get(page["children_next"].removeprefix("http://localhost:9820")).json()
+    assert ([one["job_id"] for one in last["child_jobs"]], last["children_next"]) == (jobs[2:], None)
+    assert "children_next" not in api.get(_path(group)).json()
+
+
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [
+        ("wait=5", {"wait"}),
+        ("since=1&wait=61", {"wait"}),
+        ("since=-1", {"since"}),
+        ("children=2", {"children"}),
+        ("children=0&limit=5", {"children"}),
+        ("limit=201", {"limit"}),
+        ("children_after=x", {"children_after"}),
+        ("childen=0", {"childen"}),
+    ],
+)
+def test_wrong_parameter_is_refused(api: Api, group: dict[str, Any], query: str, fields: set[str]) -> None:
+    assert set(wrong_fields(api.get(f"{_path(group)}?{query}"))) == fields
+
+
+def test_missing_group_and_job_are_not_found(api: Api, group: dict[str, Any]) -> None:
+    api.get(_path(group))
+    error_of(api.get("/api/job-groups/jg_000000000000?since=1&wait=5"), 404, "group_not_found")
+    error_of(api.get(f"{_path(group)}/jobs/j_0"), 404, "job_not_found")
+
+
+def _run(work: Callable[[], Awaitable[Any]]) -> Any:
+    """Run an asynchronous test in a loop of its own, with a hub of its own."""
+
+    async def run() -> Any:
+        try:
+            return await work()
+        finally:
+            await hub.aclose()
+
+    return asyncio.run(run())
+
+
+async def _get(path: str) -> tuple[int, Any]:
+    status, _, body = await asgi_answer(application, "GET", path, None, {})
+    return status, json.loads(body or b"null")
+
+
+async def _until_waiting(polls: LongPolls, count: int) -> None:
+    async with asyncio.timeout(10):
+        while len(polls._waiting) < count:
+            await asyncio.sleep(0.01)
+
+
+def test_long_poll_is_answered_by_the_next_event(group: dict[str, Any]) -> None:
+    path, job_id = _path(group), group["child_jobs"][1]["job_id"]
+
+    async def work() -> None:
+        seq = (await _get(path))[1]["seq"]
+        assert (await _get(f"{path}?since={seq}")) == (304, None)
+        assert (await _get(f"{path}?since={seq - 1}&wait=60"))[0] == 200, "it has moved before"
+        assert (await _get(f"{path}?since={seq + 1}&wait=60"))[0] == 200, "the log of another database"
+        polls = [asyncio.create_task(_get(f"{path}?since={seq}&wait=60{also}")) for also in ("", "&children=0")]
+        await _until_waiting(waiting.long_polls, 2)
+        await sync_to_async(child_star)(group_id=group["job_group_id"], job_id=job_id, starred=True)
+        await sync_to_async(child_cancel)(group_id=group["job_group_id"], job_id=job_id)
+        async with asyncio.timeout(10):
+            whole, head = await asyncio.gather(*polls)
+        assert (whole[0], whole[1]["seq"], whole[1]["child_jobs"][1]["status"]) == (200, seq + 1, "cancelled")
+        assert (head[0], head[1]["seq"], head[1]["child_jobs"]) == (200, seq + 1, [])
+        assert not waiting.long_polls._waiting
+
+    _run(work)
+
+
+def test_long_poll_ends_after_its_wait_and_with_the_process(
+    group: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls = LongPolls()
+
+    async def work() -> None:
+        seq = (await _get(_path(group)))[1]["seq"]
+        group_id = group["job_group_id"]
+        assert not await polls.has_moved(group_id, since=seq, seconds=0.05)
+        monkeypatch.setattr(waiting, "MOST", 1)
+        first = asyncio.create_task(polls.has_moved(group_id, since=seq, seconds=60))
+        await _until_waiting(polls, 1)
+        with pytest.raises(waiting.TooManyWaiting):
+            await polls.has_moved(group_id, since=seq, seconds=60)
+        polls.close()
+        async with asyncio.timeout(10):
+            assert not await first
+            assert not await polls.has_moved(group_id, since=seq, seconds=60)
+
+    _run(work)
+
+
+def test_client_that_disconnects_ends_its_wait(group: dict[str, Any]) -> None:
+    path = _path(group)
+
+    async def work() -> None:
+        seq = (await _get(path))[1]["seq"]
+        gone = asyncio.Event()
+        bodies = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive() -> Any:
+            if bodies:
+                return bodies.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            raise AssertionError(message)
+
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "GET",
+            "path": path,
+            "query_string": f"since={seq}&wait=60".encode(),
+            "headers": [(b"host", b"localhost:9820")],
+            "client": ["127.0.0.1", 50_000],
+            "server": ["127.0.0.1", 9820],
+        }
+        answering = asyncio.create_task(application(scope, receive, send))
+        await _until_waiting(waiting.long_polls, 1)
+        gone.set()
+        async with asyncio.timeout(10):
+            await answering
+        assert not waiting.long_polls._waiting
+
+    _run(work)
+
+
+def test_answers_of_one_moment_are_read_once_and_the_oldest_are_dropped(
+    api: Api, farm: list[str], monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    ids = [api.submit(*farm)["job_group_id"] for _ in range(3)]
+    answers = Answers()
+    read: list[str] = []
+
+    async def get(group_id: str) -> Any:
+        def make(earlier: Any) -> Any:
+            read.append(group_id)
+            return read_status(group_id, earlier)
+
+        return await answers.get(group_id, make=make)
+
+    async def work() -> None:
+        monkeypatch.setattr(group_status, "OUTLOOK_SECONDS", 3_600.0)
+        found = await asyncio.gather(*(get(ids[0]) for _ in range(20)))
+        assert read == ids[:1]
+        assert all(one is found[0] for one in found)
+        settings.DIRECTOR_ON_SQLITE = False  # versions are read in threads
+        assert all(one is found[0] for one in await asyncio.gather(*(get(ids[0]) for _ in range(20))))
+        monkeypatch.setattr("jobgroups.api.answers.MOST_BYTES", 2 * found[0].size + 100)
+        for group_id in ids[1:]:
+            await get(group_id)
+        await get(ids[2])
+        await get(ids[0])
+        assert read == [*ids, ids[0]]
+
+    _run(work)
+    answers.close()

@@ -1,0 +1,146 @@
+"""Encoded answers: each write changes the version, and what is kept of an earlier answer is still true."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from jobgroups.models import Capture, ChildJob, JobGroup, ReportedFile
+from jobgroups.queries.group_status import group_versions, read_head, read_job, read_page, read_status
+from jobgroups.queries.groups import child_detail, group_snapshot
+from jobgroups.services import files
+from jobgroups.services.cancellation import child_cancel, group_cancel
+from jobgroups.services.captures import captures_request
+from jobgroups.services.progress import ProgressRow, progress_flush
+from jobgroups.services.retries import group_retry
+from jobgroups.services.stars import child_star
+from tests.db.test_captures import _store
+from tests.db.test_files import NAME, end
+from tests.harness import factories
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("files_folder")]
+
+
+@pytest.fixture
+def group() -> JobGroup:
+    """A group of three jobs: the first is completed and has an output, the second runs, the third waits."""
+    fences = factories.farm(3)
+    group = factories.submit("gpu-1", "gpu-2", "gpu-3")
+    end(factories.begin(fences[0]), fences[0], {"filename": NAME})
+    factories.begin(fences[1])
+    return group
+
+
+def _jobs(group: JobGroup) -> list[ChildJob]:
+    return list(group.children.order_by("position"))
+
+
+def _progress(group: JobGroup) -> None:
+    job = _jobs(group)[1]
+    progress_flush(rows=[ProgressRow(job.id, job.current_attempt_id or 0, 50.0, "KSampler", 10, 20)])
+
+
+def _capture(group: JobGroup) -> None:
+    _store(Capture.objects.get(child__group=group))
+
+
+def _request_captures(group: JobGroup) -> None:
+    Capture.objects.filter(child__group=group).delete()
+    captures_request(group_id=group.id)
+
+
+def _replace(group: JobGroup) -> None:
+    (job, *_) = _jobs(group)
+    digest = ReportedFile.objects.get(attempt=job.current_attempt_id).digest
+    files.output_replaced(job_id=job.id, digest=digest)
+
+
+def _overwrite(group: JobGroup) -> None:
+    """Have a job of another group write the same file at the same backend."""
+    fence = factories.lease("gpu-1")
+    other = factories.submit("gpu-1")
+    claimed = factories.begin(fence)
+    end(claimed, fence, {"filename": NAME})
+    assert other.pk != group.pk
+
+
+def _star(group: JobGroup, *, starred: bool = True) -> None:
+    child_star(group_id=group.id, job_id=_jobs(group)[0].id, starred=starred)
+
+
+#: In an order in which each is possible.
+WRITES: dict[str, Callable[[JobGroup], object]] = {
+    "progress": _progress,
+    "star": _star,
+    "no star": lambda group: _star(group, starred=False),
+    "request of captures": _request_captures,
+    "capture": _capture,
+    "cancel of a job": lambda group: child_cancel(group_id=group.id, job_id=_jobs(group)[2].id),
+    "cancel of the group": lambda group: group_cancel(group_id=group.id),
+    "retry": lambda group: group_retry(group_id=group.id),
+}
+
+
+def _plain(body: bytes) -> Any:
+    """Return an answer without what it may show for a second after it has changed."""
+    answer = json.loads(body)
+    for job in (answer, *answer.get("child_jobs", ())):
+        job.update({name: None for name in ("waiting_reason", "eta_seconds") if name in job})
+    return answer
+
+
+def test_every_write_changes_the_version_and_the_kept_answer(group: JobGroup) -> None:
+    kept = read_status(group.id, None)
+    for name, write in WRITES.items():
+        write(group)
+        before, kept = kept, read_status(group.id, kept)
+        assert kept.version != before.version, name
+        assert group_versions([group.id]) == {group.id: kept.version}, name
+        assert _plain(kept.body) == _plain(json.dumps(group_snapshot(group.id)).encode()), name
+        assert _plain(kept.body) == _plain(read_status(group.id, None).body), name
+
+
+@pytest.mark.parametrize("write", [_replace, _overwrite])
+def test_replaced_output_changes_the_version(group: JobGroup, write: Callable[[JobGroup], object]) -> None:
+    kept = read_status(group.id, None)
+    write(group)
+    after = read_status(group.id, kept)
+    assert after.version != kept.version
+    assert json.loads(after.body)["child_jobs"][0]["outputs"]["images"][0]["missing"]
+
+
+def test_jobs_that_have_not_changed_are_not_encoded_again(group: JobGroup) -> None:
+    before = read_status(group.id, None)
+    _star(group)
+    after = read_status(group.id, before)
+    assert [one is other for one, other in zip(after.jobs, before.jobs, strict=True)] == [False, True, True]
+    later = read_status(group.id, dataclasses.replace(after, expires_at=after.read_at))
+    again = [one is other for one, other in zip(later.jobs, after.jobs, strict=True)]
+    assert again == [True, False, False], "outlooks of open jobs are a second old at most"
+    assert later.expires_at > after.expires_at == before.expires_at
+
+
+def test_reading_an_unchanged_group_takes_few_queries(group: JobGroup) -> None:
+    group_cancel(group_id=group.id)
+    ended = read_status(group.id, None)
+    with CaptureQueriesContext(connection) as queries:
+        read_status(group.id, ended)
+    assert len(queries) == 2
+
+
+def test_answers_equal_those_of_the_queries(group: JobGroup) -> None:
+    (first, *_) = _jobs(group)
+    status = _plain(read_status(group.id, None).body)
+    assert list(status)[:3] == ["job_group_id", "status", "child_jobs"]
+    assert _plain(read_job(group.id, first.id, None).body) == _plain(
+        json.dumps(child_detail(group.id, first.id)).encode()
+    )
+    assert _plain(read_head(group.id, None).body) == {**status, "child_jobs": []}
+    pages = [read_page(group.id, first, 2, None) for first in (0, 2, 4)]
+    assert [one.last for one in pages] == [1, None, None]
+    assert [job for one in pages for job in _plain(one.body)["child_jobs"]] == status["child_jobs"]
+    assert read_page(group.id, 0, 3, None).last is None
