@@ -98,10 +98,20 @@ def apply_parameters(copy: WorkflowCopy, parameters: object) -> Applied:
         return Applied()
     if not isinstance(parameters, dict):
         raise ParameterInvalid("parameters", "Must be an object of names and values.")
-    setter = _Setter(copy)
+    applied, held = Applied(), _Inputs(copy)
     for parameter in sorted(_read(copy, parameters), key=lambda each: each.node_id is not None):
-        setter.apply(parameter)
-    return setter.applied
+        found = held.of(parameter)
+        if isinstance(found, str):
+            applied.ignored[parameter.path.removeprefix("parameters.")] = found
+            continue
+        for node_id, name in found:
+            literal = copy.nodes[node_id]["inputs"][name]
+            if not _fits(name, literal, parameter.value):
+                raise ParameterInvalid(parameter.path, _mismatch(name, literal, node_id))
+            copy.set(node_id, name, parameter.value)
+        if parameter.node_id is not None:
+            applied.addressed.update(found)
+    return applied
 
 
 def _read(copy: WorkflowCopy, parameters: Mapping[str, Any]) -> Iterator[_Parameter]:
@@ -132,11 +142,10 @@ def _read(copy: WorkflowCopy, parameters: Mapping[str, Any]) -> Iterator[_Parame
         yield _Parameter(path, node_id, name if node_id is not None else key, value)
 
 
-class _Setter:
-    """Sets parameters. The literals are looked up once: setting one never makes it a link."""
+class _Inputs:
+    """The inputs of a workflow by name. They are looked up once: setting a literal never makes it a link."""
 
     def __init__(self, copy: WorkflowCopy) -> None:
-        self.applied = Applied()
         self._copy = copy
         self._holders: dict[str, list[str]] = {}
         self._linked: set[str] = set()
@@ -147,54 +156,26 @@ class _Setter:
                 else:
                     self._linked.add(name)
 
-    def apply(self, parameter: _Parameter) -> None:
-        """Set one parameter, or record why it is ignored."""
+    def of(self, parameter: _Parameter) -> list[tuple[str, str]] | str:
+        """Return the inputs that a parameter sets, as (node id, name), by its name or the first alias that fits.
+
+        A plain name sets that input of every node that has it as a literal. A text says why there are none.
+        """
+        names = (parameter.name, *ALIASES.get(parameter.name, ()))
         if parameter.node_id is not None:
-            self._apply_addressed(parameter, parameter.node_id)
+            inputs = self._copy.nodes[parameter.node_id]["inputs"]
+            fitting = {name: [parameter.node_id] for name in names if is_literal(inputs.get(name, []))}
+            is_linked = parameter.name in inputs
         elif parameter.name in SEED_INPUTS:
-            reason = "every job has a seed of its own; address one node to fix its seed."
-            self._ignore(parameter, reason)
+            return "every job has a seed of its own; address one node to fix its seed."
         else:
-            self._apply_plain(parameter)
-
-    def _apply_plain(self, parameter: _Parameter) -> None:
-        """Set the input of every node that has it as a literal, by its name or the first alias."""
-        name = next((name for name in _names(parameter) if name in self._holders), None)
-        if name is None:
-            self._ignore_unmatched(parameter, linked=parameter.name in self._linked)
-            return
-        for node_id in self._holders[name]:
-            self._set(parameter, node_id, name)
-
-    def _apply_addressed(self, parameter: _Parameter, node_id: str) -> None:
-        """Set the input of one node, by its name or the first alias that it has."""
-        inputs = self._copy.nodes[node_id]["inputs"]
-        literals = (name for name in _names(parameter) if is_literal(inputs.get(name, [])))
-        name = next(literals, None)
-        if name is None:
-            self._ignore_unmatched(parameter, linked=parameter.name in inputs)
-            return
-        self._set(parameter, node_id, name)
-        self.applied.addressed.add((node_id, name))
-
-    def _set(self, parameter: _Parameter, node_id: str, name: str) -> None:
-        literal = self._copy.nodes[node_id]["inputs"][name]
-        if not _fits(name, literal, parameter.value):
-            raise ParameterInvalid(parameter.path, _mismatch(name, literal, node_id))
-        self._copy.set(node_id, name, parameter.value)
-
-    def _ignore_unmatched(self, parameter: _Parameter, *, linked: bool) -> None:
-        link = "the input is a link, which is never overwritten."
-        self._ignore(parameter, link if linked else "it matches no input of the workflow.")
-
-    def _ignore(self, parameter: _Parameter, reason: str) -> None:
-        name = parameter.path.removeprefix("parameters.")
-        self.applied.ignored[name] = reason
-
-
-def _names(parameter: _Parameter) -> tuple[str, ...]:
-    """Return the parameter's own name, then its aliases."""
-    return (parameter.name, *ALIASES.get(parameter.name, ()))
+            fitting = {name: self._holders[name] for name in names if name in self._holders}
+            is_linked = parameter.name in self._linked
+        for name, node_ids in fitting.items():
+            return [(node_id, name) for node_id in node_ids]
+        if is_linked:
+            return "the input is a link, which is never overwritten."
+        return "it matches no input of the workflow."
 
 
 def _fits(name: str, literal: Any, value: Any) -> bool:
