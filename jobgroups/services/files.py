@@ -7,8 +7,8 @@ that was captured before stays.
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 from django.db import connection
 from django.db.models import F
@@ -34,55 +34,46 @@ def record(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str,
     ``origins`` the origin of the node that has written it. Returns the digests of the files that a later attempt, whose
     end was stored before, has replaced.
     """
-    if not reported:
-        return frozenset()
     # In one order: concurrent ends wait for each other, and do not deadlock.
     digests = sorted(reported)
-    _insert(attempt, {digest: reported[digest] for digest in digests}, origins)
     lost: set[str] = set()
-    while others := _others(attempt, digests):
-        if _settle(attempt, reported, origins, others, lost):
-            break
-        # Another transaction has replaced the same rows meanwhile, and its own are visible now.
+    for first in range(0, len(digests), _AT_ONCE):
+        some = digests[first : first + _AT_ONCE]
+        _insert(attempt, {digest: reported[digest] for digest in some}, origins)
+        while others := _others(attempt, some):
+            if _settle(attempt, reported, origins, others, lost):
+                break
+            # Another transaction has replaced the same rows meanwhile, and its own are visible now.
     return frozenset(lost)
 
 
 def _insert(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str, str]) -> int:
     """Insert the rows that do not contradict others; return how many."""
-    inserted = 0
-    for some in _slices(list(reported)):
-        places = ", ".join(["(%s, %s, %s, %s)"] * len(some))
-        values = [
-            value
-            for digest in some
-            for value in (attempt.pk, digest, reported[digest], origins.get(digest, "") if reported[digest] else "")
-        ]
-        with connection.cursor() as cursor:
-            cursor.execute(
-                f"INSERT INTO {_TABLE} (attempt_id, digest, executed, origin) VALUES {places}"  # noqa: S608 no input in it
-                " ON CONFLICT DO NOTHING",
-                values,
-            )
-            inserted += cursor.rowcount
+    if not reported:
+        return 0
+    places = ", ".join(["(%s, %s, %s, %s)"] * len(reported))
+    values: list[Any] = []
+    for digest, written in reported.items():
+        values += (attempt.pk, digest, written, origins.get(digest, "") if written else "")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {_TABLE} (attempt_id, digest, executed, origin) VALUES {places}"  # noqa: S608 no input in it
+            " ON CONFLICT DO NOTHING",
+            values,
+        )
+        inserted: int = cursor.rowcount
     return inserted
 
 
 def _others(attempt: Attempt, digests: Sequence[str]) -> list[tuple[int, str, bool]]:
-    found: list[tuple[int, str, bool]] = []
-    for some in _slices(digests):
-        places = ", ".join(["%s"] * len(some))
-        with connection.cursor() as cursor:
-            cursor.execute(
-                f"SELECT attempt_id, digest, executed FROM {_TABLE}"  # noqa: S608 no input in it
-                f" WHERE digest IN ({places}) AND attempt_id <> %s",
-                [*some, attempt.pk],
-            )
-            found += [(row[0], row[1], bool(row[2])) for row in cursor.fetchall()]
-    return found
-
-
-def _slices(items: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (items[first : first + _AT_ONCE] for first in range(0, len(items), _AT_ONCE))
+    places = ", ".join(["%s"] * len(digests))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT attempt_id, digest, executed FROM {_TABLE}"  # noqa: S608 no input in it
+            f" WHERE digest IN ({places}) AND attempt_id <> %s",
+            [*digests, attempt.pk],
+        )
+        return [(row[0], row[1], bool(row[2])) for row in cursor.fetchall()]
 
 
 def _settle(

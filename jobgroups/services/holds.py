@@ -23,7 +23,7 @@ from jobgroups.services import late_results
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.leases import verify_fence
 from jobgroups.services.requeue import reassign, requeue
-from jobgroups.services.transactions import group_transaction
+from jobgroups.services.transactions import attempt_transaction
 
 logger = logging.getLogger(__name__)
 
@@ -140,23 +140,16 @@ def prompts_evict(*, fence: FencingToken) -> set[int]:
     child's result.
     """
     active = Attempt.objects.filter(backend_id=fence.backend_id, ended_at__isnull=True, stop_requested_at__isnull=True)
-    stopped: set[int] = set()
-    for attempt_id, group_id in list(active.order_by("id").values_list("id", "child__group_id")):
-        if _evict(attempt_id, group_id, fence):
-            stopped.add(attempt_id)
-    return stopped
+    ids = list(active.order_by("id").values_list("id", flat=True))
+    return {attempt_id for attempt_id in ids if _evict(attempt_id, fence)}
 
 
 @retry_on_conflict
-def _evict(attempt_id: int, group_id: str, fence: FencingToken) -> bool:
-    with group_transaction(group_id, fence=fence) as tx:
+def _evict(attempt_id: int, fence: FencingToken) -> bool:
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         row = Backend.objects.filter(pk=fence.backend_id).first()
-        if row is None or not row.evict:
-            # Resumed a moment ago.
-            return False
-        child = ChildJob.objects.select_for_update(of=("self",)).get(attempts=attempt_id)
-        attempt = Attempt.objects.select_for_update().get(pk=attempt_id)
-        if not tx.request_stop([attempt.pk], StopReason.GIVEN_BACK):
+        # It may have been resumed a moment ago.
+        if row is None or not row.evict or not tx.request_stop([attempt.pk], StopReason.GIVEN_BACK):
             return False
         Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
         _requeue(tx, child, attempt, row)

@@ -22,7 +22,7 @@ from jobgroups.services.candidates import CandidateBackends, attempt_history, ca
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.outcomes import Failure, adopt_other_result, stop_failed
 from jobgroups.services.requeue import counted_attempts, group_retry_policy, requeue_after_backoff, requeue_at
-from jobgroups.services.transactions import group_transaction
+from jobgroups.services.transactions import attempt_transaction
 
 #: A longer gap between the last answer and the first failed probe: no runner probed meanwhile.
 _UNPROBED_AFTER: Final = dt.timedelta(minutes=1)
@@ -55,17 +55,14 @@ def attempts_move(*, fence: FencingToken, reason: str) -> set[int]:
     for row in rows.defer("child__group__workflow_json", "child__group__parameters_json"):
         group = row.child.group
         elsewhere = RetryScope(group.retry_elsewhere)
-        is_open = candidate_backends(group, elsewhere, besides={fence.backend_id})
-        if is_open and _move(row.pk, group.id, fence, reason):
+        if candidate_backends(group, elsewhere, besides={fence.backend_id}) and _move(row.pk, fence, reason):
             moved.add(row.pk)
     return moved
 
 
 @retry_on_conflict
-def _move(attempt_id: int, group_id: str, fence: FencingToken, reason: str) -> bool:
-    with group_transaction(group_id, fence=fence) as tx:
-        child = ChildJob.objects.select_for_update(of=("self",)).get(attempts=attempt_id)
-        attempt = Attempt.objects.select_for_update().get(pk=attempt_id)
+def _move(attempt_id: int, fence: FencingToken, reason: str) -> bool:
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         if not _movable(fence).filter(pk=attempt_id).exists():
             return False
         unsent = Failure(kind=FailureClass.UNREACHABLE, message=reason)

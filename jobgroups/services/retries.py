@@ -4,7 +4,7 @@ Children that failed, timed out or were cancelled are queued again, each with it
 result completes with it and is not rendered again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -36,7 +36,6 @@ class Retried:
     moved: Mapping[str, str]  #: Of those that wait again, the ones bound to another backend now: id → backend.
 
 
-@retry_on_conflict
 def group_retry(
     *,
     group_id: str,
@@ -59,15 +58,9 @@ def group_retry(
         BackendNotFound, BackendUnavailable, NoOtherBackend: a child can wait nowhere, or not there.
         AssetDeleted: an input file of the group was deleted.
     """
-    with group_transaction(group_id) as tx:
-        _check_run(tx, run)
-        chosen = _chosen(tx, tx.children(), job_ids)
-        done = _queue_again(tx, chosen, choice, by)
-    # The transaction has derived the group from its children when it ended.
-    return replace(done, status=tx.group.status)
+    return _retry(group_id, lambda tx: _chosen(tx, tx.children(), job_ids), choice, run, by)
 
 
-@retry_on_conflict
 def child_retry(
     *, group_id: str, job_id: str, choice: Choice = AS_THE_GROUP_SAYS, run: int | None = None, by: str = ""
 ) -> Retried:
@@ -76,20 +69,27 @@ def child_retry(
     The group's lock decides which of the two it is: the run's last child may end at the same time. Arguments and errors
     are those of :func:`group_retry`. Raises ``JobNotFailed`` if the group runs, and the child has not failed.
     """
-    with group_transaction(group_id) as tx:
-        _check_run(tx, run)
+
+    def choose(tx: GroupTransaction) -> list[ChildJob]:
         chosen = _named(_known(tx.children(pk=job_id), [job_id]))
         is_open = tx.group.completed_at is None
         if is_open and chosen[0].status not in CHILD_RETRIED_IN_RUN:
             raise JobNotFailed(job_id, chosen[0].status)
-        done = _queue_again(tx, chosen, choice, by)
+        return chosen
+
+    return _retry(group_id, choose, choice, run, by)
+
+
+@retry_on_conflict
+def _retry(
+    group_id: str, choose: Callable[[GroupTransaction], list[ChildJob]], choice: Choice, run: int | None, by: str
+) -> Retried:
+    with group_transaction(group_id) as tx:
+        if run is not None and run != tx.group.run:
+            raise RunPassed(group_id, tx.group.run, run)
+        done = _queue_again(tx, choose(tx), choice, by)
     # The transaction has derived the group from its children when it ended.
     return replace(done, status=tx.group.status)
-
-
-def _check_run(tx: GroupTransaction, run: int | None) -> None:
-    if run is not None and run != tx.group.run:
-        raise RunPassed(tx.group.id, tx.group.run, run)
 
 
 def _queue_again(tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choice, by: str) -> Retried:
