@@ -9,8 +9,6 @@ from backends.comfyui.texts import one_line
 
 #: Node faults that the sentence names; all of them are in ``node_errors``.
 _NAMED_FAULTS: Final = 3
-#: Characters of one cause in a warning: a node may put anything into its message.
-_MAX_CAUSE: Final = 500
 #: The body with which aiohttp, ComfyUI's HTTP server, answers an exception in a handler.
 _EXCEPTION_IN_HANDLER: Final = b"500 Internal Server Error\n\nServer got itself in trouble"
 
@@ -66,7 +64,7 @@ def not_executed(node_id: str | None, class_type: str | None, cause: str) -> str
 
     ``ComfyUI did not execute node 3 (SaveImage): Execution Blocked: stop here``
     """
-    return f"ComfyUI did not execute node {node_id or '?'} ({class_type or '?'}): {_line(cause)}"
+    return f"ComfyUI did not execute node {node_id or '?'} ({class_type or '?'}): {one_line(cause)}"
 
 
 def partly(node_errors: Mapping[str, Any]) -> str:
@@ -83,14 +81,14 @@ def refused_outputs(node_errors: Mapping[str, Any]) -> Iterator[str]:
     """
     for node_id, node in node_errors.items():
         faults = [fault for _, fault in _faults({node_id: node})]
-        cause = _line("; ".join(faults) or "it gave no reason")
+        cause = one_line("; ".join(faults) or "it gave no reason")
         where = _where(node_id, node)
         outputs = node.get("dependent_outputs") if isinstance(node, dict) else None
         others = [str(one) for one in outputs or () if one != node_id]
         if others:
             several = "s" if len(others) > 1 else ""
             yield (
-                f"ComfyUI did not execute output node{several} {_line(', '.join(others))}, because of {where}: {cause}"
+                f"ComfyUI did not execute output node{several} {one_line(', '.join(others))}, because of {where}: {cause}"
             )
         else:
             yield f"ComfyUI did not execute output {where}: {cause}"
@@ -101,11 +99,6 @@ def answer_lost(class_type: str) -> dict[str, Any]:
     message = "it was refused, and ComfyUI's answer was lost"
     error = {"type": "answer_lost", "message": message, "details": "", "extra_info": {}}
     return {"errors": [error], "dependent_outputs": [], "class_type": class_type}
-
-
-def _line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _MAX_CAUSE else f"{line[: _MAX_CAUSE - 1]}…"
 
 
 def _faults(node_errors: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -90,12 +90,10 @@ class Process:
 
     def kill_worker(self) -> None:
         """End the worker; what it runs stays in queue_running for ever."""
-        self.state.worker_alive = False
         self._worker.cancel()
 
     def kill(self) -> None:
         self.state.ended = True
-        self.state.worker_alive = False
         self.stop_listening()
         for connection in self._runner.server.connections if self._runner.server else ():
             if connection.transport is not None:

@@ -65,7 +65,6 @@ class ServerState:
     number: int = 0  # the counter of prompts, consumed by refused ones too
     client_id: Any = None  # of the running prompt, or the last one
     last_node_id: str | None = None  # the node being executed, as displayed
-    worker_alive: bool = True
     ended: bool = False
     free_requested: bool = False
     gpu_broken: Fault | None = None  # the order that broke it

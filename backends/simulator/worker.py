@@ -25,7 +25,6 @@ async def work(state: ServerState) -> None:
                 _tidy(state)
     except Exception:
         logger.warning("%s: the worker died", state.config.name, exc_info=True)
-    state.worker_alive = False
 
 
 async def _run_next(state: ServerState) -> None:

@@ -9,7 +9,6 @@ from django.db.models import Count
 from backends.comfyui.versions import limitations
 from backends.models import Backend
 from backends.queries import backend_status, is_on_probation
-from backends.states import BackendStatus
 from jobgroups.domain.clock import iso, iso_or_none, now
 from jobgroups.domain.states import CHILD_OPEN, AttemptState, ChildStatus
 from jobgroups.models import Attempt, ChildJob
@@ -73,7 +72,7 @@ def serialize_backend_status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[
     clients, ``running`` the running prompts of all clients. The Director's are exact, the others are as of the
     last probe.
     """
-    status = status_of(row, load)
+    status = backend_status(row, now=now(), ours=load.running + load.accepted)
     return {
         "backend_id": row.id,
         "enabled": row.enabled,
@@ -92,11 +91,6 @@ def serialize_backend_status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[
         "comfyui_version": row.comfyui_version or None,
         "last_seen_at": iso_or_none(row.last_seen_at),
     }
-
-
-def status_of(row: Backend, load: BackendLoad = NO_LOAD) -> BackendStatus:
-    """Return the one word for a backend, with why, since when and by whom."""
-    return backend_status(row, now=now(), ours=load.running + load.accepted)
 
 
 def _quarantine(row: Backend) -> dict[str, Any] | None:
