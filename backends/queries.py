@@ -43,7 +43,7 @@ def is_offline(row: Backend, now: dt.datetime) -> bool:
 
 
 def backend_status(row: Backend, *, now: dt.datetime, ours: int = 0) -> BackendStatus:
-    """Return the strongest state that applies to a backend (see ``PRECEDENCE``), and its cause.
+    """Return the first state of ``BackendState`` that applies to a backend, and its cause.
 
     ``ours`` are prompts of ours that wait or run there, as stored by the Director.
     """

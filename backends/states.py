@@ -18,16 +18,16 @@ LEFT_RUNNING: Final = "a stopped prompt still renders: "
 
 
 class BackendState(StrEnum):
-    """The status that is shown for a backend."""
+    """The status that is shown for a backend: the first of these states that applies."""
 
-    UNKNOWN = "unknown"  #: No response since it was registered.
-    ONLINE = "online"  #: It responds, and nothing runs there.
-    BUSY = "busy"  #: It responds, and a prompt runs or waits there.
-    PAUSED = "paused"  #: A user paused it: its queued children keep waiting.
-    DRAINING = "draining"  #: A user drains it: it takes nothing more, and is disabled once empty.
-    OFFLINE = "offline"  #: It does not respond, or is unfit.
     DISABLED = "disabled"  #: A user disabled it.
     QUARANTINED = "quarantined"  #: Excluded by its failures, or by a user.
+    DRAINING = "draining"  #: A user drains it: it takes nothing more, and is disabled once empty.
+    PAUSED = "paused"  #: A user paused it: its queued children keep waiting.
+    OFFLINE = "offline"  #: It does not respond, or is unfit.
+    UNKNOWN = "unknown"  #: No response since it was registered.
+    BUSY = "busy"  #: It responds, and a prompt runs or waits there.
+    ONLINE = "online"  #: It responds, and nothing runs there.
 
 
 class Hold(StrEnum):
@@ -37,18 +37,6 @@ class Hold(StrEnum):
     PAUSE = "pause"  #: No new prompts until a user resumes it.
     DRAIN = "drain"  #: No new prompts or children; disabled once nothing of ours is there.
 
-
-#: From the strongest state to the weakest: the first one that applies is shown.
-PRECEDENCE: Final = (
-    BackendState.DISABLED,
-    BackendState.QUARANTINED,
-    BackendState.DRAINING,
-    BackendState.PAUSED,
-    BackendState.OFFLINE,
-    BackendState.UNKNOWN,
-    BackendState.BUSY,
-    BackendState.ONLINE,
-)
 
 #: The order of lists for users: backends that need attention come first.
 ATTENTION_ORDER: Final = (

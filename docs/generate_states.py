@@ -74,7 +74,7 @@ def _backend_table() -> list[str]:
     """Return the states of backends, the strongest first, with what each means for work."""
     meanings = _meanings(backend_states.BackendState)
     lines = ["| Value | Meaning | Submissions | New prompts |", "| --- | --- | --- | --- |"]
-    for state in backend_states.PRECEDENCE:
+    for state in backend_states.BackendState:
         takes = "accepted" if state in backend_states.TAKES_CHILDREN else "skipped"
         sent = "sent" if state in _SENDS else "none"
         lines.append(f"| `{state.value}` | {meanings[state.value]} | {takes} | {sent} |")

@@ -10,7 +10,7 @@ from backends.capabilities import BackendCapabilities, gpu_slug, missing_capabil
 from backends.models import Backend
 from backends.quarantine import LONGEST, QuarantineRules, counts_since, quarantine_for, reason_for
 from backends.queries import backend_status
-from backends.states import ATTENTION_ORDER, PRECEDENCE, STALE_AFTER, BackendState, BackendStatus, Hold, prompt_limit
+from backends.states import ATTENTION_ORDER, STALE_AFTER, BackendState, BackendStatus, Hold, prompt_limit
 
 NOW = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
 BEFORE = NOW - dt.timedelta(minutes=5)
@@ -33,8 +33,8 @@ def status(**known: Any) -> BackendStatus:
 
 
 def test_every_state_has_a_rank() -> None:
-    assert set(PRECEDENCE) == set(BackendState) == set(TRUE_OF) == set(ATTENTION_ORDER)
-    assert len(PRECEDENCE) == len(ATTENTION_ORDER) == len(BackendState)
+    assert set(BackendState) == set(TRUE_OF) == set(ATTENTION_ORDER)
+    assert len(ATTENTION_ORDER) == len(BackendState)
 
 
 @pytest.mark.parametrize("state", BackendState)
@@ -48,10 +48,10 @@ def test_status_has_state_beginning_and_author(state: BackendState) -> None:
     ("first", "second"),
     [
         (first, second)
-        for first, second in itertools.combinations(PRECEDENCE, 2)
+        for first, second in itertools.combinations(BackendState, 2)
         # A backend has one hold and one reachability.
         if {first, second} != {BackendState.DRAINING, BackendState.PAUSED}
-        and PRECEDENCE.index(first) < PRECEDENCE.index(BackendState.OFFLINE)
+        and list(BackendState).index(first) < list(BackendState).index(BackendState.OFFLINE)
     ],
 )
 def test_status_is_the_stronger_of_two(first: BackendState, second: BackendState) -> None:
