@@ -7,12 +7,12 @@ shape.
 import contextlib
 import itertools
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from backends.comfyui.errors import ProtocolError, Refusal
-from backends.comfyui.protocol import ExecutionError
+from backends.comfyui.protocol import ExecutionError, QueueLength
 from backends.comfyui.texts import one_line
 from backends.comfyui.versions import has_assets
 from backends.comfyui.wire_json import WireDecoder
@@ -138,14 +138,6 @@ class _WireEntry(msgspec.Struct):
     outputs: dict[str, dict[str, Any] | None] = {}
 
 
-class _ExecInfo(msgspec.Struct):
-    queue_remaining: Annotated[int, msgspec.Meta(ge=0)]
-
-
-class _WireDepth(msgspec.Struct):
-    exec_info: _ExecInfo
-
-
 class _WireSystem(msgspec.Struct):
     comfyui_version: str | None = None
     python_version: Any = None
@@ -184,7 +176,7 @@ class Job(msgspec.Struct, kw_only=True):
 _accepted = WireDecoder(Accepted)
 _queue = WireDecoder(_WireQueue)
 _history: WireDecoder[dict[str, _WireEntry]] = WireDecoder(dict[str, _WireEntry])
-_depth = WireDecoder(_WireDepth)
+_depth = WireDecoder(QueueLength)
 _stats = WireDecoder(_WireStats)
 _refusal = WireDecoder(_WireRefusal)
 _job = WireDecoder(Job)

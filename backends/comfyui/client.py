@@ -142,7 +142,9 @@ class ComfyClient:
                 except ProtocolError as exc:
                     raise self._unconfirmed(answer) from exc
             case 400 | 413:
-                raise self._refused(answer)
+                refusal = answers.refusal(answer.body)
+                detail = sentence(refusal, status=answer.status)
+                raise PromptRefused(detail, status=answer.status, refusal=refusal)
             case status if not raised and (status >= 500 or status in (408, 425, 429)):
                 # A proxy's answer: the ComfyUI behind it may still queue the prompt.
                 detail = f"The prompt was answered with {status}; it may be queued."
@@ -158,10 +160,6 @@ class ComfyClient:
             text=text,
             raised=raised,
         )
-
-    def _refused(self, answer: Answer) -> PromptRefused:
-        refusal = answers.refusal(answer.body)
-        return PromptRefused(sentence(refusal, status=answer.status), status=answer.status, refusal=refusal)
 
     async def history(self, prompt_id: str, *, new_connection: bool = False) -> answers.HistoryEntry | None:
         """How the prompt ended; None while ComfyUI's history does not have it."""

@@ -7,7 +7,7 @@ ComfyUI versions change nothing. docs/comfyui-protocol.md describes the wire for
 import struct
 from functools import reduce
 from operator import or_
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -140,15 +140,17 @@ Event: TypeAlias = (
 
 
 class _ExecInfo(msgspec.Struct):
-    queue_remaining: int
+    queue_remaining: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _StatusBody(msgspec.Struct):
+class QueueLength(msgspec.Struct):
+    """The queue's length, as frames and ``GET /prompt`` have it."""
+
     exec_info: _ExecInfo
 
 
 class _StatusData(msgspec.Struct):
-    status: _StatusBody
+    status: QueueLength
     sid: str | None = None
 
 
