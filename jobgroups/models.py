@@ -87,8 +87,7 @@ class JobGroup(models.Model):
     metadata_json = models.TextField(default="{}")
     seed_strategy = models.CharField(max_length=16)
     base_seed = models.BigIntegerField()
-    #: From the start of a job; ``NO_TIMEOUT``: only ``stall_seconds`` ends it.
-    timeout_seconds = models.IntegerField()
+    timeout_seconds = models.IntegerField()  #: From the start of a job; ``NO_TIMEOUT``: only ``stall_seconds`` ends it.
     #: A job ends after so many seconds without an event of its prompt; null: it does not.
     stall_seconds = models.IntegerField(null=True, blank=True)
     #: Days after its end until it is deleted; null: those of the installation.
@@ -99,8 +98,7 @@ class JobGroup(models.Model):
     placement = models.CharField(
         max_length=8, choices=_choices(Placement), default=Placement.BOUND.value, db_default=Placement.BOUND.value
     )
-    #: Limit of counted attempts of a child within one run.
-    max_attempts = models.IntegerField(default=1, db_default=1)
+    max_attempts = models.IntegerField(default=1, db_default=1)  #: Limit of counted attempts of a child within one run.
     #: On which backends other than its own a child may be retried.
     retry_elsewhere = models.CharField(
         max_length=8, choices=_choices(RetryScope), default=RetryScope.NEVER.value, db_default=RetryScope.NEVER.value
@@ -178,8 +176,7 @@ class GroupLabel(models.Model):
 
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="labels")
     key = models.CharField(max_length=100)
-    #: As text: ``3`` and ``"3"`` are found by the same query.
-    value = models.CharField(max_length=200)
+    value = models.CharField(max_length=200)  #: As text: ``3`` and ``"3"`` are found by the same query.
 
     class Meta:
         constraints: ClassVar = [models.UniqueConstraint(name="label_once", fields=["group", "key"])]
@@ -195,10 +192,8 @@ class Variant(models.Model):
     id = models.BigAutoField(primary_key=True)
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="variants")
     number = models.IntegerField()
-    #: Its place in the line: the start of the group's run.
-    queued_at = models.DateTimeField()
-    #: ``["*"]``, or ids and ``tag:…`` in any mix, as submitted.
-    candidates = models.JSONField()
+    queued_at = models.DateTimeField()  #: Its place in the line: the start of the group's run.
+    candidates = models.JSONField()  #: ``["*"]``, or ids and ``tag:…`` in any mix, as submitted.
     workflow_digest = models.CharField(max_length=16, blank=True, default="")
     #: Digest of the model files that the workflow names; empty: it names none.
     models_digest = models.CharField(max_length=16, blank=True, default="", db_default="")
@@ -225,8 +220,7 @@ class ChildJob(models.Model):
 
     id = models.CharField(primary_key=True, max_length=14)
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="children")
-    #: Its position in the group, from 0; seeds are assigned in this order.
-    position = models.IntegerField()
+    position = models.IntegerField()  #: Its position in the group, from 0; seeds are assigned in this order.
     #: The id outlives its backend: the history of a deleted backend stays readable. Null: no backend has claimed it.
     backend = models.ForeignKey(
         Backend, on_delete=models.DO_NOTHING, db_constraint=False, null=True, related_name="children"
@@ -246,11 +240,9 @@ class ChildJob(models.Model):
     )
     seed = models.BigIntegerField()
     status = models.CharField(max_length=16, choices=_choices(ChildStatus), default=ChildStatus.QUEUED.value)
-    #: The group's run in which it was last queued.
-    run = models.IntegerField(default=1)
+    run = models.IntegerField(default=1)  #: The group's run in which it was last queued.
     current_attempt = models.ForeignKey("Attempt", on_delete=models.SET_NULL, null=True, blank=True, related_name="+")
-    #: All attempts, counted or not.
-    attempt_count = models.IntegerField(default=0)
+    attempt_count = models.IntegerField(default=0)  #: All attempts, counted or not.
     #: Attempts of this run that ended without being counted; limited, see ``services.outcomes``.
     uncounted_attempts = models.IntegerField(default=0, db_column="uncharged_count")
     #: Not claimed before this time (backoff between attempts).
@@ -272,8 +264,7 @@ class ChildJob(models.Model):
     warnings_json = models.TextField(default="[]")
     #: Whether ComfyUI executed nothing for its outputs: every node was cached.
     outputs_reused = models.BooleanField(default=False, db_default=False)
-    #: Whether a user marked it with a star.
-    starred = models.BooleanField(default=False)
+    starred = models.BooleanField(default=False)  #: Whether a user marked it with a star.
 
     queued_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True, blank=True)
@@ -333,8 +324,7 @@ class Attempt(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     child = models.ForeignKey(ChildJob, on_delete=models.CASCADE, related_name="attempts")
-    #: From 1, over all runs of the child.
-    number = models.IntegerField()
+    number = models.IntegerField()  #: From 1, over all runs of the child.
     run = models.IntegerField()
     backend = models.ForeignKey(Backend, on_delete=models.DO_NOTHING, db_constraint=False, related_name="attempts")
     #: The variant of a child of the pool: the line is counted without a join.
@@ -342,8 +332,7 @@ class Attempt(models.Model):
     prompt_id = models.CharField(max_length=64, unique=True)
     #: The socket that receives the prompt's events; a runner that takes over opens one with the same id.
     client_id = models.CharField(max_length=200)
-    #: Epoch of the lease with which it was claimed.
-    epoch = models.BigIntegerField()
+    epoch = models.BigIntegerField()  #: Epoch of the lease with which it was claimed.
     state = models.CharField(max_length=16, choices=_choices(AttemptState), default=AttemptState.INTENT.value)
     #: Whether it counts against ``max_attempts``; false if nothing of it was executed.
     is_counted = models.BooleanField(default=True, db_column="charged")
@@ -451,10 +440,8 @@ class Exclusion(models.Model):
     #: 0: every variant with the digest. Otherwise one: what is missing is content, which digests leave out.
     variant_id = models.BigIntegerField(default=0)
     kind = models.CharField(max_length=16, choices=_choices(ExclusionKind))
-    #: Failures since it began.
-    count = models.IntegerField(default=1)
-    #: What ComfyUI said last.
-    reason = models.TextField(blank=True)
+    count = models.IntegerField(default=1)  #: Failures since it began.
+    reason = models.TextField(blank=True)  #: What ComfyUI said last.
     since = models.DateTimeField()
     last_at = models.DateTimeField()
 
@@ -484,10 +471,8 @@ class Timing(models.Model):
     seconds = models.FloatField(null=True, blank=True)
     #: Moving average of the additional seconds of a job that ran after other models.
     load_seconds = models.FloatField(null=True, blank=True)
-    #: Number of jobs that were measured with loaded models.
-    runs = models.IntegerField(default=0)
-    #: When the last job was stored.
-    updated_at = models.DateTimeField(db_index=True)
+    runs = models.IntegerField(default=0)  #: Number of jobs that were measured with loaded models.
+    updated_at = models.DateTimeField(db_index=True)  #: When the last job was stored.
 
     class Meta:
         ordering: ClassVar = ["workflow_digest", "backend"]
@@ -500,10 +485,8 @@ class Timing(models.Model):
 class Asset(models.Model):
     """An uploaded file, stored once by its content. Its name is data of a user and names no file here."""
 
-    #: A UUID, as in ComfyUI's assets API.
-    id = models.CharField(primary_key=True, max_length=36)
-    #: BLAKE3 in hexadecimal digits.
-    hash = models.CharField(max_length=64, unique=True)
+    id = models.CharField(primary_key=True, max_length=36)  #: A UUID, as in ComfyUI's assets API.
+    hash = models.CharField(max_length=64, unique=True)  #: BLAKE3 in hexadecimal digits.
     name = models.CharField(max_length=255)
     content_type = models.CharField(max_length=100)
     size_bytes = models.BigIntegerField()
@@ -546,14 +529,12 @@ class StoredFile(models.Model):
     """The content of captured outputs, stored once. It is deleted after its last capture."""
 
     id = models.CharField(primary_key=True, max_length=36)
-    #: Hashes in hexadecimal digits.
-    blake3 = models.CharField(max_length=64, unique=True)
-    sha256 = models.CharField(max_length=64, db_index=True)
+    blake3 = models.CharField(max_length=64, unique=True)  #: In hexadecimal digits.
+    sha256 = models.CharField(max_length=64, db_index=True)  #: In hexadecimal digits.
     size_bytes = models.BigIntegerField()
-    #: Pixels, and seconds; null: not known.
-    width = models.IntegerField(null=True, blank=True)
-    height = models.IntegerField(null=True, blank=True)
-    duration = models.FloatField(null=True, blank=True)
+    width = models.IntegerField(null=True, blank=True)  #: Pixels; null: not known.
+    height = models.IntegerField(null=True, blank=True)  #: Pixels; null: not known.
+    duration = models.FloatField(null=True, blank=True)  #: Seconds; null: not known.
     created_at = models.DateTimeField()
 
     class Meta:
@@ -576,21 +557,16 @@ class Capture(models.Model):
     child = models.ForeignKey(
         ChildJob, on_delete=models.CASCADE, db_constraint=False, related_name="captures", db_index=False
     )
-    #: The number of the file in the API.
-    number = models.IntegerField()
-    #: The node that reported it; empty: not known.
-    node_id = models.CharField(max_length=200, blank=True, default="")
+    number = models.IntegerField()  #: The number of the file in the API.
+    node_id = models.CharField(max_length=200, blank=True, default="")  #: The node that reported it; empty: not known.
     backend = models.ForeignKey(
         Backend, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+", db_index=False
     )
     created_at = models.DateTimeField()
-    #: Not copied before this time; null: it is not pending.
-    due_at = models.DateTimeField(null=True, blank=True)
-    #: Failed tries.
-    tries = models.IntegerField(default=0)
+    due_at = models.DateTimeField(null=True, blank=True)  #: Not copied before this time; null: it is not pending.
+    tries = models.IntegerField(default=0)  #: Failed tries.
     file = models.ForeignKey(StoredFile, on_delete=models.PROTECT, null=True, blank=True, related_name="captures")
-    #: Why the last try failed.
-    reason = models.TextField(blank=True, default="")
+    reason = models.TextField(blank=True, default="")  #: Why the last try failed.
 
     class Meta:
         ordering: ClassVar = ["child", "number"]
@@ -633,8 +609,7 @@ class JobEvent(models.Model):
     seq = models.BigIntegerField()
     run = models.IntegerField()
     type = models.CharField(max_length=32)
-    #: The frame as it is sent: ``{"type": …, "seq": …, "run": …, …}``.
-    frame = models.TextField()
+    frame = models.TextField()  #: The frame as it is sent: ``{"type": …, "seq": …, "run": …, …}``.
     created_at = models.DateTimeField()
 
     class Meta:
@@ -683,8 +658,7 @@ class Lease(models.Model):
     """
 
     backend = models.OneToOneField(Backend, on_delete=models.CASCADE, primary_key=True, related_name="lease")
-    #: Name of the runner; empty: unclaimed.
-    runner = models.CharField(max_length=100, blank=True, default="")
+    runner = models.CharField(max_length=100, blank=True, default="")  #: Name of the runner; empty: unclaimed.
     epoch = models.BigIntegerField(default=0)
     expires_at = models.DateTimeField(null=True, blank=True, db_column="until")
 
@@ -702,8 +676,7 @@ class Notice(models.Model):
     """
 
     id = models.BigAutoField(primary_key=True)
-    #: ``group_ended``, ``backend_trouble``, ``queue_empty``.
-    kind = models.CharField(max_length=24)
+    kind = models.CharField(max_length=24)  #: ``group_ended``, ``backend_trouble``, ``queue_empty``.
     title = models.CharField(max_length=250)
     body = models.TextField()
     created_at = models.DateTimeField()
