@@ -56,7 +56,8 @@ def learn(attempt: Attempt) -> None:
         "variant_id": variant.id if _concerns_variant(attempt, kind, variant) else 0,
         "kind": kind.value,
     }
-    said = {"reason": _reason(attempt), "last_at": moment}
+    reason = attempt.error_message or failure_label(attempt.failure_class)
+    said = {"reason": reason[:_MAX_REASON], "last_at": moment}
     if not Exclusion.objects.filter(**same).update(count=F("count") + 1, **said):
         Exclusion.objects.create(**same, **said, since=moment)
     log.notify_runners_on_commit()
@@ -93,10 +94,6 @@ def _faulty_inputs(node_errors: Mapping[str, Any]) -> Iterator[str]:
         for error in errors if isinstance(errors, list) else ():
             info = error.get("extra_info") if isinstance(error, dict) else None
             yield str(info.get("input_name", "")) if isinstance(info, dict) else ""
-
-
-def _reason(attempt: Attempt) -> str:
-    return (attempt.error_message or failure_label(attempt.failure_class))[:_MAX_REASON]
 
 
 def forget(backend_id: str) -> None:
