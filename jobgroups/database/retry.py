@@ -1,10 +1,13 @@
 """Retries a transaction that the database aborted in favour of another one."""
 
+import functools
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
 import stamina
 from django.db import OperationalError, connection, transaction
+
+from jobgroups.database.threads import write
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,8 +24,17 @@ def _is_conflict(error: Exception) -> bool:
 
 
 def retry_on_conflict(function: Callable[P, R]) -> Callable[P, R]:
-    """Repeat the function after a deadlock, a serialization failure or a lock timeout."""
-    return stamina.retry(on=_is_conflict, attempts=8, wait_initial=0.01, wait_max=0.5)(function)
+    """Repeat the function after a deadlock, a serialization failure or a lock timeout.
+
+    On SQLite it runs in the process's queue of writers, and shares commits with others.
+    """
+    retried = stamina.retry(on=_is_conflict, attempts=8, wait_initial=0.01, wait_max=0.5)(function)
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        return write(functools.partial(retried, *args, **kwargs))
+
+    return run
 
 
 def retried_transaction(function: Callable[P, R]) -> Callable[P, R]:

@@ -168,27 +168,50 @@ def _updating(
     return f"UPDATE {quote(own.db_table)} SET {changed} WHERE {where}", columns  # noqa: S608 names of the schema
 
 
-#: PostgreSQL allows 65,535 parameters in a statement.
-_MOST_VALUES: Final = 60_000
+#: Parameters of a statement: PostgreSQL allows 65,535. SQLite, which keeps prepared statements, always allows 999.
+_MOST_VALUES: Final = {"postgresql": 60_000, "sqlite": 999}
+
+
+class Insertion:
+    """Rows of one model to insert, with the values of the columns: making them takes longer than the statement.
+
+    ``bulk_create`` does the same; here generated keys are not set.
+    """
+
+    def __init__(self, rows: Sequence[Model]) -> None:
+        self._rows = rows
+        self._sql, self._fields = _insertion(type(rows[0]))
+        self._values = [
+            [field.get_db_prep_save(field.pre_save(row, True), connection) for field in self._fields] for row in rows
+        ]
+
+    def execute(self, **common: Any) -> None:
+        """Insert the rows by one statement, or by a few, with these values of foreign keys or numbers in all of them.
+
+        After an ``IntegrityError`` the caller's transaction is rolled back. ``executemany`` would be a statement for
+        each row: on SQLite each waits for the interpreter's lock. psycopg sends it as a pipeline, after which
+        PostgreSQL's timeout for idle transactions does not start, and a suspended process would keep its rows locked.
+        """
+        for place, field in enumerate(self._fields):
+            if field.attname in common:
+                for values in self._values:
+                    values[place] = common[field.attname]
+        head, _, place_of_row = self._sql.rpartition(" (")
+        rows_at_once = _MOST_VALUES[connection.vendor] // len(self._fields)
+        with connection.cursor() as cursor:
+            for first in range(0, len(self._values), rows_at_once):
+                rows = self._values[first : first + rows_at_once]
+                places = ", ".join([f"({place_of_row}"] * len(rows))
+                cursor.execute(f"{head} {places}", [value for row in rows for value in row])
+        for row in self._rows:
+            row._state.adding = False
+            row._state.db = connection.alias
 
 
 def insert(rows: Sequence[Model]) -> None:
-    """Insert rows of one model, as ``bulk_create`` does, without setting generated keys.
-
-    After an ``IntegrityError`` the caller's transaction is rolled back.
-    """
-    if not rows:
-        return
-    sql, fields = _insertion(type(rows[0]))
-    values = [[field.get_db_prep_save(field.pre_save(row, True), connection) for field in fields] for row in rows]
-    with connection.cursor() as cursor:
-        if connection.vendor != "postgresql":
-            cursor.executemany(sql, values)
-        else:
-            _insert_at_once(cursor, sql, values)
-    for row in rows:
-        row._state.adding = False
-        row._state.db = connection.alias
+    """Insert rows of one model as :class:`Insertion` does."""
+    if rows:
+        Insertion(rows).execute()
 
 
 def insert_returning_id(row: Model) -> None:
@@ -205,20 +228,6 @@ def insert_returning_id(row: Model) -> None:
         row.pk = cursor.fetchone()[0]
     row._state.adding = False
     row._state.db = connection.alias
-
-
-def _insert_at_once(cursor: Any, sql: str, values: Sequence[Sequence[Any]]) -> None:
-    """Insert all rows by one statement, or by a few.
-
-    psycopg sends ``executemany`` as a pipeline. After a pipeline PostgreSQL's timeout for idle transactions
-    does not start, and a suspended process would keep its rows locked.
-    """
-    head, _, place = sql.rpartition(" (")
-    rows_at_once = _MOST_VALUES // len(values[0])
-    for first in range(0, len(values), rows_at_once):
-        rows = values[first : first + rows_at_once]
-        places = ", ".join([f"({place}"] * len(rows))
-        cursor.execute(f"{head} {places}", [value for row in rows for value in row])
 
 
 @cache

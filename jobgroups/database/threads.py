@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, ClassVar, Final, ParamSpec, TypeVar
 
 from django.db import (
     DEFAULT_DB_ALIAS,
@@ -46,9 +46,13 @@ class DatabaseThreads:
     Args:
         threads: the number of threads; 1 on SQLite, which has one writer.
         name: the prefix of the thread names.
-        batch_commits: whether queued jobs share a transaction. For SQLite, where each commit waits for
-            the disk. Not for databases with row locks: jobs of one transaction would take them in any order.
+        batch_commits: whether queued jobs share a transaction, also those of :func:`write` in other threads. For
+            SQLite, where each commit waits for the disk. Not for databases with row locks: jobs of one transaction
+            would take them in any order.
     """
+
+    #: The threads with batch commits in this process, if there are any.
+    writer: ClassVar[DatabaseThreads | None] = None
 
     def __init__(self, *, threads: int, name: str, batch_commits: bool = False) -> None:
         self._batch_commits = batch_commits
@@ -59,6 +63,8 @@ class DatabaseThreads:
         self._executor = ThreadPoolExecutor(
             max_workers=threads, thread_name_prefix=name, initializer=self._keep_connection
         )
+        if batch_commits:
+            DatabaseThreads.writer = self
 
     def _keep_connection(self) -> None:
         own = connections[DEFAULT_DB_ALIAS]
@@ -67,15 +73,35 @@ class DatabaseThreads:
 
     async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a function in a database thread and return its result after the commit."""
-        job = _Job(functools.partial(work, *args, **kwargs))
-        self._waiting.append(job)
-        # One call per job. A call that finds the queue empty had its job run in another call's batch.
-        self._executor.submit(self._run_next)
+        job = self._enqueue(functools.partial(work, *args, **kwargs))
         self.load += 1
         try:
             result: R = await asyncio.wrap_future(job.done)
         finally:
             self.load -= 1
+        return result
+
+    def _enqueue(self, work: Callable[[], Any]) -> _Job:
+        job = _Job(work)
+        self._waiting.append(job)
+        try:
+            # One call per job. A call that finds the queue empty had its job run in another call's batch.
+            self._executor.submit(self._run_next)
+        except RuntimeError:
+            # The threads end. An earlier call may still run the job.
+            if job.done.cancel():
+                raise
+        return job
+
+    def run_in_thread(self, work: Callable[[], R]) -> R:
+        """Run a function as :meth:`run` does, for a caller in another thread, which waits."""
+        if connections[DEFAULT_DB_ALIAS] in self._connections:
+            return work()
+        try:
+            job = self._enqueue(work)
+        except RuntimeError:
+            return work()
+        result: R = job.done.result()
         return result
 
     def _run_next(self) -> None:
@@ -143,6 +169,8 @@ class DatabaseThreads:
 
     def close(self) -> None:
         """Wait for the running jobs, end the threads, and close their connections."""
+        if DatabaseThreads.writer is self:
+            DatabaseThreads.writer = None
         self._executor.shutdown(wait=True)
         # After the threads: a running one would open its connection again. In a thread: Django refuses to
         # close a connection in the thread of an event loop.
@@ -153,6 +181,15 @@ class DatabaseThreads:
     def _close_connections(self) -> None:
         for one in self._connections:
             one.close()
+
+
+def write(work: Callable[[], R]) -> R:
+    """Run a function that writes and return its result after the commit.
+
+    On SQLite it shares the queue and the commits of the process's writer, unless it is part of a transaction.
+    """
+    writer = DatabaseThreads.writer
+    return work() if writer is None or connection.in_atomic_block else writer.run_in_thread(work)
 
 
 def _make_usable() -> None:

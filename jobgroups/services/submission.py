@@ -11,7 +11,7 @@ from django.db import IntegrityError
 
 from jobgroups import workflow
 from jobgroups.database.retry import retried_transaction
-from jobgroups.database.statements import insert, insert_returning_id
+from jobgroups.database.statements import Insertion, insert, insert_returning_id
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus, PartialOutputs, Placement, RetryScope
 from jobgroups.errors import IdempotencyConflict
@@ -130,8 +130,10 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
             models_digest=workflow.models_digest(prepared.workflow),
         )
     children = _child_rows(group, backends, dealt)
+    # Before the transaction, which keeps other writers waiting.
+    rows = Insertion(children)
     try:
-        _store(group, children, submission.metadata, variant, asset_ids)
+        _store(group, rows, submission, variant, asset_ids)
     except IntegrityError:
         # Two requests with one key at the same moment: the other one was first.
         replay = submission.idempotency_key and group_replay(
@@ -145,26 +147,22 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
 
 @retried_transaction
 def _store(
-    group: JobGroup,
-    children: list[ChildJob],
-    metadata: dict[str, Any],
-    variant: Variant | None,
-    asset_ids: Collection[str],
+    group: JobGroup, children: Insertion, submission: Submission, variant: Variant | None, asset_ids: Collection[str]
 ) -> None:
     if variant is None:
-        lock_backends([child.backend_id or "" for child in children])
+        lock_backends(submission.backend_ids)
     if group.idempotency_key is not None:
         used = JobGroup.objects.filter(submitter=group.submitter, idempotency_key=group.idempotency_key)
         used.filter(created_at__lte=now() - IDEMPOTENCY_TTL).update(idempotency_key=None)
     group.seq = 0
     insert([group])
     assets_use(group, asset_ids)
-    if variant is not None:
+    if variant is None:
+        children.execute()
+    else:
         insert_returning_id(variant)
-        for child in children:
-            child.variant, child.is_bound = variant, False
-    insert(children)
-    insert(_labels(group, metadata))
+        children.execute(variant_id=variant.pk)
+    insert(_labels(group, submission.metadata))
     log.append_events(group, [log.group_created(group)])
     log.notify_runners_on_commit(work_only=True)
 
@@ -204,6 +202,7 @@ def _child_rows(group: JobGroup, backend_ids: Sequence[str | None], dealt: list[
             group=group,
             position=position,
             backend_id=backend_id,
+            is_bound=backend_id is not None,
             seed=seed,
             queued_at=group.created_at,
         )

@@ -192,7 +192,7 @@ def test_result_with_replaced_files_is_not_adopted() -> None:
 def test_result_needs_three_more_statements_for_its_files() -> None:
     fence = online()
     counted = []
-    for items in ([], [{"filename": f"{number}.png"} for number in range(200)]):
+    for items in ([], [{"filename": f"{number}.png"} for number in range(100)]):
         claimed, ended = begin(fence), result(*items)
         with CaptureQueriesContext(connection) as asked:
             attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=ended)

@@ -14,11 +14,13 @@ import pytest
 from django.db import DEFAULT_DB_ALIAS, IntegrityError, OperationalError, connection, connections, transaction
 
 from backends.models import Backend
+from jobgroups.database.retry import retried_transaction
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.errors import LeaseLost
 from jobgroups.models import ChildJob, Lease
 from jobgroups.services.progress import relax_durability
 from tests.harness import factories
+from tests.harness.farm import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -58,6 +60,13 @@ def _backend(name: str) -> str:
     return name
 
 
+def _in_thread(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    finally:
+        connection.close()
+
+
 def _stored() -> set[str]:
     return set(Backend.objects.values_list("id", flat=True))
 
@@ -79,16 +88,10 @@ def test_result_is_returned_after_the_commit(database: DatabaseThreads) -> None:
     """A runner sends a prompt as soon as its intent is stored."""
     seen: list[set[str]] = []
 
-    def seen_elsewhere() -> set[str]:
-        try:
-            return _stored()
-        finally:
-            connection.close()
-
     async def one(name: str) -> None:
         await database.run(lambda: _backend(name))
         # Another connection reads only what is committed.
-        seen.append(await asyncio.to_thread(seen_elsewhere))
+        seen.append(await asyncio.to_thread(_in_thread, _stored))
 
     async def all_of_them() -> None:
         async with busy(database):
@@ -164,6 +167,60 @@ def test_cancelled_unit_is_not_run(database: DatabaseThreads) -> None:
 
     asyncio.run(course())
     assert _stored() == {"gpu-kept"}
+
+
+@retried_transaction
+def _register(name: str) -> bool:
+    """Store a backend as the API does, in a thread of its own; return whether the runner's thread ran this."""
+    factories.backend(name)
+    return threading.current_thread().name.startswith("test-together")
+
+
+@retried_transaction
+def _register_and_fail(name: str) -> None:
+    factories.backend(name)
+    raise LeaseLost(name, 7)
+
+
+def test_writes_of_other_threads_share_the_commits_of_the_runner(database: DatabaseThreads) -> None:
+    commits: list[set[str]] = []
+
+    def runner() -> None:
+        transaction.on_commit(lambda: commits.append(_stored()))
+        _backend("gpu-runner")
+
+    async def course() -> list[Any]:
+        async with busy(database):
+            own = asyncio.create_task(database.run(runner))
+            works = [partial(_register, "gpu-1"), partial(_register_and_fail, "gpu-2"), partial(_register, "gpu-3")]
+            others = [asyncio.create_task(asyncio.to_thread(_in_thread, work)) for work in works]
+            await until(lambda: len(database._waiting) == 4)
+        await own
+        return await asyncio.gather(*others, return_exceptions=True)
+
+    first, failed, third = asyncio.run(course())
+    assert first is third is True
+    assert isinstance(failed, LeaseLost)
+    assert commits == [{"gpu-runner", "gpu-1", "gpu-3"}]
+
+
+def test_write_within_a_transaction_is_part_of_it(database: DatabaseThreads) -> None:
+    with suppress(LeaseLost), transaction.atomic():
+        assert not _register("gpu-1")
+        raise LeaseLost("gpu-1", 7)
+    assert not _stored()
+
+
+def test_write_of_the_runner_does_not_wait_for_itself(database: DatabaseThreads) -> None:
+    assert asyncio.run(database.run(_register, "gpu-1"))
+
+
+def test_write_is_stored_after_the_end_of_the_runner(database: DatabaseThreads) -> None:
+    database.close()
+    assert not _register("gpu-1")
+    # A caller that was about to wait for it.
+    assert not database.run_in_thread(partial(_register, "gpu-2"))
+    assert _stored() == {"gpu-1", "gpu-2"}
 
 
 @sqlite_only

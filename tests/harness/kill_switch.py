@@ -70,6 +70,13 @@ def _wrapped(function: Callable[..., Any], moment: str, call: int) -> Callable[.
     return now
 
 
+def _in_writer(service: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a service armed in the thread that commits what it writes."""
+    from jobgroups.database.threads import write
+
+    return lambda *args, **kwargs: write(functools.partial(service, *args, **kwargs))
+
+
 def _die_once_committed() -> None:
     """Die now, or when the transaction that the call shares with others is committed."""
     from django.db import transaction
@@ -97,9 +104,13 @@ def _wire(step: str, moment: str, call: int) -> None:
     *owners, name = path.split(".")
     for owner in owners:
         holder = getattr(holder, owner)
-    setattr(holder, name, _wrapped(getattr(holder, name), moment, call))
+    function = getattr(holder, name)
+    wrapped = _wrapped(function, moment, call)
     if moment == "uncommitted":
         _die_before_commit()
+        if hasattr(function, "__wrapped__"):
+            wrapped = _in_writer(wrapped)
+    setattr(holder, name, wrapped)
 
 
 def _shorten_timeouts(seconds: float) -> None:
