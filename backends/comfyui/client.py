@@ -23,7 +23,7 @@ from backends.comfyui.errors import (
     SendAborted,
 )
 from backends.comfyui.event_socket import EventSocket, open_socket
-from backends.comfyui.exchange import Answer, Exchange, StreamedAnswer, Timeouts, check_status
+from backends.comfyui.exchange import Answer, Connections, Exchange, StreamedAnswer, Timeouts, check_status
 from backends.comfyui.refusals import is_exception_in_handler, sentence, unconfirmed
 from backends.comfyui.texts import one_line
 
@@ -88,8 +88,7 @@ class ComfyClient:
     ) -> answers.Accepted:
         """Queue a prompt.
 
-        Never repeat it with the same id: ComfyUI would run it again (comfyui-protocol.md, trap 8). Only a new
-        connection distinguishes "not sent" from "sent and lost".
+        Never repeat it with the same id: ComfyUI would run it again (comfyui-protocol.md, trap 8).
 
         Args:
             prompt: node id to node, every node with ``inputs`` (comfyui-protocol.md, trap 1b).
@@ -118,7 +117,7 @@ class ComfyClient:
             answer = await self._exchange.request(
                 "POST",
                 "/prompt",
-                new_connection=True,
+                connections=Connections.RECENT,
                 total_s=self._timeouts.submit_s,
                 content=self._at_last(encoded, may_send),
                 headers={**_JSON, "Content-Length": str(len(encoded))},
@@ -336,7 +335,7 @@ class ComfyClient:
         async with self._exchange.open(
             "POST",
             "/upload/image",
-            new_connection=True,
+            connections=Connections.NEW,
             silence_s=self._timeouts.upload_s,
             max_bytes=_MAX_SMALL_BYTES,
             content=body(),
@@ -370,7 +369,8 @@ class ComfyClient:
     async def _get(
         self, path: str, read: Callable[[bytes], T], *, new_connection: bool = False, max_bytes: int | None = None
     ) -> T:
-        answer = await self._exchange.request("GET", path, new_connection=new_connection, max_bytes=max_bytes)
+        connections = Connections.NEW if new_connection else Connections.KEPT
+        answer = await self._exchange.request("GET", path, connections=connections, max_bytes=max_bytes)
         check_status(answer.status, request=f"GET {path}")
         try:
             return read(answer.body)

@@ -109,9 +109,14 @@ class CheckedNetwork(httpcore.AnyIOBackend):
     async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
         """Connect, to another address of the host if the peer of the first connection is refused.
 
-        Raises ``httpcore.ConnectError`` if every address is refused, or there is no connection.
+        ``localhost`` is reached without the resolver. Raises ``httpcore.ConnectError`` if every address is refused, or
+        there is no connection.
         """
         try:
+            if host == "localhost":
+                first, host = LOOPBACK_HOSTS
+                with contextlib.suppress(httpcore.ConnectError):
+                    return await self._checked(first, port, *args, **options)
             return await self._checked(host, port, *args, **options)
         except PeerRefused:
             for address in await permitted_addresses(host, port):

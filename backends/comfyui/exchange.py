@@ -6,6 +6,7 @@ Nothing of httpx leaves this module but through ``Answer`` and ``StreamedAnswer`
 import asyncio
 import contextlib
 import datetime as dt
+import enum
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -15,11 +16,27 @@ from typing import Any, Final
 
 import httpx
 
-from backends.comfyui.destinations import LOOPBACK_HOSTS, CheckedNetwork
+from backends.comfyui.destinations import CheckedNetwork
 from backends.comfyui.errors import AccessDenied, AnswerTooLarge, BackendUnreachable, NotComfyUI, ResponseLost
 
 USER_AGENT: Final = "comfyui-director"
-_LOCATION: Final = "director_location"
+#: Seconds for which a connection that sends prompts is kept after an answer. See ``Connections.RECENT``.
+_RECENT_S: Final = 1.0
+
+
+class Connections(enum.Enum):
+    """Which connections a request may use.
+
+    A request on a kept connection that fails may have been carried out; only a new connection distinguishes "not sent"
+    from "uncertain". If the host has vanished since the last answer, each kept connection makes a request uncertain.
+    """
+
+    #: Any that is open: for frequent requests that change nothing, or may be repeated.
+    KEPT = enum.auto()
+    #: One that answered within the last second, else a new one: for prompts. A server that ends then has closed it.
+    RECENT = enum.auto()
+    #: None that is open.
+    NEW = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +84,7 @@ class StreamedAnswer:
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         length = self.headers.get("content-length", "")
         self.length = int(length) if length.isascii() and length.isdigit() else None
-        self.location: str = response.extensions.get(_LOCATION, "")
+        self.location = self.headers.get("location", "")
         self._response = response
         self._max_bytes = max_bytes
         self._silence_s = silence_s
@@ -112,12 +129,7 @@ class StreamedAnswer:
 
 
 class Exchange:
-    """The HTTP side of one backend.
-
-    Holds two pools: one that keeps connections, for frequent requests, and one
-    that never does. A request on a kept connection that fails may have been
-    carried out; only a new connection distinguishes "not sent" from "uncertain".
-    """
+    """The HTTP side of one backend."""
 
     def __init__(
         self,
@@ -129,22 +141,28 @@ class Exchange:
         context: ssl.SSLContext,
     ) -> None:
         self._url = url
+        self._headers = httpx.Headers({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT})
+        self._headers.update(headers)
         self._timeouts = timeouts
         self._max_bytes = max_answer_bytes
-        self._kept = _http_client(headers, context)
-        self._fresh = _http_client({**headers, "Connection": "close"}, context)
+        # Without httpx's client, which takes as long as the transport: it handles cookies, redirects and sign-ins.
+        self._transports = {
+            Connections.KEPT: _transport(context, keepalive_expiry=5.0),
+            Connections.RECENT: _transport(context, keepalive_expiry=_RECENT_S),
+            Connections.NEW: _transport(context, keepalive_expiry=0.0),
+        }
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._kept.aclose()
-        await self._fresh.aclose()
+        for transport in self._transports.values():
+            await transport.aclose()
 
     async def request(
         self,
         method: str,
         path: str,
         *,
-        new_connection: bool = False,
+        connections: Connections = Connections.KEPT,
         total_s: float | None = None,
         max_bytes: int | None = None,
         **request: Any,
@@ -153,10 +171,10 @@ class Exchange:
 
         Args:
             path: below the backend's URL, percent-encoded.
-            new_connection: do not use an existing connection.
+            connections: which it may use.
             total_s: deadline for everything, and for pauses; None takes ``Timeouts``'.
             max_bytes: limit for the answer, where it is below the client's own.
-            request: ``content`` and ``headers`` as httpx takes them.
+            request: ``headers`` and ``content``.
 
         Raises:
             BackendUnreachable: no connection; nothing was sent.
@@ -172,7 +190,7 @@ class Exchange:
             async with (
                 asyncio.timeout(limit_s),
                 self.open(
-                    method, path, max_bytes=max_bytes, new_connection=new_connection, silence_s=silence_s, **request
+                    method, path, max_bytes=max_bytes, connections=connections, silence_s=silence_s, **request
                 ) as answer,
             ):
                 body = b"".join([chunk async for chunk in answer.chunks()])
@@ -185,9 +203,10 @@ class Exchange:
         path: str,
         *,
         max_bytes: int | None = None,
-        new_connection: bool = False,
+        connections: Connections = Connections.KEPT,
         silence_s: float | None = None,
-        **request: Any,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | AsyncIterator[bytes] | None = None,
     ) -> AsyncIterator[StreamedAnswer]:
         """Send one request and leave the body to the caller; raise the errors of ``request``.
 
@@ -195,11 +214,15 @@ class Exchange:
         ``max_bytes`` None: no limit.
         """
         silence_s = silence_s or self._timeouts.silence_s
-        client = self._fresh if new_connection else self._kept
+        sent = self._headers.copy()
+        sent.update(headers)
+        if connections is Connections.NEW:
+            sent["Connection"] = "close"
         timeout = httpx.Timeout(silence_s, connect=self._timeouts.connect_s)
-        built = client.build_request(method, f"{self._url}{path}", timeout=timeout, **request)
+        extensions = {"timeout": timeout.as_dict()}
+        request = httpx.Request(method, f"{self._url}{path}", headers=sent, content=content, extensions=extensions)
         with map_errors(silence_s=silence_s):
-            response = await client.send(built, stream=True)
+            response = await self._transports[connections].handle_async_request(request)
         try:
             answer = StreamedAnswer(response, max_bytes=max_bytes, silence_s=silence_s, request=f"{method} {path}")
             answer.check()
@@ -247,43 +270,12 @@ def check_status(status: int, *, request: str) -> None:
     raise NotComfyUI(f"{request} was answered with {what}.", status=status)
 
 
-class _LoopbackTransport(httpx.AsyncHTTPTransport):
-    """Reaches ``localhost`` on 127.0.0.1 and on ::1, without the resolver."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        # httpx has no argument for it; tests/comfyui/test_destinations.py fails where this has no effect.
-        self._pool._network_backend = CheckedNetwork()
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response = await self._anywhere(request)
-        # httpx parses the header even where redirects are not followed, and raises for some hosts.
-        response.extensions[_LOCATION] = response.headers.pop("location", "")
-        return response
-
-    async def _anywhere(self, request: httpx.Request) -> httpx.Response:
-        if request.url.host != "localhost":
-            return await super().handle_async_request(request)
-        named = request.url
-        request.extensions = {"sni_hostname": named.host, **request.extensions}
-        first, second = LOOPBACK_HOSTS
-        try:
-            request.url = named.copy_with(host=first)
-            return await super().handle_async_request(request)
-        except httpx.ConnectError:
-            # Nothing was sent, so the same request may go to the other address.
-            request.url = named.copy_with(host=second)
-            return await super().handle_async_request(request)
-
-
-def _http_client(headers: Mapping[str, str], context: ssl.SSLContext) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.AsyncClient(
-        headers={"Accept-Encoding": "identity", "User-Agent": USER_AGENT, **headers},
-        transport=_LoopbackTransport(verify=context, trust_env=False, http1=True, http2=False, limits=limits),
-        follow_redirects=False,
-        trust_env=False,
-    )
+def _transport(context: ssl.SSLContext, *, keepalive_expiry: float) -> httpx.AsyncHTTPTransport:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=keepalive_expiry)
+    transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False, http1=True, http2=False, limits=limits)
+    # httpx has no argument for it; tests/comfyui/test_destinations.py fails where this has no effect.
+    transport._pool._network_backend = CheckedNetwork()
+    return transport
 
 
 def reason_of(exc: Exception) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import WSMsgType, web
 
+from backends.comfyui import exchange
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import (
     AccessDenied,
@@ -325,8 +326,12 @@ async def test_validation_may_take_longer_than_other_answers() -> None:
         assert (await comfy.submit({}, prompt_id="p-1", client_id="c")).prompt_id == "p-1"
 
 
-async def test_prompt_is_sent_over_a_new_connection() -> None:
-    """Frequent requests keep their connection."""
+@pytest.mark.parametrize(("recent_s", "connections"), [(60.0, 1), (0.0, 2)])
+async def test_prompt_is_sent_over_a_connection_that_has_just_answered(
+    recent_s: float, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frequent requests keep their own connection: a prompt after a long silence must have a new one."""
+    monkeypatch.setattr(exchange, "_RECENT_S", recent_s)
     answer = answering(ACCEPTED | {"exec_info": {"queue_remaining": 0}})
     async with client_of(answer, timeouts=QUICK) as (server, comfy):
         await comfy.queue_remaining()
@@ -334,9 +339,20 @@ async def test_prompt_is_sent_over_a_new_connection() -> None:
         for _ in range(2):
             await comfy.submit({}, prompt_id="p-1", client_id="c")
         await comfy.queue_remaining(new_connection=True)
-    peers = [request["peer"] for request in server.requests]
-    assert peers[0] == peers[1]
-    assert len(set(peers[1:])) == 4
+    first, second, *prompts, last = [request["peer"] for request in server.requests]
+    assert first == second
+    assert len(set(prompts)) == connections
+    assert len({first, *prompts, last}) == connections + 2
+
+
+async def test_prompt_to_a_backend_that_ended_after_an_answer_was_not_sent() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(answering(ACCEPTED)))
+        comfy = ComfyClient(server.url, timeouts=QUICK)
+        await comfy.submit({}, prompt_id="p-1", client_id="c")
+    async with comfy:
+        with pytest.raises(BackendUnreachable):
+            await comfy.submit({}, prompt_id="p-2", client_id="c")
 
 
 @pytest.mark.parametrize("identifier", ["", None, 5, {}])
