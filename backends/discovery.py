@@ -129,10 +129,7 @@ def found_list() -> list[FoundBackend]:
 def found_add(*, url: str) -> Backend:
     """Register a ComfyUI that is offered or ignored.
 
-    Raises:
-        BackendInvalid: the address is malformed.
-        BackendExists: it is registered already.
-        NotFound: no ComfyUI is offered or ignored there.
+    Raises ``BackendInvalid`` for a malformed address, ``BackendExists``, or ``NotFound``.
     """
     return backend_create(url=_listed(url).url)
 

@@ -256,8 +256,7 @@ def map_errors(*, silence_s: float, limit_s: float | None = None) -> Iterator[No
 def check_status(status: int, *, request: str) -> None:
     """Let 200 pass; ``request`` is method and path, for the sentence.
 
-    Raises:
-        AccessDenied, ResponseLost, NotComfyUI: for 401 and 403; for 5xx, 408, 425 and 429; for any other.
+    Raises ``AccessDenied`` for 401 and 403, ``ResponseLost`` for 5xx, 408, 425 and 429, else ``NotComfyUI``.
     """
     if status == 200:
         return

@@ -82,10 +82,7 @@ def next_backend(
 ) -> str | None:
     """Return where a child is tried again after a failure that the policy allows to be met.
 
-    Args:
-        own: the backend at which it failed; None where that takes nothing more.
-        others: those to which the child may go, the own one aside.
-        tried: with this failure in it.
+    ``own`` is the backend at which it failed, None if that takes nothing more; ``tried`` has this failure.
     """
     open_to = list(others) if policy.elsewhere is not RetryScope.NEVER else []
     if own is not None and TAXONOMY[failure].retry is RetryTarget.ANY_BACKEND:

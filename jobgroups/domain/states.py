@@ -50,8 +50,7 @@ class AttemptState(StrEnum):
 
 
 _CHILD_ENDS: Final = frozenset({ChildStatus.COMPLETED, ChildStatus.FAILED, ChildStatus.TIMEOUT, ChildStatus.CANCELLED})
-_NO_CHILD_MOVES: Final[dict[ChildStatus, frozenset[ChildStatus]]] = dict.fromkeys(ChildStatus, frozenset())
-CHILD_MOVES: Final = _NO_CHILD_MOVES | {
+CHILD_MOVES: Final = dict.fromkeys(ChildStatus, frozenset[ChildStatus]()) | {
     # A prompt can end between two look-ups, so queued may go directly to any end. Running returns to queued
     # only if the attempt ended without being counted (see AttemptState) or is retried. The retry by a user is
     # none of these moves: see CHILD_RETRIED.
@@ -71,8 +70,7 @@ _ENDED_THERE: Final = frozenset(
     {AttemptState.SUCCESS, AttemptState.ERROR, AttemptState.INTERRUPTED, AttemptState.TIMEOUT, AttemptState.LOST}
 )
 
-_NO_ATTEMPT_MOVES: Final[dict[AttemptState, frozenset[AttemptState]]] = dict.fromkeys(AttemptState, frozenset())
-ATTEMPT_MOVES: Final = _NO_ATTEMPT_MOVES | {
+ATTEMPT_MOVES: Final = dict.fromkeys(AttemptState, frozenset[AttemptState]()) | {
     # Events may arrive before the response to the POST (two connections), so an intent may start or end
     # before it is accepted.
     AttemptState.INTENT: _ENDED_THERE

@@ -48,16 +48,13 @@ async def file_response(
 ) -> HttpResponseBase:
     """Return a response to ``GET`` or ``HEAD`` with a stored file.
 
+    Raises ``OutputGone``, ``StorageAway``, or ``RangeNotSatisfiable`` if the range begins behind the end.
+
     Args:
         name: the name for users, which decides the type.
         size: bytes of the file.
         tag: identifies its content.
         saved_as: the name under which a browser saves it; None: ``name``.
-
-    Raises:
-        OutputGone: the storage does not have the file.
-        StorageAway: the storage does not answer.
-        RangeNotSatisfiable: the range begins behind the end.
     """
     etag = f'"{tag}"'
     headers = {

@@ -61,9 +61,7 @@ class OutputFile:
 def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
     """Return a child's file by its number: images first, then the other keys in ComfyUI's order.
 
-    Raises:
-        GroupNotFound, ChildNotFound: the group, or the child in it, does not exist.
-        OutputNotFound: the child reported fewer files.
+    Raises ``GroupNotFound`` or ``ChildNotFound``, or ``OutputNotFound`` if the child reported fewer files.
     """
     children = ChildJob.objects.filter(pk=job_id, group_id=group_id)
     child = children.select_related("current_attempt").first()

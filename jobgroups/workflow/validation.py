@@ -54,9 +54,8 @@ class TextInvalid(FieldInvalid):
 def check_workflow(workflow: object, *, field: str = "workflow_json") -> None:
     """Refuse everything but a non-empty object of node id → ``{class_type: str, inputs: object}``.
 
-    Raises:
-        WorkflowInvalid: With the path of the first invalid part. A node without ``inputs``
-            kills the worker thread of a ComfyUI that had answered 200 (comfyui-protocol.md, trap 1b).
+    Raises ``WorkflowInvalid`` with the path of the first invalid part. A node without ``inputs`` kills the worker thread
+    of a ComfyUI that had answered 200 (comfyui-protocol.md, trap 1b).
     """
     if not isinstance(workflow, dict):
         raise WorkflowInvalid(field, "Must be an object of node ids and nodes.")
@@ -77,14 +76,12 @@ def check_workflow(workflow: object, *, field: str = "workflow_json") -> None:
 def check_text(value: object, *, field: str, outer: int = 0) -> None:
     """Refuse NUL, lone surrogates, infinite numbers (``1e999``) and deep nesting, also in keys.
 
-    The search needs memory for the current path only: a body of 16 MB can have 8 million elements.
+    The search needs memory for the current path only: a body of 16 MB can have 8 million elements. Raises
+    ``TextInvalid`` with the path of the outermost invalid part, the first of its level.
 
     Args:
         field: The path of ``value``, for the error.
         outer: The number of objects and lists around ``value``; they count as levels.
-
-    Raises:
-        TextInvalid: With the path of the outermost invalid part, the first of its level.
     """
     problem = _find_problem(value, outer)
     if problem is not None:
