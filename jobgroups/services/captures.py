@@ -80,8 +80,9 @@ def captures_request(*, group_id: str | None = None) -> int:
     while children := list(missing.filter(pk__gt=last)[:_AT_ONCE]):
         last = children[-1].pk
         rows = [row for one in children for row in _rows(one, one.current_attempt)]
-        count += len(Capture.objects.bulk_create(rows, ignore_conflicts=True))
-        groups_revise({one.group_id for one in children})
+        with transaction.atomic():
+            groups_revise({one.group_id for one in children})
+            count += len(Capture.objects.bulk_create(rows, ignore_conflicts=True))
     given_up = Capture.objects.filter(child__in=completed, file__isnull=True, due_at__isnull=True)
     moment = now()
     return count + given_up.update(due_at=moment, created_at=moment, tries=0)
