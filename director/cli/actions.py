@@ -158,7 +158,7 @@ def open_(connection: Connection, group_id: str | None, only_print: bool) -> Non
     url = connection.url.rstrip("/") + "/"
     if group_id is not None:
         with connection.director() as director:
-            director.status(group_id)
+            director.status(group_id, jobs=False)
         url = f"{url}groups/{group_id}"
     connection.show({"url": url}, [url])
     if not only_print and not connection.as_json:

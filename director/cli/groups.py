@@ -38,7 +38,7 @@ def watch(connection: Connection, group_id: str, folder: Path | None, name: str,
     """
     download_options = DownloadOptions(folder, name)
     with connection.director() as director:
-        director.status(group_id)  # an unknown group is an error at once
+        director.status(group_id, jobs=False)  # an unknown group is an error at once
         return watch_to_end(connection, director, group_id, download_options, quiet=quiet)
 
 

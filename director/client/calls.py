@@ -98,26 +98,29 @@ async def repeated(wire: Wire, send: Callable[[], Awaitable[T]], *, anyway: bool
     return await send()
 
 
-async def pages(wire: Wire, request: Callable[..., Request], parse: Callable[[Any], T]) -> AsyncGenerator[T]:
-    """Yield the entries of a list. The next page is requested after the last entry of a page."""
-    page = await call(wire, request(), as_object)
-    while True:
-        for row in as_objects(page.get("results")):
-            yield parse(row)
-        cursor = _cursor(page.get("next"))
-        if cursor is None:
-            return
-        page = await call(wire, request(cursor=cursor), as_object)
+async def pages(
+    wire: Wire,
+    request: Callable[..., Request],
+    parse: Callable[[Any], T],
+    *,
+    rows: str = "results",
+    link: str = "next",
+    cursor: str = "cursor",
+) -> AsyncGenerator[T]:
+    """Yield the entries of a list. The next page is requested after the last entry of a page.
 
-
-def _cursor(link: Any) -> str | None:
-    """Return the cursor of a ``next`` link.
-
-    The link itself is not followed: behind a proxy its host may be unknown on this host.
+    ``rows`` and ``link`` are the fields of an answer with its entries and the URL of the next page, ``cursor`` is the
+    parameter of that URL. The URL itself is not followed: behind a proxy its host may be unknown on this host.
     """
-    if not isinstance(link, str) or not link:
-        return None
-    return parse_qs(urlsplit(link).query).get("cursor", [link])[0]
+    after: dict[str, str] = {}
+    while True:
+        page = await call(wire, request(**after), as_object)
+        for row in as_objects(page.get(rows)):
+            yield parse(row)
+        following = page.get(link)
+        if not isinstance(following, str) or not following:
+            return
+        after = {cursor: parse_qs(urlsplit(following).query).get(cursor, [following])[0]}
 
 
 async def events(wire: Wire, group_id: str, since: int) -> tuple[Event, ...]:

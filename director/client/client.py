@@ -138,9 +138,16 @@ class _Client:
         return await self._read(WorkflowCheck, post(*path, workflow_json=workflow, backend_ids=backend_ids, **options))
 
     @method
-    async def status(self, group_id: str) -> Group:
-        """Return a group with its jobs as it is now."""
-        return await self._call(get("job-groups", group_id), parse_group)
+    async def status(self, group_id: str, *, jobs: bool = True) -> Group:
+        """Return a group as it is now, with its jobs or without; see also ``wait`` and ``stream``."""
+        return await self._call(get("job-groups", group_id, **({} if jobs else {"children": "0"})), parse_group)
+
+    @method
+    def jobs(self, group_id: str, *, limit: int = 200) -> AsyncGenerator[Child]:
+        """Iterate over the jobs of a group in their order, ``limit`` (at most 200) in a request: for large groups."""
+        request = partial(get, "job-groups", group_id, limit=str(limit))
+        names = {"rows": "child_jobs", "link": "children_next", "cursor": "children_after"}
+        return calls.pages(self._wire, request, parse_child, **names)
 
     @method
     def list(self, **filters: Unpack[ListFilters]) -> AsyncGenerator[Group]:
@@ -186,8 +193,8 @@ class _Client:
     async def wait(self, group_id: str, timeout: float | None = None) -> Group:
         """Return a group once it has ended, with any status.
 
-        Follows the stream, and reads the status at intervals in case the stream is silent. Continues
-        after restarts of the Director.
+        Each request is answered at the group's next event. Continues after restarts of the Director. If
+        the Director lets no request wait, the status is read at growing intervals of 2 s to 15 s.
 
         Args:
             timeout: Seconds; None: no limit.

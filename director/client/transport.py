@@ -129,6 +129,8 @@ def client_options(timeout: float) -> dict[str, Any]:
     return {
         "verify": _authorities(),
         "timeout": httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT_S)),
+        # Each wait for a group occupies a connection.
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
         "trust_env": False,
         "follow_redirects": False,
     }

@@ -1,38 +1,52 @@
-"""Waits for a group's end. The status decides; the stream only says when to read the status.
+"""Waits for a group's end by requests that the Director answers at the group's next event.
 
-A stream that is lost, silent or impossible (a proxy without WebSockets) costs lateness, never the
-result.
+A request that a proxy cuts, a restart, or a Director that lets no request wait costs lateness, never the result.
 """
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from director.client import calls, requests
 from director.client.calls import Outage
 from director.client.decode import load
-from director.client.errors import DirectorError, StreamClosed, WaitTimeout
+from director.client.errors import DirectorError, WaitTimeout
 from director.client.groups import Group, parse_group
-from director.client.wire import Closed, Socket, Wire
+from director.client.wire import Wire
 
-#: Seconds between reads of the status where there is no stream.
-POLL_S: Final = 2.0
-#: Seconds after which the status is read although the stream sent no end.
-SAFETY_POLL_S: Final = 15.0
+#: Seconds that a request waits at the Director: less than the 30 s after which some proxies cut it.
+WAIT_S: Final = 25
+#: Pause between two requests as a share of the time since the wait began: a group with many events costs few requests.
+SHARE: Final = 0.05
+#: The shortest and the longest pause in seconds: if requests may wait, and if they may not.
+PAUSES_S: Final = (0.0, 1.0)
+POLL_PAUSES_S: Final = (2.0, 15.0)
 
 
 @dataclass(slots=True)
 class Watch:
-    """One caller's wait for one group."""
+    """One caller's wait for one group.
+
+    Attributes:
+        deadline: When the caller's time is up.
+        group: The newest status.
+        is_whole: It has its jobs.
+        has_failed: The last request failed: the next one does not wait, so that its answer ends the outage.
+        may_wait: False if too many requests wait at the Director.
+        takes_params: False if the Director is of a release before these parameters.
+    """
 
     wire: Wire
     group_id: str
     outage: Outage
-    #: When the caller's time is up.
     deadline: float
-    socket: Socket | None = None
-    is_streamable: bool = True
+    began: float = field(default_factory=time.monotonic)
+    group: Group | None = None
+    is_whole: bool = False
+    has_failed: bool = False
+    may_wait: bool = True
+    takes_params: bool = True
 
     def left(self, at_most: float) -> float:
         """Return the seconds until the deadline, at most ``at_most`` and never below 0."""
@@ -42,80 +56,81 @@ class Watch:
         """Return whether the caller's time is up."""
         return time.monotonic() >= self.deadline
 
-    async def status(self) -> Group:
-        """Read the status, again after each failure that may pass; raise ``WaitTimeout`` after the deadline."""
-        request = requests.get("job-groups", self.group_id)
-        while True:
-            try:
-                # The last request of an expired wait still needs time for its answer.
-                limit = None if self.deadline == math.inf else max(1.0, self.left(30.0))
-                answer = calls.success(await self.wire.send(request, limit))
-                group = parse_group(load(answer.content))
-            except DirectorError as error:
-                if not error.transient:
-                    raise
+    async def read(self) -> float:
+        """Read the status once there is an event, with the jobs if the group has ended; return the pause in seconds.
+
+        Raises ``WaitTimeout`` if that fails after the deadline, or an error that does not pass.
+        """
+        params = self._params()
+        try:
+            group = await self._status(params)
+        except DirectorError as error:
+            if params and error.status == 400:
+                self.takes_params = False
+            elif "wait" in params and error.status == 429:
+                self.may_wait = False
+            elif not error.transient:
+                raise
+            else:
+                self.has_failed = True
                 delay = self.outage.delay(error)
                 if self.is_expired():
                     raise WaitTimeout(f"Job group {self.group_id} had not ended in time.") from error
-                await self.wire.sleep(self.left(delay))
-            else:
-                self.outage.reset()
-                return group
+                return delay
+        else:
+            self.outage.reset()
+            self.has_failed = False
+            self.group, self.is_whole = group or self.group, not params
+            if params and group is not None and group.child_jobs:
+                self.takes_params = False
+        return self._pause()
 
-    async def listen(self, seq: int | None) -> None:
-        """Return when the group may have ended, or when the status is to be read anyway."""
-        if self.is_streamable and self.socket is None:
-            await self._connect(seq)
-        if self.socket is not None:
-            await self._until_end(self.socket)
-        elif not self.is_streamable:
-            await self.wire.sleep(self.left(POLL_S))
+    def _params(self) -> dict[str, str]:
+        if not self.takes_params or self._has_ended():
+            return {}
+        params = {"children": "0"}
+        if self.group is not None:
+            params["since"] = str(self.group.seq)
+            seconds = int(self.left(WAIT_S))
+            if seconds and self.may_wait and not self.has_failed:
+                params["wait"] = str(seconds)
+        return params
 
-    async def _connect(self, seq: int | None) -> None:
-        try:
-            path = requests.stream_path(self.group_id, seq)
-            self.socket = await self.wire.connect(path, max(1.0, self.left(10.0)))
-        except DirectorError as error:
-            # A permanent refusal: poll. Otherwise connect again after the next status.
-            self.is_streamable = error.transient
-            if error.transient:
-                await self.wire.sleep(self.left(self.outage.delay(error)))
+    def _has_ended(self) -> bool:
+        return self.group is not None and self.group.finished
 
-    async def _until_end(self, socket: Socket) -> None:
-        end = time.monotonic() + self.left(SAFETY_POLL_S)
-        while (remaining := end - time.monotonic()) > 0:
-            frame = await socket.receive(remaining)
-            if frame is None:
-                return
-            if isinstance(frame, Closed):
-                await self.hang_up()
-                await self.wire.sleep(self.left(self.outage.delay(StreamClosed(frame.code))))
-                return
-            if load(frame).get("type") == "group_complete":
-                return
+    async def _status(self, params: dict[str, str]) -> Group | None:
+        """Return the status, None if it has no event after ``since``."""
+        seconds = int(params.get("wait", 0))
+        # The last request of an expired wait still needs time for its answer.
+        is_bounded = seconds or self.deadline < math.inf
+        limit = max(seconds + 1.0, self.left(seconds + 30.0)) if is_bounded else None
+        answer = await self.wire.send(requests.get("job-groups", self.group_id, **params), limit)
+        return None if answer.status_code == 304 else parse_group(load(calls.success(answer).content))
 
-    async def hang_up(self) -> None:
-        """Close the stream if it is open."""
-        if self.socket is not None:
-            await self.socket.aclose()
-            self.socket = None
+    def _pause(self) -> float:
+        if self._has_ended():
+            return 0.0
+        shortest, longest = PAUSES_S if self.takes_params and self.may_wait else POLL_PAUSES_S
+        # The last fraction of a second is too short for a request that waits.
+        shortest = shortest if self.left(1.0) == 1.0 else 1.0
+        return max(shortest, min(longest, SHARE * (time.monotonic() - self.began)))
 
 
 async def wait(wire: Wire, group_id: str, timeout: float | None, outage: Outage) -> Group:
-    """Return the group once ``completed_at`` is set.
+    """Return the group with its jobs once ``completed_at`` is set.
 
     Raises ``WaitTimeout`` after ``timeout`` seconds, ``GroupNotFound``, or the error of an outage of
     ``give_up_seconds``.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     watch = Watch(wire, group_id, outage, deadline)
-    try:
-        while True:
-            group = await watch.status()
-            if group.finished:
+    while True:
+        pause = await watch.read()
+        group = watch.group
+        if group is not None and group.finished:
+            if watch.is_whole:
                 return group
-            if watch.is_expired():
-                raise WaitTimeout(f"Job group {group_id} is {group.status} after {timeout:g} s.")
-            await watch.listen(group.seq)
-    finally:
-        await watch.hang_up()
+        elif group is not None and watch.is_expired():
+            raise WaitTimeout(f"Job group {group_id} is {group.status} after {timeout:g} s.")
+        await wire.sleep(watch.left(pause))

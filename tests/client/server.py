@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -59,6 +61,11 @@ class FakeDirector:
         self.break_files = 0
         self.refuse_sockets: int | None = None
         self.skip: set[int] = set()
+        #: What a request for a status may not do: "params" are ignored or refused, or "wait" is refused.
+        self.ignores_params = self.refuses_params = self.refuses_waits = False
+        #: Seconds after which a proxy cuts a request.
+        self.cuts_after = math.inf
+        self.waiting = 0
         self._ids = itertools.count(1)
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
@@ -240,10 +247,42 @@ class FakeDirector:
 
     async def _group(self, request: web.Request) -> web.Response:
         group_id = request.match_info["id"]
-        if group_id in self.groups:
-            return web.json_response(self.groups[group_id].body)
-        body = {"detail": f"Job group {group_id} not found", "code": "group_not_found"}
-        return web.json_response(body, status=404)
+        if group_id not in self.groups:
+            body = {"detail": f"Job group {group_id} not found", "code": "group_not_found"}
+            return web.json_response(body, status=404)
+        query = {} if self.ignores_params else dict(request.query)
+        if query and self.refuses_params:
+            return web.json_response({"detail": "Is not a parameter of this path."}, status=400)
+        if "wait" in query and self.refuses_waits:
+            return web.json_response({"detail": "Too many.", "code": "too_many_waiting"}, status=429)
+        if "since" in query and not await self._has_moved(request, self.groups[group_id].body, query):
+            return web.Response(status=304)
+        return web.json_response(self._shown(self.groups[group_id].body, query))
+
+    async def _has_moved(self, request: web.Request, body: dict[str, Any], query: dict[str, str]) -> bool:
+        since, began = int(query["since"]), time.monotonic()
+        self.waiting += "wait" in query
+        self._notify()
+        try:
+            while body["seq"] == since and time.monotonic() < began + int(query.get("wait", 0)):
+                if time.monotonic() >= began + self.cuts_after:
+                    request.transport.abort()
+                await asyncio.sleep(0.01)
+        finally:
+            self.waiting -= "wait" in query
+        return body["seq"] != since
+
+    @staticmethod
+    def _shown(body: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
+        if query.get("children") == "0":
+            return {**body, "child_jobs": []}
+        if "limit" not in query:
+            return body
+        first = int(query.get("children_after", -1)) + 1
+        end = first + int(query["limit"])
+        more = f"http://other.invalid/?limit={query['limit']}&children_after={end - 1}"
+        jobs = body["child_jobs"]
+        return {**body, "child_jobs": jobs[first:end], "children_next": more if end < len(jobs) else None}
 
     async def _view(self, request: web.Request) -> web.StreamResponse:
         content = self.files.get(request.query["filename"])

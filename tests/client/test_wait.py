@@ -3,6 +3,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,11 @@ from tests.client.server import FakeDirector
 
 
 @contextmanager
-def meanwhile(server: FakeDirector, group_id: str, *work: Callable[[], object]) -> Iterator[None]:
-    """Do the work in a thread once the client is connected to the stream."""
+def meanwhile(server: FakeDirector, *work: Callable[[], object]) -> Iterator[None]:
+    """Do the work in a thread once a request waits."""
 
     def run() -> None:
-        server.wait_until(lambda: server.listeners(group_id) == 1)
+        server.wait_until(lambda: server.waiting == 1)
         for step in work:
             step()
 
@@ -27,92 +28,120 @@ def meanwhile(server: FakeDirector, group_id: str, *work: Callable[[], object]) 
     thread.join()
 
 
+def queries(server: FakeDirector, group_id: str) -> list[str]:
+    path = f"/api/job-groups/{group_id}"
+    return [sent.removeprefix(path) for _, sent, _, _ in list(server.requests) if sent.startswith(path)]
+
+
 def test_wait_returns_the_group_at_its_end(either: Driven, server: FakeDirector) -> None:
     group_id = server.group(2)
-    with meanwhile(server, group_id, lambda: server.finish(group_id)):
+    with meanwhile(server, partial(server.finish, group_id)):
         group = either.wait(group_id, timeout=10)
     assert group.finished
     assert (group.status, len(group.child_jobs)) == ("completed", 2)
-    assert len(server.sent("GET", f"/api/job-groups/{group_id}")) == 2
-    server.wait_until(lambda: server.listeners(group_id) == 0)
-
-
-def test_wait_for_a_finished_group_opens_no_stream(director: Director, server: FakeDirector) -> None:
-    group_id = server.group()
-    server.finish(group_id)
-    assert director.wait(group_id).finished
+    assert queries(server, group_id) == ["?children=0", "?children=0&since=1&wait=9", ""]
     assert server.connects == []
 
 
-@pytest.mark.parametrize("status", ["running", "partial_complete"])
-def test_wait_raises_after_its_timeout(either: Driven, server: FakeDirector, status: str) -> None:
-    group_id = server.group(status=status)
-    with pytest.raises(client.WaitTimeout, match=rf"is {status} after 0\.1 s"):
-        either.wait(group_id, timeout=0.1)
-    server.wait_until(lambda: server.listeners(group_id) == 0)
+def test_wait_raises_after_its_timeout(either: Driven, server: FakeDirector) -> None:
+    group_id = server.group(status="partial_complete")
+    with pytest.raises(client.WaitTimeout, match=r"is partial_complete after 1\.1 s"):
+        either.wait(group_id, timeout=1.1)
+    assert "?children=0&since=1&wait=1" in queries(server, group_id)
 
 
-@pytest.mark.parametrize("status", [403, 500])
-def test_wait_without_sockets_polls(
-    director: Director, server: FakeDirector, monkeypatch: pytest.MonkeyPatch, status: int
+@pytest.mark.parametrize("lack", ["ignores_params", "refuses_params", "refuses_waits"])
+def test_wait_polls_a_director_that_lets_no_request_wait(
+    director: Director, server: FakeDirector, monkeypatch: pytest.MonkeyPatch, lack: str
 ) -> None:
     def finish() -> None:
-        path = f"/api/job-groups/{group_id}"
-        server.wait_until(lambda: len(server.sent("GET", path)) >= 3)
+        server.wait_until(lambda: len(queries(server, group_id)) >= 5)
         server.finish(group_id)
 
-    monkeypatch.setattr("director.client.wait.POLL_S", 0.05)
+    pauses: list[float] = []
+    monkeypatch.setattr("director.client.wire.time.sleep", pauses.append)
+    setattr(server, lack, True)
+    group_id = server.group(2)
+    thread = threading.Thread(target=finish)
+    thread.start()
+    assert len(director.wait(group_id, timeout=20).child_jobs) == 2
+    thread.join()
+    sent = queries(server, group_id)
+    assert sum("wait=" in query for query in sent) <= 1
+    assert set(sent[2:-1]) == ({"?children=0&since=1"} if lack == "refuses_waits" else {""})
+    assert len([pause for pause in pauses if pause == 2.0]) >= 3
+
+
+def test_wait_continues_after_requests_that_a_proxy_cuts(director: Director, server: FakeDirector) -> None:
+    def finish() -> None:
+        server.wait_until(lambda: sum("wait=" in query for query in queries(server, group_id)) >= 4)
+        server.finish(group_id)
+
+    server.cuts_after = 0.05
     group_id = server.group()
-    server.refuse_sockets = status
     thread = threading.Thread(target=finish)
     thread.start()
     assert director.wait(group_id, timeout=20).finished
     thread.join()
-    is_permanent = status < 500
-    assert (len(server.connects) == 1) is is_permanent
-
-
-def test_wait_reads_the_status_if_the_stream_is_silent(
-    director: Director, server: FakeDirector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("director.client.wait.SAFETY_POLL_S", 0.1)
-    group_id = server.group()
-    server.skip = {2}
-    with meanwhile(server, group_id, lambda: server.finish(group_id)):
-        assert director.wait(group_id, timeout=10).finished
+    # A request that does not wait shows that the Director is there.
+    assert queries(server, group_id)[2] == "?children=0&since=1"
 
 
 def test_wait_continues_after_a_restart(director: Director, server: FakeDirector) -> None:
     group_id = server.group()
-    ended = {"completed_at": "2026-02-01T07:00:00.000Z"}
+    ended = {"completed_at": "2026-02-01T07:00:00.000Z", "seq": 2}
     end = partial(server.groups[group_id].body.update, ended)
-    with meanwhile(server, group_id, server.stop, end, partial(time.sleep, 0.1), server.restart):
+    with meanwhile(server, server.stop, end, partial(time.sleep, 0.1), server.restart):
         assert director.wait(group_id, timeout=15).finished
 
 
-def test_wait_opens_a_closed_stream_again(director: Director, server: FakeDirector) -> None:
-    group_id = server.group()
-    again = partial(server.wait_until, lambda: len(server.connects) == 2)
-    end = partial(server.finish, group_id)
-    with meanwhile(server, group_id, partial(server.close, group_id, 4012), again, end):
-        assert director.wait(group_id, timeout=12).finished
-    assert len(server.connects) == 2
-
-
 def test_wait_continues_after_an_immediate_retry(director: Director, server: FakeDirector) -> None:
-    def retry() -> None:
-        counts = {"total": 1, "succeeded": 0, "failed": 1}
-        server.record(group_id, "group_complete", job_group_id=group_id, **counts)
-        path = f"/api/job-groups/{group_id}"
-        server.wait_until(lambda: len(server.sent("GET", path)) == 2)
-        server.reopen(group_id)
+    def end_and_retry() -> None:
+        server.finish(group_id)
+        server.wait_until(lambda: server.groups[group_id].body["run"] == 2 and server.waiting == 1)
         server.finish(group_id)
 
     group_id = server.group()
-    with meanwhile(server, group_id, retry):
+    answer = server._shown
+
+    def reopening(body: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
+        # Between the answer that shows the end and the one with the jobs.
+        if not query and body["run"] == 1:
+            server.reopen(group_id)
+        return answer(body, query)
+
+    server._shown = reopening  # type: ignore[method-assign]
+    with meanwhile(server, end_and_retry):
         assert director.wait(group_id, timeout=10).run == 2
+
+
+def test_wait_of_many_groups_leaves_connections_for_other_requests(server: FakeDirector) -> None:
+    group_id = server.group()
+
+    def wait() -> None:
+        assert director.wait(group_id, timeout=20).finished
+
+    with Director(server.url) as director:
+        threads = [threading.Thread(target=wait) for _ in range(101)]
+        for thread in threads:
+            thread.start()
+        server.wait_until(lambda: server.waiting == 101)
+        assert not director.status(group_id, jobs=False).child_jobs
+        server.finish(group_id)
+        for thread in threads:
+            thread.join()
 
 
 def test_wait_for_an_unknown_group_raises(director: Director) -> None:
     with pytest.raises(client.GroupNotFound):
         director.wait("jg_none", timeout=5)
+
+
+def test_jobs_are_read_page_by_page(either: Driven, server: FakeDirector) -> None:
+    group_id = server.group(5)
+    jobs = list(either.jobs(group_id, limit=2))
+    assert jobs == list(either.status(group_id).child_jobs)
+    pages = [f"?limit=2{after}" for after in ("", "&children_after=1", "&children_after=3")]
+    assert queries(server, group_id) == [*pages, ""]
+    server.ignores_params = True
+    assert list(either.jobs(group_id)) == jobs
