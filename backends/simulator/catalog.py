@@ -10,6 +10,9 @@ written as compact JSON (no spaces, no escapes, keys in their order) and packed 
 takes although no input of the class is called so; "**" matches any name. It was read with
 `inspect.signature` from the classes of a real ComfyUI 0.3.64.
 
+The recording has no partner ("API") node: `TestPartner` stands for them. It is written as ComfyUI's first ones are, whose
+keys are in the `current_inputs` of their errors.
+
 A newer version has the same classes here, without those that it dropped. `node_replacements.json.gz` is
 the answer of GET /node_replacements of ComfyUI 0.33.0.
 """
@@ -34,6 +37,30 @@ _DROPPED = (
     "SaveLoRANode",
 )  # fmt: skip
 
+#: The class of the partner node.
+PARTNER = "TestPartner"
+_PARTNER_INPUTS: NodeSpec = {
+    "required": {
+        "seed": ["INT", {"default": 0, "min": 0, "max": 2**64 - 1}],
+        "seconds": ["FLOAT", {"default": 0.1, "min": 0.0, "max": 600.0}],
+    },
+    "hidden": {"auth_token": "AUTH_TOKEN_COMFY_ORG", "comfy_api_key": "API_KEY_COMFY_ORG"},
+}
+_PARTNER_SPEC: NodeSpec = {
+    "input": _PARTNER_INPUTS,
+    "input_order": {category: list(inputs) for category, inputs in _PARTNER_INPUTS.items()},
+    "output": ["IMAGE"],
+    "output_is_list": [False],
+    "output_name": ["IMAGE"],
+    "name": PARTNER,
+    "display_name": PARTNER,
+    "description": "",
+    "python_module": "custom_nodes.testnodes",
+    "category": "api node/image/Test",
+    "output_node": False,
+    "api_node": True,
+}
+
 
 class Input(NamedTuple):
     """One input of a class: its type (or list of choices), category and options."""
@@ -55,7 +82,7 @@ class Catalog:
     def __init__(self, folders: Folders, checkpoints: tuple[str, ...], release: Release) -> None:
         self._folders = folders
         self._checkpoints = list(checkpoints)
-        self._known: dict[str, NodeSpec] = recorded("object_info")
+        self._known: dict[str, NodeSpec] = recorded("object_info") | {PARTNER: _PARTNER_SPEC}
         if release >= releases.RECORDED:
             self._known = {name: _newer(spec) for name, spec in self._known.items() if name not in _DROPPED}
 
@@ -151,7 +178,7 @@ class Call(NamedTuple):
 
 def call_of(class_type: str) -> Call:
     """The call of a class. Raises KeyError."""
-    function, *also = recorded("calls")[class_type]
+    function, *also = [f"{PARTNER}.run"] if class_type == PARTNER else recorded("calls")[class_type]
     return Call(function, frozenset(also))
 
 

@@ -128,11 +128,9 @@ class Execution:
 
     def _hidden(self, class_type: str, node_id: str) -> dict[str, Any]:
         extra = self.run.facts["extra_data"]
-        hidden = {
-            "PROMPT": self.graph.prompt,
-            "EXTRA_PNGINFO": extra.get("extra_pnginfo") if isinstance(extra, dict) else None,
-            "UNIQUE_ID": node_id,
-        }
+        kinds = ("EXTRA_PNGINFO", "AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG")
+        hidden = {kind: extra.get(kind.lower()) if isinstance(extra, dict) else None for kind in kinds}
+        hidden |= {"PROMPT": self.graph.prompt, "UNIQUE_ID": node_id}
         filled = self.state.catalog.hidden(class_type).items()
         # Nodes of the newer schema have each kind in a list.
         return {name: hidden.get(kind[0] if isinstance(kind, list) else kind) for name, kind in filled}

@@ -82,7 +82,6 @@ def submit(state: ServerState, body: Any) -> web.Response:
     marks = redact_extra_data(extra_data)
     if release >= releases.CREATE_TIME:
         extra_data["create_time"] = int(time.time() * 1000)
-        extra_data = without_keys(extra_data)
     state.audit_log.write("accepted", number=number, **whose, extra_data=marks)
     item: Item = (number, prompt_id, prompt, extra_data, verdict.outputs)
     state.queue.put(item)
@@ -122,9 +121,11 @@ def _verdict(state: ServerState, prompt: Any, body: Any) -> tuple[Verdict, Any]:
 @routes.get("/queue")
 async def get_queue(request: web.Request) -> web.Response:
     """What runs and what waits; the waiting ones in heap order, not run order."""
-    queue = request.app[STATE].queue
-    shown = {"queue_running": list(queue.running.values()), "queue_pending": queue.pending}
-    return web.json_response(shown)
+    state = request.app[STATE]
+    listed = {"queue_running": list(state.queue.running.values()), "queue_pending": state.queue.pending}
+    if state.config.release >= releases.HIDDEN_KEYS:
+        listed = {name: [without_keys(item) for item in items] for name, items in listed.items()}
+    return web.json_response(listed)
 
 
 @routes.post("/queue")

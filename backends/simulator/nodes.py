@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from backends.simulator import pictures, releases, sampling
+from backends.simulator.catalog import PARTNER
 from backends.simulator.faults import OUT_OF_MEMORY
 from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, Preview, Runner
 from backends.simulator.sounds import encode_silence
@@ -242,6 +243,15 @@ async def _fail(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     if inputs["kind"] in _FAILURES:
         raise NodeFailure(*_FAILURES[inputs["kind"]])
     return Outcome((inputs["image"],))
+
+
+@_runs(PARTNER)
+async def _partner(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
+    """Call a partner, who refuses a request without a key."""
+    await ctx.wait(inputs["seconds"])
+    if not (ctx.run.facts["extra_data"] or {}).get("api_key_comfy_org"):
+        raise NodeFailure("Exception", "Unauthorized: Please login first to use this node.")
+    return Outcome((Batch([Picture(seed=inputs["seed"])]),))
 
 
 @_runs("TestSlow")

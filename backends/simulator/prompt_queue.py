@@ -29,9 +29,12 @@ def is_canonical(value: Any) -> bool:
         return False
 
 
-def without_keys(extra_data: Any) -> Any:
-    """Return `extra_data` without the keys of partner nodes."""
-    return {k: v for k, v in extra_data.items() if k not in _SECRETS} if isinstance(extra_data, dict) else extra_data
+def without_keys(item: Item) -> Item:
+    """Return an item as ComfyUI shows it: without the keys of partner nodes."""
+    number, prompt_id, prompt, extra_data, outputs = item
+    if isinstance(extra_data, dict):
+        extra_data = {k: v for k, v in extra_data.items() if k not in _SECRETS}
+    return number, prompt_id, prompt, extra_data, outputs
 
 
 class PromptQueue:
@@ -71,11 +74,10 @@ class PromptQueue:
         self._on_change()
 
     def remember(self, entry: HistoryEntry) -> None:
-        number, prompt_id, prompt, extra_data, outputs = entry["prompt"]
         if len(self.history) > MAX_HISTORY:
             self.history.pop(next(iter(self.history)))
-        kept = [number, prompt_id, prompt, without_keys(extra_data), outputs]
-        self.history[prompt_id] = entry | {"prompt": kept}
+        kept = without_keys(entry["prompt"])
+        self.history[kept[1]] = entry | {"prompt": kept}
 
     def is_running(self, prompt_id: Any) -> bool:
         return any(item[1] == prompt_id for item in self.running.values())

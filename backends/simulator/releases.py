@@ -5,7 +5,8 @@ from typing import Final
 Release = tuple[int, ...]
 
 TARGETED_INTERRUPT: Final = (0, 3, 57)
-CREATE_TIME: Final = (0, 3, 69)  # the keys of partner nodes are removed from the queue, too
+HIDDEN_KEYS: Final = (0, 3, 68)  # those of partner nodes, also in the queue
+CREATE_TIME: Final = (0, 3, 69)
 OS_NAMES: Final = (0, 4)
 PREVIEW_METHOD: Final = (0, 5)
 JOBS: Final = (0, 6)

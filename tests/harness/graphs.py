@@ -79,6 +79,14 @@ def media(seed: int = 1, *, frames: int = 4, side: int = 64, fps: float = 2.0, t
     }
 
 
+def partner(seed: int = 1) -> Graph:
+    """Return a workflow whose picture a partner makes, who is paid."""
+    return {
+        "1": {"class_type": "TestPartner", "inputs": {"seed": seed, "seconds": 0.0}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "partner"}},
+    }
+
+
 def reference_example(seed: int = 42) -> Graph:
     """Return one KSampler without a model and no output: only a lenient server runs it."""
     inputs = {"seed": seed, "steps": 3, "cfg": 7.5, "sampler_name": "euler"}

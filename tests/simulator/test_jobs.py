@@ -3,7 +3,7 @@
 import pytest
 
 from backends.simulator import Simulator
-from tests.harness.graphs import plain_image, sampler, text_to_image
+from tests.harness.graphs import partner, plain_image, sampler, text_to_image
 from tests.simulator.artist import Artist, artist, the, types
 
 UNKNOWN = "852594f4-55c9-47cc-b29d-a7bfcdf752da"
@@ -96,10 +96,24 @@ async def test_poisoned_job_in_the_history_does_not_hide_the_queue() -> None:
             assert answer.status == 500
 
 
-async def test_keys_of_partner_nodes_are_shown_nowhere() -> None:
-    async with Simulator(version="0.33.0", seconds=5.0) as sim, artist(sim) as me:
+@pytest.mark.parametrize(("version", "is_shown"), [("0.3.67", True), ("0.3.68", False)])
+async def test_keys_of_partner_nodes_are_not_shown_in_newer_queues(version: str, is_shown: bool) -> None:
+    async with Simulator(version=version, seconds=5.0) as sim, artist(sim) as me:
         await me.queue(text_to_image(), extra_data={"api_key_comfy_org": "secret"})
-        assert "secret" not in str(await me.get("/queue"))
+        assert ("secret" in str(await me.get("/queue"))) is is_shown
+
+
+@pytest.mark.parametrize(("key", "outcome"), [("", "error"), ("secret", "success")])
+async def test_partner_node_needs_a_key(key: str, outcome: str) -> None:
+    async with Simulator(version="0.33.0") as sim, artist(sim) as me:
+        assert (await me.get("/object_info/TestPartner"))["TestPartner"]["api_node"] is True
+        await me.run(partner(), extra_data={"api_key_comfy_org": key} if key else {})
+        history = await me.get("/history")
+    ended = sim.audit_log.find("ended")
+    assert ended is not None
+    assert ended["outcome"] == outcome
+    assert ended.get("message", "") == ("" if key else "Unauthorized: Please login first to use this node.")
+    assert "secret" not in str([entry["prompt"] for entry in history.values()])
 
 
 @pytest.mark.parametrize(("method", "previews"), [("auto", 4), ("none", 0), ("nonsense", 0)])
