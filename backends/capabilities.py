@@ -1,6 +1,7 @@
 """Capabilities of a backend, and which required ones it does not have. Pure.
 
-A backend has each of its tags, ``gpu:…`` for each of its devices and ``comfyui:…`` for its version.
+A backend has each of its tags, ``gpu:…`` for each of its devices, ``comfyui:…`` for its version, and ``partner-nodes`` if it
+gets the key for them.
 """
 
 import re
@@ -11,6 +12,8 @@ from typing import Any, Final
 #: Parts that ComfyUI adds to a device's name: ``cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync``.
 _DEVICE_INDEX: Final = re.compile(r"^[a-z]+:\d+\s+")
 _ALLOCATOR: Final = re.compile(r"\s+:\s+\S+$")
+#: The capability of executing nodes that a partner of Comfy.org is paid for. No tag stands for it.
+PARTNER_NODES: Final = "partner-nodes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +23,8 @@ class BackendCapabilities:
     tags: Sequence[str]
     devices: Sequence[Mapping[str, Any]]  #: ``{"name": …}`` each, as ComfyUI names it.
     comfyui_version: str  #: "" if it is not known.
+    #: Why it gets no key for partner nodes, as a sentence; None: it gets the key.
+    partner_refusal: str | None = "It gets no key for partner nodes."
 
 
 def gpu_slug(device_name: str) -> str:
@@ -37,10 +42,19 @@ def missing_capabilities(known: BackendCapabilities, required: Iterable[str]) ->
 def lacks_reason(known: BackendCapabilities, required: Iterable[str]) -> str | None:
     """Return which required capabilities a backend does not have, as a sentence; None if it has all."""
     missing = missing_capabilities(known, required)
+    if PARTNER_NODES in missing:
+        return known.partner_refusal
     return f"Lacks {', '.join(missing)}." if missing else None
 
 
+def needed_capabilities(required: Iterable[str], uses_partner_nodes: bool | None) -> list[str]:
+    """Return what a backend must have for a workflow: the capabilities of its submission, and that for partner nodes."""
+    return [*required, PARTNER_NODES] if uses_partner_nodes else list(required)
+
+
 def _has(known: BackendCapabilities, capability: str) -> bool:
+    if capability == PARTNER_NODES:
+        return known.partner_refusal is None
     if capability in known.tags:
         return True
     kind, _, wanted = capability.lower().partition(":")

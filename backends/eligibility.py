@@ -7,7 +7,10 @@ work.
 import datetime as dt
 from collections.abc import Sequence
 
+from django.conf import settings
+
 from backends.capabilities import BackendCapabilities, lacks_reason
+from backends.comfyui.versions import hides_keys
 from backends.models import Backend, Reachability
 from backends.queries import backend_status
 from backends.states import TAKES_CHILDREN, BackendState, BackendStatus
@@ -56,7 +59,23 @@ def is_working(backend: Backend, *, now: dt.datetime) -> bool:
 
 def capabilities_of(backend: Backend) -> BackendCapabilities:
     """Return what is known of a backend's capabilities."""
-    return BackendCapabilities(tags=backend.tags, devices=backend.devices, comfyui_version=backend.comfyui_version)
+    return BackendCapabilities(
+        tags=backend.tags,
+        devices=backend.devices,
+        comfyui_version=backend.comfyui_version,
+        partner_refusal=_partner_refusal(backend),
+    )
+
+
+def _partner_refusal(backend: Backend) -> str | None:
+    if not settings.DIRECTOR_COMFY_ORG_API_KEY:
+        return "Partner nodes need an API key of Comfy.org: set DIRECTOR_COMFY_ORG_API_KEY."
+    if not backend.partner_nodes_allowed:
+        return "Not confirmed for partner nodes: allow them on this backend."
+    if not hides_keys(backend.comfyui_version):
+        version = backend.comfyui_version or "of unknown version"
+        return f"ComfyUI {version} shows the key of partner nodes to its other users: update it to 0.3.68."
+    return None
 
 
 def largest_vram(backend: Backend) -> int:

@@ -32,6 +32,8 @@ class Backend(models.Model):
     tags = models.JSONField(default=list, blank=True)
     #: Sent with every request and socket (a proxy's basic auth, a token). Never shown.
     headers = models.JSONField(default=dict, blank=True)
+    #: Whether a user confirmed that it may get the key for partner nodes, at this address.
+    partner_nodes_allowed = models.BooleanField(default=False, db_default=False)
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
     #: When discovery adopted it; null: a user registered or changed it.

@@ -34,6 +34,7 @@ class NodeClass:
     inputs: Mapping[str, NodeInput]  #: By name.
     is_output: bool  #: ComfyUI executes such a node and what it needs.
     is_core: bool  #: It is ComfyUI's own. A custom class may check its inputs by itself.
+    is_partner: bool  #: It calls a partner of Comfy.org, who is paid.
     size: int  #: Characters of its choices.
 
 
@@ -54,6 +55,7 @@ def node_class(described: Mapping[str, Any]) -> NodeClass | None:
         inputs=inputs,
         is_output=is_output,
         is_core=isinstance(module, str) and module.partition(".")[0] in _CORE_MODULES,
+        is_partner=described.get("api_node") is True,
         size=sum(len(str(choice)) for one in inputs.values() for choice in one.choices or ()),
     )
 

@@ -73,6 +73,7 @@ def backend_create(
     tags: Sequence[str] = (),
     enabled: bool = True,
     headers: Mapping[str, str] | None = None,
+    partner_nodes_allowed: bool | None = None,
     adopted_at: dt.datetime | None = None,
 ) -> Backend:
     """Register a ComfyUI. One address is registered once, however it is spelled; credentials in it become a header.
@@ -99,6 +100,7 @@ def backend_create(
         tags=list(dict.fromkeys(tags)),
         enabled=enabled,
         headers=_headers(headers, address),
+        partner_nodes_allowed=partner_nodes_allowed or False,
         status_since=current_time(),
         adopted_at=adopted_at,
     )
@@ -120,11 +122,12 @@ def backend_update(
     tags: Sequence[str] | None = None,
     enabled: bool | None = None,
     headers: Mapping[str, str] | None = None,
+    partner_nodes_allowed: bool | None = None,
 ) -> Backend | None:
     """Change a backend; None leaves a value as it is. Raises the errors of :func:`backend_create`.
 
-    Another address clears the observations, and the headers unless new ones are given: a password is never sent to a
-    host that it was not given for. Without a backend with this id None is returned.
+    Another address clears the observations, and the headers and the confirmation for partner nodes unless new ones are
+    given: a password is never sent to a host that it was not given for. Without a backend with this id None is returned.
     """
     if url is not None:
         # Before the transaction: the resolver may take a while.
@@ -136,6 +139,8 @@ def backend_update(
                 return None
             changes = _described(name=name, tags=tags, enabled=enabled, row=row)
             changes |= _address_columns(row, url, headers)
+            if partner_nodes_allowed is not None:
+                changes["partner_nodes_allowed"] = partner_nodes_allowed
             if changes:
                 Backend.objects.filter(pk=backend_id).update(**changes, adopted_at=None)
             row.refresh_from_db()
@@ -233,7 +238,8 @@ def _described(*, name: str | None, tags: Sequence[str] | None, enabled: bool | 
 def _address_columns(row: Backend, url: str | None, headers: Mapping[str, str] | None) -> dict[str, Any]:
     address = BackendAddress(row.url) if url is None else normalised(url)
     if address.url != row.url:
-        return {"url": address.url, "headers": _headers(headers, address), **_observations_cleared()}
+        left = {"partner_nodes_allowed": False, **_observations_cleared()}
+        return {"url": address.url, "headers": _headers(headers, address), **left}
     if headers is not None:
         return {"headers": _headers(headers, address)}
     if address.authorization is None:

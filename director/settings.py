@@ -147,6 +147,14 @@ for _proxy in DIRECTOR_TRUSTED_PROXIES:
             f"DIRECTOR_TRUSTED_PROXIES has {_proxy!r}; write each as an address, like 127.0.0.1."
         ) from None
 
+#: API key of Comfy.org, sent with prompts that have partner nodes, to backends that a user confirmed. Never shown: without
+#: the characters that JSON escapes it is found in what ComfyUI answers.
+DIRECTOR_COMFY_ORG_API_KEY = _text("DIRECTOR_COMFY_ORG_API_KEY")
+if DIRECTOR_COMFY_ORG_API_KEY and not re.fullmatch(r"[A-Za-z0-9._~+=-]{16,512}", DIRECTOR_COMFY_ORG_API_KEY):
+    raise ImproperlyConfigured(
+        "DIRECTOR_COMFY_ORG_API_KEY must have 16 to 512 letters, digits and some of . _ ~ + = -."
+    )
+
 #: Shared secret of programs and users. Empty: no sign-in.
 DIRECTOR_TOKEN = _text("DIRECTOR_TOKEN")
 if DIRECTOR_TOKEN and not re.fullmatch(r"[\x21-\x7e]{16,512}", DIRECTOR_TOKEN):

@@ -17,9 +17,11 @@ from typing import ClassVar, Final
 from django.db import models
 from django.db.models import F, Q
 
+from backends.capabilities import needed_capabilities
 from backends.models import Backend
 from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.retry_policy import RetryPolicy
 from jobgroups.domain.states import (
     ATTEMPT_ENDED,
     CHILD_FINAL,
@@ -93,6 +95,8 @@ class JobGroup(models.Model):
     #: Days after its end until it is deleted; null: those of the installation.
     retention_days = models.IntegerField(null=True, blank=True)
     required_capabilities = models.JSONField(default=list, blank=True)
+    #: Whether ComfyUI marks a node of the workflow as a partner's, who is paid; null: not known.
+    uses_partner_nodes = models.BooleanField(null=True, blank=True)
     submitter = models.CharField(max_length=150, blank=True, default="")
     #: Whether each child was submitted to a backend, or waits for any candidate.
     placement = models.CharField(
@@ -169,6 +173,21 @@ class JobGroup(models.Model):
     def time_limit(self) -> int | None:
         """Return the seconds that a job may run, None without such a limit."""
         return None if self.timeout_seconds == NO_TIMEOUT else self.timeout_seconds
+
+    @property
+    def needed_capabilities(self) -> list[str]:
+        """Return what a backend must have to execute its jobs."""
+        return needed_capabilities(self.required_capabilities, self.uses_partner_nodes)
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """Return its retry policy."""
+        return RetryPolicy(
+            max_attempts=self.max_attempts,
+            elsewhere=RetryScope(self.retry_elsewhere),
+            retry_on=None if self.retry_on is None else frozenset(map(FailureClass, self.retry_on)),
+            is_paid=bool(self.uses_partner_nodes),
+        )
 
 
 class GroupLabel(models.Model):

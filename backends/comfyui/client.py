@@ -43,7 +43,9 @@ class ComfyClient:
     executed), ``AnswerTooLarge``, ``AccessDenied``, or ``NotComfyUI`` for an answer of another kind.
 
     The headers are sent with every request and every socket, and win over a login in the URL. Longer answers than
-    ``max_answer_bytes`` are not read (``view`` has its own limit). Raises ``ValueError`` for a malformed URL or header.
+    ``max_answer_bytes`` are not read (``view`` has its own limit). ``secret``, a text that JSON does not escape, is removed
+    from answers and frames: ComfyUI shows the inputs of a node that failed. Raises ``ValueError`` for a malformed URL or
+    header.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class ComfyClient:
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
         max_answer_bytes: int = DEFAULT_MAX_ANSWER_BYTES,
+        secret: str = "",
     ) -> None:
         address = normalise_url(url)
         self.url = address.url
         self._headers = address.headers_with(headers or {})
         self._timeouts = timeouts or Timeouts()
+        self._secret = secret
         # For http an unused context, without the system's certificates.
         self._tls = (
             ssl.create_default_context() if self.url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -68,6 +72,7 @@ class ComfyClient:
             timeouts=self._timeouts,
             max_answer_bytes=max_answer_bytes,
             context=self._tls,
+            secret=secret,
         )
 
     async def __aenter__(self) -> Self:
@@ -363,6 +368,7 @@ class ComfyClient:
             headers=self._headers,
             timeouts=self._timeouts,
             context=self._tls,
+            secret=self._secret,
             previews=previews,
         )
 

@@ -30,8 +30,11 @@ class EventSocket:
     a refused preview is skipped unread.
     """
 
-    def __init__(self, connection: ClientConnection, *, url: str, client_id: str, previews: bool) -> None:
+    def __init__(
+        self, connection: ClientConnection, *, url: str, client_id: str, previews: bool, secret: str = ""
+    ) -> None:
         self.client_id = client_id
+        self._secret = secret
         self._connection = connection
         self._url = url
         self.wants_previews: Callable[[], bool] = lambda: previews
@@ -61,6 +64,8 @@ class EventSocket:
     def _event(self, frame: str | bytes) -> Event | None:
         if frame[:4] in _PREVIEW_HEADS and not self.wants_previews():
             return None
+        if self._secret and isinstance(frame, str):
+            frame = frame.replace(self._secret, "")
         try:
             return parse(frame)
         except ProtocolError as exc:
@@ -70,7 +75,14 @@ class EventSocket:
 
 @contextlib.asynccontextmanager
 async def open_socket(
-    url: str, *, client_id: str, headers: Mapping[str, str], timeouts: Timeouts, context: ssl.SSLContext, previews: bool
+    url: str,
+    *,
+    client_id: str,
+    headers: Mapping[str, str],
+    timeouts: Timeouts,
+    context: ssl.SSLContext,
+    previews: bool,
+    secret: str = "",
 ) -> AsyncIterator[EventSocket]:
     """Open the event socket of ``client_id``; leaving the block closes it and waits for the close.
 
@@ -84,7 +96,7 @@ async def open_socket(
         SocketLost: it ended before its first message was sent.
     """
     connection = await _connected(url, client_id, headers, timeouts, context)
-    socket = EventSocket(connection, url=url, client_id=client_id, previews=previews)
+    socket = EventSocket(connection, url=url, client_id=client_id, previews=previews, secret=secret)
     try:
         await _send_feature_flags(connection, previews=previews)
         yield socket

@@ -139,10 +139,12 @@ class Exchange:
         timeouts: Timeouts,
         max_answer_bytes: int,
         context: ssl.SSLContext,
+        secret: str = "",
     ) -> None:
         self._url = url
         self._headers = httpx.Headers({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT})
         self._headers.update(headers)
+        self._secret = secret.encode()
         self._timeouts = timeouts
         self._max_bytes = max_answer_bytes
         # Without httpx's client, which takes as long as the transport: it handles cookies, redirects and sign-ins.
@@ -194,6 +196,8 @@ class Exchange:
                 ) as answer,
             ):
                 body = b"".join([chunk async for chunk in answer.chunks()])
+        if self._secret:
+            body = body.replace(self._secret, b"")
         return Answer(answer.status, answer.headers.get("content-type", ""), body, answer.location)
 
     @contextlib.asynccontextmanager

@@ -6,6 +6,7 @@ from typing import Final
 
 _TARGETED_INTERRUPT_SINCE: Final = (0, 3, 57)
 _CALLERS_PROMPT_ID_SINCE: Final = (0, 3, 45)
+_HIDDEN_KEYS_SINCE: Final = (0, 3, 68)
 _PREVIEW_METHOD_SINCE: Final = (0, 5, 0)
 _JOBS_SINCE: Final = (0, 6, 0)
 _CANCEL_SINCE: Final = (0, 26, 0)
@@ -36,6 +37,11 @@ def supports_targeted_interrupt(version: str | None) -> bool:
     if release == _TARGETED_INTERRUPT_SINCE:
         return _BEFORE_RELEASE.match(suffix) is None
     return release is not None and release > _TARGETED_INTERRUPT_SINCE
+
+
+def hides_keys(version: str | None) -> bool:
+    """Return whether the key of a prompt's partner nodes is not shown in ComfyUI's queue: from 0.3.68."""
+    return _is_from(version, _HIDDEN_KEYS_SINCE)
 
 
 def supports_preview_method(version: str | None) -> bool:

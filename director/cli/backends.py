@@ -116,10 +116,13 @@ def _since(backend: Backend) -> str:
     help="Sent with every request; never shown again.",
 )
 @click.option("--disabled", is_flag=True, help="Send it no jobs yet.")
+@click.option(
+    "--partner-nodes", "partner_nodes_allowed", is_flag=True, help="It may get the API key for partner nodes."
+)
 @with_connection
 def add(connection: Connection, *, url: str, disabled: bool, **fields: Any) -> None:
     """Register the ComfyUI at URL (or HOST:PORT) and probe it."""
-    given = {name: value for name, value in fields.items() if value not in (None, (), {})}
+    given = {name: value for name, value in fields.items() if value not in (None, (), {}, False)}
     if disabled:
         given["enabled"] = False
     with connection.director() as director:
@@ -294,6 +297,15 @@ def enable(director: Director, backend_id: str) -> Backend:
 def disable(director: Director, backend_id: str) -> Backend:
     """Disable backends: running jobs finish, queued jobs fail. See also drain, pause."""
     return director.update_backend(backend_id, enabled=False)
+
+
+@_change(
+    click.option("--off", is_flag=True, help="Withdraw it: the key is sent there no more."),
+    examples=("partner-nodes gpu-1", "partner-nodes gpu-1 --off"),
+)
+def partner_nodes(director: Director, backend_id: str, *, off: bool) -> Backend:
+    """Confirm that backends may get the Director's API key of Comfy.org, for workflows with partner nodes."""
+    return director.update_backend(backend_id, partner_nodes_allowed=not off)
 
 
 @_change(_NOW, _REASON, examples=('pause gpu-1 --reason "driver update"', "pause 24gb --now"))

@@ -33,6 +33,7 @@ class Backend(Parsed):
         status: ``online``, ``busy``, ``paused``, ``draining``, ``quarantined``, ``offline``,
             ``unknown`` or ``disabled``; ``status_reason``, ``status_since`` and ``status_by`` have
             the reason, the time and the user.
+        partner_nodes_allowed: A user confirmed that it may get the API key for partner nodes.
         queue_ours: Prompts of the Director that are queued or run there.
         queue_foreign: Prompts of other clients.
         hold: ``pause`` or ``drain``; with ``evict`` its running jobs are requeued.
@@ -49,6 +50,7 @@ class Backend(Parsed):
     url: str
     enabled: bool
     status: str
+    partner_nodes_allowed: bool = False
     status_reason: str | None = None
     status_since: Moment | None = None
     status_by: str | None = None

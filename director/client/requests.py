@@ -128,12 +128,14 @@ class BackendFields(TypedDict, total=False):
         tags: For ``required_capabilities``.
         enabled: False: no new jobs; running jobs finish.
         headers: Sent to this ComfyUI with every request (basic auth of a proxy …); never shown again.
+        partner_nodes_allowed: It may get the Director's API key of Comfy.org, with workflows that have partner nodes.
     """
 
     name: str | None
     tags: Sequence[str] | None
     enabled: bool | None
     headers: Mapping[str, str] | None
+    partner_nodes_allowed: bool | None
 
 
 class HoldOptions(TypedDict, total=False):

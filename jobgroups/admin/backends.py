@@ -58,12 +58,15 @@ class BackendAdmin(_ActingAdmin):
     key = "backend_id"
     noun = ("backend is", "backends are")
     shown = "id name url state reason queue_running queue_pending queue_foreign comfyui_version last_seen_at"
-    list_filter = ("enabled", "hold", "reachability", "comfyui_version")
+    list_filter = ("enabled", "hold", "reachability", "partner_nodes_allowed", "comfyui_version")
     search_fields = ("id", "name", "url")
     #: The values may be passwords: only the names are shown.
     exclude = ("headers",)
     readonly_fields: ClassVar = ["header_names", "state", "reason", "limitations"]
-    actions = ("enable", "disable", "pause", "pause_now", "drain", "resume", "quarantine", "release")
+    actions = (
+        *("enable", "disable", "allow_partner_nodes", "forbid_partner_nodes", "pause", "pause_now", "drain"),
+        *("resume", "quarantine", "release"),
+    )
 
     @admin.display(description="headers")
     def header_names(self, backend: Backend) -> str:
@@ -85,6 +88,8 @@ class BackendAdmin(_ActingAdmin):
 
     enable = _action("Enable", "enabled", backend_update, enabled=True)
     disable = _action("Disable after running jobs", "disabled", backend_update, enabled=False)
+    allow_partner_nodes = _action("Allow partner nodes", "confirmed", backend_update, partner_nodes_allowed=True)
+    forbid_partner_nodes = _action("Forbid partner nodes", "changed", backend_update, partner_nodes_allowed=False)
     pause = _action("Pause after running jobs", "paused", holds.backend_hold, by_user=True, hold=Hold.PAUSE)
     pause_now = _action(
         "Pause now: evict running jobs", "paused", holds.backend_hold, by_user=True, hold=Hold.PAUSE, at_once=True

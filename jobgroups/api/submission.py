@@ -6,9 +6,10 @@ from typing import Final
 
 from django.conf import settings
 
+from backends.capabilities import needed_capabilities
 from jobgroups import workflow
 from jobgroups.api.backend_selection import Selection, select_backends, select_candidates
-from jobgroups.api.workflow_check import refusals
+from jobgroups.api.workflow_check import has_partner_nodes, refusals
 from jobgroups.domain.states import PartialOutputs
 from jobgroups.errors import NoOnlineBackends, RunnerAbsent
 from jobgroups.queries import leases
@@ -43,28 +44,45 @@ def submit(submission: Submission) -> Submitted:
     alive = leases.runner_alive()
     if not (alive or settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER):
         raise RunnerAbsent
-    if submission.count is None:
-        selection = select_backends(submission.backend_ids, submission.required_capabilities)
-    else:
-        selection = _select_able(submission, until=time.monotonic() + _CHECK_SECONDS)
+    select = _select_named if submission.count is None else _select_able
+    selection, is_paid = select(submission, until=time.monotonic() + _CHECK_SECONDS)
     if not selection.backend_ids:
         raise NoOnlineBackends(selection.skipped)
-    chosen = replace(submission, skipped_backends=selection.skipped)
+    chosen = replace(submission, skipped_backends=selection.skipped, uses_partner_nodes=is_paid)
     if submission.count is None:
         chosen = replace(chosen, backend_ids=selection.backend_ids)
     return group_submit(submission=chosen, runner_alive=alive)
 
 
-def _select_able(submission: Submission, until: float) -> Selection:
-    """Select the candidates that can execute the workflow, or of which that is not known."""
+def _select_named(submission: Submission, until: float) -> tuple[Selection, bool | None]:
+    """Select the named backends that take jobs, and return whether the workflow has partner nodes.
+
+    One backend is queried for its node classes: jobs that are bound to many are stored without waiting for all.
+    """
+    selection = select_backends(submission.backend_ids, submission.required_capabilities)
+    is_paid = has_partner_nodes(submission.workflow, selection.backend_ids[:1], until=until)
+    if is_paid:
+        needed = needed_capabilities(submission.required_capabilities, is_paid)
+        selection = select_backends(submission.backend_ids, needed)
+    return selection, is_paid
+
+
+def _select_able(submission: Submission, until: float) -> tuple[Selection, bool | None]:
+    """Select the candidates that can execute the workflow, or of which that is not known; see ``_select_named``."""
     prepared = workflow.build_template(submission.workflow, submission.parameters)
     known_references(prepared.workflow)
-    selection = select_candidates(submission.backend_ids, submission.required_capabilities, workflow.digest(prepared))
+    named, required, digest = submission.backend_ids, submission.required_capabilities, workflow.digest(prepared)
+    selection = select_candidates(named, required, digest)
     reasons = refusals(
         prepared.workflow,
         selection.backend_ids,
         until=until,
         in_part=submission.partial_outputs == PartialOutputs.ACCEPT,
     )
-    skipped = [{"backend_id": name, "reason": reason} for name, reason in reasons.items()]
-    return Selection([name for name in selection.backend_ids if name not in reasons], [*selection.skipped, *skipped])
+    # The answers are kept.
+    is_paid = has_partner_nodes(prepared.workflow, selection.backend_ids, until=time.monotonic())
+    if is_paid:
+        selection = select_candidates(named, needed_capabilities(required, is_paid), digest)
+    able = [name for name in selection.backend_ids if name not in reasons]
+    refused = [{"backend_id": name, "reason": reasons[name]} for name in selection.backend_ids if name in reasons]
+    return Selection(able, [*selection.skipped, *refused]), is_paid

@@ -5,14 +5,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from backends import inventory, queries
-from backends.capabilities import lacks_reason
+from backends.capabilities import lacks_reason, needed_capabilities
 from backends.eligibility import capabilities_of, ineligible_reason
 from backends.models import Backend, Reachability
 from jobgroups.api.backend_selection import candidate_rows
 from jobgroups.domain.clock import now
 from jobgroups.queries.exclusions import excluded_from, reason_of
 from jobgroups.workflow import Workflow, WorkflowTemplate, digest
-from jobgroups.workflow.inventory import Reason, Verdict, class_types, judge
+from jobgroups.workflow.inventory import Reason, Verdict, class_types, judge, uses_partner_nodes
 
 #: Seconds for one check, the probes included.
 _CHECK_SECONDS: Final = 10.0
@@ -34,6 +34,8 @@ def check(
     rows, unmatched = candidate_rows(candidates)
     answers = [row for row in rows.values() if row.reachability == Reachability.ONLINE]
     verdicts = _verdicts(prepared.workflow, answers, until)
+    is_paid = has_partner_nodes(prepared.workflow, [row.id for row in answers], until=time.monotonic())
+    needed = needed_capabilities(required_capabilities, is_paid)
     excluded = excluded_from(digest(prepared))
     entries = [
         _entry(name, [_reason("unavailable", sentence)], Verdict(), until) for name, sentence in unmatched.items()
@@ -42,7 +44,7 @@ def check(
         reasons = []
         if state_reason := ineligible_reason(row, (), now=now()):
             reasons.append(_reason("unavailable", state_reason))
-        if lacks := lacks_reason(capabilities_of(row), required_capabilities):
+        if lacks := lacks_reason(capabilities_of(row), needed):
             reasons.append(_reason("capability_missing", lacks))
         if row.id in excluded:
             reasons.append(_reason("excluded", reason_of(excluded[row.id])))
@@ -61,6 +63,18 @@ def refusals(graph: Workflow, backend_ids: Collection[str], *, until: float, in_
         for backend_id, verdict in _verdicts(graph, rows, until).items()
         if verdict.is_refused or (verdict.reasons and not in_part)
     }
+
+
+def has_partner_nodes(graph: Workflow, backend_ids: Collection[str], *, until: float) -> bool | None:
+    """Return whether responding backends mark a node of a workflow as a partner's; None: not known.
+
+    What is not answered by ``until``, by ``time.monotonic``, is not known.
+    """
+    rows = queries.backends_by_id(backend_ids).values()
+    since = time.monotonic() - inventory.FRESH_SECONDS
+    known = inventory.node_classes(dict.fromkeys(rows, class_types(graph)), since=since, until=until)
+    found = ({name: one.is_partner for name, one in classes.items() if one} for classes in known.values())
+    return uses_partner_nodes(graph, found)
 
 
 def _verdicts(graph: Workflow, rows: Collection[Backend], until: float) -> Mapping[str, Verdict]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,21 +20,19 @@ class RetryPolicy:
     max_attempts: int  #: Charged attempts that a child may have within one run.
     elsewhere: RetryScope
     retry_on: frozenset[FailureClass] | None = None  #: None: after every class that may be tried again.
+    #: Whether each execution costs money: an executed child is retried only after the classes of ``retry_on``.
+    is_paid: bool = False
 
-    @classmethod
-    def stored(cls, *, max_attempts: int, elsewhere: str, retry_on: Collection[str] | None) -> RetryPolicy:
-        """Return the policy from a group's columns."""
-        return cls(
-            max_attempts=max_attempts,
-            elsewhere=RetryScope(elsewhere),
-            retry_on=None if retry_on is None else frozenset(map(FailureClass, retry_on)),
-        )
+    def allows(self, failure: FailureClass, charged: int, *, executed: bool = True) -> bool:
+        """Return whether a child is retried after this many counted attempts, the last one with this failure.
 
-    def allows(self, failure: FailureClass, charged: int) -> bool:
-        """Return whether a child is retried after this many counted attempts, the last one with this failure."""
+        ``executed``: whether a part of the last one may have been executed.
+        """
         if charged >= self.max_attempts or TAXONOMY[failure].retry is RetryTarget.NEVER:
             return False
-        return self.retry_on is None or failure in self.retry_on
+        if self.retry_on is None:
+            return not (self.is_paid and executed)
+        return failure in self.retry_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

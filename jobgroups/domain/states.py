@@ -102,6 +102,8 @@ ATTEMPT_ACTIVE: Final = frozenset(
     {AttemptState.INTENT, AttemptState.UNCERTAIN, AttemptState.ACCEPTED, AttemptState.RUNNING}
 )
 ATTEMPT_ENDED: Final = frozenset(AttemptState) - ATTEMPT_ACTIVE
+#: Ends of attempts of which nothing was executed.
+ATTEMPT_NEVER_RAN: Final = frozenset({AttemptState.REFUSED, AttemptState.NOT_SENT, AttemptState.NEVER_ACCEPTED})
 
 
 class StopReason(StrEnum):

@@ -56,6 +56,7 @@ def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, An
         "name": row.name,
         "url": row.url,
         "tags": row.tags,
+        "partner_nodes_allowed": row.partner_nodes_allowed,
         **serialize_backend_status(row, load),
         "changed_by": row.changed_by or None,
         "changed_reason": row.changed_reason or None,

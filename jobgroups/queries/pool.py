@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from django.db.models import BooleanField, Count, F, Min, OuterRef, QuerySet, Subquery
 from django.db.models.expressions import RawSQL
 
-from backends.capabilities import lacks_reason
+from backends.capabilities import lacks_reason, needed_capabilities
 from backends.eligibility import capabilities_of, ineligible_reason, is_working, may_take_later
 from backends.models import Backend
 from jobgroups.domain.clock import now
@@ -160,7 +160,7 @@ def unsent() -> QuerySet[ChildJob]:
 def _variant_rows(**which: Any) -> list[dict[str, Any]]:
     rows = Variant.objects.filter(**which).order_by("group", "number")
     fields = ("id", "group", "number", "queued_at", "candidates", "workflow_digest", "models_digest")
-    joined = {"run": F("group__run"), "required": F("group__required_capabilities")}
+    joined = {name: F(f"group__{name}") for name in ("run", "required_capabilities", "uses_partner_nodes")}
     return [dict(row) for row in rows.values(*fields, **joined)]
 
 
@@ -180,13 +180,14 @@ def _open_variant(
     bypassed_at: dt.datetime | None = None,
 ) -> OpenVariant:
     digest, none = row["workflow_digest"], frozenset[str]()
+    needed = needed_capabilities(row["required_capabilities"], row["uses_partner_nodes"])
     cannot = excluded.get((digest, 0), none) | excluded.get((digest, row["id"]), none)
     return OpenVariant(
         variant_id=row["id"],
         group_id=row["group"],
         number=row["number"],
         queued_at=row["queued_at"],
-        needs=Needs(tuple(row["candidates"]), tuple(row["required"]), cannot),
+        needs=Needs(tuple(row["candidates"]), tuple(needed), cannot),
         workflow_digest=digest,
         models_digest=row["models_digest"],
         bypassed_for=None if bypassed_at is None else (now() - bypassed_at).total_seconds(),
@@ -348,7 +349,7 @@ def candidate_reasons(variant: Variant, backends: Iterable[Backend] | None = Non
     for row in _backend_rows() if backends is None else backends:
         if is_candidate(variant.candidates, row.id, row.tags):
             one = excluded.get(row.id)
-            lacks = lacks_reason(capabilities_of(row), variant.group.required_capabilities)
+            lacks = lacks_reason(capabilities_of(row), variant.group.needed_capabilities)
             unfit = lacks if one is None else reason_of(one)
             kind = ExclusionKind.MISSING if one is None else ExclusionKind(one.kind)
             reason = ineligible_reason(row, (), now=moment) or unfit or ""

@@ -18,7 +18,6 @@ from backends.queries import backend_status, is_offline
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass
 from jobgroups.domain.pool import Line
-from jobgroups.domain.retry_policy import RetryPolicy
 from jobgroups.domain.states import CHILD_OPEN, VOID_ONCE_STARTED, AttemptState, ChildStatus, RetryScope, StopReason
 from jobgroups.domain.text import first_of
 from jobgroups.domain.waiting_reasons import (
@@ -76,9 +75,7 @@ def _offline_reasons(
     lost = [one for one in running if one.backend_id in offline]
     if not lost:
         return {}
-    policy = RetryPolicy.stored(
-        max_attempts=group.max_attempts, elsewhere=group.retry_elsewhere, retry_on=group.retry_on
-    )
+    policy = group.retry_policy
     counted = Attempt.objects.filter(child__in=lost, run=group.run, is_counted=True).order_by()
     charged = dict(counted.values_list("child_id").annotate(Count("id")))
     limit = None if group.time_limit is None else dt.timedelta(seconds=group.time_limit)

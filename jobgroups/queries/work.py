@@ -7,6 +7,7 @@ from typing import Final
 
 from django.db.models import Exists, OuterRef, QuerySet
 
+from backends.eligibility import capabilities_of
 from backends.models import Backend
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery
 from jobgroups.domain.clock import now
@@ -88,6 +89,15 @@ def _delayed() -> QuerySet[ChildJob]:
 
 
 _next_due: Final = PreparedQuery(_delayed)
+
+
+def partner_refusal(backend_id: str, url: str, version: str) -> str | None:
+    """Return why the ComfyUI of a session gets no key for partner nodes now, as a sentence; None: it gets the key."""
+    row = Backend.objects.filter(pk=backend_id, url=url).first()
+    if row is None:
+        return "The address of the backend was changed."
+    row.comfyui_version = version
+    return capabilities_of(row).partner_refusal
 
 
 def backends_with_prompts() -> set[str]:

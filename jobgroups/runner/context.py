@@ -20,6 +20,7 @@ from jobgroups.runner.inputs import InputFiles
 from jobgroups.runner.interrupts import Interrupter
 from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.lease_clock import LeaseClock
+from jobgroups.runner.partners import PartnerNodes
 from jobgroups.runner.pool import Pool
 from jobgroups.runner.progress import ProgressWriter
 from jobgroups.runner.timings import TimingBuffer
@@ -44,6 +45,8 @@ class RunnerSettings:
     move_after_s: float = 60.0
     #: Whether outputs are copied into the storage.
     captures: bool = False
+    #: Of Comfy.org, for partner nodes; empty: none.
+    comfy_org_api_key: str = field(default="", repr=False)
     intervals: Intervals = field(default_factory=Intervals)
     #: A half-open socket must not hold up an orderly end, which has 5 s.
     timeouts: Timeouts = field(default_factory=lambda: Timeouts(close_s=1.5))
@@ -81,6 +84,7 @@ class SessionContext:
     client: ComfyClient = field(init=False)
     interrupter: Interrupter = field(init=False)
     inputs: InputFiles = field(init=False)
+    partners: PartnerNodes = field(init=False)
     #: Entered when the session runs.
     task_group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
     #: ComfyUI's version, and whether the health probe has read it: some versions get no prompt.

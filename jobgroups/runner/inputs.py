@@ -33,8 +33,8 @@ _TAKEN: Final = "It was taken back before its input file was sent."
 
 
 @dataclass(eq=False)
-class InputMissing(Exception):
-    """An input file cannot be put on the backend: the attempt fails with this."""
+class NotSendable(Exception):
+    """The prompt cannot be sent to the backend: the attempt fails with this."""
 
     kind: FailureClass
     message: str
@@ -58,7 +58,7 @@ class InputFiles:
             may_send: called before each part of a file.
 
         Raises:
-            InputMissing: an asset was deleted, or the backend does not take a file.
+            NotSendable: an asset was deleted, or the backend does not take a file.
             BackendUnreachable: no connection.
             SendAborted: ``may_send`` returned False.
         """
@@ -72,7 +72,7 @@ class InputFiles:
             asset = found.get(asset_id)
             if asset is None:
                 message = f"Node {node}: the asset of its input {name!r} was deleted. Upload it and submit again."
-                raise InputMissing(FailureClass.WORKFLOW_REFUSED, message, where)
+                raise NotSendable(FailureClass.WORKFLOW_REFUSED, message, where)
             try:
                 names[asset_id] = await self._place(asset, may_send)
             except (BackendUnreachable, SendAborted):
@@ -83,13 +83,13 @@ class InputFiles:
                     f"Node {node}: {asset.name} has {asset.size_bytes / 2**20:.1f} MB, more than the backend"
                     f" accepts (413). Start ComfyUI with --max-upload-size {megabytes} or more."
                 )
-                raise InputMissing(FailureClass.NODE_OR_MODEL_MISSING, message, where) from error
+                raise NotSendable(FailureClass.NODE_OR_MODEL_MISSING, message, where) from error
             except (BackendError, StorageAway) as error:
                 message = f"Node {node}: {asset.name} cannot be put on the backend. {error.detail}"
-                raise InputMissing(FailureClass.UNREACHABLE, message, where) from error
+                raise NotSendable(FailureClass.UNREACHABLE, message, where) from error
             except OutputGone as error:
                 message = f"Node {node}: the stored file of {asset.name} is lost. Upload it again."
-                raise InputMissing(FailureClass.WORKFLOW_REFUSED, message, where) from error
+                raise NotSendable(FailureClass.WORKFLOW_REFUSED, message, where) from error
         return with_file_names(workflow, names)
 
     async def _place(self, asset: Asset, may_send: Callable[[], bool]) -> str:

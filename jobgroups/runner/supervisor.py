@@ -32,6 +32,7 @@ def runner_settings(name: str) -> RunnerSettings:
         max_answer_bytes=settings.DIRECTOR_MAX_ANSWER_BYTES,
         captures=settings.DIRECTOR_CAPTURE,
         marks_outputs=settings.DIRECTOR_MARK_OUTPUTS,
+        comfy_org_api_key=settings.DIRECTOR_COMFY_ORG_API_KEY,
         threads=1 if settings.DIRECTOR_ON_SQLITE else 4,
         intervals=Intervals.scaled(settings.DIRECTOR_TIME_SCALE),
     )

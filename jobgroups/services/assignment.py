@@ -184,7 +184,7 @@ def _check_named(group: JobGroup, backend_id: str) -> None:
     row = Backend.objects.filter(pk=backend_id).first()
     if row is None:
         raise BackendNotFound(backend_id)
-    lacks = lacks_reason(capabilities_of(row), group.required_capabilities)
+    lacks = lacks_reason(capabilities_of(row), group.needed_capabilities)
     reason = _unschedulable([backend_id]).get(backend_id, lacks)
     if reason is not None:
         raise BackendUnavailable([{"backend_id": backend_id, "reason": reason}], hint=_NAMED_HINT)

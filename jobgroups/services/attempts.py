@@ -27,7 +27,7 @@ from jobgroups.domain.states import (
     attempt_sources_of,
 )
 from jobgroups.events import log
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
 from jobgroups.serializers import to_json
 from jobgroups.services import late_results, outages, outcomes, quarantine
 from jobgroups.services.group_transaction import GroupTransaction
@@ -64,6 +64,14 @@ def _stored(child: ChildJob, attempt: Attempt) -> StoredAttempt:
         stop_requested=attempt.stop_requested_at is not None,
         is_current=child.current_attempt_id == attempt.pk,
     )
+
+
+@retry_on_conflict
+def attempt_has_partner_nodes(*, attempt_id: int, fence: FencingToken) -> None:
+    """Record that the workflow of an attempt has partner nodes, before the key for them is sent."""
+    with attempt_transaction(attempt_id, fence) as (tx, _child, _attempt):
+        JobGroup.objects.filter(pk=tx.group.pk).update(uses_partner_nodes=True)
+        tx.group.uses_partner_nodes = True
 
 
 @retry_on_conflict

@@ -68,7 +68,7 @@ def backend_update(*, backend_id: str, url: str | None = None, **values: Any) ->
         row = services.backend_update(backend_id=backend_id, url=url, **values)
         if row is None:
             raise BackendNotFound(backend_id)
-        if moves:
+        if moves or values.get("partner_nodes_allowed"):
             exclusions.forget(backend_id)
         log.notify_runners_on_commit()
     return row

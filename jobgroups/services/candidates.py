@@ -84,7 +84,7 @@ def candidate_backends(group: JobGroup, elsewhere: RetryScope, *, besides: Colle
     fit = [
         row
         for row in rows
-        if is_working(row, now=now()) and not missing_capabilities(capabilities_of(row), group.required_capabilities)
+        if is_working(row, now=now()) and not missing_capabilities(capabilities_of(row), group.needed_capabilities)
     ]
     if fit and group.placement == Placement.POOL:
         candidates = pool_candidates(group.id)

@@ -47,6 +47,7 @@ class Claim:
     workflow_json: str
     workflow_digest: str
     parameters_json: str
+    uses_partner_nodes: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +219,8 @@ def _claim_from_pool(choice: PoolChoice, fence: FencingToken, client_id: str, sl
         return _claim_next(choice, group, fence, client_id, slots)
 
 
-_SENT: Final = ("timeout_seconds", "stall_seconds", "workflow_json", "workflow_digest", "parameters_json")
+_OF_WORKFLOW: Final = ("workflow_json", "workflow_digest", "parameters_json", "uses_partner_nodes")
+_SENT: Final = ("timeout_seconds", "stall_seconds", *_OF_WORKFLOW)
 _claimed_group: Final = PreparedQuery(
     lambda: JobGroup.objects.filter(pk=KEY).only("has_claimed_child", *_SENT).order_by()
 )
@@ -299,11 +301,7 @@ def _store(child: ChildJob, group: JobGroup, fence: FencingToken, client_id: str
         group_id=group.id,
         child_id=child.id,
         seed=child.seed,
-        timeout_seconds=group.timeout_seconds,
-        stall_seconds=group.stall_seconds,
-        workflow_json=group.workflow_json,
-        workflow_digest=group.workflow_digest,
-        parameters_json=group.parameters_json,
+        **{name: getattr(group, name) for name in _SENT},
     )
 
 

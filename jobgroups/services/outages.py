@@ -21,7 +21,7 @@ from jobgroups.services import late_results
 from jobgroups.services.candidates import CandidateBackends, attempt_history, candidate_backends
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.outcomes import Failure, adopt_other_result, stop_failed
-from jobgroups.services.requeue import counted_attempts, group_retry_policy, requeue_after_backoff, requeue_at
+from jobgroups.services.requeue import counted_attempts, requeue_after_backoff, requeue_at
 from jobgroups.services.transactions import attempt_transaction
 
 #: A longer gap between the last answer and the first failed probe: no runner probed meanwhile.
@@ -92,7 +92,7 @@ def leave_offline(tx: GroupTransaction, child: ChildJob, attempt: Attempt, lost:
     Returns:
         Whether it is queued elsewhere or has a late result; otherwise nothing was changed.
     """
-    group, policy = tx.group, group_retry_policy(tx.group)
+    group, policy = tx.group, tx.group.retry_policy
     ran = attempt.started_at is not None
     failure = lost if ran else unsent
     made = late_results.late_result(child)
@@ -100,7 +100,8 @@ def leave_offline(tx: GroupTransaction, child: ChildJob, attempt: Attempt, lost:
     charged = counted_attempts(group, child) + 1
     target = None
     if made is None:
-        if ran and not policy.allows(failure.kind, charged):
+        # What was not seen to start may run all the same, and would be paid twice.
+        if (ran or policy.is_paid) and not policy.allows(failure.kind, charged):
             return False
         target = CandidateBackends(group, attempt.backend_id).pick(attempt_history(group, child))
         # A job of the pool leaves, too, only if another backend works now.

@@ -13,7 +13,7 @@ from django.db import connection
 from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import TAXONOMY, FailureClass
-from jobgroups.domain.states import CHILD_OPEN, AttemptState, ChildStatus, ErrorType, StopReason
+from jobgroups.domain.states import ATTEMPT_NEVER_RAN, CHILD_OPEN, AttemptState, ChildStatus, ErrorType, StopReason
 from jobgroups.domain.text import sentence
 from jobgroups.events import log
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
@@ -334,10 +334,13 @@ def fail_attempt(
 def requeue_or_fail(tx: GroupTransaction, child: ChildJob, attempt: Attempt, reason: str, kind: FailureClass) -> None:
     if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
         return
-    if child.uncounted_attempts + 1 < MAX_UNCOUNTED:
+    may_be_paid = tx.group.uses_partner_nodes and attempt.state not in ATTEMPT_NEVER_RAN
+    if not may_be_paid and child.uncounted_attempts + 1 < MAX_UNCOUNTED:
         requeue_or_adopt(tx, child, attempt, reason=reason, uncounted_attempts=child.uncounted_attempts + 1)
         return
     message = sentence(f"Given up after {MAX_UNCOUNTED} tries that came to nothing; last: {reason}")
+    if may_be_paid:
+        message = sentence(f"Not sent again, since its partner nodes may have been paid: {reason}")
     failure = Failure(kind=kind, message=message, type=ErrorType.CONNECTION)
     # All of them together are one attempt that counts: else a policy could go on for ever.
     Attempt.objects.filter(pk=attempt.pk).update(is_counted=True, failure_class=kind)

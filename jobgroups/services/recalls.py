@@ -26,12 +26,14 @@ def prompt_recall(*, attempt_id: int) -> bool:
     It makes no event, as the claim made none, and the attempt is not counted.
 
     Returns:
-        Whether this call requested it. False: the prompt has started, ended or is being stopped, its job is bound or was
-        recalled too often in this run.
+        Whether this call requested it. False: the prompt has started, ended or is being stopped, its job is bound, is
+        paid or was recalled too often in this run.
     """
     with attempt_transaction(attempt_id, None) as (tx, child, attempt):
         if (
-            child.is_bound
+            # If the backend is offline then, the prompt is not waited for: it may be paid twice.
+            tx.group.uses_partner_nodes
+            or child.is_bound
             or child.status != ChildStatus.QUEUED
             or child.current_attempt_id != attempt.pk
             or attempt.state != AttemptState.ACCEPTED

@@ -11,7 +11,7 @@ from jobgroups.domain import retry_policy
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.retry_policy import RetryPolicy
-from jobgroups.domain.states import ChildStatus
+from jobgroups.domain.states import ATTEMPT_NEVER_RAN, ChildStatus
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.candidates import (
@@ -49,24 +49,20 @@ def requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt | None, **fi
     return tx.move_child(child, ChildStatus.QUEUED, attempt=attempt, **fields)
 
 
-def group_retry_policy(group: JobGroup) -> RetryPolicy:
-    """Return a group's retry policy."""
-    return RetryPolicy.stored(max_attempts=group.max_attempts, elsewhere=group.retry_elsewhere, retry_on=group.retry_on)
-
-
 def schedule_retry(tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind: FailureClass, reason: str) -> bool:
     """Queue a child for another attempt, if its group's policy allows one and a backend takes it; return whether it is.
 
-    A job of the pool whose backend lacks something always waits in the pool again. The attempt decides the child, is
-    closed or has a pending stop, and its failure class is stored. ``reason`` is a sentence.
+    A job of the pool whose backend lacks something always waits in the pool again, unless a part of it may have been paid.
+    The attempt decides the child, is closed or has a pending stop, and its failure class is stored. ``reason`` is a sentence.
     """
-    group, policy = tx.group, group_retry_policy(tx.group)
-    if kind is FailureClass.NODE_OR_MODEL_MISSING and not child.is_bound:
+    group, policy = tx.group, tx.group.retry_policy
+    executed = attempt.state not in ATTEMPT_NEVER_RAN
+    if kind is FailureClass.NODE_OR_MODEL_MISSING and not child.is_bound and not (policy.is_paid and executed):
         # Its backend is excluded now. The job waits for another one, also if none is left.
         count = attempts_with(child, attempt)
         return requeue_at(tx, child, attempt, kind, reason, target=None, attempt_count=count)
     charged = counted_attempts(group, child)
-    if not policy.allows(kind, charged):
+    if not policy.allows(kind, charged, executed=executed):
         return False
     target = None
     if child.is_bound:

@@ -48,6 +48,8 @@ class Submission:
     #: Days after the end of the group until it is deleted; None: those of the installation.
     retention_days: int | None = None
     required_capabilities: Sequence[str] = ()
+    #: Whether ComfyUI marks a node as a partner's; None: not known.
+    uses_partner_nodes: bool | None = None
     #: Charged attempts that a child may have within a run.
     max_attempts: int = 1
     retry_elsewhere: RetryScope = RetryScope.NEVER
@@ -182,6 +184,7 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         stall_seconds=submission.stall_seconds,
         retention_days=submission.retention_days,
         required_capabilities=list(submission.required_capabilities),
+        uses_partner_nodes=submission.uses_partner_nodes,
         max_attempts=submission.max_attempts,
         retry_elsewhere=submission.retry_elsewhere.value,
         retry_on=None if submission.retry_on is None else list(submission.retry_on),

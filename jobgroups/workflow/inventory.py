@@ -6,7 +6,7 @@ a refusal. So there is a reason only where ComfyUI is certain to refuse.
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -74,6 +74,18 @@ def _nearest(value: str, names: tuple[str, ...]) -> tuple[str, ...]:
 def class_types(workflow: Workflow) -> set[str]:
     """Return the node classes of a workflow."""
     return {str(node["class_type"]) for node in workflow.values()}
+
+
+def uses_partner_nodes(workflow: Workflow, known: Iterable[Mapping[str, bool]]) -> bool | None:
+    """Return whether a node of a workflow is a partner's; None if no backend is known to have all of its classes.
+
+    ``known`` has for each backend, of the classes that it has, whether they are a partner's.
+    """
+    names = class_types(workflow)
+    found = [[of_backend.get(name) for name in names] for of_backend in known]
+    if any(True in of_backend for of_backend in found):
+        return True
+    return None if all(None in of_backend for of_backend in found) else False
 
 
 def judge(workflow: Workflow, classes: Mapping[str, NodeClass | None]) -> Verdict:

@@ -198,7 +198,7 @@ def test_fresh_database_has_the_same_schema_by_squashed_migrations(scratch: Scra
     executor = MigrationExecutor(database)
     plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
     names = [migration.name for migration, _ in plan if migration.app_label in APPS]
-    assert [name for name in names if "squashed" in name] == names[: len(APPS)]
+    assert sum("squashed" in name for name in names) == len(APPS)
     assert "0001_initial" not in names
     call_command("migrate", database=ALIAS, verbosity=0)
     assert _schema(database) == newest

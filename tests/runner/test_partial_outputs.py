@@ -79,7 +79,7 @@ async def test_complete_prompt_has_no_warning_and_causes_no_query(farm: Farm) ->
     # Every node leads to the output that is executed: no class needs to be looked up.
     asked = sim.fault("status", count=0, route="/object_info")
     await farm.runner()
-    group = await farm.submit(partial_outputs=FAIL)
+    group = await farm.submit(partial_outputs=FAIL, uses_partner_nodes=False)
     child = await completed(farm, group)
     assert (child.warnings_json, asked.hits) == ("[]", 0)
     (attempt,) = await farm.attempts(group)

@@ -90,6 +90,11 @@ export async function act(button) {
     if (!await ask(`Release ${name}?`, "Its failures are reset. It gets one prompt at a time until one succeeds; one more failure quarantines it again.", "Release", "Cancel", "primary")) return false;
     await call("POST", `${path}/release`, by);
   }
+  if (word === "allow") {
+    if (!await ask(`Allow partner nodes on ${name}?`, "It gets the Director's API key of Comfy.org with each workflow that has partner nodes. Users who can change this ComfyUI can read the key.", "Allow", "Cancel", "primary")) return false;
+    await call("PATCH", path, { partner_nodes_allowed: true });
+  }
+  if (word === "forbid") await call("PATCH", path, { partner_nodes_allowed: false });
   if (word === "enable") await call("PATCH", path, { enabled: true });
   if (word === "disable") {
     const text = lines(ours(hit, false), waits(hit, (left) => (left === 1 ? "fails." : "fail.")));

@@ -259,6 +259,7 @@ class BackendRequest(RequestSerializer):
     tags = fields.Texts(_MAX_WORD, most=_MAX_ENTRIES, default=None)
     enabled = fields.Flag(default=None)
     headers = fields.Object(default=None)
+    partner_nodes_allowed = fields.Flag(default=None)
 
     def validate_headers(self, headers: dict[str, Any] | None) -> dict[str, str] | None:
         """Refuse other values than strings. ``backends.services`` checks names and values."""

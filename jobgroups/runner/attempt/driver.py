@@ -48,7 +48,7 @@ from jobgroups.runner.attempt.omissions import omitted_outputs
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.runner.attempt.timer import PromptTimer
 from jobgroups.runner.context import SessionContext
-from jobgroups.runner.inputs import InputMissing
+from jobgroups.runner.inputs import NotSendable
 from jobgroups.runner.interrupts import SentStop
 from jobgroups.runner.progress import ProgressReporter
 from jobgroups.services import attempts
@@ -313,24 +313,20 @@ class AttemptDriver:
             prompt = await self._context.inputs.place(
                 self.spec.workflow, lambda: self._context.lease_is_fresh and not self._stop_requested
             )
+            extra_data = await self._extra_data()
             sent_at = time.monotonic()
             accepted = await self._context.client.submit(
                 prompt,
                 prompt_id=self.prompt_id,
                 client_id=self.client_id,
-                extra_data=self.spec.extra_data(
-                    marks_outputs=self._context.runner.settings.marks_outputs,
-                    has_previews=self._context.orders_previews(self.spec.group_id),
-                ),
+                extra_data=extra_data,
                 may_send=lambda: self._context.lease_is_fresh,
             )
         except SendAborted:
             await self._store(attempts.attempt_not_sent)
             self._done = True
-        except InputMissing as missing:
-            await self._store(
-                attempts.attempt_refused, message=missing.message, details=missing.details, kind=missing.kind
-            )
+        except NotSendable as cause:
+            await self._store(attempts.attempt_refused, message=cause.message, details=cause.details, kind=cause.kind)
             self._refused()
         except BackendUnreachable as error:
             await self._store(attempts.attempt_not_sent)
@@ -354,6 +350,18 @@ class AttemptDriver:
                 self._on_renamed(self, other)
             await self._accepted(other, accepted.node_errors)
             self._on_accepted(sent_at)
+
+    async def _extra_data(self) -> dict[str, Any]:
+        """Return the ``extra_data`` of the prompt; raise ``NotSendable`` if it needs a key and does not get the key."""
+        context, is_paid = self._context, self.spec.uses_partner_nodes
+        extra_data = self.spec.extra_data(
+            marks_outputs=context.runner.settings.marks_outputs,
+            has_previews=context.orders_previews(self.spec.group_id),
+        )
+        if is_paid is None and (is_paid := await context.partners.are_in(self.spec.workflow)):
+            # Before the key is sent: what is paid is not retried as anything else.
+            await self._store(attempts.attempt_has_partner_nodes)
+        return extra_data | await context.partners.key(context.version) if is_paid else extra_data
 
     def _refused(self) -> None:
         self._on_refused()

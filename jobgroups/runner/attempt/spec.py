@@ -38,6 +38,8 @@ class AttemptSpec:
     stall_s: float = math.inf
     workflow: Mapping[str, Any]
     workflow_digest: str = ""
+    #: Of a new claim, whether a node is a partner's; None: not known.
+    uses_partner_nodes: bool | None = None
     #: INTENT for a new claim, whose prompt is still to be sent.
     state: AttemptState = AttemptState.INTENT
     is_new: bool = False
@@ -92,6 +94,7 @@ class AttemptSpecs:
             stall_s=claim.stall_seconds or math.inf,
             workflow=self._workflow(claim.group_id, claim.workflow_json, claim.parameters_json, claim.seed),
             workflow_digest=claim.workflow_digest,
+            uses_partner_nodes=claim.uses_partner_nodes,
             is_new=True,
         )
 

@@ -100,6 +100,7 @@ class HealthProbe:
         self._hanging.clear()
         # It may restart meanwhile.
         self._context.loaded_models = None
+        self._context.partners.forget()
         for driver in self._attempts.drivers.values():
             # Its look-ups failed with every other request, which says nothing about them.
             driver.unanswered_since = None

@@ -19,6 +19,7 @@ from jobgroups.runner.context import RunnerContext, SessionContext
 from jobgroups.runner.desired_state import DesiredState
 from jobgroups.runner.inputs import InputFiles
 from jobgroups.runner.interrupts import Interrupter
+from jobgroups.runner.partners import PartnerNodes
 from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.runner.session.claimer import Claimer
 from jobgroups.runner.session.health import HealthProbe
@@ -120,6 +121,7 @@ class BackendSession:
             headers=dict(self._address.headers),
             max_answer_bytes=context.runner.settings.max_answer_bytes,
             timeouts=context.runner.settings.timeouts,
+            secret=context.runner.settings.comfy_org_api_key,
         )
         context.interrupter = Interrupter(
             client,
@@ -128,6 +130,9 @@ class BackendSession:
             version=lambda: context.version,
         )
         context.inputs = InputFiles(client, context.database, context.intervals.restart_pause)
+        context.partners = PartnerNodes(
+            name, self._address.url, client, context.database, context.runner.settings.comfy_org_api_key
+        )
         async with client, context.task_group as tasks:
             await self.attempts.resume_all()
             tasks.create_task(self.sockets.run(), name=f"{name}: socket")
