@@ -18,7 +18,7 @@ from blake3 import blake3
 from django.db import DatabaseError
 
 from backends.comfyui.client import ComfyClient
-from jobgroups.database.threads import DatabaseThreads
+from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway, StorageFull
 from jobgroups.outputs import download
 from jobgroups.outputs.media_facts import media_facts
@@ -122,7 +122,7 @@ class Capturer:
                 await store(output_replaced, job_id=file.job_id, digest=file.digest)
             await store(captures.capture_give_up, capture_id=capture_id, reason=error.detail)
         except Exception as error:
-            if not isinstance(error, BackendAway | StorageAway | StorageFull | OSError):
+            if not isinstance(error, (BackendAway, StorageAway, StorageFull, OSError, *TRANSIENT)):
                 logger.exception("Capture of %s from %s: unexpected error", file.filename, file.backend_id)
             pause = await store(
                 captures.capture_postpone,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import logging
 import os
 import struct
 import time
@@ -15,7 +16,7 @@ from zlib import crc32
 
 import pytest
 from blake3 import blake3
-from django.db import connection
+from django.db import OperationalError, connection
 from PIL import Image
 from pytest_django import Settings
 
@@ -273,3 +274,21 @@ async def test_job_keeps_its_captured_file_when_a_later_one_has_its_name(
         for group, content in contents:
             assert await body(await studio.output(group)) == content
             assert "missing" not in (await studio.job(group))["outputs"]["images"][0]
+
+
+async def test_database_that_is_away_is_no_unexpected_error_of_a_capture(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = iter([OperationalError("terminating connection")])
+    store = captures.capture_store
+
+    def fails_once(**fields: Any) -> None:
+        for error in failures:
+            raise error
+        store(**fields)
+
+    monkeypatch.setattr(captures, "capture_store", fails_once)
+    await gallery.one("a.png", picture())
+    (capture,) = await settled()
+    assert (capture.tries, capture.file is not None) == (1, True)
+    assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
