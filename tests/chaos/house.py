@@ -13,6 +13,7 @@ from typing import Any, Final
 import httpx
 import psycopg
 
+from backends.simulator.config import RECORDED_VERSIONS
 from tests.chaos import rows
 from tests.harness.machines import Build, Machines, plugged_in
 from tests.harness.processes import Launched, LaunchedRunner, Served
@@ -141,8 +142,14 @@ def signal_group(one: Launched, number: int) -> None:
 
 @contextmanager
 def house(folder: Path, *, seconds: float) -> Iterator[House]:
-    """Build a farm, not started yet; its machines' sampling times differ by half of ``seconds``."""
-    builds = [Build(f"gpu-{n}", seconds * (0.75 + n / (2 * MACHINES))) for n in range(1, MACHINES + 1)]
+    """Build a farm, not started yet.
+
+    Its machines' sampling times differ by half of ``seconds``, and every second one is a newer ComfyUI.
+    """
+    numbers = range(1, MACHINES + 1)
+    builds = [
+        Build(f"gpu-{n}", seconds * (0.75 + n / (2 * MACHINES)), version=RECORDED_VERSIONS[n % 2]) for n in numbers
+    ]
     with postgres() as server, own_redis() as redis_server, plugged_in(folder, builds) as machines:
         built = House(folder, server, redis_server, machines)
         try:

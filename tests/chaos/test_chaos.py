@@ -20,6 +20,7 @@ from tests.chaos.killer import Tally
 from tests.chaos.plan import IN_FLIGHT, KINDS, LONG, SHORT, Strike, plan
 from tests.chaos.run import Wanted, run
 from tests.harness.servers import needs_servers
+from tests.harness.simulators import STRANGER
 
 SHORT_RUN = Wanted(seed=25, kills=28, children=240, pace=SHORT)
 WANTED = SHORT_RUN
@@ -89,7 +90,7 @@ def _again(kind: str, *, as_kind: str, stranger: bool = False) -> Callable[[Path
         found = next(
             entry
             for entry in map(json.loads, text.splitlines())
-            if entry["kind"] == kind and str(entry["prompt_id"]).startswith("stranger") is stranger
+            if entry["kind"] == kind and (entry["client_id"] == STRANGER) is stranger
         )
         more = json.dumps({**found, "kind": as_kind})
         audit_log.write_text(f"{text}{more}\n", encoding="utf-8")

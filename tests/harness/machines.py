@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 
 from backends.simulator import read_audit_log
-from tests.harness.graphs import strangers_picture
+from backends.simulator.config import RECORDED_VERSIONS
+from tests.harness.graphs import strangers_id, strangers_picture
 from tests.harness.processes import Launched
 from tests.harness.simulators import STRANGER, Entry
 from tests.harness.waits import until
@@ -31,6 +32,7 @@ class Build:
         vram: in GiB.
         faults: ordered at its start, as the simulator's command takes them.
         models: checkpoints that it has besides the usual ones.
+        version: of ComfyUI.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Build:
     vram: float = 24.0
     faults: tuple[str, ...] = ()
     models: tuple[str, ...] = (RARE_MODEL,)
+    version: str = RECORDED_VERSIONS[0]
 
 
 class Machine(Launched):
@@ -51,7 +54,7 @@ class Machine(Launched):
         self._audit_log = folder / "audit.jsonl"
         words = ["--name", build.name, "--seconds", str(build.seconds), "--vram", str(build.vram)]
         words += ["--audit-log", str(self._audit_log), "--output-dir", str(self.outputs)]
-        words += ["--comfyui-version", "0.3.64"]
+        words += ["--comfyui-version", build.version]
         words += [word for model in build.models for word in ("--model", model)]
         self._common = words
         self._at_first = [word for fault in build.faults for word in ("--fault", fault)]
@@ -90,7 +93,7 @@ class Machine(Launched):
         return [*state["running"], *state["pending"]]
 
     def stranger(self, number: int, seconds: float = 0.1) -> str:
-        prompt_id = f"stranger-{number}"
+        prompt_id = strangers_id(number)
         body = {"prompt": strangers_picture(number, seconds), "prompt_id": prompt_id}
         self._ask("POST", "/prompt", json=body | {"client_id": STRANGER}).raise_for_status()
         return prompt_id

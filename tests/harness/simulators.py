@@ -1,18 +1,21 @@
 """Simulated backends in a process of their own, which outlives the Director, and their audit log."""
 
+import itertools
 import json
 import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
 from backends.simulator import read_audit_log
+from backends.simulator.config import RECORDED_VERSIONS
 from tests.harness.graphs import strangers_id, strangers_picture
 from tests.harness.processes import ROOT
 from tests.harness.waits import answers, until
@@ -87,24 +90,34 @@ class Gpus:
 
 
 @contextmanager
-def simulated(
-    folder: Path, *, count: int = 3, seconds: float = 0.12, preview_fps: float = 0.0, version: str = "0.3.64"
-) -> Iterator[Gpus]:
+def simulated(folder: Path, *, count: int = 3, seconds: float = 0.12, preview_fps: float = 0.0) -> Iterator[Gpus]:
+    """Start backends, which are of each recorded version in turn, the newest first."""
     audit_log = folder / "audit.jsonl"
-    command = [sys.executable, "-m", "backends.simulator", "--json", "--port", "0"]
-    command += ["--count", str(count), "--seconds", str(seconds), "--audit-log", str(audit_log)]
-    command += ["--preview-fps", str(preview_fps), "--comfyui-version", version]
-    with (
-        (folder / "simulators.log").open("wb") as log,
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, start_new_session=True) as process,
-    ):
+    words = ["--json", "--port", "0", "--seconds", str(seconds), "--preview-fps", str(preview_fps)]
+    words += ["--audit-log", str(audit_log)]
+    of_version = Counter(itertools.islice(itertools.cycle(reversed(RECORDED_VERSIONS)), count))
+    with (folder / "simulators.log").open("wb") as log, ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                _ending([*words, "--count", str(some), "--name", version, "--comfyui-version", version], log)
+            )
+            for version, some in of_version.items()
+        ]
+        urls = [json.loads(one.stdout.readline())["urls"] for one in processes if one.stdout is not None]
+        gpus = Gpus([url for some in itertools.zip_longest(*urls) for url in some if url], audit_log)
         try:
-            assert process.stdout is not None
-            gpus = Gpus(json.loads(process.stdout.readline())["urls"], audit_log)
-            try:
-                yield gpus
-            finally:
-                gpus.close()
+            yield gpus
+        finally:
+            gpus.close()
+
+
+@contextmanager
+def _ending(words: list[str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start simulators, and end them at last."""
+    command = [sys.executable, "-m", "backends.simulator", *words]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, start_new_session=True) as process:
+        try:
+            yield process
         finally:
             process.send_signal(signal.SIGTERM)
             reaper = threading.Timer(10.0, process.kill)
