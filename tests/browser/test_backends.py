@@ -173,6 +173,17 @@ def test_a_drained_machine_ends_as_disabled(desk: Desk, page: Any) -> None:
     expect(lane).to_contain_text("Online")
 
 
+def test_partner_nodes_are_allowed_after_a_question_and_forbidden_at_once(desk: Desk, page: Any) -> None:
+    lane = lane_of(desk, page, 2)
+    lane.get_by_text("More").click()
+    lane.get_by_role("button", name="Allow partner nodes …").click()
+    page.get_by_role("dialog").get_by_role("button", name="Allow", exact=True).click()
+    expect(lane).to_contain_text("Allowed to run partner nodes.")
+    lane.get_by_text("More").click()
+    lane.get_by_role("button", name="Forbid partner nodes").click()
+    expect(lane).not_to_contain_text("Allowed to run partner nodes.")
+
+
 def test_a_machine_is_set_aside_and_released(desk: Desk, page: Any) -> None:
     lane = lane_of(desk, page, 2)
     lane.get_by_text("More").click()

@@ -77,6 +77,12 @@ def test_unknown_name_is_refused_with_the_closest_match(desk: Desk) -> None:
         assert "No backend has the id or the tag 'gpu1'.\nDid you mean gpu-" in said
 
 
+def test_partner_nodes_are_allowed_and_forbidden(desk: Desk) -> None:
+    for options, is_allowed in ([], True), (["--off"], False):
+        [shown] = desk.json("backends", "partner-nodes", "gpu-1", *options)
+        assert shown["partner_nodes_allowed"] is is_allowed
+
+
 def test_exclusions_are_listed_and_lifted(desk: Desk, served: Served) -> None:
     # ComfyUI does not list files in folders, so only the backend itself can refuse it.
     graph = text_to_image()
