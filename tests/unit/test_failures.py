@@ -1,5 +1,6 @@
 import gzip
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jobgroups.domain.failures import TAXONOMY, FailureClass, class_of_error, cl
 ROOT = Path(__file__).parent.parent.parent
 RECORDINGS = ROOT / "tests" / "contract" / "recordings"
 EXAMPLES = json.loads((ROOT / "docs/failure_examples.json").read_text(encoding="utf-8"))
+NODE_ERRORS = tomllib.loads(Path(__file__).with_name("node_errors.toml").read_text(encoding="utf-8"))
 REFUSED, MISSING = FailureClass.WORKFLOW_REFUSED, FailureClass.NODE_OR_MODEL_MISSING
 MEMORY, FATAL = FailureClass.OUT_OF_MEMORY, FailureClass.CUDA_FATAL
 RAISED = FailureClass.NODE_ERROR
@@ -93,37 +95,7 @@ def test_the_recorded_errors_are_told_apart() -> None:
 
 @pytest.mark.parametrize(
     ("exception_type", "message", "expected"),
-    [
-        ("torch.cuda.OutOfMemoryError", "CUDA out of memory. Tried to allocate 2 GiB", MEMORY),
-        ("torch.OutOfMemoryError", "Allocation on device ", MEMORY),
-        ("RuntimeError", "Allocation on device 0 would exceed allowed memory.", MEMORY),
-        ("Exception", "sampling failed: HIP out of memory. Tried to allocate", MEMORY),
-        ("RuntimeError", "CUDA error: out of memory\nCUDA kernel errors might be", MEMORY),
-        ("RuntimeError", "MPS backend out of memory (MPS allocated: 17.9 GB)", MEMORY),
-        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", MEMORY),
-        ("MemoryError", "", MEMORY),
-        ("RuntimeError", "[enforce fail] DefaultCPUAllocator: not enough memory: you", MEMORY),
-        ("RuntimeError", "CUDA error: an illegal memory access was encountered", FATAL),
-        ("torch.AcceleratorError", "CUDA error: an illegal memory access", FATAL),
-        ("torch.AcceleratorError", "CUDA error: out of memory", MEMORY),
-        (
-            "torch.AcceleratorError",
-            "CUDA error: 2\nThis error means you ran out of memory on your GPU.\n\nTIPS",
-            MEMORY,
-        ),
-        ("RuntimeError", "CUDA error: device-side assert triggered", FATAL),
-        ("RuntimeError", "HIP error: unspecified launch failure", FATAL),
-        ("RuntimeError", "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `c", FATAL),
-        ("RuntimeError", "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", FATAL),
-        ("RuntimeError", "No CUDA GPUs are available", FATAL),
-        ("RuntimeError", "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED", RAISED),
-        ("RuntimeError", "mat1 and mat2 shapes cannot be multiplied (77x768 and 1280)", RAISED),
-        ("RuntimeError", "The memory of the artist is good", RAISED),
-        ("FileNotFoundError", "Model in folder 'loras' with filename 'x.safetensors' not found.", MISSING),
-        ("ModuleNotFoundError", "No module named 'insightface'", MISSING),
-        ("AttributeError", "'str' object has no attribute 'shape'", RAISED),
-        ("", "", RAISED),
-    ],
+    [(*error, FailureClass(failure)) for failure, errors in NODE_ERRORS.items() for error in errors],
 )
 def test_errors_are_told_apart(exception_type: str, message: str, expected: FailureClass) -> None:
     assert class_of_error(exception_type, message) is expected

@@ -1,3 +1,6 @@
+import json
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +10,7 @@ from jobgroups.workflow import inventory
 from jobgroups.workflow.inventory import Reason, Verdict, judge
 
 FILES = ["sd15.safetensors", "sd_xl_base.safetensors", "SDXL/juggernaut.safetensors"]
+VALUES = json.loads(Path(__file__).with_name("input_values.json").read_text())
 SAVE = {"required": {"images": ["IMAGE"]}}
 
 
@@ -46,63 +50,16 @@ def test_missing_model_file_is_named_with_the_nearest_ones(entry: list[Any], mod
     assert reason.nearest()[0] == "sd_xl_base.safetensors"
 
 
-@pytest.mark.parametrize(
-    ("value", "entry", "code", "message"),
-    [
-        (0, ["INT", {"min": 1}], "value_invalid", "Value 0 smaller than min of 1"),
-        (9.5, ["FLOAT", {"max": 1.0}], "value_invalid", "Value 9.5 bigger than max of 1.0"),
-        (None, ["INT"], "value_invalid", "Failed to convert an input value to a INT value: None"),
-        ("abc", ["FLOAT"], "value_invalid", "Failed to convert an input value to a FLOAT value: abc"),
-        ({"__value__": "c"}, [["a"]], "value_invalid", "Value not in list: x: 'c' not in ['a']"),
-        (
-            "b.ckpt",
-            [[f"{n}.ckpt" for n in range(21)]],
-            "file_missing",
-            "Value not in list: x: 'b.ckpt' not in (list of length 21)",
-        ),
-        (
-            "no.png",
-            [["a.png"], {"image_upload": True}],
-            "file_missing",
-            "Value not in list: x: 'no.png' not in ['a.png']",
-        ),
-        (
-            "no.mp4",
-            ["COMBO", {"options": [], "video_upload": True}],
-            "file_missing",
-            "Value not in list: x: 'no.mp4' not in []",
-        ),
-        ("sd15.ckpt", [[]], "file_missing", "Value not in list: x: 'sd15.ckpt' not in []"),
-    ],
-)
-def test_wrong_value_is_named_as_comfyui_does(value: Any, entry: list[Any], code: str, message: str) -> None:
-    found = verdict_on(value, entry)
-    assert shown(found.reasons) == [(code, "1", message)]
+@pytest.mark.parametrize("case", VALUES["wrong"], ids=itemgetter("message"))
+def test_wrong_value_is_named_as_comfyui_does(case: dict[str, Any]) -> None:
+    found = verdict_on(case["value"], case["entry"])
+    assert shown(found.reasons) == [(case["code"], "1", case["message"])]
     assert found.is_refused
 
 
-@pytest.mark.parametrize(
-    ("value", "entry", "module"),
-    [
-        ("2", ["INT", {"min": 1}], "nodes"),
-        (7.9, ["INT", {"max": 7}], "nodes"),
-        (0, ["INT", {"min": None, "max": "9"}], "nodes"),
-        (True, [[1, 2]], "nodes"),
-        ("job1/b.png", [["a.png"], {"image_upload": True}], "nodes"),
-        ("b.png [output]", [["a.png"], {"image_upload": True}], "nodes"),
-        ("b.png", ["COMBO", {"remote": {"route": "/files"}, "options": []}], "nodes"),
-        ({"__value__": ["a", "c"]}, ["COMBO", {"options": ["a"], "multiselect": True}], "nodes"),
-        ("c", ["COMBO"], "nodes"),
-        ("c", ["COMBO", {"options": "abc"}], "nodes"),
-        ("text", ["STRING", {"min": 3}], "nodes"),
-        (0, ["INT", {"min": 1}], "custom_nodes.own"),
-        ("c", [["a"]], "custom_nodes.own"),
-        ("sd15.gguf", [[]], "custom_nodes.own"),
-        ("b.png", [["a.png"], {"image_upload": True}], "custom_nodes.own"),
-    ],
-)
-def test_value_that_comfyui_may_accept_is_no_reason(value: Any, entry: list[Any], module: str) -> None:
-    assert verdict_on(value, entry, module=module) == Verdict((), False, True)
+@pytest.mark.parametrize("case", VALUES["acceptable"], ids=str)
+def test_value_that_comfyui_may_accept_is_no_reason(case: dict[str, Any]) -> None:
+    assert verdict_on(**case) == Verdict((), False, True)
 
 
 def test_absent_inputs_and_sources_are_reasons() -> None:

@@ -3,6 +3,7 @@ import copy
 import json
 import time
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from jobgroups.workflow import (
 )
 from jobgroups.workflow.seed_inputs import NO_SEED
 from jobgroups.workflow.validation import MAX_DEPTH, shown_key
+
+SEED_INPUTS = json.loads(Path(__file__).with_name("seed_inputs.json").read_text())
 
 
 def node(class_type: str = "KSampler", **inputs: Any) -> dict[str, Any]:
@@ -160,116 +163,21 @@ def test_invalid_title_is_none(meta: object) -> None:
 # --- seeds
 
 
-@pytest.mark.parametrize(
-    ("workflow", "parameters", "slots", "warnings"),
-    [
-        pytest.param(
-            {
-                "1": node("KSampler", seed=1),
-                "2": node("CustomNode", noise_seed=2, seed="randomize"),
-                "3": node("RandomNoise", noise_seed=None),
-                "4": node("SaveImage", seeds=5),
-            },
-            None,
-            [("1", "seed"), ("2", "seed"), ("2", "noise_seed"), ("3", "noise_seed")],
-            (),
-            id="literals of every class",
-        ),
-        pytest.param(
-            {
-                "1": node(seed=["9", 0]),
-                "2": node("RandomNoise", noise_seed=["9", 0]),
-                "9": node("PrimitiveInt", value=5, control="fixed", ratio=0.5, on=True),
-            },
-            None,
-            [("9", "value")],
-            (),
-            id="an integer that only seeds read",
-        ),
-        pytest.param(
-            {
-                "1": node(seed=["9", 0]),
-                "2": node("RandomNoise", noise_seed=["6", 0]),
-                "9": node("PrimitiveInt", value=["8", 0], control_after_generate="fixed"),
-                "6": node("Reroute", value=["9", 0]),
-                "8": node("PrimitiveInt", value=5),
-            },
-            None,
-            [("8", "value")],
-            (),
-            id="an integer behind other nodes",
-        ),
-        pytest.param(
-            {"1": node(seed=["9", 0]), "9": node("Seed Everywhere", seed=5, step=3)},
-            None,
-            [("9", "seed")],
-            (),
-            id="a node with a seed",
-        ),
-        *(
-            pytest.param({"1": node(seed=link)}, None, [], (NO_SEED,), id=f"a link to {link}")
-            for link in (["nowhere", 0], [9, 0], ["1"])
-        ),
-        pytest.param({"1": node("LoadImage", image="a.png")}, None, [], (NO_SEED,), id="no seed"),
-        pytest.param(
-            {"3": node(seed=1, noise_seed=2), "4": node(seed=3)},
-            {"3.seed": 7},
-            [("4", "seed")],
-            (),
-            id="an addressed seed",
-        ),
-        pytest.param({"3": node(seed=1)}, {"3": {"seed": 7}}, [], (NO_SEED,), id="the only seed"),
-        pytest.param(
-            {"1": node(seed=["9", 0]), "9": node("PrimitiveInt", value=5), "2": node(seed=1)},
-            {"9.value": 7},
-            [("2", "seed")],
-            (),
-            id="an addressed integer behind a linked seed",
-        ),
-    ],
-)
-def test_seed_inputs_of_a_workflow(
-    workflow: dict[str, Any], parameters: object, slots: list[tuple[str, str]], warnings: tuple[str, ...]
-) -> None:
-    template = build_template(workflow, parameters)
-    assert list(template.seed_slots) == slots
-    assert template.warnings == warnings
+@pytest.mark.parametrize("case", SEED_INPUTS["found"].values(), ids=SEED_INPUTS["found"])
+def test_seed_inputs_of_a_workflow(case: dict[str, Any]) -> None:
+    template = build_template(case["workflow"], case.get("parameters"))
+    assert [list(slot) for slot in template.seed_slots] == case["seed_slots"]
+    assert template.warnings == (() if case["seed_slots"] else (NO_SEED,))
     expected = copy.deepcopy(template.workflow)
-    for node_id, name in slots:
+    for node_id, name in case["seed_slots"]:
         expected[node_id]["inputs"][name] = 99
     assert with_seed(template, 99) == expected
 
 
 @pytest.mark.parametrize(
-    ("source", "others"),
-    [
-        (node("PrimitiveInt", value=5), {"2": node("EmptyLatentImage", width=["9", 0])}),
-        (node("Pair", value=5, other=6), {}),
-        (node("Text", value="5"), {}),
-        (node("Reroute", value=["8", 0]), {"8": node("PrimitiveInt", value=5, other=6)}),
-        # Something else reads the integer at the end of the chain, or a node of the chain.
-        (
-            node("Reroute", value=["8", 0]),
-            {"8": node("PrimitiveInt", value=5), "2": node("EmptyLatentImage", width=["8", 0])},
-        ),
-        (
-            node("Reroute", value=["8", 0]),
-            {"8": node("PrimitiveInt", value=5), "2": node("EmptyLatentImage", width=["9", 0])},
-        ),
-        (
-            node("Reroute", value=["8", 0]),
-            {
-                "8": node("PrimitiveInt", value=5),
-                "7": node("Reroute", value=["8", 0]),
-                "2": node("EmptyLatentImage", width=["7", 0]),
-            },
-        ),
-        (node("Sum", a=["8", 0], b=["8", 0]), {"8": node("PrimitiveInt", value=5)}),
-        (node("Reroute", value=["9", 0]), {}),
-    ],
+    "workflow", SEED_INPUTS["linked and not settable"].values(), ids=SEED_INPUTS["linked and not settable"]
 )
-def test_linked_seed_that_cannot_be_set_stays_with_a_warning(source: dict[str, Any], others: dict[str, Any]) -> None:
-    workflow = {"1": node(seed=["9", 0]), **others, "9": source}
+def test_linked_seed_that_cannot_be_set_stays_with_a_warning(workflow: dict[str, Any]) -> None:
     template = build_template(workflow)
     assert with_seed(template, 99) == workflow
     assert "node 9" in template.warnings[0]
