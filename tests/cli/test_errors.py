@@ -1,6 +1,8 @@
 import json
 import shlex
+import tomllib
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
@@ -16,59 +18,7 @@ _BAD_FILES = {
     "noise.bin": (b"\xfe\xfd\xfc", "noise.bin is neither JSON nor a PNG"),
     "broken.png": (b"\x89PNG\r\n\x1a\nxx", "broken.png: The body is not a PNG"),
 }
-_NO_INPUT = "it matches no input of the workflow.\nDid you mean"
-_BAD_OPTIONS = {
-    "--set stepz=30": f"--set stepz: {_NO_INPUT} steps",
-    "--set 3.stepz=30": f"--set 3.stepz: {_NO_INPUT} 3.steps",
-    "--set 'Positive Promt.text=x'": f"{_NO_INPUT} Positive Prompt.text",
-    "--set positve=x": f"{_NO_INPUT} steps?",
-    "--set positive=x": "--set positive: the input is a link, which is never overwritten.",
-    "--set seed=5": "--base-seed",
-    "-b gpu-1 --all": "--backend or --all, not both",
-    "--tag 24gb --all": "likewise --tag",
-    "--count 0": "--count",
-    "--base-seed -1": "--base-seed",
-    "--seeds fibonaci": "fibonacci",
-    "--set cfg": "--set 'cfg' has no value",
-    "--set cfg=high": "--set cfg: ",
-    "--set text=@nowhere.txt": "nowhere.txt cannot be read",
-    "--meta scene": "--meta 'scene' has no value",
-    "--save workflow.json": "workflow.json",
-    "--save out --name {date}.png": "--name: ",
-    "--key sh\u00f6t": "--key",
-}
-_EMPTY = [
-    "watch ''",
-    "show '' --json",
-    "show jg_000000000000 ''",
-    "retry jg_000000000000 --job ' '",
-    "submit '' --all",
-    "submit workflow.json -b ''",
-    "submit workflow.json -b '' -n 2",
-    "submit workflow.json --tag ''",
-    "submit workflow.json --all --key ''",
-    "submit workflow.json --all --save ''",
-    "list --server ''",
-    "list -b ' '",
-    "save jg_000000000000 --to ''",
-]
-_REFUSED = {
-    "submit worfklow.json": (2, "Error: There is no file worfklow.json.\nDid you mean workflow.json?\n"),
-    "submit workflow.json -b gpu-11": (4, "Error: No backend has the id or the tag 'gpu-11'.\nDid you mean gpu-1"),
-    "submit workflow.json --tag 24bg": (4, "Error: No backend has the tag '24bg'.\nDid you mean 24gb"),
-    "submit workflow.json -n 2 --requires 96gb": (
-        4,
-        "Error: None of these backends can accept jobs now:\n  gpu-1: Lacks 96gb.\n",
-    ),
-    "submit workflow.json --max-attempts 2 --retry-on bad_luck": (4, "Error: --retry-on"),
-    "submit workflow.json -n 2 --elsewhere never": (4, 'Error: --elsewhere: Must be true or "group" with count'),
-    "list --server 127.0.0.1:9": (3, "Error: No answer from http://127.0.0.1:9: "),
-    "list --server foo:bar": (2, "Error: --server (or DIRECTOR_URL) is "),
-    "sumbit": (2, "Error: There is no command 'sumbit'. Did you mean submit?"),
-    "migrat": (2, "Error: There is no command 'migrat'. Did you mean migrate"),
-    "backends 24gb": (2, "Error: There is no command 'backends 24gb'."),
-    "backends pasue gpu-1": (2, "Error: There is no command 'backends pasue'.\nDid you mean pause"),
-}
+_LINES: Final[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("errors.toml").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", _BAD_FILES)
@@ -78,22 +28,21 @@ def test_file_without_a_workflow_is_refused(desk: Desk, name: str) -> None:
     assert expected in desk.said("submit", name, "-b", "gpu-1", status=2)
 
 
-@pytest.mark.parametrize("line", _BAD_OPTIONS)
-def test_wrong_option_sends_nothing(desk: Desk, line: str) -> None:
+@pytest.mark.parametrize(("options", "expected"), _LINES["options"].items())
+def test_wrong_option_sends_nothing(desk: Desk, options: str, expected: str) -> None:
     before = desk.json("list", "-n", "1")
-    said = desk.said("submit", "workflow.json", *shlex.split(line), status=2)
-    assert _BAD_OPTIONS[line] in said
+    assert expected in desk.said("submit", "workflow.json", *shlex.split(options), status=2)
     assert desk.json("list", "-n", "1") == before
 
 
-@pytest.mark.parametrize("line", _EMPTY)
+@pytest.mark.parametrize("line", _LINES["empty"]["lines"])
 def test_empty_argument_is_refused(desk: Desk, line: str) -> None:
     assert "is the variable set?" in desk.said(*shlex.split(line), status=2)
 
 
-@pytest.mark.parametrize("line", _REFUSED)
-def test_error_says_what_is_wrong_and_what_to_do(desk: Desk, line: str) -> None:
-    status, expected = _REFUSED[line]
+@pytest.mark.parametrize(("line", "outcome"), _LINES["refused"].items())
+def test_error_says_what_is_wrong_and_what_to_do(desk: Desk, line: str, outcome: tuple[int, str]) -> None:
+    status, expected = outcome
     said = desk.said(*shlex.split(line), status=status)
     assert said.startswith(expected)
     assert len(said.splitlines()) > 1 or "--retry-on" in line or "--elsewhere" in line
