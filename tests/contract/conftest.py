@@ -29,11 +29,11 @@ def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Serve:
 
     @asynccontextmanager
     async def served(chain: tuple[str, ...]) -> AsyncIterator[Server | Process]:
-        previews = not recording.WITH_PREVIEWS.isdisjoint(chain)
+        previews = not set(chain).isdisjoint(recording.OFF_WIRE["with_previews"])
         version = recording.version_of(chain[0])
-        if command is None and recording.WITH_PROCESS.isdisjoint(chain):
+        if command is None and set(chain).isdisjoint(recording.OFF_WIRE["with_process"]):
             fps = 1000.0 if previews else 0.0
-            models = () if chain[0] in recording.WITHOUT_MODELS else DEFAULT_CHECKPOINTS
+            models = () if chain[0] in recording.OFF_WIRE["without_models"] else DEFAULT_CHECKPOINTS
             settings: dict[str, Any] = {"preview_fps": fps, "version": version, "checkpoints": models}
             async with Simulator(name="contract", output_dir=tmp_path, **settings) as running:
                 yield Server(running.url, running.output_folder)

@@ -1,7 +1,9 @@
-"""The only list of values that are not compared with a recording, each with its reason."""
+"""Which values are not compared with a recording: ``ignored.toml`` is the only list of them."""
 
+import tomllib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 Check = Callable[[Any, Any], bool]
@@ -37,6 +39,11 @@ def same_media_type(recorded: Any, seen: Any) -> bool:
     return bool(types[0] == types[1])
 
 
+def same_members(recorded: Any, seen: Any) -> bool:
+    """Whether both headers list the same, in any order."""
+    return set(recorded.split(",")) == set(seen.split(","))
+
+
 _TENSORS: Final = ("tensor(", "{'samples': tensor(")
 
 
@@ -66,6 +73,10 @@ def prose(recorded: Any, seen: Any) -> bool:
     return all(value is ABSENT or isinstance(value, str | list) for value in (recorded, seen))
 
 
+def only_seen(recorded: Any, seen: Any) -> bool:
+    return recorded is ABSENT
+
+
 class Ignored(NamedTuple):
     """A place in answers or frames whose value is not compared, but must ``still`` pass a check.
 
@@ -77,86 +88,17 @@ class Ignored(NamedTuple):
     optional: bool  # one side may lack it
 
 
-#: What is demanded of the value all the same, why it cannot be the recording's, and where it is.
-_RULES: Final[tuple[tuple[Check, str, *tuple[str, ...]], ...]] = (
-    (
-        same_shape,
-        "the clock",
-        "frame:*/data/timestamp",
-        "body:GET */history*/status/messages/*/1/timestamp",
-        "body:GET */jobs*/timestamp",
-        "body:GET */jobs*_time",
-        "body:GET */queue:*/create_time",
-        "body:GET */history*/create_time",
-        "header:*:Date",
-        "header:*:Last-Modified",
-    ),
-    (same_shape, "versions of Python and aiohttp", "header:*:Server"),
-    (same_shape, "computed from the client's random key", "header:*:Sec-Websocket-Accept"),
-    (same_shape, "follows from clock, folders, pixels", "header:*:Content-Length"),
-    (same_shape, "ends in the size of an image drawn differently", "header:*:Content-Range"),
-    (lambda a, b: set(a.split(",")) == set(b.split(",")), "no order", "header:*:Allow"),
-    (
-        texts,
-        "lines of the server's own source",
-        "frame:execution_error/data/traceback",
-        "body:GET */history*/status/messages/*/1/traceback",
-        "body:GET */jobs*/traceback",
-        "body:POST */prompt:*/extra_info/traceback",
-    ),
-    (
-        same_unless_tensor,
-        "the print of a tensor shows its pixels",
-        "frame:execution_error/data/current_inputs/*/*",
-        "body:GET */history*/1/current_inputs/*/*",
-        "body:GET */jobs*/current_inputs/*/*",
-        "frame:executed/data/output/text/*",
-        "body:GET */history*/text/*",
-        "body:GET */jobs*/text/*",
-        "body:GET */jobs*preview_output/content",
-    ),
-    (version, "versions", "body:GET */system_stats:system/*_version"),
-    (same_keys, "versions", "body:GET */system_stats:system/comfy_package_versions"),
-    (texts, "how this server was started", "body:GET */system_stats:system/argv"),
-    (prose, "the recorded server was started with --disable-api-nodes", "header:*:Content-Security-Policy"),
-    (same_shape, "this machine's memory", "body:GET */system_stats:system/ram_*"),
-    (same_shape, "this machine's device", "body:GET */system_stats:devices/*"),
-    (same_keys, "the server's own log", "body:GET /internal/logs/raw:entries"),
-    (texts_by_key, "where this machine's models are", "body:GET /internal/folder_paths:"),
-    (texts, "where this machine's models are", "body:GET /experiment/models:*/folders"),
-    (all_texts, "files of the web page, another package", "body:GET /extensions:"),
-    (same_shape, "the web page, another package", "body:GET /:"),
-    (same_media_type, "the page is a file there, and a text here", "header:GET /:"),
-    (
-        prose,
-        "ComfyUI's own prose, which is left out of recordings",
-        "body:GET */object_info*:*/description",
-        "body:GET */object_info*:*/output_tooltips",
-        "body:GET */object_info*:*/1/tooltip",
-        "body:POST */prompt:node_errors/*/input_config/1/tooltip",
-    ),
-)
-IGNORED: Final = tuple(Ignored(path, still, still is prose) for still, _, *paths in _RULES for path in paths)
-
-
-#: Lists compared without their order: ComfyUI makes them from sets, whose order changes with
-#: the hash seed of every process (the real server differs from its own recording here).
-UNORDERED: Final = (
-    "frame:execution_*/data/executed",
-    "frame:execution_error/data/current_outputs",
-    "body:GET */history*/messages/*/1/executed",
-    "body:GET */history*/messages/*/1/current_outputs",
-    "body:GET */jobs*/executed",
-    "body:GET */jobs*/current_outputs",
-    "body:GET */history*/prompt/4",  # ids of the outputs to run
-    "body:GET */queue:*/4",
-    "body:POST */prompt:node_errors/*/errors",  # several wrong inputs of one node
+_FILE: Final = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+IGNORED: Final = tuple(
+    Ignored(path, globals()[rule["check"]], rule.get("optional", False))
+    for rule in _FILE["values"]
+    for path in rule["paths"]
 )
 
 
 def in_order(path: str, items: list[Any]) -> list[Any]:
     """``items`` as they stand or, where they have no order, sorted."""
-    if not any(fnmatchcase(path, pattern) for pattern in UNORDERED):
+    if not any(fnmatchcase(path, pattern) for pattern in _FILE["lists"]["unordered"]):
         return items
     return sorted(items, key=lambda item: str(item.get("details") if isinstance(item, dict) else item))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import signal
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,66 +19,11 @@ LONGEST_PAUSE = 0.3  # seconds; the recorder's silences last up to 27 s and show
 Event = dict[str, Any]
 PROGRESS = frozenset({"progress", "progress_state", "preview"})
 
-# What the recorder did off the wire, which the notes of a recording only mention.
-
-#: Recordings that were made one after the other on one server.
-CHAINS: Final = (
-    ("01_success_saveimage", "02_cached_repeat"),
-    ("07_ksampler_preview_binary", "08_ksampler_preview_metadata"),
-    ("19_reconnect_mid_run", "20_second_socket_same_id"),
-    (
-        "33_01_success",
-        "33_02_cached_repeat",
-        "33_03_error",
-        "33_04_interrupt",
-        "33_05_jobs_cancel",
-        "33_06_prompt_ids",
-        "33_07_two_clients",
-        "33_08_reconnect",
-        "33_09_previews",
-        "33_10_refusals",
-        "33_13_view_upload",
-    ),
-    ("33_11_video_audio", "33_12_jobs_traps"),
-    ("33_15_preview_method", "33_16_kill9_restart"),
-)
-
-#: Recordings of a server without checkpoints.
-WITHOUT_MODELS: Final = frozenset({"33_01_success"})
-
-#: What earlier clients had left on the server: the counted prompts, and the last image of a prefix.
-BEFORE: Final = {
-    "33_11_video_audio": (0, "test_00015_.png"),
-    "33_17_node_replacement": (705, ""),
-    "33_20_poison": (4, "test_00002_.png"),
-}
-
-#: Recordings of a server started with ``--preview-method latent2rgb``.
-WITH_PREVIEWS: Final = frozenset({"07_ksampler_preview_binary", "08_ksampler_preview_metadata"})
-
-#: Recordings whose server process ends or is killed: they need one that can be.
-WITH_PROCESS: Final = frozenset(
-    {"16_poison_badlink", "23_killed_int", "23_killed_kill", "23_killed_term", "33_16_kill9_restart", "33_20_poison"}
-)
-
-#: By note, the signal that was sent to the server's process.
-SIGNALS: Final = {
-    "kill -INT": signal.SIGINT,
-    "kill -KILL": signal.SIGKILL,
-    "kill -TERM": signal.SIGTERM,
-    "kill -9": signal.SIGKILL,
-}
+#: What the recorder did off the wire, which the notes of a recording only mention.
+OFF_WIRE: Final[dict[str, Any]] = tomllib.loads((FOLDER.parent / "off_the_wire.toml").read_text())
 
 #: How a note starts after which the server was up again, on the same port and folders.
 RESTARTED: Final = "restart"
-
-#: By recording and turn of POST /prompt, the output removed from the disk just before it.
-REMOVED: Final = {("18_view_and_upload", 2): "sub/img_00001_.png", ("18_view_and_upload", 4): "sub/img_00001_.png"}
-
-#: Recordings in which interrupts followed the POST within a millisecond. Whether such an interrupt
-#: finds its prompt running is a race (comfyui-protocol.md, trap 4), so the replay sends it once the prompt has
-#: started: that is the outcome recorded all ten times.
-INTERRUPT_AFTER_START: Final = frozenset({"11_interrupt_uninterruptible"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +71,9 @@ def names() -> list[str]:
 
 def chains() -> list[tuple[str, ...]]:
     """Every recorded scenario once, with those that were made before and after it on its server."""
-    chained = {name for chain in CHAINS for name in chain}
-    return [*CHAINS, *((name,) for name in names() if name not in chained)]
+    chains = [tuple(chain) for chain in OFF_WIRE["chains"]]
+    chained = {name for chain in chains for name in chain}
+    return [*chains, *((name,) for name in names() if name not in chained)]
 
 
 def version_of(name: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import signal
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -12,18 +13,7 @@ import websockets
 from PIL import Image
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.contract.recording import (
-    INTERRUPT_AFTER_START,
-    REMOVED,
-    RESTARTED,
-    SIGNALS,
-    Event,
-    Recording,
-    Seen,
-    Step,
-    kind,
-    seen_in,
-)
+from tests.contract.recording import OFF_WIRE, RESTARTED, Event, Recording, Seen, Step, kind, seen_in
 from tests.contract.renames import Names
 from tests.contract.servers import Process, Server
 from tests.contract.verdict import Replay
@@ -134,7 +124,7 @@ class Player:
 
     def _started(self, turn: int, step: Step) -> dict[str, Seen]:
         """By socket, the execution_start that must precede this step, where it must."""
-        waits = self.recording.name in INTERRUPT_AFTER_START
+        waits = self.recording.name in OFF_WIRE["interrupt_after_start"]
         if not waits or step.deed != "request" or step.event["path"] != "/interrupt":
             return {}
         prompt = step.event["body"]["prompt_id"]
@@ -226,15 +216,15 @@ class Player:
 
     async def _off_wire(self, step: Step) -> None:
         if step.event["method"] == "POST" and step.event["path"] == "/prompt":
-            removed = REMOVED.get((self.recording.name, self._prompts))
+            removed = OFF_WIRE["removed"].get(self.recording.name, {}).get(str(self._prompts))
             self._prompts += 1
             if removed is not None:
                 (self.server.outputs / removed).unlink()
 
     async def _note(self, text: str) -> None:
-        if text in SIGNALS:
+        if sent := OFF_WIRE["signals"].get(text):
             assert isinstance(self.server, Process)
-            await asyncio.to_thread(self.server.kill, SIGNALS[text])
+            await asyncio.to_thread(self.server.kill, signal.Signals[sent])
         elif text.startswith(RESTARTED):
             assert isinstance(self.server, Process)
             self.server.close()

@@ -23,7 +23,7 @@ async def test_recorded_requests_bring_the_recorded_frames_and_answers(chain: tu
     names, learned = renames.of([one for recorded in events.values() for one in recorded]), renames.Names()
     found: list[str] = []
     async with serve(chain) as server:
-        await _prepare(server, *recording.BEFORE.get(chain[0], (0, "")))
+        await _prepare(server, *recording.OFF_WIRE["before"].get(chain[0], (0, "")))
         for name, recorded in events.items():
             player = Player(recording.from_events(name, recorded), names, server, learned)
             replay = await player.play()
