@@ -63,10 +63,9 @@ def _group(group_id: str) -> JobGroup:
     return found[0]
 
 
-#: Without the two long columns, which few callers need.
-_groups: Final = PreparedQuery(
-    lambda: JobGroup.objects.filter(pk=KEY).order_by().defer("workflow_json", "parameters_json")
-)
+#: The long columns, which few callers need.
+_LONG: Final = ("workflow_json", "parameters_json")
+_groups: Final = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY).order_by().defer(*_LONG))
 _UNUSED_OF_ATTEMPT: Final = [
     f"current_attempt__{one.name}"
     for one in Attempt._meta.concrete_fields
@@ -254,7 +253,7 @@ def paged(rows: QuerySet[Any], serialize: Callable[[Any], dict[str, Any]], *, cu
 
 
 def _apply_filters(filters: GroupFilter) -> QuerySet[JobGroup]:
-    rows = JobGroup.objects.all()
+    rows = JobGroup.objects.defer(*_LONG)
     if filters.status:
         rows = rows.filter(status=filters.status)
     if filters.backend:
