@@ -18,8 +18,8 @@ class LoopHandler(ASGIHandler):
     """Django's handler with the API's middleware, and without signals: no view here uses Django's connections."""
 
     request_class = LenientRequest
-    #: A status is in memory as a whole: Django's 64 KiB would only make more messages of it.
-    chunk_size = 2**20
+    #: A status is in memory as a whole; smaller chunks are copies of its parts.
+    chunk_size = 2**26
 
     def load_middleware(self, is_async: bool = True) -> None:
         """Build the API's chain; it has no hooks for pages."""
