@@ -18,7 +18,7 @@ from jobgroups.models import Runner
 from jobgroups.services import runners
 from jobgroups.services.claims import Claim
 from tests.harness import factories
-from tests.outputs.conftest import reading_threads as reading_threads
+from tests.outputs.conftest import reading_threads  # noqa: F401 a fixture
 
 GRAPH: dict[str, Any] = {
     "3": {"class_type": "KSampler", "inputs": {"seed": 42, "steps": 20, "cfg": 7.0}},

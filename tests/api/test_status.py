@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
 from pytest_django import Settings
 
 from director.asgi import application
@@ -19,6 +18,7 @@ from jobgroups.queries.group_status import read_status
 from jobgroups.services.cancellation import child_cancel
 from jobgroups.services.stars import child_star
 from tests.api.conftest import Api, asgi_answer, error_of, play_to_the_end, wrong_fields
+from tests.harness.farm import in_thread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -117,8 +117,8 @@ def test_long_poll_is_answered_by_the_next_event(group: dict[str, Any]) -> None:
         assert (await _get(f"{path}?since={seq + 1}&wait=60"))[0] == 200, "the log of another database"
         polls = [asyncio.create_task(_get(f"{path}?since={seq}&wait=60{also}")) for also in ("", "&children=0")]
         await _until_waiting(waiting.long_polls, 2)
-        await sync_to_async(child_star)(group_id=group["job_group_id"], job_id=job_id, starred=True)
-        await sync_to_async(child_cancel)(group_id=group["job_group_id"], job_id=job_id)
+        await in_thread(child_star)(group_id=group["job_group_id"], job_id=job_id, starred=True)
+        await in_thread(child_cancel)(group_id=group["job_group_id"], job_id=job_id)
         async with asyncio.timeout(10):
             whole, head = await asyncio.gather(*polls)
         assert (whole[0], whole[1]["seq"], whole[1]["child_jobs"][1]["status"]) == (200, seq + 1, "cancelled")
