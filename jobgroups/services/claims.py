@@ -5,7 +5,7 @@ Holds are checked under the fence: a user's pause locks the lease, so no claim i
 
 import datetime as dt
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -181,19 +181,43 @@ def _oldest_bound(backend_id: str) -> ChildJob | None:
 
 
 def _claim_bound(oldest: ChildJob, fence: FencingToken, client_id: str, slots: Slots) -> Claim | None:
-    with group_transaction(oldest.group_id, fence=fence) as tx:
+    def claim(group: JobGroup) -> Claim | None:
         # Under the fence: who holds the backend back has its lease, and was before this or comes
         # after it.
         if slots.free(locked=True) is None:
             raise _NoFreeSlot
         # It may have been reassigned or delayed since the first query.
         child = _still_waiting.first(fence.backend_id, child_id=oldest.id, **_time_parameters())
-        if child is None:
-            return None
-        claim = _store(child, tx.group, fence, client_id)
-        if not tx.group.has_claimed_child:
+        return None if child is None else _store(child, group, fence, client_id)
+
+    return _claim_in_group(oldest.group_id, fence, claim)
+
+
+def _claim_in_group(group_id: str, fence: FencingToken, claim: Callable[[JobGroup], Claim | None]) -> Claim | None:
+    """Run a claim in a transaction that locks the lease, and the group's row only for the group's first claim.
+
+    So claims of one group for many backends wait neither for one another nor for outcomes of the group. The row of the
+    claimed child is locked.
+    """
+    group = _claimed_group.first(group_id)
+    if group is None:
+        return None
+    if group.has_claimed_child:
+        with transaction.atomic():
+            verify_fence(fence)
+            return claim(group)
+    with group_transaction(group_id, fence=fence) as tx:
+        claimed = claim(tx.group)
+        if claimed is not None and not tx.group.has_claimed_child:
             _first_claim(tx)
-        return claim
+        return claimed
+
+
+_OF_WORKFLOW: Final = ("workflow_json", "workflow_digest", "parameters_json", "uses_partner_nodes")
+_SENT: Final = ("timeout_seconds", "stall_seconds", *_OF_WORKFLOW)
+_claimed_group: Final = PreparedQuery(
+    lambda: JobGroup.objects.filter(pk=KEY).only("has_claimed_child", *_SENT).order_by()
+)
 
 
 # --- from the pool --------------------------------------------------------------------------------
@@ -202,28 +226,9 @@ def _claim_bound(oldest: ChildJob, fence: FencingToken, client_id: str, slots: S
 def _claim_from_pool(choice: PoolChoice, fence: FencingToken, client_id: str, slots: Slots) -> Claim | None:
     """Claim the first job of a variant that this backend may take; None: there is none.
 
-    The group's row is not locked: claims of one group for many backends do not wait for one another. The job's row
-    is; a row that another claim or a cancel has locked is skipped.
+    A row that another claim or a cancel has locked is skipped.
     """
-    group = _claimed_group.first(choice.group_id)
-    if group is None:
-        return None
-    if not group.has_claimed_child:
-        with group_transaction(choice.group_id, fence=fence) as tx:
-            claim = _claim_next(choice, tx.group, fence, client_id, slots)
-            if claim is not None and not tx.group.has_claimed_child:
-                _first_claim(tx)
-            return claim
-    with transaction.atomic():
-        verify_fence(fence)
-        return _claim_next(choice, group, fence, client_id, slots)
-
-
-_OF_WORKFLOW: Final = ("workflow_json", "workflow_digest", "parameters_json", "uses_partner_nodes")
-_SENT: Final = ("timeout_seconds", "stall_seconds", *_OF_WORKFLOW)
-_claimed_group: Final = PreparedQuery(
-    lambda: JobGroup.objects.filter(pk=KEY).only("has_claimed_child", *_SENT).order_by()
-)
+    return _claim_in_group(choice.group_id, fence, lambda group: _claim_next(choice, group, fence, client_id, slots))
 
 
 def _claim_next(choice: PoolChoice, group: JobGroup, fence: FencingToken, client_id: str, slots: Slots) -> Claim | None:

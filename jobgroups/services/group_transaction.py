@@ -14,7 +14,6 @@ from jobgroups.domain.states import (
     AttemptState,
     ChildStatus,
     Counts,
-    Placement,
     StopReason,
     attempt_sources_of,
     group_status,
@@ -42,12 +41,9 @@ class GroupTransaction:
         self._events.append(event)
 
     def children(self, **conditions: Any) -> list[ChildJob]:
-        """Return the group's children in order, as stored under the lock."""
+        """Lock the rows of the group's children, and return them in order. A claim locks its child's row alone."""
         rows = ChildJob.objects.filter(group_id=self.group.id, **conditions).order_by("position")
-        if self.group.placement == Placement.POOL:
-            # A claim locks the row of its job, not the group's.
-            rows = rows.select_for_update(of=("self",))
-        return list(rows)
+        return list(rows.select_for_update(of=("self",)))
 
     def move_child(self, child: ChildJob, to: ChildStatus, *, attempt: Attempt | None = None, **fields: Any) -> bool:
         """Move a child if its stored status allows it, and set ``fields`` in the same statement, also in memory.

@@ -7,21 +7,22 @@ from functools import partial
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
 from backends.models import Backend
 from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, RetryScope
+from jobgroups.domain.states import AttemptState, Placement, RetryScope
 from jobgroups.errors import BackendUnavailable, LeaseLost
 from jobgroups.models import Attempt, ChildJob, JobGroup, Timing, Variant
 from jobgroups.queries import pool
 from jobgroups.queries.groups import child_detail, group_snapshot
 from jobgroups.queries.pool import LineReader
-from jobgroups.services import attempts, cancellation, claims, expiry, holds, leases, purge, retries
+from jobgroups.services import attempts, cancellation, claims, expiry, holds, leases, moves, purge, retries
 from jobgroups.services.claims import ClaimResult
+from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
 from tests.harness.factories import finish, online, start
 from tests.harness.races import race
@@ -90,17 +91,56 @@ def test_the_first_claim_starts_a_group_that_was_accepted_without_a_runner() -> 
     assert factories.fresh(group).status == "running"
 
 
-def test_a_cancel_and_claims_at_once_leave_no_prompt_without_a_stop() -> None:
+def claim_any(fence: FencingToken, group: JobGroup) -> ClaimResult:
+    """Claim a job of the group, which is bound to backends or in the pool."""
+    return claim(fence, group) if group.placement == Placement.POOL else claim_bound(fence)
+
+
+def claim_bound(fence: FencingToken) -> ClaimResult:
+    return claims.child_claim(fence=fence, client_id="c", depth=2)
+
+
+@pytest.mark.parametrize("placement", Placement)
+def test_a_cancel_and_claims_at_once_leave_no_prompt_without_a_stop(placement: Placement) -> None:
     fences = [online(f"gpu-{number}") for number in range(4)]
     for _ in range(5):
-        group = to_pool(6)
-        claim(fences[0], group)
-        race(*(partial(claim, fence, group) for fence in fences), partial(cancellation.group_cancel, group_id=group.id))
-        assert all(claim(fence, group).claim is None for fence in fences)
+        group = to_pool(6) if placement is Placement.POOL else factories.submit(*(one.backend_id for one in fences * 2))
+        claim_any(fences[0], group)
+        race(
+            *(partial(claim_any, fence, group) for fence in fences),
+            partial(cancellation.group_cancel, group_id=group.id),
+        )
+        assert all(claim_any(fence, group).claim is None for fence in fences)
         active = Attempt.objects.filter(child__group=group, ended_at__isnull=True)
         assert all(one.stop_requested_at for one in active)
         assert {child.status for child in group.children.all()} == {"cancelled"}
         active.update(ended_at=group.created_at, state=AttemptState.NOT_SENT)
+
+
+def test_moves_and_claims_at_once_leave_no_prompt_at_the_backend_that_was_left() -> None:
+    first, second = online("gpu-1"), online("gpu-2")
+    for _ in range(5):
+        group = factories.submit("gpu-1", "gpu-1")
+        assert claim_bound(first).claim is not None
+        waits = group.children.get(current_attempt=None)
+        move = partial(moves.child_move, group_id=group.id, job_id=waits.pk, backend_id="gpu-2")
+        race(partial(claim_bound, first), partial(claim_bound, second), move)
+        active = Attempt.objects.filter(child=waits, ended_at__isnull=True)
+        assert all(one.backend_id == "gpu-2" or one.stop_requested_at for one in active)
+        assert factories.fresh(waits).backend_id == "gpu-2"
+        cancellation.group_cancel(group_id=group.id)
+        Attempt.objects.update(ended_at=group.created_at, state=AttemptState.NOT_SENT)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer")
+@pytest.mark.parametrize("placement", Placement)
+def test_a_claim_does_not_wait_for_outcomes_of_its_group(placement: Placement) -> None:
+    first, second = online("gpu-1"), online("gpu-2")
+    group = to_pool(4) if placement is Placement.POOL else factories.submit("gpu-1", "gpu-2")
+    assert claim_any(first, group).claim is not None
+    with group_transaction(group.id):
+        (result,) = race(partial(claim_any, second, group))
+    assert result.claim is not None
 
 
 @pytest.mark.parametrize(
