@@ -73,15 +73,16 @@ class DatabaseThreads:
 
     async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a function in a database thread and return its result after the commit."""
-        job = self._enqueue(functools.partial(work, *args, **kwargs))
+        done = self.submit(functools.partial(work, *args, **kwargs))
         self.load += 1
         try:
-            result: R = await asyncio.wrap_future(job.done)
+            result: R = await asyncio.wrap_future(done)
         finally:
             self.load -= 1
         return result
 
-    def _enqueue(self, work: Callable[[], Any]) -> _Job:
+    def submit(self, work: Callable[[], R]) -> Future[R]:
+        """Have a function run; the result is there after the commit."""
         job = _Job(work)
         self._waiting.append(job)
         try:
@@ -91,18 +92,17 @@ class DatabaseThreads:
             # The threads end. An earlier call may still run the job.
             if job.done.cancel():
                 raise
-        return job
+        return job.done
 
     def run_in_thread(self, work: Callable[[], R]) -> R:
         """Run a function as :meth:`run` does, for a caller in another thread, which waits."""
         if connections[DEFAULT_DB_ALIAS] in self._connections:
             return work()
         try:
-            job = self._enqueue(work)
+            done = self.submit(work)
         except RuntimeError:
             return work()
-        result: R = job.done.result()
-        return result
+        return done.result()
 
     def _run_next(self) -> None:
         job = self._next()

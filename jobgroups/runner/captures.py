@@ -10,12 +10,11 @@ import functools
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Final, ParamSpec, TypeVar
 
 from blake3 import blake3
-from django.db import DatabaseError
+from django.db import DatabaseError, connection
 
 from backends.comfyui.client import ComfyClient
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
@@ -29,6 +28,8 @@ from jobgroups.services.files import output_replaced
 from jobgroups.services.stored_files import IncomingFile, require_space, require_storage
 
 logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: Files that are copied at once, and from one backend.
 _AT_ONCE: Final = 4
@@ -42,14 +43,12 @@ _CHUNK: Final = 2**22
 class Capturer:
     """Copies what is due, of the backends that no other runner leases. ``due`` is set when there may be more."""
 
-    def __init__(self, *, runner: str, intervals: Intervals, commits: DatabaseThreads) -> None:
+    def __init__(self, *, runner: str, intervals: Intervals) -> None:
         self.due = asyncio.Event()
         self._runner = runner
         self._intervals = intervals
-        #: The runner's own: on SQLite a capture shares a commit with other writes, which do not wait for it.
-        self._commits = commits
         self._database = DatabaseThreads(threads=1, name="runner-captures")
-        self._writers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="capture-files")
+        self._files = DatabaseThreads(threads=_AT_ONCE, name="capture-files")
         self._slots = asyncio.Semaphore(_AT_ONCE)
         #: Backends from which files are copied now.
         self._active: set[str] = set()
@@ -77,7 +76,7 @@ class Capturer:
 
     def close(self) -> None:
         """End the threads."""
-        self._writers.shutdown(wait=True)
+        self._files.close()
         self._database.close()
 
     def _is_away(self, backend_id: str) -> bool:
@@ -135,57 +134,66 @@ class Capturer:
                 self._away[file.backend_id] = time.monotonic() + pause
 
     async def _copy(self, capture_id: int, file: OutputFile, client: ComfyClient | None) -> None:
-        hashes = blake3(), hashlib.sha256()
-        loop = asyncio.get_running_loop()
-        # Before gigabytes are received that cannot be stored.
-        await loop.run_in_executor(self._writers, require_storage)
-        creating = loop.run_in_executor(self._writers, IncomingFile, *hashes)
-        try:
-            incoming = await asyncio.shield(creating)
-            await self._receive(file, client, incoming)
-            facts = await loop.run_in_executor(self._writers, media_facts, incoming.path, file.filename)
-            width, height, duration = facts
-            copied = captures.CopiedFile(
-                path=incoming.path,
-                blake3=hashes[0].hexdigest(),
-                sha256=hashes[1].hexdigest(),
-                size_bytes=incoming.size_bytes,
-                width=width,
-                height=height,
-                duration=duration,
-            )
-            await loop.run_in_executor(self._writers, functools.partial(self._store, loop, capture_id, copied))
-        finally:
-            # Also of a task that was cancelled while the file was created.
-            incoming = await creating
-            # Not awaited: a task that is cancelled meanwhile would take it back. The end of the threads waits for it.
-            self._writers.submit(incoming.discard)
-
-    def _store(self, loop: asyncio.AbstractEventLoop, capture_id: int, copied: captures.CopiedFile) -> None:
-        def in_database(work: Callable[..., Any], *args: Any) -> Any:
-            return asyncio.run_coroutine_threadsafe(self._commits.run(work, *args), loop).result()
-
-        captures.capture_store(capture_id=capture_id, copied=copied, in_database=in_database)
-
-    async def _receive(self, file: OutputFile, client: ComfyClient | None, incoming: IncomingFile) -> None:
-        """Write a file of a backend while it arrives."""
-        loop = asyncio.get_running_loop()
-        writing: asyncio.Future[None] | None = None
+        creating: asyncio.Future[IncomingFile] | None = None
         try:
             async with download.open_file(file, client=client) as answer:
-                await loop.run_in_executor(self._writers, require_space, answer.length or 0)
-                async for chunk in download.joined(answer.chunks(), _CHUNK):
-                    if writing is not None:
-                        await writing
-                    writing = loop.run_in_executor(self._writers, incoming.write, chunk)
+                creating = self._in_thread(_create, answer.length or 0)
+                incoming = await asyncio.shield(creating)
+                await self._receive(answer.chunks(), incoming)
+            if tag := answer.headers.get("etag"):
+                # A prompt may write to the same name while the file is read.
+                async with download.open_file(file, headers={"If-None-Match": tag}, client=client) as again:
+                    if again.headers.get("etag", tag) != tag:
+                        raise OutputReplaced(file.filename, file.backend_id)
+            await self._in_thread(_store, capture_id, file.filename, incoming)
+        finally:
+            if creating is not None:
+                # Also of a task that was cancelled while the file was created.
+                incoming = await creating
+                # Not awaited: a task that is cancelled meanwhile would take it back. The end of the threads waits for it.
+                self._files.submit(incoming.discard)
+
+    def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
+        return asyncio.wrap_future(self._files.submit(functools.partial(work, *args, **kwargs)))
+
+    async def _receive(self, parts: AsyncIterator[bytes], incoming: IncomingFile) -> None:
+        """Write a file of a backend while it arrives."""
+        writing: asyncio.Future[None] | None = None
+        try:
+            async for chunk in download.joined(parts, _CHUNK):
+                if writing is not None:
+                    await writing
+                writing = self._in_thread(incoming.write, chunk)
         finally:
             if writing is not None:
                 await asyncio.wait([writing])
         if writing is not None:
             writing.result()
-        await loop.run_in_executor(self._writers, incoming.close)
-        if tag := answer.headers.get("etag"):
-            # A prompt may write to the same name while the file is read.
-            async with download.open_file(file, headers={"If-None-Match": tag}, client=client) as again:
-                if again.headers.get("etag", tag) != tag:
-                    raise OutputReplaced(file.filename, file.backend_id)
+
+
+def _create(length: int) -> IncomingFile:
+    # Before gigabytes are received that cannot be stored.
+    require_storage()
+    require_space(length)
+    return IncomingFile(blake3(), hashlib.sha256())
+
+
+def _store(capture_id: int, filename: str, incoming: IncomingFile) -> None:
+    incoming.close()
+    width, height, duration = media_facts(incoming.path, filename)
+    content, sha256 = (one.hexdigest() for one in incoming.hashes)
+    copied = captures.CopiedFile(
+        path=incoming.path,
+        blake3=content,
+        sha256=sha256,
+        size_bytes=incoming.size_bytes,
+        width=width,
+        height=height,
+        duration=duration,
+    )
+    try:
+        captures.capture_store(capture_id=capture_id, copied=copied)
+    finally:
+        if connection.vendor != "sqlite":
+            # Back into the pool, which has fewer than all threads would keep.
+            connection.close()

@@ -121,7 +121,7 @@ class RunnerService:
         naming = DatabaseThreads(threads=1, name="runner-name")
         cleaning = DatabaseThreads(threads=1, name="runner-files")
         reporter = ProgressWriter(hub=self._hub, intervals=self._intervals)
-        self._capturer = Capturer(runner=self._settings.name, intervals=self._intervals, commits=database)
+        self._capturer = Capturer(runner=self._settings.name, intervals=self._intervals)
         try:
             if await self._register(pulse):
                 self._ready.set()

@@ -7,7 +7,7 @@ as a star is none: it increases the group's ``revision``. Equal contents share o
 import datetime as dt
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -88,16 +88,13 @@ def captures_request(*, group_id: str | None = None) -> int:
     return count + given_up.update(due_at=moment, created_at=moment, tries=0)
 
 
-def capture_store(*, capture_id: int, copied: CopiedFile, in_database: Callable[..., Any]) -> None:
-    """Store a copied file with its capture, unless that is not pending any more; move it where no such content is yet.
-
-    ``in_database`` calls a function with arguments and returns its result after the commit: it may share one.
-    """
+def capture_store(*, capture_id: int, copied: CopiedFile) -> None:
+    """Store a copied file with its capture, unless that is not pending any more; move it where no such content is yet."""
     facts = asdict(copied)
     path = facts.pop("path")
     file = StoredFile(id=str(uuid.uuid4()), created_at=now(), **facts)
-    known = partial(in_database, _of_content.first, copied.blake3)
-    stored_files.content_store(path, file, known=known, keep=partial(in_database, _refer, capture_id))
+    known = partial(_of_content.first, copied.blake3)
+    stored_files.content_store(path, file, known=known, keep=partial(_refer, capture_id))
 
 
 @retry_on_conflict

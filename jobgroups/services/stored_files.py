@@ -131,7 +131,7 @@ class IncomingFile:
         require_space()
         self.path = incoming_folder() / uuid.uuid4().hex
         self.size_bytes = 0
-        self._hashes = hashes
+        self.hashes = hashes
         self._file = self.path.open("xb")
 
     def write(self, chunk: bytes | bytearray) -> None:
@@ -139,7 +139,7 @@ class IncomingFile:
         require_space(len(chunk))
         self._file.write(chunk)
         self.size_bytes += len(chunk)
-        for one in self._hashes:
+        for one in self.hashes:
             one.update(chunk)
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ def _store(capture: Capture, content: bytes = b"cat") -> Capture:
     path.write_bytes(content)
     digest = blake3(content).hexdigest()
     copied = captures.CopiedFile(path=path, blake3=digest, sha256=digest, size_bytes=len(content))
-    captures.capture_store(capture_id=capture.pk, copied=copied, in_database=lambda work, *args: work(*args))
+    captures.capture_store(capture_id=capture.pk, copied=copied)
     path.unlink(missing_ok=True)
     capture.refresh_from_db()
     return capture

@@ -16,14 +16,13 @@ from zlib import crc32
 
 import pytest
 from blake3 import blake3
-from django.db import OperationalError, connection
+from django.db import OperationalError
 from PIL import Image
 from pytest_django import Settings
 
 from backends.models import Backend
 from backends.simulator.webm import encode_webm
 from jobgroups.api.answers import answers
-from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.clock import now
 from jobgroups.models import Capture, ChildJob, StoredFile
 from jobgroups.outputs.media_facts import media_facts
@@ -40,15 +39,13 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 @contextlib.asynccontextmanager
 async def capturing() -> AsyncIterator[None]:
-    commits = DatabaseThreads(threads=1, name="commits", batch_commits=connection.vendor == "sqlite")
-    capturer = Capturer(runner="runner", intervals=Intervals.scaled(0.01), commits=commits)
+    capturer = Capturer(runner="runner", intervals=Intervals.scaled(0.01))
     running = asyncio.get_running_loop().create_task(capturer.run())
     yield
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
-    for one in (capturer, commits):
-        await asyncio.to_thread(one.close)
+    await asyncio.to_thread(capturer.close)
 
 
 async def settled() -> list[Capture]:
@@ -217,13 +214,13 @@ async def test_file_that_changes_while_it_is_read_is_not_copied(
     gallery: Gallery, files_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await gallery.one("a.png", picture())
-    close = stored_files.IncomingFile.close
+    write = stored_files.IncomingFile.write
 
-    def replaced(incoming: Any) -> None:
+    def replaced(incoming: Any, chunk: bytes) -> None:
         gallery.put("a.png", picture(color="red"))
-        close(incoming)
+        write(incoming, chunk)
 
-    monkeypatch.setattr(stored_files.IncomingFile, "close", replaced)
+    monkeypatch.setattr(stored_files.IncomingFile, "write", replaced)
     (row,) = await settled()
     assert row.file is None
     assert content_of(files_folder) == []
