@@ -40,6 +40,8 @@ class LongPolls:
                 seq, _ = await answers.version(group_id)
                 while seq <= since and not self._is_closing:
                     entries = await subscription.take()
+                    if subscription.overflowed:
+                        return True
                     seq = max(seq, *(one.seq for one in entries if isinstance(one, EventFrame | SeqHint)))
         except TimeoutError:
             pass

@@ -12,10 +12,11 @@ from director.asgi import application
 from jobgroups.api import long_polls as waiting
 from jobgroups.api.answers import Answers
 from jobgroups.api.long_polls import LongPolls
+from jobgroups.api.views import async_base
 from jobgroups.events.hub import hub
 from jobgroups.queries import group_status
 from jobgroups.queries.group_status import read_status
-from jobgroups.services.cancellation import child_cancel
+from jobgroups.services.cancellation import child_cancel, group_cancel
 from jobgroups.services.stars import child_star
 from tests.api.conftest import Api, asgi_answer, error_of, play_to_the_end, wrong_fields
 from tests.harness.farm import in_thread
@@ -46,7 +47,8 @@ def test_status_and_job_have_validators(api: Api, group: dict[str, Any]) -> None
     before = api.get(job).headers["ETag"]
     api.ask("PUT", f"{job}/star")
     changed = api.get(job, if_none_match=before)
-    assert (changed.status_code, changed.json()["starred"]) == (200, True)
+    assert changed.status_code == 200
+    assert changed.json()["starred"]
 
 
 def test_status_has_no_jobs_or_a_page_of_them(api: Api, group: dict[str, Any]) -> None:
@@ -150,6 +152,21 @@ def test_long_poll_ends_after_its_wait_and_with_the_process(
     _run(work)
 
 
+def test_long_poll_is_answered_after_more_events_than_its_queue_has(
+    group: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        seq = (await _get(_path(group)))[1]["seq"]
+        poll = asyncio.create_task(_get(f"{_path(group)}?since={seq}&wait=60"))
+        await _until_waiting(waiting.long_polls, 1)
+        monkeypatch.setattr("jobgroups.events.hub.QUEUE_LIMIT", 1)
+        await in_thread(group_cancel)(group_id=group["job_group_id"])
+        async with asyncio.timeout(10):
+            assert (await poll)[1]["status"] == "cancelled"
+
+    _run(work)
+
+
 def test_client_that_disconnects_ends_its_wait(group: dict[str, Any]) -> None:
     path = _path(group)
 
@@ -183,6 +200,36 @@ def test_client_that_disconnects_ends_its_wait(group: dict[str, Any]) -> None:
         async with asyncio.timeout(10):
             await answering
         assert not waiting.long_polls._waiting
+
+    _run(work)
+
+
+def test_request_does_not_share_a_read_of_versions_that_began_before(
+    group: dict[str, Any], monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    group_id, job_id = group["job_group_id"], group["child_jobs"][0]["job_id"]
+    settings.DIRECTOR_ON_SQLITE = False  # versions are read in threads
+    answers = Answers()
+
+    async def work() -> None:
+        has_read, go_on = asyncio.Event(), asyncio.Event()
+
+        async def held(*args: Any) -> Any:
+            found = await async_base.read(*args)
+            has_read.set()
+            await go_on.wait()
+            return found
+
+        monkeypatch.setattr("jobgroups.api.answers.read", held)
+        first = asyncio.create_task(answers.version(group_id))
+        await has_read.wait()
+        await in_thread(child_star)(group_id=group_id, job_id=job_id, starred=True)
+        second = asyncio.create_task(answers.version(group_id))
+        await asyncio.sleep(0)
+        go_on.set()
+        async with asyncio.timeout(10):
+            (seq, revision), after = await first, await second
+        assert after == (seq, revision + 1)
 
     _run(work)
 

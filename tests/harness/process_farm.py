@@ -24,6 +24,13 @@ class ProcessFarm:
         self.web = Served(folder, arguments=WEB, environment=self._settings, start=False)
         self._launched.append(self.web)
 
+    def another_web(self) -> Served:
+        folder = self._folder / f"web-{len(self._launched)}"
+        folder.mkdir()
+        web = Served(folder, arguments=("--no-migrate", *WEB), environment=self._settings)
+        self._launched.append(web)
+        return web
+
     def runner(self, name: str, *, wait: bool = True, **environment: str) -> LaunchedRunner:
         folder = self._folder / f"runner-{len(self._launched)}"
         folder.mkdir()
