@@ -20,22 +20,17 @@ from backends.comfyui.exchange import Timeouts
 from backends.models import Backend
 from backends.node_classes import NodeClass, node_class
 
-#: Seconds for which an answer is used again.
-FRESH_SECONDS: Final = 60.0
-#: Classes of one backend that are read for one check.
-MAX_CLASSES: Final = 200
+FRESH_SECONDS: Final = 60.0  #: Seconds for which an answer is used again.
+MAX_CLASSES: Final = 200  #: Classes of one backend that are read for one check.
 _MAX_NAME: Final = 200
 _TIMEOUTS: Final = Timeouts(connect_s=2.0, silence_s=5.0, total_s=5.0)
 _BACKENDS_AT_ONCE: Final = 64
 _REQUESTS_AT_ONCE: Final = 4
-#: Wrong answers after which a backend is not queried further: each may have a megabyte.
-_MAX_WRONG: Final = 8
-#: Characters of all kept answers; one without choices counts as this many.
-_MAX_KEPT: Final = 50_000_000
+_MAX_WRONG: Final = 8  #: Wrong answers after which a backend is not queried further: each may have a megabyte.
+_MAX_KEPT: Final = 50_000_000  #: Characters of all kept answers; one without choices counts as this many.
 _LEAST_SIZE: Final = 1_000
 
-#: Class to what is known of it; None: the backend does not have it.
-Classes: TypeAlias = dict[str, NodeClass | None]
+Classes: TypeAlias = dict[str, NodeClass | None]  #: Class to what is known of it; None: the backend does not have it.
 _Key: TypeAlias = tuple[str, str, str, str]
 
 

@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: The type of an input with a list of choices.
-COMBO: Final = "COMBO"
-#: Types of newer versions that stand for several inputs (``format.codec``), or for none.
-_DYNAMIC: Final = "COMFY_"
+COMBO: Final = "COMBO"  #: The type of an input with a list of choices.
+_DYNAMIC: Final = "COMFY_"  #: Types of newer versions that stand for several inputs (``format.codec``), or for none.
 _CORE_MODULES: Final = ("nodes", "comfy_extras")
 
 

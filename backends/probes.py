@@ -12,8 +12,7 @@ from backends.models import Backend
 
 #: A backend whose last response is older than this is probed before it is given a child.
 _FRESH_FOR: Final = dt.timedelta(seconds=10)
-#: Seconds until a probe gives up.
-_PROBE_TIMEOUT: Final = 1.5
+_PROBE_TIMEOUT: Final = 1.5  #: Seconds until a probe gives up.
 
 
 def needs_probe(backend: Backend, *, now: dt.datetime) -> bool:

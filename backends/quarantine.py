@@ -4,8 +4,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Final
 
-#: The longest quarantine: afterwards a backend gets another prompt.
-LONGEST: Final = dt.timedelta(hours=4)
+LONGEST: Final = dt.timedelta(hours=4)  #: The longest quarantine: afterwards a backend gets another prompt.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,12 +22,10 @@ from backends.states import Hold
 
 #: The form of an id, which is a part of URLs, file names and logs.
 _BACKEND_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-#: ``GET /api/backends/found`` lists the ComfyUIs that discovery found.
-_RESERVED_ID: Final = "found"
+_RESERVED_ID: Final = "found"  #: ``GET /api/backends/found`` lists the ComfyUIs that discovery found.
 _MAX_URL: Final = 500
 _MAX_NAME: Final = 200
-#: Characters of a reason.
-MAX_REASON: Final = 500
+MAX_REASON: Final = 500  #: Characters of a reason.
 _MAX_VERSION: Final = 64
 
 #: Columns of a backend without a hold.

@@ -252,8 +252,7 @@ if DIRECTOR_PUBLIC_URL and not re.fullmatch(r"https?://[^?#\s]+", DIRECTOR_PUBLI
     raise ImproperlyConfigured(f"DIRECTOR_PUBLIC_URL is {DIRECTOR_PUBLIC_URL!r}; write it as http://host:port.")
 #: Notification services, as URLs of apprise. They contain passwords and are never shown.
 DIRECTOR_NOTIFY = _urls("DIRECTOR_NOTIFY")
-#: Kinds of notices.
-_KINDS = ["group_ended", "backend_trouble", "queue_empty"]
+_KINDS = ["group_ended", "backend_trouble", "queue_empty"]  #: Kinds of notices.
 DIRECTOR_NOTIFY_ON = _words("DIRECTOR_NOTIFY_ON", "|".join(_KINDS), f"known are {', '.join(_KINDS)}") or _KINDS
 
 # --- the database ---------------------------------------------------------------------------------

@@ -12,8 +12,7 @@ class JobGroupsError(Exception):
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 400
-    #: The sentence for the client, with a place for each argument of the error.
-    text: ClassVar[str] = "{}"
+    text: ClassVar[str] = "{}"  #: The sentence for the client, with a place for each argument of the error.
 
     def __init_subclass__(cls, code: str | None = None, status: int | None = None) -> None:
         cls.code, cls.status = code or cls.code, status or cls.status
@@ -21,8 +20,7 @@ class JobGroupsError(Exception):
     def __init__(self, *values: object, extra: Mapping[str, Any] | None = None) -> None:
         self.detail = self.text.format(*values)
         super().__init__(self.detail)
-        #: More keys for the JSON body, beside ``detail`` and ``code``.
-        self.extra: dict[str, Any] = dict(extra or {})
+        self.extra: dict[str, Any] = dict(extra or {})  #: More keys for the JSON body, beside ``detail`` and ``code``.
 
 
 class InvalidRequest(JobGroupsError, code="invalid_request"):

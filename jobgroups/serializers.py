@@ -16,8 +16,7 @@ from jobgroups.domain.outputs import output_url, reported_files
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus, Placement, RetryScope
 from jobgroups.models import Attempt, ChildJob, JobGroup
 
-#: Maximum length of a text in an event, in bytes of UTF-8.
-MAX_TEXT_BYTES = 2048
+MAX_TEXT_BYTES = 2048  #: Maximum length of a text in an event, in bytes of UTF-8.
 #: Maximum length of a frame: 1 MiB, the limit of daphne and of many clients, minus the envelope.
 MAX_FRAME_BYTES = 2**20 - 4096
 #: What may be known of a file.

@@ -31,12 +31,10 @@ class Connections(enum.Enum):
     from "uncertain". If the host has vanished since the last answer, each kept connection makes a request uncertain.
     """
 
-    #: Any that is open: for frequent requests that change nothing, or may be repeated.
-    KEPT = enum.auto()
+    KEPT = enum.auto()  #: Any that is open: for frequent requests that change nothing, or may be repeated.
     #: One that answered within the last second, else a new one: for prompts. A server that ends then has closed it.
     RECENT = enum.auto()
-    #: None that is open.
-    NEW = enum.auto()
+    NEW = enum.auto()  #: None that is open.
 
 
 @dataclass(frozen=True, slots=True)

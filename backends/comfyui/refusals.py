@@ -7,8 +7,7 @@ from urllib.parse import urlsplit
 from backends.comfyui.errors import Refusal
 from backends.comfyui.texts import one_line
 
-#: Node faults that the sentence names; all of them are in ``node_errors``.
-_NAMED_FAULTS: Final = 3
+_NAMED_FAULTS: Final = 3  #: Node faults that the sentence names; all of them are in ``node_errors``.
 #: The body with which aiohttp, ComfyUI's HTTP server, answers an exception in a handler.
 _EXCEPTION_IN_HANDLER: Final = b"500 Internal Server Error\n\nServer got itself in trouble"
 

@@ -3,8 +3,7 @@
 import re
 from typing import Final
 
-#: Longer texts are cut: a status has 500 characters in the database.
-_LONGEST: Final = 500
+_LONGEST: Final = 500  #: Longer texts are cut: a status has 500 characters in the database.
 #: Control characters (an escape sequence of a terminal begins with one), line and paragraph separators,
 #: marks that change the direction of text, and lone surrogates, which no encoder takes.
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")

@@ -10,8 +10,7 @@ _HIDDEN_KEYS_SINCE: Final = (0, 3, 68)
 _PREVIEW_METHOD_SINCE: Final = (0, 5, 0)
 _JOBS_SINCE: Final = (0, 6, 0)
 _CANCEL_SINCE: Final = (0, 26, 0)
-#: Assets are on unless the command line turns them off.
-_ASSETS_SINCE: Final = (0, 41, 0)
+_ASSETS_SINCE: Final = (0, 41, 0)  #: Assets are on unless the command line turns them off.
 
 _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)(.*)", re.DOTALL)
 #: Suffixes of what comes before a release (``0.3.57rc1``, ``0.3.57.dev2``), not after it.

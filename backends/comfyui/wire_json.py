@@ -16,8 +16,7 @@ from backends.comfyui.errors import ProtocolError
 T = TypeVar("T")
 
 _NAN = re.compile(rb"(?<=[\[:,\s])(?:NaN|-?Infinity)(?=[\],}\s])")
-#: An escaped NUL that is not itself behind an escaping backslash.
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  #: An escaped NUL that is not itself behind an escaping backslash.
 
 
 class WireDecoder(Generic[T]):

@@ -37,8 +37,7 @@ _DROPPED = (
     "SaveLoRANode",
 )  # fmt: skip
 
-#: The class of the partner node.
-PARTNER = "TestPartner"
+PARTNER = "TestPartner"  #: The class of the partner node.
 _PARTNER_INPUTS: NodeSpec = {
     "required": {
         "seed": ["INT", {"default": 0, "min": 0, "max": 2**64 - 1}],

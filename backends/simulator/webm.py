@@ -9,8 +9,7 @@ from PIL import Image
 from backends.simulator.pictures import encode
 
 _QUALITY: Final = 60
-#: The longest cluster in milliseconds: a block has its time within the cluster in 16 bits.
-_CLUSTER_MS: Final = 1000
+_CLUSTER_MS: Final = 1000  #: The longest cluster in milliseconds: a block has its time within the cluster in 16 bits.
 
 
 def encode_webm(frames: Iterable[Image.Image], fps: float) -> bytes:

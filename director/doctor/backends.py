@@ -17,8 +17,7 @@ from backends.queries import backend_list
 from director.doctor.findings import SEVERITY, Finding, Level
 
 _ANSWER_TIMEOUT_S: Final = 5.0
-#: A smaller difference of clocks does no harm.
-_CLOCK_S: Final = 60.0
+_CLOCK_S: Final = 60.0  #: A smaller difference of clocks does no harm.
 _GIB: Final = 2**30
 #: Previews depend on ComfyUI's options, too.
 _LEVELS: Final[Mapping[str, Level]] = {

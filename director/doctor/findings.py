@@ -12,8 +12,7 @@ class Level(StrEnum):
     PROBLEM = "problem"  #: Jobs cannot be processed, or may be lost.
 
 
-#: The levels, the worst last.
-SEVERITY: Final = tuple(Level)
+SEVERITY: Final = tuple(Level)  #: The levels, the worst last.
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,7 @@ _NO_SPACE: Final = 2**26
 #: File systems on which SQLite's locks and shared memory do not work between machines.
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "9p"})
 _MOUNTS: Final = Path("/proc/self/mounts")
-#: Timeout in seconds for the response of a Director on this machine.
-_ANSWER_TIMEOUT_S: Final = 3.0
+_ANSWER_TIMEOUT_S: Final = 3.0  #: Timeout in seconds for the response of a Director on this machine.
 
 
 def data_folder() -> Finding:

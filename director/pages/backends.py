@@ -24,8 +24,7 @@ from jobgroups.queries.backends import backend_loads
 from jobgroups.queries.exclusions import active_exclusions, ends_at, reason_of
 from jobgroups.queries.pool import waiting_line
 
-#: More backends are shown as a table.
-MAX_LANES: Final = 12
+MAX_LANES: Final = 12  #: More backends are shown as a table.
 _DAY: Final = dt.timedelta(days=1)
 
 

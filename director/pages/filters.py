@@ -27,8 +27,7 @@ class Filters:
     text: str = ""
     submitter: str = ""
     hide_finished: bool = False
-    #: Only groups older than this one: ``TIME_ID``.
-    before: str = ""
+    before: str = ""  #: Only groups older than this one: ``TIME_ID``.
 
     @property
     def any(self) -> bool:

@@ -25,10 +25,8 @@ from jobgroups.queries import groups
 from jobgroups.queries.pool import pool_candidates
 from jobgroups.queries.retention import deletion_text
 
-#: Cards on one page of a group.
-PAGE_SIZE: Final = 120
-#: Backends in the line of completed jobs; those with fewer jobs are counted together.
-_MAX_MADE: Final = 12
+PAGE_SIZE: Final = 120  #: Cards on one page of a group.
+_MAX_MADE: Final = 12  #: Backends in the line of completed jobs; those with fewer jobs are counted together.
 #: Details of an error that its card shows elsewhere.
 _SHOWN_ELSEWHERE: Final = ("node_id", "node_type", "node_title", "exception_type", "phase")
 _FAILURE: Final = ("error_message", "failure_class")

@@ -17,10 +17,8 @@ from jobgroups.errors import GroupNotFound
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import etas
 
-#: Thumbnails in a row.
-_THUMBNAILS: Final = 4
-#: Above this many children a segment stands for a status.
-MAX_SEGMENTS: Final = 50
+_THUMBNAILS: Final = 4  #: Thumbnails in a row.
+MAX_SEGMENTS: Final = 50  #: Above this many children a segment stands for a status.
 _ORDER: Final = ("completed", "failed", "timeout", "cancelled", "running", "queued")
 
 

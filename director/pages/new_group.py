@@ -28,8 +28,7 @@ PARTIAL_OUTPUTS: Final = (
     (PartialOutputs.ACCEPT.value, "Keep the other outputs, with a warning"),
     (PartialOutputs.FAIL.value, "Stop the job: it fails"),
 )
-#: Offered number of attempts if the installation has no retry policy.
-_DEFAULT_ATTEMPTS: Final = 3
+_DEFAULT_ATTEMPTS: Final = 3  #: Offered number of attempts if the installation has no retry policy.
 
 
 def retry_defaults(max_attempts: int, elsewhere: str) -> dict[str, str | int]:

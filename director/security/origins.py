@@ -35,8 +35,7 @@ _CODE: Final = "origin_not_allowed"
 _REFUSED: Final = (
     "Pages of this origin may not use the Director; its operator can list the origin in DIRECTOR_ALLOWED_ORIGINS."
 )
-#: WebSocket close code for a page of an origin that is not allowed.
-FOREIGN_ORIGIN: Final = 4403
+FOREIGN_ORIGIN: Final = 4403  #: WebSocket close code for a page of an origin that is not allowed.
 #: The Director's response headers that a page may read.
 _EXPOSED: Final = "Idempotency-Replayed, Location, Retry-After"
 

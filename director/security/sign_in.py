@@ -35,8 +35,7 @@ from jobgroups.consumers.socket import error_frame
 COOKIE: Final = "director_session"
 SESSION_SECONDS: Final = 30 * 86_400
 PATH: Final = "/sign-in"
-#: WebSocket close code: sign in, then reconnect.
-SIGN_IN_REQUIRED: Final = 4401
+SIGN_IN_REQUIRED: Final = 4401  #: WebSocket close code: sign in, then reconnect.
 _SALT: Final = "director.sign_in"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 

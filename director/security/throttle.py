@@ -6,12 +6,9 @@ import time
 from collections import OrderedDict, deque
 from typing import Final
 
-#: Wrong tokens that an address may send within the window.
-ALLOWED: Final = 10
-#: Seconds.
-WINDOW: Final = 60.0
-#: Maximum number of stored addresses; the oldest failure is dropped first.
-_MAX_ADDRESSES: Final = 10_000
+ALLOWED: Final = 10  #: Wrong tokens that an address may send within the window.
+WINDOW: Final = 60.0  #: Seconds.
+_MAX_ADDRESSES: Final = 10_000  #: Maximum number of stored addresses; the oldest failure is dropped first.
 
 
 class Throttle:

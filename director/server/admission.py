@@ -36,8 +36,7 @@ SMALL_BYTES: Final = 64 * 2**10
 #: client that is still sending would lose the answer.
 _DROPPED_BYTES: Final = 64 * 2**20
 _DROPPED_SECONDS: Final = 10.0
-#: The key of a scope that holds how many bytes the body has at least.
-_BODY_BYTES: Final = "director.body_bytes"
+_BODY_BYTES: Final = "director.body_bytes"  #: The key of a scope that holds how many bytes the body has at least.
 #: Bytes of an upload that are written at once, in a thread: a slow disk must not stop the event loop.
 _WRITTEN_BYTES: Final = 2**20
 
@@ -80,8 +79,7 @@ def _answer_to(error: JobGroupsError) -> HttpResponse:
     return error_response(error.status, error.detail, error.code, extra=error.extra)
 
 
-#: Built by the first request: Django is configured by then.
-_admission = functools.cache(_Admission)
+_admission = functools.cache(_Admission)  #: Built by the first request: Django is configured by then.
 
 
 class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
@@ -94,8 +92,7 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     _limit = math.inf
     _received = 0
     _is_refused = False
-    #: The file of an upload; None for any other request.
-    upload: Upload | None = None
+    upload: Upload | None = None  #: The file of an upload; None for any other request.
     _writing: asyncio.Future[None] | None = None
     #: The arguments of ``requestReceived``, once the whole body is there.
     _whole: tuple[bytes, bytes, bytes] | None = None

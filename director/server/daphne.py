@@ -32,8 +32,7 @@ reactor: Any = _reactor
 #: Seconds that an idle connection is kept after the ports are closed: a request may be in transit on it.
 _LINGER: Final = 0.5
 _POLL_INTERVAL: Final = 0.01
-#: Seconds after which a client that reads nothing is disconnected.
-STALL_TIMEOUT: Final = 60.0
+STALL_TIMEOUT: Final = 60.0  #: Seconds after which a client that reads nothing is disconnected.
 
 
 class ClientStalled(Exception):

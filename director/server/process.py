@@ -30,8 +30,7 @@ logger = logging.getLogger(__name__)
 reactor: Any = _reactor
 #: Seconds for open sockets and requests to end; with all other steps, the process ends 5 s after SIGTERM.
 _GRACE: Final = 2.5
-#: Seconds for sockets that were opened during the shutdown.
-_GRACE_OF_LAST: Final = 0.5
+_GRACE_OF_LAST: Final = 0.5  #: Seconds for sockets that were opened during the shutdown.
 
 
 class _Process:

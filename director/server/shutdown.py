@@ -12,8 +12,7 @@ from typing import Any, Final
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after a signal at which the process exits, even if a thread hangs.
-EXIT_TIMEOUT: Final = 4.5
+EXIT_TIMEOUT: Final = 4.5  #: Seconds after a signal at which the process exits, even if a thread hangs.
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 

@@ -23,11 +23,9 @@ from backends.services import BackendInvalid, backends_ensure
 from jobgroups.database.locks import DatabaseLock, FileLock, Lock, dedicated_connection
 from jobgroups.queries.leases import NAME_LOCK
 
-#: Prints a message for the operator.
-Say = Callable[[str], object]
+Say = Callable[[str], object]  #: Prints a message for the operator.
 
-#: SQLite has one writer, so it has one runner on every machine.
-SQLITE_RUNNER: Final = "local"
+SQLITE_RUNNER: Final = "local"  #: SQLite has one writer, so it has one runner on every machine.
 _MAX_FILES: Final = 65_536
 #: Messages of PostgreSQL for temporary conditions; any other refusal needs a person.
 _TRANSIENT_MESSAGE: Final = re.compile(

@@ -27,8 +27,7 @@ from jobgroups.workflow import FieldInvalid
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which a client may retry when the database was unavailable.
-_RETRY_AFTER: Final = "2"
+_RETRY_AFTER: Final = "2"  #: Seconds after which a client may retry when the database was unavailable.
 #: Errors without further details: status → (code, sentence).
 _PLAIN: Final[Mapping[int, tuple[str, str]]] = {
     400: ("bad_request", "The request is malformed, or its Host is not allowed here."),
@@ -45,8 +44,7 @@ _PLAIN: Final[Mapping[int, tuple[str, str]]] = {
 }
 _WRONG_HOST: Final = "This Host is not allowed; add it to DIRECTOR_ALLOWED_HOSTS."
 
-#: Maximum length of a DNS name.
-_LONGEST_NAME: Final = 253
+_LONGEST_NAME: Final = 253  #: Maximum length of a DNS name.
 
 
 def error_response(

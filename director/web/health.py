@@ -34,10 +34,8 @@ logger = logging.getLogger(__name__)
 DATABASE_SECONDS: Final = 2.0
 REDIS_SECONDS: Final = 1.0
 STORAGE_SECONDS: Final = 2.0
-#: A runner writes its marker into the storage after its start.
-MARKED_AFTER: Final = dt.timedelta(minutes=1)
-#: A restart after an unexpected error is reported for this long.
-RESTART_SHOWN: Final = dt.timedelta(minutes=10)
+MARKED_AFTER: Final = dt.timedelta(minutes=1)  #: A runner writes its marker into the storage after its start.
+RESTART_SHOWN: Final = dt.timedelta(minutes=10)  #: A restart after an unexpected error is reported for this long.
 
 # A database that does not answer can block a thread for long: this one, not a request's.
 _query_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health")
@@ -63,10 +61,8 @@ class HealthReport:
     """Rows that the checks need, read at one time."""
 
     runners: list[Runner]
-    #: Time of the reading by the database's clock, which heartbeats use.
-    moment: dt.datetime
-    #: Status of each enabled backend.
-    backends: dict[str, str]
+    moment: dt.datetime  #: Time of the reading by the database's clock, which heartbeats use.
+    backends: dict[str, str]  #: Status of each enabled backend.
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +70,7 @@ class StorageReport:
     """What the check of the storage needs."""
 
     free_bytes: int
-    #: Live runners whose marker is not in this process's storage.
-    strangers: Sequence[str] = ()
+    strangers: Sequence[str] = ()  #: Live runners whose marker is not in this process's storage.
 
 
 class HealthView(ApiView):

@@ -18,8 +18,7 @@ class LoopHandler(ASGIHandler):
     """Django's handler with the API's middleware, and without signals: no view here uses Django's connections."""
 
     request_class = LenientRequest
-    #: A status is in memory as a whole; smaller chunks are copies of its parts.
-    chunk_size = 2**26
+    chunk_size = 2**26  #: A status is in memory as a whole; smaller chunks are copies of its parts.
 
     def load_middleware(self, is_async: bool = True) -> None:
         """Build the API's chain; it has no hooks for pages."""

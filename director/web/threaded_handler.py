@@ -19,16 +19,14 @@ from director.web.errors import error_response
 from director.web.middleware import api_chain
 from jobgroups.database.threads import DatabaseThreads
 
-#: Threads for reads: a read takes a millisecond, and more threads would wait for each other.
-READ_THREADS: Final = 4
+READ_THREADS: Final = 4  #: Threads for reads: a read takes a millisecond, and more threads would wait for each other.
 #: Threads for all other requests. A submission may wait 1.7 s for probes and must answer within 2 s, so many may
 #: wait at once. Threads are started on demand.
 WRITE_THREADS: Final = 32
 #: Threads for requests with a large body. Python's objects need up to 40 bytes for a byte of JSON: the number of
 #: threads limits the memory, and large bodies do not delay other requests.
 LARGE_THREADS: Final = 2
-#: A body above this many bytes is large. Only workflows with embedded images are.
-LARGE_BYTES: Final = 256 * 2**10
+LARGE_BYTES: Final = 256 * 2**10  #: A body above this many bytes is large. Only workflows with embedded images are.
 
 #: Threads for requests that change assets: a large file takes minutes on its way into a bucket.
 FILE_THREADS: Final = 8
@@ -38,8 +36,7 @@ FILE_THREADS: Final = 8
 PROBE_THREADS: Final = 16
 PROBES_WAITING: Final = 16
 _PROBES: Final = frozenset({"/api/backends", "/api/backends/find", "/api/backends/test", "/api/workflows/check"})
-#: Seconds until a refused probe may be sent again.
-_PROBE_AGAIN: Final = "5"
+_PROBE_AGAIN: Final = "5"  #: Seconds until a refused probe may be sent again.
 
 _reading = DatabaseThreads(threads=READ_THREADS, name="api-reading")
 _writing = DatabaseThreads(threads=WRITE_THREADS, name="api-acting")

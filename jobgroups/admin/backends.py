@@ -23,8 +23,7 @@ from jobgroups.services import holds
 from jobgroups.services.backends import backend_update, found_add
 from jobgroups.services.exclusions import exclusions_lift
 
-#: Another user was faster.
-_GONE = (BackendNotFound, ExclusionNotFound, BackendExists, discovery.NotFound)
+_GONE = (BackendNotFound, ExclusionNotFound, BackendExists, discovery.NotFound)  #: Another user was faster.
 
 
 class _ActingAdmin(ReadOnlyAdmin):
@@ -60,8 +59,7 @@ class BackendAdmin(_ActingAdmin):
     shown = "id name url state reason queue_running queue_pending queue_foreign comfyui_version last_seen_at"
     list_filter = ("enabled", "hold", "reachability", "partner_nodes_allowed", "comfyui_version")
     search_fields = ("id", "name", "url")
-    #: The values may be passwords: only the names are shown.
-    exclude = ("headers",)
+    exclude = ("headers",)  #: The values may be passwords: only the names are shown.
     readonly_fields: ClassVar = ["header_names", "state", "reason", "limitations"]
     actions = (
         *("enable", "disable", "allow_partner_nodes", "forbid_partner_nodes", "pause", "pause_now", "drain"),

@@ -14,8 +14,7 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
-#: Longer JSON is cut: browsers cannot show a workflow of megabytes.
-_MAX_SHOWN = 20_000
+_MAX_SHOWN = 20_000  #: Longer JSON is cut: browsers cannot show a workflow of megabytes.
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,7 @@ class Column:
     """A column of lists and pages that is computed from a field; a subclass returns its value when called."""
 
     short_description: str
-    #: Attribute of the row.
-    key: str
+    key: str  #: Attribute of the row.
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
     Actions require the permission ``operate``, which users with the model's change permission have.
     """
 
-    #: ``list_display``, separated by blanks.
-    shown = ""
+    shown = ""  #: ``list_display``, separated by blanks.
     list_per_page = 50
     # Counting a log of millions of rows takes longer than showing its newest.
     show_full_result_count = False

@@ -22,8 +22,7 @@ from jobgroups.queries.group_status import Answer, Version, group_versions
 
 A = TypeVar("A", bound=Answer)
 
-#: Bytes of all kept answers; one that is larger is kept alone.
-MOST_BYTES: Final = 8 * 2**20
+MOST_BYTES: Final = 8 * 2**20  #: Bytes of all kept answers; one that is larger is kept alone.
 _VERSION: Final = f"SELECT seq, revision FROM {JobGroup._meta.db_table} WHERE id = ?"  # noqa: S608 a name of ours
 
 
@@ -134,5 +133,4 @@ def _is_true(kept: Answer, version: Version, began: float) -> bool:
     return kept.read_at >= began or (kept.version == version and began < kept.expires_at)
 
 
-#: The process's answers.
-answers: Final = Answers()
+answers: Final = Answers()  #: The process's answers.

@@ -20,8 +20,7 @@ class Selection:
     """The backends that get a child, one an entry of the request in its order, and those that do not."""
 
     backend_ids: list[str]
-    #: ``{"backend_id", "reason"}`` for each entry that was left out.
-    skipped: list[dict[str, str]]
+    skipped: list[dict[str, str]]  #: ``{"backend_id", "reason"}`` for each entry that was left out.
 
 
 def select_backends(backend_ids: Sequence[str], required_capabilities: Sequence[str]) -> Selection:

@@ -8,10 +8,8 @@ from jobgroups.errors import TooManyWaiting
 from jobgroups.events.hub import Subscription, hub
 from jobgroups.events.messages import EventFrame, SeqHint
 
-#: Requests that wait at once, in this process.
-MOST: Final = 1_000
-#: The longest wait, in seconds: shorter than the timeouts of common proxies.
-LONGEST: Final = 60
+MOST: Final = 1_000  #: Requests that wait at once, in this process.
+LONGEST: Final = 60  #: The longest wait, in seconds: shorter than the timeouts of common proxies.
 
 
 class LongPolls:
@@ -57,5 +55,4 @@ class LongPolls:
             subscription.put(SeqHint(0))
 
 
-#: The process's waiting requests.
-long_polls: Final = LongPolls()
+long_polls: Final = LongPolls()  #: The process's waiting requests.

@@ -16,8 +16,7 @@ from jobgroups.queries import leases
 from jobgroups.queries.assets import known_references
 from jobgroups.services.submission import Submission, Submitted, group_replay, group_submit
 
-#: Seconds for the probes and the inventory of a submission to the pool.
-_CHECK_SECONDS: Final = 2.0
+_CHECK_SECONDS: Final = 2.0  #: Seconds for the probes and the inventory of a submission to the pool.
 
 
 def submit(submission: Submission) -> Submitted:

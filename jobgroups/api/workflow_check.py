@@ -14,10 +14,8 @@ from jobgroups.queries.exclusions import excluded_from, reason_of
 from jobgroups.workflow import Workflow, WorkflowTemplate, digest
 from jobgroups.workflow.inventory import Reason, Verdict, class_types, judge, uses_partner_nodes
 
-#: Seconds for one check, the probes included.
-_CHECK_SECONDS: Final = 10.0
-#: The share of the time in which backends answer first.
-_FIRST_SHARE: Final = 0.7
+_CHECK_SECONDS: Final = 10.0  #: Seconds for one check, the probes included.
+_FIRST_SHARE: Final = 0.7  #: The share of the time in which backends answer first.
 #: Characters of a name of the request in an answer: each may be there for many reasons and backends.
 _MAX_NAME: Final = 200
 

@@ -17,8 +17,7 @@ from jobgroups.events.hub import hub
 from jobgroups.events.messages import Entry, EventFrame, PreviewFrame, ProgressFrame, SeqHint
 from jobgroups.queries import groups
 
-#: Other ids are refused without a query.
-_GROUP_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_GROUP_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")  #: Other ids are refused without a query.
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 

@@ -21,10 +21,8 @@ from jobgroups.consumers.socket import TOO_SLOW, Socket
 from jobgroups.events.hub import Subscription, hub
 from jobgroups.events.messages import Entry, EventFrame, ProgressFrame, ReplacedFrame, SeqHint, StarFrame
 
-#: Maximum number of groups of one page.
-MAX_GROUPS: Final = 100
-#: Seconds between two progress frames. Newer progress replaces unsent progress.
-PROGRESS_SECONDS: Final = 0.25
+MAX_GROUPS: Final = 100  #: Maximum number of groups of one page.
+PROGRESS_SECONDS: Final = 0.25  #: Seconds between two progress frames. Newer progress replaces unsent progress.
 _GROUP_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
 
 

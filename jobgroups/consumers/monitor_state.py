@@ -17,24 +17,18 @@ from jobgroups.queries import backends, failures, groups, leases
 from jobgroups.queries.exclusions import active_exclusions
 from jobgroups.services import stored_files
 
-#: Seconds between two reads of a page, and the maximum age of a shared result.
-POLL_SECONDS: Final = 1.0
-_SHARED_SECONDS: Final = 0.8
+POLL_SECONDS: Final = 1.0  #: Seconds between two reads of a page.
+_SHARED_SECONDS: Final = 0.8  #: The maximum age of a shared result.
 
 
 class MonitorState(msgspec.Struct, frozen=True):
     """The state at one moment."""
 
-    #: Whether a runner is alive.
-    runner: bool
-    #: The id of the newest group, or empty.
-    newest: str
-    #: A digest that changes with every visible property of a backend.
-    backends: str
-    #: Jobs that failed in the last day and are failed now, at most ``failures.MAX_COUNT``.
-    failed: int
-    #: Whether outputs are not copied and uploads are refused, since too little of the disk is free.
-    disk_full: bool
+    runner: bool  #: Whether a runner is alive.
+    newest: str  #: The id of the newest group, or empty.
+    backends: str  #: A digest that changes with every visible property of a backend.
+    failed: int  #: Jobs that failed in the last day and are failed now, at most ``failures.MAX_COUNT``.
+    disk_full: bool  #: Whether outputs are not copied and uploads are refused, since too little of the disk is free.
 
 
 def _read() -> MonitorState:

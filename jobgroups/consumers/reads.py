@@ -17,8 +17,7 @@ from jobgroups.queries import groups
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Events per read.
-PAGE: Final = 200
+PAGE: Final = 200  #: Events per read.
 
 _database = DatabaseThreads(threads=4, name="sockets")
 

@@ -23,11 +23,9 @@ TOO_SLOW: Final = 4008
 SHUTTING_DOWN: Final = 4012
 NOT_FOUND: Final = 4404
 
-#: Seconds for sending the last frame, the close, and for the client's answer to it.
-CLOSE_SECONDS: Final = 1.0
+CLOSE_SECONDS: Final = 1.0  #: Seconds for sending the last frame, the close, and for the client's answer to it.
 _PONG: Final = '{"type":"pong"}'
-#: The maximum length of a client's message, in characters.
-_MAX_LENGTH: Final = 1_024
+_MAX_LENGTH: Final = 1_024  #: The maximum length of a client's message, in characters.
 
 
 def error_frame(code: str, detail: str) -> str:
@@ -165,8 +163,7 @@ class Socket(AsyncConsumer):
                     pass
 
 
-#: The sockets of this process.
-_open: set[Socket] = set()
+_open: set[Socket] = set()  #: The sockets of this process.
 
 
 async def close_all(*, within: float = 2.0) -> None:

@@ -39,13 +39,10 @@ _decoder = msgspec.json.Decoder(_Head)
 
 @dataclass(slots=True)
 class _Child:
-    #: Number of the running or last attempt; 0 before the first.
-    attempt: int = 0
+    attempt: int = 0  #: Number of the running or last attempt; 0 before the first.
     running: bool = False
-    #: The newest percentage of that attempt.
-    percent: float = 0.0
-    #: The latest progress of an attempt whose ``child_started`` was not sent yet.
-    early: ProgressFrame | None = None
+    percent: float = 0.0  #: The newest percentage of that attempt.
+    early: ProgressFrame | None = None  #: The latest progress of an attempt whose ``child_started`` was not sent yet.
 
 
 class Stream:
@@ -55,8 +52,7 @@ class Stream:
     """
 
     def __init__(self, seq: int, children: Iterable[ChildHead]) -> None:
-        #: The last event that the client has.
-        self.sent = seq
+        self.sent = seq  #: The last event that the client has.
         self._children = {
             one.job_id: _Child(one.attempts, one.status == ChildStatus.RUNNING, one.progress) for one in children
         }

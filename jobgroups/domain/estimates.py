@@ -12,14 +12,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-#: Weight of the newest sample in a moving average.
-_ALPHA: Final = 0.3
-#: A job takes at least this many seconds.
-_SHORTEST: Final = 0.001
-#: Passes over the rows that derive the relative speeds.
-_PASSES: Final = 4
-#: Seconds to load models of which no load was measured.
-UNKNOWN_LOAD_SECONDS: Final = 15.0
+_ALPHA: Final = 0.3  #: Weight of the newest sample in a moving average.
+_SHORTEST: Final = 0.001  #: A job takes at least this many seconds.
+_PASSES: Final = 4  #: Passes over the rows that derive the relative speeds.
+UNKNOWN_LOAD_SECONDS: Final = 15.0  #: Seconds to load models of which no load was measured.
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ from typing import Final
 
 from jobgroups.domain.text import duration, failure_label, pluralize
 
-#: Lines of a merged message; a telephone shows fewer still.
-_MOST_LINES: Final = 40
+_MOST_LINES: Final = 40  #: Lines of a merged message; a telephone shows fewer still.
 _MOST_REASONS: Final = 3
 _MOST_TITLE: Final = 250
 
@@ -21,8 +20,7 @@ class NoticeKind(StrEnum):
     """The kinds of notices; ``DIRECTOR_NOTIFY_ON`` enables them."""
 
     GROUP_ENDED = "group_ended"  #: A run of a group has ended, however.
-    #: Work waits for a backend that is away, or it was set aside.
-    BACKEND_TROUBLE = "backend_trouble"
+    BACKEND_TROUBLE = "backend_trouble"  #: Work waits for a backend that is away, or it was set aside.
     QUEUE_EMPTY = "queue_empty"  #: Nothing waits or runs any more.
 
 

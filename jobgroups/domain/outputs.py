@@ -7,12 +7,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
-#: What no file system lets stand in a name.
-_UNFIT: Final = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
-#: The key under which a prompt and its PNGs have the ids of its job.
-MARK_KEY: Final = "director"
-#: The ``reason`` of a missing output: a later job wrote another file of the same name.
-REPLACED: Final = "replaced"
+_UNFIT: Final = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')  #: What no file system lets stand in a name.
+MARK_KEY: Final = "director"  #: The key under which a prompt and its PNGs have the ids of its job.
+REPLACED: Final = "replaced"  #: The ``reason`` of a missing output: a later job wrote another file of the same name.
 
 
 def output_url(group_id: str, job_id: str, number: int) -> str:

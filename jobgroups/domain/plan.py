@@ -13,8 +13,7 @@ from typing import Final, NamedTuple, Self
 
 from jobgroups.domain.estimates import Estimates
 
-#: Above this number of jobs for each backend most of them are planned at once.
-_BULK: Final = 8
+_BULK: Final = 8  #: Above this number of jobs for each backend most of them are planned at once.
 #: Maximum number of slots that are computed: about 0.1 s. Variants behind are estimated as a whole.
 _MAX_SIZE: Final = 30_000
 _HALVINGS: Final = 50
@@ -65,20 +64,15 @@ class Plan:
 
     def __init__(self, estimates: Estimates) -> None:
         self._estimates = estimates
-        #: Number of slots that were computed.
-        self.size = 0
-        #: Number of jobs by (variant, backend).
-        self.allotted: dict[tuple[int, str], int] = {}
-        #: Variants that were estimated as a whole: any backend may take their jobs.
-        self.unplanned = set[int]()
+        self.size = 0  #: Number of slots that were computed.
+        self.allotted: dict[tuple[int, str], int] = {}  #: Number of jobs by (variant, backend).
+        self.unplanned = set[int]()  #: Variants that were estimated as a whole: any backend may take their jobs.
         #: By variant; None: a workflow of unknown duration comes before, or is its own.
         self.ends: dict[int, Ends | None] = {}
-        #: Backends that get jobs of unknown duration.
-        self._unknown = set[str]()
+        self._unknown = set[str]()  #: Backends that get jobs of unknown duration.
         #: Heaps by workflow, models and backends, with the backends.
         self._heaps: dict[tuple[str, str, int], tuple[Sequence[Worker], list[_Slot]]] = {}
-        #: Seconds until everything that was planned as a whole ends.
-        self._rest_ends_in = 0.0
+        self._rest_ends_in = 0.0  #: Seconds until everything that was planned as a whole ends.
 
     def add(self, variant_id: int, digest: str, models: str, jobs: int, workers: Sequence[Worker]) -> None:
         """Plan the unsent jobs of the next variant. ``digest`` is that of its workflow, ``models`` of its models.

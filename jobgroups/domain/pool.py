@@ -18,10 +18,8 @@ from jobgroups.domain.estimates import Estimates
 from jobgroups.domain.plan import Ends, Plan, Worker, rest_of
 from jobgroups.domain.text import duration
 
-#: The candidate that stands for every enabled backend, also for one that is registered later.
-ANY_BACKEND: Final = "*"
-#: Begins a candidate that stands for every backend with a tag.
-TAG_PREFIX: Final = "tag:"
+ANY_BACKEND: Final = "*"  #: The candidate that stands for every enabled backend, also for one that is registered later.
+TAG_PREFIX: Final = "tag:"  #: Begins a candidate that stands for every backend with a tag.
 #: While more unsent jobs than this wait for each backend that works, every backend takes the next one. Below, it takes
 #: what the plan gives it.
 _PLENTY: Final = 4
@@ -36,8 +34,7 @@ _RECALL_TAKES_S, _RECALL_GAIN_S, _RECALL_GAIN = 1.0, 2.0, 0.2
 #: Plans up to this size are made again when a backend finds no job: about 10 ms. Else any backend takes that job.
 _REPLANNED: Final = 3_000
 _NONE: Final[Mapping[str, Any]] = {}
-#: Seconds of a bound job of which nothing is known, that waits at a backend.
-_UNKNOWN_S: Final = 30.0
+_UNKNOWN_S: Final = 30.0  #: Seconds of a bound job of which nothing is known, that waits at a backend.
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,21 +169,18 @@ class Line:
             self._classes[key].variants.append(one)
             self._classes[key].unsent += one.unsent
             demand.unsent += one.unsent
-        #: The classes that a backend fits, once they were read.
-        self._classes_of: dict[str, list[_Class]] = {}
+        self._classes_of: dict[str, list[_Class]] = {}  #: The classes that a backend fits, once they were read.
         self._by_id = {one.variant_id: one for one in self.variants}
         self._has_overdue = any(map(_is_overdue, self.variants))
         self._models = {name: self._models_of(name) for name in self._backends}
         self._suspects = {name for name in prompts if self._is_suspect(name)}
         self._current_plan: Plan | None = None
-        #: What a backend tried to take in vain.
-        self._in_vain = set[tuple[int, str]]()
+        self._in_vain = set[tuple[int, str]]()  #: What a backend tried to take in vain.
         self._overlooked = overlooked
         self._recalled = set[int]()
         #: Whether a backend was refused a job that another one ends sooner, or that waits there.
         self.is_held_back = False
-        #: Variants that were bypassed, or are no longer, since the line was read.
-        self.bypasses: dict[int, bool] = {}
+        self.bypasses: dict[int, bool] = {}  #: Variants that were bypassed, or are no longer, since the line was read.
 
     # --- what a backend takes ---------------------------------------------------------------------
 

@@ -9,8 +9,7 @@ from typing import Final
 from jobgroups.domain.failures import TAXONOMY, FailureClass, RetryTarget
 from jobgroups.domain.states import RetryScope
 
-#: Seconds: the longest pause before a child is tried again.
-LONGEST_PAUSE: Final = 60.0
+LONGEST_PAUSE: Final = 60.0  #: Seconds: the longest pause before a child is tried again.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

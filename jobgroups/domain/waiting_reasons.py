@@ -102,8 +102,7 @@ def pool_reason(child: QueuedChild, line: PoolLine, *, now: dt.datetime, runner_
     return f"{said.rstrip('.')}; {line.next_free}." if line.next_free and is_due else said
 
 
-#: Reasons that are given.
-_MOST_SHOWN: Final = 3
+_MOST_SHOWN: Final = 3  #: Reasons that are given.
 
 
 def _no_worker(child: QueuedChild, line: PoolLine, now: dt.datetime) -> str:

@@ -34,16 +34,13 @@ from jobgroups.events.relay import CALL_SECONDS, LayerRelay
 
 logger = logging.getLogger(__name__)
 
-#: Entries in a socket's queue above which the socket is closed as too slow.
-QUEUE_LIMIT: Final = 5_000
-#: Seconds between two reads of the ``seq`` of the subscribed groups.
-POLL_SECONDS: Final = 2.0
+QUEUE_LIMIT: Final = 5_000  #: Entries in a socket's queue above which the socket is closed as too slow.
+POLL_SECONDS: Final = 2.0  #: Seconds between two reads of the ``seq`` of the subscribed groups.
 _RUNNERS: Final = "director.runners"
 _WAKE: Final = {"type": "hub.wake"}
 _WAKE_WORK_ONLY: Final = {**_WAKE, "work_alone": True}
 _INTEREST: Final = "hub.previews"
-#: Seconds after which another process's interest in previews expires.
-_INTEREST_SECONDS: Final = 3 * POLL_SECONDS
+_INTEREST_SECONDS: Final = 3 * POLL_SECONDS  #: Seconds after which another process's interest in previews expires.
 #: Seconds for which a group has previews after the last client that wanted them has left.
 _LATELY_SECONDS: Final = 60.0
 
@@ -440,5 +437,4 @@ async def _send_once(layer: Any, group: str, form: dict[str, Any]) -> None:
         await layer.group_send(group, form)
 
 
-#: The process's hub.
-hub = Hub()
+hub = Hub()  #: The process's hub.

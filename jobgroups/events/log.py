@@ -39,8 +39,7 @@ def group_started(group: JobGroup) -> NewEvent:
     return NewEvent("group_started", {"job_group_id": group.id})
 
 
-#: The actor of an event if the request names none.
-A_PERSON: Final = "a person"
+A_PERSON: Final = "a person"  #: The actor of an event if the request names none.
 
 
 def group_reopened(group: JobGroup, children: Sequence[ChildJob], *, by: str = "") -> NewEvent:

@@ -13,18 +13,15 @@ class EventFrame(msgspec.Struct, frozen=True, array_like=True):
     seq: int
     text: str
     child_id: str | None = None
-    #: Whether the child is final: no progress is sent after this event.
-    is_final: bool = False
+    is_final: bool = False  #: Whether the child is final: no progress is sent after this event.
 
 
 class ProgressFrame(msgspec.Struct, frozen=True, array_like=True):
     """The newest progress of a child, ready to send. Never stored."""
 
     child_id: str
-    #: The number that the attempt's ``child_started`` carries.
-    attempt: int
-    #: 0.0 … 100.0.
-    percent: float
+    attempt: int  #: The number that the attempt's ``child_started`` carries.
+    percent: float  #: 0.0 … 100.0.
     text: str
 
 
@@ -32,8 +29,7 @@ class PreviewFrame(msgspec.Struct, frozen=True, array_like=True):
     """The newest preview image of a running child, ready to send. Never stored."""
 
     child_id: str
-    #: As of :class:`ProgressFrame`.
-    attempt: int
+    attempt: int  #: As of :class:`ProgressFrame`.
     text: str
 
 
@@ -67,8 +63,7 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", tag="hub.message"):
     progress: tuple[ProgressFrame, ...] = ()
     previews: tuple[PreviewFrame, ...] = ()
     stars: tuple[StarFrame, ...] = ()
-    #: Children of which a file was replaced.
-    replaced: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()  #: Children of which a file was replaced.
 
 
 class LatestFrames:

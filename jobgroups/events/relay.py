@@ -12,12 +12,9 @@ from typing import Any, Final
 
 logger = logging.getLogger(__name__)
 
-#: Timeout of a call to the layer, in seconds.
-CALL_SECONDS: Final = 2.0
-#: Queued messages above which further ones are dropped.
-OUTGOING_LIMIT: Final = 10_000
-#: Seconds between two attempts to receive while the layer is unavailable.
-_PAUSE_SECONDS: Final = 1.0
+CALL_SECONDS: Final = 2.0  #: Timeout of a call to the layer, in seconds.
+OUTGOING_LIMIT: Final = 10_000  #: Queued messages above which further ones are dropped.
+_PAUSE_SECONDS: Final = 1.0  #: Seconds between two attempts to receive while the layer is unavailable.
 
 Form = Mapping[str, Any]
 
@@ -32,8 +29,7 @@ class LayerRelay:
     def __init__(self, layer: Any, on_message: Callable[[Form], None]) -> None:
         self._layer = layer
         self._on_message = on_message
-        #: Marks this process's messages: the layer returns them to their sender too.
-        self._sender = uuid.uuid4().hex
+        self._sender = uuid.uuid4().hex  #: Marks this process's messages: the layer returns them to their sender too.
         self._channel = ""
         self._channel_lock = asyncio.Lock()
         self._wanted: set[str] = set()

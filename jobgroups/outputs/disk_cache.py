@@ -9,10 +9,8 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
-#: Part of the limit that eviction keeps, so that not every new file evicts again.
-_CLEARED_TO: Final = 0.8
-#: Approximate overhead of a file: a partial block, and its folder entry.
-_ENTRY_BYTES: Final = 512
+_CLEARED_TO: Final = 0.8  #: Part of the limit that eviction keeps, so that not every new file evicts again.
+_ENTRY_BYTES: Final = 512  #: Approximate overhead of a file: a partial block, and its folder entry.
 
 
 class DiskCache:
@@ -25,8 +23,7 @@ class DiskCache:
         self._folder = folder
         self._limit = limit_bytes
         self._lock = threading.Lock()
-        #: Bytes in the cache as far as this process knows; None: not counted yet.
-        self._filled: int | None = None
+        self._filled: int | None = None  #: Bytes in the cache as far as this process knows; None: not counted yet.
 
     def get(self, name: str) -> bytes | None:
         """Return the content under a name and record its use, or return None."""

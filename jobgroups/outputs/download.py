@@ -13,16 +13,12 @@ from jobgroups.errors import BackendAway, OutputGone, OutputReplaced
 from jobgroups.outputs.stored import StoredAnswer, open_stored
 from jobgroups.queries.outputs import OutputFile
 
-#: Short: a user waits for the answer.
-_TIMEOUTS: Final = Timeouts(connect_s=3.0, silence_s=10.0)
-#: Approximate length of a chunk, in bytes.
-_CHUNK: Final = 4 * 2**20
-#: The resolution of file dates: 1 s, on some file systems 2 s.
-_DATE_TOLERANCE: Final = dt.timedelta(seconds=2)
+_TIMEOUTS: Final = Timeouts(connect_s=3.0, silence_s=10.0)  #: Short: a user waits for the answer.
+_CHUNK: Final = 4 * 2**20  #: Approximate length of a chunk, in bytes.
+_DATE_TOLERANCE: Final = dt.timedelta(seconds=2)  #: The resolution of file dates: 1 s, on some file systems 2 s.
 #: The tolerance if two clocks are compared, whose difference may have changed.
 _CLOCK_TOLERANCE: Final = dt.timedelta(seconds=60)
-#: ComfyUI's statuses for a missing file, or one that it refuses to send.
-_GONE: Final = frozenset({400, 403, 404})
+_GONE: Final = frozenset({400, 403, 404})  #: ComfyUI's statuses for a missing file, or one that it refuses to send.
 
 
 @contextlib.asynccontextmanager

@@ -11,8 +11,7 @@ from PIL import Image
 from jobgroups.domain.media_types import media_type
 from jobgroups.outputs.resize import FORMATS
 
-#: Seconds that ffprobe may take.
-_PROBED_WITHIN: Final = 20.0
+_PROBED_WITHIN: Final = 20.0  #: Seconds that ffprobe may take.
 #: Demultiplexers by ffmpeg's names. Others open further files, which the file names (playlists, concat).
 _FORMATS: Final = "mov,matroska,aac,flac,mp3,ogg,wav"
 

@@ -7,8 +7,7 @@ from django.conf import settings
 
 from jobgroups.outputs.resize import NotAnImage, thumbnail
 
-#: Seconds for one poster.
-_MADE_WITHIN: Final = 20.0
+_MADE_WITHIN: Final = 20.0  #: Seconds for one poster.
 #: Pixels of the largest frame that is decoded (8K), and bytes of ffmpeg's largest allocation.
 _MAX_PIXELS: Final = 2**25
 _MAX_ALLOCATION: Final = 2**28

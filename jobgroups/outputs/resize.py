@@ -8,20 +8,14 @@ from PIL import Image
 
 #: Formats that are decoded; each further parser of Pillow would be an attack surface.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
-#: Pixels of the largest image that is decoded: 256 MiB at Pillow's 4 bytes per pixel.
-MAX_PIXELS: Final = 64 * 2**20
+MAX_PIXELS: Final = 64 * 2**20  #: Pixels of the largest image that is decoded: 256 MiB at Pillow's 4 bytes per pixel.
 #: Lower limits for formats whose decoders hold several copies of the image.
 _MAX_PIXELS_OF: Final = {"WEBP": MAX_PIXELS // 4, "AVIF": MAX_PIXELS // 2}
-#: Pixels of the longest side: Pillow holds a pointer per row.
-MAX_SIDE: Final = 2**16
-#: The longest file that is read: the largest image without compression.
-MAX_SOURCE_BYTES: Final = 4 * MAX_PIXELS
-#: Images with more pixels are large.
-_SMALL_PIXELS: Final = 4 * 2**20
-#: Maximum ratio of height to width of a thumbnail.
-_MAX_RATIO: Final = 3
-#: Pixels that are converted at once: converting the whole image would double its memory.
-_STRIP_PIXELS: Final = 2**20
+MAX_SIDE: Final = 2**16  #: Pixels of the longest side: Pillow holds a pointer per row.
+MAX_SOURCE_BYTES: Final = 4 * MAX_PIXELS  #: The longest file that is read: the largest image without compression.
+_SMALL_PIXELS: Final = 4 * 2**20  #: Images with more pixels are large.
+_MAX_RATIO: Final = 3  #: Maximum ratio of height to width of a thumbnail.
+_STRIP_PIXELS: Final = 2**20  #: Pixels that are converted at once: converting the whole image would double its memory.
 _QUALITY: Final = 80
 #: The EXIF tag of the orientation, and the operation that corrects each value.
 _ORIENTATION: Final = 0x0112

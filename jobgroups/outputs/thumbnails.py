@@ -27,18 +27,14 @@ R = TypeVar("R")
 
 #: The allowed widths: any width would fill the cache with copies of one image.
 WIDTHS: Final = (160, 320, 640, 1280, 2560)
-#: Thumbnails that are made at once; of large images one, see ``resize``.
-_AT_ONCE: Final = 2
-#: Threads for files, so that a cached thumbnail does not wait for one that is made.
-_FILE_THREADS: Final = 2
+_AT_ONCE: Final = 2  #: Thumbnails that are made at once; of large images one, see ``resize``.
+_FILE_THREADS: Final = 2  #: Threads for files, so that a cached thumbnail does not wait for one that is made.
 #: Originals that are downloaded at once: from one backend, and from all. A slow backend must not delay the
 #: thumbnails of others.
 _FROM_ONE: Final = 2
 _FROM_ALL: Final = 8
-#: Timeout for downloading an original, in seconds.
-_DOWNLOAD_TIMEOUT: Final = 60.0
-#: Bytes of an original that are held in memory; a longer one is written to disk.
-_IN_MEMORY: Final = 16 * 2**20
+_DOWNLOAD_TIMEOUT: Final = 60.0  #: Timeout for downloading an original, in seconds.
+_IN_MEMORY: Final = 16 * 2**20  #: Bytes of an original that are held in memory; a longer one is written to disk.
 
 
 class Thumbnails:

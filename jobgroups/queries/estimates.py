@@ -7,8 +7,7 @@ from typing import Final
 from jobgroups.domain.estimates import Estimates, TimingRow
 from jobgroups.models import Timing
 
-#: The newest rows, which are read.
-MAX_ROWS: Final = 4_000
+MAX_ROWS: Final = 4_000  #: The newest rows, which are read.
 
 
 def current_estimates() -> Estimates:

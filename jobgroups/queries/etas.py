@@ -35,8 +35,7 @@ class Etas:
     def __init__(self, current: CurrentLine) -> None:
         self._line = line = current.line
         self._prompts: dict[int, float | None] = {}
-        #: Unsent jobs before each variant, once they were counted.
-        self._ahead: dict[int, int] = {}
+        self._ahead: dict[int, int] = {}  #: Unsent jobs before each variant, once they were counted.
         self._of_group = defaultdict[str, list[float | None]](list)
         self._bound: dict[tuple[str, str], _Waiting] = {}
         free: dict[str, float | None] = {}

@@ -28,12 +28,9 @@ WINDOWS: Final = {"1h": dt.timedelta(hours=1), "1d": dt.timedelta(days=1), "7d":
 DEFAULT_WINDOW: Final = "1d"
 #: Maximum number of failed children, and of other failed attempts, that are read: the newest.
 MAX_FAILURES: Final = 20_000
-#: Maximum number of rows, those with the most failures.
-MAX_ROWS: Final = 100
-#: Maximum number of children of a row that can be retried at once.
-MAX_JOBS: Final = 2_000
-#: From this number on the navigation shows "99+".
-MAX_COUNT: Final = 100
+MAX_ROWS: Final = 100  #: Maximum number of rows, those with the most failures.
+MAX_JOBS: Final = 2_000  #: Maximum number of children of a row that can be retried at once.
+MAX_COUNT: Final = 100  #: From this number on the navigation shows "99+".
 _NEVER_YET: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
 _LONG_AGO: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 _LOST: Final = (ChildStatus.FAILED, ChildStatus.TIMEOUT)

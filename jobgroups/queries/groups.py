@@ -26,8 +26,7 @@ from jobgroups.queries.waiting_reasons import outlooks
 from jobgroups.serializers import describe_files, serialize_attempt, serialize_child, serialize_group, truncate_to_frame
 
 _CURSOR_ID: Final = re.compile(r"[0-9a-z_-]{1,36}")
-#: Maximum number of entries on a page of a list.
-MAX_PAGE: Final = 200
+MAX_PAGE: Final = 200  #: Maximum number of entries on a page of a list.
 
 
 def group_snapshot(group_id: str, *, with_files: bool = True) -> dict[str, Any]:
@@ -63,8 +62,7 @@ def _group(group_id: str) -> JobGroup:
     return found[0]
 
 
-#: The long columns, which few callers need.
-_LONG: Final = ("workflow_json", "parameters_json")
+_LONG: Final = ("workflow_json", "parameters_json")  #: The long columns, which few callers need.
 _groups: Final = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY).order_by().defer(*_LONG))
 _UNUSED_OF_ATTEMPT: Final = [
     f"current_attempt__{one.name}"

@@ -10,16 +10,13 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.leases import LeaseTable
 from jobgroups.models import Lease, Runner
 
-#: A runner is alive while its heartbeat is younger.
-HEARTBEAT_TIMEOUT: Final = dt.timedelta(seconds=10)
+HEARTBEAT_TIMEOUT: Final = dt.timedelta(seconds=10)  #: A runner is alive while its heartbeat is younger.
 #: A lease that was free for longer is not wanted by any runner below its share.
 UNCLAIMED_AFTER: Final = dt.timedelta(seconds=5)
 #: A runner that is alive for longer is stable: other runners hand over leases to stable runners only.
 STABLE_AFTER: Final = dt.timedelta(seconds=3)
-#: Prefix of the advisory lock on a runner's name.
-NAME_LOCK: Final = "comfyui-director: runner "
-#: Seconds within which a living runner acquires a lost lock on its name again.
-LOCK_RETAKEN: Final = 4.0
+NAME_LOCK: Final = "comfyui-director: runner "  #: Prefix of the advisory lock on a runner's name.
+LOCK_RETAKEN: Final = 4.0  #: Seconds within which a living runner acquires a lost lock on its name again.
 
 # pg_locks shows a 64-bit advisory lock as two halves.
 _DEAD_RUNNERS: Final = f"""

@@ -34,10 +34,8 @@ class LineReader:
     """Reads the line, and keeps what does not change of a group's run from one reading to the next."""
 
     def __init__(self) -> None:
-        #: By group and run.
-        self._known: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        #: Groups and workflows of the active attempts of bound children.
-        self._bound: dict[int, tuple[str, str]] = {}
+        self._known: dict[tuple[str, int], list[dict[str, Any]]] = {}  #: By group and run.
+        self._bound: dict[int, tuple[str, str]] = {}  #: Groups and workflows of the active attempts of bound children.
 
     def read(
         self,

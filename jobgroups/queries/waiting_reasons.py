@@ -33,8 +33,7 @@ from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import pool
 from jobgroups.queries.etas import current_etas
 
-#: Queueing times per query; the children of a group usually share one.
-_MOMENTS_AT_ONCE: Final = 50
+_MOMENTS_AT_ONCE: Final = 50  #: Queueing times per query; the children of a group usually share one.
 
 
 class Outlook(NamedTuple):

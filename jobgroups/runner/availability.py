@@ -21,14 +21,11 @@ class Availability:
     def __init__(self, backend_id: str, unavailable_since: MutableMapping[str, float]) -> None:
         self._backend_id = backend_id
         self._unavailable_since = unavailable_since
-        #: Why the backend is unavailable, as a clause.
-        self.reason = ""
-        #: Whether the backend answers and can take no work all the same.
-        self.is_unfit = False
+        self.reason = ""  #: Why the backend is unavailable, as a clause.
+        self.is_unfit = False  #: Whether the backend answers and can take no work all the same.
         #: Whether the last requests failed, or the backend is unfit: an open event socket proves nothing then.
         self.requests_fail = False
-        #: When the last frame came, over any socket.
-        self.last_frame_at = 0.0
+        self.last_frame_at = 0.0  #: When the last frame came, over any socket.
         self._offline_since: float | None = None
 
     @property

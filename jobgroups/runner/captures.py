@@ -31,13 +31,10 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Files that are copied at once, and from one backend.
-_AT_ONCE: Final = 4
-_FROM_ONE: Final = 2
-#: Captures that are read at once.
-_BATCH: Final = 32
-#: Bytes that are written and hashed at once, while the next ones are received.
-_CHUNK: Final = 2**22
+_AT_ONCE: Final = 4  #: Files that are copied at once.
+_FROM_ONE: Final = 2  #: From one backend.
+_BATCH: Final = 32  #: Captures that are read at once.
+_CHUNK: Final = 2**22  #: Bytes that are written and hashed at once, while the next ones are received.
 
 
 class Capturer:
@@ -50,8 +47,7 @@ class Capturer:
         self._database = DatabaseThreads(threads=1, name="runner-captures")
         self._files = DatabaseThreads(threads=_AT_ONCE, name="capture-files")
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        #: Backends from which files are copied now.
-        self._active: set[str] = set()
+        self._active: set[str] = set()  #: Backends from which files are copied now.
         #: Backends from which nothing can be copied, and the monotonic time of the next try.
         self._away: dict[str, float] = {}
 

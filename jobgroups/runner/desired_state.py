@@ -14,14 +14,12 @@ class DesiredState:
 
     enabled: bool = True
     hold: Hold = Hold.NONE
-    #: Whether running prompts are evicted.
-    evict: bool = False
+    evict: bool = False  #: Whether running prompts are evicted.
     by: str = ""
     quarantined_at: dt.datetime | None = None
     #: When the backend is probed again; None: when a user ends the quarantine.
     quarantine_until: dt.datetime | None = None
-    #: The user who requested the quarantine; "": the Director itself.
-    quarantine_by: str = ""
+    quarantine_by: str = ""  #: The user who requested the quarantine; "": the Director itself.
     quarantine_reason: str = ""
 
     @property

@@ -12,8 +12,7 @@ from jobgroups.services.backends import adopted_depart
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two probes of a port; a ComfyUI that is started later is found within this time.
-LOOK_EVERY = 10.0
+LOOK_EVERY = 10.0  #: Seconds between two probes of a port; a ComfyUI that is started later is found within this time.
 _ANSWER_WITHIN = 1.5
 
 

@@ -25,10 +25,8 @@ from jobgroups.workflow.assets import SUBFOLDER, input_name, references_by_asset
 
 logger = logging.getLogger(__name__)
 
-#: Uploads of a file for one prompt, before the attempt fails.
-_TRIES: Final = 3
-#: Pauses between them for which a storage that does not answer is waited for: 10 min.
-_STORAGE_PAUSES: Final = 600
+_TRIES: Final = 3  #: Uploads of a file for one prompt, before the attempt fails.
+_STORAGE_PAUSES: Final = 600  #: Pauses between them for which a storage that does not answer is waited for: 10 min.
 _TAKEN: Final = "It was taken back before its input file was sent."
 
 

@@ -23,8 +23,7 @@ from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.comfyui.versions import supports_cancel, supports_targeted_interrupt
 
-#: Entries that are kept; only those of the last few seconds matter.
-_KEPT: Final = 100
+_KEPT: Final = 100  #: Entries that are kept; only those of the last few seconds matter.
 
 
 @dataclass(slots=True, eq=False)
@@ -86,8 +85,7 @@ class InterruptLog:
 class SentStop(NamedTuple):
     """How a running prompt was to be stopped."""
 
-    #: Why it is left running, as a clause; ``""`` if it is not.
-    left_running: str = ""
+    left_running: str = ""  #: Why it is left running, as a clause; ``""`` if it is not.
     #: Whether it was cancelled as a job: that can hit no other prompt. So it may be repeated soon, and the next one sent.
     is_cancel: bool = False
 

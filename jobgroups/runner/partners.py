@@ -18,8 +18,7 @@ from jobgroups.runner.inputs import NotSendable
 from jobgroups.workflow import Workflow
 from jobgroups.workflow.inventory import class_types, uses_partner_nodes
 
-#: Seconds that a backend has to describe the node classes of a prompt.
-_DESCRIBED_WITHIN: Final = 5.0
+_DESCRIBED_WITHIN: Final = 5.0  #: Seconds that a backend has to describe the node classes of a prompt.
 
 
 @dataclass(slots=True, eq=False)
@@ -27,8 +26,7 @@ class PartnerNodes:
     """The partner nodes of one backend, and the key for them."""
 
     backend_id: str
-    #: The address that ``client`` uses, as stored.
-    url: str
+    url: str  #: The address that ``client`` uses, as stored.
     client: ComfyClient
     database: DatabaseThreads
     api_key: str = field(repr=False)

@@ -19,8 +19,7 @@ from jobgroups.services.claims import PoolChoice
 
 #: Seconds after which a free backend is left out of the plan of a job that it does not take, and for how long.
 _OVERLOOKED_S, _LEFT_OUT_S = 5.0, 30.0
-#: Seconds between two readings while a backend found no job where one is counted.
-_LEFTOVER_POLL: Final = 1.0
+_LEFTOVER_POLL: Final = 1.0  #: Seconds between two readings while a backend found no job where one is counted.
 
 
 class Pool:
@@ -41,12 +40,10 @@ class Pool:
         self._backends: Sequence[PoolBackend] = ()
         #: Monotonic: when each backend last found no job where one was counted.
         self._in_vain_at: dict[str, float] = {}
-        #: The variants of these jobs, since the last look for overdue jobs.
-        self._leftover: set[int] = set()
+        self._leftover: set[int] = set()  #: The variants of these jobs, since the last look for overdue jobs.
         #: Monotonic: since when a free backend has not taken a job that the plan gives it, by variant and backend.
         self._allotted_since: dict[tuple[int, str], float] = {}
-        #: Whether the database may have another line.
-        self.is_stale = True
+        self.is_stale = True  #: Whether the database may have another line.
         #: Monotonic: the line is not read again before, and when it was read.
         self._not_before = self._read_at = float("-inf")
 

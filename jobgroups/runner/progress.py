@@ -128,8 +128,7 @@ class ProgressWriter:
     def __init__(self, *, hub: Hub, intervals: Intervals) -> None:
         self.hub = hub
         self.intervals = intervals
-        #: Child id to its newest progress that is not stored yet.
-        self.dirty: dict[str, ProgressRow] = {}
+        self.dirty: dict[str, ProgressRow] = {}  #: Child id to its newest progress that is not stored yet.
         self._database = DatabaseThreads(threads=1, name="runner-progress")
 
     async def run(self) -> None:

@@ -35,22 +35,14 @@ from jobgroups.services.stored_files import marker_write
 
 logger = logging.getLogger(__name__)
 
-#: Seconds in which an orderly end is to be stored; the process has a few more.
-_SIGN_OFF_WITHIN: Final = 1.5
-#: And for what is being sent when a stop comes.
-_SENT_WITHIN: Final = 0.8
-#: Seconds between two checks whether a backend can be handed over.
-_HANDOVER_POLL: Final = 0.2
-#: Seconds without a handover after a runner took more than its share of unclaimed backends.
-_KEEPS_FOR: Final = 60.0
-#: Seconds between two checks whether the line of the pool is to be read again.
-_LINE_POLL: Final = 1.0
-#: Seconds until the files are cleaned again after an error.
-_CLEAN_AGAIN: Final = 60.0
-#: Seconds between two parts of the retention.
-_PART_PAUSE: Final = 0.05
-#: Seconds: the longest pause before a session that failed is opened again.
-_LONGEST_RESTART_PAUSE: Final = 30.0
+_SIGN_OFF_WITHIN: Final = 1.5  #: Seconds in which an orderly end is to be stored; the process has a few more.
+_SENT_WITHIN: Final = 0.8  #: And for what is being sent when a stop comes.
+_HANDOVER_POLL: Final = 0.2  #: Seconds between two checks whether a backend can be handed over.
+_KEEPS_FOR: Final = 60.0  #: Seconds without a handover after a runner took more than its share of unclaimed backends.
+_LINE_POLL: Final = 1.0  #: Seconds between two checks whether the line of the pool is to be read again.
+_CLEAN_AGAIN: Final = 60.0  #: Seconds until the files are cleaned again after an error.
+_PART_PAUSE: Final = 0.05  #: Seconds between two parts of the retention.
+_LONGEST_RESTART_PAUSE: Final = 30.0  #: Seconds: the longest pause before a session that failed is opened again.
 
 
 class RunnerReplaced(Exception):
@@ -62,11 +54,9 @@ class _SessionHandle:
     address: BackendAddress
     session: BackendSession
     task: asyncio.Task[None]
-    #: Monotonic: the lease was ours then.
-    since: float
+    since: float  #: Monotonic: the lease was ours then.
     ending: bool = False
-    #: Whether its lease is handed over once the session is over.
-    releases_lease: bool = False
+    releases_lease: bool = False  #: Whether its lease is handed over once the session is over.
 
 
 class RunnerService:
@@ -82,8 +72,7 @@ class RunnerService:
         self._hub = hub
         self._instance = secrets.token_hex(6)
         self._work = asyncio.Event()
-        #: Whether the next dispatch also reconciles the sessions.
-        self._look_at_backends = True
+        self._look_at_backends = True  #: Whether the next dispatch also reconciles the sessions.
         self._sessions: dict[str, _SessionHandle] = {}
         self._stopping = asyncio.Event()
         self._ready = asyncio.Event()

@@ -42,8 +42,7 @@ class Choice:
     """Which backends a user wants for a retry; by default the group's policy decides."""
 
     where: Where | None = None
-    #: At this backend, and at no other one.
-    backend_id: str | None = None
+    backend_id: str | None = None  #: At this backend, and at no other one.
     #: To which other backends a child may go if it has reason to, for this retry alone.
     elsewhere: RetryScope | None = None
 

@@ -54,8 +54,7 @@ class StoredAttempt:
 
     state: AttemptState
     stop_requested: bool
-    #: Whether it is (still) the attempt that decides its child.
-    is_current: bool
+    is_current: bool  #: Whether it is (still) the attempt that decides its child.
 
 
 def _stored(child: ChildJob, attempt: Attempt) -> StoredAttempt:

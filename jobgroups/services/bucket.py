@@ -23,8 +23,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for a connection, and without a byte; each request is sent three times at most. A URL is valid for a minute.
 _BOUNDS: Final = {"connect_timeout": 3, "read_timeout": 15, "retries": {"mode": "standard", "total_max_attempts": 3}}
-#: Seconds without a byte while the service joins the parts of a large file.
-_JOINED_WITHIN: Final = 120
+_JOINED_WITHIN: Final = 120  #: Seconds without a byte while the service joins the parts of a large file.
 #: Seconds until the same reason is logged again, and when each was logged, in monotonic time.
 _LOGGED_AGAIN: Final = 600
 _logged_at: dict[str, float] = {}

@@ -26,10 +26,8 @@ from jobgroups.models import Attempt, Capture, ChildJob, JobGroup, ReportedFile,
 from jobgroups.services import files, stored_files
 from jobgroups.services.revisions import groups_revise
 
-#: A file that could not be copied for so long is given up.
-GIVEN_UP_AFTER: Final = dt.timedelta(days=7)
-#: Rows that one transaction changes.
-_AT_ONCE: Final = 500
+GIVEN_UP_AFTER: Final = dt.timedelta(days=7)  #: A file that could not be copied for so long is given up.
+_AT_ONCE: Final = 500  #: Rows that one transaction changes.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,7 @@ from jobgroups.models import Attempt, Exclusion, Variant
 from jobgroups.queries.exclusions import valid_since
 from jobgroups.workflow.digest import CONTENT_INPUTS
 
-#: Characters of a reason.
-_MAX_REASON: Final = 500
+_MAX_REASON: Final = 500  #: Characters of a reason.
 
 
 def is_refusal(attempt: Attempt, failure_class: str) -> bool:

@@ -27,8 +27,7 @@ from jobgroups.services.transactions import group_transaction
 
 #: Ends or reassigns a child, and returns whether it has left the backend's queue.
 EndChild = Callable[[GroupTransaction, ChildJob, CandidateBackends], bool]
-#: The condition of children that were not sent.
-_UNSENT: Final = {"current_attempt__isnull": True}
+_UNSENT: Final = {"current_attempt__isnull": True}  #: The condition of children that were not sent.
 
 
 def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | None = None) -> int:
@@ -165,8 +164,7 @@ def _time_out(tx: GroupTransaction, child: ChildJob, oldest: dt.datetime, limit_
 
 #: Conditions of the children that wait in the pool.
 _UNCLAIMED: Final = {"status": ChildStatus.QUEUED, "is_bound": False, **_UNSENT}
-#: Children per transaction: each holds the group's row.
-_POOL_BATCH: Final = 500
+_POOL_BATCH: Final = 500  #: Children per transaction: each holds the group's row.
 
 
 def variants_mark(*, unplaced: Collection[int], placed: Collection[int]) -> None:
@@ -259,8 +257,7 @@ def _fail_again(tx: GroupTransaction, child: ChildJob) -> bool:
     return child.status != ChildStatus.QUEUED
 
 
-#: Backends that the message of a failure names.
-_MOST_SHOWN: Final = 20
+_MOST_SHOWN: Final = 20  #: Backends that the message of a failure names.
 
 
 def _end_pooled(variant_id: int, end: Callable[[GroupTransaction, ChildJob], bool], **conditions: Any) -> int:

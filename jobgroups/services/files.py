@@ -22,8 +22,7 @@ from jobgroups.serializers import to_json
 from jobgroups.services.revisions import groups_of, groups_revise
 
 _TABLE: Final = ReportedFile._meta.db_table
-#: Files in one statement: SQLite before 3.32 takes 999 values.
-_AT_ONCE: Final = 240
+_AT_ONCE: Final = 240  #: Files in one statement: SQLite before 3.32 takes 999 values.
 
 
 def record(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str, str]) -> frozenset[str]:

@@ -23,8 +23,7 @@ from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.revisions import groups_revise
 
-#: Children of one statement.
-_AT_ONCE: Final = 1_000
+_AT_ONCE: Final = 1_000  #: Children of one statement.
 
 
 class GroupTransaction:

@@ -19,8 +19,7 @@ from jobgroups.queries.leases import database_now, dead_runners
 LEASE_TTL: Final = dt.timedelta(seconds=12)
 
 
-#: How long a runner's write waits for a locked row before it is retried.
-LOCK_TIMEOUT: Final = "3s"
+LOCK_TIMEOUT: Final = "3s"  #: How long a runner's write waits for a locked row before it is retried.
 
 
 def verify_fence(fence: FencingToken | None) -> None:

@@ -25,10 +25,8 @@ class Moved:
     """The result of a move."""
 
     job_id: str
-    #: The backend for which the child waits now.
-    backend_id: str
-    #: False: it waited there already, and nothing was changed.
-    moved: bool
+    backend_id: str  #: The backend for which the child waits now.
+    moved: bool  #: False: it waited there already, and nothing was changed.
     #: The backend that still has a prompt of it, which is removed first; None: no backend has one.
     removing_from: str | None
 

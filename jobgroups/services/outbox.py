@@ -22,11 +22,9 @@ from jobgroups.domain.states import CHILD_OPEN, GroupStatus
 from jobgroups.models import ChildJob, JobEvent, JobGroup, Notice
 from jobgroups.services.notices import is_enabled, link_to, notice_enqueue
 
-#: Notices in one message at most.
-_MOST: Final = 500
+_MOST: Final = 500  #: Notices in one message at most.
 _NEVER: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
-#: An older end is not reported any more.
-_NEWS: Final = dt.timedelta(hours=1)
+_NEWS: Final = dt.timedelta(hours=1)  #: An older end is not reported any more.
 
 
 #: A backend, the title of its notice, and since when it is in trouble.

@@ -30,8 +30,7 @@ class Failure:
     kind: FailureClass
     message: str
     details: Mapping[str, Any] | None = None
-    #: Where it is not the class's own.
-    type: ErrorType | None = None
+    type: ErrorType | None = None  #: Where it is not the class's own.
 
     @property
     def error_type(self) -> ErrorType:
@@ -150,8 +149,7 @@ def _fail_child(tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure
         tx.add_event(log.child_failed(child))
 
 
-#: Attempts of a child and run that may end without being charged before the child fails.
-MAX_UNCOUNTED: Final = 5
+MAX_UNCOUNTED: Final = 5  #: Attempts of a child and run that may end without being charged before the child fails.
 
 
 #: Message of an attempt that the Director stopped. A newer timeout is stored with its stop.
@@ -177,25 +175,21 @@ class AttemptResult:
     error_message: str | None = None
     error_type: ErrorType | None = None
     error_details: Mapping[str, Any] | None = None
-    #: Why it failed; of a success: why it is none that a person could use.
-    failure: FailureClass | None = None
+    failure: FailureClass | None = None  #: Why it failed; of a success: why it is none that a person could use.
     warnings: tuple[str, ...] = ()
     #: The nodes of ``node_outputs`` that ComfyUI executed: it has written their files. Its cache named the
     #: files of the others.
     executed: frozenset[str] = frozenset()
-    #: Of each of these nodes, its ``workflow.origins``.
-    origins: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)  #: Of each of these nodes, its ``workflow.origins``.
     #: When it ended, by the backend's clock; None where its history does not say.
     backend_ended_at: dt.datetime | None = None
     #: The outputs that ComfyUI refused, if that is known only now: its answer was lost.
     node_errors: Mapping[str, Any] | None = None
-    #: False where it never came to execute: it was deleted from the backend's queue.
-    ran: bool = True
+    ran: bool = True  #: False where it never came to execute: it was deleted from the backend's queue.
     #: What cannot be derived from other rows: ``outputs_reused``, ``cached_nodes`` (null: not known), ``node_seconds``,
     #: ``machine`` (``SystemStats.to_json``, as of the execution), ``inputs`` (asset id to its file name at the backend).
     execution: Mapping[str, Any] = field(default_factory=dict)
-    #: Last reported progress: step, completed steps, total steps.
-    last_step: tuple[str | None, int, int] | None = None
+    last_step: tuple[str | None, int, int] | None = None  #: Last reported progress: step, completed steps, total steps.
 
 
 def without_replaced(attempt: Attempt, end: AttemptResult) -> AttemptResult:

@@ -16,8 +16,7 @@ from jobgroups.models import ChildJob
 from jobgroups.services.leases import valid_fences
 from jobgroups.services.revisions import groups_of, groups_revise
 
-#: The most steps that their columns hold; what a node reports has no limit of its own.
-MAX_STEPS: Final = 2**31 - 1
+MAX_STEPS: Final = 2**31 - 1  #: The most steps that their columns hold; what a node reports has no limit of its own.
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +29,7 @@ class ProgressRow:
     current_step: str | None
     steps_completed: int
     steps_total: int
-    #: The lease under which it was received; None: the lease is not checked.
-    fence: FencingToken | None = None
+    fence: FencingToken | None = None  #: The lease under which it was received; None: the lease is not checked.
 
 
 def relax_durability() -> None:

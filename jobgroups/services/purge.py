@@ -40,8 +40,7 @@ logger = logging.getLogger(__name__)
 #: Younger groups are always kept: their idempotency keys are still valid, and their prompts may still appear at a
 #: backend.
 YOUNGEST: Final = IDEMPOTENCY_TTL
-#: A transaction deletes so many children at most (or one group): others wait for it.
-_CHILDREN_AT_ONCE: Final = 500
+_CHILDREN_AT_ONCE: Final = 500  #: A transaction deletes so many children at most (or one group): others wait for it.
 _GROUPS_AT_ONCE: Final = 50
 
 

@@ -15,8 +15,7 @@ from jobgroups.models import Attempt
 from jobgroups.services.requeue import requeue
 from jobgroups.services.transactions import attempt_transaction
 
-#: Recalls of a job within a run. A void one is not counted: its prompt has started.
-MAX_RECALLS: Final = 2
+MAX_RECALLS: Final = 2  #: Recalls of a job within a run. A void one is not counted: its prompt has started.
 
 
 @retry_on_conflict

@@ -21,8 +21,7 @@ from jobgroups.services.assignment import Choice
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.transactions import group_transaction
 
-#: The group's policy decides about the backends.
-AS_THE_GROUP_SAYS: Final = Choice()
+AS_THE_GROUP_SAYS: Final = Choice()  #: The group's policy decides about the backends.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,7 @@ from jobgroups.services.assets import assets_use
 from jobgroups.services.backends import lock_backends
 from jobgroups.workflow import seeds
 
-#: How long an idempotency key is remembered.
-IDEMPOTENCY_TTL: Final = dt.timedelta(hours=24)
+IDEMPOTENCY_TTL: Final = dt.timedelta(hours=24)  #: How long an idempotency key is remembered.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,28 +32,21 @@ class Submission:
     """A submission whose form was checked; its backends were chosen."""
 
     workflow: dict[str, Any]
-    #: One child for each entry; with ``count`` the candidates of the pool.
-    backend_ids: Sequence[str]
-    #: Children of the pool; None: each child is bound to the backend of its entry.
-    count: int | None = None
+    backend_ids: Sequence[str]  #: One child for each entry; with ``count`` the candidates of the pool.
+    count: int | None = None  #: Children of the pool; None: each child is bound to the backend of its entry.
     parameters: dict[str, Any] = field(default_factory=dict)
     seed_strategy: str = "random"
     base_seed: int | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
-    #: None: a job may run for any time.
-    timeout_seconds: int | None = 300
-    #: Seconds without an event after which a job ends; None: any.
-    stall_seconds: int | None = None
+    timeout_seconds: int | None = 300  #: None: a job may run for any time.
+    stall_seconds: int | None = None  #: Seconds without an event after which a job ends; None: any.
     #: Days after the end of the group until it is deleted; None: those of the installation.
     retention_days: int | None = None
     required_capabilities: Sequence[str] = ()
-    #: Whether ComfyUI marks a node as a partner's; None: not known.
-    uses_partner_nodes: bool | None = None
-    #: Charged attempts that a child may have within a run.
-    max_attempts: int = 1
+    uses_partner_nodes: bool | None = None  #: Whether ComfyUI marks a node as a partner's; None: not known.
+    max_attempts: int = 1  #: Charged attempts that a child may have within a run.
     retry_elsewhere: RetryScope = RetryScope.NEVER
-    #: Failure classes after which a child is tried again; None: all that may be.
-    retry_on: Sequence[str] | None = None
+    retry_on: Sequence[str] | None = None  #: Failure classes after which a child is tried again; None: all that may be.
     partial_outputs: PartialOutputs = PartialOutputs.ACCEPT
     #: ``{"backend_id", "reason"}`` for each entry of the request that was left out.
     skipped_backends: Sequence[Mapping[str, str]] = ()
@@ -71,8 +63,7 @@ class Submitted:
 
     group: JobGroup
     children: list[ChildJob]
-    #: Whether this is an earlier submission with the same idempotency key.
-    replayed: bool = False
+    replayed: bool = False  #: Whether this is an earlier submission with the same idempotency key.
 
 
 def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:

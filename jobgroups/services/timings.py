@@ -13,8 +13,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.estimates import TimingSample, moving_average
 from jobgroups.models import Timing
 
-#: A time that no job has confirmed for so long is removed.
-_KEPT: Final = dt.timedelta(days=90)
+_KEPT: Final = dt.timedelta(days=90)  #: A time that no job has confirmed for so long is removed.
 _KEY: Final = ("workflow_digest", "backend")
 
 

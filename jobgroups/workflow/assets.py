@@ -8,8 +8,7 @@ from typing import Final
 from jobgroups.workflow.graph import Workflow, WorkflowCopy
 
 REFERENCE_TYPE: Final = "core/ASSET"
-#: The folder of assets in ComfyUI's input folder.
-SUBFOLDER: Final = "director"
+SUBFOLDER: Final = "director"  #: The folder of assets in ComfyUI's input folder.
 _EXTENSION: Final = re.compile(r"\.[a-z0-9]{1,10}")
 
 #: Inputs that name a file of the user. Other texts are never taken for one.

@@ -25,8 +25,7 @@ CONTENT_INPUTS: Final = frozenset(
 MODEL_FILES: Final = (
     ".safetensors", ".sft", ".ckpt", ".gguf", ".pt", ".pt2", ".pth", ".bin", ".onnx", ".pkl", ".engine",
 )  # fmt: skip
-#: A longer text, or a text of several lines, is not a choice or the name of a model.
-_LONGEST_NAME: Final = 255
+_LONGEST_NAME: Final = 255  #: A longer text, or a text of several lines, is not a choice or the name of a model.
 _DIGITS: Final = 16
 
 

@@ -6,8 +6,7 @@ from typing import Any, TypeAlias
 
 #: One node: ``{"class_type": str, "inputs": {name: literal or link}[, "_meta": {"title": str}]}``.
 Node: TypeAlias = Mapping[str, Any]
-#: Node id → node, as ``POST /prompt`` takes it (comfyui-protocol.md, "HTTP").
-Workflow: TypeAlias = Mapping[str, Node]
+Workflow: TypeAlias = Mapping[str, Node]  #: Node id → node, as ``POST /prompt`` takes it (comfyui-protocol.md, "HTTP").
 
 
 def is_link(value: object) -> bool:

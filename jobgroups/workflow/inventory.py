@@ -16,12 +16,9 @@ from backends.node_classes import COMBO, NodeClass, NodeInput
 from jobgroups.workflow.digest import MODEL_FILES
 from jobgroups.workflow.graph import Workflow, closure, links
 
-#: Reasons of one backend; a workflow may have thousands of nodes.
-MAX_REASONS: Final = 100
-#: Names with which a missing one is compared: it takes some microseconds each.
-_MAX_COMPARED: Final = 2_000
-#: Above this number ComfyUI's message has the length of a list instead of its choices.
-_LONG_LIST: Final = 20
+MAX_REASONS: Final = 100  #: Reasons of one backend; a workflow may have thousands of nodes.
+_MAX_COMPARED: Final = 2_000  #: Names with which a missing one is compared: it takes some microseconds each.
+_LONG_LIST: Final = 20  #: Above this number ComfyUI's message has the length of a list instead of its choices.
 _MAX_SHOWN: Final = 200
 
 

@@ -23,12 +23,10 @@ from jobgroups.workflow.graph import (
     only_integer_input,
 )
 
-#: The maximum before the result is stored: only the history decides about success.
-CEILING: Final = 99.9
+CEILING: Final = 99.9  #: The maximum before the result is stored: only the history decides about success.
 #: The part of a node that its expanded nodes can fill: their number is not known in advance.
 EXPANSION_CEILING: Final = 0.95
-#: The maximum weight, so that an absurd ``steps`` cannot hide all other nodes.
-MAX_WEIGHT: Final = 10_000
+MAX_WEIGHT: Final = 10_000  #: The maximum weight, so that an absurd ``steps`` cannot hide all other nodes.
 
 _SIGMAS: Final = "sigmas"
 
@@ -68,8 +66,7 @@ class ProgressTracker:
         self._activity = ""
         self._has_state_frames = False
         self._percent = 0.0
-        #: Whether a frame arrived since the percentage was computed.
-        self._is_stale = False
+        self._is_stale = False  #: Whether a frame arrived since the percentage was computed.
 
     @property
     def percent(self) -> float:

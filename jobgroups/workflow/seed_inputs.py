@@ -16,11 +16,9 @@ from jobgroups.workflow.validation import shown_key
 
 NO_SEED: Final = "The workflow has no seed that can be set: all its jobs would make the same output."
 
-#: Nodes through which a linked seed is followed; also the end of a loop of links.
-_MAX_CHAIN: Final = 16
+_MAX_CHAIN: Final = 16  #: Nodes through which a linked seed is followed; also the end of a loop of links.
 
-#: One input of one node: (node id, name).
-Slot = tuple[str, str]
+Slot = tuple[str, str]  #: One input of one node: (node id, name).
 
 
 def find_seed_inputs(workflow: Workflow, addressed: Collection[Slot] = ()) -> tuple[tuple[Slot, ...], list[str]]:

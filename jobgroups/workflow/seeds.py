@@ -15,8 +15,7 @@ from math import isqrt
 from typing import Final
 
 MAX_SEED: Final = 2**53 - 1
-#: The minimum difference between two seeds of ``random``, without wrapping.
-MIN_DISTANCE: Final = 1_000_000
+MIN_DISTANCE: Final = 1_000_000  #: The minimum difference between two seeds of ``random``, without wrapping.
 
 _MODULUS: Final = MAX_SEED + 1
 

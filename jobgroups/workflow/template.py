@@ -8,8 +8,7 @@ from jobgroups.workflow.graph import Workflow, WorkflowCopy
 from jobgroups.workflow.parameters import apply_parameters
 from jobgroups.workflow.seed_inputs import Slot, find_seed_inputs
 
-#: Warnings of a submission at most: a request can cause any number of them.
-MAX_WARNINGS: Final = 50
+MAX_WARNINGS: Final = 50  #: Warnings of a submission at most: a request can cause any number of them.
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,7 @@ from director.demo.processes import ProcessFailed
 from director.demo.scenario import run
 from director.demo.screen import Screen
 
-#: Exit status of a program that Ctrl-C ended.
-_INTERRUPTED = 130
+_INTERRUPTED = 130  #: Exit status of a program that Ctrl-C ended.
 
 
 class Command(BaseCommand):

@@ -20,8 +20,7 @@ from jobgroups.services.purge import YOUNGEST, Limits, Purged, groups_purge, gro
 from jobgroups.services.stored_files import clean
 from jobgroups.services.timings import timings_purge
 
-#: Maximum age; the calendar cannot represent much earlier times.
-_OLDEST: Final = dt.timedelta(days=36_500)
+_OLDEST: Final = dt.timedelta(days=36_500)  #: Maximum age; the calendar cannot represent much earlier times.
 
 
 class Command(BaseCommand):

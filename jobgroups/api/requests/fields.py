@@ -17,8 +17,7 @@ from jobgroups.workflow.validation import shown_key
 
 #: C0, DEL and C1, and Unicode's own line and paragraph separators.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-#: Of a list with many wrong entries, the first are reported.
-_MAX_WRONG_ENTRIES: Final = 10
+_MAX_WRONG_ENTRIES: Final = 10  #: Of a list with many wrong entries, the first are reported.
 
 FieldErrors: TypeAlias = list[dict[str, str]]
 
@@ -140,8 +139,7 @@ class Texts(_Strict, serializers.ListField):
 class RequestSerializer(serializers.Serializer[Any]):
     """The fields of a request. All requests share one instance, since DRF copies the fields for each new one."""
 
-    #: The error of a field that is not declared.
-    unknown: ClassVar[str] = "Is not a field of this."
+    unknown: ClassVar[str] = "Is not a field of this."  #: The error of a field that is not declared.
 
     @classmethod
     def read(cls, body: Mapping[str, Any], errors: FieldErrors | None = None) -> dict[str, Any]:

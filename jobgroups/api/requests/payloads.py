@@ -29,23 +29,17 @@ _RETRY_ELSEWHERE: Final = {
     "group": RetryScope.GROUP,
     "any": RetryScope.ANY,
 }
-#: Seconds that a job may run without ``timeout_seconds`` and ``stall_seconds``.
-DEFAULT_TIMEOUT: Final = 300
-#: The most jobs of one submission to the pool.
-MAX_POOL_JOBS: Final = 10_000
-#: The least default of ``max_attempts`` in the pool.
-POOL_ATTEMPTS: Final = 2
+DEFAULT_TIMEOUT: Final = 300  #: Seconds that a job may run without ``timeout_seconds`` and ``stall_seconds``.
+MAX_POOL_JOBS: Final = 10_000  #: The most jobs of one submission to the pool.
+POOL_ATTEMPTS: Final = 2  #: The least default of ``max_attempts`` in the pool.
 _MAX_ENTRIES: Final = 50
 _MAX_SHOWN_UNKNOWN: Final = 20
-#: No tag, capability, class or id is longer.
-_MAX_WORD: Final = 200
+_MAX_WORD: Final = 200  #: No tag, capability, class or id is longer.
 _MAX_ID: Final = 64
 _MAX_URL: Final = 1000
-#: The longest name of a user.
-_MAX_BY: Final = 150
+_MAX_BY: Final = 150  #: The longest name of a user.
 _MAX_REASON: Final = 500
-#: A week. A longer quarantine has no end: it lasts until a release.
-_MAX_MINUTES: Final = 10_080
+_MAX_MINUTES: Final = 10_080  #: A week. A longer quarantine has no end: it lasts until a release.
 _MOST_RUNS: Final = 2**31 - 1
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
 

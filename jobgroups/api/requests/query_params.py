@@ -28,8 +28,7 @@ from jobgroups.workflow.validation import shown_key
 DEFAULT_PAGE: Final = 50
 _MAX_TEXT: Final = 500
 _METADATA: Final = "metadata."
-#: Each is a join, of which SQLite has 64.
-_MAX_METADATA_FILTERS: Final = 10
+_MAX_METADATA_FILTERS: Final = 10  #: Each is a join, of which SQLite has 64.
 #: Characters of what is kept to be searched for (``services.submission``); longer ones match nothing.
 _MAX_METADATA_KEY: Final = 100
 _MAX_METADATA_VALUE: Final = 200

@@ -17,21 +17,14 @@ from jobgroups.errors import InvalidRequest, JobGroupsError, StorageFull
 from jobgroups.services.assets import ReceivedFile
 from jobgroups.services.stored_files import IncomingFile
 
-#: The key of a request's scope that holds its ``Upload``.
-SCOPE_KEY: Final = "director.upload"
-#: The paths whose body is a file.
-UPLOAD_PATHS: Final = frozenset({"/api/assets", "/api/provenance"})
-#: Bytes that are read at once.
-_CHUNK: Final = 2**20
-#: Bytes of a form beside its file.
-_FORM_BYTES: Final = 64 * 2**10
-#: The field with the hash that the file must have.
-_HASH: Final = "hash"
+SCOPE_KEY: Final = "director.upload"  #: The key of a request's scope that holds its ``Upload``.
+UPLOAD_PATHS: Final = frozenset({"/api/assets", "/api/provenance"})  #: The paths whose body is a file.
+_CHUNK: Final = 2**20  #: Bytes that are read at once.
+_FORM_BYTES: Final = 64 * 2**10  #: Bytes of a form beside its file.
+_HASH: Final = "hash"  #: The field with the hash that the file must have.
 _MAX_HASH: Final = 100
-#: Parts of a body; the client of another program may send some that are ignored here.
-_MAX_PARTS: Final = 20
-#: Characters of a stored name.
-_MAX_NAME: Final = 255
+_MAX_PARTS: Final = 20  #: Parts of a body; the client of another program may send some that are ignored here.
+_MAX_NAME: Final = 255  #: Characters of a stored name.
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,49}/[a-z0-9!#$&^_.+-]{1,49}")
 _UNKNOWN_TYPE: Final = "application/octet-stream"
@@ -67,8 +60,7 @@ class Upload:
         self._part: multipart.MultipartSegment | None = None
         self._of_file: multipart.MultipartSegment | None = None
         self._declared_hash = bytearray()
-        #: Whether a view has it, and removes the file.
-        self.is_taken = False
+        self.is_taken = False  #: Whether a view has it, and removes the file.
 
     def write(self, chunk: bytes) -> None:
         """Take in a part of the body.

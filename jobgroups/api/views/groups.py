@@ -28,8 +28,7 @@ from jobgroups.queries.group_status import Answer
 from jobgroups.serializers import serialize_submission, to_json
 from jobgroups.services import cancellation
 
-#: Events per page. Most have some hundred bytes, a few up to 1 MiB.
-EVENTS_PAGE: Final = 500
+EVENTS_PAGE: Final = 500  #: Events per page. Most have some hundred bytes, a few up to 1 MiB.
 
 
 class CheckView(ApiView):

@@ -60,8 +60,7 @@ from jobgroups.workflow.progress import ProgressTracker
 
 logger = logging.getLogger(__name__)
 
-#: A workflow may have any number of nodes that are not executed.
-_MAX_WARNINGS: Final = 50
+_MAX_WARNINGS: Final = 50  #: A workflow may have any number of nodes that are not executed.
 _BEFORE_RUNNING: Final = (AttemptState.INTENT, AttemptState.UNCERTAIN, AttemptState.ACCEPTED)
 
 
@@ -100,8 +99,7 @@ class AttemptDriver:
         if spec.node_errors is not None:
             self._take_node_errors(spec.node_errors)
         self._cached: set[str] = set()
-        #: Whether ``_cached`` is complete: ComfyUI lists those nodes once, when it begins.
-        self._cached_known = False
+        self._cached_known = False  #: Whether ``_cached`` is complete: ComfyUI lists those nodes once, when it begins.
         self._executing: set[str] = set()
         #: The output nodes that ComfyUI was to execute, of its history.
         self._listed_outputs: tuple[str, ...] | None = None
@@ -111,14 +109,12 @@ class AttemptDriver:
         moment = time.monotonic()
         self._heard_at = moment
         self._end_heard_at = moment
-        #: When it was last seen at the backend without having ended.
-        self._last_seen_at = moment
+        self._last_seen_at = moment  #: When it was last seen at the backend without having ended.
         self._next_lookup_at = moment if not spec.is_new else moment + self._intervals.lookup_interval
         self._stop_at = moment
         self._stop_requested_at = moment
         self._is_stalled = False
-        #: How it was last to be stopped while it ran.
-        self.sent_stop = SentStop()
+        self.sent_stop = SentStop()  #: How it was last to be stopped while it ran.
         self._limits = TimeLimits(spec)
         self._absent_since: float | None = None
         #: What the POST was answered with, where that neither accepts nor refuses the prompt.
@@ -128,8 +124,7 @@ class AttemptDriver:
         #: came since.
         self.unanswered_since: float | None = None
         self.unanswered_reason = ""
-        #: Whether it was looked up once, answered or not; a new attempt need not be.
-        self.was_looked_up = spec.is_new
+        self.was_looked_up = spec.is_new  #: Whether it was looked up once, answered or not; a new attempt need not be.
 
     # --- what others call -------------------------------------------------------------------------
 

@@ -16,11 +16,9 @@ class TimeLimits:
 
     def __init__(self, spec: AttemptSpec) -> None:
         self._timeout_s, self._stall_s = spec.timeout_s, spec.stall_s
-        #: Infinity: the attempt has not started, or has no such limit.
-        self._timeout_at = self._stall_at = math.inf
+        self._timeout_at = self._stall_at = math.inf  #: Infinity: the attempt has not started, or has no such limit.
         self._put_off_until = -math.inf
-        #: When its time was up and its backend did not answer.
-        self._overtime_since: float | None = None
+        self._overtime_since: float | None = None  #: When its time was up and its backend did not answer.
         if spec.started_at is not None:
             # The wall clock's share is clamped.
             self.start(gone=min(max((now() - spec.started_at).total_seconds(), 0.0), spec.timeout_s))

@@ -24,10 +24,8 @@ class PromptLookup:
     """The result of a look-up."""
 
     location: PromptLocation
-    #: The history's entry where it ended.
-    entry: HistoryEntry | None = None
-    #: The prompt's id in the queue, if it is not the id that was sent.
-    other_id: str | None = None
+    entry: HistoryEntry | None = None  #: The history's entry where it ended.
+    other_id: str | None = None  #: The prompt's id in the queue, if it is not the id that was sent.
     #: The prompt as the backend lists it, unless it is absent; None also for a job that has not ended.
     item: QueueItem | None = None
 

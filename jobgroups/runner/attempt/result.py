@@ -19,8 +19,7 @@ from jobgroups.domain.outputs import all_missing
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.services.outcomes import AttemptResult
 
-#: ComfyUI's tracebacks name every frame of a deep graph; a person reads the last ones.
-_MAX_TRACEBACK_LINES = 40
+_MAX_TRACEBACK_LINES = 40  #: ComfyUI's tracebacks name every frame of a deep graph; a person reads the last ones.
 _MAX_INPUT_CHARACTERS = 2_000
 
 #: Failures after which the backend is to free its memory: there is too much in it, or its cache
@@ -29,11 +28,9 @@ FREED_AFTER: Final = frozenset({FailureClass.OUT_OF_MEMORY, FailureClass.OUTPUT_
 #: Seconds that a backend has to answer when a file was written; and for how long an end is fresh.
 _DATES_WITHIN: Final = 2.0
 _FRESH: Final = dt.timedelta(seconds=10)
-#: Seconds that a backend has to say that it will.
-_FREE_WITHIN: Final = 2.0
+_FREE_WITHIN: Final = 2.0  #: Seconds that a backend has to say that it will.
 
-#: The year 9999, the last one that Python knows.
-_LATEST_MS: Final = 253_402_300_000_000
+_LATEST_MS: Final = 253_402_300_000_000  #: The year 9999, the last one that Python knows.
 
 NodeOutputs = Mapping[str, Mapping[str, Any]]
 

@@ -19,8 +19,7 @@ from jobgroups.services.claims import Claim
 
 logger = logging.getLogger(__name__)
 
-#: Groups whose prepared workflow is kept: their children follow each other.
-_KEPT: Final = 32
+_KEPT: Final = 32  #: Groups whose prepared workflow is kept: their children follow each other.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,25 +33,19 @@ class AttemptSpec:
     group_id: str
     child_id: str
     timeout_s: float
-    #: Seconds without an event after which its time is up; infinity: any.
-    stall_s: float = math.inf
+    stall_s: float = math.inf  #: Seconds without an event after which its time is up; infinity: any.
     workflow: Mapping[str, Any]
     workflow_digest: str = ""
-    #: Of a new claim, whether a node is a partner's; None: not known.
-    uses_partner_nodes: bool | None = None
-    #: INTENT for a new claim, whose prompt is still to be sent.
-    state: AttemptState = AttemptState.INTENT
+    uses_partner_nodes: bool | None = None  #: Of a new claim, whether a node is a partner's; None: not known.
+    state: AttemptState = AttemptState.INTENT  #: INTENT for a new claim, whose prompt is still to be sent.
     is_new: bool = False
     stop_requested: bool = False
     #: Wall clock, of a resumed attempt.
     started_at: dt.datetime | None = None
     node_outputs: Mapping[str, Mapping[str, Any]] | None = None
-    #: Warnings that are stored on the attempt.
-    warnings: Sequence[str] = ()
-    #: The answer to the POST, if it neither accepts nor refuses the prompt.
-    answer: PromptUnconfirmed | None = None
-    #: The outputs that ComfyUI refused; None: not known.
-    node_errors: Mapping[str, Any] | None = None
+    warnings: Sequence[str] = ()  #: Warnings that are stored on the attempt.
+    answer: PromptUnconfirmed | None = None  #: The answer to the POST, if it neither accepts nor refuses the prompt.
+    node_errors: Mapping[str, Any] | None = None  #: The outputs that ComfyUI refused; None: not known.
 
     @property
     def shortest_limit_s(self) -> float:

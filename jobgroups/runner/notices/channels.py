@@ -17,11 +17,9 @@ from urllib.parse import unquote
 
 from jobgroups.domain.notices import Message
 
-#: Shorter parts of a URL are words that anybody may say.
-_SHORTEST_SECRET: Final = 3
+_SHORTEST_SECRET: Final = 3  #: Shorter parts of a URL are words that anybody may say.
 _LONGEST_REASON: Final = 200
-#: Replaces what stands in a URL.
-_HIDDEN: Final = "…"
+_HIDDEN: Final = "…"  #: Replaces what stands in a URL.
 
 
 class Service:
@@ -29,8 +27,7 @@ class Service:
 
     def __init__(self, number: int, url: str) -> None:
         self._url = url
-        #: How it is called where people read of it.
-        self.name = f"entry {number} ({url.partition('://')[0].lower()})"
+        self.name = f"entry {number} ({url.partition('://')[0].lower()})"  #: How it is called where people read of it.
         #: By which rows know it, wherever it stands in the setting; nothing of the URL can be read in it.
         self.mark = hashlib.sha256(url.encode()).hexdigest()[:12]
         self._busy = False

@@ -17,10 +17,8 @@ from jobgroups.services.claims import Claim
 
 logger = logging.getLogger(__name__)
 
-#: After this many unexpected errors of its driver the child fails.
-_MAX_ERRORS: Final = 3
-#: The longest pause before the driver is restarted, in pauses.
-_MOST_PAUSES: Final = 30
+_MAX_ERRORS: Final = 3  #: After this many unexpected errors of its driver the child fails.
+_MOST_PAUSES: Final = 30  #: The longest pause before the driver is restarted, in pauses.
 
 
 class ActiveAttempts:
@@ -43,8 +41,7 @@ class ActiveAttempts:
         self._on_refused = on_refused
         self._on_accepted = on_accepted
         self._specs = AttemptSpecs()
-        #: By prompt id.
-        self.drivers: dict[str, AttemptDriver] = {}
+        self.drivers: dict[str, AttemptDriver] = {}  #: By prompt id.
         #: Ids of the attempts that are driven, or will be again after an unexpected error.
         self.owned_attempt_ids: set[int] = set()
         #: Of these, the ones that unexpected errors keep from being followed: each still takes a slot.

@@ -19,8 +19,7 @@ from jobgroups.services.claims import ClaimResult
 
 logger = logging.getLogger(__name__)
 
-#: Seconds: a database whose connection broke during a commit may still carry it out.
-_UNSURE_FOR: Final = 60.0
+_UNSURE_FOR: Final = 60.0  #: Seconds: a database whose connection broke during a commit may still carry it out.
 
 
 class Claimer:
@@ -40,8 +39,7 @@ class Claimer:
         self._is_claiming = False
         #: Until when, in monotonic time, a claim may turn up whose commit was not confirmed.
         self._unsure_until = float("-inf")
-        #: Until when, in monotonic time, nothing is claimed after a refusal.
-        self._backs_off_until = float("-inf")
+        self._backs_off_until = float("-inf")  #: Until when, in monotonic time, nothing is claimed after a refusal.
 
     def back_off(self) -> None:
         """Claim nothing for a moment: the backend refused a prompt, and may refuse the next as fast."""

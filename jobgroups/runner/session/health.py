@@ -33,17 +33,14 @@ class HealthProbe:
         self._attempts = attempts
         self._sockets = sockets
         self._intervals = context.intervals
-        #: Length of the backend's queue, prompts of other clients included.
-        self.queue_remaining = 0
-        #: Set when the next probe is due at once.
-        self._probe_now = asyncio.Event()
+        self.queue_remaining = 0  #: Length of the backend's queue, prompts of other clients included.
+        self._probe_now = asyncio.Event()  #: Set when the next probe is due at once.
         #: What was stored last, and when.
         self._stored: dict[str, Any] | None = None
         self._stored_at = float("-inf")
         self._foreign = 0
         self._stuck_since: float | None = None
-        #: By prompt id: since when a prompt with a pending stop is seen running.
-        self._hanging: dict[str, float] = {}
+        self._hanging: dict[str, float] = {}  #: By prompt id: since when a prompt with a pending stop is seen running.
 
     def on_socket_open(self) -> None:
         """Mark the backend available, unless its requests fail; then probe it now."""

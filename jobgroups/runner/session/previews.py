@@ -26,8 +26,7 @@ from jobgroups.serializers import MAX_FRAME_BYTES, to_json
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two previews of a child.
-MIN_INTERVAL: Final = 0.25
+MIN_INTERVAL: Final = 0.25  #: Seconds between two previews of a child.
 
 
 class SessionPreviews:

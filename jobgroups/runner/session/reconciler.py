@@ -21,8 +21,7 @@ from jobgroups.services import expiry, holds, outages
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two expirations by age; less if the limit is short.
-_OLD_EVERY: Final = 60.0
+_OLD_EVERY: Final = 60.0  #: Seconds between two expirations by age; less if the limit is short.
 
 
 class Reconciler:

@@ -43,12 +43,9 @@ class Sockets:
         self._wants_previews = wants_previews
         self._intervals = context.intervals
         self._connections = 0
-        #: The id of the main socket while it receives events.
-        self.client_id: str | None = None
-        #: When the main socket was lost, while it is.
-        self.lost_at = time.monotonic()
-        #: The main socket's id, until that socket is closed.
-        self._main_id: str | None = None
+        self.client_id: str | None = None  #: The id of the main socket while it receives events.
+        self.lost_at = time.monotonic()  #: When the main socket was lost, while it is.
+        self._main_id: str | None = None  #: The main socket's id, until that socket is closed.
         self._follows: set[str] = set()
         self._reconnect = asyncio.Event()
         self._heard_at = self._status_at = 0.0
