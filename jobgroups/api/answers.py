@@ -22,7 +22,10 @@ from jobgroups.queries.group_status import Answer, Version, group_versions
 
 A = TypeVar("A", bound=Answer)
 
-MOST_BYTES: Final = 8 * 2**20  #: Bytes of all kept answers; one that is larger is kept alone.
+#: Bytes of all kept answers, enough for two groups of 10,000 jobs; one that is larger is kept alone.
+MOST_BYTES: Final = 64 * 2**20
+#: Seconds without a request after which an answer is dropped, with the next one that is kept.
+UNUSED_SECONDS: Final = 15.0
 _VERSION: Final = f"SELECT seq, revision FROM {JobGroup._meta.db_table} WHERE id = ?"  # noqa: S608 a name of ours
 
 
@@ -76,7 +79,8 @@ class Answers:
 
     def __init__(self) -> None:
         self._versions = _Versions()
-        self._kept: OrderedDict[tuple[str, ...], Answer] = OrderedDict()
+        #: Each with the time of its last use, in the order of these times.
+        self._kept: OrderedDict[tuple[str, ...], tuple[Answer, float]] = OrderedDict()
         self._size = 0
         self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
 
@@ -110,18 +114,27 @@ class Answers:
         return cast(A, kept)
 
     def _find(self, place: tuple[str, ...]) -> Answer | None:
-        kept = self._kept.get(place)
-        if kept is not None:
-            self._kept.move_to_end(place)
-        return kept
+        if place not in self._kept:
+            return None
+        answer, _ = self._kept.pop(place)
+        self._kept[place] = answer, time.monotonic()
+        return answer
 
     def _keep(self, place: tuple[str, ...], answer: Answer) -> None:
-        earlier = self._kept.pop(place, None)
-        self._kept[place] = answer
-        self._size += answer.size - (earlier.size if earlier is not None else 0)
-        while self._size > MOST_BYTES and len(self._kept) > 1:
-            _, oldest = self._kept.popitem(last=False)
-            self._size -= oldest.size
+        if place in self._kept:
+            self._drop(place)
+        moment = time.monotonic()
+        self._kept[place] = answer, moment
+        self._size += answer.size
+        while len(self._kept) > 1:
+            oldest, (_, used_at) = next(iter(self._kept.items()))
+            if self._size <= MOST_BYTES and moment - used_at < UNUSED_SECONDS:
+                break
+            self._drop(oldest)
+
+    def _drop(self, place: tuple[str, ...]) -> None:
+        answer, _ = self._kept.pop(place)
+        self._size -= answer.size
 
     def close(self) -> None:
         """Close the connection at the end of the process."""

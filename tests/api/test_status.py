@@ -261,6 +261,10 @@ def test_answers_of_one_moment_are_read_once_and_the_oldest_are_dropped(
         await get(ids[2])
         await get(ids[0])
         assert read == [*ids, ids[0]]
+        monkeypatch.setattr("jobgroups.api.answers.UNUSED_SECONDS", 0.0)
+        await get(ids[1])
+        assert [place for (place,) in answers._kept] == [ids[1]]
+        assert answers._size == (await get(ids[1])).size
 
     _run(work)
     answers.close()
