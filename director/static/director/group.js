@@ -37,10 +37,19 @@ function lookAtOpen() {
   for (const card of document.querySelectorAll(".card.s-queued, .card.s-running")) moved.add(card.id);
   if (moved.size) askSoon(0);
 }
-// What is left of the time is estimated anew while something runs.
 // The stop of a prompt goes on after its job's last event.
 setInterval(() => { if (!document.hidden) for (const card of document.querySelectorAll("[data-stopping]")) refresh(card); }, 5000);
-setInterval(() => { if (!document.hidden && $("head").dataset.open === "yes") refresh($("head")); }, 5000);
+// The time that is left changes without an event. The head takes ten times as long as this answer from memory: it is read
+// again only if it would show another number of seconds or minutes.
+let left = 0;
+setInterval(async () => {
+  if (document.hidden || $("head").dataset.open !== "yes") return;
+  const { eta_seconds: eta } = await call("GET", `/api/job-groups/${group}?children=0`).catch(() => ({}));
+  const now = Math.round(eta < 60 ? eta : eta / 60);
+  if (eta === undefined || now === left) return;
+  left = now;
+  refresh($("head"));
+}, 5000);
 
 const live = new Live(() => `/ws/job-groups/${group}?since=${seq}&previews=1`, {
   // What a restart changed besides events (why one waits) is asked for as well.
