@@ -257,7 +257,7 @@ class FakeDirector:
             return web.json_response({"detail": "Too many.", "code": "too_many_waiting"}, status=429)
         if "since" in query and not await self._has_moved(request, self.groups[group_id].body, query):
             return web.Response(status=304)
-        return web.json_response(self._shown(self.groups[group_id].body, query))
+        return web.json_response(self.shown(self.groups[group_id].body, query))
 
     async def _has_moved(self, request: web.Request, body: dict[str, Any], query: dict[str, str]) -> bool:
         since, began = int(query["since"]), time.monotonic()
@@ -273,7 +273,7 @@ class FakeDirector:
         return body["seq"] != since
 
     @staticmethod
-    def _shown(body: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
+    def shown(body: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
         if query.get("children") == "0":
             return {**body, "child_jobs": []}
         if "limit" not in query:

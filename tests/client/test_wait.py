@@ -1,6 +1,6 @@
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,18 +14,18 @@ from tests.client.server import FakeDirector
 
 
 @contextmanager
-def meanwhile(server: FakeDirector, *work: Callable[[], object]) -> Iterator[None]:
-    """Do the work in a thread once a request waits."""
+def once(server: FakeDirector, condition: Callable[[], bool], *work: Callable[[], object]) -> Iterator[None]:
+    """Do the work in a thread once a condition holds."""
 
     def run() -> None:
-        server.wait_until(lambda: server.waiting == 1)
+        server.wait_until(condition)
         for step in work:
             step()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield
-    thread.join()
+    with ThreadPoolExecutor(1) as threads:
+        done = threads.submit(run)
+        yield
+        done.result()
 
 
 def queries(server: FakeDirector, group_id: str) -> list[str]:
@@ -35,7 +35,7 @@ def queries(server: FakeDirector, group_id: str) -> list[str]:
 
 def test_wait_returns_the_group_at_its_end(either: Driven, server: FakeDirector) -> None:
     group_id = server.group(2)
-    with meanwhile(server, partial(server.finish, group_id)):
+    with once(server, lambda: server.waiting == 1, partial(server.finish, group_id)):
         group = either.wait(group_id, timeout=10)
     assert group.finished
     assert (group.status, len(group.child_jobs)) == ("completed", 2)
@@ -54,18 +54,12 @@ def test_wait_raises_after_its_timeout(either: Driven, server: FakeDirector) -> 
 def test_wait_polls_a_director_that_lets_no_request_wait(
     director: Director, server: FakeDirector, monkeypatch: pytest.MonkeyPatch, lack: str
 ) -> None:
-    def finish() -> None:
-        server.wait_until(lambda: len(queries(server, group_id)) >= 5)
-        server.finish(group_id)
-
     pauses: list[float] = []
     monkeypatch.setattr("director.client.wire.time.sleep", pauses.append)
     setattr(server, lack, True)
     group_id = server.group(2)
-    thread = threading.Thread(target=finish)
-    thread.start()
-    assert len(director.wait(group_id, timeout=20).child_jobs) == 2
-    thread.join()
+    with once(server, lambda: len(queries(server, group_id)) >= 5, partial(server.finish, group_id)):
+        assert len(director.wait(group_id, timeout=20).child_jobs) == 2
     sent = queries(server, group_id)
     assert sum("wait=" in query for query in sent) <= 1
     assert set(sent[2:-1]) == ({"?children=0&since=1"} if lack == "refuses_waits" else {""})
@@ -73,16 +67,10 @@ def test_wait_polls_a_director_that_lets_no_request_wait(
 
 
 def test_wait_continues_after_requests_that_a_proxy_cuts(director: Director, server: FakeDirector) -> None:
-    def finish() -> None:
-        server.wait_until(lambda: sum("wait=" in query for query in queries(server, group_id)) >= 4)
-        server.finish(group_id)
-
     server.cuts_after = 0.05
     group_id = server.group()
-    thread = threading.Thread(target=finish)
-    thread.start()
-    assert director.wait(group_id, timeout=20).finished
-    thread.join()
+    with once(server, lambda: len(queries(server, group_id)) >= 8, partial(server.finish, group_id)):
+        assert director.wait(group_id, timeout=20).finished
     # A request that does not wait shows that the Director is there.
     assert queries(server, group_id)[2] == "?children=0&since=1"
 
@@ -91,45 +79,35 @@ def test_wait_continues_after_a_restart(director: Director, server: FakeDirector
     group_id = server.group()
     ended = {"completed_at": "2026-02-01T07:00:00.000Z", "seq": 2}
     end = partial(server.groups[group_id].body.update, ended)
-    with meanwhile(server, server.stop, end, partial(time.sleep, 0.1), server.restart):
+    with once(server, lambda: server.waiting == 1, server.stop, end, partial(time.sleep, 0.1), server.restart):
         assert director.wait(group_id, timeout=15).finished
 
 
-def test_wait_continues_after_an_immediate_retry(director: Director, server: FakeDirector) -> None:
-    def end_and_retry() -> None:
-        server.finish(group_id)
-        server.wait_until(lambda: server.groups[group_id].body["run"] == 2 and server.waiting == 1)
-        server.finish(group_id)
-
-    group_id = server.group()
-    answer = server._shown
-
-    def reopening(body: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
+def test_wait_continues_after_an_immediate_retry(
+    director: Director, server: FakeDirector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown(body: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
         # Between the answer that shows the end and the one with the jobs.
         if not query and body["run"] == 1:
             server.reopen(group_id)
-        return answer(body, query)
+        return FakeDirector.shown(body, query)
 
-    server._shown = reopening  # type: ignore[method-assign]
-    with meanwhile(server, end_and_retry):
+    monkeypatch.setattr(server, "shown", shown)
+    group_id = server.group()
+    server.finish(group_id)
+    body = server.groups[group_id].body
+    with once(server, lambda: body["run"] == 2 and server.waiting == 1, partial(server.finish, group_id)):
         assert director.wait(group_id, timeout=10).run == 2
 
 
-def test_wait_of_many_groups_leaves_connections_for_other_requests(server: FakeDirector) -> None:
+def test_waits_leave_connections_for_other_requests(server: FakeDirector) -> None:
     group_id = server.group()
-
-    def wait() -> None:
-        assert director.wait(group_id, timeout=20).finished
-
-    with Director(server.url) as director:
-        threads = [threading.Thread(target=wait) for _ in range(101)]
-        for thread in threads:
-            thread.start()
+    with Director(server.url) as director, ThreadPoolExecutor(101) as threads:
+        waits = [threads.submit(director.wait, group_id, timeout=20) for _ in range(101)]
         server.wait_until(lambda: server.waiting == 101)
         assert not director.status(group_id, jobs=False).child_jobs
         server.finish(group_id)
-        for thread in threads:
-            thread.join()
+        assert all(one.result().finished for one in waits)
 
 
 def test_wait_for_an_unknown_group_raises(director: Director) -> None:
