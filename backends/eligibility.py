@@ -1,7 +1,6 @@
 """Eligibility: whether a backend may be given a child now, and why not. The caller passes the time.
 
-A backend that a submission names may be paused: its children wait for it. A backend that was not named must
-work.
+A backend that a submission names may be paused: its children wait for it. A backend that was not named must work.
 """
 
 import datetime as dt

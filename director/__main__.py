@@ -1,7 +1,6 @@
 """The entry point of ``python manage.py``, ``python -m director`` and ``director``.
 
-Commands for a running Director (``director.cli``) need no Django and start at once; all others are
-management commands.
+Commands for a running Director (``director.cli``) need no Django and start at once; all others are management commands.
 """
 
 import os

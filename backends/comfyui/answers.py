@@ -1,7 +1,6 @@
 """ComfyUI's HTTP answers: a body in, a typed answer out (comfyui-protocol.md, "HTTP"). Pure.
 
-Workflows inside queue and history are not decoded. Every function raises ``ProtocolError`` for a body of another
-shape.
+Workflows inside queue and history are not decoded. Every function raises ``ProtocolError`` for a body of another shape.
 """
 
 import contextlib

@@ -2,9 +2,8 @@
 whether a node must run again although its inputs are the same (ComfyUI's IS_CHANGED).
 
 ComfyUI calls IS_CHANGED with linked inputs as None and writes the answer into the node of the prompt it runs:
-`is_changed: [answer]`, or NaN if asking failed (ComfyUI execution.py, IsChangedCache). So it
-is part of what is saved with an image, NaN included, and a client that sends such a prompt again
-finds it in queue and history.
+`is_changed: [answer]`, or NaN if asking failed (ComfyUI execution.py, IsChangedCache). So it is part of what is saved
+with an image, NaN included, and a client that sends such a prompt again finds it in queue and history.
 """
 
 import hashlib
@@ -53,8 +52,7 @@ FILE_INPUTS = {
 def changed(node: Node, folders: Folders) -> Any:
     """A node's answer, noted in the node; False for a class without IS_CHANGED.
 
-    An answer that is there already is kept. Raises KeyError for a node
-    without "inputs".
+    An answer that is there already is kept. Raises KeyError for a node without "inputs".
     """
     class_type, inputs = node["class_type"], node["inputs"]
     if class_type != "SaveImageWebsocket" and class_type not in FILE_INPUTS:

@@ -17,15 +17,9 @@ SEVERITY: Final = tuple(Level)  #: The levels, the worst last.
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Result of one check.
+    """Result of one check."""
 
-    Attributes:
-        subject: the part that was checked.
-        said: the result, without secrets.
-        todo: remedies, one in a line; empty if none is needed.
-    """
-
-    subject: str
+    subject: str  #: The part that was checked.
     level: Level
-    said: str
-    todo: str = ""
+    said: str  #: The result, without secrets.
+    todo: str = ""  #: Remedies, one in a line; empty if none is needed.

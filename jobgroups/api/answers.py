@@ -91,10 +91,8 @@ class Answers:
     async def get(self, group_id: str, *key: str, make: Callable[[A | None], A]) -> A:
         """Return an answer about a group, or raise ``GroupNotFound``.
 
-        Args:
-            group_id: the group.
-            key: names the answer among those about the group.
-            make: reads the answer in a thread, with the help of the earlier one.
+        ``key`` names the answer among those about the group. ``make`` reads it in a thread, with the help of the earlier
+        one.
         """
         began = time.monotonic()
         version = await self._versions.of(group_id)

@@ -1,7 +1,6 @@
 """Selects which of the backends that a submission names get a child, and says why the others do not.
 
-Backends without a recent response are probed first, side by side, so that the request is answered within two
-seconds.
+Backends without a recent response are probed first, side by side, so that the request is answered within two seconds.
 """
 
 from collections.abc import Collection, Mapping, Sequence

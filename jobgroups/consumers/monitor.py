@@ -1,10 +1,9 @@
 """``/ws/monitor``: notifies the pages of changes; they load the changed parts.
 
-``?groups=jg_a,jg_b`` names the groups that the page shows. The first frame is a snapshot: the ``seq`` of each
-group, and the monitor state. Later frames name each event of these groups, their progress four times a second,
-and the monitor state when it changes. A page that reconnects gets a new snapshot and loads what it missed.
-``?stars=jg_a`` names groups of which only stars and replaced files are sent; a group's page also reads its
-group's stream.
+``?groups=jg_a,jg_b`` names the groups that the page shows. The first frame is a snapshot: the ``seq`` of each group,
+and the monitor state. Later frames name each event of these groups, their progress four times a second, and the monitor
+state when it changes. A page that reconnects gets a new snapshot and loads what it missed. ``?stars=jg_a`` names groups
+of which only stars and replaced files are sent; a group's page also reads its group's stream.
 """
 
 import asyncio

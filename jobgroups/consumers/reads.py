@@ -28,19 +28,12 @@ class _Snapshot(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class StreamStart:
-    """The start of a stream.
+    """The start of a stream."""
 
-    Attributes:
-        seq: the last event that the client knows or that ``initial_state`` contains.
-        initial_state: the text of the first frame; None for a client that resumes.
-        children: the state of the children at ``seq`` or later.
-        events: ``(seq, text)`` of the first page of events after ``seq``; it includes every event that
-            ``children`` reflects, unless the page is full.
-    """
-
-    seq: int
-    initial_state: str | None
-    children: list[ChildHead]
+    seq: int  #: The last event that the client knows or that ``initial_state`` contains.
+    initial_state: str | None  #: The text of the first frame; None for a client that resumes.
+    children: list[ChildHead]  #: The state of the children at ``seq`` or later.
+    #: ``(seq, text)`` of the first page after ``seq``, with every event that ``children`` reflects unless it is full.
     events: list[tuple[int, str]]
 
 

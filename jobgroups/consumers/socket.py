@@ -148,8 +148,7 @@ class Socket(AsyncConsumer):
                     await self.send_text(_UNKNOWN_MESSAGE)
 
     async def _close(self, code: int) -> None:
-        # A client that does not read blocks a frame, but not the close. After that the server drops the
-        # connection.
+        # A client that does not read blocks a frame, but not the close. After that the server drops the connection.
         if code in _CLOSE_FRAMES:
             with contextlib.suppress(TimeoutError, OSError):
                 async with asyncio.timeout(CLOSE_SECONDS):

@@ -260,8 +260,7 @@ class Hub:
         return True
 
     def _publish_unbound(self, group: str, form: dict[str, Any]) -> None:
-        # A process without a hub (a shell, a command). The rows are committed: a lost message only delays
-        # the events.
+        # A process without a hub (a shell, a command). The rows are committed: a lost message only delays the events.
         layer = get_channel_layer()
         if layer is None or _is_in_a_loop():
             # Within a loop the process is shutting down, and its loop must not be blocked.

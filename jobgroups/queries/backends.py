@@ -69,9 +69,8 @@ def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, An
 def serialize_backend_status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
     """Return the fields of a backend that change over time.
 
-    ``queue_ours`` and ``queue_foreign`` are the pending and running prompts of the Director and of other
-    clients, ``running`` the running prompts of all clients. The Director's are exact, the others are as of the
-    last probe.
+    ``queue_ours`` and ``queue_foreign`` are the pending and running prompts of the Director and of other clients,
+    ``running`` the running prompts of all clients. The Director's are exact, the others are as of the last probe.
     """
     status = backend_status(row, now=now(), ours=load.running + load.accepted)
     return {

@@ -1,9 +1,8 @@
 """Recent failures by cause, backend and workflow, for the API, the pages and the command line.
 
-A failure is a failed attempt, or a child that failed without an attempt (its backend stayed offline). A child
-that is failed or timed out now counts once, at its end, with the class of its last attempt. That attempt may
-still be open with a pending stop. Each other failed attempt counts at its end; its child completed in a later
-attempt or waits for one.
+A failure is a failed attempt, or a child that failed without an attempt (its backend stayed offline). A child that is
+failed or timed out now counts once, at its end, with the class of its last attempt. That attempt may still be open with
+a pending stop. Each other failed attempt counts at its end; its child completed in a later attempt or waits for one.
 """
 
 import datetime as dt

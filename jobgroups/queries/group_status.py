@@ -27,21 +27,13 @@ _Files: TypeAlias = Mapping[int, Sequence[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An encoded answer.
+    """An encoded answer."""
 
-    Attributes:
-        version: that of the group, read before all else.
-        read_at: when the reading began, by the monotonic clock.
-        expires_at: until when it is true while the version does not change.
-        body: JSON.
-        etag: its strong validator.
-    """
-
-    version: Version
-    read_at: float
-    expires_at: float
-    body: bytes
-    etag: str
+    version: Version  #: Of the group, read before all else.
+    read_at: float  #: When the reading began, by the monotonic clock.
+    expires_at: float  #: Until when it is true while the version does not change.
+    body: bytes  #: JSON.
+    etag: str  #: Its strong validator.
 
     @property
     def size(self) -> int:

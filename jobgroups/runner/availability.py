@@ -1,7 +1,6 @@
 """Availability of one backend: since when and why it can take no work, and whether it is offline.
 
-The event sockets and the health probe write it; the other parts of the session read it. All times are
-monotonic.
+The event sockets and the health probe write it; the other parts of the session read it. All times are monotonic.
 """
 
 import logging

@@ -25,10 +25,7 @@ _LEFTOVER_POLL: Final = 1.0  #: Seconds between two readings while a backend fou
 class Pool:
     """Reads the line, chooses for sessions with a free slot, and ends jobs that no backend can take.
 
-    Args:
-        database: the runner's threads.
-        give_up_s: seconds after which jobs without any candidate fail.
-        queued_limit_s: seconds after which queued jobs time out.
+    Jobs without any candidate fail after ``give_up_s``, queued jobs time out after ``queued_limit_s``.
     """
 
     def __init__(self, database: DatabaseThreads, *, give_up_s: float, queued_limit_s: int) -> None:
@@ -83,11 +80,7 @@ class Pool:
             await self._database.run_with_retry(expiry.variants_bypassed, bypasses)
 
     async def recall(self, free: Sequence[str]) -> None:
-        """Take prompts back that wait at a backend, if another one ends them earlier.
-
-        Args:
-            free: this runner's backends that have no prompt and no job to take.
-        """
+        """Take prompts back that wait at a backend, if one of ``free``, without prompt and job, ends them earlier."""
         self._note_allotments()
         for attempt_id in self._line.recalls(free):
             await self._database.run_with_retry(recalls.prompt_recall, attempt_id=attempt_id)
@@ -111,8 +104,7 @@ class Pool:
     def takers(self, free: Mapping[str, int]) -> list[str]:
         """Return which backends have a job to take: not more of them than there are jobs.
 
-        Args:
-            free: the number of prompts of each backend that has a free slot.
+        ``free`` is the number of prompts of each backend that has a free slot.
         """
         # One that took none where one was counted lets others try: it may be the only one that cannot take that job.
         first = sorted(free, key=lambda name: (self._in_vain_at.get(name, 0.0), free[name], name))
@@ -121,9 +113,7 @@ class Pool:
     def choose(self, backend_id: str, *, prompts: int) -> PooledChoice | None:
         """Choose the variant of which a backend takes its next job, and count that job as sent.
 
-        Args:
-            backend_id: the backend; it has a free slot.
-            prompts: how many prompts of ours it has.
+        The backend has a free slot, and so many ``prompts`` of ours.
         """
         variant = self._line.next_for(backend_id, prompts=prompts)
         if variant is None:

@@ -119,8 +119,7 @@ def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> di
 def check_pool(group: JobGroup, children: Iterable[ChildJob]) -> None:
     """Check that a candidate of each child's variant takes jobs, or will.
 
-    Raises:
-        BackendUnavailable: none of one variant does; with the reason of each candidate.
+    Raises ``BackendUnavailable`` with the reason of each candidate if none of one variant does.
     """
     for variant in group.variants.filter(pk__in={child.variant_id for child in children}):
         reasons = [(one.row.id, one.reason) for one in candidate_reasons(variant)]

@@ -68,16 +68,13 @@ class PoolChoice:
 class ClaimResult:
     """What a claim came to.
 
-    Attributes:
-        claim: None: no child is queued, no slot is free, the backend is disabled, held or quarantined, or a running
-            prompt there is being interrupted (ComfyUI's flag is process-wide and could stop a second prompt).
-        from_pool: whether the claim is of the chosen variant.
-        in_vain: whether the chosen variant had no job for this backend.
+    There is none if no child is queued, no slot is free, the backend is disabled, held or quarantined, or a running prompt
+    there is being interrupted (ComfyUI's flag is process-wide and could stop a second prompt).
     """
 
     claim: Claim | None = None
-    from_pool: bool = False
-    in_vain: bool = False
+    from_pool: bool = False  #: Whether the claim is of the chosen variant.
+    in_vain: bool = False  #: Whether the chosen variant had no job for this backend.
 
 
 @retry_on_conflict
@@ -182,8 +179,7 @@ def _oldest_bound(backend_id: str) -> ChildJob | None:
 
 def _claim_bound(oldest: ChildJob, fence: FencingToken, client_id: str, slots: Slots) -> Claim | None:
     def claim(group: JobGroup) -> Claim | None:
-        # Under the fence: who holds the backend back has its lease, and was before this or comes
-        # after it.
+        # Under the fence: who holds the backend back has its lease, and was before this or comes after it.
         if slots.free(locked=True) is None:
             raise _NoFreeSlot
         # It may have been reassigned or delayed since the first query.

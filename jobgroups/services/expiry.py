@@ -36,8 +36,7 @@ def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | 
     Others stay queued. ``reason`` is a sentence; ``kind`` None: a hold or a quarantine makes the backend unavailable.
     """
     waiting = _waiting(fence, _UNSENT).exclude(group__retry_elsewhere=RetryScope.NEVER)
-    # Read without locks first: while no child has another backend, this runs every few
-    # seconds, of hundreds perhaps.
+    # Read without locks first: while no child has another backend, this runs every few seconds, of hundreds perhaps.
     groups = JobGroup.objects.filter(pk__in=_groups_of(waiting)).order_by("id")
 
     def move(tx: GroupTransaction, child: ChildJob, others: CandidateBackends) -> bool:

@@ -14,8 +14,7 @@ from jobgroups.errors import LeaseLost
 from jobgroups.models import Lease
 from jobgroups.queries.leases import database_now, dead_runners
 
-#: How long a lease holds without a renewal: what a host that vanished drove is another runner's
-#: within 15 s.
+#: How long a lease holds without a renewal: what a host that vanished drove is another runner's within 15 s.
 LEASE_TTL: Final = dt.timedelta(seconds=12)
 
 

@@ -58,9 +58,8 @@ _END_PROBATION: Final = (
 
 
 def _count(attempt: Attempt) -> None:
-    # The row's lock first: two failures at once would each not see the other, and count one too few.
-    # Its holder waits for no other backend's and no other group's; no key, for submissions
-    # share that.
+    # The row's lock first: two failures at once would each not see the other, and count one too few. Its holder waits
+    # for no other backend's and no other group's; no key, for submissions share that.
     rows = Backend.objects.select_for_update(no_key=True)
     row = rows.filter(pk=attempt.backend_id).first()
     if row is None or row.quarantined_at is not None:

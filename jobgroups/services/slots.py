@@ -15,17 +15,11 @@ from jobgroups.models import Attempt
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """The slots of a backend.
-
-    Attributes:
-        backend_id: the backend.
-        depth: how many slots it has; each prompt without a seen end uses one.
-        cancelled: the attempts whose running prompts are stopped as jobs, which can hit no other prompt.
-    """
+    """The slots of a backend."""
 
     backend_id: str
-    depth: int
-    cancelled: Collection[int] = ()
+    depth: int  #: How many slots it has; each prompt without a seen end uses one.
+    cancelled: Collection[int] = ()  #: Attempts whose running prompts are stopped as jobs, which can hit no other one.
 
     def free(self, *, locked: bool = False) -> Backend | None:
         """Return the backend with its capabilities if it has a free slot; ``locked``: for the whole transaction."""

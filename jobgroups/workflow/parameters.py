@@ -137,8 +137,7 @@ def _read(copy: WorkflowCopy, parameters: Mapping[str, Any]) -> Iterator[_Parame
             continue
         address, _, name = key.rpartition(".")
         node_id = find(address, path) if address and name else None
-        # Input names may contain dots (the merge nodes' "time_embed."): a key that addresses no node is a
-        # plain name.
+        # Input names may contain dots (the merge nodes' "time_embed."): a key that addresses no node is a plain name.
         yield _Parameter(path, node_id, name if node_id is not None else key, value)
 
 

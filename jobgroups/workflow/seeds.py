@@ -1,8 +1,7 @@
 """The seeds of a group's children: different integers that depend on base and strategy only.
 
-Every seed is in 0 … 2⁵³−1, the integers that a JavaScript client reads exactly. The first seed is the base;
-the seeds for ``n`` children are a prefix of those for ``n + 1``. ``random`` is a hash, so every strategy is
-reproducible.
+Every seed is in 0 … 2⁵³−1, the integers that a JavaScript client reads exactly. The first seed is the base; the seeds
+for ``n`` children are a prefix of those for ``n + 1``. ``random`` is a hash, so every strategy is reproducible.
 """
 
 from bisect import bisect_left, insort

@@ -38,11 +38,7 @@ def upload_limit() -> int:
 class Upload:
     """The body of a POST to one of ``UPLOAD_PATHS``. :meth:`write` and :meth:`received` block for the disk.
 
-    Args:
-        content_type: the header of the request.
-
-    Raises:
-        UnsupportedMediaType: the body is not ``multipart/form-data``.
+    Raises ``UnsupportedMediaType`` if the header ``content_type`` is not ``multipart/form-data``.
     """
 
     def __init__(self, content_type: str) -> None:
@@ -63,12 +59,7 @@ class Upload:
         self.is_taken = False  #: Whether a view has it, and removes the file.
 
     def write(self, chunk: bytes) -> None:
-        """Take in a part of the body.
-
-        Raises:
-            InvalidRequest: it is not valid.
-            StorageFull: the file cannot be written.
-        """
+        """Take in a part of the body. Raises ``InvalidRequest``, or ``StorageFull`` if the file cannot be written."""
         if self._parser.closed:
             return  # an epilogue
         try:

@@ -120,8 +120,7 @@ class AttemptDriver:
         #: What the POST was answered with, where that neither accepts nor refuses the prompt.
         self._answer = spec.answer
         self._deleted = False
-        #: Since when its look-ups have failed in a row, and why; None: the last one succeeded, or an event
-        #: came since.
+        #: Since when its look-ups have failed in a row, and why; None: the last one succeeded, or an event came since.
         self.unanswered_since: float | None = None
         self.unanswered_reason = ""
         self.was_looked_up = spec.is_new  #: Whether it was looked up once, answered or not; a new attempt need not be.
@@ -175,8 +174,7 @@ class AttemptDriver:
             # The other nodes go on. The history of ComfyUI 0.3.64 does not contain this message.
             self._warn(result.blocked(event))
             return
-        # No end yet: the history decides. The closing frame follows at once; if it does not, the
-        # history is queried.
+        # No end yet: the history decides. The closing frame follows at once; if it does not, the history is queried.
         self._heard_end = event
         self._end_heard_at = self._heard_at
         self._next_lookup_at = self._heard_at + self._intervals.stop_retry / 2
@@ -242,8 +240,7 @@ class AttemptDriver:
     async def run(self) -> None:
         """Send the prompt if it is fresh, then follow it until its end is stored.
 
-        Raises:
-            LeaseLost: the backend is another runner's now; nothing more was written.
+        Raises ``LeaseLost`` if the backend is another runner's now; nothing more was written.
         """
         if self.spec.is_new:
             await self._send()
@@ -449,8 +446,7 @@ class AttemptDriver:
         return lookup
 
     def _note_unanswered(self, error: BackendError) -> None:
-        # Behind a queue longer than the limit it waits for other work, as long as it was accepted and may
-        # stay there.
+        # Behind a queue longer than the limit it waits for other work, as long as it was accepted and may stay there.
         known = self.state in (AttemptState.ACCEPTED, AttemptState.RUNNING)
         long_queue = isinstance(error, AnswerTooLarge) and error.path == "/queue"
         if long_queue and known and not self._stop_requested:

@@ -58,12 +58,7 @@ class AttemptSpec:
         return {MARK_KEY: {"group": self.group_id, "job": self.child_id, "attempt": self.number}}
 
     def extra_data(self, *, marks_outputs: bool, has_previews: bool) -> dict[str, Any]:
-        """Return the ``extra_data`` of the prompt.
-
-        Args:
-            marks_outputs: ComfyUI is to write the mark into PNGs, too.
-            has_previews: ComfyUI is to create previews.
-        """
+        """Return the ``extra_data`` of the prompt: ComfyUI writes the mark into PNGs, too, or creates previews."""
         wanted = {"extra_pnginfo": self.mark} if marks_outputs else {}
         return self.mark | wanted | ({"preview_method": "auto"} if has_previews else {})
 

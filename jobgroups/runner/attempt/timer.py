@@ -10,11 +10,7 @@ from jobgroups.workflow import models_digest
 
 
 class PromptTimer:
-    """Receives the events of a prompt, and notes which models its backend has loaded.
-
-    Attributes:
-        node_seconds: By node, in the order of their ends. Of a node whose begin or end was not seen there is none.
-    """
+    """Receives the events of a prompt, and notes which models its backend has loaded."""
 
     def __init__(self, context: SessionContext, spec: AttemptSpec) -> None:
         self._context = context
@@ -24,6 +20,7 @@ class PromptTimer:
         #: None until a node executes: a prompt whose nodes are all cached loads no models.
         self._models: str | None = None
         self._was_loaded: bool | None = None
+        #: By node, in the order of their ends. Of a node whose begin or end was not seen there is none.
         self.node_seconds: dict[str, float] = {}
         #: When each node began that executes; several may, if ComfyUI sends ``progress_state``.
         self._executing: dict[str, float] = {}

@@ -1,8 +1,7 @@
 """Messages to the services that ``DIRECTOR_NOTIFY`` names, each in a thread with a timeout.
 
-Apprise blocks, and what it speaks to may hang: nothing of it runs in the loop or in a thread that the
-process waits for at its end. Its URLs hold passwords, and so may what it logs: only what has no part
-of a URL in it leaves this module.
+Apprise blocks, and what it speaks to may hang: nothing of it runs in the loop or in a thread that the process waits for
+at its end. Its URLs hold passwords, and so may what it logs: only what has no part of a URL in it leaves this module.
 """
 
 import asyncio

@@ -1,8 +1,7 @@
 """Session of one backend. It runs while this runner holds the backend's lease.
 
-A slow backend delays no other one: each session waits for its own. Each part has a task of its own: the
-sockets receive events, the health probe observes, the claimer sends, the reconciler applies the desired
-state.
+A slow backend delays no other one: each session waits for its own. Each part has a task of its own: the sockets receive
+events, the health probe observes, the claimer sends, the reconciler applies the desired state.
 """
 
 from collections.abc import Iterable, Mapping
