@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from blake3 import blake3
+from django.db import connection
 
 from jobgroups.domain.states import CHILD_OPEN
 from jobgroups.models import JobGroup
@@ -22,6 +23,7 @@ OUTLOOK_SECONDS: Final = 1.0
 
 #: ``seq`` and ``revision`` of a group. Every change of an answer changes one of them, except that of an outlook.
 Version: TypeAlias = tuple[int, int]
+_TABLE: Final = JobGroup._meta.db_table
 _Files: TypeAlias = Mapping[int, Sequence[Any]]
 
 
@@ -72,8 +74,11 @@ class PageAnswer(Answer):
 
 def group_versions(group_ids: Collection[str]) -> dict[str, Version]:
     """Return the version of each group that exists."""
-    rows = JobGroup.objects.filter(pk__in=group_ids).order_by().values_list("pk", "seq", "revision")
-    return {group_id: (seq, revision) for group_id, seq, revision in rows}
+    places = ", ".join(["%s"] * len(group_ids))
+    with connection.cursor() as cursor:
+        # Written out: it is the query of each request, and Django would take longer than the database.
+        cursor.execute(f"SELECT id, seq, revision FROM {_TABLE} WHERE id IN ({places})", list(group_ids))  # noqa: S608
+        return {group_id: (seq, revision) for group_id, seq, revision in cursor.fetchall()}
 
 
 def read_status(group_id: str, earlier: GroupAnswer | None) -> GroupAnswer:
