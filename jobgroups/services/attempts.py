@@ -457,7 +457,8 @@ def abandoned_prompt_found(*, attempt_id: int, fence: FencingToken, running: boo
         moved = attempt.stop_reason in VOID_ONCE_STARTED
         if (attempt.stop_requested_at is not None and not moved) or not is_free(child):
             never_asked = Attempt.objects.filter(pk=attempt.pk, stop_requested_at__isnull=True)
-            never_asked.update(stop_requested_at=now(), stop_reason=StopReason.SUPERSEDED)
+            if never_asked.update(stop_requested_at=now(), stop_reason=StopReason.SUPERSEDED):
+                tx.mark_changed()
             return False
         AbandonedPrompt.objects.filter(attempt=attempt).delete()
         late_results.reinstate(child, attempt)

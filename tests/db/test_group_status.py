@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from jobgroups.models import Capture, ChildJob, JobGroup, ReportedFile
 from jobgroups.queries.group_status import group_versions, read_head, read_job, read_page, read_status
 from jobgroups.queries.groups import child_detail, group_snapshot
-from jobgroups.services import files
+from jobgroups.services import attempts, files
 from jobgroups.services.cancellation import child_cancel, group_cancel
 from jobgroups.services.captures import captures_request
 from jobgroups.services.progress import ProgressRow, progress_flush
@@ -111,6 +112,21 @@ def test_replaced_output_changes_the_version(group: JobGroup, write: Callable[[J
     after = read_status(group.id, kept)
     assert after.version != kept.version
     assert json.loads(after.body)["child_jobs"][0]["outputs"]["images"][0]["missing"]
+
+
+def test_rejection_of_an_abandoned_prompt_changes_the_version() -> None:
+    """The prompt had ended for its job, so that the kept answer does not expire."""
+    fence = factories.online()
+    group = factories.submit()
+    abandoned = factories.claim(fence)
+    factories.abandon(abandoned, fence)
+    end(factories.begin(fence), fence)
+    kept = read_job(group.id, abandoned.child_id, None)
+    assert kept.expires_at == math.inf
+    attempts.abandoned_prompt_found(attempt_id=abandoned.attempt_id, fence=fence, running=True)
+    after = read_job(group.id, abandoned.child_id, None)
+    assert json.loads(after.body)["attempts"][0]["stop_reason"] == "superseded"
+    assert after.version != kept.version
 
 
 def test_jobs_that_have_not_changed_are_not_encoded_again(group: JobGroup) -> None:
