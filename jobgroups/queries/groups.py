@@ -45,8 +45,9 @@ def group_rows(group_id: str) -> tuple[JobGroup, list[tuple[Any, ...]]]:
     for _ in range(5):
         group = _group(group_id)
         rows = CHILDREN.raw(group_id)
-        # Each child has the group's ``seq``: if they are equal, no transaction came between the two queries.
-        if all(row[group_seq] == group.seq for row in rows):
+        # Each child has the group's ``seq``: if they are equal, no transaction came between the two queries. Without
+        # children the group was deleted between them.
+        if rows and all(row[group_seq] == group.seq for row in rows):
             return group, rows
     with transaction.atomic():
         locked = JobGroup.objects.select_for_update().filter(pk=group_id).first()

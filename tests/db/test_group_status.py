@@ -10,6 +10,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from jobgroups.errors import GroupNotFound
 from jobgroups.models import Capture, ChildJob, JobGroup, ReportedFile
 from jobgroups.queries.group_status import group_versions, read_head, read_job, read_page, read_status
 from jobgroups.queries.groups import child_detail, group_snapshot
@@ -160,3 +161,18 @@ def test_answers_equal_those_of_the_queries(group: JobGroup) -> None:
     assert [one.last for one in pages] == [1, None, None]
     assert [job for one in pages for job in _plain(one.body)["child_jobs"]] == status["child_jobs"]
     assert read_page(group.id, 0, 3, None).last is None
+
+
+def test_group_that_is_deleted_while_it_is_read_is_not_found(group: JobGroup) -> None:
+    group_cancel(group_id=group.id)
+    kept = read_status(group.id, None)
+
+    doomed = [group.id]
+
+    def delete_before_jobs(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+        if doomed and f'FROM "{ChildJob._meta.db_table}"' in sql:
+            JobGroup.objects.filter(pk=doomed.pop()).delete()
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(delete_before_jobs), pytest.raises(GroupNotFound):
+        read_status(group.id, kept)
