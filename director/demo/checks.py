@@ -16,21 +16,13 @@ from director.client import Group
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the API returned for one group.
+    """What the API returned for one group."""
 
-    Attributes:
-        title: display name of the group.
-        group: status after the end.
-        streamed: ``seq`` of every state event of the live stream, in order of arrival.
-        logged: ``seq`` of every event of the log, read after the end.
-        images: downloaded files, in the order of the children.
-    """
-
-    title: str
-    group: Group
-    streamed: Sequence[int]
-    logged: Sequence[int]
-    images: Sequence[Path]
+    title: str  #: Display name of the group.
+    group: Group  #: Status after the end.
+    streamed: Sequence[int]  #: ``seq`` of every state event of the live stream, in order of arrival.
+    logged: Sequence[int]  #: ``seq`` of every event of the log, read after the end.
+    images: Sequence[Path]  #: Downloaded files, in the order of the children.
 
 
 def png_digest(path: Path) -> str | None:

@@ -15,8 +15,7 @@ from typing import Final
 
 from director.__main__ import main
 
-#: Seconds for an orderly end before the process exits without cleanup.
-GRACE_S: Final = 8.0
+GRACE_S: Final = 8.0  #: Seconds for an orderly end before the process exits without cleanup.
 
 
 def _end_with_input() -> None:

@@ -14,10 +14,8 @@ from director.demo.processes import Processes, ProcessFailed
 from director.server import listen
 
 BACKENDS: Final = 3
-#: The Director's default port. Another Director may already use it.
-_USUAL_PORT: Final = 9820
-#: Display name of the Director's process.
-DIRECTOR: Final = "Director"
+_USUAL_PORT: Final = 9820  #: The Director's default port. Another Director may already use it.
+DIRECTOR: Final = "Director"  #: Display name of the Director's process.
 _SIMULATORS_READY: Final = re.compile(r'^\{.*"urls".*\}')
 _DIRECTOR_READY: Final = re.compile(r"Director is ready at (?P<url>http://\S+)")
 _ANSWER_WITHIN_S: Final = 10.0

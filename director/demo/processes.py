@@ -15,12 +15,10 @@ from django.conf import settings
 
 from director.demo.child_process import GRACE_S
 
-#: Seconds until a process must be ready. The first start compiles every module.
-READY_WITHIN_S: Final = 60.0
+READY_WITHIN_S: Final = 60.0  #: Seconds until a process must be ready. The first start compiles every module.
 #: The child process exits GRACE_S after its input closes. Afterwards its process group is killed.
 _KILL_AFTER_S: Final = GRACE_S + 2.0
-#: The longest line that is read from a process.
-_MAX_LINE: Final = 2**20
+_MAX_LINE: Final = 2**20  #: The longest line that is read from a process.
 _TAIL_LINES: Final = 12
 
 

@@ -8,24 +8,23 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from director.client import AsyncDirector, ChildProgress, Event, Group
+import click
+
+from director.cli.display import Display, make_display
+from director.cli.watch import conclude
+from director.client import AsyncDirector, ChildProgress, Event, Group, InitialState
 from director.demo.checks import DemoResult, problems
 from director.demo.farm import DIRECTOR, OUT_OF_MEMORY, Farm, inject_fault, read_audit_logs, start, start_director
 from director.demo.processes import Processes
-from director.demo.screen import Screen
 from director.demo.workflow import text_to_image, with_video
 
-#: Limit in seconds from the submission of a group to its last download.
-_GROUP_WITHIN_S: Final = 120.0
-#: Seconds without a response after which the client gives up.
-_GIVE_UP_S: Final = 15.0
-#: Extra seconds per job of the third group: its jobs must outlast a restart of the Director.
-_LONGER_S: Final = 4.0
-#: Share of the steps after which a job counts as under way.
-_UNDER_WAY: Final = 0.3
+_GROUP_WITHIN_S: Final = 120.0  #: Limit in seconds from the submission of a group to its last download.
+_GIVE_UP_S: Final = 15.0  #: Seconds without a response after which the client gives up.
+_LONGER_S: Final = 4.0  #: Extra seconds per job of the third group: its jobs must outlast a restart of the Director.
+_UNDER_WAY: Final = 0.3  #: Share of the steps after which a job counts as under way.
 
 
-async def run(folder: Path, screen: Screen, *, once: bool, seconds: float) -> list[str]:
+async def run(folder: Path, *, once: bool, seconds: float) -> list[str]:
     """Run the demo; return one sentence for each failed check.
 
     ``folder`` is an existing folder for all files. With ``once`` it ends after the three groups instead of serving until
@@ -37,11 +36,11 @@ async def run(folder: Path, screen: Screen, *, once: bool, seconds: float) -> li
     async with asyncio.TaskGroup() as tasks:
         processes = Processes(tasks, folder)
         try:
-            found = await _run_groups(folder, processes, screen, once=once, seconds=seconds)
+            found = await _run_groups(folder, processes, once=once, seconds=seconds)
             for sentence in found:
-                screen.say(f"CHECK FAILED: {sentence}")
+                click.echo(f"CHECK FAILED: {sentence}")
             if not once:
-                screen.say("The Director serves until you press Ctrl-C.")
+                click.echo("The Director serves until you press Ctrl-C.")
                 await _until_interrupted()
         finally:
             await processes.stop()
@@ -49,39 +48,37 @@ async def run(folder: Path, screen: Screen, *, once: bool, seconds: float) -> li
     return found
 
 
-async def _run_groups(folder: Path, processes: Processes, screen: Screen, *, once: bool, seconds: float) -> list[str]:
-    screen.say(f"Data folder: {folder}")
-    screen.say("Starting three simulated ComfyUIs and a Director …")
+async def _run_groups(folder: Path, processes: Processes, *, once: bool, seconds: float) -> list[str]:
+    click.echo(f"Data folder: {folder}")
+    click.echo("Starting three simulated ComfyUIs and a Director …")
     farm = await start(processes, folder=folder, seconds=seconds)
     async with AsyncDirector(farm.url, give_up_seconds=_GIVE_UP_S) as director:
         for name, url in farm.simulators.items():
             await director.add_backend(url, backend_id=name, name=f"Simulated {name}")
-        user = _User(director, farm, folder / "images", screen)
-        screen.title("1. One request, three backends, three seeds: an image and a video each")
+        user = _User(director, farm, folder / "images")
+        click.secho("\n1. One request, three backends, three seeds: an image and a video each", bold=True)
         first = await user.render("Group 1", workflow=with_video(text_to_image()))
-        screen.title("2. The same request, but gpu-2 runs out of memory")
+        click.secho("\n2. The same request, but gpu-2 runs out of memory", bold=True)
         await inject_fault(farm, "gpu-2", OUT_OF_MEMORY)
         second = await user.render("Group 2")
-        screen.title("3. Longer jobs, and the Director is killed while they run")
+        click.secho("\n3. Longer jobs, and the Director is killed while they run", bold=True)
         for name in farm.simulators:
             await inject_fault(farm, name, {"name": "slow", "seconds": _LONGER_S})
-        kill_switch = _KillSwitch(processes, farm, screen)
+        kill_switch = _KillSwitch(processes, farm)
         third = await user.render("Group 3", kill_switch)
         audit_log = await read_audit_logs(farm)
-    screen.table([first, second, third])
-    screen.say(f"\nImages: {user.images}")
-    screen.say(f"Director: {farm.url}{' (ends with this demo)' if once else ''}")
+    click.echo(f"\nImages: {user.images}")
+    click.echo(f"Director: {farm.url}{' (ends with this demo)' if once else ''}")
     return problems(first, second, third, killed=kill_switch.killed_at is not None, audit_log=audit_log)
 
 
 class _KillSwitch:
     """Kills and restarts the Director once, as soon as every child of the group is under way."""
 
-    def __init__(self, processes: Processes, running: Farm, screen: Screen) -> None:
+    def __init__(self, processes: Processes, running: Farm) -> None:
         self.killed_at: float | None = None  # seconds since the epoch
         self._processes = processes
         self._farm = running
-        self._screen = screen
         self._under_way: set[str] = set()
         self._seq = 0
 
@@ -95,9 +92,9 @@ class _KillSwitch:
             return
         self.killed_at = time.time()
         await self._processes.kill(DIRECTOR)
-        self._screen.say("  The Director's process was killed. The three ComfyUIs continue.")
+        click.echo("  The Director's process was killed. The three ComfyUIs continue.")
         await start_director(self._processes, urlsplit(self._farm.url).port or 0)
-        self._screen.say(
+        click.echo(
             f"  The Director was restarted with the same data folder after"
             f" {time.time() - self.killed_at:.1f} s; the stream resumes with ?since={self._seq}."
         )
@@ -108,7 +105,6 @@ class _User:
     director: AsyncDirector
     farm: Farm
     images: Path
-    screen: Screen
 
     async def render(
         self, title: str, kill_switch: _KillSwitch | None = None, workflow: dict[str, Any] | None = None
@@ -118,10 +114,15 @@ class _User:
             submitted = await self.director.submit(
                 workflow or text_to_image(), list(self.farm.simulators), metadata={"scene": title}
             )
-            streamed = await self._watch(submitted, kill_switch)
-            group = await self.director.status(submitted.job_group_id)
-            files = await self.director.download(group, self.images)
+            with make_display(as_json=False) as display:
+                display.on_event(InitialState(type="initial_state", raw={}, group=submitted))
+                streamed = await self._follow(submitted, display, kill_switch)
+                group = await self.director.status(submitted.job_group_id)
+                files = await self.director.download(group, self.images)
+                for path in files:
+                    display.on_saved("", path)
             log = await self.director.events(group.job_group_id)
+        conclude(group)
         return DemoResult(
             title=title,
             group=group,
@@ -130,18 +131,17 @@ class _User:
             images=[path for path in files if path.suffix == ".png"],
         )
 
-    async def _watch(self, group: Group, kill_switch: _KillSwitch | None) -> list[Event]:
+    async def _follow(self, group: Group, display: Display, kill_switch: _KillSwitch | None) -> list[Event]:
         stored = []
         # Without a kill, a lost connection or a gap is an error: all processes run on one machine.
         stream = self.director.stream(group.job_group_id, since=0, reconnect=kill_switch is not None)
-        with self.screen.watch(group) as show:
-            async with contextlib.aclosing(stream):
-                async for event in stream:
-                    show(event)
-                    if event.seq is not None:
-                        stored.append(event)
-                    if kill_switch is not None:
-                        await kill_switch.after(event, group)
+        async with contextlib.aclosing(stream):
+            async for event in stream:
+                display.on_event(event)
+                if event.seq is not None:
+                    stored.append(event)
+                if kill_switch is not None:
+                    await kill_switch.after(event, group)
         return stored
 
 

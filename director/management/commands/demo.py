@@ -16,7 +16,6 @@ from django.core.management.base import BaseCommand, CommandError
 from director.client import DirectorError
 from director.demo.processes import ProcessFailed
 from director.demo.scenario import run
-from director.demo.screen import Screen
 
 _INTERRUPTED = 130  #: Exit status of a program that Ctrl-C ended.
 
@@ -36,7 +35,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the demo; exit with status 0 if every check passes."""
         folder = _folder(options["folder"])
-        demo = run(folder, Screen(), once=options["once"], seconds=options["seconds"])
+        demo = run(folder, once=options["once"], seconds=options["seconds"])
         try:
             found = asyncio.run(_interruptible(demo))
         except ExceptionGroup as errors:
