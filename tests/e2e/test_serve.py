@@ -1,7 +1,6 @@
 """``serve``: what it refuses, where it listens, what it keeps."""
 
 import re
-import runpy
 import socket
 import stat
 from collections.abc import Iterator
@@ -9,10 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from django.core.exceptions import ImproperlyConfigured
 
 from director.server.listen import display_hosts
-from tests.harness.processes import ROOT, Served, refused, serving
+from tests.harness.processes import Served, refused, serving
 
 NAMES = "farm.example,.studio.example,192.0.2.7,[2001:db8::7]"
 #: Three names that are no settings; the last one is the client's variable.
@@ -61,30 +59,6 @@ def test_serve_refuses_invalid_settings_with_a_sentence(
     tmp_path: Path, port: str, variables: dict[str, str], text: str
 ) -> None:
     assert text in refused(tmp_path, "serve", "--port", port, **variables)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "text"),
-    [
-        ("DIRECTOR_DEPTH", "99", "DIRECTOR_DEPTH is 99; it must be between 1 and 16"),
-        ("DIRECTOR_DISCOVER", "perhaps", "use 1 (on) or 0 (off)"),
-        ("DIRECTOR_DATABASE_URL", "mysql://x/y", "use postgres://user@host/name or sqlite:///"),
-        ("DIRECTOR_REDIS_URL", "localhost", "must look like redis://host:6379/0"),
-        ("DIRECTOR_FILES_STORAGE", "s3://key:secret@bucket", "must look like s3://bucket/prefix?endpoint_url="),
-        ("DIRECTOR_FILES_STORAGE", "s3://bucket?endpoint=x", "must look like s3://bucket/prefix?endpoint_url="),
-        ("DIRECTOR_ALLOWED_ORIGINS", "example.com", "write each as http://host:port"),
-        ("DIRECTOR_ALLOWED_HOSTS", "a.example,http://farm.example", "write host names only"),
-        ("DIRECTOR_ALLOWED_HOSTS", "a.example,farm.example/", "has 'farm.example/'"),
-        ("DIRECTOR_ALLOWED_HOSTS", "a.example,farm.example:9820", "has 'farm.example:9820'"),
-        ("DIRECTOR_SECRET_KEY", "short", "at least 32 characters"),
-        ("DIRECTOR_LOG_LEVEL", "LOUD", "must be DEBUG, INFO, WARNING or ERROR"),
-        ("DIRECTOR_RETRY_ELSEWHERE", "yes", "use one of 0, group, any"),
-    ],
-)
-def test_invalid_setting_is_described(monkeypatch: pytest.MonkeyPatch, name: str, value: str, text: str) -> None:
-    monkeypatch.setenv(name, value)
-    with pytest.raises(ImproperlyConfigured, match=re.escape(text)):
-        runpy.run_path(str(ROOT / "director" / "settings.py"))
 
 
 def test_misspelt_setting_is_reported_with_the_nearest_name(served: Served) -> None:
