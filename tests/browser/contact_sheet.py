@@ -1,6 +1,7 @@
 """Pages in every state of groups, jobs and backends: their layout problems, and screenshots of them."""
 
 import json
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,36 +28,13 @@ class Page:
     clicks: tuple[str, ...] = ()
     #: Open, it is shown as it stands in the window.
     window: bool = False
+    fast: bool = False
 
 
 def pages(groups: dict[str, str]) -> list[Page]:
     """Return what is looked at; the table of backends comes last, as it needs more of them."""
-    looks = f"/groups/{groups['looks']}"
-    return [
-        Page("groups", "/"),
-        Page("groups-selected", "/", (".row input[name=pick]",), window=True),
-        Page("groups-nothing-fits", "/?text=nothing+fits"),
-        Page("looks", looks),
-        Page("looks-unfolded", looks, ("#about summary", ".trace summary", ".tries summary")),
-        Page("looks-cancel", looks, ("[data-act=cancel-group]",), window=True),
-        Page("looks-viewer", looks, (".picture",), window=True),
-        Page("looks-viewer-video", looks, (".picture[data-kind=video]",), window=True),
-        Page("one", f"/groups/{groups['one']}"),
-        Page("three", f"/groups/{groups['three']}"),
-        Page("fifty", f"/groups/{groups['fifty']}"),
-        Page("pool", f"/groups/{groups['pool']}"),
-        Page("thousand", f"/groups/{groups['thousand']}"),
-        Page("none", f"/groups/{groups['none']}"),
-        Page("no-group", "/groups/jg_000000000000"),
-        Page("failures", "/failures"),
-        Page("failures-dialog", "/failures", ("button:has-text('Quarantine')",), window=True),
-        Page("backends", "/backends"),
-        Page("backends-add", "/backends", ("#add-open", "#test"), window=True),
-        Page("assets", "/assets"),
-        Page("submit", "/submit"),
-        Page("submit-wrong", "/submit", ("#send",)),
-        Page("submit-again", f"/submit?from={groups['looks']}"),
-    ]
+    listed = tomllib.loads(Path(__file__).with_name("pages.toml").read_text(encoding="utf-8"))
+    return [Page(name, **{**page, "path": page["path"].format(**groups)}) for name, page in listed.items()]
 
 
 TABLE = Page("backends-table", "/backends")
