@@ -15,11 +15,11 @@ from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup, Variant
 from jobgroups.queries.exclusions import active_exclusions, exclusions_json
 from jobgroups.queries.groups import group_snapshot
 from jobgroups.queries.pool import LineReader
-from jobgroups.services import attempts, backends, exclusions, expiry, retries
+from jobgroups.services import attempts, backends, exclusions, expiry, retries, runners
 from jobgroups.services.claims import ClaimResult
-from tests.db.test_pool import claim, runner_of, to_pool
+from tests.db.test_pool import claim
 from tests.harness import factories
-from tests.harness.factories import finish, online, start
+from tests.harness.factories import finish, online, start, submit_to_pool
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -71,7 +71,7 @@ def give_up(group: JobGroup) -> int:
 
 def test_a_refusal_excludes_the_backend_and_costs_the_job_nothing() -> None:
     first, second = online("gpu-1"), online("gpu-2")
-    group, same = to_pool(1, max_attempts=1), to_pool(1)
+    group, same = submit_to_pool(1, max_attempts=1), submit_to_pool(1)
     refuse(claim(first, group), first)
     assert excluded() == [("gpu-1", "missing", 1)]
     child = factories.only(group)
@@ -90,7 +90,7 @@ def test_a_refusal_excludes_the_backend_and_costs_the_job_nothing() -> None:
 def test_a_backend_that_refuses_everything_makes_no_job_fail_while_another_fits() -> None:
     fences = [online(f"gpu-{number}") for number in range(1, 9)]
     online("sound")
-    group = to_pool(1, max_attempts=1)
+    group = submit_to_pool(1, max_attempts=1)
     for fence in fences:
         refuse(claim(fence, group), fence)
     assert factories.only(group).status == "queued"
@@ -100,7 +100,7 @@ def test_a_backend_that_refuses_everything_makes_no_job_fail_while_another_fits(
 
 def test_a_missing_picture_excludes_the_backend_from_this_group_alone() -> None:
     fence = online("gpu-1")
-    group, same = to_pool(1), to_pool(1)
+    group, same = submit_to_pool(1), submit_to_pool(1)
     refuse(claim(fence, group), fence, "image", "mask")
     assert Exclusion.objects.get().variant_id == Variant.objects.get(group=group).id
     assert exclusions_json("gpu-1")[0]["group_id"] == group.id
@@ -118,7 +118,7 @@ def test_a_missing_picture_excludes_the_backend_from_this_group_alone() -> None:
 )
 def test_an_error_that_does_not_name_a_model_excludes_the_group_alone(error: tuple[str, str], everywhere: bool) -> None:
     fence = online("gpu-1")
-    group = to_pool(1)
+    group = submit_to_pool(1)
     result = claim(fence, group)
     assert result.claim is not None
     start(result.claim, fence)
@@ -135,7 +135,7 @@ def test_an_error_that_does_not_name_a_model_excludes_the_group_alone(error: tup
 
 def test_a_part_that_is_refused_excludes_the_backend_too() -> None:
     fence = online("gpu-1")
-    group = to_pool(1, partial_outputs=PartialOutputs.FAIL)
+    group = submit_to_pool(1, partial_outputs=PartialOutputs.FAIL)
     result = claim(fence, group)
     assert result.claim is not None
     attempts.attempt_accepted(attempt_id=result.claim.attempt_id, fence=fence, node_errors=faulty("ckpt_name"))
@@ -149,7 +149,7 @@ def test_a_part_that_is_refused_excludes_the_backend_too() -> None:
 
 def test_the_second_out_of_memory_excludes_and_both_are_counted() -> None:
     fence = online("gpu-1")
-    group = to_pool(2, max_attempts=5)
+    group = submit_to_pool(2, max_attempts=5)
     run_out_of_memory(claim(fence, group), fence)
     assert excluded() == []
     run_out_of_memory(claim(fence, group), fence)
@@ -176,7 +176,7 @@ def test_a_bound_job_excludes_nothing() -> None:
 def test_nothing_is_claimed_after_an_exclusion_that_was_learned_at_the_same_moment() -> None:
     fence = online("gpu-1")
     for _ in range(5):
-        group = to_pool(3)
+        group = submit_to_pool(3)
         first = claim(fence, group)
         race(partial(refuse, first, fence), partial(claim, fence, group))
         assert claim(fence, group).in_vain
@@ -188,7 +188,7 @@ def test_nothing_is_claimed_after_an_exclusion_that_was_learned_at_the_same_mome
 
 def test_two_refusals_at_once_are_one_exclusion() -> None:
     fence = online("gpu-1")
-    group = to_pool(2)
+    group = submit_to_pool(2)
     both = [claim(fence, group), claim(fence, group)]
     race(*(partial(refuse, one, fence) for one in both))
     assert excluded() == [("gpu-1", "missing", 2)]
@@ -207,7 +207,7 @@ def test_two_refusals_at_once_are_one_exclusion() -> None:
 )
 def test_an_exclusion_ends_and_the_same_job_is_taken_again(end: Any) -> None:
     fence = online("gpu-1")
-    group = to_pool(1)
+    group = submit_to_pool(1)
     refuse(claim(fence, group), fence)
     assert claim(fence, group).in_vain
     end(fence)
@@ -217,7 +217,7 @@ def test_an_exclusion_ends_and_the_same_job_is_taken_again(end: Any) -> None:
 
 def test_a_backend_that_answers_keeps_its_exclusions() -> None:
     fence = online("gpu-1")
-    refuse(claim(fence, to_pool(1)), fence)
+    refuse(claim(fence, submit_to_pool(1)), fence)
     backends.backend_observed(fence=fence, reachable=True)
     backends.backend_update(backend_id="gpu-1", url="http://gpu-1.test:8188/", name="same")
     assert len(excluded()) == 1
@@ -231,7 +231,7 @@ def test_a_backend_that_answers_keeps_its_exclusions() -> None:
 
 def test_an_old_out_of_memory_does_not_count_with_a_new_one() -> None:
     fence = online("gpu-1")
-    group = to_pool(1, max_attempts=5)
+    group = submit_to_pool(1, max_attempts=5)
     run_out_of_memory(claim(fence, group), fence)
     old = Exclusion.objects.get().last_at - dt.timedelta(hours=24)
     Exclusion.objects.update(last_at=old)
@@ -242,8 +242,8 @@ def test_an_old_out_of_memory_does_not_count_with_a_new_one() -> None:
 def test_jobs_that_every_candidate_refuses_fail_with_all_reasons() -> None:
     first, second = online("gpu-1"), online("gpu-2")
     online("off", enabled=False)
-    runner_of(first)
-    group = to_pool(1)
+    runners.runner_register(name="runner", instance="i", version="1")
+    group = submit_to_pool(1)
     refuse(claim(first, group), first)
     refuse(claim(second, group), second)
     waits = group_snapshot(group.id)["child_jobs"][0]["waiting_reason"]
@@ -265,7 +265,7 @@ def test_jobs_that_every_candidate_refuses_fail_with_all_reasons() -> None:
 def test_jobs_wait_for_an_absent_candidate_as_unreachable() -> None:
     first = online("gpu-1")
     online("away", unreachable_since=dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
-    group = to_pool(1)
+    group = submit_to_pool(1)
     refuse(claim(first, group), first)
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
     assert give_up(group) == 1

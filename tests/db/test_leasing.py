@@ -21,6 +21,7 @@ from jobgroups.services.leases import LEASE_TTL, lease_acquire, lease_release, v
 from jobgroups.services.progress import ProgressRow, progress_flush
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
+from tests.harness.waits import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -115,7 +116,8 @@ def test_lease_of_a_runner_without_its_name_lock_is_acquired_at_once() -> None:
         assert not leases.has_free_lease("b")
     finally:
         lock.release()
-    _until(lambda: leases.dead_runners() == {"a"})
+    # In a server's first seconds a missing lock proves nothing.
+    until(lambda: leases.dead_runners() == {"a"})
     assert leases.has_free_lease("b")
     assert lease_acquire(backend_id="gpu-1", runner="b") is not None
 
@@ -137,20 +139,12 @@ def test_name_lock_is_acquired_again_after_its_connection_was_cut() -> None:
             "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
-    _until(lock.ensure_held)
+    until(lock.ensure_held)
     assert not other.try_acquire()
     lock.release()
-    _until(other.try_acquire)
+    until(other.try_acquire)
     assert not lock.ensure_held(), "it is another one's by now"
     other.release()
-
-
-def _until(what: Callable[[], object]) -> None:
-    # In a server's first seconds a missing lock proves nothing.
-    end = time.monotonic() + 15.0
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @on_postgres

@@ -14,26 +14,21 @@ from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, Placement, RetryScope
+from jobgroups.domain.states import AttemptState, Placement
 from jobgroups.errors import BackendUnavailable, LeaseLost
 from jobgroups.models import Attempt, ChildJob, JobGroup, Timing, Variant
 from jobgroups.queries import pool
 from jobgroups.queries.groups import child_detail, group_snapshot
 from jobgroups.queries.pool import LineReader
-from jobgroups.services import attempts, cancellation, claims, expiry, holds, leases, moves, purge, retries
+from jobgroups.services import attempts, cancellation, claims, expiry, holds, leases, moves, purge, retries, runners
 from jobgroups.services.claims import ClaimResult
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
-from tests.harness.factories import finish, online, start
+from tests.harness.factories import finish, online, start, submit_to_pool
 from tests.harness.races import race
 from tests.harness.waits import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def to_pool(count: int, *candidates: str, **fields: Any) -> JobGroup:
-    fields = {"retry_elsewhere": RetryScope.GROUP, "max_attempts": 2, **fields}
-    return factories.submit(*(candidates or ("*",)), count=count, **fields)
 
 
 def claim(fence: FencingToken, group: JobGroup, **how: Any) -> ClaimResult:
@@ -53,16 +48,16 @@ def test_a_line_of_more_groups_than_a_statement_may_name_is_read(monkeypatch: py
     monkeypatch.setattr(pool, "_MOST_NAMED", 0)
     online("gpu-1")
     factories.submit("gpu-1")
-    groups, reader = [to_pool(1), to_pool(1)], LineReader()
+    groups, reader = [submit_to_pool(1), submit_to_pool(1)], LineReader()
     for _ in "ab":
         assert [one.group_id for one in reader.read(()).variants] == [one.id for one in groups]
         cancellation.group_cancel(group_id=groups.pop(0).id)
-        groups.append(to_pool(1))
+        groups.append(submit_to_pool(1))
 
 
 def test_two_backends_never_claim_one_job() -> None:
     first, second = online("gpu-1"), online("gpu-2")
-    group = to_pool(1)
+    group = submit_to_pool(1)
     results = race(partial(claim, first, group), partial(claim, second, group))
     assert len(claimed_ids(results)) == 1
     assert sorted(one.in_vain for one in results) == [False, True]
@@ -72,7 +67,7 @@ def test_two_backends_never_claim_one_job() -> None:
 
 def test_many_claims_at_once_take_each_job_once() -> None:
     fences = [online(f"gpu-{number}") for number in range(6)]
-    group = to_pool(8)
+    group = submit_to_pool(8)
     taken = claimed_ids(race(*(partial(claim, fence, group) for fence in fences for _ in "ab")))
     assert len(taken) == len(set(taken)) <= 8
     while len(taken) < 8:
@@ -83,7 +78,7 @@ def test_many_claims_at_once_take_each_job_once() -> None:
 
 def test_the_first_claim_starts_a_group_that_was_accepted_without_a_runner() -> None:
     first, second = online("gpu-1"), online("gpu-2")
-    group = to_pool(2, runner_alive=False)
+    group = submit_to_pool(2, runner_alive=False)
     assert group.status == "pending"
     race(partial(claim, first, group), partial(claim, second, group))
     claim(second, group)
@@ -104,7 +99,11 @@ def claim_bound(fence: FencingToken) -> ClaimResult:
 def test_a_cancel_and_claims_at_once_leave_no_prompt_without_a_stop(placement: Placement) -> None:
     fences = [online(f"gpu-{number}") for number in range(4)]
     for _ in range(5):
-        group = to_pool(6) if placement is Placement.POOL else factories.submit(*(one.backend_id for one in fences * 2))
+        group = (
+            submit_to_pool(6)
+            if placement is Placement.POOL
+            else factories.submit(*(one.backend_id for one in fences * 2))
+        )
         claim_any(fences[0], group)
         race(
             *(partial(claim_any, fence, group) for fence in fences),
@@ -136,7 +135,7 @@ def test_moves_and_claims_at_once_leave_no_prompt_at_the_backend_that_was_left()
 @pytest.mark.parametrize("placement", Placement)
 def test_a_claim_does_not_wait_for_outcomes_of_its_group(placement: Placement) -> None:
     first, second = online("gpu-1"), online("gpu-2")
-    group = to_pool(4) if placement is Placement.POOL else factories.submit("gpu-1", "gpu-2")
+    group = submit_to_pool(4) if placement is Placement.POOL else factories.submit("gpu-1", "gpu-2")
     assert claim_any(first, group).claim is not None
     with group_transaction(group.id):
         (result,) = race(partial(claim_any, second, group))
@@ -158,7 +157,7 @@ def test_a_claim_does_not_wait_for_outcomes_of_its_group(placement: Placement) -
 )
 def test_nothing_is_claimed_after_a_change_that_forbids_it(change: Any) -> None:
     fence = online("gpu-1", tags=["fast"])
-    group = to_pool(3, "tag:fast")
+    group = submit_to_pool(3, "tag:fast")
     race(partial(claim, fence, group), change, refused=LeaseLost)
     count = Attempt.objects.count()
     with contextlib.suppress(LeaseLost):
@@ -168,7 +167,7 @@ def test_nothing_is_claimed_after_a_change_that_forbids_it(change: Any) -> None:
 
 def test_a_claim_shows_nothing_and_a_start_shows_the_backend() -> None:
     fence = online("gpu-1")
-    group = to_pool(2)
+    group = submit_to_pool(2)
     result = claim(fence, group)
     assert result.from_pool
     assert result.claim is not None
@@ -180,7 +179,7 @@ def test_a_claim_shows_nothing_and_a_start_shows_the_backend() -> None:
 
 def test_a_prompt_that_was_not_sent_goes_back_to_the_pool() -> None:
     first, second = online("gpu-1"), online("gpu-2")
-    group = to_pool(1)
+    group = submit_to_pool(1)
     result = claim(first, group)
     assert result.claim is not None
     assert unsent(group) == 0
@@ -200,7 +199,7 @@ def refuse(result: ClaimResult, fence: FencingToken, kind: FailureClass) -> None
 
 def test_a_backend_that_would_fail_again_does_not_take_the_job_again() -> None:
     first, second = online("gpu-1"), online("gpu-2")
-    group = to_pool(1)
+    group = submit_to_pool(1)
     refuse(claim(first, group), first, FailureClass.CUDA_FATAL)
     retry = factories.log(group)[-1]
     assert (retry["type"], retry["backend_id"], retry["next_backend_id"]) == ("child_retrying", "gpu-1", None)
@@ -210,7 +209,7 @@ def test_a_backend_that_would_fail_again_does_not_take_the_job_again() -> None:
 
 def test_a_backend_leaves_a_job_that_it_failed_to_others_for_a_minute() -> None:
     first, second = online("gpu-1"), online("gpu-2")
-    group = to_pool(1)
+    group = submit_to_pool(1)
     refuse(claim(first, group), first, FailureClass.NODE_ERROR)
     assert claim(first, group, has_rival=True).in_vain
     minute = dt.timedelta(seconds=61)
@@ -222,7 +221,7 @@ def test_a_backend_leaves_a_job_that_it_failed_to_others_for_a_minute() -> None:
 
 def test_a_job_fails_at_once_if_every_candidate_would_fail_again() -> None:
     fence = online("gpu-1")
-    group = to_pool(1)
+    group = submit_to_pool(1)
     refuse(claim(fence, group), fence, FailureClass.CUDA_FATAL)
     child = factories.only(group)
     assert (child.status, child.failure_class) == ("failed", "cuda_fatal")
@@ -231,7 +230,7 @@ def test_a_job_fails_at_once_if_every_candidate_would_fail_again() -> None:
 def test_a_job_that_failed_ends_when_the_candidate_for_which_it_waits_stays_away() -> None:
     fence = online("gpu-1")
     online("gpu-2", unreachable_since=now() - dt.timedelta(seconds=590))
-    group = to_pool(2, max_attempts=5)
+    group = submit_to_pool(2, max_attempts=5)
     refuse(claim(fence, group), fence, FailureClass.CUDA_FATAL)
     fail_barred = partial(expiry.pool_fail_barred, variant_id=Variant.objects.get().id)
     assert fail_barred() == 0
@@ -245,7 +244,7 @@ def test_a_job_that_failed_ends_when_the_candidate_for_which_it_waits_stays_away
 
 def test_a_retry_by_a_person_within_the_run_lets_every_backend_try_again() -> None:
     fence = online("gpu-1")
-    group = to_pool(2)
+    group = submit_to_pool(2)
     refuse(claim(fence, group), fence, FailureClass.CUDA_FATAL)
     failed = group.children.get(status="failed")
     time.sleep(0.002)
@@ -256,7 +255,7 @@ def test_a_retry_by_a_person_within_the_run_lets_every_backend_try_again() -> No
 
 def test_the_older_of_a_bound_job_and_a_job_of_the_pool_is_claimed() -> None:
     fence = online("gpu-1")
-    bound, pooled = factories.submit("gpu-1"), to_pool(1)
+    bound, pooled = factories.submit("gpu-1"), submit_to_pool(1)
     first = claim(fence, pooled)
     assert first.claim is not None
     assert (first.claim.group_id, first.from_pool) == (bound.id, False)
@@ -269,7 +268,7 @@ def test_the_older_of_a_bound_job_and_a_job_of_the_pool_is_claimed() -> None:
 
 def test_a_retry_by_a_person_is_refused_if_no_candidate_takes_jobs() -> None:
     fence = online("gpu-1")
-    group = to_pool(1, max_attempts=1)
+    group = submit_to_pool(1, max_attempts=1)
     refuse(claim(fence, group), fence, FailureClass.NODE_ERROR)
     Backend.objects.update(enabled=False)
     with pytest.raises(BackendUnavailable, match="gpu-1 takes no jobs: Disabled"):
@@ -286,7 +285,7 @@ def test_a_retry_by_a_person_is_refused_if_no_candidate_takes_jobs() -> None:
 
 def test_jobs_without_a_candidate_fail_once_though_two_runners_give_up() -> None:
     online("gpu-1", tags=["other"])
-    group = to_pool(600, "tag:none")
+    group = submit_to_pool(600, "tag:none")
     variant = Variant.objects.get(group=group)
     expiry.variants_mark(unplaced=[variant.id], placed=[])
     give_up = partial(expiry.pool_give_up, variant_id=variant.id, limit_s=0)
@@ -298,7 +297,7 @@ def test_jobs_without_a_candidate_fail_once_though_two_runners_give_up() -> None
 
 def test_a_candidate_that_comes_back_in_time_keeps_the_jobs_alive() -> None:
     online("gpu-1", hold=Hold.DRAIN)
-    group = to_pool(2)
+    group = submit_to_pool(2)
     variant = Variant.objects.get(group=group)
     expiry.variants_mark(unplaced=[variant.id], placed=[])
     Backend.objects.update(hold="")
@@ -320,23 +319,23 @@ def reason(group: JobGroup, at: int = 0) -> str:
 
 
 def test_a_waiting_job_says_its_place_or_what_every_candidate_lacks() -> None:
-    fence = online("gpu-1")
+    online("gpu-1")
     online("gpu-2")
-    runner_of(fence)
-    earlier, group = to_pool(3), to_pool(2)
+    runners.runner_register(name="runner", instance="i", version="1")
+    earlier, group = submit_to_pool(3), submit_to_pool(2)
     assert reason(group, 1) == "5th in line for any of 2 backends."
     assert reason(earlier) == "1st in line for any of 2 backends."
-    alone = to_pool(1, "gpu-2")
+    alone = submit_to_pool(1, "gpu-2")
     assert reason(alone) == "6th in line for gpu-2."
-    lacking = to_pool(1, required_capabilities=["gpu:4090"])
+    lacking = submit_to_pool(1, required_capabilities=["gpu:4090"])
     assert reason(lacking) == ("No backend can take it now. gpu-1, gpu-2: Lacks gpu:4090.")
 
 
 def test_a_job_that_failed_on_the_only_backend_that_works_waits_for_others() -> None:
     fence = online("gpu-1")
     online("gpu-2")
-    runner_of(fence)
-    group = to_pool(2)
+    runners.runner_register(name="runner", instance="i", version="1")
+    group = submit_to_pool(2)
     learned = {"models_digest": "", "seconds": 10, "updated_at": now()}
     Timing.objects.create(workflow_digest=group.workflow_digest, backend_id="gpu-1", **learned)
     refuse(claim(fence, group), fence, FailureClass.CUDA_FATAL)
@@ -352,16 +351,9 @@ def test_a_job_that_failed_on_the_only_backend_that_works_waits_for_others() -> 
     assert other["eta_seconds"] is not None
 
 
-def runner_of(fence: FencingToken) -> None:
-    from jobgroups.services import runners
-
-    runners.runner_register(name="runner", instance="i", version="1")
-    assert fence
-
-
 def test_a_purge_leaves_no_variant() -> None:
     fence = online("gpu-1")
-    group = to_pool(1)
+    group = submit_to_pool(1)
     result = claim(fence, group)
     assert result.claim is not None
     finish(result.claim, fence)
@@ -373,7 +365,7 @@ def test_a_purge_leaves_no_variant() -> None:
 
 def test_thousands_of_jobs_are_cancelled_in_a_few_statements(django_assert_max_num_queries: Any) -> None:
     online("gpu-1")
-    group = to_pool(2_500)
+    group = submit_to_pool(2_500)
     with django_assert_max_num_queries(40):
         cancellation.group_cancel(group_id=group.id)
     assert factories.fresh(group).cancelled_count == 2_500

@@ -14,6 +14,11 @@ from director.demo import workflow
 Graph = dict[str, dict[str, Any]]
 
 
+def node(class_type: str = "KSampler", title: str | None = None, **inputs: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {"class_type": class_type, "inputs": inputs}
+    return made if title is None else {**made, "_meta": {"title": title}}
+
+
 def text_to_image(
     seed: int = 1, steps: int = 4, *, prefix: str = "out", side: int = 512, checkpoint: str = ""
 ) -> Graph:

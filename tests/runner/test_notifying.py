@@ -21,10 +21,10 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.notices import NoticeIntervals
 from jobgroups.models import Notice
 from jobgroups.runner.notices.notifier import Notifier
-from jobgroups.runner.supervisor import RunnerSupervisor
 from tests.harness.farm import Farm, in_thread, until, until_row
 from tests.harness.mailbox import SECRET, Inbox
 from tests.harness.servers import free_port
+from tests.runner.conftest import supervised
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -62,17 +62,6 @@ async def notifying(*urls: str, name: str = "local", pace: NoticeIntervals = PAC
         with contextlib.suppress(asyncio.CancelledError):
             await task
         await asyncio.to_thread(database.close)
-
-
-@contextlib.asynccontextmanager
-async def supervised(farm: Farm) -> AsyncIterator[None]:
-    runner = RunnerSupervisor(name="local", hub=farm.hub, find_local=False)
-    running = asyncio.get_running_loop().create_task(runner.run())
-    try:
-        yield
-    finally:
-        runner.stop()
-        await running
 
 
 def notice(title: str, kind: str = "group_ended") -> Notice:

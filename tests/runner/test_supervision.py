@@ -27,6 +27,7 @@ from jobgroups.services import runners
 from tests.api.bad_servers import WRONGS, bad_server
 from tests.harness.bucket import BucketServer
 from tests.harness.farm import Farm, in_thread, until, until_row
+from tests.runner.conftest import supervised
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -49,30 +50,17 @@ async def test_a_service_loop_that_dies_is_started_again_and_the_rows_say_so(
         await pass_on(self, database)
 
     monkeypatch.setattr(RunnerService, "_dispatch", dies_once)
-    runner = RunnerSupervisor(name="local", hub=farm.hub, find_local=False)
-    running = asyncio.get_running_loop().create_task(runner.run())
-    try:
+    async with supervised(farm):
         await farm.completes("gpu-1")
         row = await in_thread(Runner.objects.get)()
         assert (row.restarts, row.last_error) == (1, "RuntimeError: a defect on purpose")
-    finally:
-        runner.stop()
-        await running
-
-
-async def supervised(farm: Farm) -> tuple[RunnerSupervisor, asyncio.Task[None]]:
-    runner = RunnerSupervisor(name="local", hub=farm.hub, find_local=False)
-    ready = asyncio.Event()
-    running = asyncio.get_running_loop().create_task(runner.run(ready.set))
-    await ready.wait()
-    return runner, running
 
 
 async def test_a_runner_whose_name_another_process_took_ends(farm: Farm, quick: None) -> None:
-    _, running = await supervised(farm)
-    await in_thread(Runner.objects.update)(instance="another")
     with pytest.raises(RunnerReplaced, match="Another process runs under the name local"):
-        await running
+        async with supervised(farm) as running:
+            await in_thread(Runner.objects.update)(instance="another")
+            await running
 
 
 @contextlib.asynccontextmanager
@@ -165,11 +153,9 @@ async def test_a_stop_is_heard_before_the_runner_could_sign_on(farm: Farm, monke
 async def test_an_end_that_cannot_be_stored_is_no_defect(
     farm: Farm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runner, running = await supervised(farm)
-    monkeypatch.setattr(runners, "runner_deregister", _away)
-    began = time.monotonic()
-    runner.stop()
-    await running
+    async with supervised(farm):
+        monkeypatch.setattr(runners, "runner_deregister", _away)
+        began = time.monotonic()
     assert time.monotonic() - began < 4.0
     assert "The end of this runner was not stored" in caplog.text
     assert "Traceback" not in caplog.text

@@ -1,4 +1,3 @@
-import gzip
 import json
 import tomllib
 from pathlib import Path
@@ -11,9 +10,9 @@ from hypothesis import strategies as st
 from backends.comfyui.outputs import plain_error
 from jobgroups.domain import text
 from jobgroups.domain.failures import TAXONOMY, FailureClass, class_of_error, class_of_refusal
+from tests.contract.recording import load_events
 
 ROOT = Path(__file__).parent.parent.parent
-RECORDINGS = ROOT / "tests" / "contract" / "recordings"
 EXAMPLES = json.loads((ROOT / "docs/failure_examples.json").read_text(encoding="utf-8"))
 NODE_ERRORS = tomllib.loads(Path(__file__).with_name("node_errors.toml").read_text(encoding="utf-8"))
 REFUSED, MISSING = FailureClass.WORKFLOW_REFUSED, FailureClass.NODE_OR_MODEL_MISSING
@@ -21,18 +20,12 @@ MEMORY, FATAL = FailureClass.OUT_OF_MEMORY, FailureClass.CUDA_FATAL
 RAISED = FailureClass.NODE_ERROR
 
 
-def recorded(name: str) -> list[dict[str, Any]]:
-    recording = gzip.decompress((RECORDINGS / f"{name}.json.gz").read_bytes())
-    events: list[dict[str, Any]] = json.loads(recording)["events"]
-    return events
-
-
 def recorded_errors() -> list[dict[str, Any]]:
     """Return every ``execution_error`` of the recordings that ended its prompt."""
     frames = [
         event["frame"]
         for name in ("09_execution_error", "26_partial_outputs_then_error")
-        for event in recorded(name)
+        for event in load_events(name)
         if isinstance(event.get("frame"), dict)
     ]
     return [frame["data"] for frame in frames if frame["type"] == "execution_error"]
@@ -40,7 +33,7 @@ def recorded_errors() -> list[dict[str, Any]]:
 
 def recorded_refusals() -> list[dict[str, Any]]:
     bodies = []
-    for event in recorded("14_invalid_prompts"):
+    for event in load_events("14_invalid_prompts"):
         body = event.get("body")
         if isinstance(body, str):
             try:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from backends.comfyui.protocol import NodeState
 from jobgroups.workflow.progress import CEILING, EXPANSION_CEILING, MAX_WEIGHT, ProgressTracker, node_weights
+from tests.harness.graphs import node
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +19,6 @@ class State:
     state: str = "running"
     display_node_id: str | None = None
     activity: Any = None
-
-
-def node(class_type: str = "X", **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
 
 
 LONE_SAMPLER: dict[str, Any] = {"3": node("KSampler", seed=42, steps=20)}
@@ -128,7 +125,7 @@ CASES = [
     ("parent by the frame", OUTER, "[loop_3:2/4>12]", 40.0, ("Outer", 2, 4)),
     ("unlinked does not count", UNLINKED, "2!", round(100 / 3, 2), ("PreviewImage", 1, 1)),
     ("unlinked that runs", UNLINKED, "7=5/7", 50.0, ("KSampler", 5, 7)),
-    ("no links", {"1": node(), "2": node(images=["gone", 0])}, "1!", 50.0, ("X", 1, 1)),
+    ("no links", {"1": node(), "2": node(images=["gone", 0])}, "1!", 50.0, ("KSampler", 1, 1)),
 ]
 
 

@@ -22,12 +22,9 @@ from jobgroups.workflow import (
 )
 from jobgroups.workflow.seed_inputs import NO_SEED
 from jobgroups.workflow.validation import MAX_DEPTH, shown_key
+from tests.harness.graphs import node
 
 SEED_INPUTS = json.loads(Path(__file__).with_name("seed_inputs.json").read_text())
-
-
-def node(class_type: str = "KSampler", **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
 
 
 # --- check_workflow
@@ -35,7 +32,7 @@ def node(class_type: str = "KSampler", **inputs: Any) -> dict[str, Any]:
 
 def test_workflow_is_accepted() -> None:
     for odd in ({"_meta": None, "is_changed": [1]}, {}):
-        check_workflow({"a:1": node() | odd, "nodes": node(), "links": node()})
+        check_workflow({"a:1": node() | odd, "nodes": node(), "links": node(), "prompt": node()})
 
 
 EDITOR = {"last_node_id": 9, "nodes": [{"id": 3, "type": "KSampler"}], "links": [], "version": 0.4}
@@ -44,19 +41,20 @@ EDITOR = {"last_node_id": 9, "nodes": [{"id": 3, "type": "KSampler"}], "links": 
 @pytest.mark.parametrize(
     ("workflow", "field", "message"),
     [
-        *((value, "", "") for value in (None, [], "{}", 3, True, [["3", {}]])),
+        *((value, "", "an object of node ids") for value in (None, [], "{}", 3, True, [["3", {}]])),
         ({}, "", "at least one node"),
         *(
             (value, "", '"Save (API format)"')
             for value in (EDITOR, {"nodes": [], "links": []}, {"nodes": {}, "links": {}})
         ),
-        *(({"3": node(), "7": value}, ".7", "") for value in ("KSampler", None, [])),
+        ({"prompt": {"3": node()}, "client_id": "a"}, "", 'inside "prompt"'),
+        *(({"3": node(), "7": value}, ".7", "must be an object") for value in ("KSampler", None, [])),
         *(
-            ({"7": value}, ".7.class_type", "")
+            ({"7": value}, ".7.class_type", "the name of the node's class")
             for value in ({"inputs": {}}, {"class_type": ["KSampler"], "inputs": {}}, {"class_type": "", "inputs": {}})
         ),
         *(
-            ({"7": {"class_type": "KSampler"} | value}, ".7.inputs", "")
+            ({"7": {"class_type": "KSampler"} | value}, ".7.inputs", "Must be an object, empty")
             for value in ({}, {"inputs": None}, {"inputs": []})
         ),
         ({"\x00\ud800" + "k" * 500: 1}, ".??" + "k" * 62, ""),

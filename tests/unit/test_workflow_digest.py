@@ -9,11 +9,7 @@ import pytest
 
 from jobgroups import workflow
 from jobgroups.workflow.digest import CONTENT_INPUTS
-
-
-def node(class_type: str, title: str = "", **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs, "_meta": {"title": title}}
-
+from tests.harness.graphs import node
 
 GRAPH: dict[str, Any] = {
     "4": node("CheckpointLoaderSimple", "Model", ckpt_name="sdxl.safetensors"),

@@ -5,12 +5,7 @@ import pytest
 from jobgroups.workflow import ParameterInvalid, build_template
 from jobgroups.workflow.parameters import INTEGER_INPUTS
 from jobgroups.workflow.template import MAX_WARNINGS
-
-
-def node(class_type: str = "KSampler", title: str | None = None, **inputs: Any) -> dict[str, Any]:
-    made: dict[str, Any] = {"class_type": class_type, "inputs": inputs}
-    return made if title is None else {**made, "_meta": {"title": title}}
-
+from tests.harness.graphs import node
 
 WORKFLOW: dict[str, Any] = {
     "3": node(title="First pass", seed=1, steps=20, cfg=7.0, sampler_name="euler"),

@@ -30,10 +30,6 @@ class Watcher:
             pass
         return frame
 
-    async def until_seq(self, seq: int) -> None:
-        while (await self.next()).get("seq") != seq:
-            pass
-
     async def close_code(self) -> int:
         """Return the server's close code, which must be the next message."""
         message = await self.communicator.receive_output(DEADLINE)
