@@ -27,7 +27,6 @@ NOT_LISTS: list[Any] = ["gpu-1", 3, True, {}, {"0": "gpu-1"}]
 NOT_ENTRIES: list[Any] = [[1], [None], [["a"]], [""], ["x" * 201]]
 NOT_FLAGS: list[Any] = ["true", 1, 0, [], {}]
 CONTROLS: list[Any] = [f"a{control}b" for control in "\n\t\x1b\x7f\x85\u2028"]
-NOT_NODES = [{}, {"inputs": []}]
 NEVER_RETRIED = ["workflow_refused", "interrupted", "internal"]
 
 IS_REQUIRED = "Is required."
@@ -37,9 +36,7 @@ AN_ENTRY = "Must be a string of 1 to 200 characters."
 AN_ID = "Must be a string of 1 to 64 characters."
 ONE_LINE = "Must not contain line breaks or other control characters."
 A_SEED = f"Must be an integer from 0 to {MAX_SEED} (2⁵³−1), which every client reads exactly."
-A_NODE = "A node must be an object with class_type and inputs."
 A_CLASS = "Must be the name of the node's class."
-INPUTS = "Must be an object, empty for a node without any."
 TOO_LONG = "Must have at most 16384 bytes as JSON."
 A_STRATEGY = "Must be one of random, sequential, fibonacci, golden_ratio."
 ELSEWHERE = 'Must be one of false, true, "group", "any".'
@@ -47,7 +44,6 @@ RETRIED = (
     "node_or_model_missing, out_of_memory, cuda_fatal, node_error, unreachable, backend_lost,"
     " stalled, timeout, output_gone"
 )
-EDITOR = {"last_node_id": 9, "nodes": [{"id": 3, "type": "KSampler"}], "links": []}
 
 
 def _name(longest: int) -> str:
@@ -63,9 +59,6 @@ BODIES: dict[type[RequestSerializer], list[tuple[str, list[Any], str]]] = {
     payloads.SubmissionRequest: [
         ("workflow_json", [None], IS_REQUIRED),
         ("workflow_json", NOT_OBJECTS, AN_OBJECT),
-        ("workflow_json", [{}], "Must have at least one node."),
-        ("workflow_json.3", [{"3": "KSampler"}], A_NODE),
-        ("workflow_json.3.inputs", [{"3": {"class_type": "A", **n}} for n in NOT_NODES], INPUTS),
         ("workflow_json.3.class_type", [{"3": {"class_type": 7, "inputs": {}}}], A_CLASS),
         ("backend_ids", [None], IS_REQUIRED),
         ("backend_ids", [[]], "Must have at least one entry."),
@@ -261,13 +254,6 @@ def test_idempotency_key_is_printable_ascii() -> None:
     message = "Must be 1 to 255 printable ASCII characters."
     for key in ("", " ", "a\tb", "ü", "x" * 256):
         assert submission_errors(key) == {"Idempotency-Key": message}
-
-
-def test_other_formats_of_a_workflow_are_refused_with_a_hint() -> None:
-    wrapped = {"prompt": GRAPH, "client_id": "a"}
-    for graph, hint in ((EDITOR, "Save (API format)"), (wrapped, 'inside "prompt"')):
-        assert hint in submission_errors(workflow_json=graph)["workflow_json"]
-    assert payloads.submission({**SUBMISSION, "workflow_json": {"prompt": GRAPH["3"]}}, None)
 
 
 def test_parameter_must_fit_the_workflow_also_beside_other_errors() -> None:

@@ -38,10 +38,7 @@ async def ends_unreachable(farm: Farm, group: JobGroup, because: str, within: fl
 FASTER: dict[str, dict[str, Any]] = {"endless": {"megabytes_per_second": 100.0}, "trickle": {"bytes_per_second": 10.0}}
 BROKEN_PROBES = [
     ("endless", "/system_stats", "GET /system_stats was answered with more than 1048576 bytes"),
-    ("trickle", "/system_stats", "No whole answer came within 0.8 s"),
     ("hang_http", "/system_stats", "0.6 s passed without a byte"),
-    ("wrong_json", "/system_stats", "was answered with an answer that is not ComfyUI"),
-    ("endless", "/prompt", "GET /prompt was answered with more than 1048576 bytes"),
     ("trickle", "/prompt", "No whole answer came within 0.8 s"),
 ]
 
@@ -83,7 +80,7 @@ async def test_event_sockets_alone_do_not_make_a_backend_available(farm: Farm) -
         task.cancel()
 
 
-@pytest.mark.parametrize("fault", ["hang_http", "html", "reset_http"])
+@pytest.mark.parametrize("fault", ["hang_http", "html"])
 async def test_job_ends_when_the_event_socket_of_its_backend_never_opens(farm: Farm, fault: str) -> None:
     sick = await farm.backend("sick")
     sick.fault(fault, count=0, route="/ws")

@@ -385,19 +385,6 @@ def renamed(**inputs: Any) -> dict[str, Any]:
     return {**text_to_image(), "10": loader}
 
 
-@pytest.mark.parametrize("version", ["0.3.64", "0.33.0"])
-async def test_missing_class_is_named_with_its_node(farm: Farm, version: str) -> None:
-    await farm.backend(version=version)
-    await farm.runner()
-    lacking = {"class_type": "NoSuchNode", "inputs": {}, "_meta": {"title": "My node"}}
-    group = await farm.submit("gpu-1", workflow=text_to_image() | {"10": lacking})
-    assert (await farm.finished(group)).status == "failed"
-    (child,) = await farm.children(group)
-    assert child.failure_class == "node_or_model_missing"
-    named = ["NoSuchNode", "10"] if version == "0.3.64" else ["NoSuchNode", "10", "My node"]
-    assert [one for one in named if one not in child.error_message] == []
-
-
 @pytest.mark.parametrize(("version", "failure"), [("0.3.64", "cuda_fatal"), ("0.33.0", "out_of_memory")])
 async def test_tips_of_comfyui_tell_exhausted_memory_from_a_broken_gpu(farm: Farm, version: str, failure: str) -> None:
     sim = await farm.backend(version=version)

@@ -41,19 +41,6 @@ async def attempts_of(farm: Farm, group: Any) -> list[tuple[str, str, bool]]:
     return [(one.backend_id, one.state, one.is_counted) for one in rows]
 
 
-async def test_a_paused_backend_finishes_what_it_has_and_gets_no_more(farm: Farm) -> None:
-    await farm.backend(seconds=0.6)
-    await farm.runner(depth=1)
-    group = await farm.running("gpu-1", "gpu-1")
-    await pause(farm)
-    await farm.status_of(group, "completed")
-    await farm.dispatched()
-    assert farm.kinds().count("accepted") == 1
-    await resume(farm)
-    assert (await farm.finished(group)).status == "completed"
-    assert await attempts_of(farm, group) == [("gpu-1", "success", True)] * 2
-
-
 async def test_paused_at_once_what_runs_is_given_back_and_rendered_after_the_pause(farm: Farm) -> None:
     await farm.start(seconds=2.0)
     group = await farm.running("gpu-1", "gpu-1")

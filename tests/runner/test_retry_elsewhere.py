@@ -29,8 +29,6 @@ async def outcome(farm: Farm, group: JobGroup, within: float = 30.0) -> list[tup
     ("fault", "options", "end"),
     [
         ("cuda_fatal", {}, ("error", "cuda_fatal")),
-        ("out_of_memory", {"count": 1}, ("error", "out_of_memory")),
-        ("node_error", {"message": "bad latent"}, ("error", "node_error")),
         ("restart", {"at": "step", "step": 2, "down": 0.3}, ("lost", "backend_lost")),
     ],
 )
