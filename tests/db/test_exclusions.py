@@ -11,13 +11,13 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, PartialOutputs, StopReason
 from jobgroups.errors import BackendNotFound, BackendUnavailable, ExclusionNotFound
-from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup, Variant
+from jobgroups.models import Attempt, Exclusion, JobGroup, Variant
 from jobgroups.queries.exclusions import active_exclusions, exclusions_json
 from jobgroups.queries.groups import group_snapshot
 from jobgroups.queries.pool import LineReader
 from jobgroups.services import attempts, backends, exclusions, expiry, retries, runners
 from jobgroups.services.claims import ClaimResult
-from tests.db.test_pool import claim
+from tests.db.test_pool import claim, fail
 from tests.harness import factories
 from tests.harness.factories import finish, online, start, submit_to_pool
 from tests.harness.races import race
@@ -49,14 +49,6 @@ def refuse(result: ClaimResult, fence: FencingToken, *inputs: str) -> None:
         details={"status": 400, "node_errors": faulty(*inputs or ("ckpt_name",))},
         kind=FailureClass.NODE_OR_MODEL_MISSING,
     )
-
-
-def run_out_of_memory(result: ClaimResult, fence: FencingToken) -> None:
-    assert result.claim is not None
-    start(result.claim, fence)
-    failed = factories.end(AttemptState.ERROR, failure=FailureClass.OUT_OF_MEMORY)
-    attempts.attempt_ended(attempt_id=result.claim.attempt_id, fence=fence, end=failed)
-    ChildJob.objects.update(not_before=None)
 
 
 def excluded() -> list[tuple[str, str, int]]:
@@ -150,9 +142,9 @@ def test_a_part_that_is_refused_excludes_the_backend_too() -> None:
 def test_the_second_out_of_memory_excludes_and_both_are_counted() -> None:
     fence = online("gpu-1")
     group = submit_to_pool(2, max_attempts=5)
-    run_out_of_memory(claim(fence, group), fence)
+    fail(claim(fence, group), fence, FailureClass.OUT_OF_MEMORY)
     assert excluded() == []
-    run_out_of_memory(claim(fence, group), fence)
+    fail(claim(fence, group), fence, FailureClass.OUT_OF_MEMORY)
     assert excluded() == [("gpu-1", "out_of_memory", 2)]
     assert all(one.is_counted for one in Attempt.objects.all())
     child = group.children.get(failure_class="out_of_memory")
@@ -232,10 +224,10 @@ def test_a_backend_that_answers_keeps_its_exclusions() -> None:
 def test_an_old_out_of_memory_does_not_count_with_a_new_one() -> None:
     fence = online("gpu-1")
     group = submit_to_pool(1, max_attempts=5)
-    run_out_of_memory(claim(fence, group), fence)
+    fail(claim(fence, group), fence, FailureClass.OUT_OF_MEMORY)
     old = Exclusion.objects.get().last_at - dt.timedelta(hours=24)
     Exclusion.objects.update(last_at=old)
-    run_out_of_memory(claim(fence, group), fence)
+    fail(claim(fence, group), fence, FailureClass.OUT_OF_MEMORY)
     assert Exclusion.objects.get().count == 1
 
 

@@ -189,18 +189,18 @@ def test_a_prompt_that_was_not_sent_goes_back_to_the_pool() -> None:
     assert claim(second, group).claim is not None
 
 
-def refuse(result: ClaimResult, fence: FencingToken, kind: FailureClass) -> None:
+def fail(result: ClaimResult, fence: FencingToken, failure: FailureClass) -> None:
+    """Have what was claimed fail, and wait for no pause."""
     assert result.claim is not None
     start(result.claim, fence)
-    failed = factories.end(AttemptState.ERROR, failure=kind, error_message="bad")
-    attempts.attempt_ended(attempt_id=result.claim.attempt_id, fence=fence, end=failed)
+    factories.fail(result.claim, fence, failure)
     ChildJob.objects.update(not_before=None)
 
 
 def test_a_backend_that_would_fail_again_does_not_take_the_job_again() -> None:
     first, second = online("gpu-1"), online("gpu-2")
     group = submit_to_pool(1)
-    refuse(claim(first, group), first, FailureClass.CUDA_FATAL)
+    fail(claim(first, group), first, FailureClass.CUDA_FATAL)
     retry = factories.log(group)[-1]
     assert (retry["type"], retry["backend_id"], retry["next_backend_id"]) == ("child_retrying", "gpu-1", None)
     assert claim(first, group).in_vain
@@ -210,7 +210,7 @@ def test_a_backend_that_would_fail_again_does_not_take_the_job_again() -> None:
 def test_a_backend_leaves_a_job_that_it_failed_to_others_for_a_minute() -> None:
     first, second = online("gpu-1"), online("gpu-2")
     group = submit_to_pool(1)
-    refuse(claim(first, group), first, FailureClass.NODE_ERROR)
+    fail(claim(first, group), first, FailureClass.NODE_ERROR)
     assert claim(first, group, has_rival=True).in_vain
     minute = dt.timedelta(seconds=61)
     earlier = Attempt.objects.get().ended_at - minute  # type: ignore[operator]
@@ -222,7 +222,7 @@ def test_a_backend_leaves_a_job_that_it_failed_to_others_for_a_minute() -> None:
 def test_a_job_fails_at_once_if_every_candidate_would_fail_again() -> None:
     fence = online("gpu-1")
     group = submit_to_pool(1)
-    refuse(claim(fence, group), fence, FailureClass.CUDA_FATAL)
+    fail(claim(fence, group), fence, FailureClass.CUDA_FATAL)
     child = factories.only(group)
     assert (child.status, child.failure_class) == ("failed", "cuda_fatal")
 
@@ -231,13 +231,13 @@ def test_a_job_that_failed_ends_when_the_candidate_for_which_it_waits_stays_away
     fence = online("gpu-1")
     online("gpu-2", unreachable_since=now() - dt.timedelta(seconds=590))
     group = submit_to_pool(2, max_attempts=5)
-    refuse(claim(fence, group), fence, FailureClass.CUDA_FATAL)
+    fail(claim(fence, group), fence, FailureClass.CUDA_FATAL)
     fail_barred = partial(expiry.pool_fail_barred, variant_id=Variant.objects.get().id)
     assert fail_barred() == 0
     Backend.objects.filter(pk="gpu-2").update(unreachable_since=now() - dt.timedelta(seconds=601))
     assert sum(race(fail_barred, fail_barred)) == 1
     failed, waits = group.children.order_by("status")
-    assert (failed.status, failed.failure_class, failed.error_message) == ("failed", "cuda_fatal", "bad")
+    assert (failed.status, failed.failure_class, failed.error_message) == ("failed", "cuda_fatal", "It met cuda_fatal.")
     assert waits.status == "queued"
     assert factories.types(group).count("child_failed") == 1
 
@@ -245,7 +245,7 @@ def test_a_job_that_failed_ends_when_the_candidate_for_which_it_waits_stays_away
 def test_a_retry_by_a_person_within_the_run_lets_every_backend_try_again() -> None:
     fence = online("gpu-1")
     group = submit_to_pool(2)
-    refuse(claim(fence, group), fence, FailureClass.CUDA_FATAL)
+    fail(claim(fence, group), fence, FailureClass.CUDA_FATAL)
     failed = group.children.get(status="failed")
     time.sleep(0.002)
     retries.child_retry(group_id=group.id, job_id=failed.id)
@@ -269,7 +269,7 @@ def test_the_older_of_a_bound_job_and_a_job_of_the_pool_is_claimed() -> None:
 def test_a_retry_by_a_person_is_refused_if_no_candidate_takes_jobs() -> None:
     fence = online("gpu-1")
     group = submit_to_pool(1, max_attempts=1)
-    refuse(claim(fence, group), fence, FailureClass.NODE_ERROR)
+    fail(claim(fence, group), fence, FailureClass.NODE_ERROR)
     Backend.objects.update(enabled=False)
     with pytest.raises(BackendUnavailable, match="gpu-1 takes no jobs: Disabled"):
         retries.group_retry(group_id=group.id)
@@ -338,7 +338,7 @@ def test_a_job_that_failed_on_the_only_backend_that_works_waits_for_others() -> 
     group = submit_to_pool(2)
     learned = {"models_digest": "", "seconds": 10, "updated_at": now()}
     Timing.objects.create(workflow_digest=group.workflow_digest, backend_id="gpu-1", **learned)
-    refuse(claim(fence, group), fence, FailureClass.CUDA_FATAL)
+    fail(claim(fence, group), fence, FailureClass.CUDA_FATAL)
     ChildJob.objects.update(not_before=None)
     assert [reason(group), reason(group, 1)] == ["1st in line for gpu-2.", "2nd in line for any of 2 backends."]
     holds.backend_hold(backend_id="gpu-2", hold=Hold.PAUSE)
