@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from django.db import transaction
 from pytest_django import Settings
 
 from director.asgi import application
@@ -14,8 +16,10 @@ from jobgroups.api.answers import Answers
 from jobgroups.api.long_polls import LongPolls
 from jobgroups.api.views import async_base
 from jobgroups.events.hub import hub
+from jobgroups.models import JobGroup
 from jobgroups.queries import group_status
 from jobgroups.queries.group_status import read_status
+from jobgroups.queries.outputs import OutputFile
 from jobgroups.services.cancellation import child_cancel, group_cancel
 from jobgroups.services.stars import child_star
 from tests.api.conftest import Api, asgi_answer, error_of, play_to_the_end, wrong_fields
@@ -165,6 +169,37 @@ def test_long_poll_is_answered_after_more_events_than_its_queue_has(
             assert (await poll)[1]["status"] == "cancelled"
 
     _run(work)
+
+
+def test_change_is_made_although_its_client_has_gone() -> None:
+    others, made = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        busy = [asyncio.create_task(async_base.act(others.wait, 10)) for _ in range(20)]
+        change = asyncio.create_task(async_base.act(made.set))
+        await asyncio.sleep(0)
+        change.cancel()
+        await asyncio.wait([change])
+        others.set()
+        await asyncio.gather(*busy)
+
+    asyncio.run(work())
+    assert made.wait(10)
+
+
+def test_status_does_not_wait_for_marks_that_wait_for_a_lock(group: dict[str, Any]) -> None:
+    file = OutputFile("gpu-1", "", {}, "", "a.png", "", "output", 0, job_id=group["child_jobs"][0]["job_id"])
+
+    async def work() -> None:
+        marks = [asyncio.create_task(async_base.note_replaced(file)) for _ in range(4)]
+        async with asyncio.timeout(10):
+            assert (await _get(_path(group)))[0] == 200
+        for mark in marks:
+            mark.cancel()
+
+    with transaction.atomic():
+        JobGroup.objects.select_for_update().get()
+        _run(work)
 
 
 def test_client_that_disconnects_ends_its_wait(group: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """Base of the views that run in the event loop: they wait for a backend or an event, or are answered from memory."""
 
+import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
@@ -18,12 +19,18 @@ from jobgroups.serializers import to_json
 from jobgroups.services.files import output_replaced
 
 logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: The threads in which these views read rows, and those in which they change some: a change may wait for a lock.
 _reading = DatabaseThreads(threads=2, name="async-reading")
 _acting = DatabaseThreads(threads=4, name="async-acting")
 read = _reading.run
-act = _acting.run
+
+
+async def act(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a function that changes rows, also if the client disconnects meanwhile."""
+    return await asyncio.shield(_acting.run(work, *args, **kwargs))
 
 
 def json_response(value: object) -> HttpResponse:
@@ -36,7 +43,7 @@ async def note_replaced(file: OutputFile) -> None:
     if file.replaced:
         return
     try:
-        await read(output_replaced, job_id=file.job_id, digest=file.digest)
+        await act(output_replaced, job_id=file.job_id, digest=file.digest)
     except DatabaseError:
         # The response does not depend on the mark, and the next request for the file sets it.
         logger.warning("Replaced output %s: not marked", file.filename, exc_info=True)
