@@ -57,6 +57,8 @@ class DatabaseThreads:
     def __init__(self, *, threads: int, name: str, batch_commits: bool = False) -> None:
         self._batch_commits = batch_commits
         self._waiting: deque[_Job] = deque()
+        #: Jobs of :meth:`run_in_thread`: a person waits for them.
+        self._urgent: deque[_Job] = deque()
         #: The number of jobs that wait or run.
         self.load = 0
         self._connections: list[BaseDatabaseWrapper] = []
@@ -81,10 +83,10 @@ class DatabaseThreads:
             self.load -= 1
         return result
 
-    def submit(self, work: Callable[[], R]) -> Future[R]:
+    def submit(self, work: Callable[[], R], *, is_urgent: bool = False) -> Future[R]:
         """Have a function run; the result is there after the commit."""
         job = _Job(work)
-        self._waiting.append(job)
+        (self._urgent if is_urgent else self._waiting).append(job)
         try:
             # One call per job. A call that finds the queue empty had its job run in another call's batch.
             self._executor.submit(self._run_next)
@@ -99,25 +101,25 @@ class DatabaseThreads:
         if connections[DEFAULT_DB_ALIAS] in self._connections:
             return work()
         try:
-            done = self.submit(work)
+            done = self.submit(work, is_urgent=True)
         except RuntimeError:
             return work()
         return done.result()
 
     def _run_next(self) -> None:
-        job = self._next()
+        job = self._next(self._waiting) or self._next(self._urgent)
         if job is None:
             return
-        if self._batch_commits and self._waiting:
+        if self._batch_commits and (self._waiting or self._urgent):
             self._run_batch(job)
         else:
             job.run()
 
-    def _next(self) -> _Job | None:
-        """Return the oldest queued job that was not cancelled."""
+    def _next(self, queue: deque[_Job]) -> _Job | None:
+        """Return the oldest job of a queue that was not cancelled."""
         with contextlib.suppress(IndexError):
             while True:
-                job = self._waiting.popleft()
+                job = queue.popleft()
                 if job.done.set_running_or_notify_cancel():
                     return job
         return None
@@ -125,6 +127,7 @@ class DatabaseThreads:
     def _run_batch(self, first: _Job) -> None:
         """Run queued jobs in one transaction and set their results after the commit.
 
+        After the first job the urgent ones follow; they wait for no others.
         An exception of a job fails that job alone. If the database refuses a statement or the commit, or
         an exception made the transaction unusable, nothing was stored: each job then runs alone.
         """
@@ -134,8 +137,12 @@ class DatabaseThreads:
             _make_usable()
             with transaction.atomic():
                 outcomes = [_outcome_in_transaction(first.work)]
+                has_urgent = False
                 while len(jobs) < _MAX_BATCH and not _writers_waiting():
-                    job = self._next()
+                    job = self._next(self._urgent)
+                    has_urgent |= job is not None
+                    if job is None and not has_urgent:
+                        job = self._next(self._waiting)
                     if job is None:
                         break
                     jobs.append(job)

@@ -194,7 +194,7 @@ def test_writes_of_other_threads_share_the_commits_of_the_runner(database: Datab
             own = asyncio.create_task(database.run(runner))
             works = [partial(_register, "gpu-1"), partial(_register_and_fail, "gpu-2"), partial(_register, "gpu-3")]
             others = [asyncio.create_task(asyncio.to_thread(_in_thread, work)) for work in works]
-            await until(lambda: len(database._waiting) == 4)
+            await until(lambda: len(database._waiting) + len(database._urgent) == 4)
         await own
         return await asyncio.gather(*others, return_exceptions=True)
 
