@@ -19,6 +19,8 @@ from director.client.wire import Wire
 WAIT_S: Final = 25
 #: Pause between two requests as a share of the time since the wait began: a group with many events costs few requests.
 SHARE: Final = 0.05
+#: Open jobs above which there is such a pause: the end of the last ones is noticed at once.
+FEW: Final = 10
 #: The shortest and the longest pause in seconds: if requests may wait, and if they may not.
 PAUSES_S: Final = (0.0, 1.0)
 POLL_PAUSES_S: Final = (2.0, 15.0)
@@ -61,13 +63,14 @@ class Watch:
 
         Raises ``WaitTimeout`` if that fails after the deadline, or an error that does not pass.
         """
-        params = self._params()
+        params, before = self._params(), self.group
         try:
             group = await self._status(params)
         except DirectorError as error:
             if params and error.status == 400:
                 self.takes_params = False
-            elif "wait" in params and error.status == 429:
+                return 0.0
+            if "wait" in params and error.status == 429:
                 self.may_wait = False
             elif not error.transient:
                 raise
@@ -83,7 +86,9 @@ class Watch:
             self.group, self.is_whole = group or self.group, not params
             if params and group is not None and group.child_jobs:
                 self.takes_params = False
-        return self._pause()
+        if self._has_ended():
+            return 0.0
+        return self._pause(has_moved=self.group is not None and (before is None or self.group.seq != before.seq))
 
     def _params(self) -> dict[str, str]:
         if not self.takes_params or self._has_ended():
@@ -108,12 +113,14 @@ class Watch:
         answer = await self.wire.send(requests.get("job-groups", self.group_id, **params), limit)
         return None if answer.status_code == 304 else parse_group(load(calls.success(answer).content))
 
-    def _pause(self) -> float:
-        if self._has_ended():
+    def _pause(self, *, has_moved: bool) -> float:
+        group, bounds = self.group, PAUSES_S
+        if not self.takes_params or not self.may_wait:
+            bounds = POLL_PAUSES_S
+        elif has_moved and group is not None and group.total_count - group.completed_count - group.failed_count <= FEW:
             return 0.0
-        shortest, longest = PAUSES_S if self.takes_params and self.may_wait else POLL_PAUSES_S
         # The last fraction of a second is too short for a request that waits.
-        shortest = shortest if self.left(1.0) == 1.0 else 1.0
+        shortest, longest = bounds if self.left(1.0) == 1.0 else (1.0, 1.0)
         return max(shortest, min(longest, SHARE * (time.monotonic() - self.began)))
 
 

@@ -64,9 +64,12 @@ def _bytes(body: Any) -> bytes:
 
 
 async def asgi_answer(
-    handler: Any, method: str, path: str, body: Any, headers: dict[str, str]
+    handler: Any, method: str, path: str, body: Any, headers: dict[str, str], gone: asyncio.Event | None = None
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Ask an ASGI application; return status, sorted headers and body of its answer."""
+    """Ask an ASGI application; return status, sorted headers and body of its answer.
+
+    With ``gone`` the client disconnects at this event, and must get no answer.
+    """
     given = {"host": "localhost:9820", "content-type": "application/json", **headers}
     path, _, query = path.partition("?")
     scope = {
@@ -84,13 +87,17 @@ async def asgi_answer(
 
     async def receive() -> Any:
         if not waiting:
-            await asyncio.Event().wait()  # the client stays
+            await (gone or asyncio.Event()).wait()
+            return {"type": "http.disconnect"}
         return waiting.pop(0)
 
     async def send(message: Any) -> None:
         sent.append(message)
 
     await handler(scope, receive, send)
+    if gone is not None:
+        assert not sent
+        return 0, [], b""
     said = b"".join(message["body"] for message in sent[1:])
     return sent[0]["status"], sorted(sent[0]["headers"]), said
 

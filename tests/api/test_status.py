@@ -208,28 +208,8 @@ def test_client_that_disconnects_ends_its_wait(group: dict[str, Any]) -> None:
     async def work() -> None:
         seq = (await _get(path))[1]["seq"]
         gone = asyncio.Event()
-        bodies = [{"type": "http.request", "body": b"", "more_body": False}]
-
-        async def receive() -> Any:
-            if bodies:
-                return bodies.pop()
-            await gone.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Any) -> None:
-            raise AssertionError(message)
-
-        scope = {
-            "type": "http",
-            "http_version": "1.1",
-            "method": "GET",
-            "path": path,
-            "query_string": f"since={seq}&wait=60".encode(),
-            "headers": [(b"host", b"localhost:9820")],
-            "client": ["127.0.0.1", 50_000],
-            "server": ["127.0.0.1", 9820],
-        }
-        answering = asyncio.create_task(application(scope, receive, send))
+        request = asgi_answer(application, "GET", f"{path}?since={seq}&wait=60", None, {}, gone)
+        answering = asyncio.create_task(request)
         await _until_waiting(waiting.long_polls, 1)
         gone.set()
         async with asyncio.timeout(10):

@@ -1,6 +1,7 @@
 import json
 import shlex
 
+from director.client import Director
 from tests.cli.conftest import Desk
 from tests.client.server import FakeDirector
 
@@ -102,6 +103,13 @@ def test_show_has_the_reason_of_each_failure(desk: Desk, failed_group: str) -> N
     assert lines[0].startswith(f"{job} failed on gpu-2, seed ")
     assert lines[-1].split()[:4] == ["1", "1", "gpu-2", "error"]
     assert len(desk.json("show", failed_group, job)["attempts"]) == 1
+
+
+def test_jobs_are_read_page_by_page(desk: Desk, failed_group: str) -> None:
+    with Director(desk.url) as director:
+        jobs = director.status(failed_group).child_jobs
+        assert len(jobs) > 1
+        assert tuple(director.jobs(failed_group, limit=1)) == jobs
 
 
 def test_save_writes_each_file_once_under_the_name_of_the_template(desk: Desk, failed_group: str) -> None:

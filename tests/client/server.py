@@ -61,8 +61,8 @@ class FakeDirector:
         self.break_files = 0
         self.refuse_sockets: int | None = None
         self.skip: set[int] = set()
-        #: What a request for a status may not do: "params" are ignored or refused, or "wait" is refused.
-        self.ignores_params = self.refuses_params = self.refuses_waits = False
+        #: "ignores params" or "refuses params" of a status, or "refuses waits".
+        self.lack = ""
         #: Seconds after which a proxy cuts a request.
         self.cuts_after = math.inf
         self.waiting = 0
@@ -250,10 +250,10 @@ class FakeDirector:
         if group_id not in self.groups:
             body = {"detail": f"Job group {group_id} not found", "code": "group_not_found"}
             return web.json_response(body, status=404)
-        query = {} if self.ignores_params else dict(request.query)
-        if query and self.refuses_params:
+        query = {} if self.lack == "ignores params" else dict(request.query)
+        if query and self.lack == "refuses params":
             return web.json_response({"detail": "Is not a parameter of this path."}, status=400)
-        if "wait" in query and self.refuses_waits:
+        if "wait" in query and self.lack == "refuses waits":
             return web.json_response({"detail": "Too many.", "code": "too_many_waiting"}, status=429)
         if "since" in query and not await self._has_moved(request, self.groups[group_id].body, query):
             return web.Response(status=304)
@@ -274,15 +274,7 @@ class FakeDirector:
 
     @staticmethod
     def shown(body: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
-        if query.get("children") == "0":
-            return {**body, "child_jobs": []}
-        if "limit" not in query:
-            return body
-        first = int(query.get("children_after", -1)) + 1
-        end = first + int(query["limit"])
-        more = f"http://other.invalid/?limit={query['limit']}&children_after={end - 1}"
-        jobs = body["child_jobs"]
-        return {**body, "child_jobs": jobs[first:end], "children_next": more if end < len(jobs) else None}
+        return {**body, "child_jobs": []} if query.get("children") == "0" else body
 
     async def _view(self, request: web.Request) -> web.StreamResponse:
         content = self.files.get(request.query["filename"])

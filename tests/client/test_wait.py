@@ -43,6 +43,18 @@ def test_wait_returns_the_group_at_its_end(either: Driven, server: FakeDirector)
     assert server.connects == []
 
 
+@pytest.mark.parametrize(("jobs", "is_paused"), [(10, False), (11, True)])
+def test_wait_pauses_only_while_many_jobs_are_open(
+    director: Director, server: FakeDirector, monkeypatch: pytest.MonkeyPatch, jobs: int, is_paused: bool
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("director.client.wire.time.sleep", pauses.append)
+    group_id = server.group(jobs)
+    with once(server, lambda: server.waiting == 1, partial(server.finish, group_id)):
+        director.wait(group_id, timeout=10)
+    assert any(pauses) is is_paused
+
+
 def test_wait_raises_after_its_timeout(either: Driven, server: FakeDirector) -> None:
     group_id = server.group(status="partial_complete")
     with pytest.raises(client.WaitTimeout, match=r"is partial_complete after 1\.1 s"):
@@ -50,19 +62,19 @@ def test_wait_raises_after_its_timeout(either: Driven, server: FakeDirector) -> 
     assert "?children=0&since=1&wait=1" in queries(server, group_id)
 
 
-@pytest.mark.parametrize("lack", ["ignores_params", "refuses_params", "refuses_waits"])
+@pytest.mark.parametrize("lack", ["ignores params", "refuses params", "refuses waits"])
 def test_wait_polls_a_director_that_lets_no_request_wait(
     director: Director, server: FakeDirector, monkeypatch: pytest.MonkeyPatch, lack: str
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("director.client.wire.time.sleep", pauses.append)
-    setattr(server, lack, True)
+    server.lack = lack
     group_id = server.group(2)
     with once(server, lambda: len(queries(server, group_id)) >= 5, partial(server.finish, group_id)):
         assert len(director.wait(group_id, timeout=20).child_jobs) == 2
     sent = queries(server, group_id)
     assert sum("wait=" in query for query in sent) <= 1
-    assert set(sent[2:-1]) == ({"?children=0&since=1"} if lack == "refuses_waits" else {""})
+    assert set(sent[2:-1]) == ({"?children=0&since=1"} if lack == "refuses waits" else {""})
     assert len([pause for pause in pauses if pause == 2.0]) >= 3
 
 
@@ -113,13 +125,3 @@ def test_waits_leave_connections_for_other_requests(server: FakeDirector) -> Non
 def test_wait_for_an_unknown_group_raises(director: Director) -> None:
     with pytest.raises(client.GroupNotFound):
         director.wait("jg_none", timeout=5)
-
-
-def test_jobs_are_read_page_by_page(either: Driven, server: FakeDirector) -> None:
-    group_id = server.group(5)
-    jobs = list(either.jobs(group_id, limit=2))
-    assert jobs == list(either.status(group_id).child_jobs)
-    pages = [f"?limit=2{after}" for after in ("", "&children_after=1", "&children_after=3")]
-    assert queries(server, group_id) == [*pages, ""]
-    server.ignores_params = True
-    assert list(either.jobs(group_id)) == jobs
