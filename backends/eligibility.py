@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from django.conf import settings
 
 from backends.capabilities import BackendCapabilities, lacks_reason
-from backends.comfyui.versions import hides_keys
+from backends.comfyui.versions import hides_keys, limitations
 from backends.models import Backend, Reachability
 from backends.queries import backend_status
 from backends.states import TAKES_CHILDREN, BackendState, BackendStatus
@@ -64,6 +64,12 @@ def capabilities_of(backend: Backend) -> BackendCapabilities:
         comfyui_version=backend.comfyui_version,
         partner_refusal=_partner_refusal(backend),
     )
+
+
+def limitations_of(backend: Backend) -> list[str]:
+    """Return what cannot be done with a backend, as sentences: by its version, and why it gets no key if it may get it."""
+    refusal = _partner_refusal(backend) if backend.partner_nodes_allowed else None
+    return [*limitations(backend.comfyui_version), *([refusal] if refusal else [])]
 
 
 def _partner_refusal(backend: Backend) -> str | None:

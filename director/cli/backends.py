@@ -284,6 +284,9 @@ def _states(backends: Sequence[Backend]) -> list[str]:
         since = f" {since}" if (since := _since(backend)) else ""
         why = f": {backend.status_reason}" if backend.status_reason else ""
         lines.append(f"{backend.backend_id} is {text.coloured(backend.status)}{since}{why}")
+        if backend.partner_nodes_allowed:
+            # The limitations include why it gets no key all the same.
+            lines += [f"  {sentence}" for sentence in ("Allowed to run partner nodes.", *backend.limitations)]
     return lines
 
 

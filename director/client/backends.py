@@ -41,7 +41,7 @@ class Backend(Parsed):
             ``changed_at`` have the reason and the time.
         quarantine: None: not quarantined.
         on_probation: No prompt has succeeded since its quarantine ended.
-        limitations: What cannot be done with its version of ComfyUI, as sentences.
+        limitations: What cannot be done with it, as sentences: by its version, and why it gets no key for partner nodes.
         adopted_at: When discovery registered it automatically; None: a user registered or changed it.
     """
 

@@ -9,7 +9,6 @@ from typing import Any, Final
 from django.db.models import CharField, Count, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 
-from backends.comfyui.versions import limitations
 from backends.discovery import found_list
 from backends.models import Backend, Reachability
 from backends.queries import backend_list
@@ -65,7 +64,7 @@ def backend_list_page() -> dict[str, Any]:
                 "gpu": gpu,
                 "vram": vram,
                 "tags": [str(tag) for tag in backend.tags],
-                "limitations": limitations(backend.comfyui_version),
+                "limitations": shown["limitations"],
                 # Whether its children are sent now; whether more may be submitted for it: on a paused one they wait.
                 "is_online": status in (BackendState.ONLINE, BackendState.BUSY),
                 "takes_children": status in TAKES_CHILDREN,

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from backends import discovery
-from backends.comfyui.versions import limitations
+from backends.eligibility import limitations_of
 from backends.models import Backend, Discovery, FoundBackend
 from backends.queries import backend_status
 from backends.services import BackendExists
@@ -82,7 +82,7 @@ class BackendAdmin(_ActingAdmin):
 
     @admin.display
     def limitations(self, backend: Backend) -> str:
-        return " ".join(limitations(backend.comfyui_version)) or "-"
+        return " ".join(limitations_of(backend)) or "-"
 
     enable = _action("Enable", "enabled", backend_update, enabled=True)
     disable = _action("Disable after running jobs", "disabled", backend_update, enabled=False)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from django.db.models import Count
 
-from backends.comfyui.versions import limitations
+from backends.eligibility import limitations_of
 from backends.models import Backend
 from backends.queries import backend_status, is_on_probation
 from jobgroups.domain.clock import iso, iso_or_none, now
@@ -61,7 +61,7 @@ def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, An
         "changed_by": row.changed_by or None,
         "changed_reason": row.changed_reason or None,
         "changed_at": iso_or_none(row.changed_at),
-        "limitations": limitations(row.comfyui_version),
+        "limitations": limitations_of(row),
         "adopted_at": iso_or_none(row.adopted_at),
     }
 

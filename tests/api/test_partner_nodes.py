@@ -89,6 +89,9 @@ def test_submission_that_no_backend_may_pay_for_is_refused(
     checked = api.post("/api/workflows/check", {"workflow_json": partner()}).json()["backends"]
     assert [(one["can_run"], one["reasons"][0]["message"]) for one in checked] == [(False, reason)]
     assert api.post("/api/workflows/check", {"workflow_json": picture()}).json()["can_run"] == 1
+    # The confirmation of a backend is shown with the reason why it has no effect.
+    shown = api.get("/api/backends/gpu-1").json()
+    assert (reason in shown["limitations"]) is shown["partner_nodes_allowed"]
 
 
 def test_no_tag_stands_for_the_confirmation(api: Api, gpus: list[str]) -> None:

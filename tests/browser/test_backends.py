@@ -179,6 +179,7 @@ def test_partner_nodes_are_allowed_after_a_question_and_forbidden_at_once(desk: 
     lane.get_by_role("button", name="Allow partner nodes …").click()
     page.get_by_role("dialog").get_by_role("button", name="Allow", exact=True).click()
     expect(lane).to_contain_text("Allowed to run partner nodes.")
+    expect(lane).to_contain_text("set DIRECTOR_COMFY_ORG_API_KEY.")
     lane.get_by_text("More").click()
     lane.get_by_role("button", name="Forbid partner nodes").click()
     expect(lane).not_to_contain_text("Allowed to run partner nodes.")

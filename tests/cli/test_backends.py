@@ -81,6 +81,11 @@ def test_partner_nodes_are_allowed_and_forbidden(desk: Desk) -> None:
     for options, is_allowed in ([], True), (["--off"], False):
         [shown] = desk.json("backends", "partner-nodes", "gpu-1", *options)
         assert shown["partner_nodes_allowed"] is is_allowed
+    # Allowed, and without a key all the same.
+    said = desk.out("backends", "partner-nodes", "gpu-1").splitlines()
+    assert said[1] == "  Allowed to run partner nodes."
+    assert said[-1] == "  Partner nodes need an API key of Comfy.org: set DIRECTOR_COMFY_ORG_API_KEY."
+    assert len(desk.out("backends", "partner-nodes", "gpu-1", "--off").splitlines()) == 1
 
 
 def test_exclusions_are_listed_and_lifted(desk: Desk, served: Served) -> None:
