@@ -87,7 +87,9 @@ def test_wrong_parameter_is_refused(api: Api, group: dict[str, Any], query: str,
 def test_missing_group_and_job_are_not_found(api: Api, group: dict[str, Any]) -> None:
     api.get(_path(group))
     error_of(api.get("/api/job-groups/jg_000000000000?since=1&wait=5"), 404, "group_not_found")
-    error_of(api.get(f"{_path(group)}/jobs/j_0"), 404, "job_not_found")
+    api.get(f"{_path(group)}?children=0")
+    for name in ("j_0", "head"):
+        error_of(api.get(f"{_path(group)}/jobs/{name}"), 404, "job_not_found")
 
 
 def _run(work: Callable[[], Awaitable[Any]]) -> Any:

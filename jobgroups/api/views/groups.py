@@ -126,7 +126,7 @@ class JobView(AsyncApiView):
     async def get(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponseBase:
         """Return a job with its attempts."""
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
-        return encoded(request, await answers.get(group, job, make=partial(group_status.read_job, group, job)))
+        return encoded(request, await answers.get(group, "job", job, make=partial(group_status.read_job, group, job)))
 
     async def delete(self, _request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
         """Cancel one job; the response has the fields of a group's cancellation."""
