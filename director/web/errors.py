@@ -36,6 +36,7 @@ _PLAIN: Final[Mapping[int, tuple[str, str]]] = {
     404: ("not_found", "There is nothing at this path."),
     405: ("method_not_allowed", "This path does not take this method."),
     406: ("not_acceptable", "Responses are JSON."),
+    412: ("precondition_failed", "If-Match or If-Unmodified-Since does not fit the answer."),
     413: ("payload_too_large", "The body is too long."),
     415: ("unsupported_media_type", "The body must be JSON."),
     429: ("too_many_requests", "Too many requests; try again later."),

@@ -48,6 +48,7 @@ def test_status_and_job_have_validators(api: Api, group: dict[str, Any]) -> None
         assert (first.status_code, first.headers["Cache-Control"]) == (200, "no-cache")
         again = api.get(path, if_none_match=f'"other", {first.headers["ETag"]}')
         assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+        error_of(api.get(path, if_match='"other"'), 412, "precondition_failed")
     before = api.get(job).headers["ETag"]
     api.ask("PUT", f"{job}/star")
     changed = api.get(job, if_none_match=before)
