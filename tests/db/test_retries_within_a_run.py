@@ -69,9 +69,9 @@ def test_failed_job_is_retried_while_its_group_runs(fence: FencingToken) -> None
     assert (again.error_message, again.error_type, again.failure_class) == (None, None, "")
     assert factories.fresh(group).failed_count == 0
     event = factories.log(group)[-1]
-    told = {"type": "child_retrying", "run": 1, "job_id": failed.id, "attempt": 1, "not_before": None}
-    told |= {"next_backend_id": "gpu-1", "queued_at": iso(again.queued_at), "requested_by": "anna"}
-    assert event == {**event, **told}
+    expected = {"type": "child_retrying", "run": 1, "job_id": failed.id, "attempt": 1, "not_before": None}
+    expected |= {"next_backend_id": "gpu-1", "queued_at": iso(again.queued_at), "requested_by": "anna"}
+    assert event == {**event, **expected}
     run_all(fence)
     stored = factories.fresh(group)
     assert (stored.status, stored.run, stored.completed_count) == ("completed", 1, 2)
