@@ -136,6 +136,12 @@ def api() -> Api:
 
 
 @pytest.fixture
+def client() -> Client:
+    """A browser on this machine."""
+    return Client(headers={"host": "localhost"})
+
+
+@pytest.fixture
 def notified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Records each notification of the runners about a changed backend."""
     found: list[str] = []

@@ -21,11 +21,6 @@ from tests.harness import factories
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def client() -> Client:
-    return Client(headers={"host": "localhost"})
-
-
 def test_above_fifty_children_a_segment_stands_for_a_status() -> None:
     children = [group_list.Child(f"j_{n}", "queued" if n % 2 else "failed", 0.0) for n in range(51)]
     assert len(group_list.bar_of(children[:50])["segments"]) == 50

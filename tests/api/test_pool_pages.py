@@ -17,11 +17,6 @@ from tests.harness import factories
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def client() -> Client:
-    return Client(headers={"host": "localhost"})
-
-
 def shown(client: Client, path: str) -> str:
     answer = client.get(path)
     assert answer.status_code == 200, path
