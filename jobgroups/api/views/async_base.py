@@ -3,9 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from django.db import DatabaseError
+from django.conf import settings
+from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.views import View
@@ -30,7 +32,16 @@ read = _reading.run
 
 async def act(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Run a function that changes rows, also if the client disconnects meanwhile."""
-    return await asyncio.shield(_acting.run(work, *args, **kwargs))
+    return await asyncio.shield(_acting.run(_released, partial(work, *args, **kwargs)))
+
+
+def _released(work: Callable[[], R]) -> R:
+    """Run a function, and return the connection to PostgreSQL's pool: changes are rare, and 20 are all there are."""
+    try:
+        return work()
+    finally:
+        if not settings.DIRECTOR_ON_SQLITE:
+            connection.close()
 
 
 def json_response(value: object) -> HttpResponse:
