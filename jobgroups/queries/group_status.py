@@ -1,6 +1,5 @@
 """Encoded answers about a group and its jobs: of a group only the jobs that changed are encoded again."""
 
-import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from jobgroups.serializers import describe_files, serialize_child, serialize_gro
 
 #: Seconds for which waiting reasons and estimates are shown; an older answer of an open group has expired.
 OUTLOOK_SECONDS: Final = 1.0
+#: Seconds for which other answers are kept: during an upgrade, the previous release changes rows without a revision.
+ENDED_SECONDS: Final = 60.0
 
 #: ``seq`` and ``revision`` of a group. Every change of an answer changes one of them, except that of an outlook.
 Version: TypeAlias = tuple[int, int]
@@ -57,6 +58,7 @@ class GroupAnswer(Answer):
     """The status of a group with all its jobs."""
 
     jobs: Sequence[_Job]
+    is_open: bool  #: Whether a job is queued or runs.
     eta_seconds: float | None
 
     @property
@@ -88,7 +90,7 @@ def read_status(group_id: str, earlier: GroupAnswer | None) -> GroupAnswer:
     """
     began = time.monotonic()
     group, rows = groups.group_rows(group_id)
-    keeps_outlooks = earlier is not None and began < earlier.expires_at < math.inf
+    keeps_outlooks = earlier is not None and earlier.is_open and began < earlier.expires_at
     status = groups.CHILDREN.column("status")
     is_open = any(row[status] in CHILD_OPEN for row in rows)
     jobs = _jobs(group, rows, earlier, keeps_outlooks=keeps_outlooks)
@@ -100,7 +102,7 @@ def read_status(group_id: str, earlier: GroupAnswer | None) -> GroupAnswer:
     if earlier and keeps_outlooks and is_open:
         facts["expires_at"] = earlier.expires_at
     body = _status_body(head, [job.text for job in jobs])
-    return GroupAnswer(**facts, **_encoded(body), jobs=jobs, eta_seconds=eta_seconds)
+    return GroupAnswer(**facts, **_encoded(body), jobs=jobs, is_open=is_open, eta_seconds=eta_seconds)
 
 
 def _jobs(
@@ -167,7 +169,7 @@ def read_job(group_id: str, job_id: str, _earlier: Answer | None) -> Answer:
 
 def _facts(head: Mapping[str, Any], began: float, *, is_open: bool) -> dict[str, Any]:
     """Return what an answer says of itself; ``head`` was read before the rest."""
-    expires_at = began + OUTLOOK_SECONDS if is_open else math.inf
+    expires_at = began + (OUTLOOK_SECONDS if is_open else ENDED_SECONDS)
     return {"version": (head["seq"], head["revision"]), "read_at": began, "expires_at": expires_at}
 
 
