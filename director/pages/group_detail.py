@@ -72,7 +72,9 @@ def group_page(group_id: str, page: int = 1, *, with_cards: bool = True) -> dict
         # Backends that may take a job of the pool, and its completed jobs by backend.
         "candidates": words.candidates_text(pool_candidates(group_id)) if in_pool else "",
         "made": _made(group_id) if in_pool else "",
-        "on_failure": words.policy_text(head["max_attempts"], head["retry_elsewhere"], head["retry_on"]),
+        "on_failure": words.policy_text(
+            head["max_attempts"], head["retry_elsewhere"], head["retry_on"], is_paid=bool(group.uses_partner_nodes)
+        ),
         "partial_outputs": words.PARTIAL_OUTPUTS[head["partial_outputs"]],
         "deletion": deletion_text(group),
         # Id of the first child on this page that failed or timed out; empty without one.

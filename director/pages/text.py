@@ -71,8 +71,15 @@ PARTIAL_OUTPUTS: Final = {
 }
 
 
-def policy_text(max_attempts: int, retry_elsewhere: str | bool, retry_on: Sequence[str] | None = None) -> str:
-    """Return the text of a retry policy; ``retry_on`` None: after every failure that may be retried."""
+def policy_text(
+    max_attempts: int, retry_elsewhere: str | bool, retry_on: Sequence[str] | None = None, *, is_paid: bool = False
+) -> str:
+    """Return the text of a retry policy.
+
+    ``retry_on`` None: after every failure that may be retried, and if ``is_paid`` (partner nodes) after none.
+    """
+    if is_paid and not retry_on:
+        return "it is not retried after an execution: its partner nodes might be paid twice"
     others = {"group": "the other backends of the group", "any": "any other backend"}
     other = others.get(str(retry_elsewhere))
     if max_attempts == 1:

@@ -103,6 +103,13 @@ def test_group_shows_when_it_is_deleted(client: Client, settings: Settings) -> N
     assert "are deleted 30 d after their end." in client.get("/").content.decode()
 
 
+def test_group_with_partner_nodes_shows_that_it_is_not_retried(client: Client) -> None:
+    factories.backend()
+    group = factories.submit(max_attempts=3, uses_partner_nodes=True)
+    html = client.get(f"/groups/{group.id}").content.decode()
+    assert "it is not retried after an execution" in html
+
+
 def test_page_of_a_job_has_its_card(client: Client) -> None:
     factories.backend()
     group = factories.submit(*["gpu-1"] * 130)

@@ -51,3 +51,8 @@ def test_names_and_durations_are_not_broken_over_lines(sentence: str, whole: lis
 )  # fmt: skip
 def test_policy_text_describes_retries(attempts: int, elsewhere: bool | str, retry_on: list[str], label: str) -> None:
     assert text.policy_text(attempts, elsewhere, retry_on) == label
+    # What may be paid twice is retried only after failures that the submission names.
+    paid = text.policy_text(attempts, elsewhere, retry_on, is_paid=True)
+    assert paid == (
+        label if retry_on else "it is not retried after an execution: its partner nodes might be paid twice"
+    )

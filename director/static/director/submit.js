@@ -297,7 +297,7 @@ function update() {
     output.textContent = share ? `× ${share}` : "";
   }
   $("tries-field").hidden = $("retry-on-box").hidden = $("elsewhere").value === "no";
-  $("retry-on-said").textContent = retryOn().length ? `: ${retryOn().length} chosen` : ": any";
+  $("retry-on-said").textContent = retryOn().length ? `: ${retryOn().length} chosen` : ": any, with partner nodes none";
   $("sends").textContent = made.ids.length && count() ? `${counted(count(), "job")} on ${places(made.ids)}` : "";
   seeds(made.ids.length ? count() : 0);
   if ($("curl-box").open) curl(made);
