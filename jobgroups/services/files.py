@@ -148,7 +148,7 @@ def _mark(replaced: Mapping[int, set[str]], rows: Mapping[int, Attempt], *, keep
         of_child[rows[attempt_id].child_id] |= digests
     if not of_child:
         return
-    groups_revise(groups_of(of_child))
+    groups_revise(groups_of(of_child).values())
     for child in ChildJob.objects.select_for_update().filter(pk__in=of_child).order_by("pk"):
         if keep_captured:
             # Read under the lock: a capture that is stored later finds the mark.

@@ -4,7 +4,7 @@ On a connection and thread of its own, with SQLite's ``synchronous=NORMAL``: a p
 last quarter of a second of progress, and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,20 +40,33 @@ def relax_durability() -> None:
 
 
 def progress_flush(*, rows: Sequence[ProgressRow]) -> None:
-    """Store progress, guarded: only of a child that runs, by its current attempt, under its lease."""
+    """Store progress, guarded: only of a child that runs, by its current attempt, under its lease.
+
+    A group that another transaction has locked is stored by itself, so that its lock delays no other group.
+    """
+    group_of = groups_of([row.child_id for row in rows])
+    for group_id in sorted(_store(rows, group_of, skip_locked=True)):
+        _store([row for row in rows if group_of.get(row.child_id) == group_id], group_of)
+
+
+def _store(rows: Sequence[ProgressRow], group_of: Mapping[str, str], *, skip_locked: bool = False) -> set[str]:
+    """Store progress in one transaction, and return the groups that were left out."""
     with transaction.atomic():
+        ours = _still_ours(rows)
+        wanted = {group_of[row.child_id] for row in ours if row.child_id in group_of}
+        revised = groups_revise(wanted, skip_locked=skip_locked)
         values = [
             (row.percent, row.current_step, row.steps_completed, row.steps_total, row.child_id, row.attempt_id)
-            for row in _still_ours(rows)
+            for row in ours
+            if group_of.get(row.child_id) in revised
         ]
-        if not values:
-            return
-        groups_revise(groups_of([row.child_id for row in rows]))
-        with connection.cursor() as cursor:
-            if connection.vendor == "postgresql":
-                cursor.execute(_ALL, [list(column) for column in zip(*values, strict=True)])
-            else:
-                cursor.executemany(_EACH, values)
+        if values:
+            with connection.cursor() as cursor:
+                if connection.vendor == "postgresql":
+                    cursor.execute(_ALL, [list(column) for column in zip(*values, strict=True)])
+                else:
+                    cursor.executemany(_EACH, values)
+    return wanted - revised
 
 
 _TABLE: Final = ChildJob._meta.db_table
@@ -62,7 +75,7 @@ _EACH: Final = (
     f"UPDATE {_TABLE} SET progress = %s, current_step = %s, steps_completed = %s,"  # noqa: S608 names of ours
     f" steps_total = %s WHERE id = %s AND current_attempt_id = %s AND status = '{ChildStatus.RUNNING}'"
 )
-#: The same for columns of values. Never ``executemany`` here: see ``compiled._insert_at_once``.
+#: The same for columns of values. Never ``executemany`` here: see ``statements.Insertion``.
 _ALL: Final = (
     f"UPDATE {_TABLE} AS child SET progress = new.progress, current_step = new.step,"  # noqa: S608 names of ours
     " steps_completed = new.completed, steps_total = new.total FROM unnest(%s::float8[], %s::text[],"

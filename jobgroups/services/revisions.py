@@ -7,14 +7,18 @@ from django.db.models import F
 from jobgroups.models import ChildJob, JobGroup
 
 
-def groups_revise(ids: Collection[str]) -> None:
-    """Increase the revision of groups, in the caller's transaction, before it locks any of their children."""
+def groups_revise(ids: Collection[str], *, skip_locked: bool = False) -> set[str]:
+    """Increase the revision of groups, in the caller's transaction, before it locks any of their children.
+
+    Returns the groups that exist; with ``skip_locked`` without those that another transaction has locked.
+    """
     # In one order: the progress of several groups is stored by several runners.
-    rows = JobGroup.objects.select_for_update(no_key=True).filter(pk__in=ids).order_by("pk")
-    found = list(rows.values_list("pk", flat=True))
+    rows = JobGroup.objects.select_for_update(no_key=True, skip_locked=skip_locked).filter(pk__in=ids).order_by("pk")
+    found = set(rows.values_list("pk", flat=True))
     JobGroup.objects.filter(pk__in=found).order_by().update(revision=F("revision") + 1)
+    return found
 
 
-def groups_of(child_ids: Collection[str]) -> set[str]:
-    """Return the groups of children."""
-    return set(ChildJob.objects.filter(pk__in=child_ids).order_by().values_list("group_id", flat=True))
+def groups_of(child_ids: Collection[str]) -> dict[str, str]:
+    """Return the group of each child."""
+    return dict(ChildJob.objects.filter(pk__in=child_ids).order_by().values_list("pk", "group_id"))

@@ -4,7 +4,9 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from jobgroups.services.leases import LEASE_TTL, lease_acquire, lease_release, v
 from jobgroups.services.progress import ProgressRow, progress_flush
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
+from tests.harness.races import race
 from tests.harness.waits import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -178,6 +181,22 @@ def test_progress_flush_locks_its_lease() -> None:
     progress = ProgressRow("j_none", 0, 1.0, None, 0, 0, fence)
     with meanwhile(lambda: progress_flush(rows=[progress])):
         assert lease_acquire(backend_id="gpu-1", runner="b") is None
+
+
+@on_postgres
+def test_progress_of_a_group_does_not_wait_for_the_lock_of_another() -> None:
+    fence = factories.online()
+    groups = [factories.submit(), factories.submit()]
+    claims = [factories.begin(fence) for _ in groups]
+    rows = [ProgressRow(one.child_id, one.attempt_id, 50.0, None, 1, 2, fence) for one in claims]
+    for locked in groups:
+        ChildJob.objects.update(progress=0.0)
+        with ThreadPoolExecutor() as pool:
+            with group_transaction(locked.id):
+                flush = pool.submit(race, partial(progress_flush, rows=rows))
+                until(ChildJob.objects.filter(progress=50.0).exclude(group=locked).exists, 2.0)
+            flush.result()
+        assert ChildJob.objects.filter(progress=50.0).count() == 2
 
 
 @on_postgres
