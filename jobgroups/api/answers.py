@@ -49,7 +49,7 @@ class _Versions:
             try:
                 return cast(Version | None, self._reader.row(_VERSION, group_id))
             except sqlite3.Error:
-                self._reader.close()  # the thread below waits, and says what is wrong
+                self._reader.close()  # the thread below waits for a lock, and its error is raised
         loop = asyncio.get_running_loop()
         future = self._wanted.get(group_id)
         if future is None:

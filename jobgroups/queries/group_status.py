@@ -116,10 +116,10 @@ def _jobs(
     before: Sequence[_Job | None] = [None] * len(rows) if earlier is None else earlier.jobs
     stale = {at for at, (row, job) in enumerate(zip(bare, before, strict=True)) if job is None or job.row != row}
     # Files are captured without an event, and in any job.
-    asked = range(len(rows)) if earlier is None or earlier.version[1] != group.revision else tuple(stale)
-    files = known_files(group.id, [rows[at][position] for at in asked if rows[at][outputs]])
-    known = {at: files.get(rows[at][own_id], {}) for at in asked}
-    stale |= {at for at in asked if (job := before[at]) and job.files != known[at]}
+    checked = range(len(rows)) if earlier is None or earlier.version[1] != group.revision else tuple(stale)
+    files = known_files(group.id, [rows[at][position] for at in checked if rows[at][outputs]])
+    known = {at: files.get(rows[at][own_id], {}) for at in checked}
+    stale |= {at for at in checked if (job := before[at]) and job.files != known[at]}
     if not keeps_outlooks:
         stale |= {at for at, row in enumerate(rows) if row[status] in CHILD_OPEN}
     children = {at: groups.CHILDREN.instance(rows[at]) for at in sorted(stale)}
@@ -168,7 +168,7 @@ def read_job(group_id: str, job_id: str, _earlier: Answer | None) -> Answer:
 
 
 def _facts(head: Mapping[str, Any], began: float, *, is_open: bool) -> dict[str, Any]:
-    """Return what an answer says of itself; ``head`` was read before the rest."""
+    """Return the version and the times of an answer; ``head`` was read before the rest."""
     expires_at = began + (OUTLOOK_SECONDS if is_open else ENDED_SECONDS)
     return {"version": (head["seq"], head["revision"]), "read_at": began, "expires_at": expires_at}
 

@@ -154,7 +154,7 @@ class _Candidates:
 def _target(child: ChildJob, candidates: dict[str, Candidate], tried: AttemptHistory, *, leave: bool) -> str | None:
     """Return the best of the backends that a child may go to, its own among them; None: no other.
 
-    ``tried`` tells where it failed. With ``leave`` its own backend is none of them.
+    ``tried`` has the backends that failed it. With ``leave`` its own backend is none of them.
     """
     own = child.backend_id or ""
     if not leave and own in candidates and own not in tried.failed_on:
