@@ -55,6 +55,8 @@ def _where(path: Path | None) -> str:
 
 
 def _tables(where: str) -> Finding:
+    if not connection.introspection.table_names():
+        return Finding("Database", Level.NOTE, f"{where}: it has no tables yet: serve makes them.", "director serve")
     if not startup.is_migrated():
         said = f"{where}: its tables are of an older release."
         return Finding("Database", Level.PROBLEM, said, "director serve migrates them at its start.")

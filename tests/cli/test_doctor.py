@@ -140,6 +140,14 @@ def test_unreachable_database_is_a_problem(tmp_path: Path) -> None:
     assert found["said"].startswith("PostgreSQL director at 127.0.0.1:9 does not open: ")
 
 
+def test_database_without_tables_is_a_note(tmp_path: Path) -> None:
+    (tmp_path / "director.sqlite3").touch()
+    ended = python("-m", "director", "doctor", "--json", DIRECTOR_DATA_DIR=str(tmp_path))
+    found = _by_subject(ended.stdout)["Database"]
+    assert (ended.returncode, found["level"], found["todo"]) == (0, "note", "director serve")
+    assert found["said"].endswith("it has no tables yet: serve makes them.")
+
+
 @pytest.mark.django_db
 def test_tables_of_another_release_are_a_problem() -> None:
     MigrationRecorder(connection).record_applied("jobgroups", "9999_from_tomorrow")
