@@ -50,7 +50,8 @@ def _table(rows: Sequence[FailureRow]) -> list[str]:
             row.retrying,
             text.local(row.last_at),
             row.workflow_name,
-            row.example and f"{row.example.job_group_id}: {row.example.message}",
+            # The attempt of a recall at an unreachable backend has no message.
+            row.example and ": ".join(filter(None, (row.example.job_group_id, row.example.message))),
         )
         for row in rows
     ]

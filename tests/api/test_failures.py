@@ -133,6 +133,14 @@ def test_job_that_was_never_sent_is_counted(api: Api) -> None:
     assert failing.lost_count() == 1
 
 
+def test_failure_without_a_message_is_listed_by_its_group(api: Api) -> None:
+    (child,) = group("gpu-1")
+    lose(child, FailureClass.UNREACHABLE)
+    Attempt.objects.update(error_message=None)
+    ChildJob.objects.update(error_message=None)
+    assert failure_lines(parser(Failures)(report(api)))[-1].split()[-1] == child.group_id
+
+
 def test_failures_are_limited_to_the_window(api: Api) -> None:
     for child, hours in zip(group(*["gpu-1"] * 4), (0.9, 23, 160, 170), strict=True):
         lose(child, FailureClass.NODE_ERROR, ago=hours * 3600)
