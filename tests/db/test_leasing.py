@@ -188,13 +188,13 @@ def test_progress_of_a_group_does_not_wait_for_the_lock_of_another() -> None:
     fence = factories.online()
     groups = [factories.submit(), factories.submit()]
     claims = [factories.begin(fence) for _ in groups]
-    rows = [ProgressRow(one.child_id, one.attempt_id, 50.0, None, 1, 2, fence) for one in claims]
+    rows = [ProgressRow(one.child_id, one.attempt_id, 50.0, None, 1, 2) for one in claims]
     for locked in groups:
         ChildJob.objects.update(progress=0.0)
         with ThreadPoolExecutor() as pool:
             with group_transaction(locked.id):
                 flush = pool.submit(race, partial(progress_flush, rows=rows))
-                until(ChildJob.objects.filter(progress=50.0).exclude(group=locked).exists, 2.0)
+                until(ChildJob.objects.filter(progress=50.0).exclude(group=locked).exists)
             flush.result()
         assert ChildJob.objects.filter(progress=50.0).count() == 2
 
