@@ -126,4 +126,5 @@ def _no_response(subject: str, number: int) -> Finding:
         todo = f"Find the program that uses it, or use another port: director serve --port {number + 1}"
         said = "It is in use, and the program does not answer."
         return Finding(subject, Level.PROBLEM, said, todo)
-    return Finding(subject, Level.NOTE, "No Director runs on this port.", "director serve")
+    todo = "director serve; for a Director on another port: director doctor --port PORT"
+    return Finding(subject, Level.NOTE, "No Director runs on this port.", todo)

@@ -180,8 +180,11 @@ def test_port_of_another_program_is_reported(monkeypatch: pytest.MonkeyPatch) ->
         found = host.port(int(other.url.rsplit(":", 1)[1]))
         assert found.said == "Another program than a Director answers."
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        found = host.port(silent.getsockname()[1])
+        number = silent.getsockname()[1]
+        found = host.port(number)
         assert (found.level, "does not answer" in found.said) == (Level.PROBLEM, True)
+    found = host.port(number)
+    assert (found.level, "doctor --port" in found.todo) == (Level.NOTE, True)
 
 
 def _of(
