@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from django.db.models import F
+
 from backends.capabilities import lacks_reason
 from backends.eligibility import capabilities_of
 from backends.models import Backend, Reachability
@@ -15,14 +17,13 @@ from backends.queries import backend_status, backends_by_id
 from backends.states import BackendState
 from jobgroups.domain import retry_policy
 from jobgroups.domain.clock import now
-from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass, RetryTarget
+from jobgroups.domain.failures import BETTER_ELSEWHERE, FailureClass
 from jobgroups.domain.retry_policy import AttemptHistory, Candidate
 from jobgroups.domain.states import RetryScope, Where
-from jobgroups.errors import BackendNotFound, BackendUnavailable, Conflict, NoOtherBackend
+from jobgroups.errors import BackendNotFound, BackendUnavailable, NoOtherBackend
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries.pool import candidate_reasons
-from jobgroups.services.backends import lock_backends
-from jobgroups.services.candidates import candidate_backends
+from jobgroups.services.candidates import are_locked, candidate_backends, history_of
 
 #: Reasons why no child may wait at a backend.
 _UNSCHEDULABLE: Final = {
@@ -73,15 +74,10 @@ def assign_backends(group: JobGroup, children: Sequence[ChildJob], choice: Choic
         BackendUnavailable: one of the children can wait nowhere; all of them are refused then.
         NoOtherBackend: a child is to go to another backend, and there is none for it.
     """
-    while True:
+    bound = _assign(group, children, choice)
+    while not are_locked(bound.values()):
         bound = _assign(group, children, choice)
-        try:
-            # No backend can be deleted until the caller's transaction ends.
-            lock_backends(bound.values())
-        except Conflict:
-            # A backend was deleted or disabled since it was read.
-            continue
-        return bound
+    return bound
 
 
 def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> dict[str, str]:
@@ -169,13 +165,9 @@ def assign_named(group: JobGroup, backend_id: str) -> None:
 
     Raises ``BackendNotFound``, or ``BackendUnavailable`` if it takes nothing or lacks what the group requires.
     """
-    while True:
+    _check_named(group, backend_id)
+    while not are_locked([backend_id]):
         _check_named(group, backend_id)
-        try:
-            lock_backends([backend_id])
-        except Conflict:
-            continue
-        return
 
 
 def _check_named(group: JobGroup, backend_id: str) -> None:
@@ -224,19 +216,8 @@ def _unschedulable(named: Collection[str]) -> dict[str, str]:
 
 def _tried(children: Sequence[ChildJob]) -> dict[str, AttemptHistory]:
     """Return where each child failed in the run in which it was last queued."""
-    rows = Attempt.objects.filter(child__in=children).exclude(failure_class="")
-    runs = {child.id: child.run for child in children}
-    failed: dict[str, list[tuple[str, RetryTarget]]] = defaultdict(list)
+    failed = defaultdict[str, list[Attempt]](list)
+    rows = Attempt.objects.filter(child__in=children, run=F("child__run")).exclude(failure_class="")
     for row in rows.order_by("number"):
-        if row.run == runs[row.child_id]:
-            retry = TAXONOMY[FailureClass(row.failure_class)].retry
-            failed[row.child_id].append((row.backend_id, retry))
-    return {
-        child.id: AttemptHistory(
-            failed_on=[backend_id for backend_id, _ in failed[child.id]],
-            excluded=frozenset(
-                backend_id for backend_id, retry in failed[child.id] if retry is RetryTarget.OTHER_BACKEND
-            ),
-        )
-        for child in children
-    }
+        failed[row.child_id].append(row)
+    return {child.id: history_of(failed[child.id]) for child in children}

@@ -27,10 +27,10 @@ from jobgroups.domain.states import (
     attempt_sources_of,
 )
 from jobgroups.events import log
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.serializers import to_json
 from jobgroups.services import late_results, outages, outcomes, quarantine
-from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.group_transaction import GroupTransaction, update_row
 from jobgroups.services.outcomes import (
     AttemptResult,
     Failure,
@@ -69,8 +69,7 @@ def _stored(child: ChildJob, attempt: Attempt) -> StoredAttempt:
 def attempt_has_partner_nodes(*, attempt_id: int, fence: FencingToken) -> None:
     """Record that the workflow of an attempt has partner nodes, before the key for them is sent."""
     with attempt_transaction(attempt_id, fence) as (tx, _child, _attempt):
-        JobGroup.objects.filter(pk=tx.group.pk).update(uses_partner_nodes=True)
-        tx.group.uses_partner_nodes = True
+        update_row(tx.group, {"uses_partner_nodes": True})
 
 
 @retry_on_conflict
@@ -115,7 +114,7 @@ def attempt_accepted(
         forgotten = _answer_forgotten(attempt)
         tx.move_attempt(attempt, AttemptState.ACCEPTED, accepted_at=now(), **forgotten)
         if prompt_id is not None:
-            Attempt.objects.filter(pk=attempt.pk).update(prompt_id=prompt_id)
+            update_row(attempt, {"prompt_id": prompt_id})
         if node_errors is not None:
             _note_refused(tx, attempt, node_errors)
         return _stored(child, attempt)
@@ -143,8 +142,7 @@ def _note_refused(tx: GroupTransaction, attempt: Attempt, node_errors: Mapping[s
 def _keep_node_errors(attempt: Attempt, node_errors: Mapping[str, Any]) -> None:
     """Store the refused outputs once: what ComfyUI answered is more than what can be seen later."""
     if attempt.node_errors_json is None:
-        attempt.node_errors_json = to_json(node_errors)
-        Attempt.objects.filter(pk=attempt.pk).update(node_errors_json=attempt.node_errors_json)
+        update_row(attempt, {"node_errors_json": to_json(node_errors)})
 
 
 def _refused_in_part(tx: GroupTransaction, attempt: Attempt) -> Failure | None:
@@ -189,9 +187,7 @@ def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> Non
     else:
         cancelled = child.status == ChildStatus.CANCELLED
         stays = {"stop_reason": StopReason.CANCEL if cancelled else StopReason.SUPERSEDED}
-    Attempt.objects.filter(pk=attempt.pk).update(**stays)
-    for name, value in stays.items():
-        setattr(attempt, name, value)
+    update_row(attempt, stays)
 
 
 @retry_on_conflict
@@ -365,8 +361,7 @@ def attempt_interrupted_by_other(*, attempt_id: int, fence: FencingToken, end: A
     The child is requeued and the attempt is not counted.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
-        attempt.is_counted = False
+        update_row(attempt, {"is_counted": False})
         if attempt.state in attempt_sources_of(AttemptState.INTERRUPTED):
             end = without_replaced(attempt, end)
         if not close_with_result(tx, attempt, AttemptState.INTERRUPTED, end):

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from django.conf import settings
@@ -19,7 +19,7 @@ from jobgroups.domain.pool import is_candidate
 from jobgroups.domain.retry_policy import AttemptHistory, Candidate
 from jobgroups.domain.states import CHILD_OPEN, Placement, RetryScope
 from jobgroups.errors import Conflict
-from jobgroups.models import ChildJob, JobGroup, Variant
+from jobgroups.models import Attempt, ChildJob, JobGroup, Variant
 from jobgroups.queries.groups import submitted_backends
 from jobgroups.queries.pool import barring_failures, candidate_reasons, pool_candidates
 from jobgroups.services.backends import lock_backends
@@ -48,16 +48,16 @@ class CandidateBackends:
             self._open = {candidate.backend_id: candidate for candidate in found}
         while (target := retry_policy.best_candidate(self._open.values(), tried)) is not None:
             taken = self._open.pop(target)
-            if lock_backend(target):
+            if are_locked([target]):
                 self._open[target] = replace(taken, waiting=taken.waiting + 1)
                 return target
         return None
 
 
-def lock_backend(backend_id: str) -> bool:
-    """Prevent the deletion of a backend until the caller's transaction ends. Return False if it was just deleted."""
+def are_locked(backend_ids: Collection[str]) -> bool:
+    """Prevent the deletion of backends until the caller's transaction ends; False: one was just deleted or disabled."""
     try:
-        lock_backends([backend_id])
+        lock_backends(backend_ids)
     except Conflict:
         return False
     return True
@@ -65,8 +65,12 @@ def lock_backend(backend_id: str) -> bool:
 
 def attempt_history(group: JobGroup, child: ChildJob) -> AttemptHistory:
     """Return where a child has failed in its group's current run."""
-    rows = child.attempts.filter(run=group.run).exclude(failure_class="").order_by("number")
-    failed = [(row.backend_id, TAXONOMY[FailureClass(row.failure_class)].retry) for row in rows]
+    return history_of(child.attempts.filter(run=group.run).exclude(failure_class="").order_by("number"))
+
+
+def history_of(attempts: Iterable[Attempt]) -> AttemptHistory:
+    """Return where failed attempts of a child were, from the first to the last."""
+    failed = [(row.backend_id, TAXONOMY[FailureClass(row.failure_class)].retry) for row in attempts]
     return AttemptHistory(
         failed_on=[backend_id for backend_id, _ in failed],
         excluded=frozenset(backend_id for backend_id, retry in failed if retry is RetryTarget.OTHER_BACKEND),

@@ -1,10 +1,11 @@
 """GroupTransaction: guarded transitions, events and the derived status of a group whose row is locked."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from django.db import connection
+from django.db.models import Model
 
 from jobgroups.database.statements import KEY, PreparedQuery, update_where
 from jobgroups.domain.clock import now
@@ -24,6 +25,15 @@ from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.revisions import groups_revise
 
 _AT_ONCE: Final = 1_000  #: Children of one statement.
+
+
+def update_row(row: Model, fields: Mapping[str, Any], **allowed: Collection[Any]) -> bool:
+    """Update a row as ``update_where`` does, and in memory; return whether this call did."""
+    if not update_where(type(row), row.pk, fields, **allowed):
+        return False
+    for name, value in fields.items():
+        setattr(row, name, value)
+    return True
 
 
 class GroupTransaction:
@@ -53,13 +63,9 @@ class GroupTransaction:
         if to in CHILD_FINAL:
             fields.setdefault("completed_at", now())
         current = {} if attempt is None else {"current_attempt_id": [attempt.pk]}
-        moved = {"status": to, **fields}
-        if not update_where(ChildJob, child.pk, moved, status=sources_of(to), **current):
-            return False
-        for name, value in {"status": to.value, **fields}.items():
-            setattr(child, name, value)
-        self._changed = True
-        return True
+        moved = update_row(child, {"status": to.value, **fields}, status=sources_of(to), **current)
+        self._changed |= moved
+        return moved
 
     def start_child(self, child: ChildJob, attempt: Attempt) -> None:
         """Record that the child's attempt has begun to execute it."""
@@ -121,25 +127,18 @@ class GroupTransaction:
             "started_at": None,
             "completed_at": None,
         }
-        if not ChildJob.objects.filter(pk=child.pk, status__in=CHILD_RETRIED).update(**fields):
-            return False
-        for name, value in fields.items():
-            setattr(child, name, value)
-        self._changed = True
-        return True
+        moved = update_row(child, fields, status=CHILD_RETRIED)
+        self._changed |= moved
+        return moved
 
     def move_attempt(self, attempt: Attempt, to: AttemptState, **fields: Any) -> bool:
         """Move an attempt if its stored state allows it, and return whether this call did.
 
         A final state is stored by ``outcomes.close_attempt`` alone."""
-        moved = {"state": to, **fields}
-        if not update_where(Attempt, attempt.pk, moved, state=attempt_sources_of(to)):
-            return False
-        for name, value in {"state": to.value, **fields}.items():
-            setattr(attempt, name, value)
+        moved = update_row(attempt, {"state": to.value, **fields}, state=attempt_sources_of(to))
         # Answers show active attempts as they were within the last second: an acceptance needs no statement.
-        self._is_revised |= to is not AttemptState.ACCEPTED
-        return True
+        self._is_revised |= moved and to is not AttemptState.ACCEPTED
+        return moved
 
     def request_stop(self, attempts: Sequence[int], reason: StopReason) -> int:
         """Request the stop of active attempts; the first reason stays. Return how many were changed."""

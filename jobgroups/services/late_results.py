@@ -13,7 +13,7 @@ from jobgroups.domain.states import AttemptState, ChildStatus
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.services.captures import captures_enqueue
-from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.group_transaction import GroupTransaction, update_row
 
 
 def late_results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
@@ -46,10 +46,7 @@ def reinstate(child: ChildJob, attempt: Attempt) -> None:
     was sent: a claim sets its attempt under the same lock before it sends. The child completes in this transaction
     and is never claimed again.
     """
-    owned = {"current_attempt_id": attempt.pk, "backend_id": attempt.backend_id, "not_before": None}
-    ChildJob.objects.filter(pk=child.pk).update(**owned)
-    for name, value in owned.items():
-        setattr(child, name, value)
+    update_row(child, {"current_attempt_id": attempt.pk, "backend_id": attempt.backend_id, "not_before": None})
 
 
 def adopt_result(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:

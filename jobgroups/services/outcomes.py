@@ -19,7 +19,7 @@ from jobgroups.events import log
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.serializers import to_json
 from jobgroups.services import captures, exclusions, files, late_results, quarantine
-from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.group_transaction import GroupTransaction, update_row
 from jobgroups.services.requeue import attempts_with, requeue, schedule_retry
 
 
@@ -91,10 +91,7 @@ def stop_failed(
     """
     if not tx.request_stop([attempt.pk], reason):
         return False
-    columns = {"failure_class": kind.value} if failure is None else failure.columns
-    Attempt.objects.filter(pk=attempt.pk).update(**columns)
-    for name, value in columns.items():
-        setattr(attempt, name, value)
+    update_row(attempt, {"failure_class": kind.value} if failure is None else failure.columns)
     # Its end, if it is ever seen, is no news of the backend any more.
     quarantine.record_result(attempt)
     exclusions.learn(attempt)
@@ -337,8 +334,7 @@ def requeue_or_fail(tx: GroupTransaction, child: ChildJob, attempt: Attempt, rea
         message = sentence(f"Not sent again, since its partner nodes may have been paid: {reason}")
     failure = Failure(kind=kind, message=message, type=ErrorType.CONNECTION)
     # All of them together are one attempt that counts: else a policy could go on for ever.
-    Attempt.objects.filter(pk=attempt.pk).update(is_counted=True, failure_class=kind)
-    attempt.is_counted, attempt.failure_class = True, kind.value
+    update_row(attempt, {"is_counted": True, "failure_class": kind.value})
     quarantine.record_result(attempt)
     handle_failure(tx, child, attempt, failure)
 

@@ -16,9 +16,9 @@ from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.candidates import (
     CandidateBackends,
+    are_locked,
     attempt_history,
     candidate_backends,
-    lock_backend,
     own_candidate,
     pool_is_open,
 )
@@ -130,7 +130,7 @@ def _next_backend(group: JobGroup, child: ChildJob, left: str, kind: FailureClas
     others = candidate_backends(group, policy.elsewhere, besides={left})
     while True:
         target = retry_policy.next_backend(kind, own=own, others=others, tried=tried, policy=policy)
-        if target is None or target == left or lock_backend(target):
+        if target is None or target == left or are_locked([target]):
             return target
         others = [candidate for candidate in others if candidate.backend_id != target]
 
