@@ -22,7 +22,7 @@ from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAwa
 from jobgroups.outputs import download
 from jobgroups.outputs.media_facts import media_facts
 from jobgroups.queries.outputs import OutputFile, due_backends, due_captures
-from jobgroups.runner.intervals import Intervals
+from jobgroups.runner.intervals import Intervals, wait_set
 from jobgroups.services import captures
 from jobgroups.services.files import output_replaced
 from jobgroups.services.stored_files import IncomingFile, require_space, require_storage
@@ -66,9 +66,7 @@ class Capturer:
                     pass  # the captures stay pending
                 except (DatabaseError, OSError) as error:
                     logger.warning("Captures: %s; retry in %.1f s", error, self._intervals.poll)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._intervals.poll):
-                        await self.due.wait()
+                await wait_set(self.due, within=self._intervals.poll)
 
     def close(self) -> None:
         """End the threads."""

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from backends.states import Hold
@@ -10,12 +10,12 @@ from backends.states import Hold
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredState:
-    """What users and the quarantine request of a backend."""
+    """What users and the quarantine request of a backend, by the names of its columns."""
 
     enabled: bool = True
     hold: Hold = Hold.NONE
     evict: bool = False  #: Whether running prompts are evicted.
-    by: str = ""
+    changed_by: str = ""
     quarantined_at: dt.datetime | None = None
     #: When the backend is probed again; None: when a user ends the quarantine.
     quarantine_until: dt.datetime | None = None
@@ -35,13 +35,4 @@ class DesiredState:
 
 def desired_state(row: Mapping[str, Any]) -> DesiredState:
     """Return the desired state from the values of a backend's row."""
-    return DesiredState(
-        enabled=row["enabled"],
-        hold=Hold(row["hold"]),
-        evict=row["evict"],
-        by=row["changed_by"],
-        quarantined_at=row["quarantined_at"],
-        quarantine_until=row["quarantine_until"],
-        quarantine_by=row["quarantine_by"],
-        quarantine_reason=row["quarantine_reason"],
-    )
+    return DesiredState(**{one.name: row[one.name] for one in fields(DesiredState)} | {"hold": Hold(row["hold"])})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass, fields
 
 
@@ -49,3 +51,11 @@ class Intervals:
         """Return the intervals multiplied by ``factor``; for tests."""
         whole = cls()
         return cls(**{field.name: getattr(whole, field.name) * factor for field in fields(cls)})
+
+
+async def wait_set(event: asyncio.Event, *, within: float) -> bool:
+    """Wait at most so many seconds until an event is set; return whether it is."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            await event.wait()
+    return event.is_set()

@@ -22,6 +22,7 @@ from jobgroups.runner.captures import Capturer
 from jobgroups.runner.completer import Completer
 from jobgroups.runner.context import RunnerContext, RunnerSettings
 from jobgroups.runner.desired_state import desired_state
+from jobgroups.runner.intervals import wait_set
 from jobgroups.runner.lease_clock import LeaseClock
 from jobgroups.runner.pool import Pool
 from jobgroups.runner.progress import ProgressWriter
@@ -77,7 +78,13 @@ class RunnerService:
         self._stopping = asyncio.Event()
         self._ready = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
-        self._capturer: Capturer
+        threads = settings.threads
+        self._database = DatabaseThreads(threads=threads, name="runner-db", batch_commits=threads == 1)
+        self._pulse = DatabaseThreads(threads=1, name="runner-pulse")
+        self._naming = DatabaseThreads(threads=1, name="runner-name")
+        self._cleaning = DatabaseThreads(threads=1, name="runner-files")
+        self._reporter = ProgressWriter(hub=hub, intervals=settings.intervals)
+        self._capturer = Capturer(runner=settings.name, intervals=settings.intervals)
         #: When the leases were last renewed, and which were found ours then.
         self._renewed: tuple[float, frozenset[FencingToken]] = (float("-inf"), frozenset())
         self._no_rebalance_before = float("-inf")
@@ -104,52 +111,39 @@ class RunnerService:
         After any other error, which was not expected in one of its loops, start another service.
         """
         self._loop = asyncio.get_running_loop()
-        threads = self._settings.threads
-        database = DatabaseThreads(threads=threads, name="runner-db", batch_commits=threads == 1)
-        pulse = DatabaseThreads(threads=1, name="runner-pulse")
-        naming = DatabaseThreads(threads=1, name="runner-name")
-        cleaning = DatabaseThreads(threads=1, name="runner-files")
-        reporter = ProgressWriter(hub=self._hub, intervals=self._intervals)
-        self._capturer = Capturer(runner=self._settings.name, intervals=self._intervals)
         try:
-            if await self._register(pulse):
+            if await self._register():
                 self._ready.set()
                 await self._hub.add_runner_listener(self.notify)
-                await self._serve(database, pulse, naming, cleaning, reporter)
-            await self._deregister(pulse)
+                await self._serve()
+            await self._deregister()
         finally:
             self._hub.remove_runner_listener(self.notify)
-            for bridge in (database, pulse, naming, cleaning, reporter, self._capturer):
+            bridges = (self._database, self._pulse, self._naming, self._cleaning, self._reporter, self._capturer)
+            for bridge in bridges:
                 # Off the loop: what is under way in a thread is waited for.
                 await asyncio.shield(asyncio.to_thread(bridge.close))
 
-    async def _serve(
-        self,
-        database: DatabaseThreads,
-        pulse: DatabaseThreads,
-        naming: DatabaseThreads,
-        cleaning: DatabaseThreads,
-        reporter: ProgressWriter,
-    ) -> None:
+    async def _serve(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            pool = Pool(database, give_up_s=self._settings.give_up_s, queued_limit_s=self._settings.queued_limit_s)
+            database, settings = self._database, self._settings
             completer = Completer(database, tasks)
             context = RunnerContext(
                 database=database,
-                progress=reporter,
-                pool=pool,
+                progress=self._reporter,
+                pool=Pool(database, give_up_s=settings.give_up_s, queued_limit_s=settings.queued_limit_s),
                 completer=completer,
                 timings=TimingBuffer(database),
                 captures_due=self._capturer.due,
                 lease_clock=self.lease_clock,
                 instance=self._instance,
-                settings=self._settings,
+                settings=settings,
             )
             services = [
-                tasks.create_task(self._heartbeat_loop(pulse), name="runner: beat"),
-                tasks.create_task(self._hold_name_lock_loop(naming), name="runner: name"),
-                tasks.create_task(self._clean_loop(cleaning), name="runner: files"),
-                tasks.create_task(reporter.run(), name="runner: progress"),
+                tasks.create_task(self._heartbeat_loop(), name="runner: beat"),
+                tasks.create_task(self._hold_name_lock_loop(), name="runner: name"),
+                tasks.create_task(self._clean_loop(), name="runner: files"),
+                tasks.create_task(self._reporter.run(), name="runner: progress"),
                 tasks.create_task(self._dispatch_loop(tasks, context), name="runner: work"),
             ]
             if self._settings.captures:
@@ -170,9 +164,9 @@ class RunnerService:
                 while any(session.is_sending for session in sessions):  # noqa: ASYNC110 for some tens of milliseconds
                     await asyncio.sleep(0.02)
 
-    async def _register(self, pulse: DatabaseThreads) -> bool:
+    async def _register(self) -> bool:
         """Register as alive, however long the database is away; False: a stop came before."""
-        signing = pulse.run_with_retry(
+        signing = self._pulse.run_with_retry(
             runners.runner_register, name=self._settings.name, instance=self._instance, version=self._settings.version
         )
         async with asyncio.TaskGroup() as tasks:
@@ -185,18 +179,20 @@ class RunnerService:
                 task.cancel()
         return not self._stopping.is_set()
 
-    async def _deregister(self, pulse: DatabaseThreads) -> None:
+    async def _deregister(self) -> None:
         try:
             async with asyncio.timeout(_SIGN_OFF_WITHIN):
-                await pulse.run_with_retry(runners.runner_deregister, name=self._settings.name, instance=self._instance)
+                await self._pulse.run_with_retry(
+                    runners.runner_deregister, name=self._settings.name, instance=self._instance
+                )
         except TimeoutError:
             logger.warning("The end of this runner was not stored; its leases end by themselves.")
 
-    async def _heartbeat_loop(self, pulse: DatabaseThreads) -> None:
+    async def _heartbeat_loop(self) -> None:
         """Renew heartbeat and leases, on a connection of its own: a slow write must not cost them."""
         beaten_at = time.monotonic()
         while True:
-            if not await pulse.run_with_retry(self._renew):
+            if not await self._pulse.run_with_retry(self._renew):
                 name = self._settings.name
                 raise RunnerReplaced(f"Another process runs under the name {name}.")
             gone, beaten_at = time.monotonic() - beaten_at, time.monotonic()
@@ -232,14 +228,14 @@ class RunnerService:
                 entry.ending = True
                 entry.task.cancel()
 
-    async def _hold_name_lock_loop(self, naming: DatabaseThreads) -> None:
+    async def _hold_name_lock_loop(self) -> None:
         """Hold the lock on the name, which a restart of PostgreSQL takes away."""
         lock = self._name_lock
         if lock is None:
             return
         was_held = True
         while True:
-            is_held = await naming.run_with_retry(lock.ensure_held)
+            is_held = await self._naming.run_with_retry(lock.ensure_held)
             if was_held and not is_held:
                 logger.warning(
                     "The lock on the name %s was lost, and is not free yet; it is taken again.", self._settings.name
@@ -247,7 +243,7 @@ class RunnerService:
             was_held = is_held
             await asyncio.sleep(self._intervals.heartbeat)
 
-    async def _clean_loop(self, cleaning: DatabaseThreads) -> None:
+    async def _clean_loop(self) -> None:
         """Remove what is expired or unused, and what killed processes left. An error costs no job: it is logged."""
         mark = functools.partial(marker_write, runner=self._settings.name, instance=self._instance)
         while True:
@@ -256,7 +252,7 @@ class RunnerService:
             retention = functools.partial(next, retention_apply(), None)
             for step in (mark, clean_and_expire, captures_clean, retention):
                 try:
-                    while await cleaning.run(step):  # noqa: ASYNC110 a pause for other writers
+                    while await self._cleaning.run(step):  # noqa: ASYNC110 a pause for other writers
                         await asyncio.sleep(_PART_PAUSE)
                 except Exception as error:
                     # A storage raises errors of its own classes. A bucket has logged its own.
@@ -286,10 +282,8 @@ class RunnerService:
                 await context.timings.store()
             # A session that finds no job meanwhile makes a reading due.
             while (rest := min(due_at - time.monotonic(), context.pool.next_reading_in)) > 0:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(rest, _LINE_POLL)):
-                        await self._work.wait()
-                        break
+                if await wait_set(self._work, within=min(rest, _LINE_POLL)):
+                    break
 
     async def _dispatch(self, context: RunnerContext) -> None:
         """Tell the sessions what waits for them, and what is to be stopped."""

@@ -50,6 +50,7 @@ from jobgroups.runner.attempt.timer import PromptTimer
 from jobgroups.runner.context import SessionContext
 from jobgroups.runner.inputs import NotSendable
 from jobgroups.runner.interrupts import SentStop
+from jobgroups.runner.intervals import wait_set
 from jobgroups.runner.progress import ProgressReporter
 from jobgroups.services import attempts
 from jobgroups.services.attempts import StoredAttempt
@@ -273,13 +274,9 @@ class AttemptDriver:
     async def _wait(self) -> None:
         """Wait for news or for the next thing that is due, whichever comes first."""
         due = [self._next_lookup(), self._stop_at if self._stop_requested else self._limits.check_at]
-        try:
-            async with asyncio.timeout(max(0.0, min(due) - time.monotonic())):
-                await self._changed.wait()
-        except TimeoutError:
-            if not self._changed.is_set():
-                # Events that changed nothing postpone the look-up.
-                self._next_lookup()
+        if not await wait_set(self._changed, within=max(0.0, min(due) - time.monotonic())):
+            # Events that changed nothing postpone the look-up.
+            self._next_lookup()
         self._changed.clear()
 
     def _next_lookup(self) -> float:

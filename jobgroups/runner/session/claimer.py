@@ -9,6 +9,7 @@ from backends.comfyui.versions import keeps_prompt_id
 from jobgroups.database.threads import TRANSIENT
 from jobgroups.queries import work
 from jobgroups.runner.context import SessionContext
+from jobgroups.runner.intervals import wait_set
 from jobgroups.runner.pool import PooledChoice
 from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.runner.session.reconciler import Reconciler
@@ -55,13 +56,8 @@ class Claimer:
             delay = await self._poll_delay() if self._may_be_delayed else poll
             if (rest := self._backs_off_until - time.monotonic()) > 0:
                 delay = min(delay, rest)
-            try:
-                async with asyncio.timeout(delay):
-                    await work_available.wait()
-            except TimeoutError:
-                pass
             # A writer that queues a child here notifies, and the runner does so every few seconds.
-            self._may_be_delayed = work_available.is_set() or delay < poll
+            self._may_be_delayed = await wait_set(work_available, within=delay) or delay < poll
             work_available.clear()
 
     @property

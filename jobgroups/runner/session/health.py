@@ -1,7 +1,6 @@
 """Probes a session's backend: whether it is online and fit, and how long its queue is."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from typing import Any, Final
@@ -15,6 +14,7 @@ from jobgroups.models import AbandonedPrompt
 from jobgroups.queries import work
 from jobgroups.runner.attempt.lookup import active_prompts
 from jobgroups.runner.context import SessionContext
+from jobgroups.runner.intervals import wait_set
 from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.runner.session.sockets import Sockets
 from jobgroups.services import attempts, backends
@@ -89,9 +89,7 @@ class HealthProbe:
                 # It may be another version when it is back.
                 stats, stats_at = None, float("-inf")
             await self._store_observation(stats, responded=failure is None)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._intervals.probe):
-                    await self._probe_now.wait()
+            await wait_set(self._probe_now, within=self._intervals.probe)
 
     def _probe_failed(self, error: BackendError) -> None:
         self._hanging.clear()

@@ -4,7 +4,6 @@ Everything is read from rows and repeated until it is done: the next runner cont
 had not finished.
 """
 
-import asyncio
 import logging
 import time
 from dataclasses import replace
@@ -16,6 +15,7 @@ from jobgroups.domain.clock import monotonic_now, now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.text import sentence
 from jobgroups.runner.context import SessionContext
+from jobgroups.runner.intervals import wait_set
 from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.services import expiry, holds, outages
 
@@ -45,11 +45,7 @@ class Reconciler:
             if not self.ran_once:
                 self.ran_once = True
                 self._context.work_available.set()
-            try:
-                async with asyncio.timeout(self._context.intervals.poll):
-                    await self._context.reconcile_now.wait()
-            except TimeoutError:
-                pass
+            await wait_set(self._context.reconcile_now, within=self._context.intervals.poll)
 
     async def end_waits(self) -> None:
         """Move or end the children that wait too long, for a session that cannot do more."""
@@ -96,7 +92,7 @@ class Reconciler:
         if desired.quarantined:
             await self._store(expiry.children_reassign, reason=f"{name} is quarantined.")
         elif desired.hold is Hold.DRAIN:
-            by = f" by {desired.by}" if desired.by else ""
+            by = f" by {desired.changed_by}" if desired.changed_by else ""
             await self._store(expiry.children_reassign, reason=f"{name} is being drained{by}.")
         elif away is not None and away >= context.runner.settings.move_after_s:
             unfit = context.availability.is_unfit
