@@ -16,7 +16,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from backends.comfyui.client import ComfyClient
@@ -90,26 +90,15 @@ class SentStop(NamedTuple):
     is_cancel: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class Interrupter:
-    """Interrupts prompts of one backend.
+    """Interrupts prompts of one backend."""
 
-    ``lease_is_fresh`` returns whether the backend may be changed now, ``is_own`` whether a prompt id is one of ours,
-    ``version`` ComfyUI's version.
-    """
-
-    def __init__(
-        self,
-        client: ComfyClient,
-        *,
-        lease_is_fresh: Callable[[], bool],
-        is_own: Callable[[str], bool],
-        version: Callable[[], str | None],
-    ) -> None:
-        self.log = InterruptLog()
-        self._client = client
-        self._lease_is_fresh = lease_is_fresh
-        self._is_own = is_own
-        self._version = version
+    client: ComfyClient
+    lease_is_fresh: Callable[[], bool]  #: Returns whether the backend may be changed now.
+    is_own: Callable[[str], bool]  #: Returns whether a prompt id is one of ours.
+    version: Callable[[], str | None]  #: Returns ComfyUI's version.
+    log: InterruptLog = field(default_factory=InterruptLog, init=False)
 
     async def interrupt(self, prompt_id: str) -> SentStop:
         """Cancel a running prompt as a job, or interrupt it by its id, where ComfyUI is older than 0.26.
@@ -118,34 +107,33 @@ class Interrupter:
         read just before, shows this prompt running and no prompt of another client. A waiting prompt of ours that is
         interrupted instead is rendered again. Raises ``BackendError`` if the backend does not answer.
         """
-        may_cancel = supports_cancel(self._version()) and self._lease_is_fresh()
+        may_cancel = supports_cancel(self.version()) and self.lease_is_fresh()
         # A backend that was downgraded since its last probe does not know the route.
-        if may_cancel and await self._client.cancel_job(prompt_id) is not None:
+        if may_cancel and await self.client.cancel_job(prompt_id) is not None:
             return SentStop(is_cancel=True)
-        if not supports_targeted_interrupt(self._version()):
+        if not supports_targeted_interrupt(self.version()):
             is_running, why = await self._runs_alone(prompt_id)
             if why or not is_running:
                 return SentStop(why)
         # Reading the queue may have taken long.
-        if self._lease_is_fresh():
+        if self.lease_is_fresh():
             with self.log.sending(prompt_id):
-                await self._client.interrupt(prompt_id)
+                await self.client.interrupt(prompt_id)
         return SentStop()
 
     async def _runs_alone(self, prompt_id: str) -> tuple[bool, str]:
         """Return whether a prompt runs, and what forbids an interrupt without a target."""
-        version = self._version() or "of unknown version"
+        version = self.version() or "of unknown version"
         cannot = f"ComfyUI {version} is not known to stop one prompt by its id"
         try:
-            queue = await self._client.queue()
+            queue = await self.client.queue()
         except AnswerTooLarge:
             return True, f"{cannot}, and its queue is too long to be read"
         running = [item.prompt_id for item in queue.running]
         if prompt_id not in running:
             return False, ""
         others = sum(
-            item.prompt_id != prompt_id and not self._is_own(item.prompt_id)
-            for item in (*queue.running, *queue.pending)
+            item.prompt_id != prompt_id and not self.is_own(item.prompt_id) for item in (*queue.running, *queue.pending)
         )
         if not others:
             return running == [prompt_id], ""
@@ -161,7 +149,7 @@ class Interrupter:
         """
         for target in self.log.targets(prompt_id, since=since, until=until):
             with contextlib.suppress(BackendError):
-                entry = await self._client.history(target)
+                entry = await self.client.history(target)
                 if entry is not None and entry.outcome == "interrupted":
                     self.log.target_ended(target)
         return self.log.use(prompt_id, since=since, until=until)

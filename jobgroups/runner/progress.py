@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 from jobgroups.domain.leases import FencingToken
@@ -22,30 +23,21 @@ from jobgroups.workflow.progress import ProgressTracker
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
 class ProgressReporter:
     """Publishes the progress of one attempt to the subscribers of its group."""
 
-    def __init__(
-        self,
-        reporter: ProgressWriter,
-        *,
-        group_id: str,
-        child_id: str,
-        fence: FencingToken,
-        attempt_id: int,
-        number: int,
-    ) -> None:
-        self._reporter = reporter
-        self._group_id = group_id
-        self._child_id = child_id
-        self._fence = fence
-        self._attempt_id = attempt_id
-        self._number = number
-        self._sent_at = -1.0
-        self._tracker: ProgressTracker | None = None
-        self._last_sent: ProgressRow | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
+    writer: ProgressWriter
+    group_id: str
+    child_id: str
+    fence: FencingToken
+    attempt_id: int
+    number: int
+    _sent_at: float = field(default=-1.0, init=False)
+    _tracker: ProgressTracker | None = field(default=None, init=False)
+    _last_sent: ProgressRow | None = field(default=None, init=False)
+    _timer: asyncio.TimerHandle | None = field(default=None, init=False)
+    _closed: bool = field(default=False, init=False)
 
     def update(self, tracker: ProgressTracker) -> None:
         """Publish the newest progress: now, or 0.1 s after the last frame.
@@ -57,7 +49,7 @@ class ProgressReporter:
         self._tracker = tracker
         if self._timer is not None:
             return
-        wait = self._sent_at + self._reporter.intervals.progress_gap - time.monotonic()
+        wait = self._sent_at + self.writer.intervals.progress_gap - time.monotonic()
         if wait <= 0:
             self._send()
         else:
@@ -74,13 +66,13 @@ class ProgressReporter:
         if tracker is None:
             return None
         return ProgressRow(
-            child_id=self._child_id,
-            attempt_id=self._attempt_id,
+            child_id=self.child_id,
+            attempt_id=self.attempt_id,
             percent=tracker.percent,
             current_step=tracker.current_step,
             steps_completed=min(tracker.steps_completed, MAX_STEPS),
             steps_total=min(tracker.steps_total, MAX_STEPS),
-            fence=self._fence,
+            fence=self.fence,
         )
 
     def close(self) -> None:
@@ -89,7 +81,7 @@ class ProgressReporter:
             self._timer.cancel()
             self._send()
         self._closed = True
-        self._reporter.dirty.pop(self._child_id, None)
+        self.writer.dirty.pop(self.child_id, None)
 
     def discard(self) -> None:
         """Send nothing more, not even what is pending: the child is another attempt's, or ended."""
@@ -105,21 +97,21 @@ class ProgressReporter:
             return
         self._last_sent = row
         self._sent_at = time.monotonic()
-        self._reporter.dirty[self._child_id] = row
+        self.writer.dirty[self.child_id] = row
         text = to_json(
             {
                 "type": "child_progress",
-                "job_id": self._child_id,
-                "backend_id": self._fence.backend_id,
-                "attempt": self._number,
+                "job_id": self.child_id,
+                "backend_id": self.fence.backend_id,
+                "attempt": self.number,
                 "progress": row.percent,
                 "current_step": row.current_step,
                 "steps_completed": row.steps_completed,
                 "steps_total": row.steps_total,
             }
         )
-        frame = ProgressFrame(self._child_id, self._number, row.percent, text)
-        self._reporter.hub.publish(Message(group_id=self._group_id, progress=(frame,)))
+        frame = ProgressFrame(self.child_id, self.number, row.percent, text)
+        self.writer.hub.publish(Message(group_id=self.group_id, progress=(frame,)))
 
 
 class ProgressWriter:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Final
 
 from backends.comfyui.protocol import Event
@@ -21,36 +22,25 @@ _MAX_ERRORS: Final = 3  #: After this many unexpected errors of its driver the c
 _MOST_PAUSES: Final = 30  #: The longest pause before the driver is restarted, in pauses.
 
 
+@dataclass(slots=True, eq=False)
 class ActiveAttempts:
-    """Starts and holds the drivers of one session.
+    """Starts and holds the drivers of one session."""
 
-    ``follow_socket`` has the events of an older client id received. ``on_refused`` is called after ComfyUI refused a
-    prompt, ``on_accepted`` with the monotonic time of a POST that it accepted.
-    """
-
-    def __init__(
-        self,
-        context: SessionContext,
-        *,
-        follow_socket: Callable[[str], None],
-        on_refused: Callable[[], None],
-        on_accepted: Callable[[float], None],
-    ) -> None:
-        self._context = context
-        self._follow_socket = follow_socket
-        self._on_refused = on_refused
-        self._on_accepted = on_accepted
-        self._specs = AttemptSpecs()
-        self.drivers: dict[str, AttemptDriver] = {}  #: By prompt id.
-        #: Ids of the attempts that are driven, or will be again after an unexpected error.
-        self.owned_attempt_ids: set[int] = set()
-        #: Of these, the ones that unexpected errors keep from being followed: each still takes a slot.
-        self.broken: set[int] = set()
+    context: SessionContext
+    follow_socket: Callable[[str], None]  #: Has the events of an older client id received.
+    on_refused: Callable[[], None]  #: Called after ComfyUI refused a prompt.
+    on_accepted: Callable[[float], None]  #: Called with the monotonic time of a POST that ComfyUI accepted.
+    drivers: dict[str, AttemptDriver] = field(default_factory=dict, init=False)  #: By prompt id.
+    #: Ids of the attempts that are driven, or will be again after an unexpected error.
+    owned_attempt_ids: set[int] = field(default_factory=set, init=False)
+    #: Of these, the ones that unexpected errors keep from being followed: each still takes a slot.
+    broken: set[int] = field(default_factory=set, init=False)
+    _specs: AttemptSpecs = field(default_factory=AttemptSpecs, init=False)
 
     async def resume_all(self) -> None:
         """Start a driver of each active attempt at the backend."""
-        database = self._context.database
-        for row in await database.run_with_retry(work.active_attempts, self._context.backend_id):
+        database = self.context.database
+        for row in await database.run_with_retry(work.active_attempts, self.context.backend_id):
             self._start(self._specs.from_row(row))
 
     async def resume(self, attempt_id: int) -> None:
@@ -70,17 +60,17 @@ class ActiveAttempts:
     def _start(self, spec: AttemptSpec) -> None:
         driver = self._new_driver(spec)
         self.owned_attempt_ids.add(spec.attempt_id)
-        self._context.task_group.create_task(
-            self._run_supervised(driver), name=f"{self._context.backend_id}: {spec.child_id}"
+        self.context.task_group.create_task(
+            self._run_supervised(driver), name=f"{self.context.backend_id}: {spec.child_id}"
         )
 
     def _new_driver(self, spec: AttemptSpec) -> AttemptDriver:
         driver = AttemptDriver(
-            self._context, spec, on_refused=self._on_refused, on_renamed=self._rename, on_accepted=self._on_accepted
+            self.context, spec, on_refused=self.on_refused, on_renamed=self._rename, on_accepted=self.on_accepted
         )
         self.drivers[driver.prompt_id] = driver
         # Also for a new claim: its socket may have broken while the claim was stored.
-        self._follow_socket(spec.client_id)
+        self.follow_socket(spec.client_id)
         return driver
 
     def _rename(self, driver: AttemptDriver, prompt_id: str) -> None:
@@ -94,7 +84,7 @@ class ActiveAttempts:
 
         The attempt stays open while its prompt may be at the backend. Each restart waits longer.
         """
-        context, attempt_id = self._context, driver.spec.attempt_id
+        context, attempt_id = self.context, driver.spec.attempt_id
         errors = 0
         current: AttemptDriver | None = driver
         while current is not None:
@@ -122,7 +112,7 @@ class ActiveAttempts:
         except LeaseLost:
             raise
         except Exception as error:
-            logger.exception("%s: unexpected error at prompt %s", self._context.backend_id, driver.prompt_id)
+            logger.exception("%s: unexpected error at prompt %s", self.context.backend_id, driver.prompt_id)
             return error
         finally:
             self.drivers.pop(driver.prompt_id, None)
@@ -133,11 +123,11 @@ class ActiveAttempts:
         return None if row.ended_at is not None else self._new_driver(self._specs.from_row(row))
 
     async def _loaded(self, attempt_id: int) -> Attempt:
-        return await self._context.database.run_with_retry(work.attempt_with_group, attempt_id)
+        return await self.context.database.run_with_retry(work.attempt_with_group, attempt_id)
 
     async def _fail(self, attempt_id: int, message: str) -> None:
         """Store that an unexpected error keeps the Director from sending or following a prompt."""
-        await self._context.store(attempts.attempt_failed_internally, attempt_id=attempt_id, message=message)
+        await self.context.store(attempts.attempt_failed_internally, attempt_id=attempt_id, message=message)
 
     def on_event(self, event: Event) -> None:
         """Pass an event to the driver of its prompt. Never waits: an unread socket stalls all prompts."""

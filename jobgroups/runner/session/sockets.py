@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from backends.comfyui.errors import BackendError
 from backends.comfyui.event_socket import EventSocket
@@ -20,41 +21,30 @@ from jobgroups.runner.session.attempts import ActiveAttempts
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
 class Sockets:
-    """Main socket of a session, and those that follow older ids.
+    """Main socket of a session, and those that follow older ids."""
 
-    ``on_open`` is called when the main socket receives its first status frame, ``on_event`` with each event; it must
-    not wait. ``wants_previews`` returns whether previews are to be decoded.
-    """
-
-    def __init__(
-        self,
-        context: SessionContext,
-        attempts: ActiveAttempts,
-        *,
-        on_open: Callable[[], None],
-        on_event: Callable[[Event], None],
-        wants_previews: Callable[[], bool],
-    ) -> None:
-        self._context = context
-        self._attempts = attempts
-        self._on_open = on_open
-        self._on_event = on_event
-        self._wants_previews = wants_previews
-        self._intervals = context.intervals
-        self._connections = 0
-        self.client_id: str | None = None  #: The id of the main socket while it receives events.
-        self.lost_at = time.monotonic()  #: When the main socket was lost, while it is.
-        self._main_id: str | None = None  #: The main socket's id, until that socket is closed.
-        self._follows: set[str] = set()
-        self._reconnect = asyncio.Event()
-        self._heard_at = self._status_at = 0.0
-        self._replaced_at = float("-inf")
+    context: SessionContext
+    attempts: ActiveAttempts
+    on_open: Callable[[], None]  #: Called when the main socket receives its first status frame.
+    on_event: Callable[[Event], None]  #: Called with each event; it must not wait.
+    wants_previews: Callable[[], bool]  #: Returns whether previews are to be decoded.
+    client_id: str | None = field(default=None, init=False)  #: The id of the main socket while it receives events.
+    #: When the main socket was lost, while it is.
+    lost_at: float = field(default_factory=time.monotonic, init=False)
+    _main_id: str | None = field(default=None, init=False)  #: The main socket's id, until that socket is closed.
+    _connections: int = field(default=0, init=False)
+    _follows: set[str] = field(default_factory=set, init=False)
+    _reconnect: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _heard_at: float = field(default=0.0, init=False)
+    _status_at: float = field(default=0.0, init=False)
+    _replaced_at: float = field(default=float("-inf"), init=False)
 
     @property
     def is_active(self) -> bool:
         """Whether a frame came recently: then the backend is online and has sent its queue's length."""
-        return self.client_id is not None and time.monotonic() - self._heard_at < self._intervals.probe
+        return self.client_id is not None and time.monotonic() - self._heard_at < self.context.intervals.probe
 
     def replace(self) -> None:
         """Have the main socket closed and another one opened."""
@@ -62,44 +52,44 @@ class Sockets:
 
     def _next_client_id(self) -> str:
         self._connections += 1
-        context = self._context
+        context = self.context
         return f"director-{context.runner.instance}-{context.fence.epoch}-{self._connections}"
 
     async def run(self) -> None:
         """Keep a main socket open, until cancelled."""
-        pause = self._intervals.reconnect_first
+        pause = self.context.intervals.reconnect_first
         while True:
             client_id = self._main_id = self._next_client_id()
             try:
-                async with self._context.client.events(client_id, previews=True) as socket:
-                    socket.wants_previews = self._wants_previews
-                    pause = self._intervals.reconnect_first
+                async with self.context.client.events(client_id, previews=True) as socket:
+                    socket.wants_previews = self.wants_previews
+                    pause = self.context.intervals.reconnect_first
                     await self._receive_main(client_id, socket)
             except BackendError as error:
-                self._context.availability.socket_lost(error.detail)
+                self.context.availability.socket_lost(error.detail)
             finally:
                 self.client_id = self._main_id = None
-                if pause == self._intervals.reconnect_first:
+                if pause == self.context.intervals.reconnect_first:
                     self.lost_at = time.monotonic()
-            for old in {driver.client_id for driver in self._attempts.drivers.values()}:
+            for old in {driver.client_id for driver in self.attempts.drivers.values()}:
                 self.follow(old)
-            self._attempts.look_up_now()
+            self.attempts.look_up_now()
             await asyncio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 jitter
-            pause = min(pause * 2, self._intervals.reconnect_most)
+            pause = min(pause * 2, self.context.intervals.reconnect_most)
 
     async def _receive_main(self, client_id: str, socket: EventSocket) -> None:
         """Read the main socket until it is lost, or until it is to be replaced."""
         self._reconnect.clear()
-        closer = self._context.task_group.create_task(self._close_for_replacement(socket))
+        closer = self.context.task_group.create_task(self._close_for_replacement(socket))
         try:
             async for event in socket:
-                self._heard_at = self._context.availability.last_frame_at = time.monotonic()
+                self._heard_at = self.context.availability.last_frame_at = time.monotonic()
                 if isinstance(event, Status):
                     self._status_at = self._heard_at
                     if self.client_id is None:
                         self.client_id = client_id
-                        self._on_open()
-                self._on_event(event)
+                        self.on_open()
+                self.on_event(event)
         finally:
             closer.cancel()
 
@@ -110,18 +100,18 @@ class Sockets:
 
     def expect_status_since(self, sent_at: float) -> None:
         """Replace the main socket if no status frame follows an accepted prompt: it is silent."""
-        name = f"{self._context.backend_id}: silent?"
-        self._context.task_group.create_task(self._check_silent(sent_at), name=name)
+        name = f"{self.context.backend_id}: silent?"
+        self.context.task_group.create_task(self._check_silent(sent_at), name=name)
 
     async def _check_silent(self, sent_at: float) -> None:
-        await asyncio.sleep(self._intervals.deaf_after)
+        await asyncio.sleep(self.context.intervals.deaf_after)
         moment = time.monotonic()
         if (
             self.client_id is not None
             and self._status_at < sent_at
-            and moment - self._replaced_at >= self._intervals.replace_every
+            and moment - self._replaced_at >= self.context.intervals.replace_every
         ):
-            logger.warning("%s: event socket is silent; replacing it", self._context.backend_id)
+            logger.warning("%s: event socket is silent; replacing it", self.context.backend_id)
             self._replaced_at = moment
             self.replace()
 
@@ -129,39 +119,39 @@ class Sockets:
         """Receive the events of an older socket's id, until none of its attempts is active."""
         if client_id != self._main_id and client_id not in self._follows:
             self._follows.add(client_id)
-            name = f"{self._context.backend_id}: follow {client_id}"
-            self._context.task_group.create_task(self._run_follower(client_id), name=name)
+            name = f"{self.context.backend_id}: follow {client_id}"
+            self.context.task_group.create_task(self._run_follower(client_id), name=name)
 
     async def _run_follower(self, client_id: str) -> None:
         try:
             while self._is_followed(client_id):
                 try:
-                    async with self._context.client.events(client_id, previews=True) as socket:
-                        socket.wants_previews = self._wants_previews
-                        self._attempts.socket_opened(client_id)
+                    async with self.context.client.events(client_id, previews=True) as socket:
+                        socket.wants_previews = self.wants_previews
+                        self.attempts.socket_opened(client_id)
                         await self._receive_follower(client_id, socket)
                 except BackendError as error:
-                    logger.debug("%s: follow socket: %s", self._context.backend_id, error)
-                await asyncio.sleep(self._intervals.reconnect_most)
+                    logger.debug("%s: follow socket: %s", self.context.backend_id, error)
+                await asyncio.sleep(self.context.intervals.reconnect_most)
         finally:
             self._follows.discard(client_id)
 
     async def _receive_follower(self, client_id: str, socket: EventSocket) -> None:
-        closer = self._context.task_group.create_task(self._close_when_done(client_id, socket))
+        closer = self.context.task_group.create_task(self._close_when_done(client_id, socket))
         try:
             async for event in socket:
-                self._context.availability.last_frame_at = time.monotonic()
+                self.context.availability.last_frame_at = time.monotonic()
                 # Status frames come to every socket; those of the main socket count.
                 if not isinstance(event, Status):
-                    self._on_event(event)
+                    self.on_event(event)
         finally:
             closer.cancel()
 
     async def _close_when_done(self, client_id: str, socket: EventSocket) -> None:
         while self._is_followed(client_id):  # noqa: ASYNC110 nothing waits for it: a slow poll will do
-            await asyncio.sleep(self._intervals.stop_retry)
+            await asyncio.sleep(self.context.intervals.stop_retry)
         await socket.close()
 
     def _is_followed(self, client_id: str) -> bool:
-        drivers = self._attempts.drivers.values()
+        drivers = self.attempts.drivers.values()
         return any(driver.client_id == client_id for driver in drivers)
