@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from django.apps import apps
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django import Settings
@@ -145,7 +146,7 @@ def answers(group: JobGroup, job_id: str) -> Iterator[str]:
             f"/submit?group={group.pk}",
             "/admin/backends/backend/gpu-1/change/",
         ),
-        *(f"/admin/jobgroups/jobgroup/{group.pk}/change/", f"/admin/jobgroups/childjob/{job_id}/change/"),
+        *(f"/admin/jobgroups/jobgroup/{quote(group.pk)}/change/", f"/admin/jobgroups/childjob/{quote(job_id)}/change/"),
         *("/admin/", "/admin/jobgroups/attempt/"),
     ]
     for path in paths:
