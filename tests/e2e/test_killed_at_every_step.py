@@ -284,7 +284,7 @@ def test_killed_in_a_timeout_only_one_job_times_out(step: Step, tmp_path: Path) 
 
 RETRY = {
     "before the retry": Step(f"{RETRIES}:group_retry", "before"),
-    "before the retry's commit": Step(f"{RETRIES}:group_retry", "uncommitted"),
+    "before the retry's commit": Step(f"{RETRIES}:_retry", "uncommitted"),
     "after the retry": Step(f"{RETRIES}:group_retry", "after"),
     "after the next run's first intent": Step(f"{CLAIMS}:_claim_bound", "after", 13),
     "before the next run's last commit": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted", 18),
