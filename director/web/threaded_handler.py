@@ -8,10 +8,8 @@ that keep their connection. The API's chain omits the middleware for pages; asyn
 import io
 from typing import Any, Final, cast
 
-from django.conf import settings
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
-from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
@@ -38,11 +36,11 @@ PROBES_WAITING: Final = 16
 _PROBES: Final = frozenset({"/api/backends", "/api/backends/find", "/api/backends/test", "/api/workflows/check"})
 _PROBE_AGAIN: Final = "5"  #: Seconds until a refused probe may be sent again.
 
-_reading = DatabaseThreads(threads=READ_THREADS, name="api-reading")
-_writing = DatabaseThreads(threads=WRITE_THREADS, name="api-acting")
-_large = DatabaseThreads(threads=LARGE_THREADS, name="api-large")
-_storing = DatabaseThreads(threads=FILE_THREADS, name="api-files")
-_probing = DatabaseThreads(threads=PROBE_THREADS, name="api-probing")
+_reading = DatabaseThreads(threads=READ_THREADS, name="api-reading", keeps_connections=False)
+_writing = DatabaseThreads(threads=WRITE_THREADS, name="api-acting", keeps_connections=False)
+_large = DatabaseThreads(threads=LARGE_THREADS, name="api-large", keeps_connections=False)
+_storing = DatabaseThreads(threads=FILE_THREADS, name="api-files", keeps_connections=False)
+_probing = DatabaseThreads(threads=PROBE_THREADS, name="api-probing", keeps_connections=False)
 
 
 def close_threads() -> None:
@@ -117,7 +115,7 @@ class ThreadedHandler(ASGIHandler):
                 if threads is _probing and (refused := _refused_probe(body_bytes)):
                     cast(Any, request).refused = refused
                     threads = _reading
-                response = await threads.run(self._respond, request)
+                response = await threads.run(self.get_response, request)
             await self.send_response(response, send)
             response.close()
 
@@ -127,11 +125,3 @@ class ThreadedHandler(ASGIHandler):
             return cast(HttpResponse, request.refused)
         view: Any = super()
         return cast(HttpResponseBase, view._get_response(request))
-
-    def _respond(self, request: ASGIRequest) -> HttpResponseBase:
-        try:
-            return self.get_response(request)
-        finally:
-            # Return a pooled connection after each request; keep SQLite's unless it had an error.
-            if connection.errors_occurred or not settings.DIRECTOR_ON_SQLITE:
-                connection.close()

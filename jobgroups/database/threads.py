@@ -41,7 +41,7 @@ _MAX_BATCH: Final = 16
 
 
 class DatabaseThreads:
-    """A pool of threads, each with a database connection that stays open between jobs.
+    """A pool of threads, each with a database connection.
 
     Args:
         threads: the number of threads; 1 on SQLite, which has one writer.
@@ -49,13 +49,16 @@ class DatabaseThreads:
         batch_commits: whether queued jobs share a transaction, also those of :func:`write` in other threads. For
             SQLite, where each commit waits for the disk. Not for databases with row locks: jobs of one transaction
             would take them in any order.
+        keeps_connections: whether a thread keeps its connection between jobs. If not, PostgreSQL's pool gets it back after
+            each job: the pool has fewer connections than a process has threads. SQLite's is always kept.
     """
 
     #: The threads with batch commits in this process, if there are any.
     writer: ClassVar[DatabaseThreads | None] = None
 
-    def __init__(self, *, threads: int, name: str, batch_commits: bool = False) -> None:
+    def __init__(self, *, threads: int, name: str, batch_commits: bool = False, keeps_connections: bool = True) -> None:
         self._batch_commits = batch_commits
+        self._keeps_connections = keeps_connections
         self._waiting: deque[_Job] = deque()
         #: Jobs of :meth:`run_in_thread`: a person waits for them.
         self._urgent: deque[_Job] = deque()
@@ -85,7 +88,7 @@ class DatabaseThreads:
 
     def submit(self, work: Callable[[], R], *, is_urgent: bool = False) -> Future[R]:
         """Have a function run; the result is there after the commit."""
-        job = _Job(work)
+        job = _Job(work if self._keeps_connections else functools.partial(_released, work))
         (self._urgent if is_urgent else self._waiting).append(job)
         try:
             # One call per job. A call that finds the queue empty had its job run in another call's batch.
@@ -197,6 +200,15 @@ def write(work: Callable[[], R]) -> R:
     """
     writer = DatabaseThreads.writer
     return work() if writer is None or connection.in_atomic_block else writer.run_in_thread(work)
+
+
+def _released(work: Callable[[], R]) -> R:
+    """Run a function, and return the connection to PostgreSQL's pool; keep SQLite's unless it had an error."""
+    try:
+        return work()
+    finally:
+        if connection.errors_occurred or connection.vendor != "sqlite":
+            connection.close()
 
 
 def _make_usable() -> None:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final, ParamSpec, TypeVar
 
 from blake3 import blake3
-from django.db import DatabaseError, connection
+from django.db import DatabaseError
 
 from backends.comfyui.client import ComfyClient
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
@@ -45,7 +45,7 @@ class Capturer:
         self._runner = runner
         self._intervals = intervals
         self._database = DatabaseThreads(threads=1, name="runner-captures")
-        self._files = DatabaseThreads(threads=_AT_ONCE, name="capture-files")
+        self._files = DatabaseThreads(threads=_AT_ONCE, name="capture-files", keeps_connections=False)
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._active: set[str] = set()  #: Backends from which files are copied now.
         #: Backends from which nothing can be copied, and the monotonic time of the next try.
@@ -185,9 +185,4 @@ def _store(capture_id: int, filename: str, incoming: IncomingFile) -> None:
         height=height,
         duration=duration,
     )
-    try:
-        captures.capture_store(capture_id=capture_id, copied=copied)
-    finally:
-        if connection.vendor != "sqlite":
-            # Back into the pool, which has fewer than all threads would keep.
-            connection.close()
+    captures.capture_store(capture_id=capture_id, copied=copied)

@@ -3,11 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.views import View
@@ -26,22 +24,13 @@ R = TypeVar("R")
 
 #: The threads in which these views read rows, and those in which they change some: a change may wait for a lock.
 _reading = DatabaseThreads(threads=2, name="async-reading")
-_acting = DatabaseThreads(threads=4, name="async-acting")
+_acting = DatabaseThreads(threads=4, name="async-acting", keeps_connections=False)
 read = _reading.run
 
 
 async def act(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Run a function that changes rows, also if the client disconnects meanwhile."""
-    return await asyncio.shield(_acting.run(_released, partial(work, *args, **kwargs)))
-
-
-def _released(work: Callable[[], R]) -> R:
-    """Run a function, and return the connection to PostgreSQL's pool: changes are rare, and 20 are all there are."""
-    try:
-        return work()
-    finally:
-        if not settings.DIRECTOR_ON_SQLITE:
-            connection.close()
+    return await asyncio.shield(_acting.run(work, *args, **kwargs))
 
 
 def json_response(value: object) -> HttpResponse:
