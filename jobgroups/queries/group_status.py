@@ -90,18 +90,15 @@ def read_status(group_id: str, earlier: GroupAnswer | None) -> GroupAnswer:
     """
     began = time.monotonic()
     group, rows = groups.group_rows(group_id)
-    keeps_outlooks = earlier is not None and earlier.is_open and began < earlier.expires_at
+    kept = earlier if earlier is not None and earlier.is_open and began < earlier.expires_at else None
     status = groups.CHILDREN.column("status")
     is_open = any(row[status] in CHILD_OPEN for row in rows)
-    jobs = _jobs(group, rows, earlier, keeps_outlooks=keeps_outlooks)
-    eta_seconds = (
-        earlier.eta_seconds if earlier and keeps_outlooks else group_etas([group.id] if is_open else []).get(group.id)
-    )
-    head = serialize_group(group, eta_seconds)
-    facts = _facts(head, began, is_open=is_open)
-    if earlier and keeps_outlooks and is_open:
-        facts["expires_at"] = earlier.expires_at
-    body = _status_body(head, [job.text for job in jobs])
+    jobs = _jobs(group, rows, earlier, keeps_outlooks=kept is not None)
+    eta_seconds = group_etas([group.id] if is_open else []).get(group.id) if kept is None else kept.eta_seconds
+    facts = _facts((group.seq, group.revision), began, is_open=is_open)
+    if kept is not None and is_open:
+        facts["expires_at"] = kept.expires_at
+    body = _status_body(serialize_group(group, eta_seconds), [job.text for job in jobs])
     return GroupAnswer(**facts, **_encoded(body), jobs=jobs, is_open=is_open, eta_seconds=eta_seconds)
 
 
@@ -139,7 +136,7 @@ def read_head(group_id: str, _earlier: Answer | None) -> Answer:
     """Return the status of a group without its jobs, or raise ``GroupNotFound``."""
     began = time.monotonic()
     head = groups.group_head(group_id)
-    return Answer(**_facts(head, began, is_open=head["completed_at"] is None), **_encoded(_status_body(head, [])))
+    return Answer(**_facts_of_head(head, began), **_encoded(_status_body(head, [])))
 
 
 def read_page(group_id: str, first: int, limit: int, _earlier: Answer | None) -> PageAnswer:
@@ -150,27 +147,32 @@ def read_page(group_id: str, first: int, limit: int, _earlier: Answer | None) ->
     began = time.monotonic()
     head = groups.group_head(group_id)
     rows = groups.child_rows(group_id, first=first, limit=limit)
-    facts = _facts(head, began, is_open=head["completed_at"] is None)
     last = first + len(rows) - 1
-    body = _status_body(head, [to_json(row) for _, row in rows])
-    return PageAnswer(**facts, **_encoded(body), last=last if rows and last < head["total_count"] - 1 else None)
+    return PageAnswer(
+        **_facts_of_head(head, began),
+        **_encoded(_status_body(head, [to_json(row) for _, row in rows])),
+        last=last if rows and last < head["total_count"] - 1 else None,
+    )
 
 
 def read_job(group_id: str, job_id: str, _earlier: Answer | None) -> Answer:
     """Return a job with its attempts, or raise ``GroupNotFound`` or ``ChildNotFound``."""
     began = time.monotonic()
-    head = groups.group_head(group_id)
+    versions = group_versions([group_id])
     detail = groups.child_detail(group_id, job_id)
     # A final job may have an attempt that is still being stopped.
-    active = any(one["ended_at"] is None for one in detail["attempts"])
-    facts = _facts(head, began, is_open=active or detail["status"] in CHILD_OPEN)
-    return Answer(**facts, **_encoded(to_json(detail).encode()))
+    is_open = detail["status"] in CHILD_OPEN or any(one["ended_at"] is None for one in detail["attempts"])
+    return Answer(**_facts(versions[group_id], began, is_open=is_open), **_encoded(to_json(detail).encode()))
 
 
-def _facts(head: Mapping[str, Any], began: float, *, is_open: bool) -> dict[str, Any]:
-    """Return the version and the times of an answer; ``head`` was read before the rest."""
+def _facts_of_head(head: Mapping[str, Any], began: float) -> dict[str, Any]:
+    return _facts((head["seq"], head["revision"]), began, is_open=head["completed_at"] is None)
+
+
+def _facts(version: Version, began: float, *, is_open: bool) -> dict[str, Any]:
+    """Return the version of a group, which was read before all else, and the times of an answer."""
     expires_at = began + (OUTLOOK_SECONDS if is_open else ENDED_SECONDS)
-    return {"version": (head["seq"], head["revision"]), "read_at": began, "expires_at": expires_at}
+    return {"version": version, "read_at": began, "expires_at": expires_at}
 
 
 def _encoded(body: bytes) -> dict[str, Any]:

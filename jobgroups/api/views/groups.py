@@ -70,17 +70,16 @@ class GroupView(AsyncApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
         """Return a group with its jobs, without them, or with a page of them."""
         group = path_params.group_id(group_id)
-        query = StatusQuery.read_query(request.GET) if request.GET else None
-        if query is None:
-            return encoded(request, await answers.get(group, make=partial(group_status.read_status, group)))
-        since = query["since"]
+        # DRF takes 0.1 ms for the parameters, even if there are none.
+        query = StatusQuery.read_query(request.GET) if request.GET else {}
+        since, after, limit = (query.get(name) for name in ("since", "children_after", "limit"))
         if since is not None and not await long_polls.has_moved(group, since=since, seconds=query["wait"]):
             return HttpResponseNotModified()
-        if query["children"] == "0":
+        if query.get("children") == "0":
             return encoded(request, await answers.get(group, "head", make=partial(group_status.read_head, group)))
-        if query["limit"] is None and query["children_after"] is None:
+        if after is None and limit is None:
             return encoded(request, await answers.get(group, make=partial(group_status.read_status, group)))
-        return await self._page(request, group, query["children_after"], query["limit"] or DEFAULT_PAGE)
+        return await self._page(request, group, after, limit or DEFAULT_PAGE)
 
     async def _page(self, request: HttpRequest, group: str, after: int | None, limit: int) -> HttpResponseBase:
         first = 0 if after is None else after + 1
