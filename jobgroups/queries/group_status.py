@@ -90,14 +90,15 @@ def read_status(group_id: str, earlier: GroupAnswer | None) -> GroupAnswer:
     """
     began = time.monotonic()
     group, rows = groups.group_rows(group_id)
-    kept = earlier if earlier is not None and earlier.is_open and began < earlier.expires_at else None
     status = groups.CHILDREN.column("status")
     is_open = any(row[status] in CHILD_OPEN for row in rows)
+    kept = earlier if is_open and earlier is not None and earlier.is_open and began < earlier.expires_at else None
     jobs = _jobs(group, rows, earlier, keeps_outlooks=kept is not None)
-    eta_seconds = group_etas([group.id] if is_open else []).get(group.id) if kept is None else kept.eta_seconds
     facts = _facts((group.seq, group.revision), began, is_open=is_open)
-    if kept is not None and is_open:
-        facts["expires_at"] = kept.expires_at
+    if kept is None:
+        eta_seconds = group_etas([group.id] if is_open else []).get(group.id)
+    else:
+        eta_seconds, facts["expires_at"] = kept.eta_seconds, kept.expires_at
     body = _status_body(serialize_group(group, eta_seconds), [job.text for job in jobs])
     return GroupAnswer(**facts, **_encoded(body), jobs=jobs, is_open=is_open, eta_seconds=eta_seconds)
 

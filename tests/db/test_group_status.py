@@ -175,3 +175,11 @@ def test_group_that_is_deleted_while_it_is_read_is_not_found(group: JobGroup) ->
 
     with connection.execute_wrapper(delete_before_jobs), pytest.raises(GroupNotFound):
         read_status(group.id, kept)
+
+
+def test_ended_group_keeps_no_estimate(group: JobGroup) -> None:
+    kept = dataclasses.replace(read_status(group.id, None), eta_seconds=5.0)
+    _star(group)
+    assert json.loads(read_status(group.id, kept).body)["eta_seconds"] == 5.0
+    group_cancel(group_id=group.id)
+    assert json.loads(read_status(group.id, kept).body)["eta_seconds"] is None
