@@ -1,31 +1,26 @@
 """Answers requests of the API's asynchronous views in the event loop, without a switch to a thread.
 
-Django's handler sends its signals and calls its own middleware in threads: eight switches a request, which cost more
-than a status that is answered from the memory.
+Django's handler sends the signal of a request's start and calls its own middleware in threads: eight switches a request,
+which cost more than a status that is answered from memory.
 """
 
 import asyncio
 from typing import Any
 
 from django.core.exceptions import RequestAborted
-from django.core.handlers.asgi import ASGIHandler
 
 from director.web.middleware import api_chain
-from director.web.threaded_handler import LenientRequest
+from director.web.threaded_handler import ApiHandler
 
 
-class LoopHandler(ASGIHandler):
-    """Django's handler with the API's middleware, and without signals: no view here uses Django's connections."""
+class LoopHandler(ApiHandler):
+    """A handler with the middleware chain and the view in the event loop, where no view uses Django's connections."""
 
-    request_class = LenientRequest
     chunk_size = 2**26  #: A status is in memory as a whole; smaller chunks are copies of its parts.
 
     def load_middleware(self, is_async: bool = True) -> None:
-        """Build the API's chain; it has no hooks for pages."""
+        """Build the chain for the event loop."""
         plain: Any = self
-        self._view_middleware: list[Any] = []
-        self._template_response_middleware: list[Any] = []
-        self._exception_middleware: list[Any] = []
         self._middleware_chain = api_chain(plain._get_response_async)  # noqa: SLF001 its own
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

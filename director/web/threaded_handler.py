@@ -87,16 +87,20 @@ class LenientRequest(ASGIRequest):
             self.content_type, self.content_params = "", {}
 
 
-class ThreadedHandler(ASGIHandler):
-    """Django's handler with the middleware chain and the view in one thread."""
+class ApiHandler(ASGIHandler):
+    """Django's handler with the API's middleware, of which only ``__call__`` is used: other hooks are for pages."""
 
     request_class = LenientRequest
+    _view_middleware: Any = ()
+    _template_response_middleware: Any = ()
+    _exception_middleware: Any = ()
+
+
+class ThreadedHandler(ApiHandler):
+    """A handler with the middleware chain and the view in one thread."""
 
     def load_middleware(self, is_async: bool = False) -> None:
-        """Build the API's chain. Only ``__call__`` of a middleware is used: other hooks are for pages."""
-        self._view_middleware: list[Any] = []
-        self._template_response_middleware: list[Any] = []
-        self._exception_middleware: list[Any] = []
+        """Build the chain for a thread."""
         self._middleware_chain = api_chain(self._get_response)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
