@@ -5,6 +5,7 @@
 
 import asyncio
 import os
+from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -21,7 +22,7 @@ from director.security.origins import require_allowed_origin  # noqa: E402
 from director.security.sign_in import require_sign_in  # noqa: E402
 from director.web.asgi_types import Receive, Scope, Send  # noqa: E402
 from director.web.loop_handler import LoopHandler  # noqa: E402
-from director.web.threaded_handler import LenientRequest, ThreadedHandler  # noqa: E402
+from director.web.threaded_handler import MATCH_KEY, LenientRequest, ThreadedHandler  # noqa: E402
 from jobgroups.consumers.reads import read_seqs  # noqa: E402
 from jobgroups.consumers.routing import websocket_urlpatterns  # noqa: E402
 from jobgroups.events.hub import hub  # noqa: E402
@@ -34,18 +35,14 @@ _in_loop: Any = LoopHandler()
 _in_thread: Any = ThreadedHandler()
 
 
-def _handler(path: str) -> Any:
-    """Return what serves a path: the API's views have handlers for the loop and for threads, all else has Django's."""
-    if not path.startswith("/api/"):
-        return _pages
-    try:
-        return _in_loop if iscoroutinefunction(resolve(path).func) else _in_thread
-    except Resolver404:
-        return _pages
-
-
 async def _http(scope: Scope, receive: Receive, send: Send) -> None:
-    await _handler(scope["path"])(scope, receive, send)
+    """Serve a request: the API's views have handlers for the loop and for threads, all else has Django's."""
+    handler = _pages
+    if scope["path"].startswith("/api/"):
+        with suppress(Resolver404):
+            match = scope[MATCH_KEY] = resolve(scope["path"])
+            handler = _in_loop if iscoroutinefunction(match.func) else _in_thread
+    await handler(scope, receive, send)
 
 
 _router: Any = ProtocolTypeRouter({"http": _http, "websocket": require_allowed_origin(require_sign_in(_streams))})

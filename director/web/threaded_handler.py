@@ -87,6 +87,9 @@ class LenientRequest(ASGIRequest):
             self.content_type, self.content_params = "", {}
 
 
+MATCH_KEY: Final = "director.match"  #: The key of a scope that holds the match of its URL.
+
+
 class ApiHandler(ASGIHandler):
     """Django's handler with the API's middleware, of which only ``__call__`` is used: other hooks are for pages."""
 
@@ -94,6 +97,14 @@ class ApiHandler(ASGIHandler):
     _view_middleware: Any = ()
     _template_response_middleware: Any = ()
     _exception_middleware: Any = ()
+
+    def resolve_request(self, request: Any) -> Any:
+        """Return the match of the URL by which this handler was chosen."""
+        match = request.scope.get(MATCH_KEY)
+        if match is None:
+            return super().resolve_request(request)
+        request.resolver_match = match
+        return match
 
 
 class ThreadedHandler(ApiHandler):
