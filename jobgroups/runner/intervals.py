@@ -25,7 +25,7 @@ class Intervals:
     cancel_retry: float = (
         0.1  #: After the first cancel of a running job, before the next; doubled up to ``stop_retry``.
     )
-    stalled_after: float = 60.0  #: A prompt that goes on for so long after the first try to stop it hangs.
+    stalled_after: float = 60.0  #: A prompt that still runs so long after its first stop request hangs.
     #: An interrupted prompt without a stop request counts as interrupted by our stop of another prompt if it ended this
     #: soon after it.
     collateral_window: float = 2.0

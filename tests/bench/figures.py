@@ -1,4 +1,4 @@
-"""A measured figure, what is asked of it, and the table of them all."""
+"""A measured figure with its limits, and the table of all figures."""
 
 import math
 import os
@@ -36,13 +36,13 @@ class Figure:
         """The value as a multiple of the floor."""
         return self.value / self.floor if self.floor else None
 
-    def reaches(self, asked: float | None) -> bool:
-        """Whether it is as good as what is asked, or nothing is."""
-        if asked is None:
+    def reaches(self, limit: float | None) -> bool:
+        """Return whether it is as good as a limit; None: there is no limit."""
+        if limit is None:
             return True
         value = self.ratio if self.of_floor else self.value
         assert value is not None, f"{self.name} has no floor"
-        return value >= asked if self.more_is_better else value <= asked
+        return value >= limit if self.more_is_better else value <= limit
 
     def cells(self) -> list[str]:
         unit = f" {self.unit}"
@@ -51,12 +51,12 @@ class Figure:
         ratio = f"{self.ratio:.2f}" if self.ratio is not None and is_supported else ""
         sign = "≥ " if self.more_is_better else "≤ "
         of_what = " ×" if self.of_floor else unit
-        asked = ["" if one is None else f"{sign}{_short(one)}{of_what}" for one in (self.gate, self.goal)]
+        limits = ["" if one is None else f"{sign}{_short(one)}{of_what}" for one in (self.gate, self.goal)]
         floor = "" if self.floor is None else _short(self.floor) + unit
-        return [self.name, value, floor, ratio, *asked, self.verdict()]
+        return [self.name, value, floor, ratio, *limits, self.verdict()]
 
     def verdict(self) -> str:
-        """Return how it stands against what is asked."""
+        """Return whether it reaches its gate and its goal."""
         if self.gate is None:
             return ""
         if not self.reaches(self.gate):

@@ -45,14 +45,14 @@ def measure(folder: Path, *, seconds: float = 12.0, with_redis: bool = True) -> 
 def figures(
     ours: Sequence[float], fast: Arrivals, apart: Sequence[float] | None, bare: Sequence[float]
 ) -> list[Figure]:
-    asked = {"of_floor": True, "floor": p50(bare)}
+    limits = {"of_floor": True, "floor": p50(bare)}
     rows = [
-        Figure("frame to client, p50", p50(ours), gate=2, goal=1.3, **asked),
+        Figure("frame to client, p50", p50(ours), gate=2, goal=1.3, **limits),
         Figure("frame to client, p99", p99(ours), floor=p99(bare), of_floor=True, gate=4, goal=2),
         Figure(f"age of the newest value, {FAST:g}/s", mean_age(fast), gate=110, goal=60),
     ]
     if apart is not None:
-        rows.append(Figure("frame to client, Redis, p50", p50(apart), gate=4, goal=3, **asked))
+        rows.append(Figure("frame to client, Redis, p50", p50(apart), gate=4, goal=3, **limits))
     return rows
 
 

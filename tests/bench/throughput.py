@@ -70,10 +70,10 @@ def unpolled(load: Load) -> list[Figure]:
 
 
 def _figures(
-    name: str, load: Load, *, cpu_gate: float | None = None, cpu_goal: float | None = None, **asked: float | None
+    name: str, load: Load, *, cpu_gate: float | None = None, cpu_goal: float | None = None, **limits: float | None
 ) -> list[Figure]:
     return [
-        Figure(name, load.rate, "/s", more_is_better=True, **asked),
+        Figure(name, load.rate, "/s", more_is_better=True, **limits),
         Figure(f"{name}, CPU of each", load.cpu_ms("serve"), gate=cpu_gate, goal=cpu_goal),
         *(Figure(f"{name}, CPU of the {one}", load.cpu_ms(one)) for one in ("simulators", "clients")),
     ]
