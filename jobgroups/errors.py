@@ -62,7 +62,7 @@ class BackendNotFound(JobGroupsError, code="backend_not_found", status=404):
 class TooManyWaiting(JobGroupsError, code="too_many_waiting", status=429):
     """So many requests wait for events that no other may."""
 
-    text = "{} requests wait for events; ask without wait, or use the WebSocket."
+    text = "{} requests wait for events already. Send the request without wait, or use the WebSocket."
 
 
 class ExclusionNotFound(JobGroupsError, code="exclusion_not_found", status=404):

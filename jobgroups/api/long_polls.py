@@ -17,6 +17,7 @@ class LongPolls:
 
     def __init__(self) -> None:
         self._waiting: set[Subscription] = set()
+        self._count = 0  #: Also of those that have not joined the channel layer yet.
         self._is_closing = False
 
     async def has_moved(self, group_id: str, *, since: int, seconds: float) -> bool:
@@ -28,8 +29,16 @@ class LongPolls:
         seq, _ = await answers.version(group_id)
         if seq != since or not seconds or self._is_closing:
             return seq != since
-        if len(self._waiting) >= MOST:
+        if self._count >= MOST:
             raise TooManyWaiting(MOST)
+        self._count += 1
+        try:
+            return await self._wait(group_id, since, seconds)
+        finally:
+            self._count -= 1
+
+    async def _wait(self, group_id: str, since: int, seconds: float) -> bool:
+        seq = since
         subscription = await hub.subscribe(group_id, only=(EventFrame, SeqHint))
         self._waiting.add(subscription)
         try:

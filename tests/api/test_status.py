@@ -205,6 +205,26 @@ def test_status_does_not_wait_for_marks_that_wait_for_a_lock(group: dict[str, An
         _run(work)
 
 
+def test_requests_that_still_join_the_channel_layer_count_as_waiting(
+    group: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls, subscribe = LongPolls(), hub.subscribe
+
+    async def joining(*args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(0.01)
+        return await subscribe(*args, **kwargs)
+
+    async def work() -> None:
+        seq = (await _get(_path(group)))[1]["seq"]
+        monkeypatch.setattr(waiting, "MOST", 1)
+        monkeypatch.setattr(hub, "subscribe", joining)
+        calls = (polls.has_moved(group["job_group_id"], since=seq, seconds=0.1) for _ in range(3))
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(one) for one in found].count(waiting.TooManyWaiting) == 2
+
+    _run(work)
+
+
 def test_client_that_disconnects_ends_its_wait(group: dict[str, Any]) -> None:
     path = _path(group)
 
