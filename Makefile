@@ -25,13 +25,14 @@ SPREAD = -n $(WORKERS) --dist worksteal
 # Tests that also run on PostgreSQL: each write, and the queries, locks and outages that depend on the database.
 POSTGRES_TESTS = tests/db \
 	tests/api/test_failures.py tests/api/test_found.py tests/api/test_groups.py \
-	tests/api/test_threaded_handler.py tests/ws/test_law.py tests/runner/test_outages.py \
-	tests/runner/test_rare_moments.py
+	tests/api/test_metrics.py tests/api/test_threaded_handler.py tests/api/test_usage.py \
+	tests/api/v2/test_assets.py tests/api/v2/test_jobs.py tests/ws/test_stream.py tests/runner/test_outages.py \
+	tests/runner/test_rare_moments.py tests/runner/test_webhooks.py
 POSTGRES_URL ?= postgres://postgres:postgres@127.0.0.1:5432/director
 # Options for `make serve`, for example SERVE_ARGS="--port 9000".
 SERVE_ARGS ?=
 
-.PHONY: help demo serve test test-all test-postgres test-changed chaos test-real lint format docs requirements clean
+.PHONY: help demo serve test test-all test-postgres test-changed chaos fuzz test-real lint format docs site requirements clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +68,9 @@ chaos: $(DEV)/.installed ## inject random failures into a farm of processes (SEE
 		$(if $(KEEP),CHAOS_KEEP=$(abspath $(KEEP))) DIRECTOR_TEST_SERVICES=required \
 		$(DEV)/bin/python -m pytest -n 0 -s tests/chaos
 
+fuzz: $(DEV)/.installed ## send requests made of docs/openapi.yaml to simulated farms (CASES=100000 SEED=1)
+	@FUZZ_CASES=$(or $(CASES),10000) FUZZ_SEED=$(or $(SEED),1) $(DEV)/bin/python -m pytest -n 0 -s tests/fuzz
+
 # One process (-n 0): every test needs exclusive use of the ComfyUI. COMFYUI_COMMAND is a command line with
 # {port} and {folder} that runs a ComfyUI in the foreground; tests kill that ComfyUI too.
 test-real: export COMFYUI_COMMAND ?=
@@ -74,30 +78,34 @@ test-real: $(DEV)/.installed ## run the tests against a real ComfyUI (COMFYUI=ht
 	@[ -n "$(COMFYUI)" ] || { echo "COMFYUI is not set. Example: make test-real COMFYUI=http://127.0.0.1:8188"; exit 2; }
 	@COMFYUI="$(COMFYUI)" $(DEV)/bin/python -m pytest $(PYTEST_ARGS) -n 0 tests/real
 
-lint: $(DEV)/.installed ## check style, types, import contracts, migrations and deployment settings
+lint: $(DEV)/.installed ## check style, types, import contracts, migrations, deployment settings, Dockerfile and site
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
 	$(DEV)/bin/lint-imports
 	$(DEV)/bin/python manage.py makemigrations --check --dry-run
 	$(DEV)/bin/python manage.py check --deploy --fail-level WARNING
+	[ ! -x $(DEV)/bin/hadolint ] || $(DEV)/bin/hadolint Dockerfile # installed on Linux only
+	@$(MAKE) site
 
 format: $(DEV)/.installed ## format the code and sort imports
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
 
 docs: $(DEV)/.installed ## regenerate the generated pages of docs/
-	$(DEV)/bin/python docs/generate_states.py
-	$(DEV)/bin/python docs/generate_failures.py
+	$(DEV)/bin/python docs/generate.py
 	$(DEV)/bin/python -m tests.sabotage
+
+site: $(DEV)/.installed ## build the documentation as a site, in the folder site
+	@NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build
 
 requirements: $(DEV)/.installed ## pin the newest allowed versions of packages (UPGRADE=--upgrade)
 	$(COMPILE) $(UPGRADE) --output-file requirements.txt pyproject.toml
-	$(COMPILE) $(UPGRADE) --extra dev --extra s3 --constraint requirements.txt \
+	$(COMPILE) $(UPGRADE) --extra dev --extra mcp --extra s3 --constraint requirements.txt \
 		--output-file requirements-dev.txt pyproject.toml
 
 clean: ## remove environments, caches and demo data
-	rm -rf $(RUN) $(DEV) demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .node
+	rm -rf $(RUN) $(DEV) demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .node site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN)/.installed: requirements.txt

@@ -7,8 +7,6 @@ from backends.comfyui.destinations import allow_link_local
 
 
 class BackendsConfig(AppConfig):
-    """Backends: registration, observation, capabilities."""
-
     name = "backends"
     default_auto_field = "django.db.models.BigAutoField"
 

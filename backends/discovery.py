@@ -15,7 +15,7 @@ from typing import Any, Final
 from django.db import transaction
 from django.db.models import Q
 
-from backends.comfyui.probe import BackendReport
+from backends.comfyui.answers import SystemStats
 from backends.models import Backend, Discovery, FoundBackend
 from backends.services import BackendExists, address_taken, backend_create, current_time, normalised
 
@@ -39,7 +39,7 @@ def addresses_registered() -> dict[str, str]:
 
 
 @transaction.atomic
-def answers_store(*, answers: Mapping[str, BackendReport]) -> list[str]:
+def answers_store(*, answers: Mapping[str, SystemStats]) -> list[str]:
     """Adopt or offer each ComfyUI that answered, by its normalised address, and is not registered.
 
     Returns the ids of the adopted ones.

@@ -5,14 +5,17 @@ A backend that a submission names may be paused: its children wait for it. A bac
 
 import datetime as dt
 from collections.abc import Sequence
+from typing import Final
 
 from django.conf import settings
 
-from backends.capabilities import BackendCapabilities, lacks_reason
-from backends.comfyui.versions import hides_keys, limitations
+from backends.capabilities import PARTNER_NODES, BackendCapabilities, lacks_reason
+from backends.comfyui.versions import Feature, has, limitations
 from backends.models import Backend, Reachability
 from backends.queries import backend_status
 from backends.states import TAKES_CHILDREN, BackendState, BackendStatus
+
+_NO_KEY: Final = "Partner nodes need an API key of Comfy.org: set DIRECTOR_COMFY_ORG_API_KEY."
 
 
 def ineligible_reason(backend: Backend | None, required: Sequence[str], *, now: dt.datetime) -> str | None:
@@ -63,21 +66,20 @@ def capabilities_of(backend: Backend) -> BackendCapabilities:
         devices=backend.devices,
         comfyui_version=backend.comfyui_version,
         partner_refusal=_partner_refusal(backend),
+        key_refusal=None if settings.DIRECTOR_COMFY_ORG_API_KEY else _NO_KEY,
     )
 
 
 def limitations_of(backend: Backend) -> list[str]:
     """Return what cannot be done with a backend, as sentences: by its version, and why it gets no key if it may get it."""
-    refusal = _partner_refusal(backend) if backend.partner_nodes_allowed else None
+    refusal = lacks_reason(capabilities_of(backend), [PARTNER_NODES]) if backend.partner_nodes_allowed else None
     return [*limitations(backend.comfyui_version), *([refusal] if refusal else [])]
 
 
 def _partner_refusal(backend: Backend) -> str | None:
-    if not settings.DIRECTOR_COMFY_ORG_API_KEY:
-        return "Partner nodes need an API key of Comfy.org: set DIRECTOR_COMFY_ORG_API_KEY."
     if not backend.partner_nodes_allowed:
         return "Not confirmed for partner nodes: allow them on this backend."
-    if not hides_keys(backend.comfyui_version):
+    if not has(backend.comfyui_version, Feature.HIDDEN_KEYS):
         version = backend.comfyui_version or "of unknown version"
         return f"ComfyUI {version} shows the key of partner nodes to its other users: update it to 0.3.68."
     return None

@@ -43,12 +43,10 @@ class _Answers:
         self._lock = threading.Lock()
 
     def get(self, key: _Key, since: float) -> tuple[float, NodeClass | None] | None:
-        """Return an answer that was kept at a time or later."""
         kept = self._kept.get(key)
         return kept if kept is not None and kept[0] >= since else None
 
     def keep(self, key: _Key, answer: NodeClass | None) -> None:
-        """Keep an answer of this moment."""
         with self._lock:
             self._drop(key)
             self._kept[key] = (time.monotonic(), answer)
@@ -84,7 +82,6 @@ class _Readers:
         return []
 
     def release(self, backends: Iterable[Backend]) -> None:
-        """Let other threads read them."""
         with self._changed:
             self._busy.difference_update(backend.id for backend in backends)
             self._changed.notify_all()
@@ -156,8 +153,6 @@ async def _read_backend(backend: Backend, class_types: Iterator[str], found: Cla
 
 @dataclass(slots=True)
 class _Reader:
-    """Reads the classes of one backend."""
-
     comfy: ComfyClient
     backend: Backend
     class_types: Iterator[str]

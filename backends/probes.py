@@ -27,7 +27,6 @@ def needs_probe(backend: Backend, *, now: dt.datetime) -> bool:
 
 
 def probe_backends(backends: Collection[Backend]) -> None:
-    """Probe backends side by side, and store the results."""
     headers = {backend.url: backend.headers for backend in backends}
     answers = async_to_sync(attempt_all)(headers, headers=headers, timeout=_PROBE_TIMEOUT)
     for backend in backends:

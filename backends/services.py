@@ -149,14 +149,6 @@ def backend_update(
     return row
 
 
-def is_other_address(row: Backend, url: str) -> bool:
-    """Return whether ``url`` is another address than the backend's, beyond another spelling.
-
-    Raises ``BackendInvalid`` if it is malformed.
-    """
-    return normalised(url).url != row.url
-
-
 def backends_ensure(addresses: Iterable[str]) -> list[str]:
     """Register each address that is not registered, and return the ids of the new backends.
 

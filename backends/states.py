@@ -1,4 +1,4 @@
-"""States and holds of backends, and their order. Pure.
+"""States, holds and quarantines of backends, and the order of the states. Pure.
 
 The status is never stored: ``backends.queries.backend_status`` derives it from the row.
 """
@@ -72,3 +72,45 @@ def prompt_limit(*, enabled: bool, hold: str, quarantined: bool, consecutive_qua
     if not enabled or hold or quarantined:
         return 0
     return min(depth, 1) if consecutive_quarantines else depth
+
+
+LONGEST: Final = dt.timedelta(hours=4)  #: The longest quarantine: afterwards a backend gets another prompt.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineRules:
+    """An installation's rules."""
+
+    failures: int  #: Number of counted failures that quarantine a backend; 0: only a user does.
+    window: dt.timedelta  #: Failures older than this are not counted.
+    duration: dt.timedelta  #: Length of the first quarantine; each consecutive one lasts twice as long.
+
+
+def counts_since(rules: QuarantineRules, now: dt.datetime, failures_reset_at: dt.datetime | None) -> dt.datetime:
+    """Return the time from which failures are counted; a release resets them."""
+    window = now - rules.window
+    return window if failures_reset_at is None else max(window, failures_reset_at)
+
+
+def quarantine_for(rules: QuarantineRules, *, failures: int, consecutive: int) -> dt.timedelta | None:
+    """Return for how long a backend is quarantined, None if it is not.
+
+    ``failures`` are counted since :func:`counts_since`, including the one that is being stored. ``consecutive`` are
+    quarantines without a success since. Above 0 the backend is on probation, which ends with its first failure.
+    """
+    if rules.failures == 0 or failures == 0:
+        return None
+    if failures < rules.failures and consecutive == 0:
+        return None
+    # Beyond any doubling that matters; a large power of two would overflow.
+    return min(rules.duration * (1 << min(consecutive, 16)), LONGEST)
+
+
+def reason_for(failures: int, window: dt.timedelta, consecutive: int, sentence: str) -> str:
+    """Return the reason of a quarantine, as users read it; ``sentence`` is that of the last failure."""
+    if consecutive:
+        return f"It failed again on probation: {sentence}"
+    seconds = window.total_seconds()
+    lasts = f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
+    times = "1 failure" if failures == 1 else f"{failures} failures"
+    return f"{times} within {lasts}; last: {sentence}"

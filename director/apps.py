@@ -1,6 +1,24 @@
 """The project as an app: its commands, checks and static files."""
 
-from django.apps import AppConfig
+import difflib
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.conf import settings
+from django.contrib.admin.apps import AdminConfig
+from django.core import checks
+
+
+class DirectorAdminConfig(AdminConfig):
+    """Django's admin with the product's own site."""
+
+    default_site = "director.admin.DirectorAdminSite"
+
+    def ready(self) -> None:
+        """Call Django's groups of users so: a group of the Director is one of jobs."""
+        super().ready()
+        options = apps.get_model("auth", "Group")._meta
+        options.verbose_name, options.verbose_name_plural = "user group", "user groups"
 
 
 class DirectorConfig(AppConfig):
@@ -9,5 +27,16 @@ class DirectorConfig(AppConfig):
     name = "director"
 
     def ready(self) -> None:
-        """Register the system checks."""
-        from director import checks  # noqa: F401, PLC0415 registers itself; needs loaded apps
+        """Register the system check for misspelt settings."""
+        checks.register(_unknown_settings)
+
+
+def _unknown_settings(*_: Any, **__: Any) -> list[checks.CheckMessage]:
+    """Warn about variables that look like settings but have no effect."""
+    return [checks.Warning(_sentence(name), id="director.W001") for name in settings.DIRECTOR_UNKNOWN_SETTINGS]
+
+
+def _sentence(name: str) -> str:
+    near = difflib.get_close_matches(name, settings.DIRECTOR_SETTINGS, n=1, cutoff=0.75)
+    meant = f"did you mean {near[0]}?" if near else "docs/settings.md lists all settings."
+    return f"{name} is not a setting; {meant}"

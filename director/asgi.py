@@ -20,12 +20,13 @@ from django.urls import Resolver404, resolve  # noqa: E402
 
 from director.security.origins import require_allowed_origin  # noqa: E402
 from director.security.sign_in import require_sign_in  # noqa: E402
+from director.web import probes  # noqa: E402
 from director.web.asgi_types import Receive, Scope, Send  # noqa: E402
-from director.web.loop_handler import LoopHandler  # noqa: E402
-from director.web.threaded_handler import MATCH_KEY, LenientRequest, ThreadedHandler  # noqa: E402
-from jobgroups.consumers.reads import read_seqs  # noqa: E402
+from director.web.handlers import MATCH_KEY, LenientRequest, LoopHandler, ThreadedHandler  # noqa: E402
+from director.web.request_id import with_request_id  # noqa: E402
 from jobgroups.consumers.routing import websocket_urlpatterns  # noqa: E402
 from jobgroups.events.hub import hub  # noqa: E402
+from jobgroups.streams.reads import read_seqs  # noqa: E402
 
 # Any: the stubs require the exact type of each frame; these are plain dictionaries.
 _streams: Any = URLRouter(websocket_urlpatterns)  # type: ignore[arg-type]  # they take plain routes
@@ -38,14 +39,17 @@ _in_thread: Any = ThreadedHandler()
 async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve a request: the API's views have handlers for the loop and for threads, all else has Django's."""
     handler = _pages
-    if scope["path"].startswith("/api/"):
+    if scope["path"] in probes.PATHS:
+        handler = probes.answer
+    elif scope["path"].startswith(("/api/", "/metrics")):
         with suppress(Resolver404):
             match = scope[MATCH_KEY] = resolve(scope["path"])
             handler = _in_loop if iscoroutinefunction(match.func) else _in_thread
     await handler(scope, receive, send)
 
 
-_router: Any = ProtocolTypeRouter({"http": _http, "websocket": require_allowed_origin(require_sign_in(_streams))})
+_protocols: Any = ProtocolTypeRouter({"http": _http, "websocket": require_allowed_origin(require_sign_in(_streams))})
+_router = with_request_id(_protocols)
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

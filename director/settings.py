@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -20,6 +21,7 @@ import platformdirs
 from django.core.exceptions import ImproperlyConfigured
 
 from director import __version__
+from jobgroups.domain import webhooks
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -109,17 +111,24 @@ DIRECTOR_DATA_DIR = DIRECTOR_DATA_DIR.expanduser().absolute()
 DIRECTOR_SECRET_KEY_FILE = DIRECTOR_DATA_DIR / "secret-key"
 
 
-def _secret_key() -> str:
-    """Return the configured key, else the key in the data folder, else a new key for this process."""
-    if given := _text("DIRECTOR_SECRET_KEY"):
-        if len(given) < 32:
-            raise ImproperlyConfigured("DIRECTOR_SECRET_KEY must have at least 32 characters.")
-        return given
+DIRECTOR_WEBHOOK_SECRET_FILE = DIRECTOR_DATA_DIR / "webhook-secret"  #: Likewise.
+
+
+def _kept(path: Path, new: str) -> str:
+    """Return the secret in the data folder, else the new one for this process."""
     try:
-        kept = DIRECTOR_SECRET_KEY_FILE.read_text(encoding="ascii").strip()
+        kept = path.read_text(encoding="ascii").strip()
     except OSError:
         kept = ""
-    return kept or secrets.token_urlsafe(50)
+    return kept or new
+
+
+def _secret_key() -> str:
+    """Return the configured key, else the key in the data folder, else a new key for this process."""
+    given = _text("DIRECTOR_SECRET_KEY")
+    if given and len(given) < 32:
+        raise ImproperlyConfigured("DIRECTOR_SECRET_KEY must have at least 32 characters.")
+    return given or _kept(DIRECTOR_SECRET_KEY_FILE, secrets.token_urlsafe(50))
 
 
 SECRET_KEY = _secret_key()
@@ -146,6 +155,8 @@ for _proxy in DIRECTOR_TRUSTED_PROXIES:
         raise ImproperlyConfigured(
             f"DIRECTOR_TRUSTED_PROXIES has {_proxy!r}; write each as an address, like 127.0.0.1."
         ) from None
+#: Absolute links have the client's scheme. The header counts from every client: it changes its own answers alone.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if DIRECTOR_TRUSTED_PROXIES else None
 
 #: API key of Comfy.org, sent with prompts that have partner nodes, to backends that a user confirmed. Never shown: without
 #: the characters that JSON escapes it is found in what ComfyUI answers.
@@ -255,6 +266,28 @@ DIRECTOR_NOTIFY = _urls("DIRECTOR_NOTIFY")
 _KINDS = ["group_ended", "backend_trouble", "queue_empty"]  #: Kinds of notices.
 DIRECTOR_NOTIFY_ON = _words("DIRECTOR_NOTIFY_ON", "|".join(_KINDS), f"known are {', '.join(_KINDS)}") or _KINDS
 
+# --- webhooks ----------------------------------------------------------------------------------------
+
+#: Webhooks that get events of every group, and these events. Their URLs may contain tokens.
+DIRECTOR_WEBHOOK_URLS = _urls("DIRECTOR_WEBHOOK_URLS")
+for _place, _url in enumerate(DIRECTOR_WEBHOOK_URLS, start=1):
+    if _wrong := webhooks.url_problem(_url):
+        raise ImproperlyConfigured(f"Entry {_place} of DIRECTOR_WEBHOOK_URLS: {_wrong}")
+DIRECTOR_WEBHOOK_EVENTS = _words(
+    "DIRECTOR_WEBHOOK_EVENTS", "|".join(webhooks.EVENTS), f"known are {', '.join(webhooks.EVENTS)}"
+) or list(webhooks.ENDS)
+#: Keys of the signatures: each message has one of each, so that a key can be replaced.
+DIRECTOR_WEBHOOK_SECRETS = (
+    _text("DIRECTOR_WEBHOOK_SECRET") or _kept(DIRECTOR_WEBHOOK_SECRET_FILE, webhooks.secret_of(secrets.token_bytes(32)))
+).split()
+for _place, _secret in enumerate(DIRECTOR_WEBHOOK_SECRETS, start=1):
+    try:
+        webhooks.key_of(_secret)
+    except ValueError as _error:
+        raise ImproperlyConfigured(f"Entry {_place} of DIRECTOR_WEBHOOK_SECRET: {_error}") from None
+#: Whether webhooks may have private, loopback and other addresses that are not public.
+DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES = _flag("DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES", default=False)
+
 # --- the database ---------------------------------------------------------------------------------
 
 
@@ -309,8 +342,9 @@ def _database() -> dict[str, Any]:
         # A suspended process would keep its rows locked: PostgreSQL ends its transaction before its leases
         # end. The process retries.
         "options": f"-c idle_in_transaction_session_timeout=8s {given.get('options', '')}".strip(),
-        # While the server is unavailable, requests fail after 5 s instead of 30 s.
-        "pool": {"min_size": 2, "max_size": 20, "timeout": 5.0},
+        # While the server is unavailable, requests fail after 5 s instead of 30 s. The pauses between attempts to
+        # connect double until the timeout: with the default of 300 s, minutes pass until the web uses the server again.
+        "pool": {"min_size": 2, "max_size": 20, "timeout": 5.0, "reconnect_timeout": 2.0},
     }
     return config
 
@@ -344,18 +378,20 @@ CHANNEL_LAYERS: dict[str, Any] = (
 # --- Django ---------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "director.apps.DirectorConfig",  # before the admin, some of whose templates it extends
+    "director.apps.DirectorAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
-    "director",
+    "drf_spectacular_sidecar",
     "jobgroups",
     "backends",
 ]
 MIDDLEWARE = [
+    "director.web.errors.EnvelopeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "director.security.csp.CspMiddleware",
@@ -369,7 +405,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
-#: The part of them for the API: see ``director.web.threaded_handler``.
+#: The part of them for the API: see ``director.web.handlers``.
 DIRECTOR_API_MIDDLEWARE = [
     name for name in MIDDLEWARE if not name.startswith(("servestatic.", "django.contrib.", "django.middleware.csrf."))
 ]
@@ -431,44 +467,24 @@ REST_FRAMEWORK = {
 DIRECTOR_LOG_LEVEL = str(env.str("DIRECTOR_LOG_LEVEL", default="INFO")).strip().upper()
 if DIRECTOR_LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR"):
     raise ImproperlyConfigured("DIRECTOR_LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname:7} {name}: {message}", "style": "{"}},
-    "handlers": {
-        "console": {"class": "logging.StreamHandler", "formatter": "line"},
-        "nowhere": {"class": "logging.NullHandler"},
-    },
-    "root": {"handlers": ["console"], "level": "WARNING"},
-    "loggers": {
-        "director": {"level": DIRECTOR_LOG_LEVEL},
-        "jobgroups": {"level": DIRECTOR_LOG_LEVEL},
-        "backends": {"level": DIRECTOR_LOG_LEVEL},
-        # One line for each request to a backend.
-        "httpx": {"level": "WARNING"},
-        "httpcore": {"level": "WARNING"},
-        "websockets": {"level": "WARNING"},
-        # One line for each connection; the caller logs the error.
-        "psycopg.pool": {"level": "ERROR"},
-        # One traceback a second while Redis is unavailable; ``jobgroups.events.relay`` logs one line.
-        "channels_redis": {"level": "CRITICAL"},
-        # They log URLs with passwords; ``jobgroups.runner.notices.channels`` logs the errors.
-        "apprise": {"handlers": ["nowhere"], "level": "WARNING", "propagate": False},
-        "urllib3": {"handlers": ["nowhere"], "level": "CRITICAL", "propagate": False},
-        "django": {"level": "WARNING"},
-        # One warning for each 4xx, which the client has received.
-        "django.request": {"level": "ERROR"},
-        # One traceback for each request with an unknown host name, whose client gets a 400.
-        "django.security.DisallowedHost": {"level": "CRITICAL"},
-    },
-}
+LOGGING = tomllib.loads(Path(__file__).with_name("logging.toml").read_text(encoding="utf-8"))
+LOGGING["handlers"]["console"]["formatter"] = _one_of("DIRECTOR_LOG_FORMAT", {"text": "line", "json": "json"}, "text")
+LOGGING["loggers"] |= {name: {"level": DIRECTOR_LOG_LEVEL} for name in ("director", "jobgroups", "backends")}
+
+#: Where a runner serves its metrics; None: nowhere, the web of its data folder has them.
+DIRECTOR_METRICS_LISTEN: tuple[str, int] | None = None
+if _listen := _text("DIRECTOR_METRICS_LISTEN"):
+    _found = re.fullmatch(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", _listen)
+    if not _found or not 0 < int(_found[2]) < 2**16:
+        raise ImproperlyConfigured(f"DIRECTOR_METRICS_LISTEN is {_listen!r}; write it as host:port, like 0.0.0.0:9830.")
+    DIRECTOR_METRICS_LISTEN = _found[1].strip("[]"), int(_found[2])
 
 # --- unknown settings ---------------------------------------------------------------------------
 
 DIRECTOR_SETTINGS = sorted(name for name in env.read if name.startswith("DIRECTOR_"))
 # Variables of ``director.cli`` and of the tests.
 _OTHERS = re.compile(r"DIRECTOR_(URL|SUBMITTER|TEST_.*)")
-#: Variables that look like settings, probably misspelt: ``director.checks`` warns about them.
+#: Variables that look like settings, probably misspelt: ``director.apps`` warns about them.
 DIRECTOR_UNKNOWN_SETTINGS = sorted(
     name
     for name in os.environ

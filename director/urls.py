@@ -4,15 +4,22 @@ from django.contrib import admin
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
+from director.pages import api_docs
 from director.security.sign_in import sign_in, sign_out
 from director.web import errors
 from director.web.health import HealthView
+from director.web.metrics import metrics
 
 urlpatterns = [
     path("api/health", HealthView.as_view()),
     path("api/health/", HealthView.as_view()),
+    path("api/v2/", include("jobgroups.api.v2.urls")),
+    path("api/schema", api_docs.schema),
+    path("api/docs", api_docs.page, {"tool": "swagger"}),
+    path("api/redoc", api_docs.page, {"tool": "redoc"}),
     path("api/", include("jobgroups.api.urls")),
     re_path(r"^api(?:/.*)?$", errors.unknown_path),
+    path("metrics", metrics),
     path("sign-in", sign_in),
     path("sign-in/", sign_in),
     path("sign-out", sign_out),

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class JobGroupsError(Exception):
@@ -13,6 +13,7 @@ class JobGroupsError(Exception):
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 400
     text: ClassVar[str] = "{}"  #: The sentence for the client, with a place for each argument of the error.
+    retry_after: ClassVar[int | None] = None  #: Seconds in the header ``Retry-After``; None: without it.
 
     def __init_subclass__(cls, code: str | None = None, status: int | None = None) -> None:
         cls.code, cls.status = code or cls.code, status or cls.status
@@ -29,6 +30,11 @@ class InvalidRequest(JobGroupsError, code="invalid_request"):
     def __init__(self, detail: str, *, errors: Sequence[Mapping[str, str]] = ()) -> None:
         super().__init__(detail, extra={"errors": list(errors)} if errors else None)
 
+    @classmethod
+    def of_field(cls, field: str, message: str) -> Self:
+        """Return the error of one field."""
+        return cls(f"{field}: {message}", errors=[{"field": field, "message": message}])
+
 
 class TooManyChildren(InvalidRequest, code="too_many_children"):
     """The request has more backend ids than a group may have children."""
@@ -41,39 +47,41 @@ class NoOnlineBackends(JobGroupsError, code="no_online_backends"):
         super().__init__("No valid online backends available", extra={"skipped_backends": list(skipped)})
 
 
-class GroupNotFound(JobGroupsError, code="group_not_found", status=404):
-    """No group has this id."""
+class NothingDescribed(JobGroupsError, code="nothing_described", status=503):
+    """A workflow of the editor's format needs a backend for its conversion."""
 
+    text = (
+        "The workflow is in the editor's format. No online backend described its node classes, which the conversion"
+        ' needs: start a backend, or export the workflow with "Export (API)".'
+    )
+
+
+class GroupNotFound(JobGroupsError, code="group_not_found", status=404):
     text = "Job group {} not found"
 
 
 class ChildNotFound(JobGroupsError, code="job_not_found", status=404):
-    """The group has no child with this id."""
-
     text = "Job {} not found"
 
 
 class BackendNotFound(JobGroupsError, code="backend_not_found", status=404):
-    """No backend has this id."""
-
     text = "Backend {} not found"
 
 
 class TooManyWaiting(JobGroupsError, code="too_many_waiting", status=429):
-    """So many requests wait for events that no other may."""
-
     text = "{} requests wait for events already. Send the request without wait, or use the WebSocket."
 
 
-class ExclusionNotFound(JobGroupsError, code="exclusion_not_found", status=404):
-    """The backend has no exclusion with this id."""
+class TooManyStreams(JobGroupsError, code="too_many_streams", status=429):
+    text = "{} event streams are open already. Close one, or request the state of the jobs from time to time."
+    retry_after = 5
 
+
+class ExclusionNotFound(JobGroupsError, code="exclusion_not_found", status=404):
     text = "Backend {} has no exclusion {}"
 
 
 class AddressNotFound(JobGroupsError, code="address_not_found", status=404):
-    """Discovery has no offered or ignored ComfyUI at this address."""
-
     text = "No ComfyUI was found at this address."
 
 
@@ -86,9 +94,11 @@ class OutputNotFound(JobGroupsError, code="output_not_found", status=404):
 
 
 class AssetNotFound(JobGroupsError, code="asset_not_found", status=404):
-    """No asset has this id or hash."""
-
     text = "Asset {} not found"
+
+
+class DeliveryNotFound(JobGroupsError, code="delivery_not_found", status=404):
+    text = "Webhook delivery {} not found"
 
 
 class StorageFull(JobGroupsError, code="storage_full", status=507):
@@ -107,8 +117,6 @@ class StorageAway(JobGroupsError, code="storage_unavailable", status=503):
 
 
 class NoThumbnail(JobGroupsError, code="no_thumbnail", status=404):
-    """The file exists, but has no thumbnail."""
-
     text = "There is no thumbnail of this output. {}"
 
 
@@ -128,6 +136,10 @@ class NoOutputs(JobGroupsError, code="no_outputs", status=404):
 
     def __init__(self, *, starred: bool) -> None:
         super().__init__("Nothing that is starred has a file." if starred else "The group has no files yet.")
+
+
+class TooManySheets(JobGroupsError, code="too_many_sheets", status=429):
+    text = "Other contact sheets are being drawn. Send the request again."
 
 
 class NoWorkflow(JobGroupsError, code="no_workflow"):
@@ -153,14 +165,10 @@ class OutputReplaced(OutputGone):
 
 
 class RangeNotSatisfiable(JobGroupsError, code="range_not_satisfiable", status=416):
-    """The requested range is beyond the end of the file."""
-
     text = "The file has no such part."
 
 
 class BackendAway(JobGroupsError, code="backend_unreachable", status=502):
-    """The backend of the requested file does not answer."""
-
     text = "Backend {} has it, and does not answer now. {}"
 
 
@@ -177,8 +185,6 @@ class BackendInUse(Conflict, code="backend_in_use"):
 
 
 class AssetInUse(Conflict, code="asset_in_use"):
-    """The workflow of an open group refers to the asset."""
-
     text = "Asset {} is needed by job group {}, which has not ended. Cancel the group or wait for its end."
 
 
@@ -193,6 +199,18 @@ class BackendExists(Conflict, code="backend_exists"):
 
     def __init__(self, detail: str, backend_id: str) -> None:
         super().__init__(detail, extra={"backend_id": backend_id})
+
+
+class GroupOpen(Conflict, code="group_open"):
+    text = "Job group {} has not ended. Cancel it or wait for its end, then delete it."
+
+
+class GroupStopping(Conflict, code="group_stopping"):
+    text = "A prompt of job group {} may still run at {}. Delete the group after its end there."
+
+
+class GroupDeleted(JobGroupsError, code="group_deleted", status=410):
+    text = "This Idempotency-Key was used within 24 h, and its job group was deleted. Use a new key to run it again."
 
 
 class GroupNotFinished(Conflict, code="group_not_finished"):
@@ -215,8 +233,6 @@ class RunPassed(Conflict, code="run_passed"):
 
 
 class NothingToRetry(Conflict, code="nothing_to_retry"):
-    """No child of the group failed, timed out or was cancelled with the group."""
-
     text = "Nothing in job group {} failed or timed out. A retry renders a cancelled job only if it names that job."
 
 
@@ -233,8 +249,6 @@ class JobCompleted(Conflict, code="job_completed"):
 
 
 class JobNotFailed(Conflict, code="job_not_failed"):
-    """While its group runs, a child can be retried only if it failed or timed out."""
-
     text = "Job {} is {}, and its group has not ended: until then only a job that failed or timed out can be retried."
 
 
@@ -278,6 +292,59 @@ class RunnerAbsent(JobGroupsError, code="runner_absent", status=503):
     """No runner is alive; nothing was stored."""
 
     text = "ParallelJobManager not initialized"
+
+
+class ComfyApiError(JobGroupsError):
+    """An error with a code of the Comfy API v2, which only its paths raise; docs/comfy-api-v2.md lists them."""
+
+
+class HashMismatch(ComfyApiError, code="hash_mismatch", status=409):
+    text = "The file has another hash than expected_hash. Nothing was stored."
+
+
+class BlobNotFound(ComfyApiError, code="blob_not_found", status=404):
+    text = "There is no content with this hash. Upload the file."
+
+
+class IdempotencyKeyReuse(ComfyApiError, code="idempotency_key_reuse", status=422):
+    text = "This Idempotency-Key was used within 24 h. Look for the result of that request, or use a new key."
+
+
+class AssetHeld(ComfyApiError, code="asset_in_use", status=409):
+    """The contract allows no word on which of the two it is."""
+
+    text = "Asset {} is in use: a job that has not ended needs it, or a job made it."
+
+
+class MissingAsset(ComfyApiError, code="missing_asset", status=422):
+    """A reference of a workflow names no asset that a job can have."""
+
+    def __init__(self, node_id: str, name: str, reason: str) -> None:
+        wrong = {node_id: [{"field": name, "reason": reason}]}
+        super().__init__(f"Node {node_id}, input {name}: {reason}", extra={"node_errors": wrong})
+
+
+class InvalidWorkflow(ComfyApiError, code="invalid_workflow", status=422):
+    """The graph is invalid, or no backend that answers can execute it."""
+
+    def __init__(self, detail: str, node_errors: Mapping[str, Any]) -> None:
+        super().__init__(detail, extra={"node_errors": dict(node_errors)} if node_errors else None)
+
+
+class WorkflowFormatUi(ComfyApiError, code="workflow_format_ui", status=422):
+    text = 'This is the editor\'s format. Export the workflow with "Export (API)".'
+
+
+class MetadataInvalid(ComfyApiError, code="metadata_invalid", status=422):
+    """The labels of a submission are invalid."""
+
+
+class InvalidMetadataFilter(ComfyApiError, code="invalid_metadata_filter", status=422):
+    """A filter of the list is invalid."""
+
+
+class InvalidCursor(ComfyApiError, code="invalid_cursor", status=422):
+    text = "The cursor is not one that this list gave; start without it."
 
 
 class LeaseLost(Exception):

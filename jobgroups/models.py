@@ -10,6 +10,7 @@ Data of users and of ComfyUI is stored as JSON *text* (``…_json``), so that ev
 with the order of its keys.
 """
 
+import json
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import ClassVar, Final
@@ -33,9 +34,11 @@ from jobgroups.domain.states import (
     RetryScope,
     StopReason,
 )
+from jobgroups.domain.text import group_title
 
 #: ``timeout_seconds`` of a group whose jobs may run for any time: 68 years, since the previous release reads no null.
 NO_TIMEOUT: Final = 2**31 - 1
+TITLE: Final = ("name", "metadata_json", "summary_json")  #: The columns of ``JobGroup.title``.
 
 
 def _values(members: type[StrEnum]) -> list[str]:
@@ -80,13 +83,27 @@ class JobGroup(models.Model):
     #: Whether a runner has claimed a child in any run: distinguishes ``pending`` from ``running``.
     has_claimed_child = models.BooleanField(default=False, db_column="claimed")
     accepted_without_runner = models.BooleanField(default=False)
+    name = models.CharField(max_length=200, blank=True, default="", db_default="")  #: As a user called it.
+    archived_at = models.DateTimeField(null=True, blank=True)  #: When a user moved it out of the lists.
 
     # The request.
     workflow_json = models.TextField()
     #: Digest of the workflow without its seeds; groups with one digest are compared in estimates and failures.
     workflow_digest = models.CharField(max_length=16, blank=True, default="", db_default="")
     parameters_json = models.TextField(default="{}")
+    #: What ``workflow.summary`` finds; ``prompt`` is the positive prompt again, for searches.
+    summary_json = models.TextField(default="{}", db_default="{}")
+    prompt = models.TextField(blank=True, default="", db_default="")
     metadata_json = models.TextField(default="{}")
+    #: ``{"url", "events"}`` as submitted; null: its events are sent to the installation's webhooks alone.
+    webhook_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    #: Whether its jobs are sent with a key of its submitter, which processes keep in memory and no table has.
+    has_secret = models.BooleanField(default=False, db_default=False)
+    #: ``{"mode", "axes": [{"input", "values"}]}``; null: its jobs are not a sweep.
+    sweep_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    #: ``{"completed", "failed"}``: the numbers of jobs at which the rest of the group ends; null: it does not.
+    stop_when_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    stopped_at = models.DateTimeField(null=True, blank=True)  #: When ``stop_when`` ended the rest; it does so once.
     seed_strategy = models.CharField(max_length=16)
     base_seed = models.BigIntegerField()
     timeout_seconds = models.IntegerField()  #: From the start of a job; ``NO_TIMEOUT``: only ``stall_seconds`` ends it.
@@ -153,6 +170,9 @@ class JobGroup(models.Model):
             _known("group_placement_known", "placement", Placement),
         ]
         indexes: ClassVar = [
+            # The lists: without the index, a page that few groups match reads all of them.
+            models.Index(name="group_listed", fields=["-created_at", "-id"], condition=Q(archived_at__isnull=True)),
+            models.Index(name="group_archived", fields=["-created_at", "-id"], condition=Q(archived_at__isnull=False)),
             # Estimates: the last runs of a workflow.
             models.Index(name="group_workflow", fields=["workflow_digest", "-created_at"]),
             # GET /api/job-groups: newest first, and by status.
@@ -170,6 +190,12 @@ class JobGroup(models.Model):
         return self.id
 
     @property
+    def title(self) -> str:
+        """Return what users call it: its name, else what its metadata or its workflow name, else its id."""
+        found = self.name or group_title(json.loads(self.metadata_json), json.loads(self.summary_json))
+        return found or self.id
+
+    @property
     def time_limit(self) -> int | None:
         """Return the seconds that a job may run, None without such a limit."""
         return None if self.timeout_seconds == NO_TIMEOUT else self.timeout_seconds
@@ -177,7 +203,7 @@ class JobGroup(models.Model):
     @property
     def needed_capabilities(self) -> list[str]:
         """Return what a backend must have to execute its jobs."""
-        return needed_capabilities(self.required_capabilities, self.uses_partner_nodes)
+        return needed_capabilities(self.required_capabilities, self.uses_partner_nodes, has_own_key=self.has_secret)
 
     @property
     def retry_policy(self) -> RetryPolicy:
@@ -188,6 +214,24 @@ class JobGroup(models.Model):
             retry_on=None if self.retry_on is None else frozenset(map(FailureClass, self.retry_on)),
             is_paid=bool(self.uses_partner_nodes),
         )
+
+
+class DeletedSubmission(models.Model):
+    """The idempotency key of a group that was deleted while the key was valid: a repeated request renders nothing."""
+
+    submitter = models.CharField(max_length=150, blank=True, default="")
+    idempotency_key = models.CharField(max_length=255)
+    idempotency_digest = models.CharField(max_length=64)
+    created_at = models.DateTimeField()  #: That of the group.
+
+    class Meta:
+        ordering: ClassVar = ["-created_at"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="deleted_submission_key", fields=["submitter", "idempotency_key"])
+        ]
+
+    def __str__(self) -> str:
+        return self.idempotency_key
 
 
 class GroupLabel(models.Model):
@@ -258,6 +302,11 @@ class ChildJob(models.Model):
         related_name="children",
     )
     seed = models.BigIntegerField()
+    #: The inputs that it sets beside those of its group, ``{"3.cfg": 7}``; null: it differs by its seed alone.
+    variation_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    metadata_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    #: ``stop_when``: the condition of its group cancelled it, no user; empty: another cause, or it is not cancelled.
+    stopped_by = models.CharField(max_length=16, blank=True, default="", db_default="")
     status = models.CharField(max_length=16, choices=_choices(ChildStatus), default=ChildStatus.QUEUED.value)
     run = models.IntegerField(default=1)  #: The group's run in which it was last queued.
     current_attempt = models.ForeignKey("Attempt", on_delete=models.SET_NULL, null=True, blank=True, related_name="+")
@@ -327,6 +376,7 @@ class ChildJob(models.Model):
             models.Index(name="child_backend_status", fields=["backend", "status"]),
             # Deriving a group's status and counts.
             models.Index(name="child_group_status", fields=["group", "status"]),
+            models.Index(name="child_seed", fields=["seed"]),  # The search of groups by seed.
             # Failed jobs of the last day: every page shows their number.
             models.Index(name="child_failed", fields=["-completed_at"], condition=~Q(failure_class="")),
         ]
@@ -512,6 +562,8 @@ class Asset(models.Model):
     created_at = models.DateTimeField()
     #: Last upload of the same content, or last submission that refers to it.
     used_at = models.DateTimeField(db_index=True)
+    #: Whether ``AssetRecord`` rows alone name it: it is deleted with the last of them.
+    is_recorded_only = models.BooleanField(default=False, db_default=False)
 
     class Meta:
         ordering: ClassVar = ["-created_at", "-id"]
@@ -524,6 +576,22 @@ class Asset(models.Model):
     def stored_name(self) -> str:
         """The name in the storage: two rows never share a file, so that a deletion hits no newer upload."""
         return f"assets/{self.hash}-{self.id}"
+
+
+class AssetRecord(models.Model):
+    """An asset as the Comfy API v2 knows it: an id and a path over content that several of them may share."""
+
+    id = models.CharField(primary_key=True, max_length=36)  #: A UUID.
+    asset = models.ForeignKey(Asset, on_delete=models.CASCADE, related_name="records")
+    file_path = models.CharField(max_length=1024)
+    idempotency_key = models.CharField(max_length=255, null=True, blank=True, unique=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return self.file_path
 
 
 class AssetUse(models.Model):
@@ -643,6 +711,42 @@ class JobEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.type} {self.seq}"
+
+
+class WebhookDelivery(models.Model):
+    """One event of a group on its way to one webhook: due (``due_at``), delivered, or given up.
+
+    It is stored in the transaction of its event. Those of one group and URL are delivered in the order of their ids.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    # The previous release deletes groups without these rows. The unique constraint below serves as its index.
+    group = models.ForeignKey(
+        JobGroup, on_delete=models.CASCADE, db_constraint=False, related_name="webhook_deliveries", db_index=False
+    )
+    seq = models.BigIntegerField()  #: That of the event.
+    type = models.CharField(max_length=32)
+    url = models.CharField(max_length=1000)
+    message_id = models.CharField(max_length=64, unique=True)  #: ``webhook-id``: a receiver drops repeated ones by it.
+    created_at = models.DateTimeField()
+    due_at = models.DateTimeField(null=True, blank=True)  #: Not sent before this time; null: it is not pending.
+    attempt_count = models.IntegerField(default=0)
+    #: Name of the runner that delivers it now; empty while no runner does.
+    claimed_by = models.CharField(max_length=100, blank=True, default="")
+    delivered_at = models.DateTimeField(null=True, blank=True)
+    last_status = models.IntegerField(null=True, blank=True)  #: HTTP status of the last answer; null: there was none.
+    last_error = models.CharField(max_length=500, blank=True, default="")
+
+    class Meta:
+        ordering: ClassVar = ["id"]
+        constraints: ClassVar = [models.UniqueConstraint(name="webhook_once", fields=["group", "seq", "url"])]
+        indexes: ClassVar = [
+            models.Index(name="webhook_due", fields=["due_at"], condition=Q(due_at__isnull=False)),
+            models.Index(name="webhook_created", fields=["created_at"]),
+        ]
+
+    def __str__(self) -> str:
+        return self.message_id
 
 
 class Runner(models.Model):

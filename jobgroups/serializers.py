@@ -74,7 +74,15 @@ def serialize_child(
         "warnings": _from_json(row.warnings_json),
         "outputs_reused": row.outputs_reused,
         "starred": row.starred,
+        "variation": _from_json(row.variation_json),
+        "metadata": _from_json(row.metadata_json),
+        "stopped_by": row.stopped_by or None,
     }
+
+
+def seed_of(row: ChildJob) -> dict[str, Any]:
+    """Return how a child differs from the others of its group."""
+    return {"seed": row.seed, "variation": _from_json(row.variation_json)}
 
 
 def has_thumbnail(filename: str) -> bool:
@@ -120,9 +128,17 @@ def serialize_group(row: JobGroup, eta_seconds: float | None = None) -> dict[str
         "created_at": iso(row.created_at),
         "completed_at": iso_or_none(row.completed_at),
         "eta_seconds": eta_seconds and round(eta_seconds, 1),
+        "name": row.name or None,
+        "title": row.title,
+        "archived_at": iso_or_none(row.archived_at),
+        "summary": _from_json(row.summary_json),
         "metadata": _from_json(row.metadata_json),
         "warnings": _from_json(row.warnings_json),
         "skipped_backends": _from_json(row.skipped_backends_json),
+        "sweep": _from_json(row.sweep_json),
+        "stop_when": _from_json(row.stop_when_json),
+        "stopped_at": iso_or_none(row.stopped_at),
+        "webhook": _from_json(row.webhook_json),
         "seed_strategy": row.seed_strategy,
         "base_seed": row.base_seed,
         "timeout_seconds": row.time_limit,
@@ -189,14 +205,14 @@ def serialize_attempt(row: Attempt, *, left_running: str = "") -> dict[str, Any]
     }
 
 
-def serialize_result(row: ChildJob, *, with_outputs: bool = True) -> dict[str, Any]:
+def serialize_result(row: ChildJob) -> dict[str, Any]:
     """Return a child's entry in ``group_complete``."""
     return {
         "job_id": row.id,
         "backend_id": shown_backend(row),
-        "seed": row.seed,
+        **seed_of(row),
         "status": row.status,
-        "outputs": _from_json(row.outputs_json) if with_outputs else None,
+        "outputs": _from_json(row.outputs_json),
         "error": truncate(row.error_message),
     }
 

@@ -27,6 +27,13 @@ hypothesis.settings.register_profile("director", deadline=None)
 hypothesis.settings.load_profile("director")
 
 
+@pytest.fixture(autouse=True)
+def line_is_read_again() -> None:
+    from jobgroups.queries import pool  # Django is set up now
+
+    pool._cache.forget()
+
+
 @pytest.fixture
 def files_folder(tmp_path: Path) -> Iterator[Path]:
     """A storage of the test's own, in a folder."""

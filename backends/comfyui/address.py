@@ -161,27 +161,17 @@ def _ipv6(host: str) -> ipaddress.IPv6Address:
 def _host_name(host: str) -> str:
     try:
         name = host.encode("idna").decode("ascii").lower()
+        labels = name.split(".")
+        for label in labels:
+            if label.startswith("xn--"):
+                idna.decode(label)  # the HTTP client follows a newer standard than Python's own codec
     except UnicodeError as exc:
         raise ValueError("The address has a malformed host name.") from exc
-    labels = name.split(".")
-    if (
-        len(name) > 253
-        or not all(_HOST_LABEL.fullmatch(label) for label in labels)
-        or any(label.startswith("xn--") and not _is_international(label) for label in labels)
-    ):
+    if len(name) > 253 or not all(_HOST_LABEL.fullmatch(label) for label in labels):
         raise ValueError("The address has a malformed host name.")
     if labels[-1].isdigit():
         raise ValueError("The address has a malformed IPv4 host.")
     return name
-
-
-def _is_international(label: str) -> bool:
-    """Whether the HTTP client takes a label: it follows a newer standard than Python's own codec."""
-    try:
-        idna.decode(label)
-    except UnicodeError:
-        return False
-    return True
 
 
 def _prefix(path: str) -> str:

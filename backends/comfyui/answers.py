@@ -13,7 +13,7 @@ import msgspec
 from backends.comfyui.errors import ProtocolError, Refusal
 from backends.comfyui.protocol import ExecutionError, QueueLength
 from backends.comfyui.texts import one_line
-from backends.comfyui.versions import has_assets
+from backends.comfyui.versions import Feature, has
 from backends.comfyui.wire_json import WireDecoder
 
 Outcome: TypeAlias = Literal["success", "error", "interrupted"]
@@ -36,7 +36,6 @@ class Accepted(msgspec.Struct):
 class QueueItem(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt at a ComfyUI."""
 
-    number: float
     prompt_id: str
     client_id: str | None  #: None for a prompt without one, or with one that is no string.
     extra_data: dict[str, msgspec.Raw]  #: By key, without ``extra_pnginfo``, which has the editor's whole workflow.
@@ -91,7 +90,7 @@ class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_assets(self) -> bool:
         """Whether it keeps a database of assets, which no second ComfyUI can open."""
-        is_on = "--enable-assets" in self.arguments or has_assets(self.version)
+        is_on = "--enable-assets" in self.arguments or has(self.version, Feature.ASSETS)
         return is_on and "--disable-assets" not in self.arguments
 
     @property
@@ -233,7 +232,6 @@ def _item(wire: _WireItem) -> QueueItem:
     extra_data = wire.extra_data or {}
     client_id = msgspec.json.decode(extra_data.get("client_id", b"null"))
     return QueueItem(
-        number=wire.number,
         prompt_id=wire.prompt_id,
         client_id=client_id if isinstance(client_id, str) else None,
         # Copied, or each small mark would keep the whole answer in memory.

@@ -3,7 +3,7 @@
 import datetime as dt
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urlencode
@@ -43,8 +43,8 @@ class ComfyClient:
     executed), ``AnswerTooLarge``, ``AccessDenied``, or ``NotComfyUI`` for an answer of another kind.
 
     The headers are sent with every request and every socket, and win over a login in the URL. Longer answers than
-    ``max_answer_bytes`` are not read (``view`` has its own limit). ``secret``, a text that JSON does not escape, is removed
-    from answers and frames: ComfyUI shows the inputs of a node that failed. Raises ``ValueError`` for a malformed URL or
+    ``max_answer_bytes`` are not read (``view`` has its own limit). ``secrets``, texts that JSON does not escape, are removed
+    from answers and frames, as they are then: ComfyUI shows the inputs of a node that failed. Raises ``ValueError`` for a malformed URL or
     header.
     """
 
@@ -55,13 +55,13 @@ class ComfyClient:
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
         max_answer_bytes: int = DEFAULT_MAX_ANSWER_BYTES,
-        secret: str = "",
+        secrets: Collection[str] = (),
     ) -> None:
         address = normalise_url(url)
         self.url = address.url
         self._headers = address.headers_with(headers or {})
         self._timeouts = timeouts or Timeouts()
-        self._secret = secret
+        self._secrets = secrets
         # For http an unused context, without the system's certificates.
         self._tls = (
             ssl.create_default_context() if self.url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -72,7 +72,7 @@ class ComfyClient:
             timeouts=self._timeouts,
             max_answer_bytes=max_answer_bytes,
             context=self._tls,
-            secret=secret,
+            secrets=secrets,
         )
 
     async def __aenter__(self) -> Self:
@@ -220,7 +220,6 @@ class ComfyClient:
         )
 
     async def system_stats(self) -> answers.SystemStats:
-        """Version and devices."""
         return await self._get("/system_stats", answers.system_stats, max_bytes=_MAX_SMALL_BYTES)
 
     async def clock(self) -> dt.datetime | None:
@@ -360,7 +359,9 @@ class ComfyClient:
         if (stored.get("name"), stored.get("subfolder")) != (filename, subfolder):
             raise NotComfyUI(f"{request} stored the file under another name.", status=200)
 
-    def events(self, client_id: str, *, previews: bool = False) -> AbstractAsyncContextManager[EventSocket]:
+    def events(
+        self, client_id: str, *, wants_previews: Callable[[], bool] = lambda: True
+    ) -> AbstractAsyncContextManager[EventSocket]:
         """Open the event socket of ``client_id``: see ``event_socket.open_socket``."""
         return open_socket(
             self.url,
@@ -368,8 +369,8 @@ class ComfyClient:
             headers=self._headers,
             timeouts=self._timeouts,
             context=self._tls,
-            secret=self._secret,
-            previews=previews,
+            secrets=self._secrets,
+            wants_previews=wants_previews,
         )
 
     async def _get(

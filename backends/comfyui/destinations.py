@@ -1,6 +1,6 @@
-"""Link-local addresses, to which nothing is sent unless an operator allows it.
+"""Addresses to which nothing is sent: link-local ones unless an operator allows it; of webhooks, all that are not public.
 
-A cloud machine's metadata service, which gives out its credentials, has such an address: a backend
+A cloud machine's metadata service, which gives out its credentials, has a link-local address: a backend
 registered there would have the Director fetch them. A name is checked when it is registered and again
 with each connection, since it may resolve to another address by then.
 """
@@ -11,6 +11,8 @@ import ipaddress
 import queue
 import socket
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -25,6 +27,10 @@ _NETWORKS: Final = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network
 _RESOLVE_WITHIN: Final = 1.5
 #: A resolver that hangs keeps a thread for half a minute: at most so many.
 _lookups: Final = threading.BoundedSemaphore(8)
+#: Resolves the names of connections: one whose servers do not answer must not keep a thread that others need.
+_resolvers: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolver")
+_IPV6_UNICAST: Final = ipaddress.ip_network("2000::/3")
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  #: Has IPv4 addresses in its last 4 bytes.
 
 
 class _Policy:
@@ -45,6 +51,20 @@ def is_refused(address: str) -> bool:
     if isinstance(ip, ipaddress.IPv6Address):
         ip = ip.ipv4_mapped or ip
     return not _Policy.allows_link_local and any(ip in network for network in _NETWORKS)
+
+
+def is_not_public(address: str) -> bool:
+    """Whether an IP address is private, loopback, link-local or of another network that is not the internet."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or (ipaddress.IPv4Address(ip.packed[-4:]) if ip in _NAT64 else None)
+        if inner is None:
+            return ip not in _IPV6_UNICAST or not ip.is_global or ip.sixtofour is not None
+        ip = inner
+    return not ip.is_global or ip.is_multicast
 
 
 def check_url(url: str) -> None:
@@ -92,19 +112,28 @@ class PeerRefused(ConnectionError):
     """A connection whose peer has a refused address; nothing was sent."""
 
 
-async def permitted_addresses(host: str, port: int) -> list[str]:
-    """Return the addresses of a host to which requests may be sent."""
+async def permitted_addresses(host: str, port: int, refuses: Callable[[str], bool] = is_refused) -> list[str]:
+    """Return the addresses of a host to which requests may be sent; none where the resolver does not know it."""
     loop = asyncio.get_running_loop()
     try:
-        entries = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = await loop.run_in_executor(
+            _resolvers, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
     except (OSError, UnicodeError):
         return []
     found = dict.fromkeys(str(entry[4][0]) for entry in entries)
-    return [address for address in found if not is_refused(address)]
+    return [address for address in found if not refuses(address)]
 
 
 class CheckedNetwork(httpcore.AnyIOBackend):
-    """Connections for HTTP: closed before a byte is sent where the peer's address is refused."""
+    """Connections for HTTP: closed before a byte is sent where the peer's address is refused.
+
+    ``refuses`` decides that of an address, and ``reason`` is the end of the sentence with which it does.
+    """
+
+    def __init__(self, refuses: Callable[[str], bool] = is_refused, reason: str = _REFUSED) -> None:
+        self._refuses = refuses
+        self._reason = reason
 
     async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
         """Connect, to another address of the host if the peer of the first connection is refused.
@@ -119,24 +148,49 @@ class CheckedNetwork(httpcore.AnyIOBackend):
                     return await self._checked(first, port, *args, **options)
             return await self._checked(host, port, *args, **options)
         except PeerRefused:
-            for address in await permitted_addresses(host, port):
+            for address in await permitted_addresses(host, port, self._refuses):
                 with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
                     return await self._checked(address, port, *args, **options)
-            raise httpcore.ConnectError(_REFUSED) from None
+            raise httpcore.ConnectError(self._reason) from None
 
     async def _checked(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        if is_refused(host):
-            raise PeerRefused(_REFUSED)
+        if self._refuses(host):
+            raise PeerRefused(self._reason)
         stream = await super().connect_tcp(host, port, *args, **options)
         try:
             peer = stream.get_extra_info("server_addr")
         except (AttributeError, OSError) as error:
             # anyio reads the peer of a socket that asyncio has dropped: it was reset at once.
             raise httpcore.ConnectError("the connection was reset at once") from error
-        if is_refused(_host_of(peer)):
+        if self._refuses(_host_of(peer)):
             await stream.aclose()
-            raise PeerRefused(_REFUSED)
+            raise PeerRefused(self._reason)
         return stream
+
+
+class WebhookNetwork(CheckedNetwork):
+    """Connections to webhooks, whose addresses any user of the API names.
+
+    A name is resolved first, and only a permitted address is connected to: whether a port of a private address is open
+    cannot be found out.
+    """
+
+    def __init__(self, *, private: bool) -> None:
+        if private:
+            super().__init__(is_refused, "its name is not known, or its address is link-local, which is refused")
+            return
+        reason = "its name is not known, or no address of it is public, and DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES is not 1"
+        super().__init__(is_not_public, reason)
+
+    async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        """Connect to the first permitted address that accepts; raise ``httpcore.ConnectError`` if there is none."""
+        failure: Exception = httpcore.ConnectError(self._reason)
+        for address in await permitted_addresses(host, port, self._refuses):
+            try:
+                return await self._checked(address, port, *args, **options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
 
 
 class CheckedConnection(ClientConnection):

@@ -3,11 +3,10 @@
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
-import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
@@ -20,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 #: Types 1 and 4 (comfyui-protocol.md, "Binary frames").
 _PREVIEW_HEADS: Final = (b"\x00\x00\x00\x01", b"\x00\x00\x00\x04")
+#: Must be the first message; a later one is ignored (comfyui-protocol.md, "Binary frames").
+_FEATURE_FLAGS: Final = '{"type": "feature_flags", "data": {"supports_preview_metadata": true}}'
 
 
 class EventSocket:
@@ -31,13 +32,19 @@ class EventSocket:
     """
 
     def __init__(
-        self, connection: ClientConnection, *, url: str, client_id: str, previews: bool, secret: str = ""
+        self,
+        connection: ClientConnection,
+        *,
+        url: str,
+        client_id: str,
+        wants_previews: Callable[[], bool],
+        secrets: Collection[str] = (),
     ) -> None:
         self.client_id = client_id
-        self._secret = secret
+        self._secrets = secrets
         self._connection = connection
         self._url = url
-        self.wants_previews: Callable[[], bool] = lambda: previews
+        self._wants_previews = wants_previews
         self._closing = False
 
     def __aiter__(self) -> Self:
@@ -62,10 +69,11 @@ class EventSocket:
         await self._connection.close()
 
     def _event(self, frame: str | bytes) -> Event | None:
-        if frame[:4] in _PREVIEW_HEADS and not self.wants_previews():
+        if frame[:4] in _PREVIEW_HEADS and not self._wants_previews():
             return None
-        if self._secret and isinstance(frame, str):
-            frame = frame.replace(self._secret, "")
+        if isinstance(frame, str):
+            for secret in set(self._secrets):
+                frame = frame.replace(secret, "")
         try:
             return parse(frame)
         except ProtocolError as exc:
@@ -81,8 +89,8 @@ async def open_socket(
     headers: Mapping[str, str],
     timeouts: Timeouts,
     context: ssl.SSLContext,
-    previews: bool,
-    secret: str = "",
+    wants_previews: Callable[[], bool],
+    secrets: Collection[str] = (),
 ) -> AsyncIterator[EventSocket]:
     """Open the event socket of ``client_id``; leaving the block closes it and waits for the close.
 
@@ -96,9 +104,12 @@ async def open_socket(
         SocketLost: it ended before its first message was sent.
     """
     connection = await _connected(url, client_id, headers, timeouts, context)
-    socket = EventSocket(connection, url=url, client_id=client_id, previews=previews, secret=secret)
+    socket = EventSocket(connection, url=url, client_id=client_id, wants_previews=wants_previews, secrets=secrets)
     try:
-        await _send_feature_flags(connection, previews=previews)
+        try:
+            await connection.send(_FEATURE_FLAGS)
+        except ConnectionClosed as exc:
+            raise _lost(exc) from exc
         yield socket
     finally:
         await socket.close()
@@ -164,15 +175,6 @@ async def _connected_anywhere(uri: str, options: dict[str, Any]) -> ClientConnec
         return await _Connect(uri, host=first, port=port, **options)
     except ConnectionRefusedError:
         return await _Connect(uri, host=second, port=port, **options)
-
-
-async def _send_feature_flags(connection: ClientConnection, *, previews: bool) -> None:
-    """Must be the first message; a later one is ignored (comfyui-protocol.md, "Binary frames")."""
-    flags = {"type": "feature_flags", "data": {"supports_preview_metadata": previews}}
-    try:
-        await connection.send(msgspec.json.encode(flags).decode())
-    except ConnectionClosed as exc:
-        raise _lost(exc) from exc
 
 
 def _lost(exc: ConnectionClosed) -> SocketLost:

@@ -9,7 +9,7 @@ import datetime as dt
 import enum
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -137,23 +137,24 @@ class Exchange:
         timeouts: Timeouts,
         max_answer_bytes: int,
         context: ssl.SSLContext,
-        secret: str = "",
+        secrets: Collection[str] = (),
+        network: CheckedNetwork | None = None,
     ) -> None:
         self._url = url
         self._headers = httpx.Headers({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT})
         self._headers.update(headers)
-        self._secret = secret.encode()
+        self._secrets = secrets
         self._timeouts = timeouts
         self._max_bytes = max_answer_bytes
+        network = network or CheckedNetwork()
         # Without httpx's client, which takes as long as the transport: it handles cookies, redirects and sign-ins.
         self._transports = {
-            Connections.KEPT: _transport(context, keepalive_expiry=5.0),
-            Connections.RECENT: _transport(context, keepalive_expiry=_RECENT_S),
-            Connections.NEW: _transport(context, keepalive_expiry=0.0),
+            Connections.KEPT: _transport(context, network, keepalive_expiry=5.0),
+            Connections.RECENT: _transport(context, network, keepalive_expiry=_RECENT_S),
+            Connections.NEW: _transport(context, network, keepalive_expiry=0.0),
         }
 
     async def aclose(self) -> None:
-        """Close every connection."""
         for transport in self._transports.values():
             await transport.aclose()
 
@@ -194,8 +195,8 @@ class Exchange:
                 ) as answer,
             ):
                 body = b"".join([chunk async for chunk in answer.chunks()])
-        if self._secret:
-            body = body.replace(self._secret, b"")
+        for secret in set(self._secrets):
+            body = body.replace(secret.encode(), b"")
         return Answer(answer.status, answer.headers.get("content-type", ""), body, answer.location)
 
     @contextlib.asynccontextmanager
@@ -209,11 +210,12 @@ class Exchange:
         silence_s: float | None = None,
         headers: Mapping[str, str] | None = None,
         content: bytes | AsyncIterator[bytes] | None = None,
+        checked: bool = True,
     ) -> AsyncIterator[StreamedAnswer]:
         """Send one request and leave the body to the caller; raise the errors of ``request``.
 
         There is no deadline for the whole body, only for pauses in it: ``silence_s``, None takes ``Timeouts``'.
-        ``max_bytes`` None: no limit.
+        ``max_bytes`` None: no limit. ``checked`` False: the caller does not depend on the body, which may be compressed.
         """
         silence_s = silence_s or self._timeouts.silence_s
         sent = self._headers.copy()
@@ -222,12 +224,13 @@ class Exchange:
             sent["Connection"] = "close"
         timeout = httpx.Timeout(silence_s, connect=self._timeouts.connect_s)
         extensions = {"timeout": timeout.as_dict()}
-        request = httpx.Request(method, f"{self._url}{path}", headers=sent, content=content, extensions=extensions)
         with map_errors(silence_s=silence_s):
+            request = httpx.Request(method, f"{self._url}{path}", headers=sent, content=content, extensions=extensions)
             response = await self._transports[connections].handle_async_request(request)
         try:
             answer = StreamedAnswer(response, max_bytes=max_bytes, silence_s=silence_s, request=f"{method} {path}")
-            answer.check()
+            if checked:
+                answer.check()
             yield answer
         finally:
             await response.aclose()
@@ -242,7 +245,7 @@ def map_errors(*, silence_s: float, limit_s: float | None = None) -> Iterator[No
     """
     try:
         yield
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.InvalidURL) as exc:
         # Only these are raised before the connection was made.
         raise BackendUnreachable(f"No connection: {reason_of(exc)}.") from exc
     except httpx.TimeoutException as exc:
@@ -271,11 +274,13 @@ def check_status(status: int, *, request: str) -> None:
     raise NotComfyUI(f"{request} was answered with {what}.", status=status)
 
 
-def _transport(context: ssl.SSLContext, *, keepalive_expiry: float) -> httpx.AsyncHTTPTransport:
+def _transport(
+    context: ssl.SSLContext, network: CheckedNetwork, *, keepalive_expiry: float
+) -> httpx.AsyncHTTPTransport:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=keepalive_expiry)
     transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False, http1=True, http2=False, limits=limits)
     # httpx has no argument for it; tests/comfyui/test_destinations.py fails where this has no effect.
-    transport._pool._network_backend = CheckedNetwork()
+    transport._pool._network_backend = network
     return transport
 
 

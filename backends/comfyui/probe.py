@@ -2,24 +2,15 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
-from backends.comfyui.answers import Device
+from backends.comfyui.answers import SystemStats
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
 
 
-@dataclass(frozen=True, slots=True)
-class BackendReport:
-    """A ComfyUI that answered; ``version`` is None if the server does not send it."""
-
-    version: str | None
-    devices: tuple[Device, ...]
-
-
-async def attempt(url: str, *, headers: Mapping[str, str] | None = None, timeout: float) -> BackendReport | str:
-    """Query ``/system_stats`` over a connection of its own; return a report, or what is wrong as a sentence.
+async def attempt(url: str, *, headers: Mapping[str, str] | None = None, timeout: float) -> SystemStats | str:
+    """Query ``/system_stats`` over a connection of its own; return the answer, or what is wrong as a sentence.
 
     ``timeout`` is in seconds, for the whole query.
     """
@@ -27,18 +18,17 @@ async def attempt(url: str, *, headers: Mapping[str, str] | None = None, timeout
     timeouts = Timeouts(connect_s=0.8 * timeout, silence_s=timeout, total_s=timeout)
     try:
         async with ComfyClient(url, headers=headers, timeouts=timeouts) as comfy:
-            stats = await comfy.system_stats()
+            return await comfy.system_stats()
     except BackendError as error:
         return error.detail
     except ValueError as error:
         # The address or a header is malformed.
         return str(error)
-    return BackendReport(version=stats.version, devices=stats.devices)
 
 
 async def attempt_all(
     urls: Iterable[str], *, headers: Mapping[str, Mapping[str, str]] = {}, timeout: float
-) -> dict[str, BackendReport | str]:
+) -> dict[str, SystemStats | str]:
     """Probe addresses side by side, within ``timeout`` seconds; ``headers`` are by address."""
     async with asyncio.TaskGroup() as tasks:
         probes = {

@@ -27,7 +27,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The queue's length; goes to every socket, and is each socket's first frame (comfyui-protocol.md, "WebSocket")."""
 
     queue_remaining: int  #: Pending and running prompts together.
-    sid: str | None = None  #: The socket's client id; only in the first frame.
 
 
 class ExecutionStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +148,6 @@ class QueueLength(msgspec.Struct):
 
 class _StatusData(msgspec.Struct):
     status: QueueLength
-    sid: str | None = None
 
 
 class _ExecutedData(msgspec.Struct):
@@ -210,7 +208,7 @@ def _parse_text(frame: str) -> Event | None:
         raise ProtocolError(f"broken frame ({exc})", frame) from exc
     match data:
         case _StatusData():
-            return Status(queue_remaining=data.status.exec_info.queue_remaining, sid=data.sid)
+            return Status(queue_remaining=data.status.exec_info.queue_remaining)
         case _ExecutedData():
             return Executed(prompt_id=data.prompt_id, node=data.node, output=data.output or {})
     event: Event = data
@@ -234,7 +232,8 @@ def _parse_binary(frame: bytes) -> Event | None:
         raise ProtocolError(f"binary frame of {len(frame)} bytes", frame)
     match _uint32(frame, 0):
         case 1:
-            return _preview(frame)
+            # uint32 image type (1 JPEG, 2 PNG), image
+            return Preview(image_type=_image_type(_uint32(frame, 4), frame), image=frame[8:])
         case 4:
             return _preview_with_metadata(frame)
         case _:
@@ -246,11 +245,6 @@ def _uint32(frame: bytes, offset: int) -> int:
         raise ProtocolError(f"binary frame of {len(frame)} bytes is cut short", frame)
     number: int = struct.unpack_from(">I", frame, offset)[0]
     return number
-
-
-def _preview(frame: bytes) -> Preview:
-    """Type 1: uint32 image type (1 JPEG, 2 PNG), image."""
-    return Preview(image_type=_image_type(_uint32(frame, 4), frame), image=frame[8:])
 
 
 def _preview_with_metadata(frame: bytes) -> Preview:

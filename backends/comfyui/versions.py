@@ -1,20 +1,25 @@
 """What a ComfyUI can do, by its version. Pure."""
 
 import re
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Final
 
 _TARGETED_INTERRUPT_SINCE: Final = (0, 3, 57)
 _CALLERS_PROMPT_ID_SINCE: Final = (0, 3, 45)
-_HIDDEN_KEYS_SINCE: Final = (0, 3, 68)
-_PREVIEW_METHOD_SINCE: Final = (0, 5, 0)
-_JOBS_SINCE: Final = (0, 6, 0)
-_CANCEL_SINCE: Final = (0, 26, 0)
-_ASSETS_SINCE: Final = (0, 41, 0)  #: Assets are on unless the command line turns them off.
 
 _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)(.*)", re.DOTALL)
 #: Suffixes of what comes before a release (``0.3.57rc1``, ``0.3.57.dev2``), not after it.
 _BEFORE_RELEASE = re.compile(r"[.\-_]?(a|b|c|rc|alpha|beta|pre|preview|dev)[.\-_]?\d*(?![a-z])", re.IGNORECASE)
+
+
+class Feature(Enum):
+    """What a ComfyUI can do, with the first version that can."""
+
+    HIDDEN_KEYS = (0, 3, 68)  #: Its queue does not show the key of a prompt's partner nodes.
+    PREVIEW_METHOD = (0, 5, 0)  #: A prompt can choose its previews by ``extra_data.preview_method``.
+    JOBS = (0, 6, 0)  #: ``/api/jobs`` shows where a prompt is.
+    CANCEL = (0, 26, 0)  #: ``/api/jobs/{id}/cancel`` stops one prompt and never another.
+    ASSETS = (0, 41, 0)  #: A database of assets is on without an option of the command line.
 
 
 class Limitation(StrEnum):
@@ -38,24 +43,10 @@ def supports_targeted_interrupt(version: str | None) -> bool:
     return release is not None and release > _TARGETED_INTERRUPT_SINCE
 
 
-def hides_keys(version: str | None) -> bool:
-    """Return whether the key of a prompt's partner nodes is not shown in ComfyUI's queue: from 0.3.68."""
-    return _is_from(version, _HIDDEN_KEYS_SINCE)
-
-
-def supports_preview_method(version: str | None) -> bool:
-    """Return whether a prompt can choose its previews by ``extra_data.preview_method``: from 0.5.0."""
-    return _is_from(version, _PREVIEW_METHOD_SINCE)
-
-
-def supports_jobs(version: str | None) -> bool:
-    """Return whether ``/api/jobs`` shows where a prompt is: from 0.6.0."""
-    return _is_from(version, _JOBS_SINCE)
-
-
-def supports_cancel(version: str | None) -> bool:
-    """Return whether ``/api/jobs/{id}/cancel`` stops one prompt and never another: from 0.26.0."""
-    return _is_from(version, _CANCEL_SINCE)
+def has(version: str | None, feature: Feature) -> bool:
+    """Return whether a ComfyUI of this version has a feature; False for an unreadable version."""
+    release, _ = _release(version)
+    return release is not None and release >= feature.value
 
 
 def keeps_prompt_id(version: str | None) -> bool:
@@ -67,11 +58,6 @@ def keeps_prompt_id(version: str | None) -> bool:
     return release is None or release >= _CALLERS_PROMPT_ID_SINCE
 
 
-def has_assets(version: str | None) -> bool:
-    """Return whether a database of assets is on without an option of the command line: after 0.40."""
-    return _is_from(version, _ASSETS_SINCE)
-
-
 def limitations(version: str | None) -> list[str]:
     """Return what the Director cannot do with a ComfyUI of this version, as :class:`Limitation`; none for an unknown one."""
     if not version:
@@ -80,16 +66,10 @@ def limitations(version: str | None) -> list[str]:
         return [Limitation.NO_JOBS]
     lacks = {
         Limitation.NO_STOP: not supports_targeted_interrupt(version),
-        Limitation.NO_PREVIEWS: not supports_preview_method(version),
-        Limitation.STEPWISE_STOP: supports_targeted_interrupt(version) and not supports_cancel(version),
+        Limitation.NO_PREVIEWS: not has(version, Feature.PREVIEW_METHOD),
+        Limitation.STEPWISE_STOP: supports_targeted_interrupt(version) and not has(version, Feature.CANCEL),
     }
     return [one for one, is_lacking in lacks.items() if is_lacking]
-
-
-def _is_from(version: str | None, first: tuple[int, int, int]) -> bool:
-    """Return whether a version is readable and not below ``first``."""
-    release, _ = _release(version)
-    return release is not None and release >= first
 
 
 def _release(version: str | None) -> tuple[tuple[int, int, int] | None, str]:

@@ -20,9 +20,10 @@ the answer of GET /node_replacements of ComfyUI 0.33.0.
 import copy
 import gzip
 import json
-from collections.abc import Iterable
+import tomllib
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from backends.simulator import releases
@@ -31,34 +32,9 @@ from backends.simulator.releases import Release
 
 NodeSpec = dict[str, Any]
 
-#: Classes of 0.3.64 that 0.33.0 does not have.
-_DROPPED = (
-    "Load3DAnimation", "LoadImageSetFromFolderNode", "LoadImageTextSetFromFolderNode", "Preview3DAnimation",
-    "SaveLoRANode",
-)  # fmt: skip
-
-PARTNER = "TestPartner"  #: The class of the partner node.
-_PARTNER_INPUTS: NodeSpec = {
-    "required": {
-        "seed": ["INT", {"default": 0, "min": 0, "max": 2**64 - 1}],
-        "seconds": ["FLOAT", {"default": 0.1, "min": 0.0, "max": 600.0}],
-    },
-    "hidden": {"auth_token": "AUTH_TOKEN_COMFY_ORG", "comfy_api_key": "API_KEY_COMFY_ORG"},
-}
-_PARTNER_SPEC: NodeSpec = {
-    "input": _PARTNER_INPUTS,
-    "input_order": {category: list(inputs) for category, inputs in _PARTNER_INPUTS.items()},
-    "output": ["IMAGE"],
-    "output_is_list": [False],
-    "output_name": ["IMAGE"],
-    "name": PARTNER,
-    "display_name": PARTNER,
-    "description": "",
-    "python_module": "custom_nodes.testnodes",
-    "category": "api node/image/Test",
-    "output_node": False,
-    "api_node": True,
-}
+#: What is not in the recordings, or is only in the older one: classes.
+LISTED: dict[str, Any] = tomllib.loads(Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8"))
+PARTNER: str = LISTED["partner_node"]["name"]  #: The class of the partner node.
 
 
 class Input(NamedTuple):
@@ -81,9 +57,10 @@ class Catalog:
     def __init__(self, folders: Folders, checkpoints: tuple[str, ...], release: Release) -> None:
         self._folders = folders
         self._checkpoints = list(checkpoints)
-        self._known: dict[str, NodeSpec] = recorded("object_info") | {PARTNER: _PARTNER_SPEC}
+        self._known: dict[str, NodeSpec] = recorded("object_info") | {PARTNER: LISTED["partner_node"]}
         if release >= releases.RECORDED:
-            self._known = {name: _newer(spec) for name, spec in self._known.items() if name not in _DROPPED}
+            dropped = LISTED["dropped_classes"]
+            self._known = {name: _newer(spec) for name, spec in self._known.items() if name not in dropped}
 
     def __contains__(self, class_type: object) -> bool:
         return class_type in self._known
@@ -145,15 +122,12 @@ def _is_checkpoint_list(choices: Any) -> bool:
 
 @cache
 def _classes_with_files() -> frozenset[str]:
-    return frozenset(name for name, spec in recorded("object_info").items() if _has_files(spec))
-
-
-def _has_files(spec: NodeSpec) -> bool:
-    inputs = (spec["input"].get(category, {}) for category in ("required", "optional"))
-    return any(
-        _is_checkpoint_list(declared[0]) or _options(declared).get("image_upload")
-        for entries in inputs
-        for declared in entries.values()
+    return frozenset(
+        name
+        for name, spec in recorded("object_info").items()
+        for category in ("required", "optional")
+        for declared in spec["input"].get(category, {}).values()
+        if _is_checkpoint_list(declared[0]) or _options(declared).get("image_upload")
     )
 
 
@@ -162,23 +136,12 @@ def _options(declared: list[Any]) -> dict[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-class Call(NamedTuple):
-    """A function as its errors name it ("SaveImage.save_images"), and its further parameters."""
+def call_of(class_type: str) -> list[str]:
+    """Return a class's function as its errors name it ("SaveImage.save_images"), and its further parameters.
 
-    function: str
-    also: frozenset[str]
-
-    def refused(self, names: Iterable[str]) -> str | None:
-        """The first of some undeclared names that the function doesn't take, or None."""
-        if "**" in self.also:
-            return None
-        return next((name for name in names if name not in self.also), None)
-
-
-def call_of(class_type: str) -> Call:
-    """The call of a class. Raises KeyError."""
-    function, *also = [f"{PARTNER}.run"] if class_type == PARTNER else recorded("calls")[class_type]
-    return Call(function, frozenset(also))
+    Raises KeyError.
+    """
+    return [f"{PARTNER}.run"] if class_type == PARTNER else recorded("calls")[class_type]
 
 
 def replace_nodes(prompt: Any, catalog: Catalog, release: Release) -> None:

@@ -1,8 +1,16 @@
-"""Runs one prompt as ComfyUI does: order of nodes, cache, frames, and the ways it can end."""
+"""Runs one prompt after another as ComfyUI does: order of nodes, cache, frames, and the ways it can end.
 
+The worker dies of some prompts (comfyui-protocol.md, trap 1).
+"""
+
+from __future__ import annotations
+
+import asyncio
 import copy
+import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from backends.simulator import nodes, releases
@@ -10,7 +18,7 @@ from backends.simulator.cache import NodeCache, Ui
 from backends.simulator.catalog import Catalog, call_of
 from backends.simulator.graph import ExecutionOrder, Graph, Node, is_link
 from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, Progress, PromptRun
-from backends.simulator.prompt_queue import HistoryEntry, Item
+from backends.simulator.prompt_queue import HistoryEntry, Item, identity
 from backends.simulator.sampling import SAMPLERS
 from backends.simulator.server_state import Interrupted, ServerState
 from backends.simulator.values import Blocker, theme_of
@@ -306,10 +314,10 @@ def _resolve(value: Any, cache: NodeCache) -> Any:
 
 def _refuse_undeclared(class_type: str, given: dict[str, Any], catalog: Catalog) -> None:
     """Raise the TypeError of a call with an argument that the class's function doesn't take."""
-    declared = catalog.inputs(class_type)
-    call = call_of(class_type)
-    if (name := call.refused(name for name in given if name not in declared)) is not None:
-        raise TypeError(f"{call.function}() got an unexpected keyword argument '{name}'")
+    function, *taken = call_of(class_type)
+    unknown = [name for name in given if name not in (*catalog.inputs(class_type), *taken)]
+    if unknown and "**" not in taken:
+        raise TypeError(f"{function}() got an unexpected keyword argument '{unknown[0]}'")
 
 
 def _refuse_constants(class_type: str, given: dict[str, Any], catalog: Catalog) -> None:
@@ -335,3 +343,49 @@ def _type_name(error: Exception) -> str:
         return kind.__qualname__
     own = kind.__module__.startswith("backends.")
     return "Exception" if own else f"{kind.__module__}.{kind.__qualname__}"
+
+
+logger = logging.getLogger(__name__)
+
+
+async def work(state: ServerState) -> None:
+    """Run prompts until a fault ends ComfyUI's worker thread; HTTP requests are still served."""
+    try:
+        while True:
+            await state.queue.wake.wait()
+            state.queue.wake.clear()
+            _tidy(state)
+            while state.queue.pending:
+                await _run_next(state)
+                _tidy(state)
+    except Exception:
+        logger.warning("%s: the worker died", state.config.name, exc_info=True)
+
+
+async def _run_next(state: ServerState) -> None:
+    task, item = state.queue.get()
+    await asyncio.sleep(0)  # an interrupt that comes in here is lost (comfyui-protocol.md, trap 4)
+    facts = identity(item[1], item[3]) | {"extra_data": item[3]}
+    if fault := state.faults.take("slow_start", **facts):
+        await asyncio.sleep(fault["seconds"])
+    execution = Execution(state, item)
+    entry = await execution.go()
+    await state.apply_due_faults("finishing", **facts)
+    fault = state.faults.take("late_history", **facts)
+    # At 0, too, execution_success leaves before the history (comfyui-protocol.md, trap 3).
+    await asyncio.sleep(fault["seconds"] if fault else 0)
+    is_late = state.faults.take("late_history_entry", **facts)
+    if is_late:
+        state.later(is_late["seconds"], partial(state.queue.remember, entry))
+    state.queue.finish(task, None if is_late or state.faults.take("no_history", **facts) else entry)
+    if state.client_id is not None:
+        data = {"node": None, "prompt_id": execution.prompt_id}
+        state.hub.send("executing", data, state.client_id)
+    await state.apply_due_faults("ended", **facts)
+
+
+def _tidy(state: ServerState) -> None:
+    if state.free_requested:
+        state.free_requested = False
+        state.cache.forget()
+        state.node_succeeded = True

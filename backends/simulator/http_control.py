@@ -1,10 +1,8 @@
 """The simulator's own routes: inject faults, read its state.
 
     POST   /simulator/faults  {"name": "node_error", "message": "…", "count": 1}, or a list of such
-    GET    /simulator/faults  {"orders": […], "catalogue": {name: {"help", "options"}}}
     DELETE /simulator/faults  withdraws all orders; ?name=X those of one name
     GET    /simulator/state   the ids of its prompts
-    GET    /simulator/audit-log entries from index ?since=N
 
 Wrong orders: 400 {"error": "what is allowed"}. No fault reaches these routes.
 """
@@ -13,7 +11,7 @@ import json
 
 from aiohttp import web
 
-from backends.simulator.faults import KINDS, FaultError
+from backends.simulator.faults import FaultError
 from backends.simulator.server_state import STATE
 
 routes = web.RouteTableDef()
@@ -31,16 +29,9 @@ async def order(request: web.Request) -> web.Response:
         faults = [state.faults.inject(**one) for one in orders]
     except (FaultError, json.JSONDecodeError, UnicodeDecodeError) as error:
         return web.json_response({"error": str(error)}, status=400)
-    answer = web.json_response({"orders": [fault.report() for fault in faults]})
     if any(fault.options.get("at") == "now" for fault in faults):
         state.spawn(state.apply_due_faults("now"))
-    return answer
-
-
-@routes.get("/simulator/faults")
-async def orders(request: web.Request) -> web.Response:
-    catalogue = {name: kind._asdict() for name, kind in KINDS.items()}
-    return web.json_response({"orders": request.app[STATE].faults.report(), "catalogue": catalogue})
+    return web.Response()
 
 
 @routes.delete("/simulator/faults")
@@ -54,10 +45,3 @@ async def state(request: web.Request) -> web.Response:
     queue = request.app[STATE].queue
     running = [item[1] for item in queue.running.values()]
     return web.json_response({"pending": [item[1] for item in queue.pending], "running": running})
-
-
-@routes.get("/simulator/audit-log")
-async def entries(request: web.Request) -> web.Response:
-    since = int(request.rel_url.query.get("since", 0))
-    shown = request.app[STATE].audit_log.entries[since:]
-    return web.json_response(shown, dumps=lambda value: json.dumps(value, default=str))

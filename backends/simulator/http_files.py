@@ -7,11 +7,9 @@ import os
 from typing import Any
 
 from aiohttp import web
-from PIL import Image
 
 from backends.simulator import releases
 from backends.simulator.folders import Folders, annotated, is_within
-from backends.simulator.pictures import encode
 from backends.simulator.server_state import STATE
 
 routes = web.RouteTableDef()
@@ -29,16 +27,9 @@ async def view(request: web.Request) -> web.StreamResponse:
     if isinstance(found, int):
         return web.Response(status=found)
     path, name = found
-    query = request.rel_url.query
     headers = {"Content-Disposition": f'filename="{name}"'}
     if is_newer := state.config.release >= releases.SAFE_VIEW:
         headers["X-Content-Type-Options"] = "nosniff"
-    if "preview" in query:
-        kind, data = await state.run_in_thread(_preview, path, query["preview"], query.get("channel", ""))
-        return web.Response(body=data, content_type=f"image/{kind}", headers=headers)
-    if query.get("channel") in ("rgb", "a"):
-        data = await state.run_in_thread(_channel, path, query["channel"])
-        return web.Response(body=data, content_type="image/png", headers=headers)
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     if is_newer and kind in _ATTACHMENTS:
         headers["Cache-Control"] = "no-store"
@@ -73,26 +64,6 @@ def _find(request: web.Request, folders: Folders) -> tuple[str, str] | int:
     name = os.path.basename(name)
     path = os.path.join(folder, name)
     return (path, name) if os.path.isfile(path) else 404
-
-
-def _preview(path: str, wanted: str, channel: str) -> tuple[str, bytes]:
-    """(image format, bytes) of a smaller encoding: "webp;90", "jpeg;50"."""
-    parts = wanted.split(";")
-    kind = parts[0] if parts[0] in ("webp", "jpeg") and "a" not in channel else "webp"
-    quality = int(parts[-1]) if parts[-1].isdigit() else 90
-    with Image.open(path) as image:
-        shown = image.convert("RGB") if kind == "jpeg" or channel == "rgb" else image.copy()
-    return kind, encode(shown, kind, quality=quality)
-
-
-def _channel(path: str, channel: str) -> bytes:
-    with Image.open(path) as image:
-        if channel == "rgb":
-            return encode(image.convert("RGB"), "png")
-        shown = Image.new("RGBA", image.size)
-        opaque = Image.new("L", image.size, 255)
-        shown.putalpha(image.getchannel("A") if image.mode == "RGBA" else opaque)
-        return encode(shown, "png")
 
 
 @routes.post("/upload/image")

@@ -1,72 +1,27 @@
-"""The routes that describe the server: nodes, models, memory, features (comfyui-protocol.md, "HTTP")."""
+"""The routes that describe the server: nodes, memory, features (comfyui-protocol.md, "HTTP")."""
 
 import os
 import platform
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
 from backends.simulator import releases
 from backends.simulator.catalog import recorded
-from backends.simulator.config import Config
 from backends.simulator.server_state import STATE
 
 routes = web.RouteTableDef()
-internal_routes = web.RouteTableDef()  # for ComfyUI's own web page; not doubled under /api
 
 _GIB = 1024**3
 _RAM = 32 * _GIB
-_FOLDERS = (
-    "checkpoints", "configs", "loras", "vae", "text_encoders", "diffusion_models", "clip_vision", "style_models",
-    "embeddings", "diffusers", "vae_approx", "controlnet", "gligen", "upscale_models", "latent_upscale_models",
-    "custom_nodes", "datasets", "hypernetworks", "photomaker", "classifiers", "model_patches", "audio_encoders",
-    "background_removal", "frame_interpolation", "geometry_estimation", "optical_flow", "detection",
-)  # fmt: skip
-_NEWER_FOLDERS = frozenset({"latent_upscale_models", "datasets", *_FOLDERS[22:]})
-_ASSETS_ARE_OFF = "Assets system is disabled. Start the server with --enable-assets to use this feature."
 #: The packages of ComfyUI that /system_stats names, with their versions.
 _PACKAGES = {"comfyui-frontend-package": "1.49.6", "comfyui-workflow-templates": "0.11.44"}
 
 
-def _paths(config: Config) -> dict[str, list[str]]:
-    """The folders of models, by name."""
-    is_newer = config.release >= releases.RECORDED
-    names = (name for name in _FOLDERS if is_newer or name not in _NEWER_FOLDERS)
-    return {name: [f"/opt/ComfyUI/models/{name}"] for name in names}
-
-
-def _listed(config: Config) -> list[dict[str, Any]]:
-    found = _paths(config).items()
-    return [{"name": name, "folders": paths} for name, paths in found if name not in ("configs", "custom_nodes")]
-
-
-def _answer(table: web.RouteTableDef, path: str, answer: Callable[[Config], Any]) -> None:
-    @table.get(path)
-    async def route(request: web.Request) -> web.Response:
-        return web.json_response(answer(request.app[STATE].config))
-
-
-_answer(routes, "/features", lambda config: config.features)
-_answer(routes, "/models", lambda config: list(_paths(config)))
-_answer(routes, "/experiment/models", _listed)
-_answer(routes, "/users", lambda _: {"storage": "server", "migrated": False})
-for _path in ("/embeddings", "/extensions"):
-    _answer(routes, _path, lambda _: [])
-for _path in ("/settings", "/workflow_templates", "/i18n"):
-    _answer(routes, _path, lambda _: {})
-_answer(internal_routes, "/internal/logs/raw", lambda _: {"entries": [], "size": {"cols": 80, "rows": 24}})
-_answer(internal_routes, "/internal/folder_paths", _paths)
-
-
-async def assets(_request: web.Request) -> web.Response:
-    """The answer of every route of the assets, which are switched off."""
-    error = {"code": "SERVICE_DISABLED", "message": _ASSETS_ARE_OFF, "details": {}}
-    return web.json_response({"error": error}, status=503)
-
-
-asset_routes = [web.route("*", path, assets) for path in ("/api/assets{rest:.*}", "/api/tags")]
+@routes.get("/features")
+async def features(request: web.Request) -> web.Response:
+    return web.json_response(request.app[STATE].config.features)
 
 
 @routes.get("/object_info")
@@ -123,32 +78,7 @@ async def system_stats(request: web.Request) -> web.Response:
     return web.json_response({"system": system, "devices": [device]})
 
 
-@routes.get("/models/{folder}")
-async def models(request: web.Request) -> web.Response:
-    folder = request.match_info["folder"]
-    if folder not in _paths(request.app[STATE].config):
-        return web.Response(status=404)
-    checkpoints = list(request.app[STATE].config.checkpoints)
-    return web.json_response(checkpoints if folder == "checkpoints" else [])
-
-
-@routes.get("/view_metadata/{folder}")
-async def model_metadata(request: web.Request) -> web.Response:
-    known = request.match_info["folder"] == "checkpoints"
-    name = request.rel_url.query.get("filename", "")
-    if not known or name not in request.app[STATE].config.checkpoints:
-        return web.Response(status=404)
-    return web.json_response({"note": "random weights for tests", "format": "pt"})
-
-
-@routes.get("/userdata")
-async def userdata(_request: web.Request) -> web.Response:
-    return web.Response(status=404, text="Directory not found")
-
-
 @routes.get("/")
 async def root(request: web.Request) -> web.Response:
-    name = request.app[STATE].config.name
-    title = "<!doctype html><html><head><title>ComfyUI</title></head>"
-    text = f"<h1>{name}</h1><p>A simulated ComfyUI on Python {sys.version_info.major}.</p>"
-    return web.Response(text=f"{title}<body>{text}</body></html>", content_type="text/html")
+    text = f"<!doctype html><title>ComfyUI</title><h1>{request.app[STATE].config.name}</h1><p>A simulated ComfyUI."
+    return web.Response(text=text, content_type="text/html")

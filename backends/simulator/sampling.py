@@ -68,10 +68,6 @@ def _previews_per_second(ctx: NodeContext) -> float:
     return config.preview_fps or (math.inf if method in ("auto", "latent2rgb", "taesd") else 0.0)
 
 
-def shared_step_seconds(ctx: NodeContext, steps: int) -> float:
-    return ctx.state.config.seconds / max(1, ctx.run.samplers) / steps
-
-
 def steps_of(ctx: NodeContext, wanted: Any) -> int:
     steps = ctx.state.config.steps or wanted
     return max(1, int(steps)) if isinstance(steps, int | float) else 20
@@ -85,7 +81,8 @@ async def ksampler(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
         seed = noise.seed
     done = Latent(latent.width, latent.height, latent.batch_size, seed, ctx.run.theme)
     steps = steps_of(ctx, inputs.get("steps"))
-    await sample(ctx, Plan(steps, shared_step_seconds(ctx, steps), done.pictures()[0]))
+    step_seconds = ctx.state.config.seconds / max(1, ctx.run.samplers) / steps
+    await sample(ctx, Plan(steps, step_seconds, done.pictures()[0]))
     return Outcome((done, done))
 
 

@@ -78,15 +78,12 @@ class ServerState:
 
     def __post_init__(self) -> None:
         self.hub = Hub()
-        self.queue = PromptQueue(self.audit_log, self._send_depth)
+        self.queue = PromptQueue(self.audit_log, lambda: self.hub.send("status", {"status": self.status()}))
         self.cache = NodeCache(self.catalog, lambda node: changed(node, self.folders))
 
     def status(self) -> dict[str, Any]:
         remaining = len(self.queue.pending) + len(self.queue.running)
         return {"exec_info": {"queue_remaining": remaining}}
-
-    def _send_depth(self) -> None:
-        self.hub.send("status", {"status": self.status()})
 
     def later(self, seconds: float, work: Callable[[], object]) -> None:
         """Call a function after some seconds, unless this process has ended by then."""

@@ -66,15 +66,6 @@ class Latent:
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
-    """An AUDIO: a silence of so many seconds."""
-
-    duration: float
-    sample_rate: int
-    channels: int
-
-
-@dataclass(frozen=True, slots=True)
 class Film:
     """A VIDEO."""
 

@@ -1,4 +1,4 @@
-"""Commands that change groups: ``retry``, ``move``, ``cancel``; and ``open``."""
+"""Commands that change groups: ``retry``, ``move``, ``cancel``, ``rename``, ``archive``, ``delete``; and ``open``."""
 
 import webbrowser
 from collections.abc import Iterator, Sequence
@@ -6,18 +6,16 @@ from pathlib import Path
 
 import click
 
-from director.cli import environment, option_types, selection
+from director.cli import environment, option_types, selection, text
 from director.cli.connection import Connection, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option
-from director.cli.exit_status import Status
+from director.cli.exit_status import CommandError, Status
 from director.cli.watch import watch_to_end
-from director.client import CancelResult, Director, GroupNotFinished, RetryOptions, RetryResult
+from director.client import CancelResult, Deletion, Director, GroupNotFinished, RetryOptions, RetryResult
 from jobgroups.domain.text import pluralize
 
 
-@click.command(
-    epilog="\b\nExamples:\n  director cancel jg_0c1d9a77e3f2\n  director cancel jg_0c1d9a77e3f2 --job j_91ce44d07b3a\n"
-)
+@click.command
 @click.argument("group_ids", metavar="ID...", type=option_types.identifier, nargs=-1, required=True)
 @option_types.jobs_option
 @with_connection
@@ -28,16 +26,10 @@ def cancel(connection: Connection, group_ids: Sequence[str], jobs: Sequence[str]
     """
     if jobs and len(group_ids) != 1:
         raise click.UsageError("--job needs exactly one group.")
-    done: list[tuple[str, CancelResult]] = []
-    try:
-        with connection.director() as director:
-            for name in jobs or group_ids:
-                result = director.cancel_job(group_ids[0], name) if jobs else director.cancel(name)
-                done.append((name, result))
-    finally:
-        # Also after a refusal: the groups before it are cancelled.
-        raw = [{"id": name, **result.raw} for name, result in done]
-        connection.show(raw, [_cancelled(name, result) for name, result in done])
+    with connection.results() as done, connection.director() as director:
+        for name in jobs or group_ids:
+            result = director.cancel_job(group_ids[0], name) if jobs else director.cancel(name)
+            done.append(({"id": name, **result.raw}, _cancelled(name, result)))
 
 
 def _cancelled(name: str, result: CancelResult) -> str:
@@ -48,11 +40,7 @@ def _cancelled(name: str, result: CancelResult) -> str:
     )
 
 
-@click.command(
-    epilog="\b\nExamples:\n  director retry jg_0c1d9a77e3f2 --watch"
-    "\n  director retry jg_0c1d9a77e3f2 --job j_91ce44d07b3a --where other"
-    "\n  director retry jg_0c1d9a77e3f2 --job j_91ce44d07b3a --backend gpu-3\n"
-)
+@click.command
 @option_types.group_id_argument
 @option_types.jobs_option
 @click.option(
@@ -81,7 +69,7 @@ def retry(
     elsewhere: str | None,
     is_watched: bool,
     folder: Path | None,
-    name: str,
+    file_name: str,
 ) -> int:
     """Retry the failed jobs of the finished group ID, with the same seeds.
 
@@ -90,7 +78,7 @@ def retry(
     """
     if sum(option is not None for option in (where, backend, elsewhere)) > 1:
         raise click.UsageError("Use one of --where, --backend and --elsewhere.")
-    options = DownloadOptions(folder, name)
+    options = DownloadOptions(folder, file_name)
     with connection.director() as director:
         policy = RetryOptions(retry_elsewhere=elsewhere, by=environment.submitter())
         if backend is not None:
@@ -128,7 +116,7 @@ def _retried(result: RetryResult) -> str:
     return f"{group_id}: {number} queued again{had}, run {result.run}. See: director watch {group_id}{moved}"
 
 
-@click.command(epilog="\b\nExamples:\n  director move jg_0c1d9a77e3f2 j_91ce44d07b3a gpu-3\n")
+@click.command
 @option_types.group_id_argument
 @click.argument("job_id", metavar="JOB", type=option_types.identifier)
 @click.argument("backend", metavar="BACKEND")
@@ -149,7 +137,62 @@ def move(connection: Connection, group_id: str, job_id: str, backend: str) -> No
     connection.show(result.raw, [line])
 
 
-@click.command("open", epilog="\b\nExamples:\n  director open jg_0c1d9a77e3f2\n  director open\n")
+@click.command
+@option_types.group_id_argument
+@click.argument("name", metavar="NAME")
+@with_connection
+def rename(connection: Connection, group_id: str, name: str) -> None:
+    """Set the name of the group ID. An empty NAME removes it: the prompt names the group again."""
+    with connection.director() as director:
+        group = director.rename(group_id, name)
+    connection.show(group.raw, [f"{group_id} is called {text.plain_line(group.title)}."])
+
+
+@click.command
+@click.argument("group_ids", metavar="ID...", type=option_types.identifier, nargs=-1, required=True)
+@click.option("--undo", is_flag=True, help="Move them back into the lists.")
+@with_connection
+def archive(connection: Connection, group_ids: Sequence[str], undo: bool) -> None:
+    """Move groups out of the lists. They continue, and are kept as long as others."""
+    state = "in the lists again" if undo else "archived"
+    with connection.results() as done, connection.director() as director:
+        for name in group_ids:
+            group = director.archive(name, archived=not undo)
+            done.append((group.raw, f"{group.job_group_id} is {state}."))
+
+
+@click.command
+@click.argument("group_ids", metavar="ID...", type=option_types.identifier, nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Delete without a question.")
+@with_connection
+def delete(connection: Connection, group_ids: Sequence[str], yes: bool) -> None:
+    """Delete groups that have ended: their jobs, events and the files that the Director has captured.
+
+    First it shows what is deleted, and asks. Files at the backends stay there.
+    """
+    with connection.results() as done, connection.director() as director:
+        if not yes:
+            for group_id in group_ids:
+                title = text.plain_line(director.status(group_id, jobs=False).title)
+                click.echo(f"{group_id} {title}: {_deletion(director.deletion(group_id))}", err=True)
+            try:
+                click.confirm(f"Delete {pluralize(len(group_ids), 'group')}?", err=True, abort=True)
+            except click.Abort:
+                hint = "With --yes there is no question."
+                raise CommandError("Nothing was deleted.", Status.INTERRUPTED, hint=hint) from None
+        for group_id in group_ids:
+            result = director.delete(group_id)
+            done.append(({"id": group_id, **result.raw}, f"{group_id} is deleted: {_deletion(result)}"))
+
+
+def _deletion(what: Deletion) -> str:
+    starred = f" ({what.starred} with a star)" if what.starred else ""
+    kept = " Files at the backends stay." if what.kept_at_backends else ""
+    size = f" of {what.bytes / 2**20:.1f} MiB" if what.files else ""
+    return f"{pluralize(what.jobs, 'job')}{starred}, {pluralize(what.files, 'file')}{size}.{kept}"
+
+
+@click.command("open")
 @click.argument("group_id", metavar="[ID]", type=option_types.identifier, required=False)
 @click.option("--print", "only_print", is_flag=True, help="Print the address only.")
 @with_connection

@@ -4,7 +4,9 @@ import difflib
 import importlib
 import io
 import sys
+import tomllib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -14,35 +16,15 @@ from director.cli import option_types, output
 from director.cli.environment import is_colourless
 from director.cli.exit_status import CommandError, Status, usage_error
 
-#: Name → module and function, and a description.
-_CLIENT: Final = {
-    "submit": ("director.cli.submit:submit", "Submit a workflow: jobs for any free backend."),
-    "check": ("director.cli.check:check", "Show which backends can execute a workflow."),
-    "watch": ("director.cli.groups:watch", "Watch a group to its end."),
-    "list": ("director.cli.groups:list_", "List groups, newest first."),
-    "show": ("director.cli.groups:show", "Show a group, its jobs and their errors."),
-    "save": ("director.cli.groups:save", "Save the output files of a group."),
-    "provenance": ("director.cli.groups:provenance", "Print how a job or a PNG was made."),
-    "retry": ("director.cli.actions:retry", "Retry failed jobs."),
-    "move": ("director.cli.actions:move", "Move a queued job to another backend."),
-    "cancel": ("director.cli.actions:cancel", "Cancel groups, or jobs of one."),
-    "open": ("director.cli.actions:open_", "Open a group's page in the browser."),
-    "events": ("director.cli.groups:events", "Print the events of a group."),
-    "assets": ("director.cli.assets:assets", "Input files at the Director: upload, list, delete."),
-    "failures": ("director.cli.failures:failures", "Recent failures by cause and backend."),
-    "backends": ("director.cli.backends:backends", "The ComfyUIs: list, add, pause, test …"),
-}
-#: Management commands, which ``director.__main__`` runs with Django.
-_LOCAL: Final = {
-    "serve": "Run the Director: API, pages and runner.",
-    "runner": "Run a runner in its own process.",
-    "doctor": "Check this installation.",
-    "purge": "Delete old groups.",
-    "capture": "Copy outputs that the Director does not have.",
-    "simulate": "Serve ComfyUIs without a GPU.",
-    "demo": "Three images from three simulated GPUs.",
-    "manage": "Any other management command: director manage migrate",
-}
+_COMMANDS: Final[dict[str, dict[str, Any]]] = tomllib.loads(
+    Path(__file__).with_name("commands.toml").read_text(encoding="utf-8")
+)
+_CLIENT: Final = _COMMANDS["running"]
+_LOCAL: Final = _COMMANDS["host"]
+
+
+def _examples(lines: Sequence[str]) -> str:
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
 class Commands(click.Group):
@@ -54,9 +36,14 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _CLIENT:
             return None
-        module, _, name = _CLIENT[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), name)
-        assert isinstance(command, click.Command)  # noqa: S101 the table above names commands
+        known = _CLIENT[cmd_name]
+        module, _, name = known["runs"].partition(":")
+        command = getattr(importlib.import_module(f"director.cli.{module}"), name)
+        assert isinstance(command, click.Command)  # noqa: S101 the file names commands
+        command.epilog = _examples(known["examples"])
+        if isinstance(command, click.Group):
+            for name, examples in known.get("commands", {}).items():
+                command.commands[name].epilog = _examples(examples)
         return command
 
     def resolve_command(
@@ -70,7 +57,7 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("With a running Director"):
-            formatter.write_dl([(name, text) for name, (_, text) in _CLIENT.items()])
+            formatter.write_dl([(name, known["summary"]) for name, known in _CLIENT.items()])
         with formatter.section("On this host"):
             formatter.write_dl(list(_LOCAL.items()))
 

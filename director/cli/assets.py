@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -12,16 +12,8 @@ from director.cli.exit_status import usage_error
 from director.client import Asset, Director
 from jobgroups.workflow.assets import FILE_INPUTS
 
-_EXAMPLES: Final = """\
-\b
-Examples:
-  director assets upload cat.png mask.png
-  director assets list
-  director assets delete 2f1c8a34-5b0d-4c52-9a3e-0c7f3f1f5a11
-"""
 
-
-@click.group(epilog=_EXAMPLES)
+@click.group
 @option_types.connection_options
 def assets() -> None:
     """Input files that are stored at the Director and sent to the backends of a job."""

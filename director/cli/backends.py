@@ -16,10 +16,6 @@ _GIB: Final = 1024**3
 _UNLIMITED: Final = 1000
 
 
-def _examples(*lines: str) -> str:
-    return "\n".join(["\b", "Examples:", *(f"  director backends {line}" for line in lines)])
-
-
 class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands, each with its whole first sentence: click cuts it at one line."""
@@ -39,12 +35,7 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(
-    cls=Commands,
-    invoke_without_command=True,
-    epilog="\b\nExamples:\n  director backends\n  director backends add 192.168.100.6:8188 --tag 24gb"
-    '\n  director backends pause 24gb --reason "driver update"\n  director backends resume gpu-2\n',
-)
+@click.group(cls=Commands, invoke_without_command=True)
 @option_types.connection_options
 @click.pass_context
 def backends(ctx: click.Context) -> None:
@@ -56,7 +47,7 @@ def backends(ctx: click.Context) -> None:
         ctx.invoke(list_, names=())
 
 
-@backends.command("list", epilog=_examples("list", "list 24gb", "list gpu-1 gpu-2 --json"))
+@backends.command("list")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @with_connection
 def list_(connection: Connection, names: Sequence[str]) -> None:
@@ -98,11 +89,7 @@ def _since(backend: Backend) -> str:
     return f"since {text.local(backend.status_since)}"
 
 
-@backends.command(
-    epilog=_examples(
-        "add 192.168.100.6:8188 --id attic --tag 8gb", 'add https://farm.example/gpu-7 --name "The one upstairs"'
-    )
-)
+@backends.command()
 @click.argument("url")
 @click.option("--id", "backend_id", help="Its id (default: derived from host and port).")
 @click.option("--name", help="Display name.")
@@ -137,7 +124,7 @@ def _headers(pairs: Sequence[str]) -> dict[str, str]:
     return {name.strip(): value for name, _, value in parts}
 
 
-@backends.command(epilog=_examples("find", "find --add"))
+@backends.command()
 @click.option("--add", "is_added", is_flag=True, help="Register those that are not registered.")
 @with_connection
 def find(connection: Connection, is_added: bool) -> None:
@@ -167,7 +154,7 @@ def _line(comfyui: Found, state: str) -> str:
     return "  ".join(filter(None, [comfyui.url, version, _memory(comfyui), state]))
 
 
-@backends.command(epilog=_examples("found", "found --add localhost:8198", "found --ignore localhost:8199"))
+@backends.command()
 @click.option("--add", "added", multiple=True, metavar="URL", help="Register this one.")
 @click.option("--ignore", "ignored", multiple=True, metavar="URL", help="Stop offering it.")
 @click.option("--unignore", "unignored", multiple=True, metavar="URL", help="Offer it again.")
@@ -191,7 +178,7 @@ def found(connection: Connection, added: Sequence[str], ignored: Sequence[str], 
         click.echo("Discovery found no other ComfyUI.", err=True)
 
 
-@backends.command(epilog=_examples("test gpu-1", "test 192.168.100.6:8188"))
+@backends.command()
 @click.argument("name", metavar="URL|NAME")
 @with_connection
 def test(connection: Connection, name: str) -> int:
@@ -207,7 +194,7 @@ def test(connection: Connection, name: str) -> int:
     return int(Status.OK if all(result.ok for result in results) else Status.FAILED)
 
 
-@backends.command(epilog=_examples("exclusions gpu-1", "exclusions gpu-1 --lift", "exclusions gpu-1 --lift 12"))
+@backends.command()
 @click.argument("name")
 @click.option(
     "--lift",
@@ -238,7 +225,7 @@ def exclusions(connection: Connection, name: str, lift: str | None) -> None:
 _NAMES: Final = click.argument("names", metavar="NAME...", nargs=-1, required=True)
 
 
-@backends.command(epilog=_examples("remove attic"))
+@backends.command()
 @_NAMES
 @with_connection
 def remove(connection: Connection, names: Sequence[str]) -> None:
@@ -255,25 +242,21 @@ _REASON: Final = click.option("--reason", help="The reason, for other users.")
 _NOW: Final = click.option("--now", is_flag=True, help="Evict the running jobs: they run later.")
 
 
-def _change(
-    *options: Callable[[Any], Any], examples: Sequence[str]
-) -> Callable[[Callable[..., Backend]], click.Command]:
+def _change(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Backend]], click.Command]:
     """Make a function that changes one backend a command that changes each NAME; ``options`` are its arguments."""
 
     def decorate(change: Callable[..., Backend]) -> click.Command:
         @functools.wraps(change)
         def command(connection: Connection, *, names: Sequence[str], **values: Any) -> None:
-            done: list[Backend] = []
             with connection.director() as director:
                 named = selection.by_name(names, director.backends())
-                try:
-                    done.extend(change(director, one.backend_id, **values) for one in named)
-                finally:
-                    # Also after a refusal: the backends before it are changed.
-                    connection.show([one.raw for one in done], _states(done))
+                with connection.results() as done:
+                    for one in named:
+                        changed = change(director, one.backend_id, **values)
+                        done.append((changed.raw, "\n".join(_states([changed]))))
 
         decorated = _NAMES(functools.reduce(lambda f, option: option(f), reversed(options), command))
-        return backends.command(epilog=_examples(*examples))(with_connection(decorated))
+        return backends.command()(with_connection(decorated))
 
     return decorate
 
@@ -290,56 +273,49 @@ def _states(backends: Sequence[Backend]) -> list[str]:
     return lines
 
 
-@_change(examples=("enable gpu-3", "enable 24gb"))
+@_change()
 def enable(director: Director, backend_id: str) -> Backend:
     """Send backends jobs again."""
     return director.update_backend(backend_id, enabled=True)
 
 
-@_change(examples=("disable gpu-3",))
+@_change()
 def disable(director: Director, backend_id: str) -> Backend:
     """Disable backends: running jobs finish, queued jobs fail. See also drain, pause."""
     return director.update_backend(backend_id, enabled=False)
 
 
-@_change(
-    click.option("--off", is_flag=True, help="Withdraw it: the key is sent there no more."),
-    examples=("partner-nodes gpu-1", "partner-nodes gpu-1 --off"),
-)
+@_change(click.option("--off", is_flag=True, help="Withdraw it: the key is sent there no more."))
 def partner_nodes(director: Director, backend_id: str, *, off: bool) -> Backend:
     """Confirm that backends may get the Director's API key of Comfy.org, for workflows with partner nodes."""
     return director.update_backend(backend_id, partner_nodes_allowed=not off)
 
 
-@_change(_NOW, _REASON, examples=('pause gpu-1 --reason "driver update"', "pause 24gb --now"))
+@_change(_NOW, _REASON)
 def pause(director: Director, backend_id: str, **options: Any) -> Backend:
     """Send backends no jobs until they are resumed; their queued jobs stay queued."""
     return director.pause_backend(backend_id, by=environment.submitter(), **options)
 
 
-@_change(_NOW, _REASON, examples=("drain attic",))
+@_change(_NOW, _REASON)
 def drain(director: Director, backend_id: str, **options: Any) -> Backend:
     """Empty backends, then disable them: before a host is switched off."""
     return director.drain_backend(backend_id, by=environment.submitter(), **options)
 
 
-@_change(examples=("resume gpu-1", "resume 24gb"))
+@_change()
 def resume(director: Director, backend_id: str) -> Backend:
     """End a pause or a drain."""
     return director.resume_backend(backend_id, by=environment.submitter())
 
 
-@_change(
-    _REASON,
-    click.option("--minutes", type=click.IntRange(1), help="Duration (default: until it is released)."),
-    examples=("quarantine gpu-2 --minutes 30",),
-)
+@_change(_REASON, click.option("--minutes", type=click.IntRange(1), help="Duration (default: until it is released)."))
 def quarantine(director: Director, backend_id: str, **options: Any) -> Backend:
     """Quarantine backends that fail too often; the Director also does so automatically."""
     return director.quarantine_backend(backend_id, by=environment.submitter(), **options)
 
 
-@_change(examples=("release gpu-2",))
+@_change()
 def release(director: Director, backend_id: str) -> Backend:
     """End a quarantine early."""
     return director.release_backend(backend_id, by=environment.submitter())

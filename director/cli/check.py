@@ -1,7 +1,7 @@
 """``director check``: which backends can execute a workflow, and why the others cannot."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -10,19 +10,11 @@ from director.cli.connection import Connection, with_connection
 from director.cli.dry_run import with_parameters
 from director.cli.exit_status import Status
 from director.cli.workflow_input import read_source, workflow_in
-from director.client import BackendCheck, CheckReason
+from director.client import BackendCheck
 from jobgroups.domain.text import pluralize
 
-_EXAMPLES: Final = """\
-\b
-Examples:
-  director check workflow.json
-  director check workflow.json --set steps=30 -b gpu-1 --tag 24gb
-  director check image.png --json
-"""
 
-
-@click.command(epilog=_EXAMPLES)
+@click.command
 @click.argument("source", metavar="WORKFLOW")
 @click.option("-b", "--backend", "names", multiple=True, metavar="NAME", help="Id or tag.")
 @option_types.tags_option("Backends with this tag.")
@@ -65,11 +57,8 @@ def _rows(backend: BackendCheck) -> Iterator[tuple[str, str, str, str]]:
         yield backend.backend_id, answer, "", ""
     for number, reason in enumerate(backend.reasons):
         first = ("", "") if number else (backend.backend_id, answer)
-        yield (*first, _node(reason), reason.message)
+        node = "" if reason.node_id is None else f"{reason.node_id} {reason.class_type or ''}".rstrip()
+        yield (*first, node, reason.message)
         if reason.nearest:
             # On a line of its own: a terminal cuts long messages.
             yield "", "", "", f"nearest: {', '.join(reason.nearest)}"
-
-
-def _node(reason: CheckReason) -> str:
-    return "" if reason.node_id is None else f"{reason.node_id} {reason.class_type or ''}".rstrip()

@@ -27,25 +27,15 @@ from director.client import (
 )
 from director.client.transport import DEFAULT_URL, Address
 
-#: The option of the command line for a field of the API.
-_OPTIONS: Final = {
-    "parameters": "--set",
-    "timeout_seconds": "--timeout",
-    "stall_seconds": "--stall-timeout",
-    "retention_days": "--retention-days",
-    "base_seed": "--base-seed",
-    "seed_strategy": "--seeds",
-    "metadata": "--meta",
-    "max_attempts": "--max-attempts",
-    "retry_elsewhere": "--elsewhere",
-    "retry_on": "--retry-on",
-    "partial_outputs": "--partial-outputs",
-    "required_capabilities": "--requires",
+#: The words of the command line for fields of the API after which no option of the command is called.
+_WORDS: Final = {
     "workflow_json": "workflow",
     "submitter": "DIRECTOR_SUBMITTER",
     "backend_ids": "--backend",
-    "count": "--count",
+    "jobs": "--csv",
+    "sweep": "--sweep",
     "job_ids": "--job",
+    "retry_elsewhere": "--elsewhere",
 }
 
 
@@ -65,6 +55,15 @@ class Connection:
             click.echo(text)
         elif empty:
             click.echo(empty, err=True)
+
+    @contextmanager
+    def results(self) -> Iterator[list[tuple[Any, str]]]:
+        """Print what a command adds, as values and lines; after a refusal what was done before it."""
+        done: list[tuple[Any, str]] = []
+        try:
+            yield done
+        finally:
+            self.show([value for value, _ in done], [line for _, line in done])
 
     @contextmanager
     def director(self) -> Iterator[Director]:
@@ -122,6 +121,8 @@ def failure_of(error: DirectorError, connection: Connection) -> CommandError:
     return CommandError(message, status, hint=hint, details=details)
 
 
+_NOT_STARTED: Final = "Start one with director serve, or set its address: --server URL, or DIRECTOR_URL."
+_NOT_THERE: Final = "Is it running, and is this its address? (--server, or DIRECTOR_URL)"
 #: Text (None: the Director's), exit status and hint of some errors.
 _KNOWN: Final[tuple[tuple[type[DirectorError], str | None, Status, str], ...]] = (
     (
@@ -138,9 +139,13 @@ _KNOWN: Final[tuple[tuple[type[DirectorError], str | None, Status, str], ...]] =
 
 def _error_text(error: DirectorError, connection: Connection) -> tuple[str, Status, str]:
     if isinstance(error, Unreachable):
-        return _unreachable(error, connection)
+        is_default = connection.url.rstrip("/") == DEFAULT_URL
+        return error.detail, Status.UNREACHABLE, _NOT_STARTED if is_default else _NOT_THERE
     if isinstance(error, NotAllowed) and error.code == "sign_in_required":
-        return _not_signed_in(connection)
+        problem, hint = ("needs a token", "Set DIRECTOR_TOKEN to the Director's token.")
+        if connection.token is not None:
+            problem, hint = "refuses the token in DIRECTOR_TOKEN", "It must be the Director's token."
+        return f"The Director at {connection.url} {problem}.", Status.REFUSED, hint
     for kind, message, status, hint in _KNOWN:
         if isinstance(error, kind):
             return message or error.detail, status, hint
@@ -160,20 +165,6 @@ def _refused(error: DirectorError) -> tuple[str, Status, str]:
         return refused.message, refused.status, refused.hint
     fields = [_named(field.field, field.message) for field in error.errors]
     return "\n".join(fields) or str(error), Status.REFUSED, ""
-
-
-def _unreachable(error: Unreachable, connection: Connection) -> tuple[str, Status, str]:
-    hint = "Is it running, and is this its address? (--server, or DIRECTOR_URL)"
-    if connection.url.rstrip("/") == DEFAULT_URL:
-        hint = "Start one with director serve, or set its address: --server URL, or DIRECTOR_URL."
-    return error.detail, Status.UNREACHABLE, hint
-
-
-def _not_signed_in(connection: Connection) -> tuple[str, Status, str]:
-    problem, hint = "refuses the token in DIRECTOR_TOKEN", "It must be the Director's token."
-    if connection.token is None:
-        problem, hint = "needs a token", "Set DIRECTOR_TOKEN to the Director's token."
-    return f"The Director at {connection.url} {problem}.", Status.REFUSED, hint
 
 
 def no_backends_error(reasons: Iterable[tuple[str, str]]) -> CommandError:
@@ -202,8 +193,9 @@ def none_registered() -> CommandError:
 
 def _named(field: str, message: str) -> str:
     first, _, rest = field.partition(".")
-    option = _OPTIONS.get(first, first)
-    return f"{option}{' ' + rest if rest else ''}: {message}"
+    options = [one for one in click.get_current_context().command.params if isinstance(one, click.Option)]
+    word = {**_WORDS, **{str(one.name): one.opts[-1] for one in options}}.get(first, first)
+    return f"{word}{' ' + rest if rest else ''}: {message}"
 
 
 def closest_match(name: str, known: Iterable[str], hint: str) -> str:

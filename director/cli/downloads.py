@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from director.cli import option_types
 from director.cli.exit_status import CommandError, Status, usage_error
-from director.client import Child, Director, DirectorError, OutputFile, Outputs
-from director.client.file_writer import DEFAULT_TEMPLATE, relative_path
+from director.client import Director, DirectorError, Group, OutputFile, Outputs
+from director.client.downloads import facts_of
+from jobgroups.domain.file_names import DEFAULT_TEMPLATE, FileName, FileNames, Template, TemplateInvalid, facts
 
 #: File names sort in the order of the group's jobs.
 DEFAULT_NAME: Final = f"{{index}}_{DEFAULT_TEMPLATE}"
@@ -29,7 +31,11 @@ save_option: Final = click.option(
     help="Watch, and save each file there when its job completes.",
 )
 name_option: Final = click.option(
-    "--name", default=DEFAULT_NAME, show_default=True, help="Names of saved files; {job} is allowed, too."
+    "--name",
+    "file_name",
+    default=DEFAULT_NAME,
+    show_default=True,
+    help="Names of saved files; also of {number}, {job}, {group}, metadata and varied inputs, such as {cfg:.1f}.",
 )
 
 
@@ -38,17 +44,15 @@ class DownloadOptions:
     """Folder of the files, None for no downloads, and the template of their names.
 
     Created before the submission, so that nothing runs whose files could not be saved. Raises ``CommandError`` if the
-    folder cannot be created or written, or the template is wrong.
+    folder cannot be created or written, or the template is wrong: has a name that is not ``known``, if that is not None.
     """
 
     folder: Path | None
     name: str
+    known: InitVar[Iterable[str] | None] = None
 
-    def __post_init__(self) -> None:
-        try:
-            relative_path(OutputFile(filename="a.png"), self.name)
-        except ValueError as error:
-            raise usage_error(f"--name: {error}") from None
+    def __post_init__(self, known: Iterable[str] | None) -> None:
+        _template(self.name, known)
         if self.folder is None:
             return
         action = "created"
@@ -60,6 +64,16 @@ class DownloadOptions:
         except OSError as error:
             why = error.strerror or error
             raise usage_error(f"The folder {self.folder} cannot be {action}: {why}.") from None
+
+
+def _template(name: str, known: Iterable[str] | None = None) -> Template:
+    try:
+        template = Template(name)
+        if known is not None:
+            template.check(known)
+    except TemplateInvalid as error:
+        raise usage_error(f"--name: {error}") from None
+    return template
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +93,12 @@ class Downloader:
     def __init__(self, director: Director, folder: Path, name: str, on_saved: Callable[[str, Path], None]) -> None:
         self._director = director
         self._folder = folder
-        self._name = name
+        self._template = name
+        self._names = FileNames(Template(name))
         self._on_saved = on_saved
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="save")
         self._jobs: set[str] = set()
-        self._indexes: dict[str, int] = {}
+        self._of_job: dict[str, Mapping[str, Any]] = {}
         self._futures: list[Future[None]] = []
         self.missing: list[Unsaved] = []
 
@@ -93,23 +108,38 @@ class Downloader:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=kind is not None)
 
-    def download_all(self, group_id: str, children: Sequence[Child]) -> None:
-        """Download the files of all completed jobs of a group; set the ``{index}`` of each job."""
-        self._indexes = {child.job_id: index for index, child in enumerate(children, 1)}
-        for child in children:
-            self.download(group_id, child.job_id, child.outputs)
+    def download_all(self, group: Group) -> None:
+        """Download the files of all completed jobs of a group; keep what names may contain of the group and each job.
+
+        Raises ``CommandError`` if the template has a name that no job has.
+        """
+        of_group = {"job_group_id": group.job_group_id, "group_metadata": group.metadata}
+        self._of_job = {
+            child.job_id: {**of_group, "index": index, "variation": child.variation, "metadata": child.metadata}
+            for index, child in enumerate(group.child_jobs, 1)
+        }
+        if self._of_job:
+            own = (facts(variation=child.variation, metadata=child.metadata) for child in group.child_jobs)
+            _template(self._template, {*group.metadata, *itertools.chain(*own)})
+        for child in group.child_jobs:
+            self.download(group.job_group_id, child.job_id, child.outputs)
 
     def download(self, group_id: str, job_id: str, outputs: Outputs | None) -> None:
         """Download the files of a completed job, once."""
         if job_id in self._jobs or outputs is None:
             return
         self._jobs.add(job_id)
-        for file in _through_director(group_id, job_id, outputs):
+        for reported in outputs.files:
+            if reported.number is None:
+                continue
+            # The Director's own address (docs/api.md).
+            url = f"api/job-groups/{group_id}/jobs/{job_id}/outputs/{reported.number - 1}"
+            file = dataclasses.replace(reported, url=url, **self._of_job.get(job_id, {}))
+            name = self._names.of(facts_of(file))
             if file.missing:
                 self.missing.append(Unsaved(f"Not saved: {file.why_missing}", may_help=False))
-                continue
-            numbered = dataclasses.replace(file, index=self._indexes.get(job_id))
-            self._futures.append(self._pool.submit(self._save, job_id, numbered))
+            else:
+                self._futures.append(self._pool.submit(self._save, job_id, file, name))
 
     def finish(self) -> list[Unsaved]:
         """Wait for every file; return those that could not be saved. An ``OSError`` of ``on_saved`` is raised."""
@@ -117,9 +147,9 @@ class Downloader:
             future.result()
         return self.missing
 
-    def _save(self, job_id: str, file: OutputFile) -> None:
+    def _save(self, job_id: str, file: OutputFile, name: FileName) -> None:
         try:
-            paths = self._paths(file)
+            paths = self._paths(file, name)
         except (DirectorError, OSError) as error:
             sentence = f"{file.filename} of {file.backend_id} was not saved: {error}"
             is_gone = isinstance(error, DirectorError) and error.status == 410
@@ -129,26 +159,16 @@ class Downloader:
         for path in paths:
             self._on_saved(job_id, path)
 
-    def _paths(self, file: OutputFile) -> tuple[Path, ...]:
+    def _paths(self, file: OutputFile, name: FileName) -> tuple[Path, ...]:
         try:
-            return self._director.download(file, self._folder, self._name)
+            return self._director.download(file, self._folder, name)
         except DirectorError as error:
             direct = file.raw.get("url")
             if error.status != 307 or not isinstance(direct, str):
                 raise
         # Above the Director's limit, which redirects clients to the backend.
         file = dataclasses.replace(file, url=direct)
-        return self._director.download(file, self._folder, self._name)
-
-
-def _through_director(group_id: str, job_id: str, outputs: Outputs) -> Iterator[OutputFile]:
-    """Yield the files with the Director's own address for each (docs/api.md)."""
-    # Numbered as the API numbers them: images first, then the other keys in their order.
-    located = (file for file in outputs.files if file.url is not None)
-    files = sorted(located, key=lambda file: file.kind != "images")
-    for number, file in enumerate(files):
-        url = f"api/job-groups/{group_id}/jobs/{job_id}/outputs/{number}"
-        yield dataclasses.replace(file, url=url)
+        return self._director.download(file, self._folder, name)
 
 
 def failed_to_save(missing: list[Unsaved], group_id: str, options: DownloadOptions) -> CommandError:

@@ -1,52 +1,18 @@
-"""Plan of a submission that is not sent: jobs, seeds and changed inputs."""
+"""Plan of a submission that stores nothing: jobs, seeds, varied and changed inputs, backends and the time."""
 
 import json
-import secrets
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from director.cli import text
 from director.cli.connection import closest_match
 from director.cli.exit_status import CommandError, usage_error
-from director.cli.selection import SelectedBackends
+from director.client import SubmissionPlan
 from jobgroups import workflow
-from jobgroups.domain.text import pluralize
-from jobgroups.workflow import SEED_INPUTS, ParameterInvalid, is_link, node_title, seeds
+from jobgroups.domain.text import duration, pluralize
+from jobgroups.workflow import SEED_INPUTS, ParameterInvalid, is_link, node_title
 
-
-def plan(
-    graph: dict[str, Any],
-    selected: SelectedBackends,
-    *,
-    parameters: Mapping[str, Any],
-    strategy: str,
-    base_seed: int | None,
-) -> dict[str, Any]:
-    """Return what the Director would do, computed with its own functions: the object of ``--json``.
-
-    In the pool ``selected`` has the candidates by id. Without ``base_seed`` a random one is used, as in the Director.
-    Raises the errors of ``with_parameters``.
-    """
-    prepared = with_parameters(graph, parameters)
-    base = secrets.randbelow(seeds.MAX_SEED + 1) if base_seed is None else base_seed
-    in_pool = selected.count is not None
-    backend_ids = [None] * selected.count if selected.count is not None else selected.backend_ids
-    dealt = seeds.seeds(seeds.SeedStrategy(strategy), base, len(backend_ids))
-    return {
-        # Without a backend a job goes to the pool.
-        "children": [
-            {"backend_id": backend_id, "seed": seed} for backend_id, seed in zip(backend_ids, dealt, strict=True)
-        ],
-        # Of the pool, those that can take jobs now; None: each job has its backend.
-        "candidates": selected.backend_ids if in_pool else None,
-        "seed_strategy": strategy,
-        "base_seed": base,
-        "changes": list(_changes(graph, prepared)),
-        "warnings": prepared.warnings,
-        # Backends without a job; of the pool, candidates that can take none now.
-        "skipped_backends": [asdict(backend) for backend in selected.left_out],
-    }
+_MOST_SHOWN: Final = 20  #: Jobs of the table.
 
 
 def with_parameters(graph: dict[str, Any], parameters: Mapping[str, Any]) -> workflow.WorkflowTemplate:
@@ -65,14 +31,14 @@ def with_parameters(graph: dict[str, Any], parameters: Mapping[str, Any]) -> wor
 
 
 def _ignored(ignored: Mapping[str, str], graph: Mapping[str, Any]) -> CommandError:
-    hints = {_similar(name, graph) for name, reason in ignored.items() if "matches no" in reason}
+    hints = {similar_inputs(name, graph) for name, reason in ignored.items() if "matches no" in reason}
     if any(name in SEED_INPUTS for name in ignored):
         hints.add("--base-seed N is the seed of the first job.")
     message = "\n".join(f"--set {name}: {reason}" for name, reason in ignored.items())
     return usage_error(message, "\n".join(sorted(hints)))
 
 
-def _similar(name: str, graph: Mapping[str, Any]) -> str:
+def similar_inputs(name: str, graph: Mapping[str, Any]) -> str:
     """Return the settable inputs with a name like ``name``; links are left out."""
     place, dot, _ = name.rpartition(".")
     known = {
@@ -81,10 +47,10 @@ def _similar(name: str, graph: Mapping[str, Any]) -> str:
         for each, value in node["inputs"].items()
         if not is_link(value)
     }
-    return closest_match(name, sorted(known), "--dry-run sends nothing.")
+    return closest_match(name, sorted(known), "--dry-run submits nothing.")
 
 
-def _changes(graph: Mapping[str, Any], prepared: workflow.WorkflowTemplate) -> Iterator[dict[str, Any]]:
+def changes(graph: Mapping[str, Any], prepared: workflow.WorkflowTemplate) -> Iterator[dict[str, Any]]:
     """Yield the inputs that differ between file and jobs; ``after`` None: each job has its own seed there."""
     seeded = set(prepared.seed_slots)
     for node_id, node in prepared.workflow.items():
@@ -101,15 +67,28 @@ def _changes(graph: Mapping[str, Any], prepared: workflow.WorkflowTemplate) -> I
                 }
 
 
-def lines(plan: Mapping[str, Any]) -> Iterator[str]:
-    jobs = pluralize(len(plan["children"]), "job")
-    yield f"Nothing is sent. It would be {jobs}, seeds {plan['seed_strategy']} from {plan['base_seed']}:"
-    rows = [(n, text.place(job["backend_id"], "queued"), job["seed"]) for n, job in enumerate(plan["children"], 1)]
-    yield from text.columns(("", "BACKEND", "SEED"), rows)
-    if plan["candidates"] is not None:
-        yield f"Ready to take them: {', '.join(plan['candidates'])}"
-    yield "Changed inputs:" if plan["changes"] else "The file is not changed."
-    for change in plan["changes"]:
+def lines(plan: SubmissionPlan, changed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    shown, in_pool = plan.jobs[:_MOST_SHOWN], plan.placement == "pool"
+    is_one_seed = len({job.seed for job in plan.jobs}) == 1
+    seeds = f"seed {plan.jobs[0].seed}" if is_one_seed else f"seeds {plan.seed_strategy} from {plan.base_seed}"
+    yield f"Nothing is submitted. It would be {pluralize(plan.total_count, 'job')}, {seeds}:"
+    varied = dict.fromkeys(name for job in shown for name in job.variation or ())
+    rows = []
+    for number, job in enumerate(shown, 1):
+        own = job.variation or {}
+        cells = [text.short(own[name]) if name in own else None for name in varied]
+        rows.append([number, *([] if in_pool else [job.backend_id]), job.seed, *cells])
+    yield from text.columns(["", *([] if in_pool else ["BACKEND"]), "SEED", *varied], rows)
+    if plan.total_count > len(shown):
+        yield f"… and {plan.total_count - len(shown):,} more"
+    if in_pool:
+        able = {one.backend_id: one.jobs or 0 for one in plan.backends if one.can_run}
+        parts = [name + (f" ({jobs:,} of the jobs)" if jobs < plan.total_count else "") for name, jobs in able.items()]
+        yield f"Ready to take them: {', '.join(parts)}"
+    if plan.eta_seconds is not None:
+        yield f"Expected to end in {duration(plan.eta_seconds)}"
+    yield "Changed inputs:" if changed else "The file is not changed."
+    for change in changed:
         after = "the job's seed" if change["after"] is None else _shown(change["after"])
         yield f"  {change['node']} {change['class_type']}.{change['input']}: {_shown(change['before'])} → {after}"
 

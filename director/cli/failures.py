@@ -13,7 +13,7 @@ from jobgroups.domain.text import pluralize
 _WITHIN: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 
 
-@click.command(epilog="\b\nExamples:\n  director failures\n  director failures --window 7d")
+@click.command
 @click.option("--window", type=click.Choice(list(_WITHIN)), default="1d", show_default=True, help="Period before now.")
 @with_connection
 def failures(connection: Connection, window: str) -> None:

@@ -17,44 +17,52 @@ from director.cli.downloads import Downloader, DownloadOptions, failed_to_save, 
 from director.cli.exit_status import CommandError, Status, usage_error
 from director.cli.watch import watch_to_end
 from director.client import Attempt, Child, Event, Group
-from jobgroups.domain.text import duration
+from jobgroups.domain.states import GroupStatus
+from jobgroups.domain.text import duration, stop_condition
 
-_STATES: Final = ("pending", "running", "partial_complete", "completed", "failed", "cancelled")
 _REUSED: Final = "reused: every node was cached"
 #: Statuses of groups with a failed job.
 _FAILED: Final = ("failed", "partial_complete")
 
 
-@click.command(epilog="\b\nExamples:\n  director watch jg_0c1d9a77e3f2 --save images\n")
+@click.command
 @option_types.group_id_argument
 @save_option
 @name_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; report the result by the exit status.")
 @with_connection
-def watch(connection: Connection, group_id: str, folder: Path | None, name: str, quiet: bool) -> int:
+def watch(connection: Connection, group_id: str, folder: Path | None, file_name: str, quiet: bool) -> int:
     """Show the group ID until it has ended; Ctrl-C leaves it running.
 
-    Exit status 0: every job completed. 1: a job failed, timed out or was cancelled.
+    Exit status 0: the group is completed. 1: a job failed, timed out or was cancelled.
     """
-    download_options = DownloadOptions(folder, name)
+    download_options = DownloadOptions(folder, file_name)
     with connection.director() as director:
         director.status(group_id, jobs=False)  # an unknown group is an error at once
         return watch_to_end(connection, director, group_id, download_options, quiet=quiet)
 
 
-@click.command(
-    "list",
-    epilog="\b\nExamples:\n  director list --failed --since 1d\n  director list --mine --state running"
-    "\n  director list --meta scene=shot_001 --json\n",
-)
+@click.command("list")
 @click.option("--failed", "is_failed", is_flag=True, help="Groups with a failed job.")
 @click.option("--mine", is_flag=True, help="Groups that you submitted (DIRECTOR_SUBMITTER, else USER@HOST).")
 @click.option(
     "--since", "created_after", type=option_types.moment, metavar="WHEN", help="Created since: 30m, 1h, 2d, 2026-02-01."
 )
 @click.option("--before", "created_before", type=option_types.moment, metavar="WHEN", help="Created before.")
-@click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="With this status.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([status.value for status in GroupStatus]),
+    help="With this status.",
+)
 @click.option("-b", "--backend", type=option_types.filled, metavar="ID", help="With a job on this backend.")
+@click.option(
+    "--text", metavar="WORDS", help="With these words in name, prompt, metadata, id or submitter; or the seed of a job."
+)
+@click.option(
+    "--archived", is_flag=True, callback=lambda _context, _option, on: "yes" if on else None, help="Archived groups."
+)
 @option_types.metadata_option("With this metadata.")
 @click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of groups.")
 @with_connection
@@ -82,7 +90,7 @@ def list_(
             ids = [known.backend_id for known in director.backends()]
             if backend not in ids:
                 raise selection.unknown_backend(backend, "the id", ids)
-    heads = ("ID", "STATUS", "COMPLETED", "FAILED", "CREATED", "METADATA")
+    heads = ("ID", "STATUS", "COMPLETED", "FAILED", "CREATED", "TITLE")
     rows = [
         (
             group.job_group_id,
@@ -90,7 +98,7 @@ def list_(
             f"{group.completed_count}/{group.total_count}",
             group.failed_count or None,
             text.local(group.created_at),
-            _metadata(group),
+            _title(group),
         )
         for group in groups
     ]
@@ -117,15 +125,14 @@ def _each_once(groups: Iterable[Group]) -> Iterator[Group]:
             yield group
 
 
-def _metadata(group: Group) -> str:
+def _title(group: Group) -> str:
+    """Return the title of a group, if it is not the id, with its submitter and metadata."""
     notes = [f"{key}={value}" for key, value in group.metadata.items() if not isinstance(value, dict | list)]
-    return " ".join([*([group.submitter] if group.submitter else []), *notes])
+    title = "" if group.title == group.job_group_id else group.title
+    return "; ".join(filter(None, [title, " ".join(filter(None, [group.submitter, *notes]))]))
 
 
-@click.command(
-    epilog="\b\nExamples:\n  director show jg_0c1d9a77e3f2\n  director show jg_0c1d9a77e3f2 j_91ce44d07b3a"
-    "\n  director show jg_0c1d9a77e3f2 --workflow > workflow.json\n"
-)
+@click.command
 @option_types.group_id_argument
 @click.argument("job_id", metavar="[JOB]", type=option_types.identifier, required=False)
 @click.option("--workflow", is_flag=True, help="Print the workflow as it was submitted.")
@@ -146,6 +153,8 @@ def show(connection: Connection, group_id: str, job_id: str | None, workflow: bo
 def _group_lines(group: Group) -> Iterator[str]:
     yield text.summary(group)
     facts = {
+        "Title": group.title if group.title != group.job_group_id else "",
+        "Archived": text.local(group.archived_at) if group.archived_at else "",
         "Submitted": f"{text.local(group.created_at)} {group.submitter or ''}".rstrip(),
         "Expected to end": "" if group.eta_seconds is None else f"in {duration(group.eta_seconds)}",
         "Kept until": "" if group.expires_at is None else f"{text.local(group.expires_at)}, unless a job has a star",
@@ -153,6 +162,7 @@ def _group_lines(group: Group) -> Iterator[str]:
         "Run": str(group.run) if group.run > 1 else "",
         "Made by": text.made_by(group) if group.placement == "pool" else "",
         "Partial outputs": group.partial_outputs if group.partial_outputs != "accept" else "",
+        "Stopped" if group.stopped_at else "Stop when": stop_condition(group.stop_when),
         "Metadata": " ".join(f"{key}={value}" for key, value in group.metadata.items()),
     }
     for head, fact in facts.items():
@@ -163,19 +173,21 @@ def _group_lines(group: Group) -> Iterator[str]:
     for skipped in group.skipped_backends:
         head = "Not ready at submission" if group.placement == "pool" else "Left out"
         yield f"  {head}: {skipped.backend_id}: {skipped.reason}"
-    heads = ("JOB", "BACKEND", "SEED", "STATUS", "PROGRESS", "REASON")
+    is_batch = any(child.variation for child in group.child_jobs)
+    heads = ("JOB", "BACKEND", "SEED", *(["VARIATION"] if is_batch else []), "STATUS", "PROGRESS", "REASON")
     rows = [
         (
             child.job_id,
             text.place(child.backend_id, child.status),
             child.seed,
-            child.status,
+            *([text.variation(child)] if is_batch else []),
+            text.shown_status(child),
             f"{child.progress:.0f} %",
             _why(child),
         )
         for child in group.child_jobs
     ]
-    yield from text.columns(heads, rows, statuses=3)
+    yield from text.columns(heads, rows, statuses=heads.index("STATUS"))
 
 
 def _why(child: Child) -> str:
@@ -186,9 +198,13 @@ def _why(child: Child) -> str:
 
 
 def _child_lines(child: Child) -> Iterator[str]:
-    status = text.coloured(child.status)
+    status = text.coloured(text.shown_status(child))
     where = text.place(child.backend_id, child.status)
     yield f"{child.job_id} {status} on {where}, seed {child.seed}"
+    if child.variation:
+        yield f"  Variation: {text.variation(child)}"
+    if child.metadata:
+        yield f"  Metadata: {text.plain_line(' '.join(f'{key}={value}' for key, value in child.metadata.items()))}"
     if reason := text.why(child) or (_REUSED if child.outputs_reused else ""):
         yield f"  {reason}"
     for warning in child.warnings:
@@ -217,9 +233,7 @@ def _why_ended(attempt: Attempt) -> str:
     return " ".join(filter(None, [attempt.error_message, kind, attempt.left_running]))
 
 
-@click.command(
-    epilog="\b\nExamples:\n  director provenance jg_0c1d9a77e3f2 j_91ce44d07b3a > job.json\n  director provenance image.png\n"
-)
+@click.command
 @click.argument("source", metavar="ID|FILE", type=option_types.filled)
 @click.argument("job_id", metavar="[JOB]", type=option_types.identifier, required=False)
 @with_connection
@@ -239,20 +253,20 @@ def provenance(connection: Connection, source: str, job_id: str | None) -> None:
     connection.show(record, [json.dumps(record, indent=2, ensure_ascii=False)])
 
 
-@click.command(epilog="\b\nExamples:\n  director save jg_0c1d9a77e3f2 --to images\n")
+@click.command
 @option_types.group_id_argument
 @click.option(
     "--to", "folder", type=option_types.folder, metavar="DIR", default=".", help="Folder (default: the current one)."
 )
 @name_option
 @with_connection
-def save(connection: Connection, group_id: str, folder: Path, name: str) -> int:
+def save(connection: Connection, group_id: str, folder: Path, file_name: str) -> int:
     """Save all output files of the group ID so far. A file that exists already is not saved twice."""
-    download_options = DownloadOptions(folder, name)
+    download_options = DownloadOptions(folder, file_name)
     with connection.director() as director, make_display(as_json=connection.as_json) as display:
         group = director.status(group_id)
-        with Downloader(director, folder, name, display.on_saved) as downloader:
-            downloader.download_all(group_id, group.child_jobs)
+        with Downloader(director, folder, file_name, display.on_saved) as downloader:
+            downloader.download_all(group)
             missing = downloader.finish()
     if missing:
         raise failed_to_save(missing, group_id, download_options)
@@ -261,9 +275,32 @@ def save(connection: Connection, group_id: str, folder: Path, name: str) -> int:
     return int(Status.OK)
 
 
-@click.command(
-    epilog="\b\nExamples:\n  director events jg_0c1d9a77e3f2\n  director events jg_0c1d9a77e3f2 --follow --json\n"
+@click.command
+@option_types.group_id_argument
+@click.option(
+    "-o",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="sheet.webp",
+    show_default=True,
+    metavar="FILE",
+    help="The file, which is replaced; of more pages also FILE_2.",
 )
+@click.option(
+    "--axes", default="", metavar="INPUTS", help="Inputs of a sweep for columns, rows and blocks: 3.cfg,seed."
+)
+@with_connection
+def sheet(connection: Connection, group_id: str, path: Path, axes: str) -> None:
+    """Save the contact sheet of the group ID: the grid of a sweep, or all jobs in order, with labels."""
+    with connection.director() as director:
+        try:
+            paths = director.sheet(group_id, path, axes=[axes] if axes else [])
+        except OSError as error:
+            raise usage_error(f"{path} cannot be written: {error.strerror or error}.") from None
+    connection.show([str(one) for one in paths], [str(one) for one in paths])
+
+
+@click.command
 @option_types.group_id_argument
 @click.option("--since", type=click.IntRange(0), default=0, help="Only events after this number.")
 @click.option("-f", "--follow", is_flag=True, help="Print new events until the group has ended.")

@@ -23,7 +23,7 @@ def parameters(pairs: Iterable[str]) -> dict[str, Any]:
     without the line break at its end; ``@@`` is an ``@``. Raises ``CommandError`` if a pair has no value, or its file
     cannot be read.
     """
-    return {key: _parameter(key, text) for key, text in _split("--set", pairs)}
+    return {key: _parameter(key, text) for key, text in split_pairs("--set", pairs)}
 
 
 def metadata(pairs: Iterable[str]) -> dict[str, Any]:
@@ -31,10 +31,11 @@ def metadata(pairs: Iterable[str]) -> dict[str, Any]:
 
     A value is parsed as JSON only if that keeps its text: ``version=1.10`` stays ``1.10``.
     """
-    return {key: _note(text) for key, text in _split("--meta", pairs)}
+    return {key: note(text) for key, text in split_pairs("--meta", pairs)}
 
 
-def _split(option: str, pairs: Iterable[str]) -> Iterable[tuple[str, str]]:
+def split_pairs(option: str, pairs: Iterable[str]) -> Iterable[tuple[str, str]]:
+    """Yield key and text of each ``KEY=VALUE``; raise ``CommandError`` for one without a value."""
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
@@ -47,7 +48,7 @@ def _parameter(key: str, text: str) -> Any:
         return text[1:]
     if text.startswith("@"):
         return _file_text(key, Path(text[1:]))
-    return _json_or(text)
+    return json_or_text(text)
 
 
 def _file_text(key: str, path: Path) -> str:
@@ -60,15 +61,17 @@ def _file_text(key: str, path: Path) -> str:
         raise usage_error(f"--set {key}: {path} cannot be read: {error.strerror}.", hint) from None
 
 
-def _json_or(text: str) -> Any:
+def json_or_text(text: str) -> Any:
+    """Return a text as JSON if it is JSON, else unchanged."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return text
 
 
-def _note(text: str) -> Any:
-    value = _json_or(text)
+def note(text: str) -> Any:
+    """Return a text as a value of metadata; see ``metadata``."""
+    value = json_or_text(text)
     is_kept = isinstance(value, dict | list) or json.dumps(value, ensure_ascii=False) == text
     return value if is_kept else text
 
@@ -126,6 +129,15 @@ def moment(text: str) -> dt.datetime:
 
 def metadata_option(help_text: str) -> Callable[[Any], Any]:
     return _pairs_option("--meta", "metadata", "KEY=VALUE", metadata, help_text)
+
+
+def stop_when(pairs: Iterable[str]) -> dict[str, int] | None:
+    """Return the values of ``--stop-when``: ``completed=4``, ``failed=10``; None without one."""
+    found = dict(split_pairs("--stop-when", pairs))
+    for name, number in found.items():
+        if name not in ("completed", "failed") or not re.fullmatch("[1-9][0-9]{0,4}", number):
+            raise usage_error(f"--stop-when {name}={number} is no condition.", "Write completed=4 or failed=10.")
+    return {name: int(number) for name, number in found.items()} or None
 
 
 def set_option(help_text: str) -> Callable[[Any], Any]:

@@ -1,14 +1,13 @@
 """Selects the backends of a command: by id, by tag, all of them, or the candidates of the pool."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from backends.capabilities import BackendCapabilities, missing_capabilities
-from director.cli.connection import closest_match, no_backends_error, none_registered
+from director.cli.connection import closest_match, none_registered
 from director.cli.exit_status import CommandError, Status, usage_error
 from director.client import Backend, SkippedBackend
-from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX, is_candidate
+from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 
 #: A backend with one of these statuses gets no jobs.
 _NO_JOBS: Final = {"disabled", "offline", "quarantined", "draining"}
@@ -84,12 +83,8 @@ def for_children(names: Sequence[str], *, known: Sequence[Backend]) -> SelectedB
     if not known:
         raise none_registered()
     able = [backend for backend in known if backend.status not in _NO_JOBS] or known
-    left_out = {one.backend_id: ineligible_reason(one) for one in known if one not in able}
-    return SelectedBackends([one.backend_id for one in able], _skipped(left_out))
-
-
-def _skipped(reasons: Mapping[str, str]) -> list[SkippedBackend]:
-    return [SkippedBackend(backend_id=name, reason=reason) for name, reason in reasons.items()]
+    left_out = [SkippedBackend(backend_id=one.backend_id, reason=_reason(one)) for one in known if one not in able]
+    return SelectedBackends([one.backend_id for one in able], left_out)
 
 
 def for_pool(names: Sequence[str], tags: Sequence[str], *, count: int, known: Sequence[Backend]) -> SelectedBackends:
@@ -119,37 +114,7 @@ def _meant(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
     return found
 
 
-def able(selected: SelectedBackends, known: Sequence[Backend], required: Sequence[str]) -> SelectedBackends:
-    """Return the selection without the backends that the Director would leave out now; of the pool, candidates by id.
-
-    Before it leaves out a backend the Director may probe it once more; that is not predicted. Raises ``CommandError``
-    if no backend is left: the Director would refuse the submission.
-    """
-    rows = {backend.backend_id: backend for backend in known}
-    ids = selected.backend_ids
-    if selected.count is not None:
-        # A disabled backend is a candidate only if it is named.
-        enabled = [one for one in known if one.enabled or ANY_BACKEND not in ids]
-        ids = [one.backend_id for one in enabled if is_candidate(selected.backend_ids, one.backend_id, one.tags)]
-    reasons = {
-        name: reason for name in ids if (reason := ineligible_reason(rows[name]) or _lacks(rows[name], required))
-    }
-    able_ids = [name for name in ids if name not in reasons]
-    if not able_ids:
-        raise no_backends_error(reasons.items())
-    return SelectedBackends(able_ids, [*selected.left_out, *_skipped(reasons)], selected.count)
-
-
-def _lacks(backend: Backend, required: Sequence[str]) -> str:
-    devices = [{"name": device.name} for device in backend.devices]
-    has = BackendCapabilities(tags=backend.tags, devices=devices, comfyui_version=backend.comfyui_version or "")
-    missing = missing_capabilities(has, required)
-    return f"lacks {', '.join(missing)}" if missing else ""
-
-
-def ineligible_reason(backend: Backend) -> str:
-    """Return why a backend gets no jobs now; empty if it gets jobs."""
-    if backend.status not in _NO_JOBS:
-        return ""
+def _reason(backend: Backend) -> str:
+    """Return why a backend gets no jobs now."""
     reason = (backend.status_reason or "").rstrip(".")
     return f"{backend.status}: {reason}" if reason else backend.status

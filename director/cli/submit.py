@@ -4,10 +4,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any
 
 import click
 
+from director.cli import batch as batches
 from director.cli import dry_run as dry_runs
 from director.cli import environment, option_types, selection, text
 from director.cli.assets import with_uploads
@@ -18,23 +19,13 @@ from director.cli.selection import SelectedBackends
 from director.cli.watch import watch_to_end
 from director.cli.workflow_input import read_source, workflow_in
 from director.client import Director, Group, SkippedBackend, Unreachable
-from director.client.requests import SubmitOptions
 from jobgroups.domain.pool import ANY_BACKEND
+from jobgroups.domain.states import PartialOutputs, RetryScope
 from jobgroups.domain.text import pluralize
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
 
-_EXAMPLES: Final = """\
-\b
-Examples:
-  director submit workflow.json -n 12 --save images
-  director submit workflow.json -n 12 --tag 24gb --set 3.cfg=7 --set text=@prompt.txt
-  director submit workflow.json -n 4 --seeds golden_ratio --base-seed 42 --dry-run
-  director submit image.png -b gpu-1 -b gpu-2 --watch
-  cat workflow.json | director submit - --meta scene=shot_001 --quiet
-"""
 
-
-@click.command(epilog=_EXAMPLES)
+@click.command
 @click.argument("source", metavar="WORKFLOW")
 @click.option(
     "-b",
@@ -59,15 +50,15 @@ Examples:
     help="Number of jobs; each goes to the backend that is free first (default: 1).",
 )
 @option_types.set_option("Set an input in every job: steps=30, 3.cfg=7, text=@prompt.txt.")
+@batches.options
 @click.option(
     "--seeds",
     "seed_strategy",
     type=click.Choice([strategy.value for strategy in SeedStrategy]),
-    default=SeedStrategy.RANDOM.value,
-    show_default=True,
-    help="How the other seeds follow from the base seed.",
+    help="How the other seeds follow from the base seed (default: random; with --sweep one seed for all jobs).",
 )
 @click.option("--base-seed", type=click.IntRange(0, MAX_SEED), help="Seed of the first job (default: random).")
+@click.option("--title", "name", metavar="TEXT", help="Name of the group (default: its scene, or its prompt).")
 @option_types.metadata_option("Metadata of the group; a filter of director list.")
 @click.option(
     "--timeout", "timeout_seconds", type=click.IntRange(30, 3600), help="Seconds that a job may run (default: 300)."
@@ -91,15 +82,28 @@ Examples:
 @click.option(
     "--elsewhere",
     "retry_elsewhere",
-    type=click.Choice(["never", "group", "any"]),
+    type=click.Choice([scope.value for scope in RetryScope]),
     callback=lambda _context, _option, where: False if where == "never" else where,
     help="Backends of a retry: only the job's own, those of the group, or any.",
 )
 @click.option("--retry-on", multiple=True, metavar="CLASS", help="Retry only after these failures: out_of_memory …")
 @click.option(
     "--partial-outputs",
-    type=click.Choice(["accept", "fail"]),
+    type=click.Choice([policy.value for policy in PartialOutputs]),
     help="If ComfyUI refuses some outputs: accept the others with a warning (default), or fail.",
+)
+@click.option(
+    "--stop-when",
+    multiple=True,
+    metavar="STATUS=N",
+    callback=lambda _context, _option, pairs: option_types.stop_when(pairs),
+    help="After so many jobs (completed=4, failed=10) cancel the other jobs; may be repeated.",
+)
+@click.option(
+    "--webhook",
+    metavar="URL",
+    callback=lambda _context, _option, url: None if url is None else {"url": option_types.filled(url)},
+    help="Have the ends of the jobs and of the group posted to URL.",
 )
 @option_types.requires_option
 @click.option(
@@ -116,7 +120,7 @@ Examples:
 )
 @save_option
 @name_option
-@click.option("--dry-run", is_flag=True, help="Show jobs, seeds and changed inputs; send nothing.")
+@click.option("--dry-run", is_flag=True, help="Show jobs, seeds, inputs and the time; submit and upload nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the group's id and warnings.")
 @with_connection
 def submit(
@@ -127,16 +131,20 @@ def submit(
     tags: Sequence[str],
     every: bool,
     count: int | None,
+    sweeps: Sequence[str],
+    csv_file: str | None,
+    globs: Sequence[str],
+    is_zip: bool,
     key: str | None,
     is_watched: bool,
     folder: Path | None,
-    name: str,
+    file_name: str,
     upload: bool,
     dry_run: bool,
     quiet: bool,
     **fields: Any,
 ) -> int:
-    """Submit WORKFLOW: a file in ComfyUI's API format, a PNG that ComfyUI made, or - for standard input.
+    """Submit WORKFLOW: a file that ComfyUI's editor saved or exported, a PNG that ComfyUI made, or - for standard input.
 
     Each job is the workflow with its own seed. It goes to the backend that is free first, unless -b or --all
     names a backend for each job. When this command returns, the Director has stored the group: it runs
@@ -144,38 +152,49 @@ def submit(
     """
     if every and (names or tags):
         raise click.UsageError("Use --backend or --all, not both; likewise --tag.")
-    in_pool = count is not None or bool(tags) or not (names or every)
+    has_batch = bool(sweeps or globs or csv_file)
+    if has_batch and count is not None:
+        raise click.UsageError("--sweep, --csv and --inputs make the number of jobs: use them without --count.")
+    in_pool = count is not None or has_batch or bool(tags) or not (names or every)
     content = read_source(source)
     with connection.director() as director:
         graph = workflow_in(content, source, director)
+        template = dry_runs.with_parameters(graph, fields["parameters"])
+        batch = batches.read(
+            graph, template, sweeps=sweeps, csv_file=csv_file, globs=globs, is_zip=is_zip, upload=upload
+        )
         # A submission to the pool of all backends is sent without reading them.
-        known = () if in_pool and not (names or tags or dry_run) else director.backends()
+        known = () if in_pool and not (names or tags) else director.backends()
         selected = (
-            selection.for_pool(names, tags, count=count or 1, known=known)
+            selection.for_pool(names, tags, count=batch.total if batch else count or 1, known=known)
             if in_pool
             else selection.for_children(names, known=known)
         )
-        planned = selection.able(selected, known, fields["required_capabilities"]) if dry_run else selected
-        plan = dry_runs.plan(
-            graph,
-            planned,
-            parameters=fields["parameters"],
-            strategy=fields["seed_strategy"],
-            base_seed=fields["base_seed"],
-        )
+        fields |= {"count": None} | batch.fields if batch else {"count": selected.count}
         if dry_run:
-            connection.show(plan, dry_runs.lines(plan))
-            _warn(plan["warnings"])
-            _warn_of_backends(planned.left_out, in_pool=in_pool)
+            plan = director.plan(graph, selected.backend_ids, **_options(fields))
+            changed = list(dry_runs.changes(graph, template))
+            left_out = [*selected.left_out, *(SkippedBackend(**one) for one in plan.skipped_backends)]
+            shown = {"skipped_backends": [asdict(one) for one in left_out], "changes": changed}
+            connection.show(plan.raw | shown, dry_runs.lines(plan, changed))
+            _warn(plan.warnings)
+            _warn_of_backends(left_out, in_pool=in_pool)
             return int(Status.OK)
+        in_names = {*fields["metadata"], *(batch.names if batch else ())}
+        download_options = DownloadOptions(folder, file_name, known=in_names)
         if upload:
             graph, fields["parameters"] = with_uploads(director, graph, fields["parameters"])
-        download_options = DownloadOptions(folder, name)
+        if batch:
+            fields |= batch.uploaded(director)
         group = _send(connection, director, graph, selected, fields, key=key)
         _announce(connection, group, selected, quiet=quiet)
         if not is_watched and folder is None:
             return int(Status.OK)
         return watch_to_end(connection, director, group.job_group_id, download_options, quiet=quiet)
+
+
+def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value not in (None, ())}
 
 
 def _send(
@@ -189,11 +208,10 @@ def _send(
 ) -> Group:
     """Submit with a key, so that a repetition after a lost answer makes no second group."""
     key = key or str(uuid.uuid4())
-    options = {name: value for name, value in fields.items() if value not in (None, ())}
-    options |= {"submitter": environment.submitter(), "idempotency_key": key}
+    options = _options(fields) | {"submitter": environment.submitter(), "idempotency_key": key}
     again = f"Repeat the command with --key {key}: it makes one group, also if this one arrived."
     try:
-        return director.submit(graph, selected.backend_ids, count=selected.count, **cast(SubmitOptions, options))
+        return director.submit(graph, selected.backend_ids, **options)
     except Unreachable as error:
         failure = failure_of(error, connection)
         failure.hint = f"{failure.hint}\n{again}"

@@ -1,16 +1,18 @@
 """Texts for users: statuses, times, tables, results of jobs and groups."""
 
 import datetime as dt
+import json
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from director.client import Child, Group
 from jobgroups.domain.text import duration
+from jobgroups.workflow.assets import referenced_asset
 
 #: Colour of a status of groups, jobs and backends.
 COLOURS: Final[Mapping[str, str]] = {
@@ -35,6 +37,14 @@ def label(status: str) -> str:
     return {"timeout": "timed out", "partial_complete": "partly completed"}.get(status, status)
 
 
+NOT_NEEDED: Final = "not needed"  #: What is shown of a job that ``stop_when`` stopped.
+
+
+def shown_status(child: Child) -> str:
+    """Return the status of a job, of one that ``stop_when`` stopped ``not needed``."""
+    return NOT_NEEDED if child.stopped_by else child.status
+
+
 def coloured(status: str, text: str | None = None) -> str:
     """Return ``text``, or the status itself, in the colour of the status."""
     return click.style(label(status) if text is None else text, fg=COLOURS.get(status))
@@ -52,6 +62,19 @@ def local(moment: dt.datetime | None) -> str:
 def plain_line(text: str) -> str:
     """Return an external text as one line without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def short(value: Any, limit: int = 40) -> str:
+    """Return the value of an input in at most ``limit`` characters."""
+    asset_id = referenced_asset(value)
+    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    shown = plain_line(shown if asset_id is None else f"asset {asset_id}")
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def variation(child: Child) -> str:
+    """Return the inputs that a job sets by itself, shortened: ``3.cfg=7``."""
+    return " ".join(f"{name}={short(value, 24)}" for name, value in (child.variation or {}).items())
 
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[object]], statuses: int = -1) -> list[str]:
@@ -128,14 +151,14 @@ def why(child: Child) -> str:
 def counts(group: Group) -> str:
     """Return ``4 completed, 1 completed after 2 attempts, 1 failed``."""
     completed = Counter(max(1, child.attempt_count) for child in group.child_jobs if child.status == "completed")
-    others = Counter(child.status for child in group.child_jobs)
+    others = Counter(map(shown_status, group.child_jobs))
     parts = [
         f"{number} completed" + (f" after {attempts} attempts" if attempts > 1 else "")
         for attempts, number in sorted(completed.items())
     ]
     parts += [
         f"{others[status]} {label(status)}"
-        for status in ("failed", "timeout", "cancelled", "running", "queued")
+        for status in ("failed", "timeout", "cancelled", NOT_NEEDED, "running", "queued")
         if others[status]
     ]
     return ", ".join(parts) or "no jobs yet"

@@ -37,8 +37,7 @@ def watch_to_end(
         conclude(group)
     if missing:
         raise failed_to_save(missing, group_id, options)
-    is_complete = group.finished and group.completed_count == group.total_count
-    return int(Status.OK if is_complete else Status.FAILED)
+    return int(Status.OK if group.finished and group.status == "completed" else Status.FAILED)
 
 
 def _show(
@@ -65,8 +64,7 @@ def _save(downloader: Downloader, director: Director, group_id: str, event: Even
         case InitialState():
             # The state of a large group comes without outputs.
             is_whole = "truncated" not in event.raw
-            group = event.group if is_whole else director.status(group_id)
-            downloader.download_all(group_id, group.child_jobs)
+            downloader.download_all(event.group if is_whole else director.status(group_id))
 
 
 def conclude(group: Group) -> None:

@@ -1,4 +1,4 @@
-"""Reads a workflow: a file in API format, a PNG with a workflow, or standard input."""
+"""Reads a workflow: a file in the API format or the editor's, a PNG with a workflow, or standard input."""
 
 import difflib
 import json
@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import click
+
+from director.cli import text
 from director.cli.exit_status import usage_error
 from director.client import BadRequest, Director
 from jobgroups.workflow import WorkflowInvalid, check_workflow
+from jobgroups.workflow.validation import is_editor_format
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 #: Other images of ComfyUI's users; they are not read for a workflow.
@@ -41,7 +45,7 @@ def _neighbours(path: Path) -> str:
 
 
 def workflow_in(content: bytes, source: str, director: Director) -> dict[str, Any]:
-    """Return the workflow in the result of ``read_source``; the Director reads that of a PNG.
+    """Return the workflow in the result of ``read_source``; the Director reads that of a PNG, and converts the editor's.
 
     Raises ``CommandError`` if it has no workflow that could be submitted; ``source`` is its name in the message.
     """
@@ -54,14 +58,25 @@ def workflow_in(content: bytes, source: str, director: Director) -> dict[str, An
     for start, kind in _OTHER_IMAGES.items():
         if content.startswith(start):
             raise usage_error(f"{name} is {kind}: ComfyUI stores its workflow in PNGs only.")
-    return _in_text(content, name)
+    workflow = _in_text(content, name)
+    if is_editor_format(workflow):
+        converted = director.convert(workflow)
+        for warning in converted.warnings:
+            click.echo(text.plain_line(f"Warning: {warning}"), err=True)
+        return converted.workflow
+    try:
+        check_workflow(workflow, field=name)
+    except WorkflowInvalid as error:
+        raise usage_error(str(error)) from None
+    assert isinstance(workflow, dict)  # noqa: S101 checked above
+    return workflow
 
 
-def _in_text(content: bytes, name: str) -> dict[str, Any]:
+def _in_text(content: bytes, name: str) -> object:
     if not content.strip():
         raise usage_error(f"{name} is empty.")
     try:
-        workflow = json.loads(content.decode("utf-8-sig"))
+        return json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise usage_error(f"{name} is neither JSON nor a PNG.") from None
     except json.JSONDecodeError as error:
@@ -69,9 +84,3 @@ def _in_text(content: bytes, name: str) -> dict[str, Any]:
         raise usage_error(f"{name} is not JSON: {error.msg} at {where}.") from None
     except RecursionError:
         raise usage_error(f"{name} is nested too deep for a workflow.") from None
-    try:
-        check_workflow(workflow, field=name)
-    except WorkflowInvalid as error:
-        raise usage_error(str(error)) from None
-    assert isinstance(workflow, dict)  # noqa: S101 checked above
-    return workflow

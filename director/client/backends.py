@@ -1,6 +1,7 @@
-"""Backends, found ComfyUIs and the Director's health."""
+"""Backends, found ComfyUIs, the Director's health, recent failures and the usage."""
 
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 from director.client.decode import Moment, Parsed
@@ -123,6 +124,7 @@ class BackendCheck:
         can_run: It can, as far as that is known. With ``reasons``: in part.
         known: Every node class of the workflow could be read from it.
         state_reason: Why it takes no jobs now.
+        jobs: Of a plan, the number of jobs that it can execute.
     """
 
     backend_id: str
@@ -130,14 +132,61 @@ class BackendCheck:
     known: bool = False
     state_reason: str | None = None
     reasons: tuple[CheckReason, ...] = ()
+    jobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowCheck(Parsed):
-    """Which backends can execute a workflow; ``can_run`` is their number."""
+    """Which backends can execute a workflow; ``can_run`` is their number.
+
+    Attributes:
+        choices: What the lists of the backends offer, by ``node.input``.
+        choice_backends: Of an input with unequal lists, the number of backends that have a choice, by ``node.input``.
+        usual_seconds: The seconds of a job of this workflow; None: it has never run.
+    """
 
     can_run: int
     backends: tuple[BackendCheck, ...] = ()
+    choices: dict[str, list[Any]] = field(default_factory=dict, hash=False)
+    choice_backends: dict[str, dict[str, int]] = field(default_factory=dict, hash=False)
+    usual_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertedWorkflow(Parsed):
+    """A workflow in the API format, and what the conversion could not do as the editor does."""
+
+    workflow: dict[str, Any] = field(hash=False)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedJob:
+    """One job that a submission would make."""
+
+    seed: int
+    variation: dict[str, Any] | None = field(default=None, hash=False)
+    metadata: dict[str, Any] | None = field(default=None, hash=False)
+    backend_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmissionPlan(Parsed):
+    """What a submission would make; with ``base_seed`` it makes exactly these jobs.
+
+    ``eta_seconds`` are those until the last job ends; None: the workflow has never run.
+    """
+
+    total_count: int
+    placement: str
+    base_seed: int
+    seed_strategy: str | None = None
+    sweep: dict[str, Any] | None = field(default=None, hash=False)
+    jobs: tuple[PlannedJob, ...] = ()
+    backends: tuple[BackendCheck, ...] = ()
+    skipped_backends: tuple[dict[str, str], ...] = field(default=(), hash=False)
+    warnings: tuple[str, ...] = ()
+    eta_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,3 +220,103 @@ class Found(Parsed):
     first_seen_at: Moment | None = None
     last_seen_at: Moment | None = None
     ignored_at: Moment | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureExample:
+    """The newest failure of a row; ``attempt`` None: the job was never sent."""
+
+    job_group_id: str
+    job_id: str
+    at: Moment
+    attempt: int | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureRow:
+    """All failures with one cause at one backend in one workflow.
+
+    Attributes:
+        backend_id: None: jobs of the pool that no candidate could take.
+        workflow: Identifier of the workflow; it does not depend on the seeds.
+        workflow_name: Name of the group of the newest failure, how many more groups there are, and the
+            model.
+        groups: Number of groups with these failures.
+        failed_jobs: Jobs that are failed or timed out now.
+        retrying: Failures whose jobs are not final.
+    """
+
+    failure_class: str
+    backend_id: str | None
+    workflow: str
+    failures: int
+    failed_jobs: int
+    first_at: Moment
+    last_at: Moment
+    workflow_name: str = ""
+    groups: int = 0
+    retrying: int = 0
+    example: FailureExample | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures(Parsed):
+    """The failures within a window.
+
+    Attributes:
+        failed_jobs: Jobs that are failed or timed out now, of all rows.
+        results: Failures without a later success, the most frequent first.
+        recovered: Failures whose jobs completed with a later attempt.
+        left_out: Number of rows that are not listed.
+        only_newest: Number of counted failures if there were more; None: all are counted.
+    """
+
+    window: str
+    since: Moment
+    failed_jobs: int = 0
+    results: tuple[FailureRow, ...] = ()
+    recovered: tuple[FailureRow, ...] = ()
+    left_out: int = 0
+    only_newest: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRow:
+    """The attempts with the same values of the dimensions.
+
+    Attributes:
+        dimensions: The value of each dimension by its name; empty: there is none.
+        gpu_seconds: Seconds from the start to the end of the attempts.
+        jobs: Number of different jobs.
+        failures: Attempts that failed.
+        retries: Attempts after the first one of their job, without those of which nothing was executed.
+    """
+
+    dimensions: dict[str, str]
+    gpu_seconds: float
+    attempts: int
+    jobs: int
+    failures: int
+    retries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage(Parsed):
+    """The attempts that ended in some days.
+
+    Attributes:
+        first_day: The first day, in UTC.
+        last_day: The last day, in UTC.
+        since: When the oldest stored group was created; None: there is no group.
+        by: The names of the dimensions.
+        results: The newest day first if the days are a dimension, then the row with the most GPU seconds.
+        next: The URL of more rows; None: there are none.
+    """
+
+    first_day: date
+    last_day: date
+    since: Moment | None
+    by: tuple[str, ...]
+    results: tuple[UsageRow, ...]
+    next: str | None

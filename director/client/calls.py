@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -121,6 +122,20 @@ async def pages(
         if not isinstance(following, str) or not following:
             return
         after = {cursor: parse_qs(urlsplit(following).query).get(cursor, [following])[0]}
+
+
+def children(wire: Wire, group_id: str, parse: Callable[[Any], T], limit: int = 200) -> AsyncGenerator[T]:
+    """Yield the jobs of a group, ``limit`` in a request."""
+    request = partial(requests.get, "job-groups", group_id, limit=str(limit))
+    return pages(wire, request, parse, rows="child_jobs", link="children_next", cursor="children_after")
+
+
+async def whole(wire: Wire, group: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON object of a group with all its jobs: those of a large group are read page by page."""
+    if not group.get("children_next"):
+        return group
+    jobs = [job async for job in children(wire, str(group.get("job_group_id")), as_object)]
+    return {**group, "child_jobs": jobs, "children_next": None}
 
 
 async def events(wire: Wire, group_id: str, since: int) -> tuple[Event, ...]:

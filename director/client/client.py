@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -11,16 +12,25 @@ from director.client import calls, downloads
 from director.client import stream as event_stream
 from director.client import wait as group_wait
 from director.client.assets import Assets, AsyncAssets
-from director.client.backends import Backend, Exclusion, Found, Health, WorkflowCheck
+from director.client.backends import (
+    Backend,
+    ConvertedWorkflow,
+    Exclusion,
+    Failures,
+    Found,
+    Health,
+    SubmissionPlan,
+    Usage,
+    WorkflowCheck,
+)
 from director.client.calls import Outage
 from director.client.decode import as_object, load, parser
 from director.client.downloads import Downloadable
 from director.client.events import Event
-from director.client.failures import Failures
-from director.client.file_writer import DEFAULT_TEMPLATE
 from director.client.groups import (
     CancelResult,
     Child,
+    Deletion,
     Group,
     JobOfFile,
     MoveResult,
@@ -41,11 +51,14 @@ from director.client.requests import (
     delete,
     get,
     list_groups,
+    plan,
     post,
     submit,
 )
 from director.client.transport import DEFAULT_URL, Address
+from director.client.webhooks import AsyncWebhooks, Webhooks
 from director.client.wire import AsyncWire, SyncWire, Wire
+from jobgroups.domain.file_names import DEFAULT_TEMPLATE, FileName
 
 T = TypeVar("T")
 
@@ -98,13 +111,14 @@ class _Client:
             director.submit(workflow, count=12, parameters={"steps": 30})
             director.submit(workflow, ["tag:4090", "gpu-7"], count=12)
             director.submit(workflow, ["gpu-1", "gpu-2"], base_seed=42)
+            director.submit(workflow, sweep={"axes": [{"input": "cfg", "values": [5, 7, 9]}]})
 
         Args:
             workflow: Node id to class and inputs.
             backend_ids: With ``count`` the candidates, each named once: ids, and ``tag:…`` for all backends with
                 a tag. Without ``count`` one job for each id. None: every backend is a candidate.
             count: Jobs in the pool, 1 … 10,000: each goes to the first candidate that is free. None: 1 without
-                ``backend_ids``.
+                ``backend_ids``, ``jobs`` and ``sweep``.
 
         Raises:
             BadRequest: Nothing was stored; ``errors`` has the reasons.
@@ -116,7 +130,22 @@ class _Client:
         request = submit(workflow, backend_ids, count=count, **options)
         answer = await calls.accepted(self._wire, request)
         replayed = answer.headers.get("idempotency-replayed", "").lower() == "true"
-        return parse_group(load(answer.content), replayed=replayed)
+        return parse_group(await calls.whole(self._wire, load(answer.content)), replayed=replayed)
+
+    @method
+    async def plan(
+        self,
+        workflow: Mapping[str, Any],
+        backend_ids: Sequence[str] | None = None,
+        *,
+        count: int | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> SubmissionPlan:
+        """Return what ``submit`` would make of the same arguments: jobs, seeds, backends and the time. Nothing is stored.
+
+        Raises ``BadRequest`` and ``NoOnlineBackends`` as ``submit`` does.
+        """
+        return await self._read(SubmissionPlan, plan(workflow, backend_ids, count=count, **options))
 
     @method
     async def check(
@@ -138,16 +167,31 @@ class _Client:
         return await self._read(WorkflowCheck, post(*path, workflow_json=workflow, backend_ids=backend_ids, **options))
 
     @method
+    async def convert(self, workflow: Mapping[str, Any], backend_ids: Sequence[str] = ("*",)) -> ConvertedWorkflow:
+        """Return a workflow of ComfyUI's editor format (saved by Ctrl+S) in the API format.
+
+        ``submit``, ``plan`` and ``check`` convert it by themselves. The backends describe its node classes.
+
+        Raises:
+            BadRequest: A node cannot be converted; ``errors`` has all of them.
+        """
+        return await self._read(
+            ConvertedWorkflow, post("workflows", "convert", workflow_json=workflow, backend_ids=backend_ids)
+        )
+
+    @method
     async def status(self, group_id: str, *, jobs: bool = True) -> Group:
-        """Return a group as it is now, with its jobs or without; see also ``wait`` and ``stream``."""
-        return await self._call(get("job-groups", group_id, **({} if jobs else {"children": "0"})), parse_group)
+        """Return a group as it is now, with its jobs or without; see also ``wait`` and ``stream``.
+
+        More than 1,000 jobs are read page by page: they may be newer than the ``seq`` of the group.
+        """
+        request = get("job-groups", group_id, **({} if jobs else {"children": "0"}))
+        return parse_group(await calls.whole(self._wire, await self._call(request, as_object)))
 
     @method
     def jobs(self, group_id: str, *, limit: int = 200) -> AsyncGenerator[Child]:
         """Iterate over the jobs of a group in their order, ``limit`` (at most 200) in a request: for large groups."""
-        request = partial(get, "job-groups", group_id, limit=str(limit))
-        names = {"rows": "child_jobs", "link": "children_next", "cursor": "children_after"}
-        return calls.pages(self._wire, request, parse_child, **names)
+        return calls.children(self._wire, group_id, parse_child, limit)
 
     @method
     def list(self, **filters: Unpack[ListFilters]) -> AsyncGenerator[Group]:
@@ -229,6 +273,30 @@ class _Client:
         )
 
     @method
+    async def rename(self, group_id: str, name: str) -> Group:
+        """Set the name of a group, up to 200 characters; an empty one removes it. Returns the group without its jobs."""
+        return await self._call(post("job-groups", group_id, method="PATCH", name=name), parse_group)
+
+    @method
+    async def archive(self, group_id: str, archived: bool = True) -> Group:
+        """Move a group out of the lists, or back (``archived=False``). Returns the group without its jobs."""
+        return await self._call(post("job-groups", group_id, method="PATCH", archived=archived), parse_group)
+
+    @method
+    async def deletion(self, group_id: str) -> Deletion:
+        """Return what ``delete`` would remove, or raise as it does."""
+        return await self._read(Deletion, get("job-groups", group_id, "delete"))
+
+    @method
+    async def delete(self, group_id: str) -> Deletion:
+        """Delete a group that has ended: jobs, events and captured files. Files at backends stay there.
+
+        Raises:
+            Conflict: It has not ended (``group_open``), or one of its prompts may still run (``group_stopping``).
+        """
+        return await self._read(Deletion, post("job-groups", group_id, "delete", repeatable=False))
+
+    @method
     async def cancel(self, group_id: str) -> CancelResult:
         """Cancel every job of a group that is not final."""
         return await self._read(CancelResult, delete("job-groups", group_id))
@@ -249,7 +317,7 @@ class _Client:
 
         Args:
             job_ids: The jobs; None: all that failed or timed out, and in a cancelled group those that
-                were cancelled.
+                were cancelled by users.
             **options: On which backends (``where="auto"``); see :class:`~director.client.RetryOptions`.
 
         Raises:
@@ -296,7 +364,7 @@ class _Client:
 
     @method
     async def download(
-        self, source: Downloadable, folder: str | Path, name: str = DEFAULT_TEMPLATE
+        self, source: Downloadable, folder: str | Path, name: str | FileName = DEFAULT_TEMPLATE
     ) -> tuple[Path, ...]:
         """Save one file, or the files of a job, of a ``ChildCompleted`` or of a whole group.
 
@@ -309,7 +377,9 @@ class _Client:
 
         Args:
             folder: Created if it does not exist.
-            name: Template of the file names: ``{index}``, ``{seed}``, ``{backend}``, ``{name}``, ``{job}``.
+            name: Template of the file names: ``{index}``, ``{number}``, ``{seed}``, ``{backend}``, ``{name}``, ``{job}``,
+                ``{group}``, metadata and varied inputs (docs/api.md, "File names"). A file of an event has no index,
+                no group and no metadata: they are empty. For one file also its ``FileName``.
 
         Returns:
             The paths, in the order of the files.
@@ -319,9 +389,35 @@ class _Client:
             NotFound: The file is missing at the backend.
             Unreachable: The file's backend does not answer.
             OSError: The file cannot be written.
-            ValueError: The template has another placeholder.
+            ValueError: The template is wrong, or has a name that no file has.
         """
         return await downloads.download(self._wire, self._address.url, source, Path(folder), name)
+
+    @method
+    async def thumbnail(self, group_id: str, job_id: str, number: int = 0, width: int = 640) -> bytes:
+        """Return output ``number`` (from 0) of a job as WebP: an image, or the first frame of a video.
+
+        ``width``: at most so many pixels, 160, 320, 640, 1280 or 2560. Raises ``NotFound`` if there is none.
+        """
+        request = get("job-groups", group_id, "jobs", job_id, "outputs", str(number), w=str(width))
+        return (await calls.accepted(self._wire, request)).content
+
+    @method
+    async def sheet(self, group_id: str, path: str | Path, *, axes: Sequence[str] = ()) -> tuple[Path, ...]:
+        """Save the contact sheet of a group as WebP, and return the paths: a large one has several pages.
+
+        Replaces the file ``path``; the second page is ``sheet_2.webp``::
+
+            director.sheet(group.job_group_id, "sheet.webp", axes=["3.cfg", "4.ckpt_name"])
+
+        Args:
+            axes: Inputs of a sweep for columns, rows and blocks; the others follow in the order of the sweep.
+
+        Raises:
+            BadRequest: The group has no such axis.
+            OSError: A file cannot be written.
+        """
+        return await downloads.sheet(self._wire, group_id, Path(path), axes)
 
     @method
     async def backends(self) -> tuple[Backend, ...]:
@@ -469,6 +565,24 @@ class _Client:
         return await self._read(Failures, get("failures", window=window))
 
     @method
+    async def usage(
+        self, by: Sequence[str] = ("day",), *, first_day: date | None = None, last_day: date | None = None
+    ) -> Usage:
+        """Return GPU time, jobs, failures and retries, computed from the stored attempts; at most 10,000 rows.
+
+        Args:
+            by: One to three of ``day``, ``submitter``, ``backend`` and ``metadata.KEY``.
+            first_day: Default: 29 days before ``last_day``.
+            last_day: Default: today. Days are those of UTC.
+
+        Raises:
+            BadRequest: There is no such dimension, or the days are more than a year.
+        """
+        days = {"from": first_day, "to": last_day}
+        given = {name: day.isoformat() for name, day in days.items() if day is not None}
+        return await self._read(Usage, get("usage", by=",".join(by), limit="10000", **given))
+
+    @method
     async def workflow_from_png(self, content: bytes) -> dict[str, Any]:
         """Return the workflow that ComfyUI stored in a PNG, ready for ``submit``.
 
@@ -508,6 +622,11 @@ class Director(_Client, BlockingClient):
         """The input files that are stored at the Director."""
         return Assets(self._wire)
 
+    @property
+    def webhooks(self) -> Webhooks:
+        """The deliveries of events to webhooks."""
+        return Webhooks(self._wire)
+
     def __enter__(self) -> Director:
         return self
 
@@ -536,6 +655,11 @@ class AsyncDirector(_Client, AsyncClient):
     def assets(self) -> AsyncAssets:
         """The input files that are stored at the Director."""
         return AsyncAssets(self._wire)
+
+    @property
+    def webhooks(self) -> AsyncWebhooks:
+        """The deliveries of events to webhooks."""
+        return AsyncWebhooks(self._wire)
 
     async def __aenter__(self) -> AsyncDirector:
         return self

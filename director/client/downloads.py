@@ -1,52 +1,99 @@
 """Downloads the files of jobs: captured ones from the Director, others from their addresses."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import urljoin
 
-from director.client import calls
+from director.client import calls, requests
 from director.client.errors import NotFound, UnexpectedAnswer
 from director.client.events import ChildCompleted
-from director.client.file_writer import AtomicFile, relative_path
+from director.client.file_writer import AtomicFile
 from director.client.groups import Child, Group, OutputFile
 from director.client.wire import Wire
+from jobgroups.domain.file_names import FileName, FileNames, Template, facts
 
 logger = logging.getLogger(__name__)
+
+_SHEET_TIMEOUT: Final = 60.0  #: Seconds: the thumbnails are made first.
 
 Downloadable: TypeAlias = OutputFile | Child | ChildCompleted | Group
 
 
-async def download(wire: Wire, base_url: str, source: Downloadable, folder: Path, template: str) -> tuple[Path, ...]:
+async def download(
+    wire: Wire, base_url: str, source: Downloadable, folder: Path, name: str | FileName
+) -> tuple[Path, ...]:
     """Save every file of ``source`` below ``folder``; return the paths in order.
 
     Addresses of files may be relative to ``base_url``, the Director's. For the errors see ``Director.download``.
     """
-    targets = [(file, folder / relative_path(file, template)) for file in _files(source)]
-    paths = [await _save(wire, _address(base_url, file), target) for file, target in targets]
+    files = _files(source)
+    # Missing files are named too, as in the zip.
+    named = [name] if isinstance(name, FileName) else names_of(files, name)
+    paths = []
+    for file, target in zip(files, named, strict=True):
+        if file.missing and file is not source:
+            logger.warning("Not downloaded: %s", file.why_missing)
+        else:
+            paths.append(await _save(wire, _address(base_url, file), folder, target))
     return tuple(paths)
 
 
-def _files(source: object) -> Iterator[OutputFile]:
-    """Yield the files to download: a single ``OutputFile`` always, of others those that are not missing."""
+async def sheet(wire: Wire, group_id: str, path: Path, axes: Sequence[str]) -> tuple[Path, ...]:
+    """Save every page of a contact sheet; return the paths. For the errors see ``Director.sheet``."""
+    paths: list[Path] = []
+    count = 1
+    while len(paths) < count:
+        number = len(paths) + 1
+        query = {"axes": ",".join(axes), "page": str(number)}
+        request = requests.get("job-groups", group_id, "sheet.webp", **query)
+        answer = calls.success(await calls.repeated(wire, partial(wire.send, request, _SHEET_TIMEOUT)))
+        count = int(answer.headers.get("x-sheet-pages", "1"))
+        paths.append(path if number == 1 else path.with_stem(f"{path.stem}_{number}"))
+        await wire.in_thread(partial(Path.write_bytes, data=answer.content), paths[-1])
+    return tuple(paths)
+
+
+def facts_of(file: OutputFile) -> dict[str, Any]:
+    """Return what a template of names can contain of a file."""
+    return facts(
+        index=file.index,
+        number=file.number,
+        seed=file.seed,
+        backend=file.backend_id,
+        name=file.filename,
+        job=file.job_id,
+        group=file.job_group_id,
+        metadata=file.metadata,
+        variation=file.variation,
+        group_metadata=file.group_metadata,
+    )
+
+
+def names_of(files: Sequence[OutputFile], template: str) -> list[FileName]:
+    """Return the name of each file of one download; raise ``ValueError`` as ``Director.download`` does."""
+    names = FileNames(Template(template))
+    found = [names.of(facts_of(file)) for file in files]
+    # A file of an event lacks the metadata: a name that it lacks may be one of them.
+    if not any(file.group_metadata is None for file in files):
+        names.check()
+    return found
+
+
+def _files(source: object) -> Sequence[OutputFile]:
     match source:
         case OutputFile():
-            yield source
-            return
+            return (source,)
         case ChildCompleted():
-            found = source.outputs.files
+            return source.outputs.files
         case Child() | Group():
-            found = source.files
+            return source.files
         case _:
             raise TypeError(
                 f"download() takes an OutputFile, a Child, a ChildCompleted or a Group, not {type(source).__name__}."
             )
-    for file in found:
-        if file.missing:
-            logger.warning("Not downloaded: %s", file.why_missing)
-        else:
-            yield file
 
 
 def _address(base_url: str, file: OutputFile) -> str:
@@ -62,11 +109,11 @@ def _address(base_url: str, file: OutputFile) -> str:
         raise UnexpectedAnswer(f"{url!r} is no address of a file.") from error
 
 
-async def _save(wire: Wire, url: str, target: Path) -> Path:
+async def _save(wire: Wire, url: str, folder: Path, name: FileName) -> Path:
     """Save one file, from the start again if the connection is lost."""
 
     async def save() -> Path:
-        with AtomicFile(target) as file:
+        with AtomicFile(folder, name) as file:
             return await wire.save(url, file)
 
     return await calls.repeated(wire, save)

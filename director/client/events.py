@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from director.client.decode import Moment, Parsed, Raw, as_objects, build
-from director.client.groups import Group, Outputs, outputs_fields, parse_group
+from director.client.groups import Group, Outputs, group_fields, outputs_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,10 @@ class Event(Parsed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitialState(Event):
-    """The whole group as of ``seq``. It replaces all earlier events."""
+    """The whole group as of ``seq``. It replaces all earlier events.
+
+    More than 1,000 jobs are read page by page: they may be newer, and the events after ``seq`` repeat their changes.
+    """
 
     group: Group
 
@@ -36,6 +39,15 @@ class InitialState(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupCreated(Event):
     """The group is stored: ``seq`` 1."""
+
+    job_group_id: str | None = None
+    total: int | None = None
+    created_at: Moment | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStarted(Event):
+    """A runner claimed the first job of a group that was accepted without one."""
 
     job_group_id: str | None = None
 
@@ -63,6 +75,8 @@ class ChildEvent(Event):
 
     job_id: str
     backend_id: str | None
+    seed: int | None = None
+    variation: dict[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +84,6 @@ class ChildStarted(ChildEvent):
     """The backend has started to execute the job."""
 
     backend_id: str
-    seed: int | None = None
     attempt: int | None = None
     started_at: Moment | None = None
 
@@ -80,6 +93,7 @@ class ChildProgress(ChildEvent):
     """``progress`` of the whole workflow in percent, and the steps of the current node."""
 
     backend_id: str
+    attempt: int | None = None
     progress: float
     current_step: str | None = None
     steps_completed: int | None = None
@@ -111,7 +125,6 @@ class ChildRetrying(ChildEvent):
         requested_by: The user who retried or moved it; None: the group's policy did.
     """
 
-    seed: int | None = None
     attempt: int | None = None
     failure_class: str | None = None
     reason: str | None = None
@@ -131,7 +144,6 @@ class ChildCompleted(ChildEvent):
     """
 
     backend_id: str
-    seed: int | None = None
     outputs: Outputs = field(default_factory=Outputs)
     warnings: tuple[str, ...] = ()
     outputs_reused: bool = False
@@ -146,6 +158,7 @@ class ChildFailed(ChildEvent):
     error_type: str | None = None
     failure_class: str | None = None
     error_details: dict[str, Any] | None = field(default=None, hash=False)
+    attempt: int | None = None
     failed_at: Moment | None = None
 
 
@@ -154,14 +167,18 @@ class ChildTimeout(ChildEvent):
     """The job timed out."""
 
     timeout_seconds: int | None = None
+    error: str | None = None
     failure_class: str | None = None
+    error_details: dict[str, Any] | None = field(default=None, hash=False)
+    attempt: int | None = None
     timed_out_at: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildCancelled(ChildEvent):
-    """A user cancelled the job."""
+    """A user cancelled the job, or ``stop_when`` of its group (``stopped_by``)."""
 
+    stopped_by: str | None = None
     cancelled_at: Moment | None = None
 
 
@@ -173,6 +190,7 @@ class ChildResult(Parsed):
     status: str
     backend_id: str | None = None
     seed: int | None = None
+    variation: dict[str, Any] | None = field(default=None, hash=False)
     outputs: Outputs | None = None
     error: str | None = None
 
@@ -182,9 +200,13 @@ class GroupComplete(Event):
     """Every job is final: the last event of a run. ``failed`` counts timeouts, too."""
 
     job_group_id: str | None = None
+    status: str | None = None
     total: int
     succeeded: int
     failed: int
+    cancelled: int = 0
+    completed_at: Moment | None = None
+    stopped_at: Moment | None = None
     results: tuple[ChildResult, ...] = ()
 
 
@@ -193,8 +215,11 @@ class UnknownEvent(Event):
     """An event of an unknown type: see ``raw``."""
 
 
-_BY_TYPE: Final[dict[str, type[Event]]] = {
+#: The events by the ``type`` of their frames.
+BY_TYPE: Final[dict[str, type[Event]]] = {
+    "initial_state": InitialState,
     "group_created": GroupCreated,
+    "group_started": GroupStarted,
     "group_reopened": GroupReopened,
     "child_started": ChildStarted,
     "child_progress": ChildProgress,
@@ -208,21 +233,15 @@ _BY_TYPE: Final[dict[str, type[Event]]] = {
 }
 
 
-def _initial_state(frame: Raw) -> InitialState:
-    common = {name: frame.get(name) for name in ("type", "seq", "run")}
-    state = build(Event, {**common, "raw": frame})
-    return InitialState(type=state.type, seq=state.seq, run=state.run, raw=frame, group=parse_group(frame))
-
-
 def parse_event(frame: Raw) -> Event:
     """Return the event in one frame, an ``UnknownEvent`` for an unknown type."""
     kind = frame.get("type")
-    if kind == "initial_state":
-        return _initial_state(frame)
     # Values that a frame lists as truncated are null in it.
     omitted = frame.get("truncated") or ()
     fields = {name: value for name, value in frame.items() if name not in omitted}
     fields["raw"] = frame
+    if kind == "initial_state":
+        fields["group"] = group_fields(frame)
     if kind == "child_completed":
         fields["outputs"] = outputs_fields(frame.get("outputs") or {}, frame)
     if kind == "group_complete":
@@ -230,4 +249,4 @@ def parse_event(frame: Raw) -> Event:
             {**result, "outputs": outputs_fields(result.get("outputs"), result), "raw": result}
             for result in as_objects(frame.get("results", []))
         ]
-    return build(_BY_TYPE.get(str(kind), UnknownEvent), fields)
+    return build(BY_TYPE.get(str(kind), UnknownEvent), fields)

@@ -1,5 +1,6 @@
 """Groups, their jobs, attempts and output files. The names are those of the API."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +23,11 @@ class OutputFile(Parsed):
         duration: Seconds of a video or sound; None if it is not known.
         missing: The backend does not have the file any more, or has another file of this name.
         reason: ``replaced`` if the backend has another file of this name.
-        index: Number of its job in the group, from 1; None for a file that was not read from a ``Group``.
+        number: Its number in its job, from 1; None for a file without an address.
+        variation: That of its job.
+        metadata: That of its job; None for a file of an event.
+        index: Number of its job in the group, from 1. It, ``job_group_id`` and ``group_metadata`` are None for a file that was
+            not read from a ``Group``.
     """
 
     filename: str
@@ -45,7 +50,12 @@ class OutputFile(Parsed):
     job_id: str | None = None
     backend_id: str | None = None
     seed: int | None = None
+    number: int | None = None
+    variation: dict[str, Any] | None = field(default=None, hash=False)
+    metadata: dict[str, Any] | None = field(default=None, hash=False)
     index: int | None = None
+    job_group_id: str | None = None
+    group_metadata: dict[str, Any] | None = field(default=None, hash=False)
 
     @property
     def why_missing(self) -> str:
@@ -79,11 +89,17 @@ class Attempt(Parsed):
     backend_id: str | None = None
     prompt_id: str | None = None
     outcome: str | None = None
+    #: Whether it counts against ``max_attempts``.
+    charged: bool = True
     error_message: str | None = None
     error_type: str | None = None
     failure_class: str | None = None
+    error_details: dict[str, Any] | None = field(default=None, hash=False)
+    created_at: Moment | None = None
+    accepted_at: Moment | None = None
     started_at: Moment | None = None
     ended_at: Moment | None = None
+    stop_requested_at: Moment | None = None
     outputs: Outputs | None = None
     #: Why the Director stops or stopped its prompt, for example ``cancel``, ``moved`` or ``recalled``.
     stop_reason: str | None = None
@@ -105,6 +121,9 @@ class Child(Parsed):
         waiting_reason: One sentence while the job is queued, or runs on an offline backend.
         outputs_reused: Whether ComfyUI executed nothing for it: every node was cached.
         eta_seconds: Seconds until the job is expected to end; None: it has ended, or that is not known.
+        variation: The inputs that the job sets beside those of its group; None: it differs by its seed alone.
+        metadata: Its own metadata, if the submission gives it some.
+        stopped_by: ``stop_when`` if the group's condition cancelled the job.
     """
 
     job_id: str
@@ -125,8 +144,12 @@ class Child(Parsed):
     eta_seconds: float | None = None
     warnings: tuple[str, ...] = ()
     outputs_reused: bool = False
+    starred: bool = False
     attempts: tuple[Attempt, ...] = ()
     attempt_count: int = 0
+    variation: dict[str, Any] | None = field(default=None, hash=False)
+    metadata: dict[str, Any] | None = field(default=None, hash=False)
+    stopped_by: str | None = None
 
     @property
     def files(self) -> tuple[OutputFile, ...]:
@@ -171,6 +194,15 @@ class Group(Parsed):
         retry_on: Failure classes after which a job is retried; None for all retryable ones.
         partial_outputs: ``accept``, or ``fail``: a job of which ComfyUI refuses some outputs fails.
         submitter: Who submitted it, if the submission has a submitter.
+        name: As a user called it; None: no user did.
+        title: What users read: the name, else what its metadata, its prompt or its files name, else the id.
+        archived_at: When a user moved it out of the lists; None: it is in the lists.
+        summary: What its workflow makes, as far as that is known: ``prompt``, ``negative``, ``model``, ``width``,
+            ``height``, ``steps``, ``cfg``, ``sampler_name``, ``scheduler``, ``denoise``, ``file``.
+        sweep: The axes of its jobs, ``{"mode", "axes": [{"input", "values"}]}``; None: it is no sweep.
+        stop_when: The numbers of ``completed`` or ``failed`` jobs at which the rest ends; None: it does not.
+        stopped_at: When that happened.
+        webhook: The URL that gets its events, and these events; None: it has none of its own.
         replayed: The submission's key was used before: this is the group of that submission.
     """
 
@@ -180,6 +212,7 @@ class Group(Parsed):
     child_jobs: tuple[Child, ...] = ()
     completed_count: int = 0
     failed_count: int = 0
+    cancelled_count: int = 0
     total_count: int = 0
     created_at: Moment | None = None
     completed_at: Moment | None = None
@@ -198,9 +231,17 @@ class Group(Parsed):
     retry_on: tuple[str, ...] | None = None
     partial_outputs: str = "accept"
     submitter: str | None = None
+    name: str | None = None
+    title: str = ""
+    archived_at: Moment | None = None
+    summary: dict[str, Any] = field(default_factory=dict, hash=False)
     run: int = 1
     seq: int | None = None
     revision: int = 0
+    sweep: dict[str, Any] | None = field(default=None, hash=False)
+    stop_when: dict[str, int] | None = field(default=None, hash=False)
+    stopped_at: Moment | None = None
+    webhook: dict[str, Any] | None = field(default=None, hash=False)
     replayed: bool = False
 
     @property
@@ -211,8 +252,11 @@ class Group(Parsed):
     @property
     def files(self) -> tuple[OutputFile, ...]:
         """Return every file of every job, in order."""
+        of_group: dict[str, Any] = {"job_group_id": self.job_group_id, "group_metadata": self.metadata}
         return tuple(
-            replace(file, index=index) for index, child in enumerate(self.child_jobs, 1) for file in child.files
+            replace(file, index=index, **of_group)
+            for index, child in enumerate(self.child_jobs, 1)
+            for file in child.files
         )
 
     @property
@@ -234,6 +278,24 @@ class CancelResult(Parsed):
     interrupted: int = 0
     already_complete: int = 0
     already_failed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deletion(Parsed):
+    """What the deletion of a group removes, or would.
+
+    Attributes:
+        starred: Number of its jobs with a star.
+        files: Number of captured files that no other group has.
+        bytes: Bytes of these files.
+        kept_at_backends: Its jobs reported files that may still be at their backends: they stay there.
+    """
+
+    jobs: int
+    starred: int = 0
+    files: int = 0
+    bytes: int = 0
+    kept_at_backends: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,15 +355,17 @@ def outputs_fields(value: Any, owner: Mapping[str, Any]) -> Raw | None:
     """Return the fields of an ``Outputs`` from the API's object, None if there is none.
 
     ``value`` is ``{"images": [file, …], "<ComfyUI's key>": […], "prompt_id"}`` or None. ``owner`` is the job or event
-    with these outputs; its job id, backend and seed are set on each file.
+    with these outputs; its job id, backend, seed, variation and metadata are set on each file.
     """
     if value is None:
         return None
     outputs = as_object(value)
-    origin = {name: owner.get(name) for name in ("job_id", "backend_id", "seed")}
+    origin = {name: owner.get(name) for name in ("job_id", "backend_id", "seed", "variation", "metadata")}
+    numbers = itertools.count(1)
     files = [
-        {**entry, **origin, "kind": kind, "raw": entry}
-        for kind, entries in outputs.items()
+        {**entry, **origin, "kind": kind, "raw": entry, "number": next(numbers) if entry.get("url") else None}
+        # As the API numbers them.
+        for kind, entries in sorted(outputs.items(), key=lambda one: one[0] != "images")
         if isinstance(entries, list)
         for entry in entries
         if isinstance(entry, dict) and isinstance(entry.get("filename"), str)
@@ -335,10 +399,12 @@ def parse_child(value: Any) -> Child:
     return build(Child, _child_fields(as_object(value)))
 
 
-def parse_group(value: Any, *, replayed: bool = False) -> Group:
-    """Return the group in the answer to a submission or status, a list's row, ``initial_state``."""
-    group = as_object(value)
+def group_fields(group: Raw) -> Raw:
+    """Return the fields of a ``Group`` from the API's object."""
     children = [_child_fields(child) for child in as_objects(group.get("child_jobs", []))]
-    return build(
-        Group, {"total_count": len(children), **group, "child_jobs": children, "replayed": replayed, "raw": group}
-    )
+    return {"total_count": len(children), **group, "child_jobs": children, "raw": group}
+
+
+def parse_group(value: Any, *, replayed: bool = False) -> Group:
+    """Return the group in the answer to a submission or status, or in a list's row."""
+    return build(Group, {**group_fields(as_object(value)), "replayed": replayed})

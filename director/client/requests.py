@@ -38,6 +38,10 @@ class SubmitOptions(CheckOptions, total=False):
     """Options of a submission beside the workflow, the backends and the number of jobs.
 
     Attributes:
+        jobs: The jobs of the pool in the place of a number, each with inputs, seed and metadata of its own:
+            ``[{"parameters": {"6.text": "a cat"}, "seed": 7, "metadata": {"shot": 1}}, …]``.
+        sweep: Or the values of some inputs, ``{"axes": [{"input": "3.cfg", "values": [5, 7]}, {"input": "seed",
+            "count": 4}]}``: one job for each combination, or with ``"mode": "zip"`` for each place in the lists.
         parameters: Inputs to set in every job: ``{"steps": 20}``, ``{"3.steps": 20}`` or
             ``{"3": {"steps": 20}}``.
         seed_strategy: ``random`` (default), ``sequential``, ``fibonacci`` or ``golden_ratio``.
@@ -56,11 +60,18 @@ class SubmitOptions(CheckOptions, total=False):
         retry_on: Failure classes after which a job is retried; all retryable ones if left out.
         partial_outputs: ``accept`` (default): a job of which ComfyUI refuses some outputs completes
             with the others and a warning; ``fail``: its prompt is stopped and it fails.
+        stop_when: ``{"completed": 4}`` or ``{"failed": 10}``: after so many jobs the others are not needed and are
+            cancelled, once.
+        webhook: ``{"url": "https://…", "events": ["child_failed", "group_complete"]}``: events that are posted there,
+            signed (docs/webhooks.md); without ``events`` the ends of the jobs and of the group.
         submitter: Who submits it, up to 150 characters: a filter of the list of groups.
+        name: What the group is called, up to 200 characters; else its metadata or its prompt names it.
         idempotency_key: Submissions with one key within 24 h make one group. A new key for each call
             if left out.
     """
 
+    jobs: Sequence[Mapping[str, Any]] | None
+    sweep: Mapping[str, Any] | None
     seed_strategy: str | None
     base_seed: int | None
     metadata: Mapping[str, Any] | None
@@ -71,7 +82,10 @@ class SubmitOptions(CheckOptions, total=False):
     retry_elsewhere: bool | str | None
     retry_on: Sequence[str] | None
     partial_outputs: str | None
+    stop_when: Mapping[str, int] | None
+    webhook: Mapping[str, Any] | None
     submitter: str | None
+    name: str | None
     idempotency_key: str | None
 
 
@@ -82,6 +96,9 @@ class ListFilters(TypedDict, total=False):
         status: A group status.
         backend: Groups with a job on this backend.
         submitter: Groups that were submitted under exactly this name.
+        text: Groups of which each word is in the name, the metadata, the prompt, the id or the submitter, or is the
+            seed of a job.
+        archived: ``no`` (default), ``yes``: archived groups only, or ``any``.
         metadata: ``{"scene": "shot_001"}``: groups with these values in their metadata.
         created_after: Datetime with a time zone; likewise ``created_before``.
         limit: Groups per request, at most 200. All pages are read during the iteration.
@@ -90,6 +107,8 @@ class ListFilters(TypedDict, total=False):
     status: str | None
     backend: str | None
     submitter: str | None
+    text: str | None
+    archived: str | None
     metadata: Mapping[str, Any] | None
     created_after: datetime | None
     created_before: datetime | None
@@ -154,7 +173,7 @@ class HoldOptions(TypedDict, total=False):
 
 
 #: Fields of a body that are lists of strings.
-_LISTS: Final = {"backend_ids", "job_ids", "required_capabilities", "retry_on", "tags"}
+_LISTS: Final = {"backend_ids", "job_ids", "jobs", "required_capabilities", "retry_on", "tags"}
 
 
 def _path(*segments: str) -> str:
@@ -224,14 +243,21 @@ def submit(
 ) -> Request:
     """Return the submission of a group; safe to repeat, since it has an idempotency key.
 
-    Without ``backend_ids`` its jobs go to the pool of all backends; one job without ``count``.
+    Without ``backend_ids`` its jobs go to the pool of all backends; one job without ``count``, ``jobs`` and ``sweep``.
     """
     if backend_ids is None:
-        backend_ids, count = ["*"], 1 if count is None else count
+        backend_ids = ["*"]
+        if options.get("jobs") is None and options.get("sweep") is None:
+            count = 1 if count is None else count
     fields: dict[str, Any] = {"workflow_json": workflow, "backend_ids": backend_ids, "count": count}
     key = str(uuid.uuid4()) if idempotency_key is None else idempotency_key
     request = post("job-group", **fields, **checked(SubmitOptions, options))
     return replace(request, headers={"Idempotency-Key": key})
+
+
+def plan(workflow: Mapping[str, Any], backend_ids: Sequence[str] | None, **options: Any) -> Request:
+    """Return the request for the plan of a submission; arguments as of :func:`submit`."""
+    return replace(submit(workflow, backend_ids, **options), path=_path("job-groups", "plan"), headers={})
 
 
 def _moment(value: datetime) -> str:

@@ -18,7 +18,7 @@ from director.client.decode import load
 from director.client.errors import DirectorError, GroupNotFound, StreamClosed, UnexpectedAnswer, error_from_body
 from director.client.events import Event, GroupComplete, InitialState, parse_event
 from director.client.groups import parse_group
-from director.client.wire import Closed, Wire
+from director.client.wire import Wire
 
 #: Close codes of the server (docs/api.md).
 TOO_SLOW: Final = 4008
@@ -54,17 +54,18 @@ class Stream:
         """Connect and yield events until the group's end; raise the error of a connection that fails or is closed."""
         self.error_frame = None
         path = requests.stream_path(self.group_id, self.seq)
-        async with aclosing(await wire.connect(path)) as socket:
-            while (frame := await socket.receive()) is not None:
-                if isinstance(frame, Closed):
-                    raise self._close_error(frame.code)
-                if (event := self._accept(load(frame))) is None:
-                    continue
-                yield event
-                # Not the end of an earlier run than the newest one.
-                is_end = isinstance(event, GroupComplete) and (event.run or self.run) >= self.run
-                if is_end and not self.follow:
-                    return
+        try:
+            async with aclosing(wire.frames(path)) as frames:
+                async for frame in frames:
+                    if (event := self._accept(await calls.whole(wire, load(frame)))) is None:
+                        continue
+                    yield event
+                    # Not the end of an earlier run than the newest one.
+                    is_end = isinstance(event, GroupComplete) and (event.run or self.run) >= self.run
+                    if is_end and not self.follow:
+                        return
+        except StreamClosed as closed:
+            raise self._close_error(closed) from closed.__cause__
 
     def _accept(self, frame: dict[str, Any]) -> Event | None:
         if frame.get("type") == "error":
@@ -86,14 +87,14 @@ class Stream:
         self.outage.reset()
         return event
 
-    def _close_error(self, code: int) -> DirectorError:
-        frame = self.error_frame or {}
+    def _close_error(self, closed: StreamClosed) -> DirectorError:
+        code, frame = closed.close_code, self.error_frame or {}
         if code == NOT_FOUND:
             detail = frame.get("detail") or f"Job group {self.group_id} not found"
             return GroupNotFound(str(detail), code="group_not_found", body=frame)
         if code in _APPLICATION_CODES and code not in {TOO_SLOW, SHUTTING_DOWN} and frame:
             return error_from_body(frame, status=None)
-        return StreamClosed(code)
+        return closed
 
     def delay_after(self, error: DirectorError) -> float:
         """Return the seconds to wait before the next connection; raise ``error`` if the outage has lasted too long."""

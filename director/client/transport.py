@@ -83,7 +83,7 @@ class Address:
             "headers": headers,
         }
 
-    def socket_options(self, path: str, timeout: float) -> dict[str, Any]:
+    def socket_options(self, path: str) -> dict[str, Any]:
         """Return the arguments of websockets' ``connect`` for the stream at ``path``."""
         headers = self.headers_for(self.url)
         agent = headers.pop("User-Agent")
@@ -95,7 +95,7 @@ class Address:
             "compression": None,
             "proxy": None,
             "ssl": _authorities() if self.url.startswith("https:") else None,
-            "open_timeout": timeout,
+            "open_timeout": 10.0,
             # The caller has its result and should not wait.
             "close_timeout": 1.0,
             "max_size": MAX_FRAME_BYTES,

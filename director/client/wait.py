@@ -36,7 +36,6 @@ class Watch:
         is_whole: It has its jobs.
         has_failed: The last request failed: the next one does not wait, so that its answer ends the outage.
         may_wait: False if too many requests wait at the Director.
-        takes_params: False if the Director is of a release before these parameters.
     """
 
     wire: Wire
@@ -48,7 +47,6 @@ class Watch:
     is_whole: bool = False
     has_failed: bool = False
     may_wait: bool = True
-    takes_params: bool = True
 
     def left(self, at_most: float) -> float:
         """Return the seconds until the deadline, at most ``at_most`` and never below 0."""
@@ -67,9 +65,6 @@ class Watch:
         try:
             group = await self._status(params)
         except DirectorError as error:
-            if params and error.status == 400:
-                self.takes_params = False
-                return 0.0
             if "wait" in params and error.status == 429:
                 self.may_wait = False
             elif not error.transient:
@@ -84,14 +79,12 @@ class Watch:
             self.outage.reset()
             self.has_failed = False
             self.group, self.is_whole = group or self.group, not params
-            if params and group is not None and group.child_jobs:
-                self.takes_params = False
         if self._has_ended():
             return 0.0
         return self._pause(has_moved=self.group is not None and (before is None or self.group.seq != before.seq))
 
     def _params(self) -> dict[str, str]:
-        if not self.takes_params or self._has_ended():
+        if self._has_ended():
             return {}
         params = {"children": "0"}
         if self.group is not None:
@@ -111,14 +104,18 @@ class Watch:
         is_bounded = seconds or self.deadline < math.inf
         limit = max(seconds + 1.0, self.left(seconds + 30.0)) if is_bounded else None
         answer = await self.wire.send(requests.get("job-groups", self.group_id, **params), limit)
-        return None if answer.status_code == 304 else parse_group(load(calls.success(answer).content))
+        if answer.status_code == 304:
+            return None
+        return parse_group(await calls.whole(self.wire, load(calls.success(answer).content)))
 
     def _pause(self, *, has_moved: bool) -> float:
         group, bounds = self.group, PAUSES_S
-        if not self.takes_params or not self.may_wait:
+        if not self.may_wait:
             bounds = POLL_PAUSES_S
-        elif has_moved and group is not None and group.total_count - group.completed_count - group.failed_count <= FEW:
-            return 0.0
+        elif has_moved and group is not None:
+            final = group.completed_count + group.failed_count + group.cancelled_count
+            if group.total_count - final <= FEW:
+                return 0.0
         # The last fraction of a second is too short for a request that waits.
         shortest, longest = bounds if self.left(1.0) == 1.0 else (1.0, 1.0)
         return max(shortest, min(longest, SHARE * (time.monotonic() - self.began)))

@@ -8,9 +8,8 @@ Each rule is therefore written once.
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,7 +18,7 @@ import websockets.asyncio.client
 import websockets.sync.client
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from director.client.errors import error_from_answer
+from director.client.errors import StreamClosed, error_from_answer
 from director.client.file_writer import AtomicFile
 from director.client.requests import Request
 from director.client.transport import (
@@ -35,33 +34,6 @@ T = TypeVar("T")
 
 #: Seconds without progress of an upload. The Director answers when the whole file is on its disk.
 _UPLOAD_TIMEOUT: Final = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """The event stream ended with this close code."""
-
-    code: int
-
-
-class Socket(ABC):
-    """An open event stream."""
-
-    async def receive(self, timeout: float | None = None) -> str | Closed | None:
-        """Return the next frame, ``Closed``, or None after ``timeout`` seconds without a frame."""
-        try:
-            return await self._text(timeout)
-        except TimeoutError:
-            return None
-        except ConnectionClosed as closed:
-            return Closed(closed.rcvd.code if closed.rcvd else 1006)
-
-    @abstractmethod
-    async def _text(self, timeout: float | None) -> str: ...
-
-    @abstractmethod
-    async def aclose(self) -> None:
-        """Close the stream."""
 
 
 class Wire(ABC):
@@ -93,10 +65,14 @@ class Wire(ABC):
         with answer_required(url):
             return await self._save(url, self._address.headers_for(url), file)
 
-    async def connect(self, path: str, timeout: float = 10.0) -> Socket:
-        """Open the event stream at ``path``. ``timeout`` in seconds."""
+    async def frames(self, path: str) -> AsyncGenerator[str]:
+        """Yield the frames of the event stream at ``path``; raise ``StreamClosed`` when it is closed."""
         try:
-            return await self._connect(**self._address.socket_options(path, timeout))
+            async with aclosing(self._frames(**self._address.socket_options(path))) as frames:
+                async for frame in frames:
+                    yield frame
+        except ConnectionClosed as closed:
+            raise StreamClosed(closed.rcvd.code if closed.rcvd else 1006) from closed
         except (OSError, EOFError, WebSocketException) as error:
             raise no_socket(self._address.shown, error) from error
 
@@ -107,7 +83,7 @@ class Wire(ABC):
     async def _save(self, url: str, headers: dict[str, str], file: AtomicFile) -> Path: ...
 
     @abstractmethod
-    async def _connect(self, **options: Any) -> Socket: ...
+    def _frames(self, **options: Any) -> AsyncGenerator[str]: ...
 
     @abstractmethod
     async def in_thread(self, work: Callable[[Path], T], path: Path) -> T:
@@ -120,21 +96,6 @@ class Wire(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Close the connections."""
-
-
-class SyncSocket(Socket):
-    """An event stream whose ``receive`` blocks."""
-
-    def __init__(self, **options: Any) -> None:
-        # websockets deprecates blocking connections without a context manager.
-        self._closing = ExitStack()
-        self._connection = self._closing.enter_context(websockets.sync.client.connect(**options))
-
-    async def _text(self, timeout: float | None) -> str:
-        return str(self._connection.recv(timeout, decode=True))
-
-    async def aclose(self) -> None:
-        self._closing.close()
 
 
 class SyncWire(Wire):
@@ -154,8 +115,13 @@ class SyncWire(Wire):
                 file.write(chunk)
         return file.commit()
 
-    async def _connect(self, **options: Any) -> SyncSocket:
-        return SyncSocket(**options)
+    async def _frames(self, **options: Any) -> AsyncGenerator[str]:
+        with websockets.sync.client.connect(**options) as connection:
+            try:
+                while True:
+                    yield str(connection.recv(decode=True))
+            finally:
+                connection.close()  # the context manager would tell the server of an error
 
     async def in_thread(self, work: Callable[[Path], T], path: Path) -> T:
         return work(path)
@@ -165,20 +131,6 @@ class SyncWire(Wire):
 
     async def aclose(self) -> None:
         self._http.close()
-
-
-class AsyncSocket(Socket):
-    """An event stream whose ``receive`` is awaited."""
-
-    def __init__(self, connection: websockets.asyncio.client.ClientConnection) -> None:
-        self._connection = connection
-
-    async def _text(self, timeout: float | None) -> str:
-        async with asyncio.timeout(timeout):
-            return await self._connection.recv(decode=True)
-
-    async def aclose(self) -> None:
-        await self._connection.close()
 
 
 class AsyncWire(Wire):
@@ -200,8 +152,10 @@ class AsyncWire(Wire):
         # In a thread: a file that exists already is compared byte by byte.
         return await asyncio.to_thread(file.commit)
 
-    async def _connect(self, **options: Any) -> AsyncSocket:
-        return AsyncSocket(await websockets.asyncio.client.connect(**options))
+    async def _frames(self, **options: Any) -> AsyncGenerator[str]:
+        async with websockets.asyncio.client.connect(**options) as connection:
+            while True:
+                yield await connection.recv(decode=True)
 
     async def in_thread(self, work: Callable[[Path], T], path: Path) -> T:
         return await asyncio.to_thread(work, path)

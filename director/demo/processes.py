@@ -95,16 +95,6 @@ class DemoProcess:
             else:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def remains(self) -> bool:
-        if self._process.returncode is None:
-            return True
-        if sys.platform == "win32":
-            return False
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, 0)
-            return True
-        return False
-
 
 class Processes:
     """All processes of one demo. They are ended in reverse order of their start.
@@ -146,9 +136,6 @@ class Processes:
     async def stop(self) -> None:
         for process in reversed(self._started):
             await process.stop()
-
-    def remaining(self) -> list[str]:
-        return [process.name for process in self._started if process.remains()]
 
 
 def _environment(folder: Path) -> Mapping[str, str]:

@@ -1,42 +1,155 @@
-"""All checks of ``director doctor``, in order."""
+"""All checks of ``director doctor``, in order; those of each backend: response, version, previews, clock."""
 
+import asyncio
 import datetime as dt
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
 
-from director import __version__
-from director.doctor import backends, host, installation, services
-from director.doctor.findings import SEVERITY, Finding, Level
-from jobgroups.domain.clock import iso
+from backends.comfyui.answers import PREVIEW_OPTION, SystemStats
+from backends.comfyui.client import ComfyClient
+from backends.comfyui.errors import BackendError
+from backends.comfyui.exchange import Timeouts
+from backends.comfyui.versions import Feature, Limitation, has, limitations
+from backends.models import Backend
+from backends.queries import backend_list
+from director.doctor import checks
+from director.doctor.checks import SEVERITY, Finding, Level
+
+_ANSWER_TIMEOUT_S: Final = 5.0
+_CLOCK_S: Final = 60.0  #: A smaller difference of clocks does no harm.
+_GIB: Final = 2**30
+#: Previews depend on ComfyUI's options, too.
+_LEVELS: Final[Mapping[str, Level]] = {
+    Limitation.NO_JOBS: Level.PROBLEM,
+    Limitation.NO_STOP: Level.WARNING,
+    Limitation.STEPWISE_STOP: Level.NOTE,
+}
 
 
-def run_checks(port: int) -> list[Finding]:
-    """Run all checks of a Director that listens on ``port``."""
-    database = services.database()
-    found = [
-        installation.python(),
-        installation.packages(),
-        installation.variables(),
-        installation.ffmpeg(),
-        host.data_folder(),
-        host.port(port),
-        database,
-    ]
-    # The other checks need a database that is open and migrated.
-    if database.level in (Level.OK, Level.WARNING):
-        found += [*services.other_parts(), *backends.backends()]
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Response of a backend; ``skew``: seconds that its clock is ahead, None if unknown."""
+
+    stats: SystemStats
+    waiting: int
+    skew: float | None
+
+
+def backends() -> list[Finding]:
+    rows = backend_list()
+    if not rows:
+        return [
+            Finding(
+                "Backends",
+                Level.WARNING,
+                "None is registered.",
+                "director backends add http://HOST:8188, or director backends find --add",
+            )
+        ]
+    answers = asyncio.run(_probe_all(rows))
+    return [_finding(row, answers[row.id], _sharing(row, rows, answers)) for row in rows]
+
+
+def _sharing(row: Backend, rows: Sequence[Backend], answers: Mapping[str, _Answer | str]) -> list[str]:
+    """Return the backends of the same machine that answer and have a database of assets."""
+    host = urlsplit(row.url).hostname
+    others = [one.id for one in rows if one.id != row.id and urlsplit(one.url).hostname == host]
+    found = {one: answer for one in others if not isinstance(answer := answers[one], str)}
+    return [one for one, answer in found.items() if answer.stats.has_assets]
+
+
+async def _probe_all(rows: Sequence[Backend]) -> dict[str, _Answer | str]:
+    async with asyncio.TaskGroup() as tasks:
+        probes = {row.id: tasks.create_task(_probe(row), name=f"probe {row.id}") for row in rows if row.enabled}
+    found = {backend_id: task.result() for backend_id, task in probes.items()}
+    return {row.id: found.get(row.id, "It was not probed.") for row in rows}
+
+
+async def _probe(row: Backend) -> _Answer | str:
+    limits = Timeouts(connect_s=_ANSWER_TIMEOUT_S, silence_s=_ANSWER_TIMEOUT_S, total_s=_ANSWER_TIMEOUT_S)
+    try:
+        async with ComfyClient(row.url, headers=row.headers, timeouts=limits) as comfy:
+            stats = await comfy.system_stats()
+            waiting = await comfy.queue_remaining()
+            requested_at = dt.datetime.now(dt.UTC)
+            clock = await comfy.clock()
+            # The clock has whole seconds, read between request and response.
+            skew = None if clock is None else (clock - requested_at).total_seconds()
+            return _Answer(stats, waiting, skew)
+    except BackendError as error:
+        return error.detail
+    except ValueError as error:
+        return str(error)
+
+
+def _finding(row: Backend, answer: _Answer | str, sharing: Sequence[str] = ()) -> Finding:
+    subject = f"Backend {row.id}"
+    if not row.enabled:
+        todo = f"director backends enable {row.id}"
+        return Finding(subject, Level.NOTE, f"{row.url} is disabled.", todo)
+    if isinstance(answer, str):
+        todo = (
+            "Is ComfyUI running there, started with --listen, and no firewall between?"
+            f" If it does not come back: director backends disable {row.id}"
+        )
+        if sharing:
+            todo += (
+                f"\nIf its log says that the database of assets is in use: it starts from the same folder as"
+                f" {', '.join(sharing)}. Give it a --database-url of its own, or --disable-assets."
+            )
+        return Finding(subject, Level.PROBLEM, f"{row.url} does not answer: {answer}", todo)
+    level, sentences, todos = Level.OK, [f"{row.url}: {_described(answer)}."], []
+    for severity, problem, todo in sorted(_problems(row, answer), key=lambda one: -SEVERITY.index(one[0])):
+        level = max(level, severity, key=SEVERITY.index)
+        sentences.append(problem)
+        todos.append(todo)
+    return Finding(subject, level, " ".join(filter(None, sentences)), "\n".join(dict.fromkeys(todos)))
+
+
+def _described(answer: _Answer) -> str:
+    memory = sum(one.vram_total or 0 for one in answer.stats.devices) / _GIB
+    devices = ", ".join(one.name for one in answer.stats.devices[:4]) or "no device"
+    previews = "previews on" if _has_previews(answer.stats) else "no previews"
+    waiting = f"{answer.waiting} pending or running" if answer.waiting else "idle"
+    version = f"ComfyUI {answer.stats.version or 'of unknown version'}"
+    return f"{version}, {devices} ({memory:.0f} GB), {previews}, {waiting}"
+
+
+def _has_previews(stats: SystemStats) -> bool:
+    return stats.makes_previews or has(stats.version, Feature.PREVIEW_METHOD)
+
+
+def _problems(row: Backend, answer: _Answer) -> list[tuple[Level, str, str]]:
+    found: list[tuple[Level, str, str]] = []
+    if row.quarantined_at is not None:
+        wrong = f"It is quarantined: {_reason(row.quarantine_reason)}."
+        found.append((Level.WARNING, wrong, f"director backends release {row.id}"))
+    if row.hold:
+        wrong = f"It is held by a user ({row.get_hold_display()}): {_reason(row.changed_reason)}."
+        found.append((Level.NOTE, wrong, f"director backends resume {row.id}"))
+    lacking = limitations(answer.stats.version or "unknown")
+    found += [(_LEVELS[one], one, "Update ComfyUI there.") for one in lacking if one in _LEVELS]
+    if answer.skew is not None and abs(answer.skew) > _CLOCK_S:
+        way = "ahead" if answer.skew > 0 else "behind"
+        wrong = f"Its clock is {abs(answer.skew):.0f} s {way}: dates in its file names and logs are wrong."
+        found.append((Level.WARNING, wrong, "Synchronize its clock by NTP."))
+    if not _has_previews(answer.stats):
+        todo = f"For live previews start ComfyUI there with {PREVIEW_OPTION} auto."
+        found.append((Level.NOTE, "", todo))
     return found
 
 
-def worst(found: Sequence[Finding]) -> Level:
-    return max((one.level for one in found), key=SEVERITY.index, default=Level.OK)
+def _reason(given: str) -> str:
+    return given.rstrip(".") or "no reason was given"
 
 
-def as_json(found: Sequence[Finding]) -> dict[str, Any]:
-    return {
-        "version": __version__,
-        "created_at": iso(dt.datetime.now(dt.UTC)),
-        "status": worst(found),
-        "findings": [asdict(one) for one in found],
-    }
+def run_checks(port: int) -> list[Finding]:
+    found = [one() for one in (checks.python, checks.packages, checks.variables, checks.ffmpeg, checks.data_folder)]
+    database = checks.database()
+    found += [checks.port(port), database]
+    # The other checks need a database that is open and migrated.
+    if database.level in (Level.OK, Level.WARNING):
+        found += [*checks.other_parts(), *checks.webhooks(), *backends()]
+    return found

@@ -1,9 +1,12 @@
-"""Read model of the page of backends: status, jobs and found ComfyUIs, problems first."""
+"""Read model of the table of backends: status, jobs and found ComfyUIs, problems first.
+
+The number of queries does not depend on the number of backends.
+"""
 
 import datetime as dt
-import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from django.db.models import CharField, Count, OuterRef, Subquery
@@ -12,40 +15,86 @@ from django.db.models.functions import Coalesce
 from backends.discovery import found_list
 from backends.models import Backend, Reachability
 from backends.queries import backend_list
-from backends.states import ATTENTION_ORDER, TAKES_CHILDREN, BackendState
+from backends.states import ATTENTION_ORDER, TAKES_CHILDREN, BackendState, Hold
 from director.pages import text
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope
-from jobgroups.domain.text import duration, group_name
-from jobgroups.models import Attempt, ChildJob, JobGroup, Variant
+from jobgroups.domain.text import duration
+from jobgroups.models import TITLE, Attempt, ChildJob, JobGroup, Variant
 from jobgroups.queries import backends
 from jobgroups.queries.backends import backend_loads
 from jobgroups.queries.exclusions import active_exclusions, ends_at, reason_of
 from jobgroups.queries.pool import waiting_line
 
-MAX_LANES: Final = 12  #: More backends are shown as a table.
-_DAY: Final = dt.timedelta(days=1)
-
-
-#: Titles of the table's columns.
-_COLUMNS: Final = (
-    *("Name", "Status", "Jobs", "Queued", "External", "GPU", "Version"),
-    *("Completed in a day", "Failed in a day"),
+_WORK: Final = (
+    *("backend_id", "state", "stop_requested_at", "child__progress", "child__current_step"),
+    *(f"child__group__{name}" for name in TITLE),
 )
+_DAY: Final = dt.timedelta(days=1)
+_SORTS: Final[dict[str, tuple[str, Callable[[Mapping[str, Any]], Any]]]] = {
+    "name": ("Backend", lambda row: _natural(row["name"])),
+    "status": ("Status", lambda row: ATTENTION_ORDER.index(row["status"])),
+    "job": ("Current job", lambda row: row["work"][0]["name"].lower() if row["work"] else "\uffff"),
+    "queued": ("Queued", lambda row: row["waiting"] + row["pending_count"]),
+    "gpu": ("GPU", lambda row: _natural(row["gpu"])),
+    "memory": ("Memory free", lambda row: row["free_bytes"]),
+    "completed": ("Completed", lambda row: row["completed_day"]),
+    "failed": ("Failed", lambda row: row["failed_day"]),
+    "version": ("ComfyUI", lambda row: _natural(row["backend"].comfyui_version)),
+    "tags": ("Tags", lambda row: row["tags"]),
+}
+#: Columns of numbers: the first sort has the highest first.
+_HIGHEST_FIRST: Final = frozenset({"queued", "memory", "completed", "failed"})
 
 
-def backend_list_page() -> dict[str, Any]:
-    """Return every backend, problems first."""
+def backend_list_page(sort: str = "") -> dict[str, Any]:
+    """Return every backend, problems first, or by a column; ``-`` before the column's name reverses the order."""
+    rows = backend_rows(backend_list())
+    rows.sort(key=lambda one: (ATTENTION_ORDER.index(one["status"]), _natural(one["id"])))
+    key = sort.removeprefix("-")
+    if key in _SORTS:
+        rows.sort(key=_SORTS[key][1], reverse=sort != key)
+    counted = Counter(one["status"] for one in rows)
+    tags = Counter(tag for one in rows for tag in one["tags"])
+    return {
+        "columns": [_column(name, title, sort) for name, (title, _) in _SORTS.items()],
+        "query": f"?sort={sort}" if key in _SORTS else "",
+        "rows": rows,
+        "online": [one for one in rows if one["is_online"]],
+        # ``(status, count)``, problems first. A filter may name a status that no backend has.
+        "counts": [(one.value, counted[one]) for one in ATTENTION_ORDER],
+        "tags": sorted(tags.items()),
+        "found": found_servers(),
+    }
+
+
+def _column(name: str, title: str, sort: str) -> dict[str, str]:
+    first = f"-{name}" if name in _HIGHEST_FIRST else name
+    other = name if first != name else f"-{name}"
+    order = {name: "ascending", f"-{name}": "descending"}.get(sort, "none")
+    return {"name": name, "title": title, "order": order, "next": other if sort == first else first}
+
+
+def _natural(name: str) -> list[str | int]:
+    """Return a key that sorts ``gpu-2`` before ``gpu-10``."""
+    return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)]
+
+
+def backend_rows(shown_backends: Collection[Backend]) -> list[dict[str, Any]]:
+    """Return what the pages show of these backends."""
     line, loads, ends = waiting_line(), backend_loads(), _results_of_day()
     work, movable, cannot_run = _work(), _movable(), _exclusions()
     rows = []
-    for backend in backend_list():
+    for backend in shown_backends:
         load = loads.get(backend.id, backends.NO_LOAD)
         shown = backends.serialize_backend(backend, load)
         status, since = BackendState(shown["status"]), shown["status_since"]
         age = None if since is None else now() - dt.datetime.fromisoformat(since)
-        gpu, vram = _device(backend.devices)
+        gpu, vram, free_bytes = _device(backend.devices)
         done, jobs = ends[backend.id], work[backend.id]
+        is_away = backend.reachability == Reachability.OFFLINE and status != BackendState.OFFLINE
+        # Whether discovery registered it, no user has changed it, and it is offline.
+        can_be_removed = backend.adopted_at is not None and status == BackendState.OFFLINE
         rows.append(
             {
                 "backend": backend,
@@ -56,21 +105,23 @@ def backend_list_page() -> dict[str, Any]:
                 "since": "" if age is None else duration(age.total_seconds()),
                 "since_at": since or "",
                 # Why it is unreachable, if its status shows something else.
-                "offline_reason": _offline_reason(backend, status),
+                "offline_reason": (backend.status_reason or "no answer") if is_away else "",
                 # The user who set the status; empty if it was observed or no name was given.
                 "changed_by": shown["status_by"] or "",
                 # Time until a quarantined backend is probed; empty: until a user releases it.
-                "probed_in": _until(backend.quarantine_until),
+                "probed_in": until(backend.quarantine_until),
                 "gpu": gpu,
                 "vram": vram,
+                "memory": vram.removesuffix(" free").replace(" GB of ", " of "),
+                "free_bytes": free_bytes,
                 "tags": [str(tag) for tag in backend.tags],
                 "limitations": shown["limitations"],
                 # Whether its children are sent now; whether more may be submitted for it: on a paused one they wait.
                 "is_online": status in (BackendState.ONLINE, BackendState.BUSY),
                 "takes_children": status in TAKES_CHILDREN,
                 "is_quarantined": status == BackendState.QUARANTINED,
-                # Whether discovery registered it, no user has changed it, and it is offline.
-                "can_be_removed": backend.adopted_at is not None and status == BackendState.OFFLINE,
+                "can_be_removed": can_be_removed,
+                "actions": _actions(backend, has_work=bool(jobs), can_be_removed=can_be_removed),
                 "work": jobs,
                 "running_count": sum(one["is_running"] and not one["is_stopping"] for one in jobs),
                 "pending_count": sum(not one["is_running"] and not one["is_stopping"] for one in jobs),
@@ -84,24 +135,33 @@ def backend_list_page() -> dict[str, Any]:
                 "cannot_run": cannot_run[backend.id],
             }
         )
-    rows.sort(key=lambda one: (ATTENTION_ORDER.index(BackendState(one["status"])), one["id"]))
-    counted = Counter(one["status"] for one in rows)
-    return {
-        "columns": _COLUMNS,
-        "rows": rows,
-        "online": [one for one in rows if one["is_online"]],
-        # ``(status, count)``, problems first.
-        "counts": [(one.value, counted[one]) for one in ATTENTION_ORDER if counted[one]],
-        "has_lanes": len(rows) <= MAX_LANES,
-        "found": found_servers(),
+    return rows
+
+
+def _actions(backend: Backend, *, has_work: bool, can_be_removed: bool) -> list[str]:
+    """Return what a user can do with a backend now; ``parts/actions.html`` has the labels."""
+    is_on, is_quarantined = backend.enabled, backend.quarantined_at is not None
+    may_evict = has_work and not backend.evict
+    applies = {
+        "enable": not is_on,
+        "release": is_on and is_quarantined,
+        "resume": is_on and bool(backend.hold),
+        "pause": is_on and (backend.hold != Hold.PAUSE or may_evict),
+        "drain": is_on and (backend.hold != Hold.DRAIN or may_evict),
+        "quarantine": is_on and not is_quarantined,
+        "disable": is_on,
+        "allow": is_on and not backend.partner_nodes_allowed,
+        "forbid": is_on and backend.partner_nodes_allowed,
+        "remove": not is_on or can_be_removed,
     }
+    return [act for act, does_apply in applies.items() if does_apply]
 
 
 def found_servers() -> list[dict[str, Any]]:
     """Return the ComfyUIs that discovery found and that are not registered, ignored ones last."""
     found = []
     for row in found_list():
-        gpu, vram = _device(row.devices)
+        gpu, vram, _ = _device(row.devices)
         found.append(
             {
                 "url": row.url,
@@ -116,16 +176,17 @@ def found_servers() -> list[dict[str, Any]]:
 
 
 def _work() -> dict[str, list[dict[str, Any]]]:
-    rows = Attempt.objects.filter(ended_at__isnull=True).select_related("child__group")
+    rows = Attempt.objects.filter(ended_at__isnull=True).select_related("child__group").only(*_WORK)
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for one in rows.defer("child__group__workflow_json").order_by("backend_id", "id"):
+    # What runs comes before what is pending.
+    for one in sorted(rows.order_by("id"), key=lambda row: row.state != AttemptState.RUNNING):
         child, group = one.child, one.child.group
         runs = one.state == AttemptState.RUNNING
         found[one.backend_id].append(
             {
                 "group_id": group.id,
                 "job_id": child.id,
-                "name": group_name(group.id, json.loads(group.metadata_json)),
+                "name": group.title,
                 "is_running": runs,
                 "is_stopping": one.stop_requested_at is not None,
                 "progress": child.progress if runs else 0.0,
@@ -161,14 +222,14 @@ def _exclusions() -> dict[str, list[dict[str, Any]]]:
         output_field=CharField(),
     )
     rows = list(active_exclusions().annotate(group_id=newest))
-    named = JobGroup.objects.filter(pk__in={row.group_id for row in rows}).values_list("id", "metadata_json")
-    names = {group_id: group_name(group_id, json.loads(metadata)) for group_id, metadata in named}
+    named = JobGroup.objects.filter(pk__in={row.group_id for row in rows}).only(*TITLE)
+    names = {group.id: group.title for group in named}
     for one in rows:
         found[one.backend_id].append(
             {
                 "id": one.id,
                 "reason": reason_of(one),
-                "ends_in": _until(ends_at(one)),
+                "ends_in": until(ends_at(one)),
                 "group_id": one.group_id or "",
                 "group_name": names.get(one.group_id, ""),
             }
@@ -176,24 +237,24 @@ def _exclusions() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _offline_reason(row: Backend, status: str) -> str:
-    if row.reachability != Reachability.OFFLINE or status == BackendState.OFFLINE:
-        return ""
-    return row.status_reason or "no answer"
-
-
-def _until(moment: dt.datetime | None) -> str:
+def until(moment: dt.datetime | None) -> str:
     if moment is None:
         return ""
     left = (moment - now()).total_seconds()
     return duration(left) if left > 0 else "a moment"
 
 
-def _device(devices: Any) -> tuple[str, str]:
-    """Return the name of the first device without CUDA's additions, and its memory as text."""
+def _device(devices: Any) -> tuple[str, str, int]:
+    """Return the name of the first device without CUDA's additions, and its free memory as text and in bytes."""
     if not isinstance(devices, list) or not devices or not isinstance(devices[0], Mapping):
-        return "", ""
-    first = devices[0]
-    name = str(first.get("name", "")).split(" : ")[0]
-    free, total = text.memory(first.get("vram_free")), text.memory(first.get("vram_total"))
-    return name.removeprefix("cuda:0 "), f"{free or '0 GB'} of {total} free" if total else ""
+        return "", "", 0
+    gpu, vram = device_texts(devices[0])
+    free = devices[0].get("vram_free")
+    return gpu, vram, free if isinstance(free, int) else 0
+
+
+def device_texts(device: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the name of a device without CUDA's additions, and its memory: ``3 GB of 24 GB free``."""
+    name = re.sub(r"^cuda:\d+ ", "", str(device.get("name", "")).split(" : ")[0])
+    free, total = text.memory(device.get("vram_free")), text.memory(device.get("vram_total"))
+    return name, f"{free or '0 GB'} of {total} free" if total else ""

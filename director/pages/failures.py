@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from django.http import QueryDict
+from django.utils.text import capfirst
 
 from backends.models import Backend
 from backends.queries import backends_by_id
@@ -17,17 +17,14 @@ from jobgroups.queries import failures as failing
 _WINDOW_LABELS: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 
 
-def parse_window(query: QueryDict) -> str:
-    said = str(query.get("window", ""))
-    return said if said in failing.WINDOWS else failing.DEFAULT_WINDOW
-
-
-def failures_page(window: str) -> dict[str, Any]:
-    """Return the causes of failures in a window, by number of failed jobs."""
-    found = failing.failure_report(window)
+def failures_page(given: str, backend_id: str) -> dict[str, Any]:
+    """Return the causes of failures in a window, by number of failed jobs, of one backend if it is named."""
+    window = given if given in failing.WINDOWS else failing.DEFAULT_WINDOW
+    found = failing.failure_report(window, backend_id)
     known = backends_by_id(row.backend_id for row in [*found.rows, *found.recovered])
     return {
         "window": window,
+        "backend_id": backend_id,
         # As the end of a sentence.
         "window_label": f"the last {_WINDOW_LABELS[window]}",
         # ``(window, label, is selected)``
@@ -58,7 +55,7 @@ def _cause(row: failing.FailureRow, known: Mapping[str, Backend]) -> dict[str, A
     moment = now()
     return {
         "row": row,
-        "title": text.capitalize(text.failure_label(row.failure_class)),
+        "title": capfirst(text.failure_label(row.failure_class)),
         "sentence": TAXONOMY[FailureClass(row.failure_class)].sentence,
         # None if it was removed, or if no backend had the jobs: no candidate of the pool could take them.
         "backend": backend,

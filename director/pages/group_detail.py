@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from django.db.models import Count
-from django.utils.safestring import SafeString
+from django.db.models import Count, Q
 
 from backends.models import Backend, Reachability
 from backends.queries import backends_by_id
 from director.pages import group_list
 from director.pages import text as words
+from director.pages.grid import grid_of, number
 from director.pages.outputs import outputs_of, texts_of
 from jobgroups.domain import text
 from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
@@ -26,6 +26,12 @@ from jobgroups.queries.pool import pool_candidates
 from jobgroups.queries.retention import deletion_text
 
 PAGE_SIZE: Final = 120  #: Cards on one page of a group.
+#: The jobs that ``?show=`` chooses.
+_SHOWN: Final = {
+    "starred": Q(starred=True),
+    "failed": Q(status__in=(ChildStatus.FAILED, ChildStatus.TIMEOUT)),
+    "running": Q(status=ChildStatus.RUNNING),
+}
 _MAX_MADE: Final = 12  #: Backends in the line of completed jobs; those with fewer jobs are counted together.
 #: Details of an error that its card shows elsewhere.
 _SHOWN_ELSEWHERE: Final = ("node_id", "node_type", "node_title", "exception_type", "phase")
@@ -42,28 +48,61 @@ _ATTEMPT_FIELDS: Final = (
 )
 
 
-def group_page(group_id: str, page: int = 1, *, with_cards: bool = True) -> dict[str, Any]:
+def group_page(group_id: str, query: Mapping[str, str], *, with_cards: bool = True) -> dict[str, Any]:
     """Return a group's page. Its cost does not depend on the number of jobs on other pages.
 
-    Pages are counted from 1. ``with_cards`` is false for the head alone, which is reloaded with every event. Raises
-    ``GroupNotFound``.
+    ``query`` has ``page`` (from 1) or ``job``, the id of a job to show; ``show`` leaves out other jobs. For the grid of a
+    sweep it has also the indexes of its selectors; ``view=jobs`` and ``show`` choose cards in the place of the grid. ``with_cards`` is false for the head alone, which
+    is reloaded with every event. Raises ``GroupNotFound``.
     """
     # Read the row first: later reads may be newer than its seq, and the stream repeats these events.
     row = group_list.group_row(group_id)
     group: JobGroup = row["group"]
-    head = groups.group_head(group_id)
-    pages = max(-(-group.total_count // PAGE_SIZE), 1)
-    page = min(max(page, 1), pages)
-    first = (page - 1) * PAGE_SIZE
+    position = _position_of(group_id, str(query.get("job", "")).replace("\0", ""))
+    sweep = json.loads(group.sweep_json or "null")
+    show = query.get("show", "") if query.get("show") in _SHOWN else ""
+    rows = ChildJob.objects.filter(group_id=group_id)
+    if show and position is not None and not rows.filter(_SHOWN[show], position=position).exists():
+        show = ""
+    table, is_cards = grid_of(sweep, query, position), bool(show) or query.get("view") == "jobs"
+    view = f"show={show}&" if show else "view=jobs&" if table else ""
+    shown: dict[str, Any] = {"has_grid": table is not None, "grid": None, "view": view, "show": show}
+    if table and not is_cards:
+        page, pages, positions = table.page, table.pages, table.positions
+        shown |= {"grid": table, "view": table.query}
+    else:
+        found: Sequence[int] = range(group.total_count)
+        if show:
+            found = list(rows.filter(_SHOWN[show]).order_by("position").values_list("position", flat=True))
+        pages = max(-(-len(found) // PAGE_SIZE), 1)
+        page = found.index(position) // PAGE_SIZE + 1 if position in found else number(query, "page")
+        page = min(max(page, 1), pages)
+        positions = list(found[(page - 1) * PAGE_SIZE : page * PAGE_SIZE])
+    head = groups.group_page(group_id, positions=positions) if with_cards else groups.group_head(group_id)
+    children = dict(zip(_existing(group_id, positions), head.get("child_jobs", ()), strict=False)) if with_cards else {}
     in_pool = head["placement"] == Placement.POOL
-    shown = groups.child_rows(group_id, first=first, limit=PAGE_SIZE) if with_cards else []
+    of_group = {"id": group_id, "run": group.run, "ended": row["ended"], "in_pool": in_pool}
+    cards = dict(zip(children, _cards(of_group, list(children.items())), strict=True))
+    open_ones = Attempt.objects.filter(child__group_id=group_id, ended_at__isnull=True)
+    away = Backend.objects.filter(reachability=Reachability.OFFLINE, pk__in=open_ones.values("backend_id"))
     skipped = Counter((one["backend_id"], one["reason"]) for one in head["skipped_backends"])
     return {
         "row": row,
         "head": head,
-        "cards": _cards({"id": group_id, "run": group.run, "ended": row["ended"], "in_pool": in_pool}, shown),
+        **shown,
+        "cards": list(cards.values()),
+        # Of the grid: short text and text of a row, and a card or None for each column.
+        "lines": [(*value, [cards.get(one) for one in line]) for *value, line in (table.lines if table else ())],
         "page": page,
         "pages": pages,
+        # Links to parts of the jobs: value of ``show``, label and number of jobs.
+        "shows": [
+            ("", "All", group.total_count),
+            ("starred", "Starred", rows.filter(starred=True).count()),
+            ("failed", "Failed", row["failed"]),
+            ("running", "Running", row["running"]),
+        ],
+        "summary": _summary(group, sweep),
         "metadata": _metadata(head["metadata"]),
         "warnings": [str(one) for one in head["warnings"]],
         # Backends that could take no jobs at the submission, and how often each was named.
@@ -76,15 +115,23 @@ def group_page(group_id: str, page: int = 1, *, with_cards: bool = True) -> dict
             head["max_attempts"], head["retry_elsewhere"], head["retry_on"], is_paid=bool(group.uses_partner_nodes)
         ),
         "partial_outputs": words.PARTIAL_OUTPUTS[head["partial_outputs"]],
+        "stop_when": text.stop_condition(head["stop_when"]),
         "deletion": deletion_text(group),
-        # Id of the first child on this page that failed or timed out; empty without one.
-        "first_failed": _first_failed(group_id, first),
         # Whether any child has a file that can be downloaded, and the number of starred children with such files.
         "has_files": any(_with_files(group_id)),
         "starred": sum(_with_files(group_id, starred=True)),
         # While a backend with jobs of the group is offline, the end of the group is not known.
-        "offline": ", ".join(_offline(group_id)),
+        "offline": ", ".join(row.name or row.id for row in away.order_by("id")),
     }
+
+
+def _summary(group: JobGroup, sweep: Any) -> dict[str, Any]:
+    """Return the summary of a group's workflow; inputs that its sweep varies have no value."""
+    values = words.summary_values(json.loads(group.summary_json))
+    varied = {one["input"].rsplit(".", 1)[-1] for one in (sweep or {"axes": ()})["axes"]}
+    if varied & {"ckpt_name", "unet_name"}:
+        varied.add("model")
+    return values | dict.fromkeys(values.keys() & varied, "varied")
 
 
 def _skipped_text(skipped: Mapping[tuple[str, str], int], *, in_pool: bool) -> str:
@@ -95,22 +142,14 @@ def _skipped_text(skipped: Mapping[tuple[str, str], int], *, in_pool: bool) -> s
     return f"{said}: {text.pluralize(sum(skipped.values()), 'job fewer', 'jobs fewer')}"
 
 
-def _offline(group_id: str) -> list[str]:
-    open_ones = Attempt.objects.filter(child__group_id=group_id, ended_at__isnull=True)
-    rows = Backend.objects.filter(reachability=Reachability.OFFLINE, pk__in=open_ones.values("backend_id"))
-    return [row.name or row.id for row in rows.order_by("id")]
+def _position_of(group_id: str, job_id: str) -> int | None:
+    rows = ChildJob.objects.filter(pk=job_id, group_id=group_id) if job_id else ChildJob.objects.none()
+    return rows.values_list("position", flat=True).first()
 
 
-def page_of(group_id: str, job_id: str) -> int:
-    """Return the page of a group with a job, 1 if the group does not have the job."""
-    position = ChildJob.objects.filter(pk=job_id, group_id=group_id).values_list("position", flat=True).first()
-    return (position or 0) // PAGE_SIZE + 1
-
-
-def _first_failed(group_id: str, first: int) -> str:
-    page = ChildJob.objects.filter(group_id=group_id, position__range=(first, first + PAGE_SIZE - 1))
-    rows = page.filter(status__in=(ChildStatus.FAILED, ChildStatus.TIMEOUT))
-    return rows.order_by("position").values_list("id", flat=True).first() or ""
+def _existing(group_id: str, positions: Sequence[int]) -> list[int]:
+    rows = ChildJob.objects.filter(group_id=group_id, position__in=positions).order_by("position")
+    return list(rows.values_list("position", flat=True))
 
 
 def _with_files(group_id: str, **which: bool) -> Iterator[bool]:
@@ -141,7 +180,7 @@ def _made(group_id: str) -> str:
     counted = [(backend_id or "", count) for backend_id, count in counts]
     counted.sort(key=lambda one: (-one[1], one[0]))
     known = backends_by_id(backend_id for backend_id, _ in counted)
-    said = [f"{_name(backend_id, known)} {count}" for backend_id, count in counted[:_MAX_MADE]]
+    said = [f"{_name(known.get(backend_id)) or backend_id} {count}" for backend_id, count in counted[:_MAX_MADE]]
     if rest := counted[_MAX_MADE:]:
         others = text.pluralize(len(rest), "other backend")
         said.append(f"{others} {sum(count for _, count in rest)}")
@@ -198,22 +237,37 @@ def _card(
     status, outputs = child["status"], outputs_of(group["id"], child)
     details = child["error_details"] if isinstance(child["error_details"], Mapping) else {}
     is_open = status not in CHILD_FINAL
+    is_queued, eta = status == ChildStatus.QUEUED, child["eta_seconds"]
+    name = _name(backend) or child["backend_id"] or ("any backend" if is_queued else "no backend")
+    ends = f"Done in about {text.duration(eta)}." if is_queued and eta is not None else ""
+    # At an offline backend its progress is unknown.
+    is_stale = status == ChildStatus.RUNNING and backend is not None and backend.reachability == Reachability.OFFLINE
+    away = f"{child['waiting_reason'] or f'{name} does not answer.'} Last progress: {child['progress']:.0f} %."
+    notes: list[str] = [words.unbroken(away)] if is_stale else []
+    # Why a prompt with a pending stop still runs.
+    notes += [one["left_running"] for one in attempts if one["left_running"]]
+    notes += child["warnings"]
+    notes += [words.replaced_text(one, name) for one in outputs if one["replaced"]]
     retried = (CHILD_FINAL - {ChildStatus.COMPLETED}) if group["ended"] else CHILD_RETRIED_IN_RUN
     return {
         "group": group,
         "child": child,
         "position": position + 1,
         "status": status,
-        "label": words.child_label(status),
+        "label": words.child_label(status, child["stopped_by"]),
+        # How it differs from the other jobs: short for the card, with more of long values, and with its seed.
+        "variation": words.variation_text(child["variation"]),
+        "variation_title": words.variation_text(child["variation"], 300),
+        "difference": " · ".join(filter(None, [words.variation_text(child["variation"]), f"seed {child['seed']}"])),
+        "failure": text.failure_label(child["failure_class"]) if child["failure_class"] else "",
         # Empty while it waits in the pool.
         "backend_id": child["backend_id"] or "",
-        "backend_name": _backend_name(child, backend),
-        # Whether it runs at an offline backend: its progress is unknown.
-        "is_stale": status == ChildStatus.RUNNING
-        and backend is not None
-        and backend.reachability == Reachability.OFFLINE,
-        "waits": _waits(child),
-        "took": _took(child),
+        "backend_name": name,
+        "is_stale": is_stale,
+        # The waiting reason, and the expected end of a queued child.
+        "waits": words.unbroken(f"{child['waiting_reason'] or ''} {ends}".strip()),
+        "took": "" if (seconds := _seconds(child)) is None else text.duration(seconds),
+        "seconds": seconds,
         # Whether it can be cancelled, and retried in this group.
         "open": is_open,
         "to_retry": status in retried,
@@ -228,30 +282,20 @@ def _card(
         "spans_runs": len({one["attempt"].run for one in attempts}) > 1,
         # A prompt is being stopped: the card changes without an event.
         "is_stopping": any(one["attempt"].is_stopping for one in attempts),
-        # Why a prompt with a pending stop still runs, one sentence for each.
-        "left_running": [one["left_running"] for one in attempts if one["left_running"]],
+        "notes": notes,
         "texts": texts_of(child["outputs"]),
-        # Images, videos, sounds and text files, including replaced ones with a thumbnail; replaced ones; others.
+        # Images, videos, sounds and text files, including replaced ones with a thumbnail; others; what can be downloaded.
         "shown": [one for one in outputs if one["is_shown"]],
-        "replaced": [one for one in outputs if one["replaced"]],
         "files": [one for one in outputs if one["kind"] == "other" and not one["missing"]],
+        "downloads": [one for one in outputs if not one["replaced"] and (one["is_shown"] or not one["missing"])],
     }
 
 
-def _waits(child: Mapping[str, Any]) -> SafeString:
-    """Return the waiting reason, and the expected end of a queued child."""
-    seconds = child["eta_seconds"]
-    is_known = seconds is not None and child["status"] == ChildStatus.QUEUED
-    ends = f"Done in about {text.duration(seconds)}." if is_known else ""
-    return words.unbroken(f"{child['waiting_reason'] or ''} {ends}".strip())
-
-
-def _took(child: Mapping[str, Any]) -> str:
+def _seconds(child: Mapping[str, Any]) -> float | None:
     started, ended = child["started_at"], child["completed_at"]
     if started is None or ended is None:
-        return ""
-    took = dt.datetime.fromisoformat(ended) - dt.datetime.fromisoformat(started)
-    return text.duration(took.total_seconds())
+        return None
+    return (dt.datetime.fromisoformat(ended) - dt.datetime.fromisoformat(started)).total_seconds()
 
 
 def _error_node(details: Mapping[str, Any]) -> str:
@@ -282,10 +326,9 @@ def _attempts_text(attempts: Sequence[Mapping[str, Any]], completed_on: int, *, 
     return text.pluralize(len(attempts), "attempt")
 
 
-def _name(backend_id: str, known: Mapping[str, Backend]) -> str:
-    """Return a backend's name, or its id if it was deleted."""
-    row = known.get(backend_id)
-    return backend_id if row is None else row.name or row.id
+def _name(backend: Backend | None) -> str:
+    """Return a backend's name or id; empty if it was deleted."""
+    return backend.name or backend.id if backend else ""
 
 
 def _attempt_rows(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict[str, list[dict[str, Any]]]:
@@ -297,7 +340,7 @@ def _attempt_rows(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict
         found[row.child_id].append(
             {
                 "attempt": row,
-                "backend_name": _name(row.backend_id, known),
+                "backend_name": _name(backend) or row.backend_id,
                 "label": "is being stopped" if row.is_stopping else label,
                 # Explanation and short label of a failure; else empty.
                 "meaning": _meaning(row.failure_class),
@@ -311,10 +354,3 @@ def _attempt_rows(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict
 
 def _meaning(failure_class: str) -> str:
     return TAXONOMY[FailureClass(failure_class)].sentence if failure_class else ""
-
-
-def _backend_name(child: Mapping[str, Any], backend: Backend | None) -> str:
-    if backend is not None:
-        return backend.name or backend.id
-    waits = child["status"] == ChildStatus.QUEUED
-    return child["backend_id"] or ("any backend" if waits else "no backend")

@@ -12,12 +12,12 @@ from director.pages import filters, text
 from director.pages.outputs import outputs_of
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.states import CHILD_FINAL, ChildStatus, GroupStatus
-from jobgroups.domain.text import duration, group_name
+from jobgroups.domain.text import duration
 from jobgroups.errors import GroupNotFound
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import etas
 
-_THUMBNAILS: Final = 4  #: Thumbnails in a row.
+_THUMBNAILS: Final = 8  #: Thumbnails in a row.
 MAX_SEGMENTS: Final = 50  #: Above this many children a segment stands for a status.
 _ORDER: Final = ("completed", "failed", "timeout", "cancelled", "running", "queued")
 
@@ -30,15 +30,16 @@ class Child:
     status: str
     progress: float
     attempts: int = 0
+    stopped_by: str = ""
+    starred: bool = False
 
 
 def group_list(chosen: filters.Filters) -> dict[str, Any]:
     """Return a page of groups, newest first, and the query of the next one; empty on the last."""
-    found = list(filters.filtered_groups(chosen)[: filters.PAGE_SIZE + 1])
-    page = found[: filters.PAGE_SIZE]
-    more = len(found) > len(page)
-    older = chosen.query(before=filters.cursor(page[-1])) if more else ""
-    return {"rows": rows_of(page), "older": older, "has_groups": bool(page) or JobGroup.objects.exists()}
+    page = filters.filtered_page(chosen)
+    older = chosen.query(before=page.next_cursor) if page.next_cursor else ""
+    has_groups = bool(page.results) or JobGroup.objects.exists()
+    return {"rows": rows_of(page.results), "older": older, "has_groups": has_groups}
 
 
 def group_row(group_id: str) -> dict[str, Any]:
@@ -71,15 +72,17 @@ def rows_of(groups: Sequence[JobGroup]) -> list[dict[str, Any]]:
         counted = Counter(child.status for child in members)
         later = Counter(tries[child.job_id] for child in members if child.job_id in tries)
         done = [100.0 if one.status in CHILD_FINAL else one.progress for one in members]
+        stopped = sum(bool(one.stopped_by) for one in members)
+        cancelled, all_cancelled = group.cancelled_count - stopped, group.status == GroupStatus.CANCELLED
         left = ends.get(group.id)
         ended = group.completed_at is not None
-        name = group_name(group.id, json.loads(group.metadata_json))
+        title = group.title
         rows.append(
             {
                 "group": group,
                 "id": group.id,
-                "name": name,
-                "has_name": name != group.id,
+                "name": title,
+                "has_name": title != group.id,
                 "status": group.status,
                 "label": text.status_label(group.status, ended=ended),
                 "ended": ended,
@@ -89,7 +92,11 @@ def rows_of(groups: Sequence[JobGroup]) -> list[dict[str, Any]]:
                 "failed": group.failed_count,
                 "running": counted[ChildStatus.RUNNING],
                 "queued": counted[ChildStatus.QUEUED],
-                "to_retry": _to_retry(group),
+                # Without the jobs that ``stop_when`` stopped.
+                "cancelled": cancelled,
+                "stopped": stopped,
+                # Number of jobs that a retry would run, as ``services.retries`` selects them.
+                "to_retry": (group.failed_count + (cancelled if all_cancelled else 0)) if ended else 0,
                 "percent": round(sum(done) / max(len(members), 1)),
                 "bar": bar_of(members),
                 "created_at": iso(group.created_at),
@@ -101,17 +108,10 @@ def rows_of(groups: Sequence[JobGroup]) -> list[dict[str, Any]]:
     return rows
 
 
-def _to_retry(group: JobGroup) -> int:
-    """Return the number of jobs that a retry would run, as ``services.retries`` selects them."""
-    if group.completed_at is None:
-        return 0
-    return group.failed_count + (group.cancelled_count if group.status == GroupStatus.CANCELLED else 0)
-
-
 def _children(group_ids: Sequence[str]) -> dict[str, list[Child]]:
     rows = ChildJob.objects.filter(group_id__in=group_ids).order_by("group_id", "position")
     found: dict[str, list[Child]] = defaultdict(list)
-    fields = ("group_id", "id", "status", "progress", "attempt_count")
+    fields = ("group_id", "id", "status", "progress", "attempt_count", "stopped_by", "starred")
     for group_id, *child in rows.values_list(*fields):
         found[group_id].append(Child(*child))
     return found
@@ -129,12 +129,14 @@ def attempts_needed(job_ids: Iterable[str]) -> dict[str, int]:
 
 
 def _images(children: dict[str, list[Child]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the pictures of each group: of its starred jobs, then of its first ones, so that a picture stays in its place."""
     wanted = {
         child.job_id: group_id
-        for group_id, members in children.items()
-        for child in [one for one in members if one.status == ChildStatus.COMPLETED][-_THUMBNAILS:]
+        for group_id, jobs in children.items()
+        for child in sorted(jobs, key=lambda one: (one.status != ChildStatus.COMPLETED, not one.starred))[:_THUMBNAILS]
+        if child.status == ChildStatus.COMPLETED
     }
-    rows = ChildJob.objects.filter(pk__in=wanted).order_by("position")
+    rows = ChildJob.objects.filter(pk__in=wanted).order_by("completed_at", "position")
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows.only("backend_id", "seed", "outputs_json"):
         child = {
@@ -154,7 +156,8 @@ def bar_of(children: Sequence[Child]) -> dict[str, Any]:
     A block starts after, and is as long as, so many children.
     """
     counted = Counter(child.status for child in children)
-    label = ", ".join(f"{counted[status]} {status}" for status in _ORDER if counted[status])
+    said = Counter("not needed" if child.stopped_by else child.status for child in children)
+    label = ", ".join(f"{said[name]} {name}" for name in (*_ORDER, "not needed") if said[name])
     blocks, start = [], 0
     for status in _ORDER:
         if counted[status] and len(children) > MAX_SEGMENTS:

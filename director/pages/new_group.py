@@ -5,11 +5,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from django.forms.models import model_to_dict
+from django.utils.text import capfirst
+
 from jobgroups.domain import text
 from jobgroups.domain.failures import RETRIED, TAXONOMY
 from jobgroups.domain.states import PartialOutputs, Placement, RetryScope
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.queries.pool import pool_candidates
+from jobgroups.workflow.parameters import Targets
 from jobgroups.workflow.seeds import MAX_SEED
 
 #: Retry policies: value of the form, label. ``no`` is one attempt.
@@ -20,22 +24,18 @@ ON_FAILURE: Final = (
     (RetryScope.ANY.value, "Retry on any backend"),
 )
 #: Failure classes that are retried: value of the form, name, explanation.
-RETRY_ON: Final = tuple(
-    (one.value, text.capitalize(text.failure_label(one)), TAXONOMY[one].sentence) for one in RETRIED
-)
+RETRY_ON: Final = tuple((one.value, capfirst(text.failure_label(one)), TAXONOMY[one].sentence) for one in RETRIED)
 #: Policies for outputs that ComfyUI refuses.
 PARTIAL_OUTPUTS: Final = (
     (PartialOutputs.ACCEPT.value, "Keep the other outputs, with a warning"),
     (PartialOutputs.FAIL.value, "Stop the job: it fails"),
 )
-_DEFAULT_ATTEMPTS: Final = 3  #: Offered number of attempts if the installation has no retry policy.
-
-
-def retry_defaults(max_attempts: int, elsewhere: str) -> dict[str, str | int]:
-    """Return the initial retry policy of jobs that are submitted to backends."""
-    if max_attempts == 1 and elsewhere == RetryScope.NEVER:
-        return {"elsewhere": "no", "attempts": _DEFAULT_ATTEMPTS}
-    return {"elsewhere": elsewhere, "attempts": max_attempts}
+#: Fields of a group that the form has by the same name.
+_UNCHANGED: Final = (
+    *("name", "seed_strategy", "submitter", "stall_seconds", "retention_days", "required_capabilities"),
+    *("max_attempts", "retry_elsewhere", "retry_on", "partial_outputs"),
+)
+DEFAULT_ATTEMPTS: Final = 3  #: Offered number of attempts if the installation has no retry policy.
 
 
 def tagged_backends(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -47,37 +47,60 @@ def tagged_backends(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[s
     return sorted(found.items())
 
 
-def from_group(group_id: str, seed: str) -> dict[str, Any] | None:
+def from_group(group_id: str, seed: str, job_id: str = "") -> dict[str, Any] | None:
     """Return the values of a group for the form; None if it does not exist.
 
-    ``seed`` is that of one of its children, to repeat only that child on its backend, or in the pool. Invalid values
-    are ignored.
+    ``job_id``, or the ``seed`` of one of its children, repeats only that child on its backend, or in the pool, with
+    the inputs of the child. Invalid values are ignored.
     """
     group = JobGroup.objects.filter(pk=group_id).defer("workflow_json").first()
     if group is None:
         return None
-    children = list(ChildJob.objects.filter(group=group).order_by("position").values_list("backend_id", "seed"))
+    children = list(ChildJob.objects.filter(group=group).order_by("position").values_list("backend_id", "seed", "id"))
     chosen = int(seed) if seed.isascii() and seed.isdigit() and len(seed) < 17 else None
-    if chosen is not None and chosen <= MAX_SEED:
+    parameters, sweep = json.loads(group.parameters_json), json.loads(group.sweep_json or "null")
+    if found := [one for one in children if one[2] == job_id]:
+        children, chosen = found, found[0][1]
+    elif chosen is not None and chosen <= MAX_SEED:
         children = [one for one in children if one[1] == chosen][:1] or children[:1]
     else:
         chosen = None
+    if chosen is not None and children:
+        variation = ChildJob.objects.values_list("variation_json", flat=True).get(pk=children[0][2])
+        sweep, parameters = None, _with_variation(group, parameters, json.loads(variation or "null"))
     return {
         "group_id": group.id,
         "count": len(children),
-        "backend_ids": [backend_id for backend_id, _ in children if backend_id],
+        "backend_ids": [backend_id for backend_id, *_ in children if backend_id],
         "candidates": pool_candidates(group.id) if group.placement == Placement.POOL else None,
-        "parameters": json.loads(group.parameters_json),
+        "parameters": parameters,
+        "sweep": sweep,
+        "jobs": _listed_jobs(group) if chosen is None and sweep is None else None,
         "metadata": json.loads(group.metadata_json),
-        "seed_strategy": group.seed_strategy,
-        "submitter": group.submitter,
         "base_seed": chosen,
         "timeout_seconds": group.time_limit,
-        "stall_seconds": group.stall_seconds,
-        "retention_days": group.retention_days,
-        "max_attempts": group.max_attempts,
-        "retry_elsewhere": group.retry_elsewhere,
-        "retry_on": group.retry_on,
-        "partial_outputs": group.partial_outputs,
-        "required_capabilities": group.required_capabilities,
+        "stop_when": json.loads(group.stop_when_json or "{}"),
+        **model_to_dict(group, _UNCHANGED),
     }
+
+
+def _with_variation(group: JobGroup, parameters: dict[str, Any], variation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return parameters that set what those of a group and then the variation of a job set, one for each input."""
+    if variation is None:
+        return parameters
+    targets, found = Targets(json.loads(group.workflow_json)), {}
+    for each in (parameters, variation):
+        for _, target, value in sorted(targets.read(each), key=lambda one: one[1].is_addressed):
+            found.update({f"{node_id}.{name}": value for node_id, name in target.slots})
+    return found
+
+
+def _listed_jobs(group: JobGroup) -> list[dict[str, Any]] | None:
+    """Return the ``jobs`` of a group without their seeds; None if its jobs have no inputs and metadata of their own."""
+    rows = group.children.order_by("position").values_list("variation_json", "metadata_json")
+    if not any(map(any, rows)):
+        return None
+    return [
+        {name: json.loads(text) for name, text in zip(("parameters", "metadata"), row, strict=True) if text}
+        for row in rows
+    ]

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from jobgroups.domain.file_names import default_name
 from jobgroups.domain.media_types import media_kind
-from jobgroups.domain.outputs import REPLACED, download_name, output_url, reported_files
+from jobgroups.domain.outputs import REPLACED, output_url, reported_files
 from jobgroups.serializers import has_thumbnail
 
 #: Characters of a text that a card shows, and texts.
@@ -38,7 +39,7 @@ def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "filename": name,
                 # The name under which a browser saves it.
-                "saved_as": download_name(child["seed"], child["backend_id"] or "", file["filename"]),
+                "saved_as": default_name(child["seed"], child["backend_id"] or "", file["filename"]),
                 "url": url,
                 "thumbnail": f"{url}?w=320",
                 "has_thumbnail": has_thumbnail(name),

@@ -2,15 +2,15 @@
 
 import datetime as dt
 import re
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from django.utils.html import conditional_escape
 from django.utils.safestring import SafeString, mark_safe
 
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 from jobgroups.domain.states import PartialOutputs
-from jobgroups.domain.text import duration, failure_label, on_attempt
+from jobgroups.domain.text import duration, failure_label, input_labels, on_attempt, value_line
 
 #: State of an attempt, as the end of a sentence: "attempt 1 on gpu-1 …".
 ATTEMPT_LABELS: Final = {
@@ -45,7 +45,24 @@ def unbroken(sentence: str) -> SafeString:
     return mark_safe(_WHOLE.sub(r'<span class="whole">\g<0></span>', conditional_escape(sentence)))  # noqa: S308 escaped
 
 
-def child_label(status: str) -> str:
+def summary_values(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a workflow makes with numbers as users write them: ``7``, not ``7.0``."""
+    return {name: f"{value:g}" if isinstance(value, float) else value for name, value in summary.items()}
+
+
+def replaced_text(file: Mapping[str, Any], backend: str) -> str:
+    """Return the note about a file of a job that a later file has replaced."""
+    said = f"{file['filename']} was replaced: a later file on {backend} has the same name."
+    if not file["is_shown"]:
+        return said
+    kind = file["kind"]
+    return f"{said} A thumbnail, if there is one, shows the old {kind}; the {kind} itself is lost."
+
+
+def child_label(status: str, stopped_by: str | None = None) -> str:
+    """Return the label of a job's status, of one that ``stop_when`` stopped ``Not needed``."""
+    if stopped_by:
+        return "Not needed"
     return "Timed out" if status == "timeout" else status.capitalize()
 
 
@@ -113,3 +130,27 @@ def memory(size: object) -> str:
     if not isinstance(size, int | float) or isinstance(size, bool) or size <= 0:
         return ""
     return f"{size / 2**30:.0f} GB"
+
+
+def shown_value(value: Any, most: int = 36) -> str:
+    """Return a value of an input in at most so many characters: the end of a file's name, the beginning of a text."""
+    line = value_line(value)
+    if len(line) <= most:
+        return line
+    return f"{line[: most - 1]}…" if " " in line else f"…{line[1 - most :]}"
+
+
+def variation_text(variation: Any, most: int = 36) -> str:
+    """Return how a job differs from the others of its group: ``cfg 7 · ckpt b.safetensors``."""
+    values = dict(_flat(variation)) if isinstance(variation, Mapping) else {}
+    labels = input_labels(values, "_name")
+    return " · ".join(f"{labels[name]} {shown_value(value, most)}" for name, value in list(values.items())[:12])
+
+
+def _flat(variation: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield input and value; the inputs of a node may stand in an object of their own."""
+    for name, value in variation.items():
+        if isinstance(value, Mapping) and "__type" not in value:
+            yield from ((f"{name}.{one}", inner) for one, inner in value.items())
+        else:
+            yield name, value

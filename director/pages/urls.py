@@ -17,7 +17,14 @@ class _Id(StringConverter):
     regex = "[A-Za-z0-9_-]{1,64}"
 
 
+class _BackendId(StringConverter):
+    """Id of a backend, which may have dots."""
+
+    regex = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+
 register_converter(_Id, "ident")
+register_converter(_BackendId, "backend")
 
 
 def _page(route: str, view: Callable[..., HttpResponse], template: str = "") -> URLPattern:
@@ -32,11 +39,20 @@ urlpatterns = [
     _page("groups/<ident:group_id>", views.group, "group"),
     _page("groups/<ident:group_id>/parts/head", views.group, "parts/head"),
     _page("groups/<ident:group_id>/parts/cards", views.group, "parts/cards"),
-    _page("groups/<ident:group_id>/parts/cards/<ident:job_id>", views.card_part),
+    _page("groups/<ident:group_id>/parts/cards/<ident:job_id>", views.card_part, "parts/card"),
+    _page("groups/<ident:group_id>/parts/cells/<ident:job_id>", views.card_part, "parts/cell"),
+    _page("groups/<ident:group_id>/parts/info/<ident:job_id>", views.card_part, "parts/info"),
     _page("backends", views.backends, "backends"),
     _page("parts/backends", views.backends, "parts/backends"),
+    _page("backends/<backend:backend_id>", views.backend, "backend"),
+    _page("backends/<backend:backend_id>/parts/backend", views.backend, "parts/backend"),
+    _page("backends/<backend:backend_id>/parts/models", views.backend, "parts/models"),
     _page("failures", views.failures, "failures"),
     _page("parts/failures", views.failures, "parts/failures"),
+    _page("usage", views.usage),
     _page("submit", views.submit),
     _page("assets", views.assets),
+    _page("webhooks", views.webhooks),
+    _page("docs/", views.document),
+    _page("docs/<slug:name>", views.document),
 ]

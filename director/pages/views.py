@@ -2,23 +2,30 @@
 
 import datetime as dt
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils.text import capfirst
 
 from backends.queries import backend_list
+from director.pages import backend_detail, documents, filters, group_detail, group_list, new_group, text
 from director.pages import backends as backend_pages
 from director.pages import failures as failure_pages
-from director.pages import filters, group_detail, group_list, new_group, text
-from jobgroups.api.requests.payloads import MAX_POOL_JOBS, POOL_ATTEMPTS
+from director.pages.usage import usage_page
+from jobgroups.api.requests.payloads import POOL_ATTEMPTS
 from jobgroups.domain.clock import now
-from jobgroups.domain.states import GroupStatus
-from jobgroups.errors import ChildNotFound, GroupNotFound, InvalidRequest
+from jobgroups.domain.states import GroupStatus, RetryScope
+from jobgroups.errors import BackendNotFound, ChildNotFound, GroupNotFound
 from jobgroups.queries.assets import asset_list
+from jobgroups.queries.provenance import job_provenance
 from jobgroups.queries.retention import retention_text
+from jobgroups.queries.webhooks import STATES, delivery_list
+from jobgroups.workflow import summary
 from jobgroups.workflow.assets import FILE_INPUTS
+from jobgroups.workflow.batch import MAX_JOBS
 from jobgroups.workflow.seeds import SeedStrategy
 
 
@@ -35,11 +42,11 @@ def groups(request: HttpRequest, template: str) -> HttpResponse:
         "listing": group_list.group_list(chosen),
         "query": chosen.query(),
         "offered": [one for one in backend_pages.found_servers() if not one["ignored"]],
+        "backends": backend_list,  # Read where a template needs it: a reloaded list with groups does not.
     }
     if template == "groups":
         shown |= {
             "states": [(one.value, text.status_label(one, ended=True)) for one in GroupStatus],
-            "backends": backend_list(),
             "submitters": group_list.submitters(),
             "retention": retention_text(),
         }
@@ -56,12 +63,8 @@ def row_part(request: HttpRequest, group_id: str) -> HttpResponse:
 
 def group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
     """A group's page, its head or all its cards; a 404 page with a search if the group does not exist."""
-    number = str(request.GET.get("page", "1"))
-    page = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 1
-    if job_id := str(request.GET.get("job", "")).replace("\0", ""):
-        page = group_detail.page_of(group_id, job_id)
     try:
-        shown = group_detail.group_page(group_id, page, with_cards=template != "parts/head")
+        shown = group_detail.group_page(group_id, request.GET.dict(), with_cards=template != "parts/head")
     except GroupNotFound:
         newest = group_list.group_list(filters.Filters())["rows"][:5]
         status = HTTPStatus.NOT_FOUND
@@ -69,55 +72,95 @@ def group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
     return _page(request, template, {"shown": shown, "row": shown["row"]})
 
 
-def card_part(request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
+def card_part(request: HttpRequest, group_id: str, job_id: str, template: str) -> HttpResponse:
+    """One job's card, its cell in the grid of a sweep, or what the viewer shows of it."""
     try:
-        card = group_detail.child_card(group_id, job_id)
+        shown = {"card": group_detail.child_card(group_id, job_id)}
+        if template == "parts/info":
+            shown["made"] = text.summary_values(summary(job_provenance(group_id, job_id)["workflow"]))
     except (GroupNotFound, ChildNotFound):
         return HttpResponse(status=HTTPStatus.NOT_FOUND)
-    return _page(request, "parts/card", {"card": card})
+    return _page(request, template, shown)
 
 
 def backends(request: HttpRequest, template: str) -> HttpResponse:
-    """The backends, or their lanes or table alone."""
-    return _page(request, template, {"listing": backend_pages.backend_list_page()})
+    """The backends, or their table alone."""
+    return _page(request, template, {"listing": backend_pages.backend_list_page(str(request.GET.get("sort", "")))})
+
+
+def backend(request: HttpRequest, backend_id: str, template: str) -> HttpResponse:
+    """A backend's page, what of it changes, or its models."""
+    read = backend_detail.backend_models if template == "parts/models" else backend_detail.backend_page
+    try:
+        shown = read(backend_id)
+    except BackendNotFound:
+        return _page(request, "no_backend", {"backend_id": backend_id}, HTTPStatus.NOT_FOUND)
+    return _page(request, template, {"shown": shown, "backend_id": backend_id})
 
 
 def failures(request: HttpRequest, template: str) -> HttpResponse:
     """The page of failures, or its list alone."""
-    shown = failure_pages.failures_page(failure_pages.parse_window(request.GET))
+    backend_id = str(request.GET.get("backend", "")).replace("\0", "")[:64]
+    shown = failure_pages.failures_page(str(request.GET.get("window", "")), backend_id)
     return _page(request, template, {"shown": shown})
+
+
+def usage(request: HttpRequest) -> HttpResponse:
+    """The usage by the dimensions and days of the URL."""
+    return _page(request, "usage", {"shown": usage_page(request.GET)})
 
 
 def assets(request: HttpRequest) -> HttpResponse:
     """The uploaded files, newest first."""
-    cursor = str(request.GET.get("cursor", ""))[:200] or None
-    try:
-        page = asset_list(cursor=cursor, limit=filters.PAGE_SIZE)
-    except InvalidRequest:
-        page = asset_list(cursor=None, limit=filters.PAGE_SIZE)
+    given = str(request.GET.get("cursor", ""))[:200]
+    page = filters.page_after(given, lambda cursor: asset_list(cursor=cursor, limit=filters.PAGE_SIZE))
     ages = [text.ago(dt.datetime.fromisoformat(one["used_at"]), now()) for one in page.results]
     return _page(request, "assets", {"page": page, "rows": list(zip(page.results, ages, strict=True))})
 
 
+def webhooks(request: HttpRequest) -> HttpResponse:
+    """The deliveries of events to webhooks, newest first: all, or those of a group or in a state."""
+    given = {name: str(request.GET.get(name, "")).replace("\0", "")[:200] for name in ("group", "state", "cursor")}
+    read = partial(delivery_list, group=given["group"], state=given["state"], limit=filters.PAGE_SIZE)
+    page = filters.page_after(given["cursor"], lambda cursor: read(cursor=cursor))
+    ages = [text.ago(dt.datetime.fromisoformat(one["created_at"]), now()) for one in page.results]
+    states = [("", "All"), *((name, capfirst(name.replace("_", " "))) for name in STATES)]
+    shown = {"page": page, "rows": list(zip(page.results, ages, strict=True)), "states": states}
+    return _page(request, "webhooks", {**shown, "chosen": given["state"], "group": given["group"]})
+
+
+def document(request: HttpRequest, name: str = "") -> HttpResponse:
+    """A document, or the first one."""
+    titles = documents.titles()
+    name = name or next(iter(titles), "")
+    if name not in titles:
+        raise Http404
+    shown = {"titles": titles, "name": name, "title": titles[name], "html": documents.html(name)}
+    return _page(request, "document", shown)
+
+
 def submit(request: HttpRequest) -> HttpResponse:
-    group_id, seed = str(request.GET.get("from", ""))[:64], str(request.GET.get("seed", ""))
+    group_id, seed, job_id = (str(request.GET.get(name, "")).replace("\0", "")[:64] for name in ("from", "seed", "job"))
     listing = backend_pages.backend_list_page()
+    has_none = (settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE) == (1, RetryScope.NEVER)
     context = {
         "listing": listing,
         "tags": new_group.tagged_backends(listing["rows"]),
-        "source": new_group.from_group(group_id.replace("\0", ""), seed),
+        "source": new_group.from_group(group_id, seed, job_id),
         "quick": (1, 4, 12),
         "strategies": [(one.value, one.value.replace("_", " ")) for one in SeedStrategy],
         "retention_days": settings.DIRECTOR_RETENTION_DAYS,
         "max_body": settings.DIRECTOR_MAX_BODY_BYTES,
         "max_children": settings.DIRECTOR_MAX_CHILDREN,
-        "max_pool": MAX_POOL_JOBS,
+        "max_pool": MAX_JOBS,
         "max_asset": settings.DIRECTOR_MAX_ASSET_BYTES,
         "file_inputs": sorted(FILE_INPUTS),
         "pool_attempts": max(settings.DIRECTOR_MAX_ATTEMPTS, POOL_ATTEMPTS),
         "on_failure": new_group.ON_FAILURE,
         "retry_on": new_group.RETRY_ON,
         "partial_outputs": new_group.PARTIAL_OUTPUTS,
-        "retry": new_group.retry_defaults(settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE),
+        # The initial retry policy of jobs that are submitted to backends.
+        "elsewhere": "no" if has_none else settings.DIRECTOR_RETRY_ELSEWHERE,
+        "attempts": new_group.DEFAULT_ATTEMPTS if has_none else settings.DIRECTOR_MAX_ATTEMPTS,
     }
     return _page(request, "submit", context)

@@ -6,9 +6,9 @@ from django.views.debug import SafeExceptionReporterFilter
 
 
 class SecretsFilter(SafeExceptionReporterFilter):
-    """Hides also the addresses of notification services, of Redis and of backends."""
+    """Hides also the addresses of notification services, of webhooks, of Redis and of backends."""
 
     hidden_settings = re.compile(
-        f"{SafeExceptionReporterFilter.hidden_settings.pattern}|NOTIFY|REDIS|CHANNEL_LAYERS|_BACKENDS",
+        f"{SafeExceptionReporterFilter.hidden_settings.pattern}|NOTIFY|WEBHOOK_URLS|REDIS|CHANNEL_LAYERS|_BACKENDS",
         flags=re.IGNORECASE,
     )

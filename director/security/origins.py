@@ -19,16 +19,16 @@ from django.utils.cache import patch_vary_headers
 
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response
+from director.web.handlers import LenientRequest
 from director.web.middleware import middleware
-from director.web.threaded_handler import LenientRequest
-from jobgroups.consumers.socket import error_frame
+from jobgroups.streams.feed import error_frame
 
 _ORIGIN: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 _PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type, Idempotency-Key",
+    "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type, Idempotency-Key, X-API-Key, Last-Event-ID",
     "Access-Control-Max-Age": "600",
 }
 _CODE: Final = "origin_not_allowed"

@@ -1,14 +1,19 @@
 """Sign-in with one shared secret: ``DIRECTOR_TOKEN``. Without it, every client is allowed.
 
-Programs send it as ``Authorization: Bearer``. A user enters it in the form at ``/sign-in`` and gets a signed cookie
-with a digest of the token: a new token ends every session. Browsers also send the cookie with requests of other
-sites' pages, so with the cookie alone every change, and every WebSocket, must come from a page of the Director or of
-a listed origin.
+Programs send it as ``Authorization: Bearer`` or ``X-API-Key``. A user enters it in the form at ``/sign-in`` and gets a
+signed cookie with a digest of the token: a new token ends every session. Browsers also send the cookie with requests
+of other sites' pages, so with the cookie alone every change, and every WebSocket, must come from a page of the
+Director or of a listed origin.
 
 Django's sessions are not used: they need a row for each user, or middleware that the API's chain and the
 WebSockets do not have. This cookie is checked without a database query.
 """
 
+import ipaddress
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping
 from enum import Enum
 from typing import Final
 from urllib.parse import quote
@@ -26,11 +31,52 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
 from director.security.origins import handshake, is_own, refuse_socket
-from director.security.throttle import Throttle
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response, is_api
 from director.web.middleware import middleware
-from jobgroups.consumers.socket import error_frame
+from jobgroups.streams.feed import error_frame
+
+ALLOWED: Final = 10  #: Wrong tokens that an address may send within the window.
+WINDOW: Final = 60.0  #: Seconds.
+_MAX_ADDRESSES: Final = 10_000  #: Maximum number of stored addresses; the oldest failure is dropped first.
+
+
+class Throttle:
+    """Counts failures by address. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def retry_after(self, address: str) -> int:
+        """Return the seconds until an address may send a token again; 0: at once."""
+        moment = time.monotonic()
+        with self._lock:
+            wrong = self._wrong.get(_key(address))
+            if wrong is None or len(wrong) < ALLOWED:
+                return 0
+            return max(0, int(wrong[0] + WINDOW - moment + 0.999))
+
+    def record_failure(self, address: str) -> None:
+        name = _key(address)
+        with self._lock:
+            wrong = self._wrong.setdefault(name, deque(maxlen=ALLOWED))
+            wrong.append(time.monotonic())
+            self._wrong.move_to_end(name)
+            while len(self._wrong) > _MAX_ADDRESSES:
+                self._wrong.popitem(last=False)
+
+
+def _key(address: str) -> str:
+    """Return the key of an address: for IPv6 its /64, because one host can use all addresses of it."""
+    try:
+        parsed = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))
+
 
 COOKIE: Final = "director_session"
 SESSION_SECONDS: Final = 30 * 86_400
@@ -75,9 +121,9 @@ def authenticate(request: HttpRequest, *, changes: bool) -> AuthResult:
     """Check the credentials of a request. ``changes``: it may change data, or opens a WebSocket."""
     if not settings.DIRECTOR_TOKEN:
         return AuthResult.ALLOWED
-    authorization, cookie = request.headers.get("Authorization"), request.COOKIES.get(COOKIE)
-    if authorization is not None:
-        return _bearer(_address(request), authorization)
+    token, cookie = sent_token(request.headers), request.COOKIES.get(COOKIE)
+    if token is not None:
+        return _checked(_address(request), token)
     if cookie is None or not is_session(cookie):
         return AuthResult.UNAUTHENTICATED
     if changes and not is_own(request.headers.get("Origin"), request.headers.get("Host")):
@@ -85,11 +131,19 @@ def authenticate(request: HttpRequest, *, changes: bool) -> AuthResult:
     return AuthResult.ALLOWED
 
 
-def _bearer(address: str, authorization: str) -> AuthResult:
+def sent_token(headers: Mapping[str, str]) -> str | None:
+    """Return the token in a program's headers, empty for another scheme than Bearer; None: there is none."""
+    authorization = headers.get("Authorization")
+    if authorization is None:
+        return headers.get("X-API-Key")
+    scheme, _, token = authorization.partition(" ")
+    return token if scheme.lower() == "bearer" else ""
+
+
+def _checked(address: str, token: str) -> AuthResult:
     if throttle.retry_after(address):
         return AuthResult.THROTTLED
-    scheme, _, token = authorization.partition(" ")
-    if scheme.lower() == "bearer" and is_token(token.strip()):
+    if is_token(token.strip()):
         return AuthResult.ALLOWED
     throttle.record_failure(address)
     return AuthResult.UNAUTHENTICATED
@@ -128,7 +182,7 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
 
 def _sign_in_required(request: HttpRequest) -> HttpResponse:
     if is_api(request) or request.method not in _SAFE:
-        detail = "This Director requires its token, as Authorization: Bearer TOKEN."
+        detail = "This Director requires its token, as Authorization: Bearer TOKEN or X-API-Key: TOKEN."
         headers = {"WWW-Authenticate": 'Bearer realm="Director"'}
         return error_response(401, detail, "sign_in_required", headers=headers)
     if "HX-Request" in request.headers:
@@ -184,7 +238,6 @@ def _form(request: HttpRequest, wanted: str, said: str = "", *, status: int = 20
 @csrf_exempt  # the sign-in middleware has checked the origin
 @require_POST
 def sign_out(_request: HttpRequest) -> HttpResponse:
-    """``/sign-out``: delete the session cookie."""
     response = HttpResponseRedirect(PATH)
     response.delete_cookie(COOKIE, samesite="Lax")
     return response
@@ -197,7 +250,7 @@ def require_sign_in(application: Application) -> Application:
         if authenticate(handshake(scope), changes=True) is AuthResult.ALLOWED:
             await application(scope, receive, send)
         else:
-            detail = "Sign in, or connect with Authorization: Bearer TOKEN."
+            detail = "Sign in, or connect with Authorization: Bearer TOKEN or X-API-Key: TOKEN."
             frame = error_frame("sign_in_required", detail)
             await refuse_socket(receive, send, SIGN_IN_REQUIRED, frame)
 

@@ -21,9 +21,11 @@ from twisted.internet import reactor as _reactor
 from director.security import sign_in
 from director.web.asgi_types import Scope
 from director.web.errors import error_response, plain_error
-from director.web.threaded_handler import ThreadedHandler
+from director.web.handlers import ThreadedHandler
+from director.web.request_id import HEADER, request_id_of
 from jobgroups.api.requests.body import PayloadTooLarge
 from jobgroups.api.requests.upload import UPLOAD_PATHS, Upload, upload_limit
+from jobgroups.api.v2.errors import enveloped
 from jobgroups.errors import JobGroupsError, StorageFull
 
 logger = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     _limit = math.inf
     _received = 0
     _is_refused = False
+    _asked = ""  #: The path. Twisted forgets it when the whole request is there.
     upload: Upload | None = None  #: The file of an upload; None for any other request.
     _writing: asyncio.Future[None] | None = None
     #: The arguments of ``requestReceived``, once the whole body is there.
@@ -100,6 +103,7 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     def gotLength(self, length: int | None) -> None:  # noqa: N802 Twisted's name
         """Decide whether the body is received. The length of a chunked body is None."""
         method, path = _method_of(self), _path_of(self)
+        self._asked = path
         is_upload = _is_upload(method, path)
         if length is None or length > SMALL_BYTES or is_upload:
             self._refuse_unless_admitted(length or 0)
@@ -198,8 +202,10 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
 
     def _refuse(self, answer: HttpResponse) -> None:
         self._is_refused = True
+        answer.headers[HEADER] = request_id_of(self.requestHeaders.getRawHeaders(HEADER, [b""])[0])
         # Twisted would now ask for the body ("100 Continue").
         self.requestHeaders.removeHeader(b"expect")
+        enveloped(self._asked, answer)
         self.transport.write(_written(answer, self.server.server_name))
         reactor.callLater(_DROPPED_SECONDS, self.transport.abortConnection)
 

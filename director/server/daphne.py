@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from director.server.admission import GuardedRequest
 from director.web.asgi_types import Application, Receive, Scope, Send
 from jobgroups.api.requests.upload import SCOPE_KEY
-from jobgroups.consumers.socket import error_frame
+from jobgroups.streams.feed import error_frame
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,6 @@ class _FlowControl:
 
 
 class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no types
-    """Daphne's server with the additions that the module docstring lists."""
-
     def __init__(self, application: Application, **options: Any) -> None:
         super().__init__(application=_abort_on_error(application), **options)
         self._ports: list[Any] = []

@@ -1,4 +1,4 @@
-"""The data folder: created with the secret key in it, readable by its owner only."""
+"""The data folder: created with the secrets in it, readable by its owner only."""
 
 import contextlib
 import os
@@ -11,7 +11,9 @@ from typing import Final
 from django.conf import settings
 
 #: Names of the Director's own files. A folder with other files may be shared with other programs.
-_OWN: Final = re.compile(r"secret-key|\.writable-\d+|serve(-\d+)?\.lock|director\.sqlite3.*|thumbnails|static|files")
+_OWN: Final = re.compile(
+    r"secret-key|webhook-secret|\.writable-\d+|serve(-\d+)?\.lock|director\.sqlite3.*|thumbnails|static|files"
+)
 
 
 class DataFolderUnusable(Exception):
@@ -19,7 +21,7 @@ class DataFolderUnusable(Exception):
 
 
 def prepare(say: Callable[[str], None] = lambda _: None) -> Path:
-    """Create the data folder and the secret key in it, if they do not exist; return the folder.
+    """Create the data folder, and in it the secret key and the secret of webhooks, if they do not exist; return the folder.
 
     ``say`` prints a warning if other users can read it. Raises ``DataFolderUnusable`` if it cannot be created or
     written.
@@ -31,7 +33,10 @@ def prepare(say: Callable[[str], None] = lambda _: None) -> Path:
         probe.touch()
         probe.unlink()
         _close_to_others(folder, say)
-        _keep_secret_key(settings.DIRECTOR_SECRET_KEY_FILE)
+        key, signing = settings.SECRET_KEY, " ".join(settings.DIRECTOR_WEBHOOK_SECRETS)
+        settings.SECRET_KEY = _kept_secret(settings.DIRECTOR_SECRET_KEY_FILE, "DIRECTOR_SECRET_KEY", key)
+        signing = _kept_secret(settings.DIRECTOR_WEBHOOK_SECRET_FILE, "DIRECTOR_WEBHOOK_SECRET", signing)
+        settings.DIRECTOR_WEBHOOK_SECRETS = signing.split()
     except OSError as error:
         raise DataFolderUnusable(_why_unusable(folder, error)) from error
     return folder
@@ -86,16 +91,15 @@ def _why_unusable(folder: Path, error: OSError) -> str:
     )
 
 
-def _keep_secret_key(path: Path) -> None:
-    """Store this process's key if there is no key file; else use the stored key."""
+def _kept_secret(path: Path, variable: str, secret: str) -> str:
+    """Store this process's secret if it has no file; else return the stored one, unless the variable gives it."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         kept = path.read_text(encoding="ascii").strip()
-        if kept and not os.environ.get("DIRECTOR_SECRET_KEY"):  # noqa: TID251 whether the key was given
-            settings.SECRET_KEY = kept
-        return
+        return kept if kept and not os.environ.get(variable) else secret  # noqa: TID251 whether it was given
     with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.write(settings.SECRET_KEY)
+        file.write(secret)
         file.flush()
         os.fsync(file.fileno())
+    return secret

@@ -4,30 +4,27 @@ import asyncio
 import gc
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
-import daphne.server  # noqa: F401 before all of Twisted: it installs the reactor
 from django.conf import settings
-from twisted.internet import reactor as _reactor
 
 from director.asgi import application
 from director.server import shutdown
-from director.server.daphne import BackpressureServer
+from director.server.daphne import BackpressureServer, reactor
 from director.server.listen import ListenAddress
-from director.web.threaded_handler import close_threads
+from director.web.handlers import close_threads
 from jobgroups.api.answers import answers
 from jobgroups.api.long_polls import long_polls
+from jobgroups.api.sse import close_streams
 from jobgroups.api.views import async_base
-from jobgroups.consumers.reads import close_rows, read_seqs
 from jobgroups.consumers.socket import close_all
 from jobgroups.database.locks import Lock
 from jobgroups.events.hub import hub
 from jobgroups.runner.supervisor import RunnerSupervisor
+from jobgroups.streams.reads import close_rows, read_seqs
 
 logger = logging.getLogger(__name__)
 
-#: Any: for the type checker, Twisted's reactor is a module.
-reactor: Any = _reactor
 #: Seconds for open sockets and requests to end; with all other steps, the process ends 5 s after SIGTERM.
 _GRACE: Final = 2.5
 _GRACE_OF_LAST: Final = 0.5  #: Seconds for sockets that were opened during the shutdown.
@@ -99,10 +96,11 @@ class _Process:
                 reactor.stop()
 
     async def _close(self) -> None:
-        """Close the ports, answer open requests, and close the sockets, whose clients reconnect elsewhere."""
+        """Close the ports, answer open requests, and end the streams, whose clients reconnect elsewhere."""
         if self.server.is_closing:
             return
         long_polls.close()
+        close_streams()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.server.stop_listening(_GRACE), name="close ports")
             tasks.create_task(close_all(within=_GRACE), name="close sockets")

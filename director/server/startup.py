@@ -16,11 +16,13 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import Error as DatabaseError
 from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 
+from backends.models import Backend
 from backends.services import BackendInvalid, backends_ensure
+from director.web.health import is_migrated
 from jobgroups.database.locks import DatabaseLock, FileLock, Lock, dedicated_connection
+from jobgroups.metrics import open_files
 from jobgroups.queries.leases import NAME_LOCK
 
 Say = Callable[[str], object]  #: Prints a message for the operator.
@@ -94,7 +96,7 @@ def wait_for_database(say: Say) -> None:
 
 
 def open_database(*, migrate: bool, say: Say) -> None:
-    """Migrate the database, or wait until another process did, and register the backends of ``DIRECTOR_BACKENDS``.
+    """Migrate the database, or wait until another process did; register ``DIRECTOR_BACKENDS``, and open the metrics.
 
     Raises ``CannotStart`` if a condition is permanent.
     """
@@ -111,6 +113,7 @@ def open_database(*, migrate: bool, say: Say) -> None:
                 " with the tables and ignores the additions."
             )
         backends_ensure(settings.DIRECTOR_BACKENDS)
+        open_files(settings.DIRECTOR_DATA_DIR / "metrics", list(Backend.objects.values_list("pk", flat=True)))
 
     try:
         _retry_while_unavailable(opened, say)
@@ -211,12 +214,6 @@ def _wait_for_tables(say: Say) -> None:
             "The database is not migrated to this version. Waiting for `manage.py migrate`, or for"
             " a Director without --no-migrate; press Ctrl-C to stop."
         )
-
-
-def is_migrated() -> bool:
-    """Return whether the database has the tables of this version."""
-    executor = MigrationExecutor(connection)
-    return not executor.migration_plan(executor.loader.graph.leaf_nodes())
 
 
 def unknown_migrations() -> list[str]:

@@ -1,6 +1,6 @@
 """One shape for every error under ``/api/``: ``{"detail": "a sentence", "code": "stable_name"}``.
 
-No error repeats what the client sent.
+Below ``/api/v2/`` it is translated at last. No error repeats what the client sent.
 """
 
 import logging
@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import psycopg
 from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig
+from django.db import connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.request import split_domain_port
 from django.http.response import HttpResponseBase
@@ -21,6 +22,7 @@ from psycopg_pool import PoolTimeout
 from rest_framework.exceptions import APIException, MethodNotAllowed
 
 from director.web.middleware import middleware
+from jobgroups.api.v2.errors import enveloped
 from jobgroups.database.threads import TRANSIENT
 from jobgroups.errors import JobGroupsError
 from jobgroups.workflow import FieldInvalid
@@ -71,7 +73,8 @@ def plain_error(status: int) -> JsonResponse:
 def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpResponse | None:
     """Return the response to an exception of a view; None if it is unexpected: Django logs it and answers 500."""
     if isinstance(exc, JobGroupsError):
-        return error_response(exc.status, exc.detail, exc.code, extra=exc.extra)
+        headers = None if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
+        return error_response(exc.status, exc.detail, exc.code, extra=exc.extra, headers=headers)
     if isinstance(exc, FieldInvalid):
         errors = [{"field": exc.field, "message": exc.message}]
         return error_response(400, str(exc), "invalid_request", extra={"errors": errors})
@@ -96,6 +99,8 @@ def _database_unavailable(exc: Exception) -> JsonResponse:
     logger.warning("request: database unavailable (%s)", exc)
     detail = f"{_cause_of(str(exc))}; nothing was stored. Try again."
     if _is_outcome_unknown(exc):
+        # A restart of the server broke the idle connections too. Without them only one request fails.
+        connection.pool.drain()  # type: ignore[attr-defined]  # PostgreSQL's
         detail = (
             "The database connection was lost during the request. The change may or may not be stored:"
             " check it, or send the request again with the same Idempotency-Key."
@@ -123,8 +128,9 @@ def _cause_of(said: str) -> str:
 
 
 def is_api(request: HttpRequest) -> bool:
-    """Return whether a request is for the API, whose errors are JSON."""
-    return request.path == "/api" or request.path.startswith("/api/")
+    """Return whether a request is for the API or the metrics, whose errors are JSON."""
+    is_page = request.path in ("/api/docs", "/api/redoc")
+    return (request.path in ("/api", "/metrics") or request.path.startswith("/api/")) and not is_page
 
 
 @csrf_exempt
@@ -185,6 +191,10 @@ def _page_without_database(request: HttpRequest, exc: Exception) -> HttpResponse
     # Without the request: its user would be read from the database.
     page = loader.render_to_string("503.html", {"what": _cause_of(str(exc))})
     return HttpResponse(page, status=503, headers={"Retry-After": _RETRY_AFTER})
+
+
+#: Gives errors of the Comfy API v2 their shape. The outermost: every other one may refuse a request.
+EnvelopeMiddleware = middleware(lambda _request: None, lambda request, response: enveloped(request.path, response))
 
 
 @sync_and_async_middleware

@@ -4,6 +4,7 @@ import datetime as dt
 import logging
 import os
 import platform
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import Any, Final
 import redis
 from django.conf import settings
 from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -40,6 +42,7 @@ RESTART_SHOWN: Final = dt.timedelta(minutes=10)  #: A restart after an unexpecte
 # A database that does not answer can block a thread for long: this one, not a request's.
 _query_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health")
 _storage_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health-storage")
+_has_tables = threading.Event()  #: Set once the database has the tables of this version.
 
 
 class Level(StrEnum):
@@ -82,7 +85,7 @@ class HealthView(ApiView):
 
 def run_checks() -> dict[str, Any]:
     """Return ``{"status", "version", "checks": {name: {"status", "detail"}}}``."""
-    facts: HealthReport | None = _query(_query_thread, DATABASE_SECONDS, _read)
+    facts: HealthReport | None = answer_within(_query_thread, DATABASE_SECONDS, _read)
     checks: Mapping[str, Check] = {
         "database": database_check(facts),
         "channel_layer": channel_layer_check(
@@ -91,14 +94,26 @@ def run_checks() -> dict[str, Any]:
         ),
         "runner": runner_check(facts),
         "backends": backends_check(None if facts is None else facts.backends),
-        "storage": storage_check(_query(_storage_thread, STORAGE_SECONDS, _read_storage, facts)),
+        "storage": storage_check(answer_within(_storage_thread, STORAGE_SECONDS, _read_storage, facts)),
     }
     worst = max((check.status for check in checks.values()), key=list(Level).index)
     shown = {name: asdict(check) for name, check in checks.items()}
     return {"status": worst, "version": settings.DIRECTOR_VERSION, "checks": shown}
 
 
-def _query(thread: ThreadPoolExecutor, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
+def is_ready() -> bool:
+    """Return whether the database answers with the tables of this version, and the check of the runners is not down."""
+    facts: HealthReport | None = answer_within(_query_thread, DATABASE_SECONDS, _read_with_tables)
+    return runner_check(facts).status is not Level.DOWN
+
+
+def is_migrated() -> bool:
+    """Return whether the database has the tables of this version."""
+    executor = MigrationExecutor(connection)
+    return not executor.migration_plan(executor.loader.graph.leaf_nodes())
+
+
+def answer_within(thread: ThreadPoolExecutor, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
     """Return what a part reports; None if it does not answer in time, or with an error."""
     future = thread.submit(work, *args)
     try:
@@ -123,6 +138,15 @@ def _read_storage(facts: HealthReport | None) -> StorageReport:
         and not stored_files.marker_exists(runner=one.name, instance=one.instance)
     ]
     return StorageReport(free, strangers)
+
+
+def _read_with_tables() -> HealthReport | None:
+    try:
+        if not _has_tables.is_set() and is_migrated():
+            _has_tables.set()
+    finally:
+        connection.close()
+    return _read() if _has_tables.is_set() else None
 
 
 def _read() -> HealthReport:

@@ -1,18 +1,24 @@
 """Base of the admin's pages: columns with links and JSON text, and pages that change nothing."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from inspect import signature
+from typing import Any, ClassVar
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.utils import quote
-from django.db.models import ForeignKey, Model
+from django.db.models import ForeignKey, Model, QuerySet
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
+
+from backends.discovery import NotFound
+from backends.services import BackendExists
+from jobgroups.domain.text import pluralize
+from jobgroups.errors import JobGroupsError
 
 _MAX_SHOWN = 20_000  #: Longer JSON is cut: browsers cannot show a workflow of megabytes.
 
@@ -89,6 +95,8 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
     """
 
     shown = ""  #: ``list_display``, separated by blanks.
+    keys: ClassVar[dict[str, str]] = {}  #: Arguments of the services that actions call, and the columns of them.
+    noun: ClassVar[tuple[str, str]] = ("row is", "rows are")
     list_per_page = 50
     # Counting a log of millions of rows takes longer than showing its newest.
     show_full_result_count = False
@@ -126,10 +134,40 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
         return request.user.has_perm(name)
 
 
+def action(
+    description: str, result: str, service: Callable[..., Any], *, noun: tuple[str, str] | None = None, **arguments: Any
+) -> Callable[[ReadOnlyAdmin, HttpRequest, QuerySet[Any]], None]:
+    """Return an action that calls a service for each row, with the user's name if the service stores it.
+
+    It reports how many rows were changed, and why a service refused the others. With ``noun`` the services return how
+    many such objects they changed.
+    """
+
+    @admin.action(description=description, permissions=["operate"])
+    def act(page: ReadOnlyAdmin, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        by = {"by": request.user.get_username()} if "by" in signature(service).parameters else {}
+        count = 0
+        for row in list(queryset.values_list(*page.keys.values())):
+            try:
+                changed = service(**dict(zip(page.keys, row, strict=True)), **by, **arguments)
+                count += 1 if noun is None else changed
+            except (JobGroupsError, BackendExists, NotFound) as error:
+                page.message_user(request, str(error), messages.WARNING)
+        page.message_user(request, f"{pluralize(count, *(noun or page.noun))} {result}.", messages.SUCCESS)
+
+    return act
+
+
 def register_rows(
-    model: type[Model], shown: str, *, filters: str = "", search: str = "", ordering: str = "", **columns: Column
+    model: type[Model],
+    shown: str,
+    *,
+    filters: str = "",
+    search: str = "",
+    ordering: str = "",
+    columns: Mapping[str, Column] | None = None,
 ) -> None:
     """Register pages that only show the rows of a model. Names of fields and columns are separated by blanks."""
     fields = {"list_filter": filters, "search_fields": search, "ordering": ordering}
-    options = {name: names.split() for name, names in fields.items()} | {"shown": shown, **columns}
+    options = {name: names.split() for name, names in fields.items()} | {"shown": shown, **(columns or {})}
     admin.site.register(model, type(f"{model.__name__}Admin", (ReadOnlyAdmin,), options))

@@ -1,22 +1,26 @@
 """Groups, jobs, attempts, events, runners and notices in the admin: users view, cancel and retry them."""
 
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Final
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 
 from jobgroups import models
-from jobgroups.admin.base import JsonText, Link, ListLink, ReadOnlyAdmin, register_rows
+from jobgroups.admin.base import Column, JsonText, Link, ListLink, ReadOnlyAdmin, action, register_rows
 from jobgroups.domain.states import Where
 from jobgroups.domain.text import pluralize
-from jobgroups.errors import ChildNotFound, GroupNotFinished, GroupNotFound, JobGroupsError
+from jobgroups.errors import GroupNotFinished, JobGroupsError
 from jobgroups.services.assignment import Choice
 from jobgroups.services.cancellation import child_cancel, group_cancel
+from jobgroups.services.groups import Deletion, group_change, group_delete, group_deletion
 from jobgroups.services.retries import Retried, child_retry, group_retry
+from jobgroups.services.webhooks import delivery_replay
 
 # Every list reads columns of its own table alone. A join with backends would hide the history of a deleted
 # backend: the key outlives its row.
@@ -51,9 +55,7 @@ def _retried(group_id: str, job_ids: Sequence[str] | None, by: str) -> Iterator[
             yield child_retry(group_id=group_id, job_id=job_id, **how)
 
 
-def _report_cancelled(page: ReadOnlyAdmin, request: HttpRequest, count: int) -> None:
-    text = f"{pluralize(count, 'job was', 'jobs were')} cancelled."
-    page.message_user(request, text, messages.SUCCESS)
+_delete = action("Delete", "deleted", group_delete)
 
 
 class VariantInline(admin.TabularInline):  # type: ignore[type-arg]  # generic in the stubs alone
@@ -71,34 +73,55 @@ class VariantInline(admin.TabularInline):  # type: ignore[type-arg]  # generic i
 
 @admin.register(models.JobGroup)
 class JobGroupAdmin(ReadOnlyAdmin):
-    shown = "id status placement completed_count failed_count cancelled_count total_count run created_at completed_at jobs log"
-    list_filter = ("status", "placement", "seed_strategy", "partial_outputs", "accepted_without_runner", "created_at")
-    search_fields = ("id", "labels__value", "submitter", "idempotency_key")
-    actions = ("cancel", "retry")
+    keys: ClassVar = {"group_id": "pk"}
+    noun = ("group is", "groups are")
+    shown = "id title status placement completed_count failed_count cancelled_count total_count run created_at stopped_at completed_at archived_at jobs log"
+    list_filter = (
+        *("status", "placement", "seed_strategy", "partial_outputs", "accepted_without_runner", "created_at"),
+        ("archived_at", admin.EmptyFieldListFilter),
+    )
+    search_fields = ("id", "name", "prompt", "labels__value", "submitter", "idempotency_key")
+    actions = ("cancel", "retry", "archive", "unarchive", "delete")
     inlines = (VariantInline,)
 
     jobs = ListLink("jobs", "group__id__exact", models.ChildJob)
     log = ListLink("events", "group__id__exact", models.JobEvent, lambda group: pluralize(group.seq, "event"))
 
-    @admin.action(description="Cancel the jobs that are not final", permissions=["operate"])
-    def cancel(self, request: HttpRequest, queryset: QuerySet[models.JobGroup]) -> None:
-        """Cancel groups; the runner stops their running prompts."""
-        cancelled = 0
-        for group_id in list(queryset.values_list("pk", flat=True)):
-            with suppress(GroupNotFound):
-                cancelled += group_cancel(group_id=group_id).interrupted
-        _report_cancelled(self, request, cancelled)
+    cancel = action(
+        "Cancel the jobs that are not final",
+        "cancelled",
+        lambda group_id: group_cancel(group_id=group_id).interrupted,
+        noun=("job was", "jobs were"),
+    )
+    archive = action("Archive: leave them out of the lists", "archived", group_change, archived=True)
+    unarchive = action("Show them in the lists again", "in the lists", group_change, archived=False)
 
     @admin.action(description="Retry the failed jobs", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[models.JobGroup]) -> None:
         """Start the next run of groups that have ended."""
         _retry(self, request, dict.fromkeys(queryset.values_list("pk", flat=True)))
 
+    @admin.action(description="Delete those that have ended, with their files …", permissions=["operate"])
+    def delete(self, request: HttpRequest, queryset: QuerySet[models.JobGroup]) -> HttpResponse | None:
+        """Show what will be deleted; delete it when that is confirmed."""
+        if "confirmed" in request.POST:
+            _delete(self, request, queryset)
+            return None
+        found: list[tuple[models.JobGroup, Deletion | str]] = []
+        for group in queryset:
+            try:
+                found.append((group, group_deletion(group_id=group.pk)))
+            except JobGroupsError as error:
+                found.append((group, error.detail))
+        shown = self.admin_site.each_context(request) | {"title": "Delete groups?", "opts": self.opts, "found": found}
+        return render(request, "admin/delete_groups.html", shown)
+
 
 @admin.register(models.ChildJob)
 class ChildJobAdmin(ReadOnlyAdmin):
+    keys: ClassVar = {"group_id": "group_id", "job_id": "pk"}
     shown = "id group_link position backend_link is_bound seed status progress current_step error_type attempts_link queued_at completed_at"
-    list_filter = ("status", "is_bound", "error_type", "backend", "queued_at")
+    list_filter = ("status", "stopped_by", "is_bound", "error_type", "backend", "queued_at")
     search_fields = ("id", "group__id", "=seed", "error_message")
     ordering = ("-queued_at", "group", "position")
     actions = ("cancel", "retry")
@@ -107,14 +130,7 @@ class ChildJobAdmin(ReadOnlyAdmin):
         "attempts", "child__id__exact", models.Attempt, lambda child: pluralize(child.attempt_count, "attempt")
     )
 
-    @admin.action(description="Cancel those that are not final", permissions=["operate"])
-    def cancel(self, request: HttpRequest, queryset: QuerySet[models.ChildJob]) -> None:
-        """Cancel single jobs; the other jobs of their groups go on."""
-        cancelled = 0
-        for job_id, group_id in list(queryset.values_list("pk", "group_id")):
-            with suppress(GroupNotFound, ChildNotFound):
-                cancelled += child_cancel(group_id=group_id, job_id=job_id)
-        _report_cancelled(self, request, cancelled)
+    cancel = action("Cancel those that are not final", "cancelled", child_cancel, noun=("job was", "jobs were"))
 
     @admin.action(description="Retry them, also those that failed in a running group", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[models.ChildJob]) -> None:
@@ -125,73 +141,26 @@ class ChildJobAdmin(ReadOnlyAdmin):
         _retry(self, request, wanted)
 
 
-# What the jobs of each group of the pool require, and their place in the line.
-register_rows(
-    models.Variant,
-    "__str__ group_link number queued_at unplaced_since jobs",
-    filters="queued_at unplaced_since",
-    search="group__id workflow_digest",
-    ordering="-id",
-    jobs=ListLink("jobs", "variant__id__exact", models.ChildJob),
-)
-register_rows(
-    models.Attempt,
-    "prompt_id child_link number backend_link state is_counted error_type stop_reason created_at started_at ended_at",
-    filters="state is_counted stop_reason error_type backend created_at",
-    search="prompt_id client_id child__id child__group__id error_message",
-    ordering="-id",
-)
-# Files that attempts reported and that no later attempt has replaced.
-register_rows(models.ReportedFile, "digest attempt_link executed origin", filters="executed", search="digest")
-register_rows(
-    models.JobEvent,
-    "__str__ group_link seq run type created_at",
-    filters="type created_at",
-    search="group__id",
-    ordering="-id",
-    json=JsonText("frame", "frame"),
-)
-# Prompts that may still appear at a backend although their attempts were closed.
-register_rows(
-    models.AbandonedPrompt,
-    "prompt_id attempt_link backend_link created_at expires_at",
-    filters="backend expires_at",
-    search="prompt_id",
-)
-# Metadata by which groups are found.
-register_rows(models.GroupLabel, "__str__ group_link key value", search="=key value group__id", ordering="-id")
-register_rows(models.Asset, "name size_bytes content_type created_at used_at", search="id hash name")
-register_rows(models.AssetUse, "__str__ group_link asset_link", search="group__id asset__id asset__name")
-# Outputs of completed jobs: to be copied into the storage, stored there, or given up.
-register_rows(
-    models.Capture,
-    "__str__ child_link number backend_link file_link due_at tries reason",
-    filters="backend created_at due_at",
-    search="child__id child__group__id reason",
-    ordering="-id",
-)
-register_rows(
-    models.StoredFile,
-    "blake3 size_bytes width height duration created_at captures",
-    search="id blake3 sha256",
-    captures=ListLink("captures", "file__id__exact", models.Capture),
-)
-register_rows(
-    models.Runner,
-    "name host pid version started_at heartbeat_at stopped_at restarts last_error leases",
-    search="name host last_error",
-    leases=ListLink("leases", "runner__exact", models.Lease),
-)
-register_rows(
-    models.Lease,
-    "__str__ backend_link runner_link epoch expires_at",
-    filters="runner",
-    search="backend__id runner",
-    runner_link=Link("runner", "runner", models.Runner),
-)
-register_rows(
-    models.Notice,
-    "title kind created_at sent_at attempt_count next_attempt_at last_error",
-    filters="kind",
-    search="title body",
-)
+@admin.register(models.WebhookDelivery)
+class WebhookDeliveryAdmin(ReadOnlyAdmin):
+    keys: ClassVar = {"delivery_id": "pk"}
+    noun = ("delivery is", "deliveries are")
+    shown = "__str__ group_link seq type url due_at attempt_count delivered_at last_status last_error"
+    list_filter = ("type", "created_at", "due_at", "delivered_at")
+    search_fields = ("group__id", "url", "message_id")
+    ordering = ("-id",)
+    actions = ("replay",)
+
+    replay = action("Send again", "due now", delivery_replay)
+
+
+#: Columns of the pages in ``rows.toml`` that are no fields.
+_COLUMNS: Final[dict[str, dict[str, Column]]] = {
+    "Variant": {"jobs": ListLink("jobs", "variant__id__exact", models.ChildJob)},
+    "JobEvent": {"json": JsonText("frame", "frame")},
+    "StoredFile": {"captures": ListLink("captures", "file__id__exact", models.Capture)},
+    "Runner": {"leases": ListLink("leases", "runner__exact", models.Lease)},
+    "Lease": {"runner_link": Link("runner", "runner", models.Runner)},
+}
+for _name, _options in tomllib.loads(Path(__file__).with_name("rows.toml").read_text(encoding="utf-8")).items():
+    register_rows(getattr(models, _name), **_options, columns=_COLUMNS.get(_name, {}))

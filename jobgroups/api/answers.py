@@ -15,14 +15,14 @@ from weakref import WeakValueDictionary
 from django.conf import settings
 
 from jobgroups.api.views.async_base import read
-from jobgroups.database.loop_reader import LoopReader
+from jobgroups.database.threads import LoopReader
 from jobgroups.errors import GroupNotFound
 from jobgroups.models import JobGroup
 from jobgroups.queries.group_status import Answer, Version, group_versions
 
 A = TypeVar("A", bound=Answer)
 
-#: Bytes of all kept answers, enough for two groups of 10,000 jobs; one that is larger is kept alone.
+#: Bytes of all kept answers, enough for twenty groups of 1,000 jobs; one that is larger is kept alone.
 MOST_BYTES: Final = 64 * 2**20
 #: Seconds without a request after which an answer is dropped, with the next one that is kept.
 UNUSED_SECONDS: Final = 15.0

@@ -11,7 +11,6 @@ from backends.eligibility import ineligible_reason
 from backends.models import Backend
 from jobgroups.domain.clock import now
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX, is_candidate
-from jobgroups.queries.exclusions import excluded_from, reason_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +37,15 @@ def _selection(names: Collection[str], reasons: Mapping[str, str | None]) -> Sel
 
 
 def select_candidates(
-    candidates: Sequence[str], required_capabilities: Sequence[str], workflow_digest: str
+    candidates: Sequence[str], required_capabilities: Sequence[str], excluded: Mapping[str, str]
 ) -> Selection:
     """Select the backends that can take jobs of the pool now, after a probe of those without a recent response.
 
     Args:
         candidates: ``*`` (every enabled backend), or ids and ``tag:…``. One that cannot stays a candidate.
-        workflow_digest: backends that are excluded for it cannot take its jobs.
+        excluded: backends that cannot take the jobs, each with a sentence.
     """
     meant, unmatched = candidate_rows(candidates)
-    excluded = {key: reason_of(one) for key, one in excluded_from(workflow_digest).items()}
     reasons = unmatched | {
         row.id: ineligible_reason(row, required_capabilities, now=now()) or excluded.get(row.id)
         for row in meant.values()

@@ -6,7 +6,7 @@ from typing import Final
 from jobgroups.api.answers import answers
 from jobgroups.errors import TooManyWaiting
 from jobgroups.events.hub import Subscription, hub
-from jobgroups.events.messages import EventFrame, SeqHint
+from jobgroups.events.messages import ChangedFrame, EventFrame, SeqHint
 
 MOST: Final = 1_000  #: Requests that wait at once, in this process.
 LONGEST: Final = 60  #: The longest wait, in seconds: shorter than the timeouts of common proxies.
@@ -39,7 +39,7 @@ class LongPolls:
 
     async def _wait(self, group_id: str, since: int, seconds: float) -> bool:
         seq = since
-        subscription = await hub.subscribe(group_id, only=(EventFrame, SeqHint))
+        subscription = await hub.subscribe(group_id, only=(EventFrame, SeqHint, ChangedFrame))
         self._waiting.add(subscription)
         try:
             async with asyncio.timeout(seconds):
@@ -49,7 +49,9 @@ class LongPolls:
                     entries = await subscription.take()
                     if subscription.overflowed:
                         return True
-                    seq = max(seq, *(one.seq for one in entries if isinstance(one, EventFrame | SeqHint)))
+                    if any(isinstance(one, ChangedFrame) for one in entries):
+                        await answers.version(group_id)  # it may be deleted
+                    seq = max([seq, *(one.seq for one in entries if isinstance(one, EventFrame | SeqHint))])
         except TimeoutError:
             pass
         finally:

@@ -9,7 +9,7 @@ from django.conf import settings
 from backends.capabilities import needed_capabilities
 from jobgroups import workflow
 from jobgroups.api.backend_selection import Selection, select_backends, select_candidates
-from jobgroups.api.workflow_check import has_partner_nodes, refusals
+from jobgroups.api.workflow_check import JobKinds, has_partner_nodes
 from jobgroups.domain.states import PartialOutputs
 from jobgroups.errors import NoOnlineBackends, RunnerAbsent
 from jobgroups.queries import leases
@@ -31,7 +31,7 @@ def submit(submission: Submission) -> Submitted:
     Raises:
         IdempotencyConflict: the key was used with another body.
         RunnerAbsent: no runner is alive.
-        NoOnlineBackends: none of the named backends can take a child.
+        NoOnlineBackends: none of the named backends can take a child, or one of the jobs of a batch.
         workflow.ParameterInvalid: a parameter does not fit the workflow.
     """
     if submission.idempotency_key is not None:
@@ -43,14 +43,28 @@ def submit(submission: Submission) -> Submitted:
     alive = leases.runner_alive()
     if not (alive or settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER):
         raise RunnerAbsent
-    select = _select_named if submission.count is None else _select_able
-    selection, is_paid = select(submission, until=time.monotonic() + _CHECK_SECONDS)
+    return group_submit(submission=choose(submission), runner_alive=alive)
+
+
+def choose(submission: Submission, kinds: JobKinds | None = None) -> Submission:
+    """Return the submission with the backends that were selected and skipped, or raise ``NoOnlineBackends``.
+
+    ``kinds`` are those of its jobs, if the caller has them.
+    """
+    until = time.monotonic() + _CHECK_SECONDS
+    if submission.count is None:
+        selection, is_paid = _select_named(submission, until)
+    else:
+        if kinds is None:
+            prepared = workflow.build_template(submission.workflow, submission.parameters)
+            kinds = JobKinds(prepared, submission.batch)
+        selection, is_paid = _select_able(submission, kinds, until)
     if not selection.backend_ids:
         raise NoOnlineBackends(selection.skipped)
     chosen = replace(submission, skipped_backends=selection.skipped, uses_partner_nodes=is_paid)
     if submission.count is None:
         chosen = replace(chosen, backend_ids=selection.backend_ids)
-    return group_submit(submission=chosen, runner_alive=alive)
+    return chosen
 
 
 def _select_named(submission: Submission, until: float) -> tuple[Selection, bool | None]:
@@ -61,27 +75,31 @@ def _select_named(submission: Submission, until: float) -> tuple[Selection, bool
     selection = select_backends(submission.backend_ids, submission.required_capabilities)
     is_paid = has_partner_nodes(submission.workflow, selection.backend_ids[:1], until=until)
     if is_paid:
-        needed = needed_capabilities(submission.required_capabilities, is_paid)
+        needed = needed_capabilities(submission.required_capabilities, is_paid, has_own_key=bool(submission.secret))
         selection = select_backends(submission.backend_ids, needed)
     return selection, is_paid
 
 
-def _select_able(submission: Submission, until: float) -> tuple[Selection, bool | None]:
-    """Select the candidates that can execute the workflow, or of which that is not known; see ``_select_named``."""
-    prepared = workflow.build_template(submission.workflow, submission.parameters)
-    known_references(prepared.workflow)
-    named, required, digest = submission.backend_ids, submission.required_capabilities, workflow.digest(prepared)
-    selection = select_candidates(named, required, digest)
-    reasons = refusals(
-        prepared.workflow,
-        selection.backend_ids,
-        until=until,
-        in_part=submission.partial_outputs == PartialOutputs.ACCEPT,
-    )
+def _select_able(submission: Submission, kinds: JobKinds, until: float) -> tuple[Selection, bool | None]:
+    """Select the candidates that can execute a job, or of which that is not known; see ``_select_named``.
+
+    Raises ``NoOnlineBackends`` if none of them can execute one of the jobs of a batch.
+    """
+    known_references(kinds.workflow, {} if submission.batch is None else submission.batch.assets)
+    named, required = submission.backend_ids, submission.required_capabilities
+    selection = select_candidates(named, required, kinds.excluded)
+    in_part = submission.partial_outputs == PartialOutputs.ACCEPT
+    refused = kinds.refusals(selection.backend_ids, until=until, in_part=in_part)
     # The answers are kept.
-    is_paid = has_partner_nodes(prepared.workflow, selection.backend_ids, until=time.monotonic())
+    is_paid = has_partner_nodes(kinds.workflow, selection.backend_ids, until=time.monotonic())
     if is_paid:
-        selection = select_candidates(named, needed_capabilities(required, is_paid), digest)
-    able = [name for name in selection.backend_ids if name not in reasons]
-    refused = [{"backend_id": name, "reason": reasons[name]} for name in selection.backend_ids if name in reasons]
-    return Selection(able, [*selection.skipped, *refused]), is_paid
+        needed = needed_capabilities(required, is_paid, has_own_key=bool(submission.secret))
+        selection = select_candidates(named, needed, kinds.excluded)
+    able = [name for name in selection.backend_ids if len(refused.get(name, ())) < len(kinds.examples)]
+    skipped = list(selection.skipped)
+    skipped += [{"backend_id": name, "reason": refused[name][0]} for name in selection.backend_ids if name not in able]
+    for kind in refused.get(able[0], ()) if able else ():
+        if all(kind in refused.get(name, ()) for name in able):
+            of_job = [{"backend_id": name, "reason": f"{kinds.shown(kind)}: {refused[name][kind]}"} for name in able]
+            raise NoOnlineBackends([*skipped, *of_job])
+    return Selection(able, skipped), is_paid

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, Final
 
 from backends import inventory, queries
@@ -10,9 +12,12 @@ from backends.eligibility import capabilities_of, ineligible_reason
 from backends.models import Backend, Reachability
 from jobgroups.api.backend_selection import candidate_rows
 from jobgroups.domain.clock import now
-from jobgroups.queries.exclusions import excluded_from, reason_of
+from jobgroups.queries.exclusions import excluded_by_digest
+from jobgroups.queries.pool import current_estimates
+from jobgroups.serializers import to_json
 from jobgroups.workflow import Workflow, WorkflowTemplate, digest
-from jobgroups.workflow.inventory import Reason, Verdict, class_types, judge, uses_partner_nodes
+from jobgroups.workflow.batch import Batch, BatchJob, kinds_of
+from jobgroups.workflow.inventory import MAX_REASONS, Judge, Reason, Verdict, choices, class_types, uses_partner_nodes
 
 _CHECK_SECONDS: Final = 10.0  #: Seconds for one check, the probes included.
 _FIRST_SHARE: Final = 0.7  #: The share of the time in which backends answer first.
@@ -20,10 +25,17 @@ _FIRST_SHARE: Final = 0.7  #: The share of the time in which backends answer fir
 _MAX_NAME: Final = 200
 
 
-def check(
-    prepared: WorkflowTemplate, candidates: Sequence[str], required_capabilities: Sequence[str]
-) -> dict[str, Any]:
-    """Return for each candidate whether it can execute a workflow, with every reason why not. Nothing is stored.
+@dataclass(frozen=True, slots=True)
+class JobsVerdict:
+    """What is known of the jobs of a submission on one backend."""
+
+    reasons: Sequence[Reason] = ()
+    refused: Mapping[int, str] = field(default_factory=dict)  #: The kinds that it cannot execute, each with a sentence.
+    is_known: bool = False  #: Every class of the workflow is known.
+
+
+def check(kinds: "JobKinds", candidates: Sequence[str], required_capabilities: Sequence[str]) -> dict[str, Any]:
+    """Return for each candidate whether it can execute some jobs, with every reason why not. Nothing is stored.
 
     The candidates are as of ``select_candidates``. The response has an entry for each backend, and for each entry of
     ``candidates`` that no backend has.
@@ -31,12 +43,11 @@ def check(
     until = time.monotonic() + _CHECK_SECONDS
     rows, unmatched = candidate_rows(candidates)
     answers = [row for row in rows.values() if row.reachability == Reachability.ONLINE]
-    verdicts = _verdicts(prepared.workflow, answers, until)
-    is_paid = has_partner_nodes(prepared.workflow, [row.id for row in answers], until=time.monotonic())
+    verdicts = kinds.verdicts(answers, until, in_part=True)
+    is_paid = has_partner_nodes(kinds.workflow, [row.id for row in answers], until=time.monotonic())
     needed = needed_capabilities(required_capabilities, is_paid)
-    excluded = excluded_from(digest(prepared))
     entries = [
-        _entry(name, [_reason("unavailable", sentence)], Verdict(), until) for name, sentence in unmatched.items()
+        _entry(name, [_reason("unavailable", sentence)], JobsVerdict(), until) for name, sentence in unmatched.items()
     ]
     for row in rows.values():
         reasons = []
@@ -44,23 +55,95 @@ def check(
             reasons.append(_reason("unavailable", state_reason))
         if lacks := lacks_reason(capabilities_of(row), needed):
             reasons.append(_reason("capability_missing", lacks))
-        if row.id in excluded:
-            reasons.append(_reason("excluded", reason_of(excluded[row.id])))
-        entries.append(_entry(row.id, reasons, verdicts.get(row.id, Verdict()), until))
+        if row.id in kinds.excluded:
+            reasons.append(_reason("excluded", kinds.excluded[row.id]))
+        verdict = verdicts.get(row.id, JobsVerdict())
+        entries.append(_entry(row.id, reasons, verdict, until))
+        if kinds.is_batch:
+            refused = kinds.refused(row.id, verdict)
+            able = 0 if reasons else sum(kind not in refused for kind in kinds.of_job)
+            entries[-1] |= {"can_run": able > 0, "jobs": able}
+    for entry in entries if kinds.is_batch else ():
+        entry.setdefault("jobs", 0)
     return {"backends": entries, "can_run": sum(entry["can_run"] for entry in entries)}
 
 
-def refusals(graph: Workflow, backend_ids: Collection[str], *, until: float, in_part: bool) -> dict[str, str]:
-    """Return those of some responding backends that certainly cannot execute a workflow, each with a sentence.
+class JobKinds:
+    """The different jobs of a submission, as backends distinguish them; without a batch they are all equal."""
 
-    It stops at ``until``, by ``time.monotonic``. ``in_part``: it suffices if ComfyUI executes some outputs.
-    """
-    rows = queries.backends_by_id(backend_ids).values()
-    return {
-        backend_id: _sentence(verdict.reasons)
-        for backend_id, verdict in _verdicts(graph, rows, until).items()
-        if verdict.is_refused or (verdict.reasons and not in_part)
-    }
+    def __init__(self, prepared: WorkflowTemplate, batch: Batch | None = None) -> None:
+        self.workflow = prepared.workflow
+        self.is_batch = batch is not None
+        if batch is None:
+            self.of_job, self.examples, digests = [0], [BatchJob(0, None)], [digest(prepared)]
+        else:
+            self.of_job, self.examples = kinds_of(batch.jobs)
+            of_kind = dict(zip(reversed(self.of_job), reversed(batch.variant_of), strict=True))
+            digests = [batch.variants[of_kind[kind]][0] for kind in range(len(self.examples))]
+        self._changes = [job.values for job in self.examples]
+        excluded = excluded_by_digest(set(digests))
+        self._excluded = [excluded.get(one, {}) for one in digests]
+        #: Backends that are excluded for all of them, each with a sentence.
+        self.excluded = {
+            name: reason for name, reason in self._excluded[0].items() if all(name in one for one in self._excluded)
+        }
+
+    def refusals(self, backend_ids: Collection[str], *, until: float, in_part: bool) -> dict[str, dict[int, str]]:
+        """Return the kinds that some responding backends certainly cannot execute, each with a sentence.
+
+        It stops at ``until``, by ``time.monotonic``. ``in_part``: it suffices if ComfyUI executes some outputs.
+        """
+        rows = queries.backends_by_id(backend_ids).values()
+        verdicts = self.verdicts(rows, until, in_part=in_part)
+        return {name: self.refused(name, verdict) for name, verdict in verdicts.items()}
+
+    def refused(self, backend_id: str, verdict: JobsVerdict) -> dict[int, str]:
+        """Return the kinds that a backend cannot execute, by its verdict and by earlier failures."""
+        excluded = {kind: one[backend_id] for kind, one in enumerate(self._excluded) if backend_id in one}
+        return {**excluded, **verdict.refused}
+
+    def shown(self, kind: int) -> str:
+        """Return the first job of a kind for a sentence."""
+        variation = to_json(self.examples[kind].variation)
+        more = "…" if len(variation) > _MAX_NAME else ""
+        return f"Job {self.of_job.index(kind)} {variation[:_MAX_NAME]}{more}"
+
+    def verdicts(self, rows: Collection[Backend], until: float, *, in_part: bool) -> dict[str, JobsVerdict]:
+        """Return what is known of backends, by id."""
+        start = time.monotonic()
+        known = inventory.node_classes(
+            dict.fromkeys(rows, class_types(self.workflow)),
+            since=start - inventory.FRESH_SECONDS,
+            # A silent backend must leave time for the verdicts on the others.
+            until=start + _FIRST_SHARE * (until - start),
+        )
+        found = {name: self._judged(classes, until, in_part) for name, classes in known.items()}
+        # A file may be newer than a kept answer: what speaks against a backend is read again.
+        doubted = {row: {one.class_type for one in found[row.id].reasons} for row in rows if found[row.id].reasons}
+        again = inventory.node_classes(doubted, since=start, until=until)
+        for row, doubtful in doubted.items():
+            classes = {name: one for name, one in known[row.id].items() if name not in doubtful} | again[row.id]
+            found[row.id] = self._judged(classes, until, in_part)
+        return found
+
+    def _judged(self, classes: inventory.Classes, until: float, in_part: bool) -> JobsVerdict:
+        """Return a verdict; large workflows, and many jobs and backends, may take longer than there is time."""
+        if time.monotonic() >= until:
+            return JobsVerdict()
+        judge = Judge(self.workflow, classes)
+        reasons: dict[tuple[str, str | None, str], Reason] = {}
+        refused: dict[int, str] = {}
+        verdict = Verdict()
+        for kind, changes in enumerate(self._changes):
+            verdict = judge.verdict(changes)
+            for one in verdict.reasons:
+                if len(reasons) < MAX_REASONS:
+                    reasons.setdefault((one.node_id, one.input, one.message), one)
+            if verdict.is_refused or (verdict.reasons and not in_part):
+                refused[kind] = _sentence(verdict.reasons)
+            if time.monotonic() >= until:
+                break
+        return JobsVerdict(tuple(reasons.values()), refused, verdict.is_known)
 
 
 def has_partner_nodes(graph: Workflow, backend_ids: Collection[str], *, until: float) -> bool | None:
@@ -68,42 +151,23 @@ def has_partner_nodes(graph: Workflow, backend_ids: Collection[str], *, until: f
 
     What is not answered by ``until``, by ``time.monotonic``, is not known.
     """
-    rows = queries.backends_by_id(backend_ids).values()
-    since = time.monotonic() - inventory.FRESH_SECONDS
-    known = inventory.node_classes(dict.fromkeys(rows, class_types(graph)), since=since, until=until)
+    known = _described(graph, backend_ids, until)
     found = ({name: one.is_partner for name, one in classes.items() if one} for classes in known.values())
     return uses_partner_nodes(graph, found)
 
 
-def _verdicts(graph: Workflow, rows: Collection[Backend], until: float) -> Mapping[str, Verdict]:
-    start = time.monotonic()
-    known = inventory.node_classes(
-        dict.fromkeys(rows, class_types(graph)),
-        since=start - inventory.FRESH_SECONDS,
-        # A silent backend must leave time for the verdicts on the others.
-        until=start + _FIRST_SHARE * (until - start),
-    )
-    verdicts = _judged(graph, known, until)
-    # A file may be newer than a kept answer: what speaks against a backend is read again.
-    doubted = {
-        row: {reason.class_type for reason in verdicts[row.id].reasons}
-        for row in rows
-        if row.id in verdicts and verdicts[row.id].reasons
-    }
-    again = inventory.node_classes(doubted, since=start, until=until)
-    for backend_id, classes in again.items():
-        for doubtful in {reason.class_type for reason in verdicts[backend_id].reasons}:
-            known[backend_id].pop(doubtful, None)
-        known[backend_id] |= classes
-    return {**verdicts, **_judged(graph, {name: known[name] for name in again}, until)}
+def offered(prepared: WorkflowTemplate, backend_ids: Collection[str]) -> dict[str, Any]:
+    """Return the choices of a workflow's inputs, and its usual time, at backends that a check has just read."""
+    known, estimates = _described(prepared.workflow, backend_ids, time.monotonic()), current_estimates()
+    times = [seconds for one in backend_ids if (seconds := estimates.seconds(digest(prepared), one)) is not None]
+    usual = round(median(times), 1) if times else None
+    return choices(prepared.workflow, list(known.values())) | {"usual_seconds": usual}
 
 
-def _judged(graph: Workflow, known: Mapping[str, inventory.Classes], until: float) -> dict[str, Verdict]:
-    """Return the verdicts; a large workflow on many backends may take longer than there is time."""
-    return {
-        backend_id: judge(graph, classes) if time.monotonic() < until else Verdict()
-        for backend_id, classes in known.items()
-    }
+def _described(graph: Workflow, backend_ids: Collection[str], until: float) -> dict[str, inventory.Classes]:
+    rows = queries.backends_by_id(backend_ids).values()
+    since = time.monotonic() - inventory.FRESH_SECONDS
+    return inventory.node_classes(dict.fromkeys(rows, class_types(graph)), since=since, until=until)
 
 
 def _sentence(reasons: Sequence[Reason]) -> str:
@@ -113,7 +177,7 @@ def _sentence(reasons: Sequence[Reason]) -> str:
     return f"Cannot run the workflow: node {node}: {first.message}{more}"
 
 
-def _entry(backend_id: str, reasons: Sequence[dict[str, Any]], verdict: Verdict, until: float) -> dict[str, Any]:
+def _entry(backend_id: str, reasons: Sequence[dict[str, Any]], verdict: JobsVerdict, until: float) -> dict[str, Any]:
     of_nodes = [
         _reason(
             one.code.value,
@@ -129,7 +193,7 @@ def _entry(backend_id: str, reasons: Sequence[dict[str, Any]], verdict: Verdict,
     unavailable = (one["message"] for one in reasons if one["code"] == "unavailable")
     return {
         "backend_id": backend_id,
-        "can_run": not reasons and not verdict.is_refused,
+        "can_run": not reasons and not verdict.refused,
         "known": verdict.is_known,
         "state_reason": next(unavailable, None),
         "reasons": [*reasons, *of_nodes],

@@ -3,25 +3,99 @@
 ``?groups=jg_a,jg_b`` names the groups that the page shows. The first frame is a snapshot: the ``seq`` of each group,
 and the monitor state. Later frames name each event of these groups, their progress four times a second, and the monitor
 state when it changes. A page that reconnects gets a new snapshot and loads what it missed. ``?stars=jg_a`` names groups
-of which only stars and replaced files are sent; a group's page also reads its group's stream.
+of which only stars, replaced files and changes are sent; a group's page also reads its group's stream.
+
+The monitor state is what every page shows: runner, newest group, backends, number of failed jobs. A process reads it
+once a second for all pages.
 """
 
 import asyncio
+import hashlib
 import re
+import time
 from typing import Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
 from django.conf import settings
 
-from jobgroups.consumers.monitor_state import POLL_SECONDS, MonitorState, monitor_poller
-from jobgroups.consumers.reads import read_seqs
+from backends.discovery import found_list
+from backends.queries import backend_list
 from jobgroups.consumers.socket import TOO_SLOW, Socket
 from jobgroups.events.hub import Subscription, hub
-from jobgroups.events.messages import Entry, EventFrame, ProgressFrame, ReplacedFrame, SeqHint, StarFrame
+from jobgroups.events.messages import ChangedFrame, Entry, EventFrame, ProgressFrame, ReplacedFrame, SeqHint, StarFrame
+from jobgroups.queries import backends, failures, groups, leases
+from jobgroups.queries.exclusions import active_exclusions
+from jobgroups.services import stored_files
+from jobgroups.streams.reads import read, read_seqs
+
+POLL_SECONDS: Final = 1.0  #: Seconds between two reads of a page.
+_SHARED_SECONDS: Final = 0.8  #: The maximum age of a shared result.
+
+
+class MonitorState(msgspec.Struct, frozen=True):
+    runner: bool  #: Whether a runner is alive.
+    newest: str  #: The id of the newest group, or empty.
+    backends: str  #: A digest that changes with every visible property of a backend.
+    failed: int  #: Jobs that failed in the last day and are failed now, at most ``failures.MAX_COUNT``.
+    disk_full: bool  #: Whether outputs are not copied and uploads are refused, since too little of the disk is free.
+
+
+def _read() -> MonitorState:
+    newest = groups.group_list(filters=groups.GroupFilter(), cursor=None, limit=1).results
+    return MonitorState(
+        runner=leases.runner_alive(),
+        newest=newest[0]["job_group_id"] if newest else "",
+        backends=_backends(),
+        failed=failures.lost_count(),
+        disk_full=stored_files.free_bytes() < settings.DIRECTOR_MIN_FREE_BYTES,
+    )
+
+
+def _backends() -> str:
+    seen = [
+        (
+            row.id,
+            (row.name, row.url, row.tags, row.partner_nodes_allowed),
+            row.enabled,
+            row.reachability,
+            row.status_reason,
+            (row.hold, row.evict, row.changed_by, row.changed_reason, row.changed_at),
+            (row.quarantined_at, row.quarantine_until, row.quarantine_reason),
+            row.consecutive_quarantines,
+            row.queue_running,
+            row.queue_pending,
+            row.queue_foreign,
+            row.comfyui_version,
+        )
+        for row in backend_list()
+    ]
+    loads = [(key, str(load)) for key, load in sorted(backends.backend_loads().items())]
+    found = [(row.url, row.ignored_at) for row in found_list()]
+    excluded = [(row.id, row.count) for row in active_exclusions()]
+    shown = repr((seen, loads, found, excluded))
+    return hashlib.sha256(shown.encode()).hexdigest()[:16]
+
+
+class MonitorPoller:
+    """The process's newest state. Used from one event loop."""
+
+    def __init__(self) -> None:
+        self._newest: tuple[float, MonitorState] | None = None
+
+    async def current(self) -> MonitorState:
+        """Return a state that is less than a second old."""
+        if self._newest is None or time.monotonic() - self._newest[0] > _SHARED_SECONDS:
+            self._newest = (time.monotonic(), await read(_read))
+        return self._newest[1]
+
+
+monitor_poller = MonitorPoller()
+
 
 MAX_GROUPS: Final = 100  #: Maximum number of groups of one page.
 PROGRESS_SECONDS: Final = 0.25  #: Seconds between two progress frames. Newer progress replaces unsent progress.
+_MARKS: Final = (StarFrame, ReplacedFrame, ChangedFrame)  #: What is sent of the groups in ``?stars=``.
 _GROUP_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
 
 
@@ -37,6 +111,8 @@ class _Head(msgspec.Struct):
 
 
 class MonitorConsumer(Socket):
+    kind = "monitor"
+
     async def write(self) -> None:
         self._progress: dict[str, list[object]] = {}
         self._progressed = asyncio.Event()
@@ -48,9 +124,7 @@ class MonitorConsumer(Socket):
             for group_id in shown:
                 subscriptions.append(await hub.subscribe(group_id, self._lag))  # noqa: PERF401
             for group_id in groups_of(query, "stars"):
-                subscriptions.append(  # noqa: PERF401
-                    await hub.subscribe(group_id, self._lag, only=(StarFrame, ReplacedFrame))
-                )
+                subscriptions.append(await hub.subscribe(group_id, self._lag, only=_MARKS))  # noqa: PERF401
             state = await self._snapshot(shown)
             self.mark_ready()
             async with asyncio.TaskGroup() as tasks:
@@ -95,6 +169,8 @@ class MonitorConsumer(Socket):
                 await self._send_json("star", group=group_id, job=entry.child_id, starred=entry.starred)
             case ReplacedFrame():
                 await self._send_json("replaced", group=group_id, job=entry.child_id)
+            case ChangedFrame():
+                await self._send_json("changed", group=group_id)
             case SeqHint():
                 await self._send_json("event", group=group_id, seq=entry.seq, event="poke", job=None)
 

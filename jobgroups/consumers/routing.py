@@ -4,7 +4,8 @@ from django.urls import URLPattern, re_path
 
 from jobgroups.consumers.job_group import JobGroupConsumer
 from jobgroups.consumers.monitor import MonitorConsumer
-from jobgroups.consumers.socket import NOT_FOUND, Socket, error_frame
+from jobgroups.consumers.socket import NOT_FOUND, Socket
+from jobgroups.streams.feed import error_frame
 
 
 class _UnknownPathConsumer(Socket):

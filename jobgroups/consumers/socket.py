@@ -6,7 +6,6 @@ close that the client did not request.
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
@@ -14,6 +13,9 @@ from typing import Any, Final, TypeAlias
 import msgspec
 from autobahn.exception import Disconnected  # daphne's, where others raise OSError
 from channels.consumer import AsyncConsumer
+
+from jobgroups.metrics import open_sockets
+from jobgroups.streams.feed import TOO_SLOW_FRAME, error_frame
 
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
@@ -27,15 +29,9 @@ CLOSE_SECONDS: Final = 1.0  #: Seconds for sending the last frame, the close, an
 _PONG: Final = '{"type":"pong"}'
 _MAX_LENGTH: Final = 1_024  #: The maximum length of a client's message, in characters.
 
-
-def error_frame(code: str, detail: str) -> str:
-    """Return an ``error`` frame in ASCII: a path may have characters that UTF-8 cannot encode."""
-    return json.dumps({"type": "error", "code": code, "detail": detail}, separators=(",", ":"))
-
-
 #: The frame before a close, by its code.
 _CLOSE_FRAMES: Final = {
-    TOO_SLOW: error_frame("too_slow", "The client reads too slowly; connect again with ?since= the last seq."),
+    TOO_SLOW: TOO_SLOW_FRAME,
     SHUTTING_DOWN: error_frame("shutting_down", "The Director is stopping; connect again with ?since= the last seq."),
 }
 _UNKNOWN_MESSAGE: Final = error_frame(
@@ -76,6 +72,8 @@ class Socket(AsyncConsumer):
     database thread before each. Here a connection has a reader and a writer, and sending needs no thread.
     """
 
+    kind = "other"  #: As metrics count it.
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.scope = scope
         self.task = asyncio.current_task()
@@ -87,6 +85,7 @@ class Socket(AsyncConsumer):
         if (await self._receive())["type"] != "websocket.connect":
             return
         _open.add(self)
+        open_sockets.labels(self.kind).inc()
         try:
             await self._send({"type": "websocket.accept"})
             code = await self._serve()
@@ -94,6 +93,7 @@ class Socket(AsyncConsumer):
                 await self._close(code)
         finally:
             _open.discard(self)
+            open_sockets.labels(self.kind).dec()
 
     async def write(self) -> None:
         """Send the frames of the stream; call :meth:`mark_ready` after the first ones."""

@@ -11,8 +11,7 @@ import filelock
 import psycopg
 from django.db import connection
 
-#: Seconds for opening a connection.
-_CONNECT_WITHIN: Final = 3
+_CONNECT_WITHIN: Final = 3  #: Seconds for opening a connection.
 #: Seconds of silence after which PostgreSQL probes the connection of a lock's holder (TCP keepalive).
 #: Without it a host that vanished would keep its lock for two hours.
 _KEEPALIVE_IDLE: Final = 10

@@ -6,8 +6,9 @@ For a row with many columns Django takes five times as long as the database and 
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, Generic, TypeVar
 
@@ -30,8 +31,7 @@ class Parameter(Expression):
         return "%s", [self]
 
 
-#: The parameter of a query that has only one.
-KEY: Final = Parameter("key")
+KEY: Final = Parameter("key")  #: The parameter of a query that has only one.
 
 
 class PreparedQuery(Generic[M]):
@@ -168,44 +168,64 @@ def _updating(
     return f"UPDATE {quote(own.db_table)} SET {changed} WHERE {where}", columns  # noqa: S608 names of the schema
 
 
-#: Parameters of a statement: PostgreSQL allows 65,535. SQLite, which keeps prepared statements, always allows 999.
-_MOST_VALUES: Final = {"postgresql": 60_000, "sqlite": 999}
+#: Parameters of rows in a statement: PostgreSQL allows 65,535. SQLite, which keeps prepared statements, always 999.
+_MOST_VALUES: Final = {"postgresql": 60_000, "sqlite": 900}
 
 
 class Insertion:
     """Rows of one model to insert, with the values of the columns: making them takes longer than the statement.
 
-    ``bulk_create`` does the same; here generated keys are not set.
+    ``bulk_create`` does the same; here generated keys are not set, and a value that all rows have is sent once.
+    ``later`` names the column that gets its values with the execution.
     """
 
-    def __init__(self, rows: Sequence[Model]) -> None:
+    def __init__(self, rows: Sequence[Model], later: str = "") -> None:
         self._rows = rows
-        self._sql, self._fields = _insertion(type(rows[0]))
-        self._values = [
-            [field.get_db_prep_save(field.pre_save(row, True), connection) for field in self._fields] for row in rows
-        ]
+        self._own: dict[str, Sequence[Any]] = {}
+        self._common: dict[str, Any] = {}
+        model = type(rows[0])
+        self._table = model._meta.db_table
+        for field in _inserted(model):
+            values = list(_prepared(field, rows))
+            if len(rows) == 1 or field.attname == later or any(one is not values[0] for one in values):
+                self._own[str(field.column)] = values
+            else:
+                self._common[str(field.column)] = values[0]
 
-    def execute(self, **common: Any) -> None:
-        """Insert the rows by one statement, or by a few, with these values of foreign keys or numbers in all of them.
+    def execute(self, **later: Sequence[Any]) -> None:
+        """Insert the rows by one statement, or by a few, with these values of a column.
 
         After an ``IntegrityError`` the caller's transaction is rolled back. ``executemany`` would be a statement for
         each row: on SQLite each waits for the interpreter's lock. psycopg sends it as a pipeline, after which
         PostgreSQL's timeout for idle transactions does not start, and a suspended process would keep its rows locked.
         """
-        for place, field in enumerate(self._fields):
-            if field.attname in common:
-                for values in self._values:
-                    values[place] = common[field.attname]
-        head, _, place_of_row = self._sql.rpartition(" (")
-        rows_at_once = _MOST_VALUES[connection.vendor] // len(self._fields)
+        own, common = self._own | later, list(self._common.values())
+        values = list(zip(*own.values(), strict=True))
+        quote, alias = connection.ops.quote_name, connection.alias
+        columns = ", ".join(map(quote, own | self._common))
+        place, rows_at_once = f"({', '.join(['%s'] * len(own))})", _MOST_VALUES[connection.vendor] // len(own)
         with connection.cursor() as cursor:
-            for first in range(0, len(self._values), rows_at_once):
-                rows = self._values[first : first + rows_at_once]
-                places = ", ".join([f"({place_of_row}"] * len(rows))
-                cursor.execute(f"{head} {places}", [value for row in rows for value in row])
+            for first in range(0, len(values), rows_at_once):
+                rows = values[first : first + rows_at_once]
+                listed = f"VALUES {', '.join([place] * len(rows))}"
+                if common:
+                    # PostgreSQL takes a column of VALUES for a text if it has NULL alone: such a column is common.
+                    listed = f"SELECT own.*{', %s' * len(common)} FROM ({listed}) AS own"  # noqa: S608 no values
+                sql = f"INSERT INTO {quote(self._table)} ({columns}) {listed}"
+                cursor.execute(sql, [*common, *itertools.chain.from_iterable(rows)])
         for row in self._rows:
-            row._state.adding = False
-            row._state.db = connection.alias
+            row._state.adding, row._state.db = False, alias
+
+
+def _prepared(field: Field[Any, Any], rows: Sequence[Model]) -> Iterator[Any]:
+    """Yield the values of a column. Most rows share theirs, and Django takes a microsecond for each."""
+    last: Any = object()
+    prepared = None
+    for row in rows:
+        value = field.pre_save(row, True)
+        if value is not last:
+            last, prepared = value, field.get_db_prep_save(value, connection)
+        yield prepared
 
 
 def insert(rows: Sequence[Model]) -> None:
@@ -232,10 +252,14 @@ def insert_returning_id(row: Model) -> None:
 
 @cache
 def _insertion(model: type[Model]) -> tuple[str, list[Field[Any, Any]]]:
-    """Return the statement, and the fields whose values it takes in order."""
-    own = model._meta
-    fields = [field for field in own.local_concrete_fields if field is not own.auto_field]
+    """Return the statement of one row, and the fields whose values it takes in order."""
+    fields = _inserted(model)
     quote = connection.ops.quote_name
     columns = ", ".join(quote(str(field.column)) for field in fields)
     places = ", ".join(["%s"] * len(fields))
-    return f"INSERT INTO {quote(own.db_table)} ({columns}) VALUES ({places})", fields  # noqa: S608 names of the schema
+    sql = f"INSERT INTO {quote(model._meta.db_table)} ({columns}) VALUES ({places})"  # noqa: S608 names of the schema
+    return sql, fields
+
+
+def _inserted(model: type[Model]) -> list[Field[Any, Any]]:
+    return [field for field in model._meta.local_concrete_fields if field is not model._meta.auto_field]

@@ -1,17 +1,23 @@
 """Failure classes: one for each cause that is handled differently. Pure.
 
-``docs/failures.md`` is generated from :data:`TAXONOMY` and ``docs/failure_examples.json``. What ComfyUI says is sorted by :func:`class_of_error` and
-:func:`class_of_refusal`. Its texts are PyTorch's and its nodes', and change with them: what fits nothing is a plain
-error of a node.
+``failures.toml`` has the meaning of each class, ``error_signs.toml`` the signs of errors that ComfyUI raises,
+``docs/failure_examples.json`` examples; ``docs/failures.md`` shows them. What ComfyUI says is sorted by :func:`class_of_error` and :func:`class_of_refusal`. Its texts are PyTorch's and its
+nodes', and change with them: what fits nothing is a plain error of a node.
 """
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from jobgroups.domain.states import ErrorType
+
+KEY_LOST: Final = "key_lost"  #: ``error_details.reason`` of a job whose submitter has to send its key again.
 
 
 class FailureClass(StrEnum):
@@ -41,7 +47,7 @@ class RetryTarget(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureKind:
-    """The meaning of a failure class."""
+    """The meaning of a failure class: one table of ``failures.toml``."""
 
     retry: RetryTarget
     counts_against_backend: bool = False  #: Too many in a short time set the backend aside.
@@ -50,84 +56,11 @@ class FailureKind:
     error_type: ErrorType  #: The coarser type that ``error_type`` has for it.
 
 
-TAXONOMY: Final[dict[FailureClass, FailureKind]] = {
-    FailureClass.WORKFLOW_REFUSED: FailureKind(
-        retry=RetryTarget.NEVER,
-        label="workflow refused",
-        sentence="The workflow was refused: correct it and submit it again.",
-        error_type=ErrorType.VALIDATION,
-    ),
-    FailureClass.NODE_OR_MODEL_MISSING: FailureKind(
-        retry=RetryTarget.OTHER_BACKEND,
-        label="node or model missing",
-        sentence="The backend lacks a node class, a model or another file of the workflow.",
-        error_type=ErrorType.VALIDATION,
-    ),
-    FailureClass.OUT_OF_MEMORY: FailureKind(
-        retry=RetryTarget.ANY_BACKEND,
-        label="out of memory",
-        sentence="The backend ran out of memory: use a smaller image or batch, or more GPU memory.",
-        error_type=ErrorType.COMFYUI,
-    ),
-    FailureClass.CUDA_FATAL: FailureKind(
-        retry=RetryTarget.OTHER_BACKEND,
-        counts_against_backend=True,
-        label="GPU failure",
-        sentence="The backend's GPU or its driver failed; ComfyUI often has to be restarted there.",
-        error_type=ErrorType.COMFYUI,
-    ),
-    FailureClass.NODE_ERROR: FailureKind(
-        retry=RetryTarget.ANY_BACKEND,
-        label="node error",
-        sentence="A node raised an error; the message is ComfyUI's.",
-        error_type=ErrorType.COMFYUI,
-    ),
-    FailureClass.UNREACHABLE: FailureKind(
-        retry=RetryTarget.OTHER_BACKEND,
-        label="not reachable",
-        sentence="The backend was offline or disabled, or did not respond as a ComfyUI does, before it"
-        " executed the job.",
-        error_type=ErrorType.CONNECTION,
-    ),
-    FailureClass.BACKEND_LOST: FailureKind(
-        retry=RetryTarget.ANY_BACKEND,
-        counts_against_backend=True,
-        label="lost with the backend",
-        sentence="The backend crashed, restarted or went offline while it executed the job.",
-        error_type=ErrorType.CONNECTION,
-    ),
-    FailureClass.STALLED: FailureKind(
-        retry=RetryTarget.OTHER_BACKEND,
-        counts_against_backend=True,
-        label="stalled",
-        sentence="The backend hangs: its prompt still ran a minute after it was to stop.",
-        error_type=ErrorType.TIMEOUT,
-    ),
-    FailureClass.TIMEOUT: FailureKind(
-        retry=RetryTarget.OTHER_BACKEND,
-        label="timed out",
-        sentence="The job was executed for longer than its group allows, and was stopped.",
-        error_type=ErrorType.TIMEOUT,
-    ),
-    FailureClass.INTERRUPTED: FailureKind(
-        retry=RetryTarget.NEVER,
-        label="interrupted at the machine",
-        sentence="A user stopped the job in ComfyUI.",
-        error_type=ErrorType.INTERRUPTED,
-    ),
-    FailureClass.OUTPUT_GONE: FailureKind(
-        retry=RetryTarget.ANY_BACKEND,
-        label="output gone",
-        sentence="ComfyUI returned a cached result whose files do not exist any more.",
-        error_type=ErrorType.COMFYUI,
-    ),
-    FailureClass.INTERNAL: FailureKind(
-        retry=RetryTarget.NEVER,
-        label="defect of the Director",
-        sentence="An unexpected error of the Director; its log has the traceback.",
-        error_type=ErrorType.INTERNAL,
-    ),
-}
+def _read(name: str) -> dict[str, Any]:
+    return tomllib.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+
+
+TAXONOMY: Final = msgspec.convert(_read("failures.toml"), dict[FailureClass, FailureKind])
 
 #: Failures that another backend may not have: a retry is preselected to go elsewhere after these.
 BETTER_ELSEWHERE: Final = frozenset(
@@ -155,35 +88,15 @@ OVERTAKEN: Final = (FailureClass.STALLED, FailureClass.UNREACHABLE, FailureClass
 RETRIED: Final = tuple(one for one, kind in TAXONOMY.items() if kind.retry is not RetryTarget.NEVER)
 
 
-_MEMORY_TYPES: Final = frozenset({"OutOfMemoryError", "MemoryError"})
-_FILE_TYPES: Final = frozenset({"FileNotFoundError", "ModuleNotFoundError"})
-
-#: Also where a node wrapped PyTorch's error in one of its own.
-_OUT_OF_MEMORY: Final = re.compile(
-    r"\b(?:CUDA|HIP|XPU|MPS backend|DirectML|NPU|MLU) (?:error: )?out of memory"
-    r"|^Allocation on device\b"
-    r"|\bwould exceed allowed memory\b"
-    r"|\b(?:CUBLAS|CUDNN|HIPBLAS)_STATUS_ALLOC_FAILED\b"
-    r"|\bDefaultCPUAllocator: (?:not enough|can't allocate) memory\b"
-    r"|\nThis error means you ran out of memory on your GPU\.",
-    re.IGNORECASE,
-)
-
-#: What is left of a context after one of these fails every further prompt, until ComfyUI restarts.
-_CUDA_FATAL: Final = re.compile(
-    r"\b(?:CUDA|HIP) error:"
-    r"|\bdevice-side assert\b"
-    r"|\billegal memory access\b"
-    r"|\bunspecified launch failure\b"
-    r"|\b(?:CUBLAS|CUDNN|HIPBLAS|CUFFT|CUSOLVER)_(?:STATUS_)?"
-    r"(?:NOT_INITIALIZED|EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR|EXEC_FAILED)\b"
-    r"|\bCUDA driver (?:version is insufficient|initialization failed)"
-    r"|\bno CUDA-capable device\b"
-    r"|\bNo CUDA GPUs are available\b"
-    r"|\bGPU is lost\b",
-    re.IGNORECASE,
-)
-_MODEL_NOT_FOUND: Final = re.compile(r"^Model in folder '.*' with filename '.*' not found\.", re.DOTALL)
+#: The signs of each class in order: names of exceptions, and a pattern of texts, also where a node wrapped an error.
+_SIGNS: Final = [
+    (
+        FailureClass(name),
+        frozenset(signs["exceptions"]),
+        re.compile("|".join(signs["texts"]), re.IGNORECASE | re.DOTALL),
+    )
+    for name, signs in _read("error_signs.toml").items()
+]
 
 
 def class_of_error(exception_type: str, message: str) -> FailureClass:
@@ -192,13 +105,8 @@ def class_of_error(exception_type: str, message: str) -> FailureClass:
     ``exception_type`` is dotted, a builtin's without its module. Tips at the end of ``message`` are ComfyUI's own verdict.
     """
     name = exception_type.rsplit(".", maxsplit=1)[-1]
-    if name in _MEMORY_TYPES or _OUT_OF_MEMORY.search(message):
-        return FailureClass.OUT_OF_MEMORY
-    if name == "AcceleratorError" or _CUDA_FATAL.search(message):
-        return FailureClass.CUDA_FATAL
-    if name in _FILE_TYPES or _MODEL_NOT_FOUND.search(message):
-        return FailureClass.NODE_OR_MODEL_MISSING
-    return FailureClass.NODE_ERROR
+    found = (kind for kind, exceptions, texts in _SIGNS if name in exceptions or texts.search(message))
+    return next(found, FailureClass.NODE_ERROR)
 
 
 #: How ComfyUI 0.3.64 says that it lacks a class; newer ones have a type of its own for it.

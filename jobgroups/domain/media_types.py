@@ -1,46 +1,17 @@
 """Response headers for files that backends made, so that a browser executes none of them. Pure.
 
-The type depends on this table and the file name only, never on the backend: a custom node can save any content
+The type depends on ``media_types.toml`` and the file name only, never on the backend: a custom node can save any content
 under any name, and none may run with the origin of the Director.
 """
 
-from pathlib import PurePosixPath
+import tomllib
+from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import quote
 
-#: Shown in the page; a browser executes none of them.
-_INLINE: Final = {
-    ".avif": "image/avif",
-    ".bmp": "image/bmp",
-    ".gif": "image/gif",
-    ".jpeg": "image/jpeg",
-    ".jpg": "image/jpeg",
-    ".png": "image/png",
-    ".webp": "image/webp",
-    ".m4v": "video/mp4",
-    ".mkv": "video/x-matroska",
-    ".mov": "video/quicktime",
-    ".mp4": "video/mp4",
-    ".webm": "video/webm",
-    ".aac": "audio/aac",
-    ".flac": "audio/flac",
-    ".m4a": "audio/mp4",
-    ".mp3": "audio/mpeg",
-    ".ogg": "audio/ogg",
-    ".opus": "audio/ogg",
-    ".wav": "audio/wav",
-    ".csv": "text/plain; charset=utf-8",
-    ".md": "text/plain; charset=utf-8",
-    ".txt": "text/plain; charset=utf-8",
-}
-#: Downloaded, not shown.
-_DOWNLOADED: Final = {
-    ".glb": "model/gltf-binary",
-    ".json": "application/json",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
-    ".zip": "application/zip",
-}
+_TYPES: Final = tomllib.loads(Path(__file__).with_name("media_types.toml").read_text(encoding="utf-8"))
+_INLINE: Final[dict[str, str]] = _TYPES["shown"]
+_DOWNLOADED: Final[dict[str, str]] = _TYPES["downloaded"]
 
 #: Headers of every response with a file: it is not a page, may execute nothing, and only pages of this site may
 #: embed it.

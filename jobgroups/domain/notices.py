@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
 
+from jobgroups.domain.deliveries import DeliveryIntervals
 from jobgroups.domain.text import duration, failure_label, pluralize
 
 _MOST_LINES: Final = 40  #: Lines of a merged message; a telephone shows fewer still.
@@ -25,31 +26,18 @@ class NoticeKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoticeIntervals:
+class NoticeIntervals(DeliveryIntervals):
     """The times of notices, in seconds."""
 
-    poll: float = 5.0  #: Between two queries of due notices.
+    poll: float = 5.0
     min_interval: float = 60.0  #: Between two messages; notices of the meantime are merged into one.
-    timeout: float = 30.0  #: Of one delivery; a later result is not waited for.
-    claim: float = 120.0  #: After this long without a result, the runner that claimed notices counts as dead.
-    retry_first: float = 60.0  #: The first pause before a service is tried again.
-    retry_most: float = 3_600.0  #: The longest pause before a service is tried again.
-    give_up: float = 86_400.0  #: The age of a notice after which it is tried no more.
+    timeout: float = 30.0  #: A later result is not waited for.
+    claim: float = 120.0
+    retry_first: float = 60.0
     trouble_after: float = 60.0  #: How long a backend must be unavailable.
     settled_after: float = 30.0  #: The age at which a runner has probed every backend.
     idle: float = 30.0  #: How long no job must have been queued or running.
     empty_every: float = 1_800.0  #: The shortest interval of notices about the empty queue.
-    retention: float = 30 * 86_400.0  #: The age of a notice at which it is deleted.
-
-    @classmethod
-    def scaled(cls, factor: float) -> NoticeIntervals:
-        """Return the intervals multiplied by ``factor``, for tests."""
-        whole = cls()
-        return cls(**{one.name: getattr(whole, one.name) * factor for one in fields(cls)})
-
-    def pause_after(self, tries: int) -> float:
-        """Return the pause after so many tries that failed."""
-        return min(self.retry_first * 2.0 ** (max(tries, 1) - 1), self.retry_most)
 
 
 class Urgency(IntEnum):
@@ -71,8 +59,6 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class StoredNotice:
-    """A notice as it is stored."""
-
     kind: str
     title: str
     body: str
@@ -89,6 +75,7 @@ class GroupSummary:
     failed: int
     cancelled: int
     seconds: float  #: How long the run took.
+    stopped: int = 0  #: Of those that were cancelled, how many ``stop_when`` stopped.
     is_cancelled: bool = False  #: A user cancelled the whole group.
     late: int = 0  #: Of those that completed, how many did so on a later try.
     reasons: Mapping[tuple[str, str], int]  #: How many failed, by ``(failure class, backend id)``.
@@ -101,10 +88,12 @@ def group_ended(end: GroupSummary, link: str = "") -> Message:
         done = f"{done} ({'' if end.total == 1 else f'{end.late} '}on a later try)"
     failed = f"{end.failed} failed" if end.failed else ""
     why = f"{failed} ({_reasons(end)})" if failed and end.reasons else failed
-    cancelled = f"{end.cancelled} cancelled" if end.cancelled and not end.is_cancelled else ""
+    by_users = end.cancelled - end.stopped
+    cancelled = f"{by_users} cancelled" if by_users and not end.is_cancelled else ""
+    stopped = f"{end.stopped} not needed" if end.stopped else ""
     took = f"took {duration(end.seconds)}"
-    title = f"{end.name}: {_listed(_done(end), failed, cancelled)}"
-    body = f"{end.name}: {_listed(done, why, cancelled, took)}"
+    title = f"{end.name}: {_listed(_done(end), failed, cancelled, stopped)}"
+    body = f"{end.name}: {_listed(done, why, cancelled, stopped, took)}"
     urgency = Urgency.FAILURE if end.failed else Urgency.NORMAL
     return Message(title[:_MOST_TITLE], _with_link(body, link), urgency)
 

@@ -3,11 +3,9 @@
 import hashlib
 import json
 import posixpath
-import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
-_UNFIT: Final = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')  #: What no file system lets stand in a name.
 MARK_KEY: Final = "director"  #: The key under which a prompt and its PNGs have the ids of its job.
 REPLACED: Final = "replaced"  #: The ``reason`` of a missing output: a later job wrote another file of the same name.
 
@@ -34,12 +32,6 @@ def all_missing(outputs: Mapping[str, Any]) -> bool:
 
 def _is_file(item: Any) -> bool:
     return isinstance(item, dict) and isinstance(item.get("filename"), str) and isinstance(item.get("url"), str)
-
-
-def download_name(seed: int, backend_id: str, filename: str) -> str:
-    """Return ``{seed}_{backend}_{name}``, the name under which a file is saved; safe on every file system."""
-    own = _UNFIT.sub("_", posixpath.basename(filename.replace("\\", "/")))
-    return f"{seed}_{backend_id}_{own or 'output'}"
 
 
 def file_digest(backend_id: str, item: Mapping[str, Any]) -> str:
@@ -74,11 +66,9 @@ def digests(
     return found
 
 
-def without_replaced(
-    node_outputs: Mapping[str, Mapping[str, Any]], backend_id: str, replaced: Mapping[str, Collection[str]]
-) -> dict[str, dict[str, Any]]:
-    """Return what the nodes reported, with the files of these digests marked as missing, node by node."""
-    return {node: marked(shown, backend_id, replaced.get(node, ())) for node, shown in node_outputs.items()}
+def nodes_of_files(backend_id: str, node_outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return by digest the node that reported each file."""
+    return {digest: node for node in node_outputs for digest in digests(backend_id, {node: node_outputs[node]}, ())}
 
 
 def marked(outputs: Mapping[str, Any], backend_id: str, replaced: Collection[str]) -> dict[str, Any]:

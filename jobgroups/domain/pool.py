@@ -182,8 +182,6 @@ class Line:
         self.is_held_back = False
         self.bypasses: dict[int, bool] = {}  #: Variants that were bypassed, or are no longer, since the line was read.
 
-    # --- what a backend takes ---------------------------------------------------------------------
-
     def next_for(self, backend_id: str, *, prompts: int) -> OpenVariant | None:
         """Return the variant of the next job of a backend with a free slot and ``prompts`` of ours, or None."""
         self._note_working([backend_id])
@@ -319,8 +317,6 @@ class Line:
             if self.next_for(backend_id, prompts=prompts) is not None:
                 found.append(backend_id)
         return found
-
-    # --- plan -------------------------------------------------------------------------------------
 
     @property
     def _plan(self) -> Plan:
@@ -479,8 +475,6 @@ class Line:
             (one, ends_in if is_known and not is_suspect else None)
             for one, ends_in, is_known in self._prompt_ends(backend_id)
         ]
-
-    # --- readings ---------------------------------------------------------------------------------
 
     def _demands_of(self, different: Iterable[Needs]) -> dict[Needs, _Demand]:
         named = defaultdict[str, set[str]](set)

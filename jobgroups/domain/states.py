@@ -16,7 +16,7 @@ class GroupStatus(StrEnum):
     PENDING = "pending"  #: Accepted while no runner was alive; no child was claimed yet.
     RUNNING = "running"  #: A child is not final, and there is no success beside a failure yet.
     PARTIAL_COMPLETE = "partial_complete"  #: Some children succeeded and some failed.
-    COMPLETED = "completed"  #: Every child completed.
+    COMPLETED = "completed"  #: Every child completed, without those that `stop_when` stopped.
     FAILED = "failed"  #: Every child is final and none completed.
     CANCELLED = "cancelled"  #: Cancelled while a child was not final.
 
@@ -29,7 +29,7 @@ class ChildStatus(StrEnum):
     COMPLETED = "completed"  #: Successful according to ComfyUI's history.
     FAILED = "failed"  #: Refused, raised, lost, unreachable, or interrupted at the backend.
     TIMEOUT = "timeout"  #: Ran longer than its timeout, or was queued longer than a day.
-    CANCELLED = "cancelled"  #: Cancelled by a user.
+    CANCELLED = "cancelled"  #: Cancelled by a user, or not needed: `stop_when` of its group stopped it.
 
 
 class AttemptState(StrEnum):
@@ -69,32 +69,19 @@ CHILD_RETRIED_IN_RUN: Final = frozenset({ChildStatus.FAILED, ChildStatus.TIMEOUT
 _ENDED_THERE: Final = frozenset(
     {AttemptState.SUCCESS, AttemptState.ERROR, AttemptState.INTERRUPTED, AttemptState.TIMEOUT, AttemptState.LOST}
 )
+_ARRIVED: Final = _ENDED_THERE | {AttemptState.ACCEPTED, AttemptState.RUNNING}
 
 ATTEMPT_MOVES: Final = dict.fromkeys(AttemptState, frozenset[AttemptState]()) | {
     # Events may arrive before the response to the POST (two connections), so an intent may start or end
     # before it is accepted.
-    AttemptState.INTENT: _ENDED_THERE
-    | {
-        AttemptState.UNCERTAIN,
-        AttemptState.ACCEPTED,
-        AttemptState.RUNNING,
-        AttemptState.REFUSED,
-        AttemptState.NOT_SENT,
-    },
-    AttemptState.UNCERTAIN: _ENDED_THERE
-    | {
-        AttemptState.ACCEPTED,
-        AttemptState.RUNNING,
-        # After an invalid response and a look-up that did not find the prompt.
-        AttemptState.REFUSED,
-        AttemptState.NEVER_ACCEPTED,
-    },
+    AttemptState.INTENT: _ARRIVED | {AttemptState.UNCERTAIN, AttemptState.REFUSED, AttemptState.NOT_SENT},
+    # Refused: after an invalid response and a look-up that did not find the prompt.
+    AttemptState.UNCERTAIN: _ARRIVED | {AttemptState.REFUSED, AttemptState.NEVER_ACCEPTED},
     AttemptState.ACCEPTED: _ENDED_THERE | {AttemptState.RUNNING},
     AttemptState.RUNNING: _ENDED_THERE,
     # A POST can arrive after all look-ups (the bytes of a killed sender): the abandoned prompt is then adopted,
     # or its end is stored.
-    AttemptState.NEVER_ACCEPTED: _ENDED_THERE - {AttemptState.TIMEOUT, AttemptState.LOST}
-    | {AttemptState.RUNNING, AttemptState.ACCEPTED},
+    AttemptState.NEVER_ACCEPTED: _ARRIVED - {AttemptState.TIMEOUT, AttemptState.LOST},
 }
 
 #: The prompt may be queued or running at the backend, and takes a slot there.
@@ -109,7 +96,7 @@ ATTEMPT_NEVER_RAN: Final = frozenset({AttemptState.REFUSED, AttemptState.NOT_SEN
 class StopReason(StrEnum):
     """The reason of a pending stop of a prompt."""
 
-    CANCEL = "cancel"  #: A user cancelled the child or its group.
+    CANCEL = "cancel"  #: A user or `stop_when` cancelled the child.
     TIMEOUT = "timeout"  #: The child's timeout has passed.
     SUPERSEDED = "superseded"  #: The child has a newer attempt.
     GAVE_UP = "gave_up"  #: Its backend was offline too long: the child has ended or moved.
@@ -204,13 +191,33 @@ class Counts:
         return self.final == self.total
 
 
+def reaches(condition: Mapping[str, int], before: Mapping[str, int], counts: Counts) -> bool:
+    """Return whether a change reaches a condition of ``stop_when`` while a child is not final.
+
+    A count that had reached its limit before is ignored: otherwise a retry by a user would end at once.
+
+    Args:
+        condition: the limits of ``completed`` and ``failed``.
+        before: the same counts before the change.
+        counts: the numbers after it.
+    """
+    after = {"completed": counts.completed, "failed": counts.failed}
+    return not counts.all_final and any(before[name] < limit <= after[name] for name, limit in condition.items())
+
+
 def group_status(
-    counts: Mapping[ChildStatus, int], *, cancelled: bool, claimed: bool, accepted_without_runner: bool
+    counts: Mapping[ChildStatus, int],
+    *,
+    cancelled: bool,
+    claimed: bool,
+    accepted_without_runner: bool,
+    stopped: int = 0,
 ) -> GroupStatus:
     """Return a group's status: the first row of the contract's table that applies.
 
     Args:
         counts: number of children per status; at least one child.
+        stopped: how many of the cancelled ones ``stop_when`` stopped; the status ignores these.
         cancelled: whether the group was cancelled in this run while a child was not final.
         claimed: whether a runner has claimed a child.
         accepted_without_runner: whether the group was accepted while no runner was alive.
@@ -224,7 +231,7 @@ def group_status(
     if cancelled or (tally.all_final and not tally.completed and not tally.failed):
         return GroupStatus.CANCELLED
     if tally.all_final:
-        if tally.completed == tally.total:
+        if tally.completed == tally.total - stopped:
             return GroupStatus.COMPLETED
         return GroupStatus.PARTIAL_COMPLETE if tally.completed else GroupStatus.FAILED
     if accepted_without_runner and not claimed:

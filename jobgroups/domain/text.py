@@ -1,7 +1,10 @@
 """Names, durations and counts as users read them. Pure."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from jobgroups.domain.failures import TAXONOMY, FailureClass
@@ -9,10 +12,9 @@ from jobgroups.domain.failures import TAXONOMY, FailureClass
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86_400
+_MAX_TITLE: Final = 60  #: Characters of a title that is the beginning of a prompt.
 
 _ORDINALS: Final = {1: "first", 2: "second", 3: "third", 4: "fourth", 5: "fifth"}
-#: Inputs that name what a graph is built around, the most telling first.
-_MODEL_INPUTS: Final = ("ckpt_name", "unet_name", "model_name")
 
 
 def failure_label(failure_class: str) -> str:
@@ -38,46 +40,49 @@ def clock_time(moment: dt.datetime, now: dt.datetime) -> str:
     return f"{day}{utc:%H:%M:%S} UTC"
 
 
-def capitalize(words: str) -> str:
-    """Return words as a sentence begins; what is written large otherwise stays so."""
-    return words[:1].upper() + words[1:]
-
-
 def gibibytes(size: int) -> str:
     """Return a size as text: ``2.0 GiB``."""
     return f"{size / 2**30:.1f} GiB"
 
 
-def group_name(group_id: str, metadata: Any) -> str:
-    """Return the metadata's ``name``, else its scene and panel, else the id."""
-    if not isinstance(metadata, Mapping):
-        return group_id
+def group_title(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """Return the metadata's ``name``, else its scene and panel, else the beginning of the prompt, else the file."""
     name = _scalar(metadata.get("name"))
     if name:
         return name
     scene = _scalar(metadata.get("scene"))
     panel = _scalar(metadata.get("panel", metadata.get("panel_id")))
     parts = [scene, f"panel {panel}" if panel else ""]
-    return " · ".join(part for part in parts if part) or group_id
+    title = " · ".join(part for part in parts if part)
+    return title or textwrap.shorten(_scalar(summary.get("prompt")), _MAX_TITLE, placeholder=" …") or _file(summary)
+
+
+def _file(summary: Mapping[str, Any]) -> str:
+    return _scalar(summary.get("file")).replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def value_line(value: Any) -> str:
+    """Return the value of an input as one line."""
+    return " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split())
+
+
+def value_text(value: Any, most: int = 120) -> str:
+    """Return the value of an input as one line of at most ``most`` characters; the middle of a longer one is left out."""
+    line = value_line(value)
+    return line if len(line) <= most else f"{line[: most // 2]}…{line[1 - most + most // 2 :]}"
+
+
+def input_labels(names: Iterable[str], suffix: str = "") -> dict[str, str]:
+    """Return each input with a label: without its node and a ``suffix``, if no other one has that label."""
+    plain = {name: name.rpartition(".")[2].removesuffix(suffix) or name for name in names}
+    count = Counter(plain.values())
+    return {name: short if count[short] == 1 else name for name, short in plain.items()}
 
 
 def _scalar(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
     return " ".join(str(value).split())
-
-
-def model_name(graph: Any) -> str:
-    """Return the checkpoint that a graph loads, without folder and ending; nothing where none is named."""
-    nodes = graph.values() if isinstance(graph, Mapping) else ()
-    inputs = [node.get("inputs") for node in nodes if isinstance(node, Mapping)]
-    for name in _MODEL_INPUTS:
-        for one in inputs:
-            value = one.get(name) if isinstance(one, Mapping) else None
-            if isinstance(value, str) and value:
-                file = value.replace("\\", "/").rsplit("/", 1)[-1]
-                return file.rsplit(".", 1)[0] or file
-    return ""
 
 
 def duration(seconds: float) -> str:
@@ -106,3 +111,8 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
 def pluralize(number: int, one: str, many: str = "") -> str:
     """Return ``1 job`` or ``7 jobs``; the plural has an ``s`` unless it is given."""
     return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
+def stop_condition(stop_when: Mapping[str, int] | None) -> str:
+    """Return ``4 jobs completed or 10 jobs failed``; empty without a condition."""
+    return " or ".join(f"{pluralize(number, 'job')} {name}" for name, number in (stop_when or {}).items())

@@ -6,10 +6,14 @@ reorder messages: a timer compares the ``seq`` of each subscribed group every 2 
 
 Previews are large and may be lost, so they are published only while a socket is subscribed to them. For a
 socket in another process, that process announces its interest every 2 s; it expires after 6 s.
+
+A key that a submission brought goes to every runner, and is stored by none. A runner without it requests it from the
+others.
 """
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
@@ -20,26 +24,23 @@ from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.db import Error as DatabaseError
 
-from jobgroups.events.messages import (
-    Entry,
-    EventFrame,
-    LatestFrames,
-    Message,
-    PreviewFrame,
-    ProgressFrame,
-    ReplacedFrame,
-    SeqHint,
-)
+from jobgroups.events import messages
+from jobgroups.events.messages import Entry, Message, PreviewFrame, ProgressFrame
 from jobgroups.events.relay import CALL_SECONDS, LayerRelay
+from jobgroups.metrics import event_lag
 
 logger = logging.getLogger(__name__)
 
 QUEUE_LIMIT: Final = 5_000  #: Entries in a socket's queue above which the socket is closed as too slow.
 POLL_SECONDS: Final = 2.0  #: Seconds between two reads of the ``seq`` of the subscribed groups.
+INSTALLATION: Final = ""  #: In the place of a group: the key of the installation.
 _RUNNERS: Final = "director.runners"
 _WAKE: Final = {"type": "hub.wake"}
 _WAKE_WORK_ONLY: Final = {**_WAKE, "work_alone": True}
 _INTEREST: Final = "hub.previews"
+_KEY: Final = "hub.key"
+_KEY_WANTED: Final = "hub.key_wanted"
+_KEY_POLL_SECONDS: Final = 0.05
 _INTEREST_SECONDS: Final = 3 * POLL_SECONDS  #: Seconds after which another process's interest in previews expires.
 #: Seconds for which a group has previews after the last client that wanted them has left.
 _LATELY_SECONDS: Final = 60.0
@@ -92,7 +93,7 @@ class Subscription:
         elif len(self._entries) >= QUEUE_LIMIT:
             self._overflow()
         else:
-            if isinstance(entry, EventFrame) and entry.child_id:
+            if isinstance(entry, messages.EventFrame) and entry.child_id:
                 # Later frames must follow this event.
                 for kind in (ProgressFrame, PreviewFrame):
                     self._pending.pop((kind, entry.child_id), None)
@@ -132,6 +133,8 @@ class _Channel:
         self.subscriptions: set[Subscription] = set()
         self.last_seq = 0
         self.ended: set[str] = set()
+        self.is_gone = False  #: Whether the sockets know that the group was deleted.
+        self.previews: dict[str, PreviewFrame] = {}  #: The last one of each running child.
 
     def broadcast(self, message: Message) -> None:
         for frame in message.progress:
@@ -145,21 +148,32 @@ class _Channel:
         for star in message.stars:
             self._put(star)
         for child_id in message.replaced:
-            self._put(ReplacedFrame(child_id))
+            self._put(messages.ReplacedFrame(child_id))
+        if message.changed:
+            self.mark_changed()
 
-    def _track(self, event: EventFrame) -> None:
+    def _track(self, event: messages.EventFrame) -> None:
         # An event that arrives late does not describe the child's present state.
         if event.seq <= self.last_seq:
             return
         self._advance(event.seq - 1)
         self.last_seq = event.seq
         if event.child_id:
+            self.previews.pop(event.child_id, None)
             (self.ended.add if event.is_final else self.ended.discard)(event.child_id)
 
-    def check_seq(self, seq: int) -> None:
-        """Send a hint to the sockets if the log has events that were not delivered."""
-        if self._advance(seq):
-            self._put(SeqHint(seq))
+    def mark_changed(self) -> None:
+        """Notify the sockets that the group was renamed, archived or deleted."""
+        self._put(messages.ChangedFrame())
+
+    def check_seq(self, seq: int | None) -> None:
+        """Send a hint to the sockets if the log has events that were not delivered; None: the group was deleted."""
+        if seq is None:
+            if not self.is_gone:
+                self.is_gone = True
+                self.mark_changed()
+        elif self._advance(seq):
+            self._put(messages.SeqHint(seq))
 
     def _advance(self, seq: int) -> bool:
         if seq <= self.last_seq:
@@ -177,6 +191,7 @@ class _Channel:
     def _put_preview(self, preview: PreviewFrame) -> None:
         if preview.child_id in self.ended:
             return
+        self.previews[preview.child_id] = preview
         for subscription in self.subscriptions:
             if subscription.previews:
                 subscription.put(preview)
@@ -197,8 +212,10 @@ class Hub:
         self._runner_callbacks: set[RunnerCallback] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._relay: LayerRelay | None = None
+        #: The keys for partner nodes that the runner of this process has, by group; see ``INSTALLATION``.
+        self.keys: dict[str, str] = {}
         #: By group: progress and previews that wait for the layer and are replaced by newer ones.
-        self._latest: dict[str, LatestFrames] = {}
+        self._latest: dict[str, messages.LatestFrames] = {}
         #: Groups whose previews another process wants, with the loop's time at which that expires.
         self._interest: dict[str, float] = {}
         #: Groups whose previews a client of any process wanted, with the loop's time until which that is lately.
@@ -248,6 +265,28 @@ class Hub:
         if not self._in_loop(self._notify_all_runners, form):
             self._publish_unbound(_RUNNERS, form)
 
+    def send_key(self, group_id: str, key: str) -> None:
+        """Give every runner the key that a group's submitter has sent. Thread-safe; does not block."""
+        self._in_loop(self._pass_key, {"type": _KEY, "group": group_id, "key": key})
+
+    async def key_of(self, group_id: str, *, within: float) -> str | None:
+        """Return the key of a group; request it from other runners and wait ``within`` seconds. None: it is lost."""
+        until = time.monotonic() + within
+        if self.keys.get(group_id) is None and self._relay is not None:
+            self._relay.send(_RUNNERS, {"type": _KEY_WANTED, "group": group_id})
+        while (key := self.keys.get(group_id)) is None and time.monotonic() < until:  # noqa: ASYNC110 rare and short
+            await asyncio.sleep(_KEY_POLL_SECONDS)
+        return key
+
+    def _pass_key(self, form: Mapping[str, Any]) -> None:
+        self._keep_key(form)
+        if self._relay is not None:
+            self._relay.send(_RUNNERS, form)
+
+    def _keep_key(self, form: Mapping[str, Any]) -> None:
+        if self._runner_callbacks:
+            self.keys[form["group"]] = form["key"]
+
     def _in_loop(self, call: Callable[..., None], *args: Any) -> bool:
         loop = self._loop
         if loop is None:
@@ -274,7 +313,7 @@ class Hub:
         self._broadcast(message)
         if self._relay is None or (message.previews and not self._is_wanted_elsewhere(message.group_id)):
             return
-        if message.events or message.stars or message.replaced:
+        if message.events or message.stars or message.replaced or message.changed:
             # Later progress must follow this message.
             self._latest.pop(message.group_id, None)
             self._relay.send(_layer_group(message.group_id), msgspec.to_builtins(message))
@@ -290,20 +329,22 @@ class Hub:
         if latest is not None:
             latest.add(message)
             return
-        latest = self._latest[message.group_id] = LatestFrames(message.group_id)
+        latest = self._latest[message.group_id] = messages.LatestFrames(message.group_id)
         latest.add(message)
         make = partial(self._serialize_latest, message.group_id, latest)
         relay.send_lazy(_layer_group(message.group_id), make)
 
-    def _serialize_latest(self, group_id: str, latest: LatestFrames) -> dict[str, Any]:
+    def _serialize_latest(self, group_id: str, latest: messages.LatestFrames) -> dict[str, Any]:
         if self._latest.get(group_id) is latest:
             del self._latest[group_id]
         form: dict[str, Any] = msgspec.to_builtins(latest.message())
         return form
 
-    def _broadcast(self, message: Message) -> None:
+    def _broadcast(self, message: Message, origin: str = "same") -> None:
         if message.group_id in self._channels:
             self._channels[message.group_id].broadcast(message)
+            if message.stored_at:
+                event_lag.labels(origin).observe(max(0.0, time.time() - message.stored_at))
 
     def _notify_all_runners(self, form: dict[str, Any]) -> None:
         self._notify_local_runners(form)
@@ -319,8 +360,13 @@ class Hub:
             self._notify_local_runners(form)
         elif form["type"] == _INTEREST:
             self._note_interest(form["group"])
+        elif form["type"] == _KEY:
+            self._keep_key(form)
+        elif form["type"] == _KEY_WANTED:
+            if self._relay is not None and (key := self.keys.get(form["group"])) is not None:
+                self._relay.send(_RUNNERS, {"type": _KEY, "group": form["group"], "key": key})
         else:
-            self._broadcast(msgspec.convert(form, Message))
+            self._broadcast(msgspec.convert(form, Message), "other")
 
     async def subscribe(
         self,
@@ -330,12 +376,15 @@ class Hub:
         previews: bool = False,
         only: tuple[type[Entry], ...] = (),
     ) -> Subscription:
-        """Return a queue of everything that is published for the group from now on.
+        """Return a queue of everything that is published for the group from now on, and the last preview of each child.
 
         Subscribe before reading the snapshot, so that no event between the two is lost.
         """
         subscription = Subscription(group_id, on_overflow, previews=previews, only=only)
-        self._channels[group_id].subscriptions.add(subscription)
+        channel = self._channels[group_id]
+        channel.subscriptions.add(subscription)
+        for preview in channel.previews.values() if previews else ():
+            subscription.put(preview)
         if self._relay is not None:
             try:
                 await self._relay.join(_layer_group(group_id))
@@ -406,7 +455,8 @@ class Hub:
             if not self._channels or self._read_seqs is None:
                 continue
             try:
-                seqs = await self._read_seqs(list(self._channels))
+                shown = set(self._channels)
+                seqs = await self._read_seqs(list(shown))
             except DatabaseError as error:
                 # One line, no traceback: the server may be restarting.
                 reason = str(error).strip().partition("\n")[0]
@@ -414,8 +464,8 @@ class Hub:
             except Exception:
                 logger.warning("subscribed groups: unexpected error", exc_info=True)
             else:
-                for group_id in seqs.keys() & self._channels.keys():
-                    self._channels[group_id].check_seq(seqs[group_id])
+                for group_id in shown & self._channels.keys():
+                    self._channels[group_id].check_seq(seqs.get(group_id))
 
 
 def _noted(times: Mapping[str, float], group_id: str, moment: float, seconds: float) -> dict[str, float]:

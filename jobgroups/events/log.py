@@ -3,19 +3,32 @@
 No other module creates events.
 """
 
+import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from django.conf import settings
 from django.db import connection, transaction
 
 from jobgroups.database.statements import insert
 from jobgroups.domain.clock import iso, iso_or_none, now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.webhooks import webhooks_of
 from jobgroups.events.hub import hub
 from jobgroups.events.messages import EventFrame, Message, StarFrame
-from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
-from jobgroups.serializers import serialize_child, serialize_result, shown_backend, truncate, truncate_to_frame
+from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, WebhookDelivery
+from jobgroups.serializers import (
+    MAX_FRAME_BYTES,
+    seed_of,
+    serialize_child,
+    serialize_result,
+    shown_backend,
+    to_json,
+    truncate,
+    truncate_to_frame,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +74,8 @@ def group_reopened(group: JobGroup, children: Sequence[ChildJob], *, by: str = "
 
 def child_started(child: ChildJob, attempt: Attempt) -> NewEvent:
     """The backend has begun to execute the child."""
-    return _of_child(
-        child, "child_started", seed=child.seed, attempt=attempt.number, started_at=iso(attempt.started_at or now())
-    )
+    started_at = iso(attempt.started_at or now())
+    return _of_child(child, "child_started", **seed_of(child), attempt=attempt.number, started_at=started_at)
 
 
 def child_requeued(child: ChildJob, attempt: Attempt, reason: str) -> NewEvent:
@@ -88,7 +100,7 @@ def child_retrying(
     fields = {
         "job_id": child.id,
         "backend_id": previous_backend_id,
-        "seed": child.seed,
+        **seed_of(child),
         "attempt": child.attempt_count,
         "failure_class": failure_class,
         "reason": truncate(reason),
@@ -135,8 +147,8 @@ def child_timeout(child: ChildJob, timeout_seconds: int | None) -> NewEvent:
 
 
 def child_cancelled(child: ChildJob) -> NewEvent:
-    """A user cancelled the child or its group."""
-    return _end_of_child(child, "child_cancelled", "cancelled_at")
+    """A user cancelled the child or its group, or ``stop_when`` of the group did (``stopped_by``)."""
+    return _end_of_child(child, "child_cancelled", "cancelled_at", stopped_by=child.stopped_by or None)
 
 
 def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
@@ -151,6 +163,7 @@ def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
             "failed": group.failed_count,
             "cancelled": group.cancelled_count,
             "completed_at": iso_or_none(group.completed_at),
+            "stopped_at": iso_or_none(group.stopped_at),
             "results": [serialize_result(child) for child in children],
         },
     )
@@ -161,7 +174,7 @@ _SET_SEQ: Final = f"UPDATE {JobGroup._meta.db_table} SET seq = %s WHERE id = %s"
 
 
 def append_events(group: JobGroup, new: Sequence[NewEvent]) -> None:
-    """Number the events, store them, and publish them as one message after the commit.
+    """Number the events, store them with their deliveries to webhooks, and publish them as one message after the commit.
 
     The caller's transaction has locked the group's row, whose ``seq`` is increased.
     """
@@ -179,18 +192,44 @@ def append_events(group: JobGroup, new: Sequence[NewEvent]) -> None:
         for offset, event in enumerate(new, start=1)
     ]
     insert(rows)
+    if group.webhook_json is not None or settings.DIRECTOR_WEBHOOK_URLS:
+        insert(_deliveries(group, rows))
     group.seq += len(rows)
     with connection.cursor() as cursor:
         cursor.execute(_SET_SEQ, [group.seq, group.pk])
     frames = tuple(
         EventFrame(row.seq, row.frame, event.child_id, event.is_final) for row, event in zip(rows, new, strict=True)
     )
-    publish_on_commit(Message(group_id=group.id, events=frames))
+    publish_on_commit(Message(group_id=group.id, events=frames, stored_at=moment.timestamp()))
+
+
+def _deliveries(group: JobGroup, events: Sequence[JobEvent]) -> list[WebhookDelivery]:
+    own = None if group.webhook_json is None else json.loads(group.webhook_json)
+    webhooks = webhooks_of(own, settings.DIRECTOR_WEBHOOK_URLS, settings.DIRECTOR_WEBHOOK_EVENTS)
+    return [
+        WebhookDelivery(
+            group_id=group.id,
+            seq=event.seq,
+            type=event.type,
+            url=url,
+            message_id=f"msg_{secrets.token_hex(12)}",
+            created_at=event.created_at,
+            due_at=event.created_at,
+        )
+        for event in events
+        for url, types in webhooks.items()
+        if event.type in types
+    ]
 
 
 def publish_star(group_id: str, job_id: str, *, starred: bool) -> None:
     """Notify the pages that show a child of its star after the commit. Not an event: no row, no ``seq``."""
     publish_on_commit(Message(group_id=group_id, stars=(StarFrame(job_id, starred),)))
+
+
+def publish_changed(group_id: str) -> None:
+    """Notify the pages that show a group of its name, its archiving or its deletion after the commit. Not an event."""
+    publish_on_commit(Message(group_id=group_id, changed=True))
 
 
 def publish_replaced(group_id: str, job_id: str) -> None:
@@ -199,10 +238,14 @@ def publish_replaced(group_id: str, job_id: str) -> None:
 
 
 def publish_on_commit(message: Message) -> None:
-    """Publish a message after the commit of the caller's transaction."""
     # robust: a failed notification must not look like a failed write. The callback is not a partial: Django
     # logs its __qualname__, which a partial lacks.
     transaction.on_commit(lambda: hub.publish(message), robust=True)
+
+
+def send_key_on_commit(group_id: str, key: str) -> None:
+    """Give every runner the key of a group's submitter after the commit of the caller's transaction."""
+    transaction.on_commit(lambda: hub.send_key(group_id, key), robust=True)
 
 
 def notify_runners_on_commit(*, work_only: bool = False) -> None:
@@ -213,8 +256,11 @@ def notify_runners_on_commit(*, work_only: bool = False) -> None:
 def _frame(event: NewEvent, seq: int, run: int) -> str:
     frame = {"type": event.type, "seq": seq, "run": run, **event.fields}
     if event.type == "group_complete":
-        return truncate_to_frame(frame, ("outputs", "error"), within="results")
-    return truncate_to_frame(frame, ("error_details", "outputs", "warnings", "backend_ids", "job_ids"))
+        text = truncate_to_frame(frame, ("variation", "outputs", "error"), within="results")
+        if len(text.encode()) <= MAX_FRAME_BYTES:
+            return text
+        return to_json({**frame, "results": [], "truncated": ["results"]})
+    return truncate_to_frame(frame, ("error_details", "variation", "outputs", "warnings", "backend_ids", "job_ids"))
 
 
 def _of_child(child: ChildJob, kind: str, **fields: Any) -> NewEvent:
@@ -226,7 +272,7 @@ def _end_of_child(child: ChildJob, kind: str, ended_at: str, **fields: Any) -> N
     """Return the event of a final child; ``ended_at`` is the name of the time."""
     assert child.completed_at is not None  # noqa: S101 the caller has just set it
     fields |= {ended_at: iso(child.completed_at)}
-    return replace(_of_child(child, kind, seed=child.seed, **fields), is_final=True)
+    return replace(_of_child(child, kind, **seed_of(child), **fields), is_final=True)
 
 
 def _truncate_texts(value: Any) -> Any:

@@ -46,13 +46,17 @@ class ReplacedFrame(msgspec.Struct, frozen=True):
     child_id: str
 
 
+class ChangedFrame(msgspec.Struct, frozen=True):
+    """The group was renamed, archived or deleted. Not an event; a socket of its stream checks whether it exists."""
+
+
 class SeqHint(msgspec.Struct, frozen=True):
     """The group's log has reached ``seq``. A socket that has not sent it yet reads the events."""
 
     seq: int
 
 
-Entry = EventFrame | ProgressFrame | PreviewFrame | StarFrame | ReplacedFrame | SeqHint
+Entry = EventFrame | ProgressFrame | PreviewFrame | StarFrame | ReplacedFrame | ChangedFrame | SeqHint
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", tag="hub.message"):
@@ -64,6 +68,8 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", tag="hub.message"):
     previews: tuple[PreviewFrame, ...] = ()
     stars: tuple[StarFrame, ...] = ()
     replaced: tuple[str, ...] = ()  #: Children of which a file was replaced.
+    changed: bool = False  #: Whether the group was renamed, archived or deleted.
+    stored_at: float = 0.0  #: When its events were stored, in seconds since 1970.
 
 
 class LatestFrames:

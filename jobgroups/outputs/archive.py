@@ -3,14 +3,10 @@
 import datetime as dt
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from pathlib import PurePosixPath
-from typing import Final
 
 from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway
 from jobgroups.outputs import download
 from jobgroups.queries.outputs import OutputFile
-
-_MAX_STEM: Final = 180
 
 
 class _Sink:
@@ -31,22 +27,6 @@ class _Sink:
         return data
 
 
-def entry_names(files: Sequence[OutputFile]) -> list[str]:
-    """Return ``{seed}_{backend}_{name}`` for each file, with a number if another file has that name."""
-    taken: set[str] = set()
-    names = []
-    for file in files:
-        path = PurePosixPath(file.download_name)
-        stem, suffix, number = path.stem[:_MAX_STEM], path.suffix[:20], 1
-        name = f"{stem}{suffix}"
-        while name.casefold() in taken:
-            number += 1
-            name = f"{stem}_{number}{suffix}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
-
-
 async def iter_zip(
     files: Sequence[OutputFile], replaced: Callable[[OutputFile], Awaitable[None]]
 ) -> AsyncIterator[bytes]:
@@ -60,7 +40,8 @@ async def iter_zip(
     away: set[str] = set()
     # zipfile needs only write and flush of a file that cannot seek; the stubs require more.
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
-        for file, name in zip(files, entry_names(files), strict=True):
+        for file in files:
+            name = file.saved_as
             source = file.backend_id if file.stored is None else ""
             try:
                 if source in away:

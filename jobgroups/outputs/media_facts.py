@@ -1,5 +1,6 @@
 """Reads width, height and duration of a file from its head; no pixel is decoded."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -22,14 +23,12 @@ def media_facts(path: Path, filename: str) -> tuple[int | None, int | None, floa
     Videos and sounds need ffprobe, of ffmpeg, on the ``PATH``.
     """
     kind = media_type(filename)
-    try:
+    with contextlib.suppress(Exception):  # The parsers raise errors of any class for broken input.
         if kind.startswith("image/"):
             with Image.open(path, formats=FORMATS) as image:
                 return *image.size, None
         if kind.startswith(("video/", "audio/")) and (ffprobe := shutil.which("ffprobe")):
             return _probed(ffprobe, path)
-    except Exception:  # noqa: BLE001 the parsers raise errors of any class for broken input
-        return None, None, None
     return None, None, None
 
 

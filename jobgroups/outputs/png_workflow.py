@@ -9,20 +9,22 @@ from PIL.PngImagePlugin import PngImageFile
 from jobgroups.domain.outputs import MARK_KEY
 from jobgroups.errors import NoWorkflow, ProvenanceUnknown
 from jobgroups.workflow import FieldInvalid, check_text, check_workflow
+from jobgroups.workflow.validation import is_editor_format
 
 
 def workflow_in_png(content: bytes) -> dict[str, Any]:
-    """Return the API-format workflow in a PNG's ``prompt`` text chunk, or raise ``NoWorkflow``."""
+    """Return the workflow of a PNG's text chunks, or raise ``NoWorkflow``.
+
+    That is the ``prompt`` in the API format, or, without one, the ``workflow`` in the editor's format.
+    """
     texts = _texts(content)
-    if not isinstance(text := texts.get("prompt"), str):
-        raise NoWorkflow(
-            "The PNG has only the editor's workflow, not the prompt."
-            if "workflow" in texts
-            else "The PNG has no workflow in it: ComfyUI did not save it, or its metadata were removed."
-        )
+    name = "prompt" if "prompt" in texts else "workflow"
+    if not isinstance(text := texts.get(name), str):
+        raise NoWorkflow("The PNG has no workflow in it: ComfyUI did not save it, or its metadata were removed.")
     try:
         workflow: dict[str, Any] = _without_marks(json.loads(text))
-        check_workflow(workflow)
+        if name == "prompt" or not is_editor_format(workflow):
+            check_workflow(workflow)
         check_text(workflow, field="workflow_json", outer=1)
     except FieldInvalid as error:
         raise NoWorkflow(f"The workflow in the PNG cannot be used: {error}") from error

@@ -4,7 +4,7 @@ import io
 import threading
 from typing import IO, Final
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 #: Formats that are decoded; each further parser of Pillow would be an attack surface.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
@@ -17,17 +17,6 @@ _SMALL_PIXELS: Final = 4 * 2**20  #: Images with more pixels are large.
 _MAX_RATIO: Final = 3  #: Maximum ratio of height to width of a thumbnail.
 _STRIP_PIXELS: Final = 2**20  #: Pixels that are converted at once: converting the whole image would double its memory.
 _QUALITY: Final = 80
-#: The EXIF tag of the orientation, and the operation that corrects each value.
-_ORIENTATION: Final = 0x0112
-_UPRIGHT: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 #: Small images are drawn one at a time, too: two threads beside the event loop delay events three times as long, and
 #: draw no faster. By whether the image is large: a large one delays no small one.
 _locks: Final = {False: threading.Lock(), True: threading.Lock()}
@@ -70,15 +59,15 @@ def _encode(image: Image.Image, width: int) -> bytes:
 
 
 def _upright(image: Image.Image, width: int) -> Image.Image:
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    turn = _UPRIGHT.get(orientation)
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     is_on_its_side = orientation in (5, 6, 7, 8)
     box = (width * _MAX_RATIO, width) if is_on_its_side else (width, width * _MAX_RATIO)
     scale = min(box[0] / image.width, box[1] / image.height, 1)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     image.draft("RGB", size)  # a JPEG is decoded at a fraction of its size
     small = _resized(image, size)
-    return small if turn is None else small.transpose(turn)
+    small.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(small)
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -85,22 +85,23 @@ async def file_response(
 
 async def _opened(stored_name: str, first: int, length: int) -> AsyncIterator[bytes]:
     """Return a part of a stored file, whose first piece is read already."""
-    content = _pieces(stored_name, first, length)
     try:
-        await anext(content)
+        piece = await _read(stored_name, first, length)
     except FileNotFoundError:
         raise OutputGone("The storage does not have the file any more.") from None
-    return content
+    return _pieces(piece, stored_name, first, length)
 
 
-async def _pieces(stored_name: str, first: int, length: int) -> AsyncIterator[bytes]:
-    chunk: bytes | None = None
-    while chunk is None or length:
-        loop, is_first = asyncio.get_running_loop(), chunk is None
-        chunk = await loop.run_in_executor(_threads, read_file, stored_name, first, min(_CHUNK, length))
-        if is_first:
-            yield b""
-        elif not chunk:
+async def _pieces(piece: bytes, stored_name: str, first: int, length: int) -> AsyncIterator[bytes]:
+    yield piece
+    while length := length - len(piece):
+        first += len(piece)
+        piece = await _read(stored_name, first, length)
+        if not piece:
             raise OSError("the stored file is shorter than its row")
-        yield chunk
-        first, length = first + len(chunk), length - len(chunk)
+        yield piece
+
+
+async def _read(stored_name: str, first: int, length: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_threads, read_file, stored_name, first, min(_CHUNK, length))

@@ -1,14 +1,17 @@
-"""Thumbnails of images, and posters of videos: from the cache, or made once in one of a few threads for all concurrent requests."""
+"""Thumbnails of images, and posters of untrusted videos: from the cache, or made once in one of a few threads for all concurrent requests."""
 
 import asyncio
 import contextlib
+import logging
+import os
+import subprocess
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import IO, Final, ParamSpec, TypeVar
+from typing import IO, Final, TypeVar, TypeVarTuple
 
 from django.conf import settings
 
@@ -16,14 +19,45 @@ from backends.comfyui.errors import AnswerTooLarge
 from jobgroups.domain.media_types import media_kind
 from jobgroups.errors import BackendAway, NoThumbnail
 from jobgroups.outputs import download
-from jobgroups.outputs.disk_cache import DiskCache
-from jobgroups.outputs.posters import poster
 from jobgroups.outputs.resize import NotAnImage, thumbnail
 from jobgroups.queries.outputs import OutputFile
 from jobgroups.services.stored_files import media_source
 
-P = ParamSpec("P")
+_MADE_WITHIN: Final = 20.0  #: Seconds for one poster.
+#: Pixels of the largest frame that is decoded (8K), and bytes of ffmpeg's largest allocation.
+_MAX_PIXELS: Final = 2**25
+_MAX_ALLOCATION: Final = 2**28
+#: Demultiplexers by ffmpeg's names. Others open further files, which the video names (playlists, concat).
+_FORMATS: Final = "mov,matroska"
+#: Decodes key frames only, in one thread, and keeps none back: 160 MB for 8K, instead of 350 MB.
+_INPUT: Final = (
+    *("-max_alloc", str(_MAX_ALLOCATION), "-max_pixels", str(_MAX_PIXELS)),
+    *("-threads", "1", "-flags", "low_delay", "-skip_frame", "nokey"),
+    *("-format_whitelist", _FORMATS, "-protocol_whitelist"),
+)
+
+
+def poster(source: str, width: int) -> bytes:
+    """Return the first frame of a video as a WebP with a width of at most ``width`` pixels, or raise ``NotAnImage``.
+
+    ``source`` is a URL: ``file:…``, or one of the storage.
+    """
+    protocols = "file" if source.startswith("file:") else "http,https,tcp,tls"
+    # The shape of a thumbnail: at most three times as high as wide.
+    size = f"scale=w='min(iw,{width})':h='min(ih,{3 * width})':force_original_aspect_ratio=decrease"
+    command = [str(settings.FFMPEG), "-nostdin", "-v", "error", *_INPUT, protocols, "-i", source, "-map", "0:v:0"]
+    command += ["-frames:v", "1", "-vf", size, "-threads", "1", "-f", "image2pipe", "-c:v", "png", "pipe:1"]
+    try:
+        frame = subprocess.run(command, capture_output=True, check=True, timeout=_MADE_WITHIN).stdout  # noqa: S603
+    except subprocess.TimeoutExpired:
+        raise NotAnImage(f"ffmpeg found no frame within {_MADE_WITHIN:g} s.") from None
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NotAnImage(f"ffmpeg cannot read it ({type(error).__name__}).") from error
+    return thumbnail(frame, width)
+
+
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 #: The allowed widths: any width would fill the cache with copies of one image.
 WIDTHS: Final = (160, 320, 640, 1280, 2560)
@@ -54,17 +88,16 @@ class Thumbnails:
 
         Raises ``NoThumbnail`` if the file is not an image or a video that can be decoded, and the errors of ``iter_chunks``.
         """
-        name = f"{file.identity}-{width}.webp"
-        kept = await self._in_thread(self._cache.get, name)
-        if kept is not None:
-            return kept
-        loop = asyncio.get_running_loop()
-        lock = self._locks.setdefault((id(loop), name), asyncio.Lock())
-        async with lock:
-            kept = await self._in_thread(self._cache.get, name)
-            return kept if kept is not None else await self._create(file, width, name)
+        key = (id(asyncio.get_running_loop()), _name(file, width))
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            kept = await self.kept(file, width)
+            return kept if kept is not None else await self._create(file, width)
 
-    async def _create(self, file: OutputFile, width: int, name: str) -> bytes:
+    async def kept(self, file: OutputFile, width: int) -> bytes | None:
+        """Return a file's thumbnail if the cache has it."""
+        return await _run(self._files, self._cache.get, _name(file, width))
+
+    async def _create(self, file: OutputFile, width: int) -> bytes:
         draw = self._poster if media_kind(file.filename) == "video" else self._picture
         if draw == self._poster and settings.FFMPEG is None:
             raise NoThumbnail("The poster of a video needs ffmpeg, which the Director does not find.")
@@ -75,27 +108,23 @@ class Thumbnails:
                 raise NoThumbnail("It is too large.") from None
             except NotAnImage as error:
                 raise NoThumbnail(str(error)) from error
-        await self._in_thread(self._cache.put, name, drawn)
+        await _run(self._files, self._cache.put, _name(file, width), drawn)
         return drawn
 
     async def _picture(self, file: OutputFile, width: int) -> bytes:
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as original:
             await self._fetch(file, original)
-            return await self._render(thumbnail, original, width)
+            return await _run(self._renderers, thumbnail, original, width)
 
     async def _poster(self, file: OutputFile, width: int) -> bytes:
         # ffmpeg opens the video by its name: it reads the index, which may be at the end, and the first frame.
-        if file.stored is not None and (source := await self._in_thread(media_source, file.stored.stored_name)):
-            return await self._render(poster, source, width)
+        if file.stored is not None and (source := await _run(self._files, media_source, file.stored.stored_name)):
+            return await _run(self._renderers, poster, source, width)
         with tempfile.TemporaryDirectory(prefix="poster-", ignore_cleanup_errors=True) as folder:
             path = Path(folder, "video")
-            with await self._in_thread(path.open, "wb") as original:
+            with await _run(self._files, path.open, "wb") as original:
                 await self._fetch(file, original)
-            return await self._render(poster, f"file:{path}", width)
-
-    async def _render(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        call = partial(work, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._renderers, call)
+            return await _run(self._renderers, poster, f"file:{path}", width)
 
     def _source(self, backend_id: str, at_once: int) -> asyncio.Semaphore:
         key = (id(asyncio.get_running_loop()), backend_id)
@@ -107,19 +136,18 @@ class Thumbnails:
                 chunks = download.iter_chunks(file, max_bytes=self._max_source)
                 async with contextlib.aclosing(chunks):
                     async for chunk in chunks:
-                        await self._in_thread(_append, original, chunk)
+                        await _run(self._files, _append, original, chunk)
         except TimeoutError:
             reason = f"It did not send the whole file within {_DOWNLOAD_TIMEOUT:g} s."
             raise BackendAway(file.backend_id, reason) from None
 
-    async def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        call = partial(work, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._files, call)
 
-    def close(self) -> None:
-        """Wait for the running work and end the threads."""
-        self._renderers.shutdown(wait=True)
-        self._files.shutdown(wait=True)
+async def _run(threads: ThreadPoolExecutor, work: Callable[[*Ts], R], *args: *Ts) -> R:
+    return await asyncio.get_running_loop().run_in_executor(threads, work, *args)
+
+
+def _name(file: OutputFile, width: int) -> str:
+    return f"{file.identity}-{width}.webp"
 
 
 def _append(file: IO[bytes], chunk: bytes) -> None:
@@ -127,3 +155,80 @@ def _append(file: IO[bytes], chunk: bytes) -> None:
         file.write(chunk)
     except OSError as error:
         raise NoThumbnail("The disk for temporary files is full.") from error
+
+
+logger = logging.getLogger(__name__)
+
+_CLEARED_TO: Final = 0.8  #: Part of the limit that eviction keeps, so that not every new file evicts again.
+_ENTRY_BYTES: Final = 512  #: Approximate overhead of a file: a partial block, and its folder entry.
+
+
+class DiskCache:
+    """Files by name in a folder. Thread-safe; several processes may share the folder.
+
+    The folder is created with the first file. ``limit_bytes`` is the limit of all files together.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self._folder = folder
+        self._limit = limit_bytes
+        self._lock = threading.Lock()
+        self._filled: int | None = None  #: Bytes in the cache as far as this process knows; None: not counted yet.
+
+    def get(self, name: str) -> bytes | None:
+        """Return the content under a name and record its use, or return None."""
+        path = self._path(name)
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return content
+
+    def put(self, name: str, content: bytes) -> None:
+        """Store content under a name. If the disk is full or read-only, log it and return."""
+        path = self._path(name)
+        draft = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(content)
+            draft.replace(path)
+        except OSError as error:
+            logger.warning("thumbnail cache: file not stored (%s)", error)
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            return
+        self._count(len(content) + _ENTRY_BYTES)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / name[:2] / name
+
+    def _count(self, added: int) -> None:
+        with self._lock:
+            if self._filled is None:
+                self._filled = sum(size for _, size, _ in self._entries())
+            else:
+                self._filled += added
+            if self._filled > self._limit:
+                self._filled = self._clear()
+
+    def _entries(self) -> list[tuple[int, int, Path]]:
+        found = []
+        for path in self._folder.glob("??/*"):
+            with contextlib.suppress(OSError):
+                stat = path.stat()
+                found.append((stat.st_mtime_ns, stat.st_size + _ENTRY_BYTES, path))
+        return found
+
+    def _clear(self) -> int:
+        """Remove the least recently used files; return the remaining bytes."""
+        entries = sorted(self._entries(), key=lambda entry: entry[0])
+        left = sum(size for _, size, _ in entries)
+        for _, size, path in entries:
+            if left <= self._limit * _CLEARED_TO:
+                break
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+                left -= size
+        return left

@@ -1,7 +1,8 @@
 """Reads assets."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from jobgroups.domain.clock import iso
@@ -53,21 +54,22 @@ def input_names(asset_ids: Collection[str]) -> dict[str, str]:
     return {one.id: input_name(one.hash, one.name, one.content_type) for one in assets}
 
 
-def known_references(graph: Workflow) -> set[str]:
-    """Return the ids of the assets that a workflow refers to.
+def known_references(graph: Workflow, of_jobs: Mapping[str, str] = MappingProxyType({})) -> set[str]:
+    """Return the ids of the assets that a workflow refers to, and of those that jobs of a batch do, with a path each.
 
     Raises ``InvalidRequest``, which names each node and input, if one of them does not exist.
     """
-    references = list(asset_references(graph))
+    references = [
+        (f"workflow_json.{shown_key(node_id)}.inputs.{shown_key(name)}", asset_id)
+        for node_id, name, asset_id in asset_references(graph)
+    ]
+    references += [(path, asset_id) for asset_id, path in of_jobs.items()]
     if not references:
         return set()
-    known = set(assets_by_id({asset_id for _, _, asset_id in references}))
+    known = set(assets_by_id({asset_id for _, asset_id in references}))
     errors = [
-        {
-            "field": f"workflow_json.{shown_key(node_id)}.inputs.{shown_key(name)}",
-            "message": "There is no asset with this id.",
-        }
-        for node_id, name, asset_id in references
+        {"field": path, "message": "There is no asset with this id."}
+        for path, asset_id in references
         if asset_id not in known
     ]
     if errors:

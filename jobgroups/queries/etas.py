@@ -12,6 +12,12 @@ from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.pool import CurrentLine, current_line
 
 
+def latest(ends: Collection[float | None]) -> float | None:
+    """Return the latest end; None if there is none, or one is not known."""
+    known = [one for one in ends if one is not None]
+    return max(known) if known and len(known) == len(ends) else None
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """The bound jobs of one group that wait for one backend."""
@@ -66,9 +72,7 @@ class Etas:
 
     def of_group(self, group_id: str) -> float | None:
         """Return the seconds until the last open job of a group ends; None: not known, or no job is open."""
-        ends = self._of_group.get(group_id, [])
-        known = [one for one in ends if one is not None]
-        return max(known) if known and len(known) == len(ends) else None
+        return latest(self._of_group.get(group_id, []))
 
     def of_job(self, child: ChildJob, position: int | None) -> float | None:
         """Return the seconds until an open job ends; None: not known.

@@ -1,6 +1,7 @@
 """Reads exclusions: which backends cannot run a workflow, and why."""
 
 import datetime as dt
+from collections.abc import Collection
 from typing import Any
 
 from django.db.models import Q, QuerySet
@@ -31,13 +32,13 @@ def active_exclusions(backend_id: str | None = None) -> QuerySet[Exclusion]:
     return rows if backend_id is None else rows.filter(backend_id=backend_id)
 
 
-def excluded_from(workflow_digest: str, variant_id: int | None = None) -> dict[str, Exclusion]:
-    """Return the active exclusion of each backend that cannot run a workflow, by the backend's id.
-
-    ``variant_id`` is that of the jobs; None: of a submission that is not stored yet.
-    """
-    rows = active_exclusions().filter(workflow_digest=workflow_digest, variant_id__in=[0, variant_id or 0])
-    return {row.backend_id: row for row in rows}
+def excluded_by_digest(digests: Collection[str]) -> dict[str, dict[str, str]]:
+    """Return the backends that cannot run workflows that are not stored yet, each with a sentence, by digest."""
+    rows = active_exclusions().filter(workflow_digest__in=digests, variant_id=0)
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        found.setdefault(row.workflow_digest, {})[row.backend_id] = reason_of(row)
+    return found
 
 
 def reason_of(row: Exclusion) -> str:

@@ -6,7 +6,6 @@ a pending stop. Each other failed attempt counts at its end; its child completed
 """
 
 import datetime as dt
-import functools
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -14,13 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from django.db import connection
-from django.db.models import Case, Count, F, Max, Min, Model, Q, QuerySet, Value, When
+from django.db.models import Case, Count, F, Max, Min, Q, QuerySet, Value, When
 from django.db.models.functions import Coalesce
 
-from jobgroups.domain import text
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus
-from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.models import TITLE, Attempt, ChildJob, JobGroup
 
 #: The periods of the report, by their name in the URL.
 WINDOWS: Final = {"1h": dt.timedelta(hours=1), "1d": dt.timedelta(days=1), "7d": dt.timedelta(days=7)}
@@ -37,7 +35,6 @@ _LOST: Final = (ChildStatus.FAILED, ChildStatus.TIMEOUT)
 _DECIDED_ITS_CHILD: Final = Q(child__status__in=_LOST, child__current_attempt_id=F("id"))
 #: A failed child whose current attempt has a failure class, which is the child's.
 _BY_ATTEMPT: Final = Q(current_attempt__failure_class__gt="")
-_WITH_FAILURE: Final = "NOT (failure_class = '')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +88,12 @@ class RetriableJobs:
     job_ids: list[str]
 
 
-def failure_report(window: str = DEFAULT_WINDOW) -> FailureReport:
-    """Return the failures within a period of ``WINDOWS``."""
+def failure_report(window: str = DEFAULT_WINDOW, backend_id: str = "") -> FailureReport:
+    """Return the failures within a period of ``WINDOWS``, of one backend if it is named."""
     since = now() - WINDOWS[window]
-    sources = [_lost_children(since), _ended_attempts(since), _open_attempts(since)]
+    sources = _sources(since)
+    if backend_id:
+        sources = [source.filter(at_backend=backend_id) for source in sources]
     lost: dict[tuple[str, str, str], FailureRow] = {}
     recovered: dict[tuple[str, str, str], FailureRow] = {}
     for source in sources:
@@ -135,6 +134,12 @@ def _add(row: FailureRow, part: Mapping[str, Any]) -> None:
     row.groups.add(part["in_group"])
 
 
+def _sources(since: dt.datetime) -> list[QuerySet[Any]]:
+    """Return the failed children, and the other failed attempts: those that ended, and those with a pending stop."""
+    stopping = _attempts("stop_requested_at").filter(ended_at__isnull=True, stop_requested_at__gte=since)
+    return [_lost_children(since), _attempts("ended_at").filter(ended_at__gte=since), stopping]
+
+
 # Columns of the three sources: cause, at_backend, digest, in_group, job, attempt_number, error, at, done,
 # is_lost, is_open.
 
@@ -164,26 +169,14 @@ def _lost_children(since: dt.datetime) -> QuerySet[Any]:
     )
 
 
-def _ended_attempts(since: dt.datetime) -> QuerySet[Any]:
-    """Return the other failed attempts that ended since a moment."""
-    return _attempts("ended_at").filter(ended_at__gte=since)
-
-
-def _open_attempts(since: dt.datetime) -> QuerySet[Any]:
-    """Return the other failed attempts that are open, with a pending stop since a moment."""
-    pending = _attempts("stop_requested_at")
-    return pending.filter(ended_at__isnull=True, stop_requested_at__gte=since)
-
-
 def _attempts(moment: str) -> QuerySet[Any]:
     """Return the failed attempts that did not end a child which is failed now; ``moment`` is the column with the time.
 
     The index ``attempt_failed`` has the columns backend and end.
     """
-    there = _distinct_backends(Attempt, _WITH_FAILURE)
     rows = Attempt.objects.exclude(failure_class="").exclude(_DECIDED_ITS_CHILD)
     return (
-        rows.filter(backend_id__in=there)
+        rows.filter(backend_id__in=_backends_with_failures())
         .order_by()
         .annotate(
             cause=F("failure_class"),
@@ -217,13 +210,12 @@ def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
     return parts
 
 
-def _distinct_backends(model: type[Model], condition: str) -> list[str]:
-    """Return the distinct backends of an index that begins with them, with one index lookup each.
+def _backends_with_failures() -> list[str]:
+    """Return the backends of the index ``attempt_failed``, which begins with them, with one index lookup each.
 
     DISTINCT would read every entry of the index, and the table of backends lacks removed ones.
     """
-    table = model._meta.db_table
-    first = f"SELECT MIN(backend_id) FROM {table} WHERE {condition}"  # noqa: S608 no input in it
+    first = f"SELECT MIN(backend_id) FROM {Attempt._meta.db_table} WHERE NOT (failure_class = '')"  # noqa: S608 no input in it
     step = f"SELECT ({first} AND backend_id > value) FROM found WHERE value IS NOT NULL"  # noqa: S608
     walk = f"WITH RECURSIVE found(value) AS ({first} UNION ALL {step}) SELECT value FROM found"  # noqa: S608
     with connection.cursor() as cursor:
@@ -249,26 +241,18 @@ def _find_examples(
 def _name(rows: Collection[FailureRow]) -> None:
     """Name each row after the group of its newest failure and the model of its workflow."""
     examples = [row.example for row in rows if row.example is not None]
-    groups = JobGroup.objects.filter(pk__in={one.group_id for one in examples})
-    metadata = dict(groups.values_list("id", "metadata_json"))
+    groups = JobGroup.objects.only(*TITLE).in_bulk({one.group_id for one in examples})
     for row in rows:
-        if row.example is None or row.example.group_id not in metadata:
+        if row.example is None or row.example.group_id not in groups:
             continue
         group_id = row.example.group_id
-        name = text.group_name(group_id, json.loads(metadata[group_id]))
+        name = groups[group_id].title
         others = len(row.groups) - 1
         if others:
             name += f" and {others} more group{'' if others == 1 else 's'}"
         # Groups of a release without digests need not share a model.
-        model = _model_of(group_id) if row.workflow else ""
+        model = json.loads(groups[group_id].summary_json).get("model", "") if row.workflow else ""
         row.workflow_name = " · ".join(part for part in (name, model) if part)
-
-
-@functools.lru_cache(maxsize=500)
-def _model_of(group_id: str) -> str:
-    # A workflow never changes, and may have megabytes.
-    workflow = JobGroup.objects.filter(pk=group_id).values_list("workflow_json", flat=True).first()
-    return text.model_name(json.loads(workflow or "{}"))
 
 
 def failed_jobs(window: str, *, failure_class: str, backend_id: str, workflow: str | None) -> list[RetriableJobs]:
@@ -282,10 +266,10 @@ def failed_jobs(window: str, *, failure_class: str, backend_id: str, workflow: s
     groups = JobGroup.objects.filter(pk__in=found).order_by("-created_at", "-id")
     return [
         RetriableJobs(
-            group_id=group_id,
-            name=text.group_name(group_id, json.loads(metadata)),
-            finished=completed_at is not None,
-            job_ids=sorted(found[group_id]),
+            group_id=group.id,
+            name=group.title,
+            finished=group.completed_at is not None,
+            job_ids=sorted(found[group.id]),
         )
-        for group_id, metadata, completed_at in groups.values_list("id", "metadata_json", "completed_at")
+        for group in groups.only(*TITLE, "completed_at")
     ]

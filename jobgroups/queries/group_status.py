@@ -55,7 +55,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupAnswer(Answer):
-    """The status of a group with all its jobs."""
+    """The status of a group with all its jobs; of a large group without them."""
 
     jobs: Sequence[_Job]
     is_open: bool  #: Whether a job is queued or runs.
@@ -84,14 +84,14 @@ def group_versions(group_ids: Collection[str]) -> dict[str, Version]:
 
 
 def read_status(group_id: str, earlier: GroupAnswer | None) -> GroupAnswer:
-    """Return the status of a group with its jobs, or raise ``GroupNotFound``.
+    """Return the status of a group with its jobs, of a large group without them, or raise ``GroupNotFound``.
 
     ``earlier`` is an answer about the group: its jobs are kept that have not changed, and its outlooks until they expire.
     """
     began = time.monotonic()
     group, rows = groups.group_rows(group_id)
     status = groups.CHILDREN.column("status")
-    is_open = any(row[status] in CHILD_OPEN for row in rows)
+    is_open = any(row[status] in CHILD_OPEN for row in rows) if rows else group.completed_at is None
     kept = earlier if is_open and earlier is not None and earlier.is_open and began < earlier.expires_at else None
     jobs = _jobs(group, rows, earlier, keeps_outlooks=kept is not None)
     facts = _facts((group.seq, group.revision), began, is_open=is_open)
@@ -146,12 +146,12 @@ def read_page(group_id: str, first: int, limit: int, _earlier: Answer | None) ->
     Raises ``GroupNotFound``.
     """
     began = time.monotonic()
-    head = groups.group_head(group_id)
-    rows = groups.child_rows(group_id, first=first, limit=limit)
+    head = groups.group_page(group_id, first=first, limit=limit)
+    rows = head.pop("child_jobs")
     last = first + len(rows) - 1
     return PageAnswer(
         **_facts_of_head(head, began),
-        **_encoded(_status_body(head, [to_json(row) for _, row in rows])),
+        **_encoded(_status_body(head, [to_json(row) for row in rows])),
         last=last if rows and last < head["total_count"] - 1 else None,
     )
 
@@ -163,7 +163,12 @@ def read_job(group_id: str, job_id: str, _earlier: Answer | None) -> Answer:
     detail = groups.child_detail(group_id, job_id)
     # A final job may have an attempt that is still being stopped.
     is_open = detail["status"] in CHILD_OPEN or any(one["ended_at"] is None for one in detail["attempts"])
-    return Answer(**_facts(versions[group_id], began, is_open=is_open), **_encoded(to_json(detail).encode()))
+    return Answer(**answer_facts(versions[group_id], began, to_json(detail).encode(), is_open=is_open))
+
+
+def answer_facts(version: Version, began: float, body: bytes, *, is_open: bool) -> dict[str, Any]:
+    """Return the fields of an answer. ``version`` was read before all else; ``is_open``: it may change without one."""
+    return _facts(version, began, is_open=is_open) | _encoded(body)
 
 
 def _facts_of_head(head: Mapping[str, Any], began: float) -> dict[str, Any]:

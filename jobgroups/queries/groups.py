@@ -5,9 +5,10 @@ import binascii
 import datetime as dt
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from operator import attrgetter
+from typing import Any, Final, TypeVar
 
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
@@ -15,7 +16,7 @@ from django.db.models import F, Q, QuerySet
 from backends.models import Backend
 from jobgroups.database.statements import KEY, PreparedQuery
 from jobgroups.domain.clock import iso
-from jobgroups.domain.states import CHILD_OPEN, Placement
+from jobgroups.domain.states import CHILD_OPEN, GroupStatus, Placement
 from jobgroups.domain.waiting_reasons import left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound, InvalidRequest
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
@@ -23,37 +24,77 @@ from jobgroups.queries.etas import group_etas
 from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.outputs import known_files
 from jobgroups.queries.waiting_reasons import outlooks
-from jobgroups.serializers import describe_files, serialize_attempt, serialize_child, serialize_group, truncate_to_frame
+from jobgroups.serializers import (
+    MAX_FRAME_BYTES,
+    describe_files,
+    serialize_attempt,
+    serialize_child,
+    serialize_group,
+    to_json,
+    truncate_to_frame,
+)
+
+R = TypeVar("R")
 
 _CURSOR_ID: Final = re.compile(r"[0-9a-z_-]{1,36}")
+_SEED: Final = re.compile(r"[0-9]{1,18}")
+_MAX_WORDS: Final = 10  #: Words of a search; the rest is left out.
 MAX_PAGE: Final = 200  #: Maximum number of entries on a page of a list.
+MAX_LISTED: Final = 1_000  #: Children of a group above which they are read in pages only.
+
+
+def is_large(group: JobGroup) -> bool:
+    """Return whether the children of a group are read in pages only."""
+    return group.total_count > MAX_LISTED
+
+
+def children_path(group_id: str) -> str:
+    """Return the path of the first page of a group's children."""
+    return f"/api/job-groups/{group_id}?limit={MAX_PAGE}"
 
 
 def group_snapshot(group_id: str, *, with_files: bool = True) -> dict[str, Any]:
     """Return a group with its children, all as of the ``seq`` in it, or raise ``GroupNotFound``.
 
+    A large group is without its children.
+
     ``with_files``: files have what the events, which are stored before their capture, do not have.
     """
     group, rows = group_rows(group_id)
-    children = [CHILDREN.instance(row) for row in rows]
-    return _snapshot(group, children, with_files=with_files)
+    head = _with_eta(group)
+    children = _rows(group, [CHILDREN.instance(row) for row in rows], with_files=with_files)
+    return {"job_group_id": head.pop("job_group_id"), "status": head.pop("status"), "child_jobs": children, **head}
 
 
 def group_rows(group_id: str) -> tuple[JobGroup, list[tuple[Any, ...]]]:
-    """Return a group and the rows of its children, of ``CHILDREN``, all as of one ``seq``; raise ``GroupNotFound``."""
+    """Return a group and the rows of its children, of ``CHILDREN``, all as of one ``seq``; raise ``GroupNotFound``.
+
+    Of a large group no rows are read.
+    """
     group_seq = CHILDREN.column("group_seq")
+    group, rows = _at_one_seq(
+        group_id, lambda group: [] if is_large(group) else CHILDREN.raw(group_id), lambda row: row[group_seq]
+    )
+    if not rows and not is_large(group):
+        raise GroupNotFound(group_id)  # it was deleted between the two queries
+    return group, rows
+
+
+def _at_one_seq(
+    group_id: str, read: Callable[[JobGroup], list[R]], seq_of: Callable[[R], int]
+) -> tuple[JobGroup, list[R]]:
+    """Return a group and what ``read`` returns, as of one ``seq``; raise ``GroupNotFound``."""
     for _ in range(5):
         group = _group(group_id)
-        rows = CHILDREN.raw(group_id)
-        # Each child has the group's ``seq``: if they are equal, no transaction came between the two queries. Without
-        # children the group was deleted between them.
-        if rows and all(row[group_seq] == group.seq for row in rows):
+        rows = read(group)
+        # Each child has the group's ``seq``: if they are equal, no transaction came between the two queries.
+        if all(seq_of(row) == group.seq for row in rows):
             return group, rows
     with transaction.atomic():
         locked = JobGroup.objects.select_for_update().filter(pk=group_id).first()
         if locked is None:
             raise GroupNotFound(group_id)
-        return locked, CHILDREN.raw(group_id)
+        return locked, read(locked)
 
 
 def _group(group_id: str) -> JobGroup:
@@ -82,12 +123,6 @@ CHILDREN: Final = PreparedQuery(
 )
 
 
-def _snapshot(group: JobGroup, children: Sequence[ChildJob], *, with_files: bool) -> dict[str, Any]:
-    head = _with_eta(group)
-    rows = _rows(group, children, with_files=with_files)
-    return {"job_group_id": head.pop("job_group_id"), "status": head.pop("status"), "child_jobs": rows, **head}
-
-
 def _rows(group: JobGroup, children: Sequence[ChildJob], *, with_files: bool = True) -> list[dict[str, Any]]:
     waits = any(one.status in CHILD_OPEN for one in children)
     found = outlooks(group, children, runner_alive=waits and runner_alive())
@@ -109,15 +144,22 @@ def group_head(group_id: str) -> dict[str, Any]:
     return _with_eta(_group(group_id))
 
 
-def child_rows(group_id: str, *, first: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
-    """Return at most ``limit`` children of a group with their positions, in order, from position ``first`` (0 …).
+def group_page(
+    group_id: str, *, first: int = 0, limit: int = 0, positions: Collection[int] | None = None
+) -> dict[str, Any]:
+    """Return a group with at most ``limit`` children from position ``first`` (0 …), or with those at some positions.
 
-    Raises ``GroupNotFound``.
+    All are as of the ``seq`` in it. Raises ``GroupNotFound``.
     """
-    group = _group(group_id)
-    rows = group.children.filter(position__gte=first, position__lt=first + limit)
-    children = list(rows.order_by("position").select_related("current_attempt"))
-    return list(zip((one.position for one in children), _rows(group, children), strict=True))
+    rows = ChildJob.objects.filter(group_id=group_id)
+    rows = (
+        rows.filter(position__gte=first, position__lt=first + limit)
+        if positions is None
+        else rows.filter(position__in=positions)
+    )
+    rows = rows.order_by("position").select_related("current_attempt").annotate(group_seq=F("group__seq"))
+    group, children = _at_one_seq(group_id, lambda _: list(rows.all()), attrgetter("group_seq"))
+    return {**_with_eta(group), "child_jobs": _rows(group, children)}
 
 
 def group_exists(group_id: str) -> bool:
@@ -149,7 +191,8 @@ def group_stream_start(group_id: str, since: int | None) -> tuple[int, str | Non
 
     A client that resumes after a known event gets ``(since, None)``; a ``since`` outside of 0 … the last ``seq`` is
     ignored. Others get ``(seq, initial_state)``. The snapshot of a finished group has the ``seq`` before its last
-    event, so that ``group_complete`` follows. Raises ``GroupNotFound``.
+    event, so that ``group_complete`` follows. Of a large group, and if the frame would be too long, it has the path of
+    the first page of the children instead of the children. Raises ``GroupNotFound``.
     """
     group = _group(group_id)
     if since is not None and 0 <= since <= group.seq:
@@ -159,7 +202,17 @@ def group_stream_start(group_id: str, since: int | None) -> tuple[int, str | Non
         snapshot["seq"] -= 1
     frame = {"type": "initial_state", **snapshot}
     text = truncate_to_frame(frame, ("error_details", "outputs", "warnings"), within="child_jobs")
+    if not snapshot["child_jobs"] or len(text.encode()) > MAX_FRAME_BYTES:
+        frame |= {"child_jobs": [], "children_next": children_path(group_id)}
+        text = truncate_to_frame(frame, ("sweep",))
     return snapshot["seq"], text
+
+
+def child_states(group_id: str) -> list[tuple[str, str, float, int]]:
+    """Return id, status, progress and number of attempts of each child."""
+    rows = ChildJob.objects.filter(group_id=group_id).order_by()
+    found = rows.values_list("id", "status", "progress", "attempt_count")
+    return [(child_id, status, round(progress, 2), attempts) for child_id, status, progress, attempts in found]
 
 
 def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
@@ -211,6 +264,8 @@ class GroupFilter:
     status: str | None = None
     backend: str | None = None
     submitter: str | None = None
+    text: str = ""  #: Words that the name, metadata, prompt, id or submitter have; also the seed of a job.
+    archived: bool | None = False  #: Whether it is archived; None: any group.
     metadata: Mapping[str, str] = field(default_factory=dict)
     created_after: dt.datetime | None = None
     created_before: dt.datetime | None = None
@@ -220,21 +275,28 @@ class GroupFilter:
 class Page:
     """A page of a list, newest first, and the cursors of the next and previous page."""
 
-    results: list[dict[str, Any]]
+    results: list[Any]
     next_cursor: str | None
     previous_cursor: str | None
 
 
 def group_list(*, filters: GroupFilter, cursor: str | None, limit: int) -> Page:
     """Return up to ``limit`` groups, newest first, after ``cursor``; raise ``InvalidRequest`` if no page gave it."""
-    page = paged(_apply_filters(filters), serialize_group, cursor=cursor, limit=limit)
+    page = paged(filtered(filters), serialize_group, cursor=cursor, limit=limit)
     opened = {row["job_group_id"]: row for row in page.results if row["completed_at"] is None}
     for group_id, eta in group_etas(opened).items():
         opened[group_id]["eta_seconds"] = eta and round(eta, 1)
     return page
 
 
-def paged(rows: QuerySet[Any], serialize: Callable[[Any], dict[str, Any]], *, cursor: str | None, limit: int) -> Page:
+def open_groups() -> QuerySet[JobGroup]:
+    """Return the groups that have not ended; the index leads to each of their statuses."""
+    # Ended groups are among the partly complete ones alone.
+    partly = Q(status=GroupStatus.PARTIAL_COMPLETE, completed_at=None)
+    return JobGroup.objects.filter(Q(status__in=(GroupStatus.PENDING, GroupStatus.RUNNING)) | partly)
+
+
+def paged(rows: QuerySet[Any], serialize: Callable[[Any], Any], *, cursor: str | None, limit: int) -> Page:
     """Return up to ``limit`` rows with ``created_at`` and a text as ``id``, as :func:`group_list` does."""
     backwards, place = _decode_cursor(cursor)
     if place is not None:
@@ -251,7 +313,8 @@ def paged(rows: QuerySet[Any], serialize: Callable[[Any], dict[str, Any]], *, cu
     return Page([serialize(row) for row in found], after, before)
 
 
-def _apply_filters(filters: GroupFilter) -> QuerySet[JobGroup]:
+def filtered(filters: GroupFilter) -> QuerySet[JobGroup]:
+    """Return the groups that match, without their long columns."""
     rows = JobGroup.objects.defer(*_LONG)
     if filters.status:
         rows = rows.filter(status=filters.status)
@@ -260,6 +323,10 @@ def _apply_filters(filters: GroupFilter) -> QuerySet[JobGroup]:
         rows = rows.filter(pk__in=with_child)
     if filters.submitter:
         rows = rows.filter(submitter=filters.submitter)
+    if filters.archived is not None:
+        rows = rows.filter(archived_at__isnull=not filters.archived)
+    for word in filters.text.split()[:_MAX_WORDS]:
+        rows = rows.filter(_with_word(word))
     for key, value in filters.metadata.items():
         rows = rows.filter(labels__key=key, labels__value=value)
     if filters.created_after:
@@ -267,6 +334,15 @@ def _apply_filters(filters: GroupFilter) -> QuerySet[JobGroup]:
     if filters.created_before:
         rows = rows.filter(created_at__lt=filters.created_before)
     return rows
+
+
+def _with_word(word: str) -> Q:
+    found = Q(metadata_json__icontains=to_json(word)[1:-1])
+    for column in ("name", "prompt", "id", "submitter"):
+        found |= Q(**{f"{column}__icontains": word})
+    if _SEED.fullmatch(word):
+        found |= Q(pk__in=ChildJob.objects.filter(seed=int(word)).values("group_id"))
+    return found
 
 
 def _after_cursor(place: tuple[dt.datetime, str], *, backwards: bool) -> Q:

@@ -5,11 +5,15 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from backends.models import Backend
+from jobgroups.database.statements import KEY, Parameter, PreparedQuery
 from jobgroups.domain.clock import now
-from jobgroups.domain.outputs import REPLACED, download_name, file_digest, reported_files
+from jobgroups.domain.file_names import FileNames, Template, default_name, facts
+from jobgroups.domain.media_types import media_kind
+from jobgroups.domain.outputs import REPLACED, file_digest, reported_files
 from jobgroups.errors import ChildNotFound, GroupNotFound, OutputNotFound
 from jobgroups.models import Capture, ChildJob, JobGroup, Lease, StoredFile
 from jobgroups.queries.leases import database_now
@@ -32,18 +36,16 @@ class OutputFile:
     subfolder: str
     kind: str  #: ComfyUI's ``type``: ``output``, ``temp`` or ``input``.
     seed: int
+    group_id: str = ""
     job_id: str = ""
+    attempt: int = 0
     digest: str = ""  #: Identifies the file, see ``jobgroups.domain.outputs``.
     replaced: bool = False  #: Whether a later job is known to have written another file of this name.
     ambiguous: bool = False
     ended_at: dt.datetime | None = None  #: The latest end of the job that wrote it.
     ended_by_backend: bool = False  #: Whether that is the backend's clock.
     stored: StoredFile | None = None  #: Its copy; None: the storage has none.
-
-    @property
-    def download_name(self) -> str:
-        """``{seed}_{backend}_{name}``, safe on every file system."""
-        return download_name(self.seed, self.backend_id, self.filename)
+    saved_as: str = ""  #: Its relative path in a zip, or the name under which a browser saves it.
 
     @property
     def identity(self) -> str:
@@ -73,29 +75,70 @@ def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
         raise OutputNotFound(job_id, number, len(files))
     backend = Backend.objects.filter(pk=child.backend_id).first()
     capture = child.captures.filter(number=number).select_related("file").first()
-    return _located(child, backend, outputs, files[number], None if capture is None else capture.file)
+    item = files[number]
+    saved_as = default_name(child.seed, child.backend_id or "", item["filename"])
+    return _located(child, backend, outputs, item, None if capture is None else capture.file, saved_as=saved_as)
 
 
-def group_outputs(group_id: str, *, starred: bool) -> list[OutputFile]:
+def group_outputs(group_id: str, *, starred: bool, template: Template) -> list[OutputFile]:
     """Return every file of a group (or of its starred children) that may be had, child by child.
 
-    Raises ``GroupNotFound``.
+    Raises ``GroupNotFound``, or ``TemplateInvalid`` if the template has a name that none of the files has.
     """
-    if not JobGroup.objects.filter(pk=group_id).exists():
+    stored_metadata = JobGroup.objects.filter(pk=group_id).values_list("metadata_json", flat=True).first()
+    if stored_metadata is None:
         raise GroupNotFound(group_id)
+    metadata, names = json.loads(stored_metadata), FileNames(template)
     children = ChildJob.objects.filter(group_id=group_id, outputs_json__isnull=False)
     if starred:
         children = children.filter(starred=True)
     backends = Backend.objects.in_bulk()
     captures = Capture.objects.filter(child__group=group_id, file__isnull=False).select_related("file")
     stored = {(one.child_id, one.number): one.file for one in captures}
-    return [
-        _located(child, backends.get(child.backend_id or ""), outputs, item, stored.get((child.pk, number)))
-        for child in children.select_related("current_attempt").order_by("position")
-        for outputs in [json.loads(child.outputs_json or "{}")]
-        for number, item in enumerate(reported_files(outputs))
-        if child.backend_id in backends or (child.pk, number) in stored
-    ]
+    found = []
+    for child in children.select_related("current_attempt").order_by("position"):
+        outputs = json.loads(child.outputs_json or "{}")
+        for number, item in enumerate(reported_files(outputs)):
+            # Also of files that are not in the zip: clients name those too.
+            name = names.of(_facts(child, number, item["filename"], metadata))
+            if child.backend_id in backends or (child.pk, number) in stored:
+                backend, copy = backends.get(child.backend_id or ""), stored.get((child.pk, number))
+                found.append(_located(child, backend, outputs, item, copy, saved_as=str(name)))
+    names.check()
+    return found
+
+
+def first_pictures(group_id: str, positions: Collection[int]) -> list[tuple[ChildJob, OutputFile | None]]:
+    """Return the children at these positions of a group, each with its first image or video, None without one."""
+    children = ChildJob.objects.filter(group_id=group_id, position__in=positions).select_related("current_attempt")
+    captures = Capture.objects.filter(child__in=children.order_by(), file__isnull=False).select_related("file")
+    stored = {(one.child_id, one.number): one.file for one in captures}
+    backends = Backend.objects.in_bulk()
+    found = []
+    for child in children:
+        outputs, picture = json.loads(child.outputs_json or "{}"), None
+        for number, item in enumerate(reported_files(outputs)):
+            if media_kind(item["filename"]) in ("image", "video"):
+                backend, copy = backends.get(child.backend_id or ""), stored.get((child.pk, number))
+                picture = _located(child, backend, outputs, item, copy)
+                break
+        found.append((child, picture))
+    return found
+
+
+def _facts(child: ChildJob, number: int, filename: str, group_metadata: dict[str, Any]) -> dict[str, Any]:
+    return facts(
+        index=child.position + 1,
+        number=number + 1,
+        seed=child.seed,
+        backend=child.backend_id,
+        name=filename,
+        job=child.pk,
+        group=child.group_id,
+        metadata=json.loads(child.metadata_json or "{}"),
+        variation=json.loads(child.variation_json or "{}"),
+        group_metadata=group_metadata,
+    )
 
 
 def known_files(group_id: str, positions: Collection[int]) -> dict[str, dict[int, tuple[Any, ...]]]:
@@ -122,14 +165,19 @@ def due_backends(*, runner: str) -> list[str]:
 
 def due_captures(*, backend_id: str, limit: int) -> list[tuple[int, OutputFile]]:
     """Return ids and files of the oldest due captures of a backend."""
-    due = Capture.objects.filter(backend=backend_id, due_at__lte=now()).order_by("due_at")
     backend = Backend.objects.filter(pk=backend_id).first()
     found = []
-    for row in due.select_related("child__current_attempt")[:limit]:
+    for row in _due(limit)(backend_id, moment=now()):
         outputs = json.loads(row.child.outputs_json or "{}")
         item = list(reported_files(outputs))[row.number]
         found.append((row.pk, _located(row.child, backend, outputs, item, None)))
     return found
+
+
+@cache
+def _due(limit: int) -> PreparedQuery[Capture]:
+    due = Capture.objects.filter(backend=KEY, due_at__lte=Parameter("moment")).order_by("due_at")
+    return PreparedQuery(lambda: due.select_related("child__current_attempt")[:limit])
 
 
 def _located(
@@ -138,6 +186,8 @@ def _located(
     outputs: Mapping[str, Any],
     item: Mapping[str, Any],
     stored: StoredFile | None,
+    *,
+    saved_as: str = "",
 ) -> OutputFile:
     attempt = child.current_attempt
     by_backend = None if attempt is None else attempt.backend_ended_at
@@ -152,11 +202,14 @@ def _located(
         subfolder=str(item.get("subfolder", "")),
         kind=str(item.get("type", "output")),
         seed=child.seed,
+        group_id=child.group_id,
         job_id=child.id,
+        attempt=0 if attempt is None else attempt.number,
         digest=file_digest(child.backend_id or "", item),
         replaced=replaced,
         ambiguous=replaced and len(list(same)) > 1,
         ended_at=by_backend or child.completed_at,
         ended_by_backend=by_backend is not None,
         stored=None if item.get("missing") else stored,
+        saved_as=saved_as,
     )

@@ -6,26 +6,44 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from django.db.models import BooleanField, Count, F, Min, OuterRef, QuerySet, Subquery
 from django.db.models.expressions import RawSQL
+from django.db.models.functions import Coalesce
 
 from backends.capabilities import lacks_reason, needed_capabilities
 from backends.eligibility import capabilities_of, ineligible_reason, is_working, may_take_later
 from backends.models import Backend
 from jobgroups.domain.clock import now
+from jobgroups.domain.estimates import Estimates, TimingRow
 from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.failures import ONLY_ELSEWHERE
 from jobgroups.domain.pool import ActivePrompt, Line, Needs, OpenVariant, PoolBackend, is_candidate
 from jobgroups.domain.states import Placement
-from jobgroups.models import Attempt, ChildJob, JobGroup, Variant
-from jobgroups.queries.estimates import current_estimates
-from jobgroups.queries.exclusions import active_exclusions, excluded_from, reason_of
+from jobgroups.models import Attempt, ChildJob, JobGroup, Timing, Variant
+from jobgroups.queries.exclusions import active_exclusions, reason_of
+
+MAX_ROWS: Final = 4_000  #: The newest rows, which are read.
+
+
+def current_estimates() -> Estimates:
+    """Return the estimates from the newest rows; a reading takes one short query unless samples were stored."""
+    return _estimates_of(Timing.objects.order_by("-updated_at").values_list("updated_at", flat=True).first())
+
+
+@lru_cache(maxsize=1)
+def _estimates_of(newest: dt.datetime | None) -> Estimates:  # noqa: ARG001 the key of the last reading
+    columns = ("workflow_digest", "backend_id", "models_digest", "seconds", "load_seconds", "updated_at")
+    rows = Timing.objects.order_by("-updated_at").values_list(*columns)
+    return Estimates(TimingRow(*row) for row in rows[:MAX_ROWS])
+
 
 #: The variants of open groups; up to so many of them are read by the ids of their groups.
 _OPEN: Final = {"group__completed_at__isnull": True, "group__placement": Placement.POOL}
 _MOST_NAMED: Final = 500
+_COUNTED_AT_ONCE: Final = 500  #: Variants whose jobs are counted by one statement.
 #: The number of a group's children that are not final.
 _UNENDED: Final = F("total_count") - F("completed_count") - F("failed_count") - F("cancelled_count")
 
@@ -66,8 +84,11 @@ class LineReader:
         )
         sent = Counter(one.variant_id for one in active if not one.is_stopping)
         excluded, bypassed = _excluded_backends(), self._bypassed()
+        unsent_of = _unsent_by_variant([row["id"] for some in self._known.values() if len(some) > 1 for row in some])
         variants = [
-            _open_variant(row, max(left - sent[row["id"]], 0), excluded, bypassed.get(row["id"]))
+            _open_variant(
+                row, unsent_of.get(row["id"], max(left - sent[row["id"]], 0)), excluded, bypassed.get(row["id"])
+            )
             for group_id, run, left in groups
             for row in self._known[group_id, run]
         ]
@@ -96,8 +117,10 @@ class LineReader:
         self._bound = {key: self._bound[key] for key in bound if key in self._bound}
         if unknown := [key for key in bound if key not in self._bound]:
             rows = Attempt.objects.filter(pk__in=unknown).order_by()
-            fields = ("pk", "child__group_id", "child__group__workflow_digest")
-            self._bound |= {pk: (group, digest) for pk, group, digest in rows.values_list(*fields)}
+            its_digest = Coalesce("child__variant__workflow_digest", "child__group__workflow_digest")
+            self._bound |= {
+                pk: (group, own) for pk, group, own in rows.values_list("pk", "child__group_id", its_digest)
+            }
         found = defaultdict[str, list[ActivePrompt]](list)
         for one in active:
             variant = of_variant.get(one.variant_id)
@@ -126,6 +149,15 @@ class LineReader:
         for row in _variant_rows(**which):
             if row["group"] in unknown:
                 self._known.setdefault((row["group"], row["run"]), []).append(row)
+
+
+def _unsent_by_variant(variant_ids: Sequence[int]) -> dict[int, int]:
+    """Return the number of unsent jobs of variants; the counts of a group do not have it if it has several variants."""
+    found = dict.fromkeys(variant_ids, 0)
+    for first in range(0, len(variant_ids), _COUNTED_AT_ONCE):
+        some = unsent().filter(is_bound=False, variant_id__in=variant_ids[first : first + _COUNTED_AT_ONCE])
+        found |= dict(some.values_list("variant_id").annotate(Count("position")))
+    return found
 
 
 def _bound_waiting(before: dt.datetime) -> dict[str, int]:
@@ -158,7 +190,8 @@ def unsent() -> QuerySet[ChildJob]:
 def _variant_rows(**which: Any) -> list[dict[str, Any]]:
     rows = Variant.objects.filter(**which).order_by("group", "number")
     fields = ("id", "group", "number", "queued_at", "candidates", "workflow_digest", "models_digest")
-    joined = {name: F(f"group__{name}") for name in ("run", "required_capabilities", "uses_partner_nodes")}
+    of_group = ("run", "required_capabilities", "uses_partner_nodes", "has_secret")
+    joined = {name: F(f"group__{name}") for name in of_group}
     return [dict(row) for row in rows.values(*fields, **joined)]
 
 
@@ -178,7 +211,7 @@ def _open_variant(
     bypassed_at: dt.datetime | None = None,
 ) -> OpenVariant:
     digest, none = row["workflow_digest"], frozenset[str]()
-    needed = needed_capabilities(row["required_capabilities"], row["uses_partner_nodes"])
+    needed = needed_capabilities(row["required_capabilities"], row["uses_partner_nodes"], has_own_key=row["has_secret"])
     cannot = excluded.get((digest, 0), none) | excluded.get((digest, row["id"]), none)
     return OpenVariant(
         variant_id=row["id"],
@@ -342,7 +375,8 @@ class PoolCandidate(NamedTuple):
 
 def candidate_reasons(variant: Variant, backends: Iterable[Backend] | None = None) -> list[PoolCandidate]:
     """Return the candidates of a variant by id; without ``backends``, as the database has them now."""
-    excluded, moment = excluded_from(variant.workflow_digest, variant.id), now()
+    rows = active_exclusions().filter(workflow_digest=variant.workflow_digest, variant_id__in=[0, variant.id])
+    excluded, moment = {row.backend_id: row for row in rows}, now()
     found = []
     for row in _backend_rows() if backends is None else backends:
         if is_candidate(variant.candidates, row.id, row.tags):

@@ -31,7 +31,9 @@ def job_provenance(group_id: str, job_id: str) -> dict[str, Any]:
     attempt = child.current_attempt or child.attempts.order_by("-number").first()
     execution = json.loads((attempt and attempt.execution_json) or "{}")
     group = child.group
-    template = workflow.build_template(json.loads(group.workflow_json), json.loads(group.parameters_json))
+    template = workflow.build_template(
+        json.loads(group.workflow_json), json.loads(group.parameters_json), json.loads(child.variation_json or "null")
+    )
     graph = workflow.with_seed(template, child.seed)
     references = list(asset_references(graph))
     # An asset may be deleted after the execution.
@@ -41,6 +43,7 @@ def job_provenance(group_id: str, job_id: str) -> dict[str, Any]:
         "job_id": child.id,
         "status": child.status,
         "seed": child.seed,
+        "variation": json.loads(child.variation_json or "null"),
         "submitted_at": iso(group.created_at),
         "submitter": group.submitter or None,
         "workflow": with_file_names(graph, names),

@@ -5,26 +5,27 @@ import json
 from collections.abc import Collection
 from typing import Final
 
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
+from backends.capabilities import lacks_reason, needed_capabilities
 from backends.eligibility import capabilities_of
 from backends.models import Backend
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery
 from jobgroups.domain.clock import now
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
 from jobgroups.domain.states import AttemptState, ChildStatus
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, ReportedFile
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup, ReportedFile
 
 
 def active_attempts(backend_id: str) -> list[Attempt]:
-    """Return the open attempts at a backend, oldest first, with child and group loaded."""
+    """Return the open attempts at a backend, oldest first, with child, group and variant loaded."""
     rows = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
-    return list(rows.select_related("child__group").order_by("id"))
+    return list(rows.select_related("child__group", "child__variant").order_by("id"))
 
 
 def attempt_with_group(attempt_id: int) -> Attempt:
-    """Return one attempt with child and group loaded."""
-    return Attempt.objects.select_related("child__group").get(pk=attempt_id)
+    """Return one attempt with child, group and variant loaded."""
+    return Attempt.objects.select_related("child__group", "child__variant").get(pk=attempt_id)
 
 
 def was_unconfirmed_before(attempt_id: int) -> bool:
@@ -91,13 +92,24 @@ def _delayed() -> QuerySet[ChildJob]:
 _next_due: Final = PreparedQuery(_delayed)
 
 
-def partner_refusal(backend_id: str, url: str, version: str) -> str | None:
-    """Return why the ComfyUI of a session gets no key for partner nodes now, as a sentence; None: it gets the key."""
+def partner_refusal(backend_id: str, url: str, version: str, *, has_own_key: bool) -> str | None:
+    """Return why the ComfyUI of a session gets no key for partner nodes now, as a sentence; None: it gets the key.
+
+    ``has_own_key``: the key is that of the job's submitter, not the installation's.
+    """
     row = Backend.objects.filter(pk=backend_id, url=url).first()
     if row is None:
         return "The address of the backend was changed."
     row.comfyui_version = version
-    return capabilities_of(row).partner_refusal
+    return lacks_reason(capabilities_of(row), needed_capabilities((), True, has_own_key=has_own_key))
+
+
+def groups_over(group_ids: Collection[str]) -> set[str]:
+    """Return which of some groups have ended, without a prompt that is still followed, or do not exist."""
+    found = JobGroup.objects.filter(pk__in=group_ids).order_by()
+    followed = Attempt.objects.filter(child__group=OuterRef("pk"), ended_at__isnull=True)
+    active = found.filter(Q(completed_at__isnull=True) | Exists(followed))
+    return set(group_ids) - set(active.values_list("pk", flat=True))
 
 
 def backends_with_prompts() -> set[str]:

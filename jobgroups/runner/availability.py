@@ -29,7 +29,6 @@ class Availability:
 
     @property
     def is_available(self) -> bool:
-        """Whether the backend can take work."""
         return self._backend_id not in self._unavailable_since
 
     def unavailable_for(self) -> float | None:
@@ -56,7 +55,6 @@ class Availability:
         self.reason = reason
 
     def mark_available(self) -> None:
-        """Record that the backend can take work."""
         self._unavailable_since.pop(self._backend_id, None)
 
     def connection_failed(self, reason: str) -> None:

@@ -19,6 +19,8 @@ from django.db import DatabaseError
 from backends.comfyui.client import ComfyClient
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway, StorageFull
+from jobgroups.log_context import bound
+from jobgroups.models import StoredFile
 from jobgroups.outputs import download
 from jobgroups.outputs.media_facts import media_facts
 from jobgroups.queries.outputs import OutputFile, due_backends, due_captures
@@ -44,8 +46,8 @@ class Capturer:
         self.due = asyncio.Event()
         self._runner = runner
         self._intervals = intervals
-        self._database = DatabaseThreads(threads=1, name="runner-captures")
-        self._files = DatabaseThreads(threads=_AT_ONCE, name="capture-files", keeps_connections=False)
+        # One thread more than files: what is due is read, and what failed is stored, while a bucket takes files.
+        self._threads = DatabaseThreads(threads=_AT_ONCE + 1, name="captures", keeps_connections=False)
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._active: set[str] = set()  #: Backends from which files are copied now.
         #: Backends from which nothing can be copied, and the monotonic time of the next try.
@@ -57,8 +59,8 @@ class Capturer:
             while True:
                 self.due.clear()
                 try:
-                    await self._database.run(require_space)
-                    for backend_id in await self._database.run(due_backends, runner=self._runner):
+                    await self._threads.run(require_space)
+                    for backend_id in await self._threads.run(due_backends, runner=self._runner):
                         if backend_id not in self._active and not self._is_away(backend_id):
                             self._active.add(backend_id)
                             tasks.create_task(self._capture_from(backend_id), name=f"captures of {backend_id}")
@@ -67,20 +69,21 @@ class Capturer:
                 except (DatabaseError, OSError) as error:
                     logger.warning("Captures: %s; retry in %.1f s", error, self._intervals.poll)
                 await wait_set(self.due, within=self._intervals.poll)
+                # Each read of what is due, and each connection, costs as much as a few files.
+                await asyncio.sleep(self._intervals.capture_gap)
 
     def close(self) -> None:
-        """End the threads."""
-        self._files.close()
-        self._database.close()
+        self._threads.close()
 
     def _is_away(self, backend_id: str) -> bool:
         return self._away.get(backend_id, 0.0) > time.monotonic()
 
     async def _capture_from(self, backend_id: str) -> None:
-        """Copy what is due of a backend, until nothing is, or it does not answer."""
-        read = self._database.run_with_retry
+        """Copy what is due of a backend, until a batch was not full, or it does not answer."""
+        read = self._threads.run_with_retry
+        found: list[tuple[int, OutputFile]] | None = None
         try:
-            while not self._is_away(backend_id):
+            while (found is None or len(found) == _BATCH) and not self._is_away(backend_id):
                 found = await read(due_captures, backend_id=backend_id, limit=_BATCH)
                 if not found:
                     return
@@ -98,16 +101,20 @@ class Capturer:
             self._away[backend_id] = time.monotonic() + self._intervals.capture_longest
         finally:
             self._active.discard(backend_id)
+            if found:
+                # More may have become due meanwhile.
+                self.due.set()
 
     async def _capture_each(self, waiting: Iterator[tuple[int, OutputFile]], client: ComfyClient | None) -> None:
         for capture_id, file in waiting:
             async with self._slots:
                 if self._is_away(file.backend_id):
                     return
-                await self._capture(capture_id, file, client)
+                with bound(group=file.group_id, job=file.job_id, attempt=file.attempt, backend=file.backend_id):
+                    await self._capture(capture_id, file, client)
 
     async def _capture(self, capture_id: int, file: OutputFile, client: ComfyClient | None) -> None:
-        store = self._database.run_with_retry
+        store = self._threads.run_with_retry
         try:
             await self._copy(capture_id, file, client)
         except OutputGone as error:
@@ -131,30 +138,34 @@ class Capturer:
         creating: asyncio.Future[IncomingFile] | None = None
         try:
             async with download.open_file(file, client=client) as answer:
-                creating = self._in_thread(_create, answer.length or 0)
+                chunks = download.joined(answer.chunks(), _CHUNK)
+                creating = self._in_thread(_create, await anext(chunks), answer.length or 0)
                 incoming = await asyncio.shield(creating)
-                await self._receive(answer.chunks(), incoming)
+                await self._receive(chunks, incoming)
             if tag := answer.headers.get("etag"):
                 # A prompt may write to the same name while the file is read.
                 async with download.open_file(file, headers={"If-None-Match": tag}, client=client) as again:
                     if again.headers.get("etag", tag) != tag:
                         raise OutputReplaced(file.filename, file.backend_id)
-            await self._in_thread(_store, capture_id, file.filename, incoming)
+            storing = self._in_thread(_store, capture_id, file.filename, incoming)
+            creating = None
+            # Not cancelled before it has begun: it discards the file.
+            await asyncio.shield(storing)
         finally:
             if creating is not None:
                 # Also of a task that was cancelled while the file was created.
                 incoming = await creating
                 # Not awaited: a task that is cancelled meanwhile would take it back. The end of the threads waits for it.
-                self._files.submit(incoming.discard)
+                self._threads.submit(incoming.discard)
 
     def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
-        return asyncio.wrap_future(self._files.submit(functools.partial(work, *args, **kwargs)))
+        return asyncio.wrap_future(self._threads.submit(functools.partial(work, *args, **kwargs)))
 
-    async def _receive(self, parts: AsyncIterator[bytes], incoming: IncomingFile) -> None:
+    async def _receive(self, chunks: AsyncIterator[bytearray], incoming: IncomingFile) -> None:
         """Write a file of a backend while it arrives."""
         writing: asyncio.Future[None] | None = None
         try:
-            async for chunk in download.joined(parts, _CHUNK):
+            async for chunk in chunks:
                 if writing is not None:
                     await writing
                 writing = self._in_thread(incoming.write, chunk)
@@ -165,24 +176,26 @@ class Capturer:
             writing.result()
 
 
-def _create(length: int) -> IncomingFile:
+def _create(chunk: bytearray, length: int) -> IncomingFile:
     # Before gigabytes are received that cannot be stored.
     require_storage()
     require_space(length)
-    return IncomingFile(blake3(), hashlib.sha256())
+    incoming = IncomingFile(blake3(), hashlib.sha256())
+    try:
+        incoming.write(chunk)
+    except BaseException:
+        incoming.discard()
+        raise
+    return incoming
 
 
 def _store(capture_id: int, filename: str, incoming: IncomingFile) -> None:
-    incoming.close()
-    width, height, duration = media_facts(incoming.path, filename)
-    content, sha256 = (one.hexdigest() for one in incoming.hashes)
-    copied = captures.CopiedFile(
-        path=incoming.path,
-        blake3=content,
-        sha256=sha256,
-        size_bytes=incoming.size_bytes,
-        width=width,
-        height=height,
-        duration=duration,
-    )
-    captures.capture_store(capture_id=capture_id, copied=copied)
+    try:
+        incoming.close()
+        width, height, duration = media_facts(incoming.path, filename)
+        content, sha256 = (one.hexdigest() for one in incoming.hashes)
+        known = {"blake3": content, "sha256": sha256, "size_bytes": incoming.size_bytes}
+        file = StoredFile(**known, width=width, height=height, duration=duration)
+        captures.capture_store(capture_id=capture_id, path=incoming.path, file=file)
+    finally:
+        incoming.discard()

@@ -5,6 +5,7 @@ would limit a group on hundreds of backends.
 """
 
 import asyncio
+import contextvars
 import functools
 from collections import deque
 from collections.abc import Callable
@@ -15,8 +16,7 @@ from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.leases import FencingToken
 from jobgroups.services.transactions import FencedWrite, group_store
 
-#: The most writes of one transaction.
-_MOST: Final = 32
+_MOST: Final = 32  #: The most writes of one transaction.
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ class Completer:
         else:
             storing = self._store_queue(group_id)
             try:
-                task = self._task_group.create_task(storing, name=f"store {group_id}")
+                # Without the log fields of the first attempt: the task stores others too.
+                task = self._task_group.create_task(storing, name=f"store {group_id}", context=contextvars.Context())
             except RuntimeError:
                 # The runner has ended: the next one finds it out at the backends.
                 storing.close()

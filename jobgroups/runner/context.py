@@ -3,27 +3,91 @@
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
-from backends.comfyui.versions import supports_preview_method
+from backends.comfyui.versions import Feature, has
+from backends.states import Hold
 from jobgroups.database.threads import DatabaseThreads
+from jobgroups.domain.estimates import TimingSample
 from jobgroups.domain.leases import FencingToken
 from jobgroups.runner.availability import Availability
 from jobgroups.runner.completer import Completer
-from jobgroups.runner.desired_state import DesiredState
-from jobgroups.runner.inputs import InputFiles
+from jobgroups.runner.inputs import InputFiles, PartnerNodes
 from jobgroups.runner.interrupts import Interrupter
 from jobgroups.runner.intervals import Intervals
-from jobgroups.runner.lease_clock import LeaseClock
-from jobgroups.runner.partners import PartnerNodes
 from jobgroups.runner.pool import Pool
 from jobgroups.runner.progress import ProgressWriter
-from jobgroups.runner.timings import TimingBuffer
+from jobgroups.services.leases import LEASE_TTL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredState:
+    """What users and the quarantine request of a backend, by the names of its columns."""
+
+    enabled: bool = True
+    hold: Hold = Hold.NONE
+    evict: bool = False  #: Whether running prompts are evicted.
+    changed_by: str = ""
+    quarantined_at: dt.datetime | None = None
+    #: When the backend is probed again; None: when a user ends the quarantine.
+    quarantine_until: dt.datetime | None = None
+    quarantine_by: str = ""  #: The user who requested the quarantine; "": the Director itself.
+    quarantine_reason: str = ""
+
+    @property
+    def quarantined(self) -> bool:
+        return self.quarantined_at is not None
+
+    @property
+    def is_schedulable(self) -> bool:
+        """Whether prompts may be sent to the backend."""
+        return self.enabled and not self.hold and not self.quarantined
+
+
+def desired_state(row: Mapping[str, Any]) -> DesiredState:
+    return DesiredState(**{one.name: row[one.name] for one in fields(DesiredState)} | {"hold": Hold(row["hold"])})
+
+
+_HALF_S: Final = LEASE_TTL.total_seconds() / 2
+
+
+class LeaseClock:
+    """When each of this runner's leases was last renewed for certain, in monotonic time.
+
+    A runner that was paused, or that cannot reach the database, may have lost a lease without knowing:
+    it must change nothing at that backend until the lease is known to be renewed.
+    """
+
+    def __init__(self) -> None:
+        self._renewed: dict[FencingToken, float] = {}
+
+    def add(self, fence: FencingToken, asked_at: float) -> None:
+        """Add a lease that was requested at this time."""
+        self._renewed[fence] = asked_at
+
+    def renewed(self, fences: Iterable[FencingToken], asked_at: float) -> None:
+        """Record the leases that a renewal, requested at this time, found still ours."""
+        for fence in fences:
+            # Called in the pulse's thread: the loop may drop one meanwhile.
+            before = self._renewed.get(fence)
+            if before is not None:
+                self._renewed[fence] = max(before, asked_at)
+
+    def remove(self, fence: FencingToken) -> None:
+        """Forget a lease whose session is over."""
+        self._renewed.pop(fence, None)
+
+    def is_fresh(self, fence: FencingToken) -> bool:
+        """Whether the backend may be changed now: half its lease's life is left."""
+        renewed_at = self._renewed.get(fence)
+        return renewed_at is not None and time.monotonic() - renewed_at <= _HALF_S
+
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +103,10 @@ class RunnerSettings:
     queued_limit_s: int
     max_answer_bytes: int
     marks_outputs: bool = True
-    #: Database threads for what must not be lost: 1 on SQLite.
-    threads: int
-    #: Seconds of absence after which what waits for a backend may go elsewhere.
-    move_after_s: float = 60.0
-    #: Whether outputs are copied into the storage.
-    captures: bool = False
-    #: Of Comfy.org, for partner nodes; empty: none.
-    comfy_org_api_key: str = field(default="", repr=False)
+    threads: int  #: Database threads for what must not be lost: 1 on SQLite.
+    move_after_s: float = 60.0  #: Seconds of absence after which what waits for a backend may go elsewhere.
+    captures: bool = False  #: Whether outputs are copied into the storage.
+    comfy_org_api_key: str = field(default="", repr=False)  #: Of Comfy.org, for partner nodes; empty: none.
     intervals: Intervals = field(default_factory=Intervals)
     #: A half-open socket must not hold up an orderly end, which has 5 s.
     timeouts: Timeouts = field(default_factory=lambda: Timeouts(close_s=1.5))
@@ -60,13 +120,12 @@ class RunnerContext:
     progress: ProgressWriter
     pool: Pool
     completer: Completer
-    timings: TimingBuffer
-    #: Set when outputs are to be copied.
-    captures_due: asyncio.Event
+    captures_due: asyncio.Event  #: Set when outputs are to be copied.
     lease_clock: LeaseClock
-    #: Part of the client ids: distinguishes the sockets of this process from all others.
-    instance: str
+    instance: str  #: Part of the client ids: distinguishes the sockets of this process from all others.
     settings: RunnerSettings
+    #: Times of jobs, until they are stored for all backends at once. If the runner ends before, only precision is lost.
+    timings: list[TimingSample] = field(default_factory=list)
     #: Since when each backend is unavailable, by the monotonic clock; kept from one session to the next.
     unavailable_since: dict[str, float] = field(default_factory=dict)
 
@@ -85,13 +144,11 @@ class SessionContext:
     interrupter: Interrupter = field(init=False)
     inputs: InputFiles = field(init=False)
     partners: PartnerNodes = field(init=False)
-    #: Entered when the session runs.
-    task_group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
+    task_group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)  #: Entered when the session runs.
     #: ComfyUI's version, and whether the health probe has read it: some versions get no prompt.
     version: str | None = None
     version_is_known: bool = False
-    #: Whether its command line chooses a method of previews.
-    makes_previews: bool = False
+    makes_previews: bool = False  #: Whether its command line chooses a method of previews.
     #: What ComfyUI says of its server and devices, as stored with each job; None: not known yet.
     machine: dict[str, Any] | None = None
     #: How far the clock that dates the backend's files is ahead of its own; None: not known yet.
@@ -105,12 +162,10 @@ class SessionContext:
 
     @property
     def database(self) -> DatabaseThreads:
-        """The runner's threads."""
         return self.runner.database
 
     @property
     def intervals(self) -> Intervals:
-        """The runner's intervals."""
         return self.runner.settings.intervals
 
     def orders_previews(self, group_id: str) -> bool:
@@ -120,7 +175,7 @@ class SessionContext:
         """
         return (
             not self.makes_previews
-            and supports_preview_method(self.version)
+            and has(self.version, Feature.PREVIEW_METHOD)
             and self.runner.progress.hub.wanted_previews_lately(group_id)
         )
 

@@ -1,27 +1,32 @@
-"""Puts the assets of a prompt on its backend, before the prompt is sent.
+"""What a prompt needs before it is sent: its assets on the backend, and the key for its partner nodes.
 
 A file is named by its hash and counts as present only with its whole length: an upload that broke off, or one of
 another Director that is under way, is no file. ComfyUI writes an upload after it has received all of it.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError, BackendUnreachable, FileTooLarge, SendAborted
+from backends.node_classes import node_class
 from jobgroups.database.threads import DatabaseThreads
-from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.failures import KEY_LOST, FailureClass
 from jobgroups.errors import OutputGone, StorageAway
+from jobgroups.events.hub import INSTALLATION, Hub
 from jobgroups.models import Asset
 from jobgroups.outputs.stored import open_stored
 from jobgroups.queries.assets import assets_by_id
+from jobgroups.queries.work import partner_refusal
 from jobgroups.workflow import Workflow
 from jobgroups.workflow.assets import SUBFOLDER, input_name, references_by_asset, with_file_names
+from jobgroups.workflow.inventory import class_types, uses_partner_nodes
 
 logger = logging.getLogger(__name__)
 
@@ -126,3 +131,56 @@ class InputFiles:
                 yield chunk
 
         await self._client.upload_input(name, chunks(), subfolder=SUBFOLDER, size=asset.size_bytes)
+
+
+_KEY_LOST: Final = (
+    "The API key that was sent with this job is kept in memory alone, and no runner has it: the Director was restarted, or"
+    " a runner in another process was not connected to Redis. Submit the job again with its key."
+)
+_DESCRIBED_WITHIN: Final = 5.0  #: Seconds that a backend has to describe the node classes of a prompt.
+
+
+@dataclass(slots=True, eq=False)
+class PartnerNodes:
+    """The partner nodes of one backend, and the key for them."""
+
+    backend_id: str
+    url: str  #: The address that ``client`` uses, as stored.
+    client: ComfyClient
+    database: DatabaseThreads
+    hub: Hub
+    key_wait: float  #: Seconds for which the key of a submitter is waited for.
+    #: Of the node classes that the backend has, whether they are a partner's.
+    _known: dict[str, bool] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Read the node classes again: the backend may have restarted with others."""
+        self._known.clear()
+
+    async def are_in(self, workflow: Workflow) -> bool | None:
+        """Return whether the backend marks a node of a workflow as a partner's; None: it did not describe all."""
+        with contextlib.suppress(BackendError, TimeoutError):
+            async with asyncio.timeout(_DESCRIBED_WITHIN):
+                for name in sorted(class_types(workflow) - self._known.keys()):
+                    described = node_class(await self.client.object_info(name) or {})
+                    if described is not None:
+                        self._known[name] = described.is_partner
+        return uses_partner_nodes(workflow, [self._known])
+
+    async def key(self, version: str | None, own_of: str | None) -> dict[str, str]:
+        """Return the part of ``extra_data`` with the key; raise ``NotSendable`` if the backend does not get the key now.
+
+        Args:
+            version: that of its ComfyUI.
+            own_of: the group whose submitter has sent the key; None: it is the installation's.
+        """
+        is_own = own_of is not None
+        refusal = await self.database.run_with_retry(
+            partner_refusal, self.backend_id, self.url, version or "", has_own_key=is_own
+        )
+        if refusal:
+            raise NotSendable(FailureClass.NODE_OR_MODEL_MISSING, refusal, {"refused_by": "director"})
+        key = await self.hub.key_of(own_of or INSTALLATION, within=self.key_wait if is_own else 0.0)
+        if key is None:
+            raise NotSendable(FailureClass.WORKFLOW_REFUSED, _KEY_LOST, {"refused_by": "director", "reason": KEY_LOST})
+        return {"api_key_comfy_org": key}

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import AnswerTooLarge, BackendError
-from backends.comfyui.versions import supports_cancel, supports_targeted_interrupt
+from backends.comfyui.versions import Feature, has, supports_targeted_interrupt
 
 _KEPT: Final = 100  #: Entries that are kept; only those of the last few seconds matter.
 
@@ -92,8 +92,6 @@ class SentStop(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Interrupter:
-    """Interrupts prompts of one backend."""
-
     client: ComfyClient
     lease_is_fresh: Callable[[], bool]  #: Returns whether the backend may be changed now.
     is_own: Callable[[str], bool]  #: Returns whether a prompt id is one of ours.
@@ -107,7 +105,7 @@ class Interrupter:
         read just before, shows this prompt running and no prompt of another client. A waiting prompt of ours that is
         interrupted instead is rendered again. Raises ``BackendError`` if the backend does not answer.
         """
-        may_cancel = supports_cancel(self.version()) and self.lease_is_fresh()
+        may_cancel = has(self.version(), Feature.CANCEL) and self.lease_is_fresh()
         # A backend that was downgraded since its last probe does not know the route.
         if may_cancel and await self.client.cancel_job(prompt_id) is not None:
             return SentStop(is_cancel=True)

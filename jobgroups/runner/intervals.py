@@ -36,11 +36,13 @@ class Intervals:
     reconnect_first: float = 0.5  #: The first pause between two connects.
     reconnect_most: float = 5.0  #: The longest one.
     progress_gap: float = 0.1  #: Between two progress frames of a child (contract: at most 10 a second).
+    key_wait: float = 3.0  #: How long a prompt waits for the key of its submitter.
     flush: float = 0.25  #: Between two stores of progress.
     #: Before the next claim at a backend that refused a prompt. One that refuses at once what others render for minutes
     #: would have a hundred of them a second, at the others' cost.
     refusal_backoff: float = 0.1
     abandoned_ttl: float = 86_400.0  #: How long an abandoned prompt id is kept.
+    capture_gap: float = 1.0  #: Between two reads of the captures that are due: those of a second share them.
     capture_first: float = 5.0  #: The first pause before a file is copied again.
     capture_longest: float = 600.0  #: The longest one.
     clean: float = 3_600.0  #: Between two removals of expired assets and of files that killed processes left.

@@ -14,7 +14,7 @@ from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.clock import monotonic_now
 from jobgroups.domain.pool import Line, OpenVariant, PoolBackend
 from jobgroups.queries import pool
-from jobgroups.services import expiry, recalls
+from jobgroups.services import expiry, moves
 from jobgroups.services.claims import PoolChoice
 
 #: Seconds after which a free backend is left out of the plan of a job that it does not take, and for how long.
@@ -83,7 +83,7 @@ class Pool:
         """Take prompts back that wait at a backend, if one of ``free``, without prompt and job, ends them earlier."""
         self._note_allotments()
         for attempt_id in self._line.recalls(free):
-            await self._database.run_with_retry(recalls.prompt_recall, attempt_id=attempt_id)
+            await self._database.run_with_retry(moves.prompt_recall, attempt_id=attempt_id)
 
     def _note_allotments(self) -> None:
         """Note since when a free backend does not take the jobs that the plan gives it."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
@@ -136,7 +135,7 @@ class ProgressWriter:
                 if not relaxed:
                     await self._database.run(relax_durability)
                     relaxed = True
-                await self._flush(rows)
+                await self._database.run(progress_flush, rows=rows)
             except TRANSIENT as error:
                 relaxed = False
                 logger.warning("Progress was not stored: %s", error)
@@ -144,9 +143,5 @@ class ProgressWriter:
                 # One child's odd numbers must not end the runner, and with it every session.
                 logger.exception("Progress was not stored.")
 
-    async def _flush(self, rows: Sequence[ProgressRow]) -> None:
-        await self._database.run(progress_flush, rows=rows)
-
     def close(self) -> None:
-        """End the flush thread."""
         self._database.close()

@@ -11,28 +11,28 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from backends import queries as backend_queries
+from jobgroups import metrics
 from jobgroups.database.locks import Lock
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.leases import FencingToken, LeaseTable, leases_to_acquire, release_count
+from jobgroups.domain.states import AttemptState
 from jobgroups.errors import LeaseLost, StorageAway
-from jobgroups.events.hub import Hub
+from jobgroups.events.hub import INSTALLATION, Hub
 from jobgroups.queries import work
 from jobgroups.queries.leases import has_free_lease, lease_table, leases_held
 from jobgroups.runner.captures import Capturer
 from jobgroups.runner.completer import Completer
-from jobgroups.runner.context import RunnerContext, RunnerSettings
-from jobgroups.runner.desired_state import desired_state
+from jobgroups.runner.context import LeaseClock, RunnerContext, RunnerSettings, desired_state
 from jobgroups.runner.intervals import wait_set
-from jobgroups.runner.lease_clock import LeaseClock
 from jobgroups.runner.pool import Pool
 from jobgroups.runner.progress import ProgressWriter
 from jobgroups.runner.session.session import BackendAddress, BackendSession, address_of
-from jobgroups.runner.timings import TimingBuffer
 from jobgroups.services import leases, runners
 from jobgroups.services.assets import clean_and_expire
 from jobgroups.services.captures import captures_clean
 from jobgroups.services.purge import retention_apply
 from jobgroups.services.stored_files import marker_write
+from jobgroups.services.timings import timings_store
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +63,13 @@ class _SessionHandle:
 class RunnerService:
     """One runner, from its start to its orderly end or to an unexpected error.
 
-    The caller holds the lock on the runner's name for as long as this runs.
+    The caller holds the lock on the runner's name for as long as this runs. It closes ``background``, the threads of
+    the loops whose jobs are rare.
     """
 
-    def __init__(self, settings: RunnerSettings, hub: Hub, name_lock: Lock | None = None) -> None:
+    def __init__(
+        self, settings: RunnerSettings, hub: Hub, background: DatabaseThreads, name_lock: Lock | None = None
+    ) -> None:
         self._settings = settings
         self._name_lock = name_lock
         self._intervals = settings.intervals
@@ -81,8 +84,7 @@ class RunnerService:
         threads = settings.threads
         self._database = DatabaseThreads(threads=threads, name="runner-db", batch_commits=threads == 1)
         self._pulse = DatabaseThreads(threads=1, name="runner-pulse")
-        self._naming = DatabaseThreads(threads=1, name="runner-name")
-        self._cleaning = DatabaseThreads(threads=1, name="runner-files")
+        self._background = background
         self._reporter = ProgressWriter(hub=hub, intervals=settings.intervals)
         self._capturer = Capturer(runner=settings.name, intervals=settings.intervals)
         #: When the leases were last renewed, and which were found ours then.
@@ -111,6 +113,8 @@ class RunnerService:
         After any other error, which was not expected in one of its loops, start another service.
         """
         self._loop = asyncio.get_running_loop()
+        if self._settings.comfy_org_api_key:
+            self._hub.keys[INSTALLATION] = self._settings.comfy_org_api_key
         try:
             if await self._register():
                 self._ready.set()
@@ -119,7 +123,7 @@ class RunnerService:
             await self._deregister()
         finally:
             self._hub.remove_runner_listener(self.notify)
-            bridges = (self._database, self._pulse, self._naming, self._cleaning, self._reporter, self._capturer)
+            bridges = (self._database, self._pulse, self._reporter, self._capturer)
             for bridge in bridges:
                 # Off the loop: what is under way in a thread is waited for.
                 await asyncio.shield(asyncio.to_thread(bridge.close))
@@ -133,7 +137,6 @@ class RunnerService:
                 progress=self._reporter,
                 pool=Pool(database, give_up_s=settings.give_up_s, queued_limit_s=settings.queued_limit_s),
                 completer=completer,
-                timings=TimingBuffer(database),
                 captures_due=self._capturer.due,
                 lease_clock=self.lease_clock,
                 instance=self._instance,
@@ -196,6 +199,7 @@ class RunnerService:
                 name = self._settings.name
                 raise RunnerReplaced(f"Another process runs under the name {name}.")
             gone, beaten_at = time.monotonic() - beaten_at, time.monotonic()
+            self._count_busy(min(gone, leases.LEASE_TTL.total_seconds()))
             if gone > leases.LEASE_TTL.total_seconds():
                 logger.warning(
                     "This runner has renewed nothing for %.0f s: it was paused, its machine slept, or"
@@ -204,6 +208,12 @@ class RunnerService:
                 )
             self._cancel_lost_sessions()
             await asyncio.sleep(self._intervals.heartbeat)
+
+    def _count_busy(self, seconds: float) -> None:
+        # A sample of each heartbeat: exact for long prompts, and right on average for short ones.
+        for backend_id, held in self._sessions.items():
+            is_busy = any(one.state is AttemptState.RUNNING for one in held.session.attempts.drivers.values())
+            metrics.busy_seconds.labels(backend_id).inc(seconds if is_busy else 0.0)
 
     def _renew(self) -> bool:
         # Each try by its own clock: one that waited for the database proves nothing of its wait.
@@ -235,7 +245,7 @@ class RunnerService:
             return
         was_held = True
         while True:
-            is_held = await self._naming.run_with_retry(lock.ensure_held)
+            is_held = await self._background.run_with_retry(lock.ensure_held)
             if was_held and not is_held:
                 logger.warning(
                     "The lock on the name %s was lost, and is not free yet; it is taken again.", self._settings.name
@@ -252,7 +262,7 @@ class RunnerService:
             retention = functools.partial(next, retention_apply(), None)
             for step in (mark, clean_and_expire, captures_clean, retention):
                 try:
-                    while await self._cleaning.run(step):  # noqa: ASYNC110 a pause for other writers
+                    while await self._background.run(step):  # noqa: ASYNC110 a pause for other writers
                         await asyncio.sleep(_PART_PAUSE)
                 except Exception as error:
                     # A storage raises errors of its own classes. A bucket has logged its own.
@@ -279,7 +289,8 @@ class RunnerService:
             await self._dispatch(context)
             if looks:
                 await context.pool.end_overdue()
-                await context.timings.store()
+                await self._store_timings(context)
+                await self._forget_keys(context)
             # A session that finds no job meanwhile makes a reading due.
             while (rest := min(due_at - time.monotonic(), context.pool.next_reading_in)) > 0:
                 if await wait_set(self._work, within=min(rest, _LINE_POLL)):
@@ -300,8 +311,20 @@ class RunnerService:
             await context.pool.recall(idle)
         for backend_id, held in self._sessions.items():
             if backend_id in waiting:
-                held.session.notify()
-            held.session.stop_attempts(stops.get(backend_id, ()))
+                held.session.context.work_available.set()
+            held.session.attempts.request_stop(stops.get(backend_id, ()))
+
+    async def _store_timings(self, context: RunnerContext) -> None:
+        samples = context.timings.copy()
+        context.timings.clear()
+        if samples:
+            await context.database.run_with_retry(timings_store, samples)
+
+    async def _forget_keys(self, context: RunnerContext) -> None:
+        keys = self._hub.keys
+        if held := keys.keys() - {INSTALLATION}:
+            for group_id in await context.database.run_with_retry(work.groups_over, held):
+                keys.pop(group_id, None)
 
     async def _reconcile_sessions(self, tasks: asyncio.TaskGroup, context: RunnerContext) -> None:
         """Open a session for each backend that needs one, end those of backends gone or moved."""
@@ -359,7 +382,7 @@ class RunnerService:
         ready = sorted(staying.values(), key=lambda held: len(held.session.attempts.drivers))
         for place, held in enumerate(ready):
             if place >= count:
-                if held.session.is_handing_over:
+                if held.session.claimer.is_handing_over:
                     held.session.cancel_handover()
                 continue
             held.session.start_handover()
@@ -367,7 +390,7 @@ class RunnerService:
                 logger.info("%s is handed over to another runner.", held.address.backend_id)
                 held.ending = held.releases_lease = True
                 held.task.cancel()
-        is_pending = any(held.session.is_handing_over and not held.releases_lease for held in staying.values())
+        is_pending = any(held.session.claimer.is_handing_over and not held.releases_lease for held in staying.values())
         self._look_within = self._intervals.poll
         if leases.next_free_in is not None:
             self._look_within = min(self._look_within, max(leases.next_free_in, 0.0) + 0.05)

@@ -1,23 +1,34 @@
-"""Restarts a runner after an unexpected error, and records the error in its row."""
+"""Restarts a runner after an unexpected error, which its row records; finds the ComfyUIs on its machine."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from django.conf import settings
 
+from backends import discovery
+from backends.comfyui.answers import SystemStats
+from backends.comfyui.probe import attempt_all
 from jobgroups.database.locks import Lock
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
+from jobgroups.domain.deliveries import DeliveryIntervals
 from jobgroups.domain.notices import NoticeIntervals
 from jobgroups.events.hub import Hub
 from jobgroups.runner.context import RunnerSettings
-from jobgroups.runner.discovery import discover
 from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.notices.notifier import Notifier
 from jobgroups.runner.service import RunnerReplaced, RunnerService, innermost
+from jobgroups.runner.webhooks import WebhookSender
 from jobgroups.services import runners
+from jobgroups.services.backends import adopted_depart
 
 logger = logging.getLogger(__name__)
+
+#: Threads of the loops whose jobs are rare: name lock, cleaning, discovery, notices and webhooks. One more than the loops,
+#: of which each has a job at a time (notices also one for each service): a bucket or a row that blocks one job must not
+#: delay the lock on the name, which other runners expect within 4 s.
+_BACKGROUND: Final = 6
 
 
 def runner_settings(name: str) -> RunnerSettings:
@@ -47,6 +58,7 @@ class RunnerSupervisor:
     def __init__(self, *, name: str, hub: Hub, find_local: bool, lock: Lock | None = None) -> None:
         self._settings = runner_settings(name)
         self._lock = lock
+        self._background = DatabaseThreads(threads=_BACKGROUND, name="runner-background", keeps_connections=False)
         self._hub = hub
         self._find_local = find_local
         self._service: RunnerService | None = None
@@ -64,24 +76,29 @@ class RunnerSupervisor:
 
         Raises ``RunnerReplaced`` if another process runs under this name.
         """
-        while not self._stopping:
-            self._service = RunnerService(self._settings, self._hub, self._lock)
-            try:
-                await self._run_once(self._service, ready)
-            except* RunnerReplaced as replaced:
-                raise RunnerReplaced(str(innermost(replaced))) from None
-            except* Exception as defect:
-                logger.exception("Unexpected error in the runner; restarting it")
-                await self._record(defect)
-                await asyncio.sleep(self._settings.intervals.restart_pause)
-            ready = None
+        try:
+            while not self._stopping:
+                self._service = RunnerService(self._settings, self._hub, self._background, self._lock)
+                try:
+                    await self._run_once(self._service, ready)
+                except* RunnerReplaced as replaced:
+                    raise RunnerReplaced(str(innermost(replaced))) from None
+                except* Exception as defect:
+                    logger.exception("Unexpected error in the runner; restarting it")
+                    await self._record(defect)
+                    await asyncio.sleep(self._settings.intervals.restart_pause)
+                ready = None
+        finally:
+            await asyncio.shield(asyncio.to_thread(self._background.close))
 
     async def _run_once(self, service: RunnerService, ready: Callable[[], None] | None) -> None:
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(service.run(), name="runner")
             helpers = [tasks.create_task(self._when_ready(service, ready), name="runner: ready")]
             if self._find_local:
-                helpers.append(tasks.create_task(self._discover(), name="runner: discovery"))
+                finding = discover(ports=settings.DIRECTOR_DISCOVER_PORTS, database=self._background, hub=self._hub)
+                helpers.append(tasks.create_task(finding, name="runner: discovery"))
+            helpers.append(tasks.create_task(self._send_webhooks(service), name="runner: webhooks"))
             if settings.DIRECTOR_NOTIFY:
                 helpers.append(tasks.create_task(self._notify(service), name="runner: notices"))
             await asyncio.wait([running])
@@ -93,30 +110,52 @@ class RunnerSupervisor:
         if ready is not None:
             ready()
 
-    async def _discover(self) -> None:
-        database = DatabaseThreads(threads=1, name="runner-discovery")
-        try:
-            await discover(ports=settings.DIRECTOR_DISCOVER_PORTS, database=database, hub=self._hub)
-        finally:
-            await asyncio.shield(asyncio.to_thread(database.close))
-
     async def _notify(self, service: RunnerService) -> None:
         await service.wait_ready()
-        database = DatabaseThreads(threads=1, name="runner-notices")
-        pace = NoticeIntervals.scaled(settings.DIRECTOR_TIME_SCALE)
-        try:
-            await Notifier(urls=settings.DIRECTOR_NOTIFY, name=self._settings.name, pace=pace, database=database).run()
-        finally:
-            await asyncio.shield(asyncio.to_thread(database.close))
+        pace, name = NoticeIntervals.scaled(settings.DIRECTOR_TIME_SCALE), self._settings.name
+        await Notifier(urls=settings.DIRECTOR_NOTIFY, name=name, pace=pace, database=self._background).run()
+
+    async def _send_webhooks(self, service: RunnerService) -> None:
+        await service.wait_ready()
+        pace = DeliveryIntervals.scaled(settings.DIRECTOR_TIME_SCALE)
+        await WebhookSender(name=self._settings.name, pace=pace, database=self._background).run()
 
     async def _record(self, defect: Exception) -> None:
         cause = innermost(defect)
-        database = DatabaseThreads(threads=1, name="runner-defect")
         try:
-            await database.run(
+            await self._background.run(
                 runners.runner_failed, name=self._settings.name, error=f"{type(cause).__name__}: {cause}"
             )
         except TRANSIENT:
             logger.warning("The unexpected error of the runner could not be stored.")
-        finally:
-            await asyncio.to_thread(database.close)
+
+
+LOOK_EVERY = 10.0  #: Seconds between two probes of a port; a ComfyUI that is started later is found within this time.
+_ANSWER_WITHIN = 1.5
+
+
+async def discover(*, ports: Iterable[int], database: DatabaseThreads, hub: Hub) -> None:
+    """Register or offer the ComfyUIs that answer on this machine's ``ports``, until cancelled.
+
+    Which of the two is decided in ``backends.discovery``.
+    """
+    urls = [f"http://localhost:{port}" for port in ports]
+    while True:
+        registered = await database.run_with_retry(discovery.addresses_registered)
+        leaving = {url: registered[url] for url in urls if registered.get(url)}
+        probed = [url for url in urls if url not in registered or url in leaving]
+        results = await attempt_all(probed, timeout=_ANSWER_WITHIN)
+        answers = {url: one for url, one in results.items() if isinstance(one, SystemStats)}
+        adopted = await database.run_with_retry(discovery.answers_store, answers=answers)
+        for backend_id in adopted:
+            logger.info("discovery: registered %s (a ComfyUI on this machine)", backend_id)
+        departed = [
+            backend_id
+            for url, backend_id in leaving.items()
+            if url not in answers and await database.run_with_retry(adopted_depart, backend_id=backend_id)
+        ]
+        for backend_id in departed:
+            logger.info("discovery: removed %s (no answer, no jobs)", backend_id)
+        if adopted or departed:
+            hub.notify_runners()
+        await asyncio.sleep(LOOK_EVERY)

@@ -4,22 +4,27 @@ import contextlib
 import datetime as dt
 import json
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 
-from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.retry import retried_transaction
 from jobgroups.database.statements import insert
 from jobgroups.domain.clock import now
 from jobgroups.errors import AssetDeleted, AssetInUse, AssetNotFound, InvalidRequest
-from jobgroups.models import Asset, AssetUse, JobGroup
+from jobgroups.models import Asset, AssetRecord, AssetUse, ChildJob, DeletedSubmission, JobGroup
 from jobgroups.services import stored_files
 from jobgroups.workflow import build_template
 from jobgroups.workflow.assets import REFERENCE_TYPE, references_by_asset
+from jobgroups.workflow.batch import variation_assets
+
+_AT_ONCE: Final = 500  #: Assets of one statement.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,43 +38,68 @@ class ReceivedFile:
     hash: str  #: BLAKE3 in hexadecimal digits.
 
 
-def asset_store(received: ReceivedFile) -> tuple[Asset, bool]:
-    """Store a received file, unless there is an asset with its content; return the asset and whether it is new."""
+def asset_store(received: ReceivedFile, record: AssetRecord | None = None) -> tuple[Asset, bool]:
+    """Store a received file, unless there is an asset with its content; return the asset and whether it is new.
+
+    A new ``record`` is stored with it, and gets its asset.
+    """
     moment = now()
     facts = asdict(received)
     path = facts.pop("path")
-    asset = Asset(id=str(uuid.uuid4()), created_at=moment, used_at=moment, **facts)
-    stored = stored_files.content_store(path, asset, known=Asset.objects.filter(hash=asset.hash).first, keep=_keep)
+    asset = Asset(id=str(uuid.uuid4()), created_at=moment, used_at=moment, is_recorded_only=record is not None, **facts)
+    known = Asset.objects.filter(hash=asset.hash).first
+    stored = stored_files.content_store(path, asset, known=known, keep=partial(_keep, record))
     return stored, stored is asset
 
 
-def _keep(asset: Asset, is_new: bool) -> bool:
-    if not is_new:
-        return bool(Asset.objects.filter(pk=asset.pk).update(used_at=now()))
+def _keep(record: AssetRecord | None, asset: Asset, is_new: bool) -> bool:
+    changes: dict[str, Any] = {"used_at": now()} | ({} if record else {"is_recorded_only": False})
     with transaction.atomic():
-        asset.save(force_insert=True)
+        if is_new:
+            asset.save(force_insert=True)
+        elif not Asset.objects.filter(pk=asset.pk).update(**changes):
+            return False
+        if record is not None:
+            record.asset = asset
+            record.save(force_insert=True)
     return True
 
 
 def assets_use(group: JobGroup, asset_ids: Collection[str]) -> None:
     """Record that a new group refers to assets, in the caller's transaction; raise ``InvalidRequest`` if one is gone."""
-    for asset_id in sorted(asset_ids):
-        # Locks the row until the group is stored: a deletion waits and then finds the group.
-        if not Asset.objects.filter(pk=asset_id).update(used_at=group.created_at):
-            raise InvalidRequest(f"Asset {asset_id} was deleted. Upload the file again.")
+    for gone in _use(asset_ids, group.created_at):
+        raise InvalidRequest(f"Asset {gone} was deleted. Upload the file again.")
     insert([AssetUse(group=group, asset_id=one) for one in asset_ids])
 
 
-def assets_use_again(group: JobGroup) -> None:
-    """Keep the assets of a group whose jobs are queued again, in the caller's transaction, or raise ``AssetDeleted``."""
-    if REFERENCE_TYPE not in group.workflow_json and REFERENCE_TYPE not in group.parameters_json:
-        return
-    template = build_template(json.loads(group.workflow_json), json.loads(group.parameters_json))
-    moment = now()
-    for asset_id, (node_id, name) in sorted(references_by_asset(template.workflow).items()):
-        # As in assets_use: a deletion waits, and then finds an open group.
-        if not Asset.objects.filter(pk=asset_id).update(used_at=moment):
-            raise AssetDeleted(node_id, name)
+def assets_use_again(group: JobGroup, children: Iterable[ChildJob]) -> None:
+    """Keep the assets of some children that are queued again, in the caller's transaction, or raise ``AssetDeleted``."""
+    found: dict[str, tuple[str, str]] = {}
+    if REFERENCE_TYPE in group.workflow_json or REFERENCE_TYPE in group.parameters_json:
+        template = build_template(json.loads(group.workflow_json), json.loads(group.parameters_json))
+        found = references_by_asset(template.workflow)
+    for child in children:
+        if child.variation_json and REFERENCE_TYPE in child.variation_json:
+            of_child = variation_assets(json.loads(child.variation_json))
+            found |= {asset_id: (f"of job {child.id}", name) for name, asset_id in of_child}
+    for gone in _use(found, now()):
+        raise AssetDeleted(*found[gone])
+
+
+def _use(asset_ids: Collection[str], moment: dt.datetime) -> list[str]:
+    """Lock assets and note their use; return those that do not exist.
+
+    The rows are locked until the group is stored: a deletion waits, and then finds an open group.
+    """
+    missing = []
+    in_order = sorted(asset_ids)
+    for first in range(0, len(in_order), _AT_ONCE):
+        some = in_order[first : first + _AT_ONCE]
+        rows = Asset.objects.filter(pk__in=some)
+        found = set(rows.select_for_update().order_by("pk").values_list("pk", flat=True))
+        missing += [one for one in some if one not in found]
+        rows.update(used_at=moment)
+    return missing
 
 
 def asset_delete(*, asset_id: str, unused_since: dt.datetime | None = None) -> None:
@@ -88,17 +118,34 @@ def asset_delete(*, asset_id: str, unused_since: dt.datetime | None = None) -> N
         stored_files.delete_file(asset.stored_name)
 
 
-@retry_on_conflict
+@retried_transaction
 def _delete_row(rows: QuerySet[Asset], asset_id: str) -> None:
-    with transaction.atomic():
-        asset = rows.select_for_update().first()
-        if asset is None:
-            raise AssetNotFound(asset_id)
-        needing = asset.uses.filter(group__completed_at__isnull=True).first()
-        if needing is not None:
-            raise AssetInUse(asset_id, needing.group_id)
-        asset.uses.all().delete()
-        asset.delete()
+    asset = rows.select_for_update().first()
+    if asset is None:
+        raise AssetNotFound(asset_id)
+    locked_delete(asset)
+
+
+def locked_delete(asset: Asset) -> None:
+    """Delete a locked row and its records in the caller's transaction, or raise ``AssetInUse``."""
+    needing = asset.uses.filter(group__completed_at__isnull=True).first()
+    if needing is not None:
+        raise AssetInUse(asset.pk, needing.group_id)
+    records_delete(asset.records.all())
+    asset.uses.all().delete()
+    asset.delete()
+
+
+def records_delete(records: QuerySet[AssetRecord]) -> None:
+    """Delete records in the caller's transaction. Their idempotency keys stay used."""
+    keyed = records.filter(idempotency_key__isnull=False).values("idempotency_key", "created_at")
+    DeletedSubmission.objects.bulk_create(
+        [DeletedSubmission(**one) for one in keyed],
+        update_conflicts=True,
+        unique_fields=["submitter", "idempotency_key"],
+        update_fields=["created_at"],
+    )
+    records.delete()
 
 
 def unused_assets(before: dt.datetime) -> list[str]:

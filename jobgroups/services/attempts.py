@@ -54,15 +54,10 @@ class StoredAttempt:
 
     state: AttemptState
     stop_requested: bool
-    is_current: bool  #: Whether it is (still) the attempt that decides its child.
 
 
-def _stored(child: ChildJob, attempt: Attempt) -> StoredAttempt:
-    return StoredAttempt(
-        state=AttemptState(attempt.state),
-        stop_requested=attempt.stop_requested_at is not None,
-        is_current=child.current_attempt_id == attempt.pk,
-    )
+def _stored(attempt: Attempt) -> StoredAttempt:
+    return StoredAttempt(state=AttemptState(attempt.state), stop_requested=attempt.stop_requested_at is not None)
 
 
 @retry_on_conflict
@@ -80,7 +75,7 @@ def attempt_uncertain(
 
     A whole response is stored as ``message``, and as ``details`` for programs, until the prompt is seen at the backend.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (tx, _child, attempt):
         tx.move_attempt(
             attempt,
             AttemptState.UNCERTAIN,
@@ -88,7 +83,7 @@ def attempt_uncertain(
             error_message=message,
             error_details_json=None if details is None else to_json(details),
         )
-        return _stored(child, attempt)
+        return _stored(attempt)
 
 
 def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
@@ -110,22 +105,22 @@ def attempt_accepted(
     ``prompt_id`` is the id at the backend if it is not ours: a ComfyUI older than July 2025 chooses its own, and its
     response is the truth. ``node_errors`` are the outputs that ComfyUI refused; None if its response was lost.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (tx, _child, attempt):
         forgotten = _answer_forgotten(attempt)
         tx.move_attempt(attempt, AttemptState.ACCEPTED, accepted_at=now(), **forgotten)
         if prompt_id is not None:
             update_row(attempt, {"prompt_id": prompt_id})
         if node_errors is not None:
             _note_refused(tx, attempt, node_errors)
-        return _stored(child, attempt)
+        return _stored(attempt)
 
 
 @retry_on_conflict
 def attempt_partly_refused(*, attempt_id: int, fence: FencingToken, node_errors: Mapping[str, Any]) -> StoredAttempt:
     """Store which outputs ComfyUI does not execute, for a prompt whose response was lost. ``{}``: it executes all."""
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (tx, _child, attempt):
         _note_refused(tx, attempt, node_errors)
-        return _stored(child, attempt)
+        return _stored(attempt)
 
 
 def _note_refused(tx: GroupTransaction, attempt: Attempt, node_errors: Mapping[str, Any]) -> None:
@@ -168,7 +163,7 @@ def attempt_started(*, attempt_id: int, fence: FencingToken) -> StoredAttempt:
             forgotten = _answer_forgotten(attempt)
             if tx.move_attempt(attempt, AttemptState.RUNNING, started_at=now(), **forgotten):
                 tx.start_child(child, attempt)
-        return _stored(child, attempt)
+        return _stored(attempt)
 
 
 def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Collection
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import connection
 
 from backends import discovery, services
 from backends.models import Backend
-from jobgroups.database.retry import retried_transaction, retry_on_conflict
+from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
@@ -43,16 +43,15 @@ def lock_backends(backend_ids: Collection[str]) -> None:
             raise Conflict(f"Backend {backend_id} was disabled a moment ago; submit again.")
 
 
-@retry_on_conflict
+@retried_transaction
 def backend_create(**values: Any) -> Backend:
     """Register a backend, as ``backends.services.backend_create`` does, and notify the runners."""
-    with transaction.atomic():
-        row = services.backend_create(**values)
-        log.notify_runners_on_commit()
+    row = services.backend_create(**values)
+    log.notify_runners_on_commit()
     return row
 
 
-@retry_on_conflict
+@retried_transaction
 def backend_update(*, backend_id: str, url: str | None = None, **values: Any) -> Backend:
     """Change a backend, as ``backends.services.backend_update`` does, and notify the runners.
 
@@ -61,23 +60,22 @@ def backend_update(*, backend_id: str, url: str | None = None, **values: Any) ->
         BackendInUse: the address is to change, and prompts may still run at the present one.
         BackendNotFound: there is no such backend.
     """
-    with transaction.atomic():
-        # A claim locks the lease, too: none is stored between this check and the change.
-        Lease.objects.select_for_update().filter(pk=backend_id).first()
-        moves = url is not None and _check_address_change(backend_id, url)
-        row = services.backend_update(backend_id=backend_id, url=url, **values)
-        if row is None:
-            raise BackendNotFound(backend_id)
-        if moves or values.get("partner_nodes_allowed"):
-            exclusions.forget(backend_id)
-        log.notify_runners_on_commit()
+    # A claim locks the lease, too: none is stored between this check and the change.
+    Lease.objects.select_for_update().filter(pk=backend_id).first()
+    moves = url is not None and _check_address_change(backend_id, url)
+    row = services.backend_update(backend_id=backend_id, url=url, **values)
+    if row is None:
+        raise BackendNotFound(backend_id)
+    if moves or values.get("partner_nodes_allowed"):
+        exclusions.forget(backend_id)
+    log.notify_runners_on_commit()
     return row
 
 
 def _check_address_change(backend_id: str, url: str) -> bool:
     """Return whether the address changes."""
     row = Backend.objects.filter(pk=backend_id).first()
-    if row is None or not services.is_other_address(row, url):
+    if row is None or services.normalised(url).url == row.url:
         return False
     _, active = backend_in_use(backend_id)
     if active:
@@ -88,12 +86,11 @@ def _check_address_change(backend_id: str, url: str) -> bool:
     return True
 
 
-@retry_on_conflict
+@retried_transaction
 def found_add(*, url: str) -> Backend:
     """Register a found ComfyUI, as ``backends.discovery.found_add`` does, and notify the runners."""
-    with transaction.atomic():
-        row = discovery.found_add(url=url)
-        log.notify_runners_on_commit()
+    row = discovery.found_add(url=url)
+    log.notify_runners_on_commit()
     return row
 
 

@@ -1,15 +1,11 @@
 """Cancel a group or one child of it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
-from jobgroups.domain.states import CHILD_OPEN, GroupStatus, StopReason
+from jobgroups.domain.states import CHILD_OPEN, GroupStatus
 from jobgroups.errors import ChildNotFound
-from jobgroups.events import log
-from jobgroups.models import Attempt, ChildJob
-from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.transactions import group_transaction
 
 
@@ -33,7 +29,7 @@ def group_cancel(*, group_id: str) -> Cancelled:
         open_children = tx.children(status__in=CHILD_OPEN)
         if open_children:
             tx.group.cancelled_at = now()
-            _cancel(tx, open_children)
+            tx.cancel_children(open_children)
         finished = tx.group.completed_count, tx.group.failed_count
     return Cancelled(
         cancelled=tx.group.status == GroupStatus.CANCELLED,
@@ -50,17 +46,4 @@ def child_cancel(*, group_id: str, job_id: str) -> bool:
         found = tx.children(pk=job_id)
         if not found:
             raise ChildNotFound(job_id)
-        cancelled = _cancel(tx, [child for child in found if child.status in CHILD_OPEN])
-    return bool(cancelled)
-
-
-def _cancel(tx: GroupTransaction, children: Sequence[ChildJob]) -> list[ChildJob]:
-    cancelled = tx.cancel_children(children)
-    for child in cancelled:
-        tx.add_event(log.child_cancelled(child))
-    # Every active attempt, not the current one alone: an older one may still be stopping.
-    active = Attempt.objects.filter(child__in=cancelled, ended_at__isnull=True)
-    tx.request_stop(list(active.values_list("pk", flat=True)), StopReason.CANCEL)
-    if cancelled:
-        log.notify_runners_on_commit(work_only=True)
-    return cancelled
+        return tx.cancel_children([child for child in found if child.status in CHILD_OPEN]) > 0

@@ -8,7 +8,6 @@ import datetime as dt
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +16,10 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
-from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.retry import retried_transaction
 from jobgroups.database.statements import KEY, PreparedQuery, insert, update_where
 from jobgroups.domain.clock import now
-from jobgroups.domain.outputs import digests, file_digest, reported_files
+from jobgroups.domain.outputs import file_digest, nodes_of_files, reported_files
 from jobgroups.domain.states import ChildStatus
 from jobgroups.models import Attempt, Capture, ChildJob, JobGroup, ReportedFile, StoredFile
 from jobgroups.services import files, stored_files
@@ -28,19 +27,6 @@ from jobgroups.services.revisions import groups_revise
 
 GIVEN_UP_AFTER: Final = dt.timedelta(days=7)  #: A file that could not be copied for so long is given up.
 _AT_ONCE: Final = 500  #: Rows that one transaction changes.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopiedFile:
-    """A whole output in the folder of ``stored_files.incoming_folder``."""
-
-    path: Path
-    blake3: str
-    sha256: str
-    size_bytes: int
-    width: int | None = None
-    height: int | None = None
-    duration: float | None = None
 
 
 def captures_enqueue(child: ChildJob, attempt: Attempt) -> None:
@@ -51,8 +37,7 @@ def captures_enqueue(child: ChildJob, attempt: Attempt) -> None:
 
 def _rows(child: ChildJob, attempt: Attempt | None) -> list[Capture]:
     moment, backend_id = now(), child.backend_id or ""
-    node_outputs = {} if attempt is None else json.loads(attempt.node_outputs_json)
-    node_of = {digest: node for node in node_outputs for digest in digests(backend_id, {node: node_outputs[node]}, ())}
+    node_of = nodes_of_files(backend_id, {} if attempt is None else json.loads(attempt.node_outputs_json))
     return [
         Capture(
             child_id=child.pk,
@@ -86,36 +71,36 @@ def captures_request(*, group_id: str | None = None) -> int:
     return count + given_up.update(due_at=moment, created_at=moment, tries=0)
 
 
-def capture_store(*, capture_id: int, copied: CopiedFile) -> None:
-    """Store a copied file with its capture, unless that is not pending any more; move it where no such content is yet."""
-    facts = asdict(copied)
-    path = facts.pop("path")
-    file = StoredFile(id=str(uuid.uuid4()), created_at=now(), **facts)
-    known = partial(_of_content.first, copied.blake3)
+def capture_store(*, capture_id: int, path: Path, file: StoredFile) -> None:
+    """Store a copied file with its capture, unless that is not pending any more; move it where no such content is yet.
+
+    ``path`` is in the folder of ``stored_files.incoming_folder``; ``file`` is a new row without key and time.
+    """
+    file.id, file.created_at = str(uuid.uuid4()), now()
+    known = partial(_of_content.first, file.blake3)
     stored_files.content_store(path, file, known=known, keep=partial(_refer, capture_id))
 
 
-@retry_on_conflict
+@retried_transaction
 def _refer(capture_id: int, file: StoredFile, is_new: bool) -> bool:
     """Store a file with a pending capture; return False if the capture or the known file is gone."""
-    with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute(_REVISE, [capture_id])
-        # The lock under which an output is marked as replaced.
-        child = _locked_child.first(capture_id)
-        capture = _locked_capture.first(capture_id)
-        if child is None or capture is None or capture.file_id is not None:
-            return False
-        item = _item(child, capture.number)
-        if item.get("missing"):
-            return False
-        if is_new:
-            insert([file])
-        elif StoredFile.objects.select_for_update().filter(pk=file.pk).first() is None:
-            return False
-        else:
-            _correct_earlier(child, file, file_digest(capture.backend_id, item))
-        return update_where(Capture, capture.pk, {"file": file.pk, "due_at": None, "reason": ""})
+    with connection.cursor() as cursor:
+        cursor.execute(_REVISE, [capture_id])
+    # The lock under which an output is marked as replaced.
+    child = _locked_child.first(capture_id)
+    capture = _locked_capture.first(capture_id)
+    if child is None or capture is None or capture.file_id is not None:
+        return False
+    item = _item(child, capture.number)
+    if item.get("missing"):
+        return False
+    if is_new:
+        insert([file])
+    elif StoredFile.objects.select_for_update().filter(pk=file.pk).first() is None:
+        return False
+    else:
+        _correct_earlier(child, file, file_digest(capture.backend_id, item))
+    return update_where(Capture, capture.pk, {"file": file.pk, "due_at": None, "reason": ""})
 
 
 _of_content: Final = PreparedQuery(lambda: StoredFile.objects.filter(blake3=KEY).order_by())
@@ -185,11 +170,10 @@ def _unused() -> QuerySet[StoredFile]:
     return StoredFile.objects.filter(~Exists(Capture.objects.filter(file=OuterRef("pk")))).order_by("pk")
 
 
-@retry_on_conflict
+@retried_transaction
 def _delete_rows(ids: Sequence[str]) -> list[StoredFile]:
-    with transaction.atomic():
-        locked = list(StoredFile.objects.select_for_update().filter(pk__in=ids).order_by("pk"))
-        # Queried again under the lock: a capture may refer to one of them now.
-        unused = list(_unused().filter(pk__in=[file.pk for file in locked]))
-        StoredFile.objects.filter(pk__in=[file.pk for file in unused]).delete()
+    locked = list(StoredFile.objects.select_for_update().filter(pk__in=ids).order_by("pk"))
+    # Queried again under the lock: a capture may refer to one of them now.
+    unused = list(_unused().filter(pk__in=[file.pk for file in locked]))
+    StoredFile.objects.filter(pk__in=[file.pk for file in unused]).delete()
     return unused

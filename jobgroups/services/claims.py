@@ -13,6 +13,8 @@ from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from backends.eligibility import capabilities_of
+from backends.models import Backend
+from backends.states import prompt_limit
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery, insert_returning_id, update_where
 from jobgroups.domain.clock import now
@@ -23,12 +25,59 @@ from jobgroups.domain.pool import Needs, fits
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
 from jobgroups.domain.states import AttemptState, ChildStatus, StopReason
 from jobgroups.events import log
-from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup
+from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup, Variant
 from jobgroups.queries.exclusions import is_active, valid_since
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.leases import verify_fence
-from jobgroups.services.slots import Slots
 from jobgroups.services.transactions import group_transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """The slots of a backend."""
+
+    backend_id: str
+    depth: int  #: How many slots it has; each prompt without a seen end uses one.
+    cancelled: Collection[int] = ()  #: Attempts whose running prompts are stopped as jobs, which can hit no other one.
+
+    def free(self, *, locked: bool = False) -> Backend | None:
+        """Return the backend with its capabilities if it has a free slot; ``locked``: for the whole transaction."""
+        active = _active(self.backend_id)
+        stopping = any(
+            attempt.state == AttemptState.RUNNING
+            and attempt.stop_requested_at is not None
+            and attempt.pk not in self.cancelled
+            for attempt in active
+        )
+        row = (_locked_holds if locked else _holds).first(self.backend_id)
+        return row if row is not None and not stopping and len(active) < _places(row, self.depth) else None
+
+
+_active: Final = PreparedQuery(
+    lambda: Attempt.objects.filter(backend_id=KEY, ended_at__isnull=True).only("state", "stop_requested_at").order_by()
+)
+
+
+def _places(row: Backend, depth: int) -> int:
+    return prompt_limit(
+        enabled=row.enabled,
+        hold=row.hold,
+        quarantined=row.quarantined_at is not None,
+        consecutive_quarantines=row.consecutive_quarantines,
+        depth=depth,
+    )
+
+
+def _what_holds() -> QuerySet[Backend]:
+    held = ("enabled", "hold", "quarantined_at", "consecutive_quarantines")
+    return Backend.objects.filter(pk=KEY).only(*held, "tags", "devices", "comfyui_version")
+
+
+_holds: Final = PreparedQuery(_what_holds)
+
+
+#: Wait for a failure that is being stored: it may quarantine the backend.
+_locked_holds: Final = PreparedQuery(lambda: _what_holds().select_for_update(no_key=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +91,14 @@ class Claim:
     group_id: str
     child_id: str
     seed: int
+    variation_json: str | None
     timeout_seconds: int
     stall_seconds: int | None
     workflow_json: str
     workflow_digest: str
     parameters_json: str
     uses_partner_nodes: bool | None
+    has_secret: bool  #: Whether the key for partner nodes is that of its submitter.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +235,11 @@ def _claim_bound(oldest: ChildJob, fence: FencingToken, client_id: str, slots: S
             raise _NoFreeSlot
         # It may have been reassigned or delayed since the first query.
         child = _still_waiting.first(fence.backend_id, child_id=oldest.id, **_time_parameters())
-        return None if child is None else _store(child, group, fence, client_id)
+        if child is None:
+            return None
+        variant = None if child.variant_id is None else _its_variant.first(child.variant_id)
+        digest = group.workflow_digest if variant is None else variant.workflow_digest
+        return _store(child, group, fence, client_id, digest)
 
     return _claim_in_group(oldest.group_id, fence, claim)
 
@@ -209,11 +264,19 @@ def _claim_in_group(group_id: str, fence: FencingToken, claim: Callable[[JobGrou
         return claimed
 
 
-_OF_WORKFLOW: Final = ("workflow_json", "workflow_digest", "parameters_json", "uses_partner_nodes")
-_SENT: Final = ("timeout_seconds", "stall_seconds", *_OF_WORKFLOW)
-_claimed_group: Final = PreparedQuery(
-    lambda: JobGroup.objects.filter(pk=KEY).only("has_claimed_child", *_SENT).order_by()
+_SENT: Final = (
+    "timeout_seconds",
+    "stall_seconds",
+    "workflow_json",
+    "parameters_json",
+    "uses_partner_nodes",
+    "has_secret",
 )
+_claimed_group: Final = PreparedQuery(
+    lambda: JobGroup.objects.filter(pk=KEY).only("has_claimed_child", "workflow_digest", *_SENT).order_by()
+)
+#: Of a job that was bound to a backend by a user.
+_its_variant: Final = PreparedQuery(lambda: Variant.objects.filter(pk=KEY).only("workflow_digest").order_by())
 
 
 # --- from the pool --------------------------------------------------------------------------------
@@ -243,7 +306,7 @@ def _claim_next(choice: PoolChoice, group: JobGroup, fence: FencingToken, client
     child = _next_of_variant.first(
         fence.backend_id, variant=choice.variant_id, since=times["moment"] - left_alone, **times
     )
-    return None if child is None else _store(child, group, fence, client_id)
+    return None if child is None else _store(child, group, fence, client_id, choice.workflow_digest)
 
 
 #: A backend that failed a job, or from which it was recalled, does not take it again for so long if another backend can.
@@ -279,7 +342,8 @@ _next_of_variant: Final = PreparedQuery(_claimable_of_variant)
 # --- stored ---------------------------------------------------------------------------------------
 
 
-def _store(child: ChildJob, group: JobGroup, fence: FencingToken, client_id: str) -> Claim:
+def _store(child: ChildJob, group: JobGroup, fence: FencingToken, client_id: str, digest: str) -> Claim:
+    """Store the attempt. ``digest`` is that of the child's workflow, by which its time is learned."""
     attempt = Attempt(
         child=child,
         number=1 + _last_number(child.id),
@@ -302,6 +366,8 @@ def _store(child: ChildJob, group: JobGroup, fence: FencingToken, client_id: str
         group_id=group.id,
         child_id=child.id,
         seed=child.seed,
+        variation_json=child.variation_json,
+        workflow_digest=digest,
         **{name: getattr(group, name) for name in _SENT},
     )
 

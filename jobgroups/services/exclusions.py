@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from django.db import transaction
 from django.db.models import F
 
 from backends.models import Backend
-from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.retry import retried_transaction
+from jobgroups.database.statements import update_where
 from jobgroups.domain.clock import now
 from jobgroups.domain.exclusions import KIND_OF, ExclusionKind
 from jobgroups.domain.failures import FailureClass
@@ -28,7 +28,25 @@ _MAX_REASON: Final = 500  #: Characters of a reason.
 
 def is_refusal(attempt: Attempt, failure_class: str) -> bool:
     """Return whether a failure of a job of the pool says that its backend lacks something: it is not counted."""
-    return attempt.variant_id is not None and failure_class == FailureClass.NODE_OR_MODEL_MISSING.value
+    is_missing = failure_class == FailureClass.NODE_OR_MODEL_MISSING.value
+    return is_missing and attempt.variant_id is not None and not is_of_job(attempt)
+
+
+def is_of_job(attempt: Attempt) -> bool:
+    """Return whether what a backend lacks may be an input file of this job of a batch alone: its variation sets one.
+
+    The other jobs of its variant may succeed there: the failure counts, and no backend is excluded.
+    """
+    if attempt.failure_class != FailureClass.NODE_OR_MODEL_MISSING.value or not attempt.child.variation_json:
+        return False
+    variant = Variant.objects.filter(pk=attempt.variant_id or 0).first()
+    if variant is None or not _concerns_variant(attempt, ExclusionKind.MISSING, variant):
+        return False
+    varied: set[str] = set()
+    for key, value in json.loads(attempt.child.variation_json).items():
+        varied |= {key.rpartition(".")[2], *(value if isinstance(value, dict) else ())}
+    names = set(_faulty_inputs(_node_errors(attempt)))
+    return not names or bool(names & varied)
 
 
 def learn(attempt: Attempt) -> None:
@@ -46,13 +64,19 @@ def learn(attempt: Attempt) -> None:
     rows = Backend.objects.select_for_update(no_key=True).filter(pk=attempt.backend_id)
     if variant is None or rows.first() is None:
         return
+    is_of_variant = _concerns_variant(attempt, kind, variant)
+    if is_of_job(attempt):
+        # The attempt was closed before this was known.
+        update_where(Attempt, attempt.pk, {"is_counted": True})
+        attempt.is_counted = True
+        return
     for one, since in valid_since().items():
         Exclusion.objects.filter(backend=attempt.backend_id, kind=one, last_at__lte=since).delete()
     moment = now()
     same = {
         "backend_id": attempt.backend_id,
         "workflow_digest": variant.workflow_digest,
-        "variant_id": variant.id if _concerns_variant(attempt, kind, variant) else 0,
+        "variant_id": variant.id if is_of_variant else 0,
         "kind": kind.value,
     }
     reason = attempt.error_message or failure_label(attempt.failure_class)
@@ -78,12 +102,16 @@ def _concerns_variant(attempt: Attempt, kind: ExclusionKind, variant: Variant) -
         # A node raised it. Only the texts for models and modules say what is missing.
         raised = f"{details['exception_type']}: {attempt.error_message}"
         return _MODEL_OR_MODULE.search(raised) is None
-    node_errors = details.get("node_errors") or json.loads(attempt.node_errors_json or "{}")
-    names = list(_faulty_inputs(node_errors))
+    names = list(_faulty_inputs(_node_errors(attempt)))
     return bool(names) and CONTENT_INPUTS.issuperset(names)
 
 
 _MODEL_OR_MODULE: Final = re.compile(r"\bModel in folder '|ModuleNotFoundError")
+
+
+def _node_errors(attempt: Attempt) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(attempt.error_details_json or "{}").get("node_errors")
+    return found or json.loads(attempt.node_errors_json or "{}")
 
 
 def _faulty_inputs(node_errors: Mapping[str, Any]) -> Iterator[str]:
@@ -100,20 +128,19 @@ def forget(backend_id: str) -> None:
     Exclusion.objects.filter(backend=backend_id).delete()
 
 
-@retry_on_conflict
+@retried_transaction
 def exclusions_lift(*, backend_id: str, exclusion_id: int | None = None) -> int:
     """Remove an exclusion of a backend, or all (None), and notify the runners; return how many were removed.
 
     Raises ``BackendNotFound`` or ``ExclusionNotFound``.
     """
-    with transaction.atomic():
-        if Backend.objects.select_for_update(no_key=True).filter(pk=backend_id).first() is None:
-            raise BackendNotFound(backend_id)
-        rows = Exclusion.objects.filter(backend=backend_id)
-        if exclusion_id is not None:
-            rows = rows.filter(pk=exclusion_id)
-        removed, _ = rows.delete()
-        if exclusion_id is not None and not removed:
-            raise ExclusionNotFound(backend_id, exclusion_id)
-        log.notify_runners_on_commit()
+    if Backend.objects.select_for_update(no_key=True).filter(pk=backend_id).first() is None:
+        raise BackendNotFound(backend_id)
+    rows = Exclusion.objects.filter(backend=backend_id)
+    if exclusion_id is not None:
+        rows = rows.filter(pk=exclusion_id)
+    removed, _ = rows.delete()
+    if exclusion_id is not None and not removed:
+        raise ExclusionNotFound(backend_id, exclusion_id)
+    log.notify_runners_on_commit()
     return removed

@@ -1,16 +1,21 @@
 """GroupTransaction: guarded transitions, events and the derived status of a group whose row is locked."""
 
 import datetime as dt
+import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from django.db import connection
 from django.db.models import Model
 
+from backends.comfyui.texts import one_line
+from jobgroups import metrics
 from jobgroups.database.statements import KEY, PreparedQuery, update_where
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import (
     CHILD_FINAL,
+    CHILD_OPEN,
     CHILD_RETRIED,
     AttemptState,
     ChildStatus,
@@ -18,13 +23,18 @@ from jobgroups.domain.states import (
     StopReason,
     attempt_sources_of,
     group_status,
+    reaches,
     sources_of,
 )
 from jobgroups.events import log
+from jobgroups.log_context import bound
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.revisions import groups_revise
 
+logger = logging.getLogger(__name__)
+
 _AT_ONCE: Final = 1_000  #: Children of one statement.
+STOP_WHEN: Final = "stop_when"  #: ``stopped_by`` of the children that the condition of their group cancelled.
 
 
 def update_row(row: Model, fields: Mapping[str, Any], **allowed: Collection[Any]) -> bool:
@@ -65,6 +75,15 @@ class GroupTransaction:
         current = {} if attempt is None else {"current_attempt_id": [attempt.pk]}
         moved = update_row(child, {"status": to.value, **fields}, status=sources_of(to), **current)
         self._changed |= moved
+        if moved and to in CHILD_FINAL:
+            metrics.count_on_commit(metrics.jobs, to.value)
+        if moved and to in (ChildStatus.FAILED, ChildStatus.TIMEOUT):
+            if attempt is None:
+                metrics.count_on_commit(metrics.failures, child.failure_class, child.backend_id or "")
+            number = child.attempt_count if attempt is None else attempt.number
+            with bound(job=child.id, attempt=number, backend=child.backend_id):
+                cause = one_line(child.error_message or "")
+                logger.info("%s: %s as %s (%s)", child.id, to, child.failure_class or child.error_type, cause)
         return moved
 
     def start_child(self, child: ChildJob, attempt: Attempt) -> None:
@@ -72,11 +91,18 @@ class GroupTransaction:
         count = max(child.attempt_count, attempt.number)
         fields = {"started_at": attempt.started_at, "attempt_count": count}
         if self.move_child(child, ChildStatus.RUNNING, attempt=attempt, **fields):
+            since = max(child.queued_at, child.not_before or child.queued_at)
+            metrics.observe_wait(since, attempt.started_at or since, is_bound=child.is_bound)
             self.add_event(log.child_started(child, attempt))
 
-    def cancel_children(self, children: Sequence[ChildJob]) -> list[ChildJob]:
-        """Cancel the children whose stored status allows it, and return them; thousands in a few statements."""
+    def cancel_children(self, children: Sequence[ChildJob], *, stopped_by: str = "") -> int:
+        """Cancel the children whose stored status allows it, and request the stop of their prompts; return their number.
+
+        Thousands are cancelled in a few statements. The rows are locked before the attempts are read: a claim that was
+        committed before is stopped, a later one finds no queued child.
+        """
         moment = now()
+        fields = {"status": ChildStatus.CANCELLED.value, "completed_at": moment, "stopped_by": stopped_by}
         moved: set[str] = set()
         for first in range(0, len(children), _AT_ONCE):
             some = children[first : first + _AT_ONCE]
@@ -84,13 +110,21 @@ class GroupTransaction:
                 pk__in=[one.pk for one in some], status__in=sources_of(ChildStatus.CANCELLED)
             )
             found = list(open_rows.select_for_update().values_list("pk", flat=True))
-            ChildJob.objects.filter(pk__in=found).update(status=ChildStatus.CANCELLED, completed_at=moment)
+            ChildJob.objects.filter(pk__in=found).update(**fields)
             moved.update(found)
         cancelled = [one for one in children if one.pk in moved]
         for one in cancelled:
-            one.status, one.completed_at = ChildStatus.CANCELLED.value, moment
-        self._changed |= bool(cancelled)
-        return cancelled
+            for name, value in fields.items():
+                setattr(one, name, value)
+            self.add_event(log.child_cancelled(one))
+        # Every active attempt, not the current one alone: an older one may still be stopping.
+        active = Attempt.objects.filter(child__in=cancelled, ended_at__isnull=True)
+        self.request_stop(list(active.values_list("pk", flat=True)), StopReason.CANCEL)
+        if cancelled:
+            metrics.count_on_commit(metrics.jobs, ChildStatus.CANCELLED.value, by=len(cancelled))
+            self._changed = True
+            log.notify_runners_on_commit(work_only=True)
+        return len(cancelled)
 
     def start_next_run(self) -> None:
         """Start the group's next run: it has not ended and is not cancelled."""
@@ -110,6 +144,7 @@ class GroupTransaction:
             "run": self.group.run,
             "backend_id": backend_id,
             "is_bound": backend_id is not None,
+            "stopped_by": "",
             "current_attempt_id": None,
             "uncounted_attempts": 0,
             "not_before": None,
@@ -160,19 +195,13 @@ class GroupTransaction:
 
     def _update_status(self) -> list[ChildJob] | None:
         group = self.group
-        with connection.cursor() as cursor:
-            cursor.execute(_COUNT, [group.id])
-            by_status = {ChildStatus(status): count for status, count in cursor.fetchall()}
-        counts = Counts.from_mapping(by_status)
-        group.status = group_status(
-            by_status,
-            cancelled=group.cancelled_at is not None,
-            claimed=group.has_claimed_child,
-            accepted_without_runner=group.accepted_without_runner,
-        ).value
-        group.completed_count = counts.completed
-        group.failed_count = counts.failed
-        group.cancelled_count = counts.cancelled
+        before = {"completed": group.completed_count, "failed": group.failed_count}
+        counts = self._derive()
+        condition = json.loads(group.stop_when_json or "{}")
+        if group.stopped_at is None and reaches(condition, before, counts):
+            group.stopped_at = now()
+            self.cancel_children(self.children(status__in=CHILD_OPEN), stopped_by=STOP_WHEN)
+            counts = self._derive()
         ended = counts.all_final and group.completed_at is None
         if ended:
             group.completed_at = now()
@@ -183,10 +212,33 @@ class GroupTransaction:
         self.add_event(log.group_complete(group, children))
         return children
 
+    def _derive(self) -> Counts:
+        """Set the group's status and counts in memory, and return the counts."""
+        group = self.group
+        with connection.cursor() as cursor:
+            cursor.execute(_COUNT, [group.id])
+            by_status = {ChildStatus(status): count for status, count in cursor.fetchall()}
+        stopped = 0
+        if group.stopped_at is not None:
+            cancelled = ChildJob.objects.filter(group_id=group.id, status=ChildStatus.CANCELLED)
+            stopped = cancelled.exclude(stopped_by="").count()
+        counts = Counts.from_mapping(by_status)
+        group.status = group_status(
+            by_status,
+            stopped=stopped,
+            cancelled=group.cancelled_at is not None,
+            claimed=group.has_claimed_child,
+            accepted_without_runner=group.accepted_without_runner,
+        ).value
+        group.completed_count = counts.completed
+        group.failed_count = counts.failed
+        group.cancelled_count = counts.cancelled
+        return counts
+
 
 #: Written out, as the events' statement is.
 _COUNT: Final = f"SELECT status, COUNT(*) FROM {ChildJob._meta.db_table} WHERE group_id = %s GROUP BY status"  # noqa: S608 a name of ours
 _COUNTS: Final = ("completed_count", "failed_count", "cancelled_count")
 #: What is derived of a group, or set with it.
-_DERIVED: Final = ("status", "run", *_COUNTS, "completed_at", "has_claimed_child", "cancelled_at")
+_DERIVED: Final = ("status", "run", *_COUNTS, "completed_at", "has_claimed_child", "cancelled_at", "stopped_at")
 _children_of: Final = PreparedQuery(lambda: ChildJob.objects.filter(group_id=KEY).order_by("position"))

@@ -1,23 +1,26 @@
-"""Move by a user: a queued child is assigned to another backend.
+"""Moves by users: a queued child is assigned to another backend. Recalls: a job goes back to the pool.
 
 If its prompt is in the old backend's queue, the runner removes it first; the child is claimed after the prompt is
 gone. A prompt that has started meanwhile is not interrupted, and the move is void (``services.attempts``).
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Final
 
 from django.db.models import Q
 
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.failures import OVERTAKEN
-from jobgroups.domain.states import ChildStatus, StopReason
+from jobgroups.domain.states import AttemptState, ChildStatus, StopReason
 from jobgroups.errors import ChildNotFound, JobNotWaiting
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.services import assignment
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.requeue import requeue
-from jobgroups.services.transactions import group_transaction
+from jobgroups.services.transactions import attempt_transaction, group_transaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,3 +79,35 @@ def _move(tx: GroupTransaction, child: ChildJob, backend_id: str, by: str) -> No
     tx.add_event(
         log.child_retrying(child, previous_backend_id=left, failure_class=None, reason=reason, requested_by=person)
     )
+
+
+MAX_RECALLS: Final = 2  #: Recalls of a job within a run. A void one is not counted: its prompt has started.
+
+
+@retry_on_conflict
+def prompt_recall(*, attempt_id: int) -> bool:
+    """Request the removal of a prompt that waits in a backend's queue. Any runner may do so.
+
+    It makes no event, as the claim made none, and the attempt is not counted.
+
+    Returns:
+        Whether this call requested it. False: the prompt has started, ended or is being stopped, its job is bound, is
+        paid or was recalled too often in this run.
+    """
+    with attempt_transaction(attempt_id, None) as (tx, child, attempt):
+        if (
+            # If the backend is offline then, the prompt is not waited for: it may be paid twice.
+            tx.group.uses_partner_nodes
+            or child.is_bound
+            or child.status != ChildStatus.QUEUED
+            or child.current_attempt_id != attempt.pk
+            or attempt.state != AttemptState.ACCEPTED
+        ):
+            return False
+        earlier = child.attempts.filter(run=child.run, stop_reason=StopReason.RECALLED).count()
+        if earlier >= MAX_RECALLS or not tx.request_stop([attempt.pk], StopReason.RECALLED):
+            return False
+        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
+        requeue(tx, child, attempt)
+        log.notify_runners_on_commit(work_only=True)
+        return True

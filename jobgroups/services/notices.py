@@ -3,13 +3,12 @@
 Without ``DIRECTOR_NOTIFY`` nothing is stored.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 
 from django.conf import settings
 
-from jobgroups.domain import notices, text
+from jobgroups.domain import notices
 from jobgroups.domain.clock import now
 from jobgroups.domain.notices import Message, NoticeKind
 from jobgroups.domain.states import ChildStatus
@@ -45,12 +44,13 @@ def enqueue_group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
         return
     lost = [child for child in children if child.status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)]
     end = notices.GroupSummary(
-        name=text.group_name(group.id, json.loads(group.metadata_json)),
+        name=group.title,
         total=group.total_count,
         completed=group.completed_count,
         failed=group.failed_count,
         cancelled=group.cancelled_count,
         seconds=_seconds(group),
+        stopped=sum(bool(child.stopped_by) for child in children),
         is_cancelled=group.cancelled_at is not None,
         late=_late(group),
         reasons=Counter((child.failure_class, child.backend_id or "") for child in lost),

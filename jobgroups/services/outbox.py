@@ -4,22 +4,20 @@ Several runners may use it. A claim locks all due notices until it is stored, so
 """
 
 import datetime as dt
-import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from django.db import transaction
-from django.db.models import Exists, Max, OuterRef, Q, Value
+from django.db.models import Exists, F, Max, OuterRef, Q, Value
 from django.db.models.functions import Concat
 
 from backends.models import Backend, Reachability
 from jobgroups.database.retry import retried_transaction, retry_on_conflict
-from jobgroups.domain import notices, text
+from jobgroups.domain import notices
 from jobgroups.domain.clock import now
-from jobgroups.domain.notices import NoticeIntervals, NoticeKind, StoredNotice
-from jobgroups.domain.states import CHILD_OPEN, GroupStatus
+from jobgroups.domain.notices import NoticeIntervals, NoticeKind
+from jobgroups.domain.states import CHILD_OPEN
 from jobgroups.models import ChildJob, JobEvent, JobGroup, Notice
+from jobgroups.queries.groups import open_groups
 from jobgroups.services.notices import is_enabled, link_to, notice_enqueue
 
 _MOST: Final = 500  #: Notices in one message at most.
@@ -29,17 +27,6 @@ _NEWS: Final = dt.timedelta(hours=1)  #: An older end is not reported any more.
 
 #: A backend, the title of its notice, and since when it is in trouble.
 _Trouble: TypeAlias = tuple[Backend, tuple[str, dt.datetime]]
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedNotice:
-    """A notice that this runner delivers, and the marks of the services that accepted it in an earlier attempt."""
-
-    id: int
-    stored: StoredNotice
-    attempt_count: int
-    created_at: dt.datetime
-    delivered_to: frozenset[str] = frozenset()
 
 
 def enqueue_backend_notices(pace: NoticeIntervals) -> int:
@@ -123,16 +110,9 @@ def enqueue_queue_empty(pace: NoticeIntervals) -> bool:
     if last.created_at > moment - dt.timedelta(seconds=pace.idle):
         return False
     not_since = min(last.created_at, moment - dt.timedelta(seconds=pace.empty_every))
-    if _emptiness_told(not_since) or _anything_open():
+    if _emptiness_told(not_since) or open_groups().exists():
         return False
     return _notice_emptiness(last.group_id, not_since)
-
-
-def _anything_open() -> bool:
-    # Ended ones are among the partly complete alone; the index leads to each of the statuses.
-    running = Q(status__in=(GroupStatus.PENDING, GroupStatus.RUNNING))
-    partly = Q(status=GroupStatus.PARTIAL_COMPLETE, completed_at=None)
-    return JobGroup.objects.filter(running | partly).exists()
 
 
 def _emptiness_told(since: dt.datetime) -> bool:
@@ -145,12 +125,12 @@ def _notice_emptiness(group_id: str, not_since: dt.datetime) -> bool:
     group = JobGroup.objects.select_for_update().filter(pk=group_id).first()
     if group is None or _emptiness_told(not_since):
         return False
-    name = text.group_name(group.id, json.loads(group.metadata_json))
+    name = group.title
     notice_enqueue(NoticeKind.QUEUE_EMPTY, notices.queue_empty(name, link_to("/")))
     return True
 
 
-def notices_claim(*, pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
+def notices_claim(*, pace: NoticeIntervals, by: str) -> list[Notice]:
     """Claim the due notices for the runner ``by``, unless a message was sent a moment ago."""
     if not Notice.objects.filter(next_attempt_at__lte=now()).exists():
         return []
@@ -158,29 +138,17 @@ def notices_claim(*, pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
 
 
 @retried_transaction
-def _claim(pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
+def _claim(pace: NoticeIntervals, by: str) -> list[Notice]:
     waiting = list(Notice.objects.select_for_update().filter(next_attempt_at__isnull=False).order_by("id"))
     moment = now()
     recent = Notice.objects.filter(sent_at__gt=moment - dt.timedelta(seconds=pace.min_interval))
-    if recent.exists() or any(_is_under_way(notice, moment) for notice in waiting):
+    due = [notice for notice in waiting if notice.next_attempt_at and notice.next_attempt_at <= moment]
+    if recent.exists() or any(notice.claimed_by for notice in set(waiting).difference(due)):
         return []
-    due = [notice for notice in waiting if notice.next_attempt_at is not None and notice.next_attempt_at <= moment]
-    return [_taken(notice, pace, by, moment) for notice in due[:_MOST]]
-
-
-def _is_under_way(notice: Notice, moment: dt.datetime) -> bool:
-    if notice.next_attempt_at is None or notice.next_attempt_at <= moment:
-        return False
-    return notice.claimed_by != ""
-
-
-def _taken(notice: Notice, pace: NoticeIntervals, by: str, moment: dt.datetime) -> ClaimedNotice:
-    Notice.objects.filter(pk=notice.pk, next_attempt_at=notice.next_attempt_at).update(
-        next_attempt_at=moment + dt.timedelta(seconds=pace.claim), attempt_count=notice.attempt_count + 1, claimed_by=by
-    )
-    stored = StoredNotice(notice.kind, notice.title, notice.body, notice.urgency)
-    delivered_to = frozenset(notice.delivered_to.split())
-    return ClaimedNotice(notice.pk, stored, notice.attempt_count + 1, notice.created_at, delivered_to)
+    claimed = Notice.objects.filter(pk__in=[notice.pk for notice in due[:_MOST]])
+    until = moment + dt.timedelta(seconds=pace.claim)
+    claimed.update(next_attempt_at=until, attempt_count=F("attempt_count") + 1, claimed_by=by)
+    return list(claimed)
 
 
 @retry_on_conflict
@@ -200,20 +168,19 @@ def notices_delivered(ids: Collection[int]) -> None:
     put_off.filter(claimed_by="").update(next_attempt_at=moment)
 
 
-@retry_on_conflict
-def notices_failed(failed: Sequence[ClaimedNotice], *, pace: NoticeIntervals, error: str) -> list[int]:
+@retried_transaction
+def notices_failed(failed: Sequence[Notice], *, pace: NoticeIntervals, error: str) -> list[int]:
     """Postpone notices that a service refused; return the ids of those that are given up."""
     moment = now()
     given_up: list[int] = []
-    with transaction.atomic():
-        for notice in failed:
-            rows = Notice.objects.filter(pk=notice.id, sent_at=None)
-            if (moment - notice.created_at).total_seconds() >= pace.give_up:
-                rows.update(next_attempt_at=None, claimed_by="", last_error=f"Given up: {error}"[:500])
-                given_up.append(notice.id)
-                continue
-            again = moment + dt.timedelta(seconds=pace.pause_after(notice.attempt_count))
-            rows.update(next_attempt_at=again, claimed_by="", last_error=error[:500])
+    for notice in failed:
+        rows = Notice.objects.filter(pk=notice.id, sent_at=None)
+        if (moment - notice.created_at).total_seconds() >= pace.give_up:
+            rows.update(next_attempt_at=None, claimed_by="", last_error=f"Given up: {error}"[:500])
+            given_up.append(notice.id)
+            continue
+        again = moment + dt.timedelta(seconds=pace.pause_after(notice.attempt_count))
+        rows.update(next_attempt_at=again, claimed_by="", last_error=error[:500])
     return given_up
 
 

@@ -1,6 +1,6 @@
 """Deletes ended groups with everything that belongs to them: on request, and by the retention.
 
-:func:`_purgeable` decides what goes. Rows are deleted before their files: ``files_collect`` deletes those that a killed
+:func:`_purgeable` decides what the retention deletes. Rows are deleted before their files: ``files_collect`` deletes those that a killed
 process leaves.
 """
 
@@ -14,19 +14,20 @@ from dataclasses import astuple, dataclass
 from typing import Any, Final
 
 from django.conf import settings
-from django.db import models, transaction
+from django.db import models
 from django.db.models import Exists, OuterRef, Q, QuerySet, Sum, Value
 
 from jobgroups.database.locks import DatabaseLock
-from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.clock import now
 from jobgroups.domain.text import gibibytes
+from jobgroups.events import log
 from jobgroups.models import (
-    AbandonedPrompt,
     AssetUse,
     Attempt,
     Capture,
     ChildJob,
+    DeletedSubmission,
     JobEvent,
     JobGroup,
     ReportedFile,
@@ -37,8 +38,7 @@ from jobgroups.services.submission import IDEMPOTENCY_TTL
 
 logger = logging.getLogger(__name__)
 
-#: Younger groups are always kept: their idempotency keys are still valid, and their prompts may still appear at a
-#: backend.
+#: The retention keeps younger groups: their prompts may still appear at a backend.
 YOUNGEST: Final = IDEMPOTENCY_TTL
 _CHILDREN_AT_ONCE: Final = 500  #: A transaction deletes so many children at most (or one group): others wait for it.
 _GROUPS_AT_ONCE: Final = 50
@@ -123,45 +123,67 @@ def groups_purge(limits: Limits) -> Iterator[Purged]:
         group_id, _, created_at = batch[-1]
         # Those of the very same moment come again; that they are gone is no error.
         following = rows.filter(created_at__gte=created_at).exclude(created_at=created_at, id__lte=group_id)
-        count, children_count, file_ids = _delete([one for one, _, _ in batch], groups)
+        count, children_count, file_ids = groups_delete([one for one, _, _ in batch], groups)
         yield Purged(count, children_count, *files_collect(file_ids))
 
 
-@retry_on_conflict
-def _delete(group_ids: Sequence[str], purgeable: QuerySet[JobGroup]) -> tuple[int, int, list[str]]:
-    """Delete those that are still purgeable; return the number of groups and of children, and the ids of their files."""
-    with transaction.atomic():
-        # The locks of every writer: a retry that opens a group, or a star, comes first, or finds it gone.
-        for model, key in ((JobGroup, "pk__in"), (ChildJob, "group__in")):
-            list(model.objects.select_for_update().filter(**{key: group_ids}).order_by("pk").values_list("pk"))
-        groups = list(purgeable.filter(pk__in=group_ids).values_list("pk", flat=True))
-        children = ChildJob.objects.filter(group__in=groups)
-        attempts = Attempt.objects.filter(child__group__in=groups)
-        captures = Capture.objects.filter(child__in=children)
-        file_ids = set(captures.filter(file__isnull=False).values_list("file_id", flat=True))
-        ReportedFile.objects.filter(attempt__in=attempts).delete()
-        AssetUse.objects.filter(group__in=groups).delete()
-        captures.delete()
-        # Leaves first: attempts and children name each other.
-        children.update(current_attempt=None)
-        JobEvent.objects.filter(group__in=groups).delete()
-        # Nothing refers to them now: Django would load each row to find that out.
-        attempts._raw_delete(attempts.db)  # noqa: SLF001
-        count = children._raw_delete(children.db) or 0  # noqa: SLF001
-        JobGroup.objects.filter(pk__in=groups).delete()
+@retried_transaction
+def groups_delete(group_ids: Sequence[str], deletable: QuerySet[JobGroup]) -> tuple[int, int, list[str]]:
+    """Delete those that are still deletable; return the number of groups and of children, and the ids of their files.
+
+    The files are to be deleted afterwards. A valid idempotency key is kept. Open pages are notified.
+    """
+    # The locks of every writer: a retry that opens a group, or a star, comes first, or finds it gone.
+    for model, key in ((JobGroup, "pk__in"), (ChildJob, "group__in")):
+        list(model.objects.select_for_update().filter(**{key: group_ids}).order_by("pk").values_list("pk"))
+    groups = list(deletable.filter(pk__in=group_ids).values_list("pk", flat=True))
+    children = ChildJob.objects.filter(group__in=groups)
+    attempts = Attempt.objects.filter(child__group__in=groups)
+    captures = Capture.objects.filter(child__in=children)
+    file_ids = set(captures.filter(file__isnull=False).values_list("file_id", flat=True))
+    ReportedFile.objects.filter(attempt__in=attempts).delete()
+    AssetUse.objects.filter(group__in=groups).delete()
+    captures.delete()
+    # Leaves first: attempts and children name each other.
+    children.update(current_attempt=None)
+    JobEvent.objects.filter(group__in=groups).delete()
+    # Nothing refers to them now: Django would load each row to find that out.
+    attempts._raw_delete(attempts.db)  # noqa: SLF001
+    count = children._raw_delete(children.db) or 0  # noqa: SLF001
+    _keep_keys(groups)
+    JobGroup.objects.filter(pk__in=groups).delete()
+    for group_id in groups:
+        log.publish_changed(group_id)
     return len(groups), count, list(file_ids)
+
+
+def _keep_keys(group_ids: Sequence[str]) -> None:
+    """Keep the idempotency keys of groups that a repeated request may have; forget those that are too old."""
+    oldest = now() - IDEMPOTENCY_TTL
+    DeletedSubmission.objects.filter(created_at__lte=oldest).delete()
+    names = ("submitter", "idempotency_key", "idempotency_digest", "created_at")
+    valid = JobGroup.objects.filter(pk__in=group_ids, idempotency_key__isnull=False, created_at__gt=oldest)
+    DeletedSubmission.objects.bulk_create(DeletedSubmission(**one) for one in valid.values(*names))
+
+
+def ended_groups() -> QuerySet[JobGroup]:
+    """Return the groups that have ended, and of which no prompt may still run, or turn up, anywhere."""
+    active = unfinished_attempts().filter(child__group=OuterRef("pk"))
+    return JobGroup.objects.filter(~Exists(active), completed_at__isnull=False)
+
+
+def unfinished_attempts() -> QuerySet[Attempt]:
+    """Return the attempts whose prompts may still run, or turn up, at their backends."""
+    return Attempt.objects.filter(Q(ended_at__isnull=True) | Q(abandoned__isnull=False))
 
 
 def _purgeable(limits: Limits) -> QuerySet[Any]:
     """Return the groups that are beyond a limit now, with the first such limit as the ``reason``.
 
-    They have ended, nothing of them may still run, or turn up, anywhere, and no star keeps them.
+    They have ended (:func:`ended_groups`), and no star keeps them.
     """
     moment, of_group = now(), OuterRef("pk")
-    running = Attempt.objects.filter(child__group=of_group, ended_at__isnull=True)
-    abandoned = AbandonedPrompt.objects.filter(attempt__child__group=of_group)
-    deletable = JobGroup.objects.filter(completed_at__lt=moment - YOUNGEST, created_at__lt=moment - YOUNGEST)
-    deletable = deletable.filter(~Exists(running), ~Exists(abandoned))
+    deletable = ended_groups().filter(completed_at__lt=moment - YOUNGEST, created_at__lt=moment - YOUNGEST)
     if not limits.starred:
         deletable = deletable.filter(~Exists(ChildJob.objects.filter(group=of_group, starred=True)))
 
@@ -201,6 +223,14 @@ def _end_of_excess(deletable: QuerySet[JobGroup], gone: QuerySet[JobGroup], size
             if excess <= 0:
                 break
     return end
+
+
+def files_of(group_id: str) -> tuple[int, int]:
+    """Return the number and bytes of the captured files that no other group has."""
+    captured = Capture.objects.filter(child__group=group_id, file__isnull=False)
+    group = JobGroup.objects.filter(pk=group_id)
+    files = StoredFile.objects.filter(~_captured_outside(group), pk__in=captured.values("file"))
+    return files.count(), _size(files)
 
 
 def _captured_outside(groups: QuerySet[JobGroup]) -> Exists:

@@ -13,8 +13,9 @@ from django.db import connection
 from django.db.models import Q
 
 from backends.models import Backend
-from backends.quarantine import QuarantineRules, counts_since, quarantine_for, reason_for
 from backends.services import MAX_REASON
+from backends.states import QuarantineRules, counts_since, quarantine_for, reason_for
+from jobgroups import metrics
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import TAXONOMY, FailureClass
 from jobgroups.domain.states import AttemptState
@@ -43,6 +44,8 @@ def record_result(attempt: Attempt) -> None:
     A counted failure may quarantine the backend, also of an attempt that has not ended and ignores its stop. A success
     ends a probation. Other states are no evidence about the backend.
     """
+    if attempt.failure_class:
+        metrics.count_on_commit(metrics.failures, attempt.failure_class, attempt.backend_id)
     if attempt.failure_class in COUNTED_FAILURES:
         _count(attempt)
     elif attempt.state == AttemptState.SUCCESS:

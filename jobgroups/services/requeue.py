@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.db.models import Q
 
+from jobgroups import metrics
 from jobgroups.domain import retry_policy
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
@@ -14,6 +15,7 @@ from jobgroups.domain.retry_policy import RetryPolicy
 from jobgroups.domain.states import ATTEMPT_NEVER_RAN, ChildStatus
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services import exclusions
 from jobgroups.services.candidates import (
     CandidateBackends,
     are_locked,
@@ -57,7 +59,8 @@ def schedule_retry(tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind
     """
     group, policy = tx.group, tx.group.retry_policy
     executed = attempt.state not in ATTEMPT_NEVER_RAN
-    if kind is FailureClass.NODE_OR_MODEL_MISSING and not child.is_bound and not (policy.is_paid and executed):
+    is_refusal = kind is FailureClass.NODE_OR_MODEL_MISSING and not exclusions.is_of_job(attempt)
+    if is_refusal and not child.is_bound and not (policy.is_paid and executed):
         # Its backend is excluded now. The job waits for another one, also if none is left.
         count = attempts_with(child, attempt)
         return requeue_at(tx, child, attempt, kind, reason, target=None, attempt_count=count)
@@ -110,6 +113,7 @@ def requeue_at(
     put = requeue(tx, child, attempt, backend_id=target, **fields)
     if put:
         _record_retry(tx, child, attempt.backend_id, kind, reason)
+        metrics.count_on_commit(metrics.retries, kind.value)
     return put
 
 

@@ -1,13 +1,14 @@
 """Retry by a user: the next run of a group that has ended, or one child of a running group.
 
 Children that failed, timed out or were cancelled are queued again, each with its own seed. A child with a late
-result completes with it and is not rendered again.
+result completes with it and is not rendered again. A child that ``stop_when`` stopped is retried only if it is named.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from jobgroups import metrics
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
@@ -96,7 +97,7 @@ def _queue_again(tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choic
     results = late_results.late_results(chosen)
     waiting = [child for child in chosen if child.id not in results]
     if waiting:
-        assets_use_again(tx.group)
+        assets_use_again(tx.group, waiting)
     pooled, assigned = _parted(tx.group, waiting, choice)
     assignment.check_pool(tx.group, pooled)
     bound: dict[str, str] = assignment.assign_backends(tx.group, assigned, choice) if assigned else {}
@@ -122,6 +123,7 @@ def _queue_again(tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choic
                 )
             )
     log.notify_runners_on_commit(work_only=True)
+    metrics.count_on_commit(metrics.retries, "user", by=len(waiting))
     if opens_run:
         tx.add_event(log.group_reopened(tx.group, chosen, by=by))
     if choice.names_a_backend:
@@ -158,7 +160,7 @@ def _chosen(tx: GroupTransaction, children: Sequence[ChildJob], job_ids: Sequenc
     wanted = {ChildStatus.FAILED, ChildStatus.TIMEOUT}
     if tx.group.status == GroupStatus.CANCELLED:
         wanted.add(ChildStatus.CANCELLED)
-    chosen = [child for child in children if child.status in wanted]
+    chosen = [child for child in children if child.status in wanted and not child.stopped_by]
     if not chosen:
         raise NothingToRetry(tx.group.id)
     return chosen

@@ -191,8 +191,9 @@ def content_store(path: Path, new: Row, *, known: Callable[[], Row | None], keep
             if keep(new, True):
                 return new
         except IntegrityError:
-            # The same content was stored at the same moment.
+            # The same content was stored at the same moment, or ``keep`` refused the new row.
             if (row := known()) is None:
+                delete_file(new.stored_name)
                 raise
             keep(row, False)
         delete_file(new.stored_name)

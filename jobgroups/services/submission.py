@@ -2,27 +2,35 @@
 
 import datetime as dt
 import json
+import logging
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from django.db import IntegrityError
+from django.db.models import Manager
 
 from jobgroups import workflow
 from jobgroups.database.retry import retried_transaction
-from jobgroups.database.statements import Insertion, insert, insert_returning_id
+from jobgroups.database.statements import Insertion, insert
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus, PartialOutputs, Placement, RetryScope
-from jobgroups.errors import IdempotencyConflict
+from jobgroups.errors import GroupDeleted, IdempotencyConflict
 from jobgroups.events import log
-from jobgroups.models import NO_TIMEOUT, ChildJob, GroupLabel, JobGroup, Variant
+from jobgroups.log_context import bound, note_cause
+from jobgroups.models import NO_TIMEOUT, ChildJob, DeletedSubmission, GroupLabel, JobGroup, Variant
 from jobgroups.queries.assets import known_references
-from jobgroups.queries.groups import submitted_backends
+from jobgroups.queries.groups import is_large, submitted_backends
 from jobgroups.serializers import to_json
 from jobgroups.services.assets import assets_use
 from jobgroups.services.backends import lock_backends
 from jobgroups.workflow import seeds
+from jobgroups.workflow.batch import Batch, BatchJob, VariantKey
+from jobgroups.workflow.seed_inputs import NO_SEED
+
+logger = logging.getLogger(__name__)
+M = TypeVar("M", JobGroup, DeletedSubmission)
 
 IDEMPOTENCY_TTL: Final = dt.timedelta(hours=24)  #: How long an idempotency key is remembered.
 
@@ -48,13 +56,20 @@ class Submission:
     retry_elsewhere: RetryScope = RetryScope.NEVER
     retry_on: Sequence[str] | None = None  #: Failure classes after which a child is tried again; None: all that may be.
     partial_outputs: PartialOutputs = PartialOutputs.ACCEPT
+    batch: Batch | None = None  #: The jobs with inputs of their own, as many as ``count``.
+    #: The numbers of ``completed`` or ``failed`` jobs at which the rest of the group ends; None: it does not.
+    stop_when: Mapping[str, int] | None = None
+    webhook: Mapping[str, Any] | None = None  #: ``{"url", "events"}``; None: those of the installation alone.
     #: ``{"backend_id", "reason"}`` for each entry of the request that was left out.
     skipped_backends: Sequence[Mapping[str, str]] = ()
     #: Warnings that the request's form gave rise to; those of the workflow come behind them.
     warnings: Sequence[str] = ()
     submitter: str = ""
+    name: str = ""
     idempotency_key: str | None = None
     idempotency_digest: str = ""
+    #: A key of Comfy.org for its partner nodes, which is stored nowhere; empty: that of the installation is used.
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +77,36 @@ class Submitted:
     """What a submission led to."""
 
     group: JobGroup
-    children: list[ChildJob]
+    children: list[ChildJob]  #: Of a large group none.
     replayed: bool = False  #: Whether this is an earlier submission with the same idempotency key.
 
 
 def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:
     """Return the group that this idempotency key made within 24 h, if any.
 
-    Raises ``IdempotencyConflict`` if it made one out of another body.
+    Raises ``IdempotencyConflict`` if it made one out of another body, ``GroupDeleted`` if that group was deleted.
     """
-    group = JobGroup.objects.filter(
-        submitter=submitter, idempotency_key=key, created_at__gt=now() - IDEMPOTENCY_TTL
-    ).first()
-    if group is None:
+    group = _with_key(JobGroup.objects, submitter, key)
+    found = group or _with_key(DeletedSubmission.objects, submitter, key)
+    if found is None:
         return None
-    if group.idempotency_digest != digest:
+    if found.idempotency_digest != digest:
         raise IdempotencyConflict("This Idempotency-Key was used within 24 h with another body; use a new key.")
+    if group is None:
+        raise GroupDeleted
+    if is_large(group):
+        return Submitted(group, [], replayed=True)
     children = list(group.children.order_by("position"))
     first = submitted_backends(group)
     for child in children:
         # In memory alone: the answer is the first one's, wherever they have gone since.
         child.backend_id = first[child.id]
     return Submitted(group, children, replayed=True)
+
+
+def _with_key(rows: Manager[M], submitter: str, key: str) -> M | None:
+    valid_from = now() - IDEMPOTENCY_TTL
+    return rows.filter(submitter=submitter, idempotency_key=key, created_at__gt=valid_from).first()
 
 
 def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
@@ -97,36 +120,30 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
         workflow.ParameterInvalid: a parameter does not fit the workflow.
         InvalidRequest: an asset that the workflow refers to does not exist.
         IdempotencyConflict: its key was used with another body.
+        GroupDeleted: the group of its key was deleted.
         Conflict: a backend was removed since it was chosen.
     """
     prepared = workflow.build_template(submission.workflow, submission.parameters)
-    asset_ids = known_references(prepared.workflow)
-    base = submission.base_seed
-    if base is None:
-        base = secrets.randbelow(seeds.MAX_SEED + 1)
-    total = submission.count or len(submission.backend_ids)
-    dealt = seeds.seeds(seeds.SeedStrategy(submission.seed_strategy), base, total)
+    batch = submission.batch
+    asset_ids = known_references(prepared.workflow, {} if batch is None else batch.assets)
+    base = seeds.random_base() if submission.base_seed is None else submission.base_seed
     group = _group_row(submission, base, runner_alive)
-    group.warnings_json = to_json([*submission.warnings, *prepared.warnings])
+    group.warnings_json = to_json([*submission.warnings, *warnings_of(prepared, batch)])
     group.workflow_digest = workflow.digest(prepared)
-    if submission.count is None:
-        backends: Sequence[str | None] = submission.backend_ids
-        variant = None
-    else:
-        backends = [None] * submission.count
-        variant = Variant(
-            group=group,
-            number=0,
-            queued_at=group.created_at,
-            candidates=list(submission.backend_ids),
-            workflow_digest=group.workflow_digest,
-            models_digest=workflow.models_digest(prepared.workflow),
-        )
-    children = _child_rows(group, backends, dealt)
+    found = workflow.summary(prepared.workflow)
+    group.summary_json, group.prompt = to_json(found), found.get("prompt", "")
+    children = _child_rows(group, submission, jobs_of(submission, base))
+    variants: list[Variant] = []
+    if batch is not None:
+        variants = _variants(group, submission, batch.variants)
+    elif submission.count is not None:
+        key = group.workflow_digest, workflow.models_digest(prepared.workflow)
+        variants = _variants(group, submission, [key])
     # Before the transaction, which keeps other writers waiting.
-    rows = Insertion(children)
+    rows = Insertion(children, later="variant_id" if variants else "")
+    note_cause(group.id)
     try:
-        _store(group, rows, submission, variant, asset_ids)
+        _store(group, rows, submission, variants, asset_ids)
     except IntegrityError:
         # Two requests with one key at the same moment: the other one was first.
         replay = submission.idempotency_key and group_replay(
@@ -135,28 +152,42 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
         if not replay:
             raise
         return replay
-    return Submitted(group, children)
+    with bound(group=group.id):
+        logger.info("%s: submitted (%d jobs)", group.id, group.total_count)
+    return Submitted(group, [] if is_large(group) else children)
 
 
 @retried_transaction
 def _store(
-    group: JobGroup, children: Insertion, submission: Submission, variant: Variant | None, asset_ids: Collection[str]
+    group: JobGroup,
+    children: Insertion,
+    submission: Submission,
+    variants: Sequence[Variant],
+    asset_ids: Collection[str],
 ) -> None:
-    if variant is None:
+    if not variants:
         lock_backends(submission.backend_ids)
     if group.idempotency_key is not None:
         used = JobGroup.objects.filter(submitter=group.submitter, idempotency_key=group.idempotency_key)
         used.filter(created_at__lte=now() - IDEMPOTENCY_TTL).update(idempotency_key=None)
     group.seq = 0
     insert([group])
+    if group.idempotency_key is not None and _with_key(
+        DeletedSubmission.objects, group.submitter, group.idempotency_key
+    ):
+        raise IntegrityError("The group of this key was deleted since the request began.")
     assets_use(group, asset_ids)
-    if variant is None:
-        children.execute()
+    if variants:
+        insert(variants)
+        ids = dict(group.variants.values_list("number", "id"))
+        of_child = [0] * group.total_count if submission.batch is None else submission.batch.variant_of
+        children.execute(variant_id=[ids[number] for number in of_child])
     else:
-        insert_returning_id(variant)
-        children.execute(variant_id=variant.pk)
+        children.execute()
     insert(_labels(group, submission.metadata))
     log.append_events(group, [log.group_created(group)])
+    if submission.secret:
+        log.send_key_on_commit(group.id, submission.secret)
     log.notify_runners_on_commit(work_only=True)
 
 
@@ -169,6 +200,7 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         workflow_json=to_json(submission.workflow),
         parameters_json=to_json(submission.parameters),
         metadata_json=to_json(submission.metadata),
+        sweep_json=None if submission.batch is None else _json_or_none(submission.batch.sweep),
         seed_strategy=submission.seed_strategy,
         base_seed=base_seed,
         timeout_seconds=NO_TIMEOUT if submission.timeout_seconds is None else submission.timeout_seconds,
@@ -176,11 +208,15 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         retention_days=submission.retention_days,
         required_capabilities=list(submission.required_capabilities),
         uses_partner_nodes=submission.uses_partner_nodes,
+        has_secret=bool(submission.secret),
         max_attempts=submission.max_attempts,
         retry_elsewhere=submission.retry_elsewhere.value,
         retry_on=None if submission.retry_on is None else list(submission.retry_on),
         partial_outputs=submission.partial_outputs.value,
+        stop_when_json=_json_or_none(submission.stop_when),
+        webhook_json=_json_or_none(submission.webhook),
         submitter=submission.submitter,
+        name=submission.name,
         placement=(Placement.BOUND if submission.count is None else Placement.POOL).value,
         skipped_backends_json=to_json(list(submission.skipped_backends)),
         idempotency_key=submission.idempotency_key,
@@ -189,7 +225,37 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
     )
 
 
-def _child_rows(group: JobGroup, backend_ids: Sequence[str | None], dealt: list[int]) -> list[ChildJob]:
+def jobs_of(submission: Submission, base_seed: int) -> Sequence[BatchJob]:
+    """Return the jobs that a submission makes, with their seeds."""
+    if submission.batch is not None:
+        return submission.batch.jobs
+    total = submission.count or len(submission.backend_ids)
+    strategy = seeds.SeedStrategy(submission.seed_strategy)
+    return [BatchJob(seed, None) for seed in seeds.seeds(strategy, base_seed, total)]
+
+
+def warnings_of(prepared: workflow.WorkflowTemplate, batch: Batch | None) -> list[str]:
+    """Return the warnings of a workflow; one without a seed is right if its jobs differ otherwise."""
+    differ = batch is not None and all(job.variation for job in batch.jobs)
+    return [one for one in prepared.warnings if not (differ and one == NO_SEED)]
+
+
+def _variants(group: JobGroup, submission: Submission, keys: Sequence[VariantKey]) -> list[Variant]:
+    return [
+        Variant(
+            group=group,
+            number=number,
+            queued_at=group.created_at,
+            candidates=list(submission.backend_ids),
+            workflow_digest=digest,
+            models_digest=models,
+        )
+        for number, (digest, models) in enumerate(keys)
+    ]
+
+
+def _child_rows(group: JobGroup, submission: Submission, jobs: Sequence[BatchJob]) -> list[ChildJob]:
+    bound: Sequence[str | None] = submission.backend_ids if submission.count is None else [None] * len(jobs)
     return [
         ChildJob(
             id=f"j_{secrets.token_hex(6)}",
@@ -197,11 +263,17 @@ def _child_rows(group: JobGroup, backend_ids: Sequence[str | None], dealt: list[
             position=position,
             backend_id=backend_id,
             is_bound=backend_id is not None,
-            seed=seed,
+            seed=job.seed,
+            variation_json=_json_or_none(job.variation),
+            metadata_json=_json_or_none(job.metadata),
             queued_at=group.created_at,
         )
-        for position, (backend_id, seed) in enumerate(zip(backend_ids, dealt, strict=True))
+        for position, (backend_id, job) in enumerate(zip(bound, jobs, strict=True))
     ]
+
+
+def _json_or_none(value: object) -> str | None:
+    return None if value is None else to_json(value)
 
 
 def _labels(group: JobGroup, metadata: dict[str, Any]) -> list[GroupLabel]:

@@ -4,11 +4,10 @@ import datetime as dt
 from collections.abc import Collection
 from typing import Final
 
-from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 
 from backends.models import Backend
-from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.clock import now
 from jobgroups.domain.estimates import TimingSample, moving_average
 from jobgroups.models import Timing
@@ -17,33 +16,32 @@ _KEPT: Final = dt.timedelta(days=90)  #: A time that no job has confirmed for so
 _KEY: Final = ("workflow_digest", "backend")
 
 
-@retry_on_conflict
+@retried_transaction
 def timings_store(samples: Collection[TimingSample]) -> None:
     """Store samples, oldest first. Two runners that store one pair at once lose a sample, which is allowed."""
     digests = {one.workflow_digest for one in samples}
     names = {one.backend_id for one in samples}
-    with transaction.atomic():
-        registered = set(Backend.objects.filter(pk__in=names).values_list("pk", flat=True))
-        rows = {
-            (row.workflow_digest, row.backend_id): row
-            for row in Timing.objects.filter(workflow_digest__in=digests, backend__in=names)
-        }
-        changed: dict[tuple[str, str], Timing] = {}
-        for one in samples:
-            key = one.workflow_digest, one.backend_id
-            if one.backend_id in registered:
-                row = rows.get(key) or Timing(workflow_digest=key[0], backend_id=key[1])
-                _learn(row, one)
-                # The unique key decides whether it is inserted or updated.
-                row.pk = None
-                rows[key] = changed[key] = row
-        # In the order of their keys: two runners do not wait for each other.
-        Timing.objects.bulk_create(
-            [changed[key] for key in sorted(changed)],
-            update_conflicts=True,
-            unique_fields=_KEY,
-            update_fields=["models_digest", "seconds", "load_seconds", "runs", "updated_at"],
-        )
+    registered = set(Backend.objects.filter(pk__in=names).values_list("pk", flat=True))
+    rows = {
+        (row.workflow_digest, row.backend_id): row
+        for row in Timing.objects.filter(workflow_digest__in=digests, backend__in=names)
+    }
+    changed: dict[tuple[str, str], Timing] = {}
+    for one in samples:
+        key = one.workflow_digest, one.backend_id
+        if one.backend_id in registered:
+            row = rows.get(key) or Timing(workflow_digest=key[0], backend_id=key[1])
+            _learn(row, one)
+            # The unique key decides whether it is inserted or updated.
+            row.pk = None
+            rows[key] = changed[key] = row
+    # In the order of their keys: two runners do not wait for each other.
+    Timing.objects.bulk_create(
+        [changed[key] for key in sorted(changed)],
+        update_conflicts=True,
+        unique_fields=_KEY,
+        update_fields=["models_digest", "seconds", "load_seconds", "runs", "updated_at"],
+    )
 
 
 def _learn(row: Timing, sample: TimingSample) -> None:

@@ -15,6 +15,7 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import GroupNotFound, LeaseLost
 from jobgroups.events import log
+from jobgroups.log_context import bound, note_cause
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import notices
 from jobgroups.services.group_transaction import GroupTransaction
@@ -48,10 +49,12 @@ def _group_locked(group_id: str) -> Iterator[GroupTransaction]:
     if group is None:
         raise GroupNotFound(group_id)
     tx = GroupTransaction(group)
-    yield tx
-    children = tx.flush()
-    if children is not None:
-        notices.enqueue_group_ended(group, children)
+    note_cause(group_id)
+    with bound(group=group_id):
+        yield tx
+        children = tx.flush()
+        if children is not None:
+            notices.enqueue_group_ended(group, children)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,8 @@ def attempt_transaction(
         child = _locked_child.get(found.child_id)
         attempt = _locked_attempt.get(attempt_id)
         was_over = attempt.ended_at is not None
-        yield tx, child, attempt
+        with bound(group=found.group_id, job=child.id, attempt=attempt.number, backend=attempt.backend_id):
+            yield tx, child, attempt
         if not was_over and attempt.ended_at is not None and is_free(child):
             log.notify_runners_on_commit()
 

@@ -13,8 +13,10 @@ from jobgroups.workflow.graph import node_title as node_title
 from jobgroups.workflow.parameters import ALIASES as ALIASES
 from jobgroups.workflow.parameters import SEED_INPUTS as SEED_INPUTS
 from jobgroups.workflow.parameters import ParameterInvalid as ParameterInvalid
+from jobgroups.workflow.summary import summary as summary
 from jobgroups.workflow.template import WorkflowTemplate as WorkflowTemplate
 from jobgroups.workflow.template import build_template as build_template
+from jobgroups.workflow.template import varied as varied
 from jobgroups.workflow.template import with_seed as with_seed
 from jobgroups.workflow.validation import FieldInvalid as FieldInvalid
 from jobgroups.workflow.validation import TextInvalid as TextInvalid

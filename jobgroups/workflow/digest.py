@@ -79,7 +79,7 @@ def origins(workflow: Workflow) -> dict[str, str]:
         if node_id in found:
             continue
         inputs = {
-            name: [found.get(value[0], ""), *value[1:]] if is_link(value) else _plain(value)
+            name: [found.get(value[0], ""), *value[1:]] if is_link(value) else plain(value)
             for name, value in node["inputs"].items()
         }
         text = json.dumps([node["class_type"], inputs], sort_keys=True)
@@ -90,20 +90,22 @@ def origins(workflow: Workflow) -> dict[str, str]:
 def _telling(node_id: str, node: Node, seeds: frozenset[tuple[str, str]]) -> dict[str, Any]:
     """Return a node's inputs that count."""
     return {
-        name: _plain(value)
+        name: plain(value)
         for name, value in node["inputs"].items()
         # A seed that a parameter sets is not in the slots. A linked seed counts as a link.
         if (node_id, name) not in seeds
         and (name not in SEED_INPUTS or isinstance(value, list))
-        and not _is_content(name, value)
+        and not is_content(name, value)
     }
 
 
-def _is_content(name: str, value: Any) -> bool:
+def is_content(name: str, value: Any) -> bool:
+    """Return whether the value of an input is content, which does not count."""
     if not isinstance(value, str):
         return referenced_asset(value) is not None
     return name in CONTENT_INPUTS or len(value) > _LONGEST_NAME or "\n" in value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as it counts: ``7`` and ``7.0`` are equal."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

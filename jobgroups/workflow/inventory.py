@@ -5,8 +5,8 @@ a refusal. So there is a reason only where ComfyUI is certain to refuse.
 """
 
 import difflib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -20,6 +20,9 @@ MAX_REASONS: Final = 100  #: Reasons of one backend; a workflow may have thousan
 _MAX_COMPARED: Final = 2_000  #: Names with which a missing one is compared: it takes some microseconds each.
 _LONG_LIST: Final = 20  #: Above this number ComfyUI's message has the length of a list instead of its choices.
 _MAX_SHOWN: Final = 200
+_MAX_CHOICES: Final = 2_000  #: Choices of one input in an answer.
+_MAX_ALL_CHOICES: Final = 20_000  #: Choices of all inputs in an answer: many nodes may load files.
+_NO_CHANGES: Final[Mapping[tuple[str, str], Any]] = {}
 
 
 class ReasonCode(StrEnum):
@@ -85,39 +88,88 @@ def uses_partner_nodes(workflow: Workflow, known: Iterable[Mapping[str, bool]]) 
     return None if all(None in of_backend for of_backend in found) else False
 
 
-def judge(workflow: Workflow, classes: Mapping[str, NodeClass | None]) -> Verdict:
-    """Return whether a backend can execute a workflow with its parameters set, and every reason why not.
+def choices(workflow: Workflow, known: Sequence[Mapping[str, NodeClass | None]]) -> dict[str, dict[str, Any]]:
+    """Return the ``choices`` of the inputs with a value, by ``node.input``, in the order of the backends' lists.
+
+    ``known`` has the classes of each backend. ``choice_backends`` has the number of backends with a choice, where
+    another one lacks it.
+    """
+    found: dict[str, dict[str, Any]] = {"choices": {}, "choice_backends": {}}
+    counts: dict[tuple[str, str], tuple[int, Counter[Any]]] = {}
+    left = _MAX_ALL_CHOICES
+    for node_id, node in workflow.items():
+        for name in (name for name, value in node["inputs"].items() if not isinstance(value, list)):
+            key = node["class_type"], name
+            if key not in counts:
+                classes = (one for of_backend in known if (one := of_backend.get(key[0])))
+                listed = [one.inputs[name].choices for one in classes if name in one.inputs]
+                values = (value for one in listed for value in one or () if isinstance(value, str | int | float))
+                counts[key] = len(listed), Counter(values)
+            total, count = counts[key]
+            offered = list(count)[: min(_MAX_CHOICES, left)]
+            if not offered:
+                continue
+            left -= len(offered)
+            found["choices"][f"{node_id}.{name}"] = offered
+            if lacking := {str(one): count[one] for one in offered if count[one] < total}:
+                found["choice_backends"][f"{node_id}.{name}"] = lacking
+    return found
+
+
+class Judge:
+    """Judges whether a backend can execute a workflow with its parameters set, also with other values of some inputs.
 
     ``classes`` are those that are known of the backend; None for one that it does not have.
     """
-    sources: defaultdict[str, set[str]] = defaultdict(set)
-    readers: defaultdict[str, set[str]] = defaultdict(set)
-    for node_id, _, source in links(workflow):
-        if source in workflow:
-            sources[node_id].add(source)
-            readers[source].add(node_id)
-    known = {node_id: one for node_id, node in workflow.items() if (one := classes.get(node["class_type"])) is not None}
-    fatal = [*_missing_nodes(workflow, classes), *_missing_sources(workflow)]
-    outputs = [node_id for node_id, one in known.items() if one.is_output]
-    needed = closure(outputs, lambda node_id: sources[node_id])
-    faults = [
-        reason
-        for node_id, one in known.items()
-        if node_id in needed
-        for reason in _faults(node_id, workflow[node_id], one)
-    ]
-    # A node of an unknown class that no other node reads may be an output.
-    possible = outputs + [
-        node_id for node_id, node in workflow.items() if node["class_type"] not in classes and node_id not in readers
-    ]
-    spoilt = closure({one.node_id for one in faults}, lambda node_id: readers[node_id])
-    position = {node_id: at for at, node_id in enumerate(workflow)}
-    reasons = sorted([*fatal, *faults], key=lambda one: position[one.node_id])
-    return Verdict(
-        tuple(reasons[:MAX_REASONS]),
-        is_refused=bool(fatal) or (bool(faults) and spoilt.issuperset(possible)),
-        is_known=classes.keys() >= class_types(workflow),
-    )
+
+    def __init__(self, workflow: Workflow, classes: Mapping[str, NodeClass | None]) -> None:
+        sources: defaultdict[str, set[str]] = defaultdict(set)
+        self._readers: defaultdict[str, set[str]] = defaultdict(set)
+        for node_id, _, source in links(workflow):
+            if source in workflow:
+                sources[node_id].add(source)
+                self._readers[source].add(node_id)
+        known = {id_: one for id_, node in workflow.items() if (one := classes.get(node["class_type"])) is not None}
+        self._fatal = [*_missing_nodes(workflow, classes), *_missing_sources(workflow)]
+        outputs = [node_id for node_id, one in known.items() if one.is_output]
+        needed = closure(outputs, lambda node_id: sources[node_id])
+        #: ComfyUI checks no node that no output needs.
+        self._checked = {node_id: one for node_id, one in known.items() if node_id in needed}
+        self._faults = {
+            (node_id, name): reason
+            for node_id, one in self._checked.items()
+            for name, reason in _faults(node_id, workflow[node_id], one)
+        }
+        # A node of an unknown class that no other node reads may be an output.
+        self._possible = outputs + [
+            node_id
+            for node_id, node in workflow.items()
+            if node["class_type"] not in classes and node_id not in self._readers
+        ]
+        self._workflow = workflow
+        self._position = {node_id: at for at, node_id in enumerate(workflow)}
+        self._is_known = classes.keys() >= class_types(workflow)
+
+    def verdict(self, changes: Mapping[tuple[str, str], Any] = _NO_CHANGES) -> Verdict:
+        """Return whether the workflow with these values of inputs, by (node id, name), is refused, and every reason."""
+        faults = [reason for slot, reason in self._faults.items() if slot not in changes]
+        faults += [one for slot, value in changes.items() if (one := self._fault_of(*slot, value))]
+        if not faults and not self._fatal:
+            return Verdict(is_known=self._is_known)
+        spoilt = closure({one.node_id for one in faults}, lambda node_id: self._readers[node_id])
+        reasons = sorted([*self._fatal, *faults], key=lambda one: self._position[one.node_id])
+        return Verdict(
+            tuple(reasons[:MAX_REASONS]),
+            is_refused=bool(self._fatal) or (bool(faults) and spoilt.issuperset(self._possible)),
+            is_known=self._is_known,
+        )
+
+    def _fault_of(self, node_id: str, name: str, value: Any) -> Reason | None:
+        known = self._checked.get(node_id)
+        if known is None or name not in known.inputs:
+            return None
+        class_type = self._workflow[node_id]["class_type"]
+        return _fault(node_id, class_type, name, value, known.inputs[name], is_core=known.is_core)
 
 
 def _missing_nodes(workflow: Workflow, classes: Mapping[str, NodeClass | None]) -> Iterator[Reason]:
@@ -136,28 +188,35 @@ def _missing_sources(workflow: Workflow) -> Iterator[Reason]:
             yield Reason(ReasonCode.INPUT_MISSING, node_id, class_type, name, message)
 
 
-def _faults(node_id: str, node: Mapping[str, Any], known: NodeClass) -> Iterator[Reason]:
-    """Give the reasons of one node that an output needs: ComfyUI checks no other one."""
+def _faults(node_id: str, node: Mapping[str, Any], known: NodeClass) -> Iterator[tuple[str, Reason]]:
+    """Give the inputs of one node that ComfyUI refuses, with the reasons."""
     class_type, inputs = node["class_type"], node["inputs"]
     for name, declared in known.inputs.items():
-        if name not in inputs:
-            if declared.is_required:
-                message = f"Required input is missing: {_shown(name)}"
-                yield Reason(ReasonCode.INPUT_MISSING, node_id, class_type, name, message)
-            continue
-        value = inputs[name]
-        if isinstance(value, dict):
-            value = value.get("__value__", value)
-        if isinstance(value, list | dict):
-            continue
-        if declared.type == COMBO:
-            code = _code_of_choice(value, declared, is_core=known.is_core)
-            message = _not_in_list(name, value, declared.choices or ())
-        else:
-            code = ReasonCode.VALUE_INVALID
-            message = _wrong_number(value, declared) if known.is_core else ""
-        if code and message:
-            yield Reason(code, node_id, class_type, name, message, value, declared.choices or ())
+        if name in inputs:
+            reason = _fault(node_id, class_type, name, inputs[name], declared, is_core=known.is_core)
+            if reason is not None:
+                yield name, reason
+        elif declared.is_required:
+            message = f"Required input is missing: {_shown(name)}"
+            yield name, Reason(ReasonCode.INPUT_MISSING, node_id, class_type, name, message)
+
+
+def _fault(
+    node_id: str, class_type: str, name: str, value: Any, declared: NodeInput, *, is_core: bool
+) -> Reason | None:
+    if isinstance(value, dict):
+        value = value.get("__value__", value)
+    if isinstance(value, list | dict):
+        return None
+    code: ReasonCode | None = ReasonCode.VALUE_INVALID
+    if declared.type == COMBO:
+        code = _code_of_choice(value, declared, is_core=is_core)
+        message = _not_in_list(name, value, declared.choices or ()) if code else ""
+    else:
+        message = _wrong_number(value, declared) if is_core else ""
+    if not code or not message:
+        return None
+    return Reason(code, node_id, class_type, name, message, value, declared.choices or ())
 
 
 def _code_of_choice(value: Any, declared: NodeInput, *, is_core: bool) -> ReasonCode | None:

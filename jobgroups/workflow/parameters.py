@@ -7,12 +7,13 @@ Addressed parameters are applied last and win.
 A link is never overwritten. A parameter without a match causes a warning, a value of the wrong type an error.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from jobgroups.workflow.assets import referenced_asset
-from jobgroups.workflow.graph import WorkflowCopy, is_integer, is_literal, nodes_by_title
+from jobgroups.workflow.graph import Workflow, WorkflowCopy, is_integer, is_literal, nodes_by_title
 from jobgroups.workflow.validation import FieldInvalid, shown_key
 
 SEED_INPUTS: Final = ("seed", "noise_seed")
@@ -79,14 +80,29 @@ class Applied:
         return [f'The parameter "{name}" is ignored: {reason}' for name, reason in self.ignored.items()]
 
 
-@dataclass(frozen=True, slots=True)
-class _Parameter:
-    """One input to set, of the node ``node_id`` or of every node (None)."""
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The inputs that a parameter sets: that of one node, or those with a name in every node."""
 
-    path: str
-    node_id: str | None
-    name: str
-    value: Any
+    name: str  #: ComfyUI's name of the input.
+    node_ids: Sequence[str]
+    is_addressed: bool
+    problem: str = ""  #: Why there are no inputs, as a sentence without its capital.
+    #: The kinds of the literals, each with one of the nodes.
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def slots(self) -> list[tuple[str, str]]:
+        """The inputs: (node id, name)."""
+        return [(node_id, self.name) for node_id in self.node_ids]
+
+    def mismatch(self, value: Any) -> str | None:
+        """Return a sentence if a value has not the type of a literal that it would replace."""
+        kind = _kind(value)
+        for wanted, node_id in self.kinds.items():
+            if not _fits(self.name, wanted, kind):
+                return _mismatch(self.name, wanted, node_id)
+        return None
 
 
 def apply_parameters(copy: WorkflowCopy, parameters: object) -> Applied:
@@ -98,88 +114,102 @@ def apply_parameters(copy: WorkflowCopy, parameters: object) -> Applied:
         return Applied()
     if not isinstance(parameters, dict):
         raise ParameterInvalid("parameters", "Must be an object of names and values.")
-    applied, held = Applied(), _Inputs(copy)
-    for parameter in sorted(_read(copy, parameters), key=lambda each: each.node_id is not None):
-        found = held.of(parameter)
-        if isinstance(found, str):
-            applied.ignored[parameter.path.removeprefix("parameters.")] = found
+    applied, targets = Applied(), Targets(copy.nodes)
+    for keys, target, value in sorted(targets.read(parameters), key=lambda each: each[1].is_addressed):
+        shown = ".".join(map(shown_key, keys))
+        if target.problem:
+            applied.ignored[shown] = target.problem
             continue
-        for node_id, name in found:
-            literal = copy.nodes[node_id]["inputs"][name]
-            if not _fits(name, literal, parameter.value):
-                raise ParameterInvalid(parameter.path, _mismatch(name, literal, node_id))
-            copy.set(node_id, name, parameter.value)
-        if parameter.node_id is not None:
-            applied.addressed.update(found)
+        if wrong := target.mismatch(value):
+            raise ParameterInvalid(f"parameters.{shown}", wrong)
+        for node_id in target.node_ids:
+            copy.set(node_id, target.name, value)
+        if target.is_addressed:
+            applied.addressed.update(target.slots)
     return applied
 
 
-def _read(copy: WorkflowCopy, parameters: Mapping[str, Any]) -> Iterator[_Parameter]:
-    """Distinguish plain from addressed parameters by the workflow's ids and titles."""
-    titles = nodes_by_title(copy.nodes)
+class Targets:
+    """Finds what parameters set in a workflow. Each name is looked up once: setting a literal never makes it a link."""
 
-    def find(address: str, path: str) -> str | None:
-        """Return the id of the node with this id or title, or None."""
-        if address in copy.nodes:
-            return address
-        found = titles.get(address, [])
-        if len(found) > 1:
-            raise ParameterInvalid(path, f"{len(found)} nodes have this title; address one by its id.")
-        return found[0] if found else None
-
-    for key, value in parameters.items():
-        path = f"parameters.{shown_key(key)}"
-        is_object = isinstance(value, dict) and referenced_asset(value) is None
-        whole = find(key, path) if is_object else None
-        if whole is not None:
-            for name, each in value.items():
-                yield _Parameter(f"{path}.{shown_key(name)}", whole, name, each)
-            continue
-        address, _, name = key.rpartition(".")
-        node_id = find(address, path) if address and name else None
-        # Input names may contain dots (the merge nodes' "time_embed."): a key that addresses no node is a plain name.
-        yield _Parameter(path, node_id, name if node_id is not None else key, value)
-
-
-class _Inputs:
-    """The inputs of a workflow by name. They are looked up once: setting a literal never makes it a link."""
-
-    def __init__(self, copy: WorkflowCopy) -> None:
-        self._copy = copy
+    def __init__(self, nodes: Workflow) -> None:
+        self._nodes = nodes
+        self._titles = nodes_by_title(nodes)
         self._holders: dict[str, list[str]] = {}
         self._linked: set[str] = set()
-        for node_id, node in copy.nodes.items():
+        for node_id, node in nodes.items():
             for name, value in node["inputs"].items():
                 if is_literal(value):
                     self._holders.setdefault(name, []).append(node_id)
                 else:
                     self._linked.add(name)
+        self._of_key: dict[str, Target] = {}
+        self._of_input: dict[tuple[str | None, str], Target] = {}
 
-    def of(self, parameter: _Parameter) -> list[tuple[str, str]] | str:
-        """Return the inputs that a parameter sets, as (node id, name), by its name or the first alias that fits.
+    def read(self, parameters: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Target, Any]]:
+        """Yield the keys of each parameter, what it sets and its value; raise ``ParameterInvalid`` for ambiguous titles.
 
-        A plain name sets that input of every node that has it as a literal. A text says why there are none.
+        Plain parameters are distinguished from addressed ones by the workflow's ids and titles.
         """
-        names = (parameter.name, *ALIASES.get(parameter.name, ()))
-        if parameter.node_id is not None:
-            inputs = self._copy.nodes[parameter.node_id]["inputs"]
-            fitting = {name: [parameter.node_id] for name in names if is_literal(inputs.get(name, []))}
-            is_linked = parameter.name in inputs
-        elif parameter.name in SEED_INPUTS:
-            return "every job has a seed of its own; address one node to fix its seed."
+        for key, value in parameters.items():
+            is_object = isinstance(value, dict) and referenced_asset(value) is None
+            whole = self._find(key, key) if is_object else None
+            if whole is not None:
+                for name, each in value.items():
+                    yield (key, name), self._target(whole, name), each
+                continue
+            target = self._of_key.get(key)
+            if target is None:
+                address, _, name = key.rpartition(".")
+                node_id = self._find(address, key) if address and name else None
+                # Input names may contain dots (the merge nodes' "time_embed."): a key that addresses no node is a name.
+                target = self._of_key[key] = self._target(node_id, key if node_id is None else name)
+            yield (key,), target, value
+
+    def _find(self, address: str, key: str) -> str | None:
+        """Return the id of the node with this id or title, or None."""
+        if address in self._nodes:
+            return address
+        found = self._titles.get(address, [])
+        if len(found) > 1:
+            message = f"{len(found)} nodes have this title; address one by its id."
+            raise ParameterInvalid(f"parameters.{shown_key(key)}", message)
+        return found[0] if found else None
+
+    def _target(self, node_id: str | None, name: str) -> Target:
+        key = node_id, name
+        if key not in self._of_input:
+            self._of_input[key] = self._made(node_id, name)
+        return self._of_input[key]
+
+    def _made(self, node_id: str | None, given: str) -> Target:
+        """Find the inputs by a name, or by the first alias that fits.
+
+        A plain name sets that input of every node that has it as a literal.
+        """
+        is_addressed = node_id is not None
+        names = (given, *ALIASES.get(given, ()))
+        if node_id is not None:
+            inputs = self._nodes[node_id]["inputs"]
+            fitting = {name: [node_id] for name in names if is_literal(inputs.get(name, []))}
+            is_linked = given in inputs
+        elif given in SEED_INPUTS:
+            why = "every job has a seed of its own; address one node to fix its seed."
+            return Target(given, (), is_addressed, why)
         else:
             fitting = {name: self._holders[name] for name in names if name in self._holders}
-            is_linked = parameter.name in self._linked
+            is_linked = given in self._linked
         for name, node_ids in fitting.items():
-            return [(node_id, name) for node_id in node_ids]
-        if is_linked:
-            return "the input is a link, which is never overwritten."
-        return "it matches no input of the workflow."
+            kinds: dict[str, str] = {}
+            for each in node_ids:
+                kinds.setdefault(_kind(self._nodes[each]["inputs"][name]), each)
+            return Target(name, node_ids, is_addressed, kinds=kinds)
+        is_there = "the input is a link, which is never overwritten."
+        return Target(given, (), is_addressed, is_there if is_linked else "it matches no input of the workflow.")
 
 
-def _fits(name: str, literal: Any, value: Any) -> bool:
-    """Return whether a value has the literal's type, or one of its numbers; any may replace ``null``."""
-    kind, wanted = _kind(value), _kind(literal)
+def _fits(name: str, wanted: str, kind: str) -> bool:
+    """Return whether a value has the literal's kind, or one of its numbers; any may replace ``null``."""
     if wanted == "null":
         return kind != "list"
     if wanted == "integer" and kind == "number":
@@ -187,8 +217,7 @@ def _fits(name: str, literal: Any, value: Any) -> bool:
     return kind == wanted or (wanted == "number" and kind == "integer")
 
 
-def _mismatch(name: str, literal: Any, node_id: str) -> str:
-    wanted = _kind(literal)
+def _mismatch(name: str, wanted: str, node_id: str) -> str:
     if wanted == "integer" and name not in INTEGER_INPUTS:
         wanted = "number"
     return f"Must be {_KIND_NAMES.get(wanted, 'a literal')}, as it is in node {shown_key(node_id)}."

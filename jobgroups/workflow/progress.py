@@ -7,7 +7,10 @@ links in a graph that has links (left over in the editor) until a frame names th
 may end early; it is 100 when the child has completed.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from itertools import accumulate
 from math import fsum
 from typing import Final, NamedTuple
 
@@ -29,6 +32,7 @@ EXPANSION_CEILING: Final = 0.95
 MAX_WEIGHT: Final = 10_000  #: The maximum weight, so that an absurd ``steps`` cannot hide all other nodes.
 
 _SIGMAS: Final = "sigmas"
+_ROUNDING: Final = 0.01  #: Percent: stored percentages have two decimals.
 
 
 class _Report(NamedTuple):
@@ -56,8 +60,7 @@ class ProgressTracker:
         """Start at 0 percent with the workflow that is sent to ComfyUI."""
         self._classes = {node_id: str(node["class_type"]) for node_id, node in workflow.items()}
         self._weights = node_weights(workflow)
-        linked = {end for node_id, _, source in links(workflow) if source in workflow for end in (node_id, source)}
-        self._counted = linked or set(workflow)
+        self._counted = _counted(workflow)
         self._cached: set[str] = set()
         self._fractions: dict[str, float] = {}
         self._reports: dict[str, _Report] = {}
@@ -203,6 +206,44 @@ class ProgressTracker:
         total = sum(self._weights[node] for node in nodes)
         done = fsum(self._weights[node] * self._fractions.get(node, 0.0) for node in nodes)
         return min(round(100.0 * done / total, 2), CEILING) if total else CEILING
+
+
+def _counted(workflow: Workflow) -> set[str]:
+    linked = {end for node_id, _, source in links(workflow) if source in workflow for end in (node_id, source)}
+    return linked or set(workflow)
+
+
+class Position(NamedTuple):
+    """How far a prompt is, in nodes."""
+
+    done: int
+    total: int
+    current: str | None
+
+
+def position(workflow: Workflow, percent: float, current_step: str | None) -> Position:
+    """Return the finished nodes and the current one that a stored percentage and step stand for.
+
+    The nodes are taken in an order in which ComfyUI can execute them, each with its weight. So the result is about right
+    if ComfyUI took another order or had some of them cached.
+    """
+    weights, counted = node_weights(workflow), _counted(workflow)
+    sources: dict[str, set[str]] = {node_id: set() for node_id in workflow}
+    for node_id, _, source in links(workflow):
+        if source in workflow:
+            sources[node_id].add(source)
+    try:
+        order = [node_id for node_id in TopologicalSorter(sources).static_order() if node_id in counted]
+    except CycleError:
+        order = [node_id for node_id in workflow if node_id in counted]
+    ends = list(accumulate(weights[node_id] for node_id in order))
+    done = bisect_right(ends, ends[-1] * (percent + _ROUNDING) / 100)
+    of_step = [
+        node_id
+        for node_id in (*order[done:], *reversed(order[:done]))
+        if f"{current_step}: ".startswith(f"{workflow[node_id]['class_type']}: ")
+    ]
+    return Position(done, len(order), of_step[0] if of_step else None)
 
 
 def node_weights(workflow: Workflow) -> dict[str, int]:

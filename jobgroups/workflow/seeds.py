@@ -4,6 +4,7 @@ Every seed is in 0 … 2⁵³−1, the integers that a JavaScript client reads e
 for ``n`` children are a prefix of those for ``n + 1``. ``random`` is a hash, so every strategy is reproducible.
 """
 
+import secrets
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -35,6 +36,11 @@ def seeds(strategy: SeedStrategy, base: int, count: int) -> list[int]:
     if count < 0:
         raise ValueError("count must not be negative")
     return list(islice(_STREAMS[strategy](base), count))
+
+
+def random_base() -> int:
+    """Return the base of a submission that names none."""
+    return secrets.randbelow(_MODULUS)
 
 
 def hashed(base: int, counter: int) -> int:

@@ -1,7 +1,7 @@
 """The workflow of a group with its parameters set, and of each child with its seed."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from jobgroups.workflow.graph import Workflow, WorkflowCopy
@@ -19,12 +19,13 @@ class WorkflowTemplate:
     warnings: tuple[str, ...]
     seed_slots: tuple[Slot, ...]
     ignored: Mapping[str, str]  #: Parameters that set no input, and why.
+    addressed: frozenset[Slot] = frozenset()  #: Inputs that addressed parameters have set: a seed among them stays.
 
 
-def build_template(workflow: Workflow, parameters: object = None) -> WorkflowTemplate:
+def build_template(workflow: Workflow, parameters: object = None, variation: object = None) -> WorkflowTemplate:
     """Apply ``parameters`` and find the inputs that take the seed, in a workflow that ``check_workflow`` has passed.
 
-    Raises the error of ``apply_parameters``.
+    ``variation`` are the parameters of one job of a batch. Raises the error of ``apply_parameters``.
     """
     copy = WorkflowCopy(workflow)
     applied = apply_parameters(copy, parameters)
@@ -34,7 +35,23 @@ def build_template(workflow: Workflow, parameters: object = None) -> WorkflowTem
     if more > 0:
         last = f"… and {more} more warning{'s' if more > 1 else ''}."
         warnings = [*warnings[:MAX_WARNINGS], last]
-    return WorkflowTemplate(copy.nodes, tuple(warnings), slots, applied.ignored)
+    built = WorkflowTemplate(copy.nodes, tuple(warnings), slots, applied.ignored, frozenset(applied.addressed))
+    return varied(built, variation)
+
+
+def varied(template: WorkflowTemplate, variation: object) -> WorkflowTemplate:
+    """Return the template of a job that sets inputs beside those of its group; the same without a variation."""
+    if variation is None:
+        return template
+    copy = WorkflowCopy(template.workflow)
+    return changed(template, copy, apply_parameters(copy, variation).addressed)
+
+
+def changed(template: WorkflowTemplate, copy: WorkflowCopy, addressed: Collection[Slot]) -> WorkflowTemplate:
+    """Return a template with the nodes of a changed copy, of which these inputs were addressed."""
+    fixed = template.addressed.union(addressed)
+    slots, _ = find_seed_inputs(copy.nodes, fixed)
+    return replace(template, workflow=copy.nodes, seed_slots=slots, addressed=fixed)
 
 
 def with_seed(template: WorkflowTemplate, seed: int) -> dict[str, Any]:

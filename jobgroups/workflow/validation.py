@@ -7,8 +7,7 @@ can carry.
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 #: Maximum depth of objects and lists. ComfyUI's own graphs have about 5 levels; Python's JSON writer, here and
 #: in ComfyUI, fails at some hundreds.
@@ -19,15 +18,6 @@ _SHOWN_KEY_CHARACTERS: Final = 64
 
 #: JSON types that are always valid. Long lists consist of them.
 _VALID_TYPES: Final = frozenset({int, bool, type(None)})
-
-
-@dataclass(slots=True)
-class _Problem:
-    """An invalid part of a JSON value: its depth, its keys (innermost first) and a message."""
-
-    depth: int
-    message: str
-    keys: list[str | int] = field(default_factory=list)
 
 
 class FieldInvalid(ValueError):
@@ -61,12 +51,8 @@ def check_workflow(workflow: object, *, field: str = "workflow_json") -> None:
         raise WorkflowInvalid(field, "Must be an object of node ids and nodes.")
     if not workflow:
         raise WorkflowInvalid(field, "Must have at least one node.")
-    if _is_editor_format(workflow):
-        raise WorkflowInvalid(
-            field,
-            'This is the editor\'s format: export the workflow with "Save (API format)",'
-            ' which newer versions of ComfyUI call "Export (API)".',
-        )
+    if is_editor_format(workflow):
+        raise WorkflowInvalid(field, "This is the editor's format: convert it with POST /api/workflows/convert.")
     if _is_request(workflow):
         raise WorkflowInvalid(field, 'This is a request to ComfyUI: send what is inside "prompt", and that alone.')
     for node_id, node in workflow.items():
@@ -77,16 +63,15 @@ def check_text(value: object, *, field: str, outer: int = 0) -> None:
     """Refuse NUL, lone surrogates, infinite numbers (``1e999``) and deep nesting, also in keys.
 
     The search needs memory for the current path only: a body of 16 MB can have 8 million elements. Raises
-    ``TextInvalid`` with the path of the outermost invalid part, the first of its level.
+    ``TextInvalid`` with the path of the first invalid part.
 
     Args:
         field: The path of ``value``, for the error.
         outer: The number of objects and lists around ``value``; they count as levels.
     """
-    problem = _find_problem(value, outer)
-    if problem is not None:
-        keys = [shown_key(str(key)) for key in reversed(problem.keys)]
-        raise TextInvalid(".".join([field, *keys]), problem.message)
+    if problem := _find_problem(value, outer):
+        message, keys = problem
+        raise TextInvalid(".".join([field, *(shown_key(str(key)) for key in reversed(keys))]), message)
 
 
 def shown_key(key: str) -> str:
@@ -95,9 +80,9 @@ def shown_key(key: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in cut)
 
 
-def _is_editor_format(workflow: Mapping[str, Any]) -> bool:
+def is_editor_format(workflow: object) -> TypeGuard[dict[str, Any]]:
     """Return whether it has ``nodes`` and ``links`` that are not nodes with these ids."""
-    if "nodes" not in workflow or "links" not in workflow:
+    if not isinstance(workflow, dict) or "nodes" not in workflow or "links" not in workflow:
         return False
     nodes = workflow["nodes"]
     return not (isinstance(nodes, dict) and "class_type" in nodes)
@@ -119,23 +104,18 @@ def _check_node(node: object, path: str) -> None:
         raise WorkflowInvalid(f"{path}.inputs", "Must be an object, empty for a node without any.")
 
 
-def _find_problem(value: object, depth: int, above: float = math.inf) -> _Problem | None:
-    """Return the outermost invalid part of a value above a depth.
+def _find_problem(value: object, depth: int) -> tuple[str, list[str | int]] | None:
+    """Return what is wrong with the first invalid part of a value, and its keys, innermost first.
 
     Recursive to at most ``MAX_DEPTH``: a container at that depth is invalid.
     """
-    message = _problem_of(value, depth)
-    if message is not None:
-        return _Problem(depth, message)
-    found = None
-    for key, item in _items_to_check(value) if depth + 1 < above else ():
-        problem = _find_problem(item, depth + 1, above)
-        if problem is not None:
-            problem.keys.append(key)
-            found, above = problem, problem.depth
-            if above == depth + 1:
-                break
-    return found
+    if message := _problem_of(value, depth):
+        return message, []
+    for key, item in _items_to_check(value):
+        if problem := _find_problem(item, depth + 1):
+            problem[1].append(key)
+            return problem
+    return None
 
 
 def _items_to_check(value: object) -> Iterable[tuple[str | int, object]]:

@@ -1,11 +1,11 @@
 """A client that asks the whole stack, and what it needs to find: a live runner, backends."""
 
-import asyncio
 import itertools
 import json
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from django.test import Client
 
@@ -18,6 +18,7 @@ from jobgroups.models import Runner
 from jobgroups.services import runners
 from jobgroups.services.claims import Claim
 from tests.harness import factories
+from tests.harness.contract import check_answer
 from tests.outputs.conftest import reading_threads  # noqa: F401 a fixture
 
 GRAPH: dict[str, Any] = {
@@ -38,7 +39,10 @@ class Api:
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         sent = {"host": "localhost:9820"} | {k.replace("_", "-"): v for k, v in headers.items()}
         sent.setdefault("content-type", "application/json")
-        return self.client.generic(method, path, _bytes(body), sent["content-type"], headers=sent)
+        answer = self.client.generic(method, path, _bytes(body), sent["content-type"], headers=sent)
+        if not answer.streaming:
+            check_answer(method, path, answer.status_code, answer.headers.get("Content-Type", ""), answer.content)
+        return answer
 
     def get(self, path: str, **headers: str) -> Any:
         return self.ask("GET", path, **headers)
@@ -64,42 +68,14 @@ def _bytes(body: Any) -> bytes:
 
 
 async def asgi_answer(
-    handler: Any, method: str, path: str, body: Any, headers: dict[str, str], gone: asyncio.Event | None = None
+    handler: Any, method: str, path: str, body: Any, headers: dict[str, str]
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Ask an ASGI application; return status, sorted headers and body of its answer.
-
-    With ``gone`` the client disconnects at this event, and must get no answer.
-    """
-    given = {"host": "localhost:9820", "content-type": "application/json", **headers}
-    path, _, query = path.partition("?")
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": method,
-        "path": path.replace("%00", "\0"),
-        "query_string": query.encode(),
-        "headers": [(name.encode(), value.encode()) for name, value in given.items()],
-        "client": ["127.0.0.1", 50_000],
-        "server": ["127.0.0.1", 9820],
-    }
-    waiting = [{"type": "http.request", "body": _bytes(body), "more_body": False}]
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        if not waiting:
-            await (gone or asyncio.Event()).wait()
-            return {"type": "http.disconnect"}
-        return waiting.pop(0)
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await handler(scope, receive, send)
-    if gone is not None:
-        assert not sent
-        return 0, [], b""
-    said = b"".join(message["body"] for message in sent[1:])
-    return sent[0]["status"], sorted(sent[0]["headers"]), said
+    """Ask an ASGI application; return status, sorted headers and body of its answer."""
+    given = {"content-type": "application/json", "accept-encoding": "identity", **headers}
+    transport = httpx.ASGITransport(handler, client=("127.0.0.1", 50_000))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:9820") as client:
+        answer = await client.request(method, path, content=_bytes(body), headers=given)
+    return answer.status_code, sorted(answer.headers.raw), answer.content
 
 
 def error_of(answer: Any, status: int, code: str) -> dict[str, Any]:

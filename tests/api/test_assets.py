@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from director.client import AsyncDirector, Director
 from tests.harness.bucket import BucketServer
+from tests.harness.cases import cases
 from tests.harness.graphs import png
 from tests.harness.processes import Served, python
 from tests.harness.waits import until
@@ -143,14 +144,7 @@ def test_any_name_is_stored_as_data(served: Served, name: str, stored: str) -> N
     served.ask("DELETE", f"/api/assets/{asset['id']}", headers=BEARER)
 
 
-@pytest.mark.parametrize(
-    ("headers", "status", "code"),
-    [
-        ([], 401, "sign_in_required"),
-        ([AUTHORIZED, "Origin: https://evil.example"], 403, "origin_not_allowed"),
-        ([AUTHORIZED], 413, "payload_too_large"),
-    ],
-)
+@pytest.mark.parametrize(("headers", "status", "code"), cases(__file__, "upload_is_refused_before_it_is_read"))
 def test_upload_is_refused_before_it_is_read(served: Served, headers: list[str], status: int, code: str) -> None:
     with begin(served, *headers, "Content-Length: 99999999") as connection:
         found, body = answer_on(connection)
@@ -200,18 +194,6 @@ def test_upload_that_stops_half_way_leaves_nothing(served: Served) -> None:
         until(lambda: any(one.stat().st_size for one in files_of(served)), 10)
     until(lambda: files_of(served) == [], 10, lambda: files_of(served))
     assert served.ask("GET", "/api/assets", headers=BEARER).json()["results"] == []
-
-
-def test_kill_in_the_middle_of_an_upload_leaves_nothing(served: Served) -> None:
-    body = PART + b"x" * 3 * 2**20
-    with begin(served, AUTHORIZED, f"Content-Length: {LIMIT}", body=body):
-        until(lambda: any(one.stat().st_size for one in files_of(served)), 10)
-        served.kill()
-    assert len(files_of(served)) == 1
-    served.start()
-    until(lambda: files_of(served) == [], 10, lambda: files_of(served))
-    made = upload(served, body).json()
-    assert served.ask("DELETE", f"/api/assets/{made['id']}", headers=BEARER).status_code == 204
 
 
 def test_client_and_command_upload_once_list_and_delete(served: Served, tmp_path: Path) -> None:

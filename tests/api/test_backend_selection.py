@@ -1,26 +1,23 @@
-import asyncio
+"""Which backends a submission may name, and exclusions: listed, lifted, respected by the pool."""
+
 import contextlib
 import datetime as dt
-import json
 import time
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
-from django.db import connection
 
-from backends import probes
 from backends.models import Backend, Reachability
 from backends.services import backend_observed
-from director.web.threaded_handler import ThreadedHandler
 from jobgroups.domain.clock import now
-from jobgroups.models import JobGroup, Runner
+from jobgroups.models import Exclusion, JobGroup, Runner
 from tests.api.bad_servers import WRONGS, bad_server, dead_port
-from tests.api.conftest import GRAPH, Api, Made, asgi_answer, error_of
+from tests.api.conftest import GRAPH, Api, Made, error_of
 from tests.harness.simulator_thread import SimulatorThread
 
-PATH = "/api/job-group"
 pytestmark = pytest.mark.django_db
+
+PATH = "/api/job-group"
 
 
 def _set_last_response(backend_id: str, seconds_ago: float) -> None:
@@ -106,32 +103,47 @@ def test_backend_without_a_required_capability_is_skipped(api: Api, runner: Runn
     assert JobGroup.objects.get().required_capabilities == needed
 
 
-@pytest.mark.django_db(transaction=True)
-async def test_event_loop_is_not_blocked_by_a_probe(
-    runner: Runner, make_backend: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The view waits in a thread; its probes run in the server's loop."""
-    monkeypatch.setattr(probes, "_PROBE_TIMEOUT", 0.5)
-    ticks = 0
+EXCLUSIONS = "/api/backends/gpu-1/exclusions"
+LACKS = "Value not in list: ckpt_name"
 
-    async def tick() -> None:
-        nonlocal ticks
-        while True:
-            await asyncio.sleep(0.02)
-            ticks += 1
 
-    def prepare() -> None:
-        make_backend("gpu-1", url=silent, seen=False)
-        make_backend("gpu-2", url=sims.url, seen=False)
-        connection.close()
+def exclude(backend_id: str, digest: str = "d", **fields: Any) -> Exclusion:
+    moment = now()
+    fields = {"kind": "missing", "reason": LACKS, "since": moment, "last_at": moment, **fields}
+    return Exclusion.objects.create(backend_id=backend_id, workflow_digest=digest, **fields)
 
-    with bad_server("nothing") as silent, SimulatorThread() as sims:
-        await sync_to_async(prepare)()
-        body = {"workflow_json": GRAPH, "backend_ids": ["gpu-1", "gpu-2"]}
-        async with asyncio.TaskGroup() as tasks:
-            ticking = tasks.create_task(tick())
-            status, _, made = await asgi_answer(ThreadedHandler(), "POST", PATH, body, {})
-            ticking.cancel()
-    assert status == 201
-    assert [one["backend_id"] for one in json.loads(made)["child_jobs"]] == ["gpu-2"]
-    assert ticks > 8
+
+def test_exclusions_are_listed_and_lifted(api: Api, farm: list[str], notified: list[str]) -> None:
+    first, second = exclude("gpu-1"), exclude("gpu-1", kind="out_of_memory", count=2)
+    exclude("gpu-1", "other", kind="out_of_memory", count=1)
+    exclude("gpu-2")
+    listed = api.get(EXCLUSIONS).json()["exclusions"]
+    assert [one["exclusion_id"] for one in listed] == [first.id, second.id]
+    assert listed[0]["reason"] == LACKS
+    assert (listed[0]["kind"], listed[0]["group_id"], listed[0]["count"]) == ("missing", None, 1)
+    assert listed[0]["since"] == listed[0]["last_at"] < listed[0]["until"]
+    assert api.delete(f"{EXCLUSIONS}/{first.id}").status_code == 204
+    assert notified
+    for gone in (first.id, "x", "9" * 30):
+        error_of(api.delete(f"{EXCLUSIONS}/{gone}"), 404, "exclusion_not_found")
+    assert [one["exclusion_id"] for one in api.get(EXCLUSIONS).json()["exclusions"]] == [second.id]
+    assert api.delete(EXCLUSIONS).status_code == 204
+    assert api.get(EXCLUSIONS).json() == {"exclusions": []}
+    assert Exclusion.objects.get().backend_id == "gpu-2"
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_an_unknown_backend_has_no_exclusions(api: Api, method: str) -> None:
+    error_of(api.ask(method, "/api/backends/none/exclusions"), 404, "backend_not_found")
+
+
+def test_a_submission_skips_excluded_candidates_and_needs_one_that_is_left(api: Api, farm: list[str]) -> None:
+    digest = JobGroup.objects.get(pk=api.submit("gpu-1")["job_group_id"]).workflow_digest
+    exclude("gpu-1", digest)
+    made = api.submit("gpu-1", "gpu-2", count=2)
+    reason = f"Cannot run this workflow: {LACKS}."
+    assert made["skipped_backends"] == [{"backend_id": "gpu-1", "reason": reason}]
+    body = {"workflow_json": GRAPH, "backend_ids": ["gpu-1"], "count": 2}
+    refused = error_of(api.post("/api/job-group", body), 400, "no_online_backends")
+    assert refused["skipped_backends"] == [{"backend_id": "gpu-1", "reason": reason}]
+    assert not api.submit("gpu-1")["skipped_backends"], "a person named it, without the pool"

@@ -18,6 +18,7 @@ from jobgroups.models import JobGroup
 from jobgroups.queries import groups
 from jobgroups.services import submission
 from tests.api.conftest import GRAPH, Api, error_of
+from tests.harness.cases import cases
 
 pytestmark = pytest.mark.django_db
 
@@ -25,19 +26,7 @@ pytestmark = pytest.mark.django_db
 ODD = "%00|a%00b|%0a|%ff%fe|%ed%a0%80|ü|🎬|a b|..|%2e%2e|'; DROP TABLE x; --|<script>|%25s%s%d|{id}|-"
 IDS = [*ODD.split("|"), "x" * 5000, "jg_ABC", "null"]
 
-#: Path, the methods that it has, and the code for an unknown id.
-PATHS = {
-    "/api/job-group": (["POST"], None),
-    "/api/job-groups": (["GET"], None),
-    "/api/job-groups/{}": (["GET", "DELETE"], "group_not_found"),
-    "/api/job-groups/{}/workflow": (["GET"], "group_not_found"),
-    "/api/job-groups/{}/events": (["GET"], "group_not_found"),
-    "/api/job-groups/{}/jobs/j_1": (["GET", "DELETE"], "group_not_found"),
-    "/api/backends": (["GET", "POST"], None),
-    "/api/backends/{}": (["GET", "PATCH", "DELETE"], "backend_not_found"),
-    "/api/backends/{}/status": (["GET"], "backend_not_found"),
-    "/api/health": (["GET"], None),
-}
+PATHS = {path: (methods, code) for path, methods, code in cases(__file__, "paths")}
 
 
 def _encoded(text: str) -> str:
@@ -49,7 +38,7 @@ def _encoded(text: str) -> str:
 def test_odd_id_is_not_found(api: Api, path: str) -> None:
     methods, code = PATHS[path]
     for method, odd in itertools.product(methods, IDS):
-        body = error_of(api.ask(method, path.format(_encoded(odd)), {}), 404, code or "")
+        body = error_of(api.ask(method, path.format(_encoded(odd)), {"name": "x"}), 404, code or "")
         assert len(body["detail"]) < 120
         assert body["detail"].isprintable()
 

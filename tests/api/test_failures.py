@@ -11,8 +11,8 @@ from django.db import connection
 from backends.models import Backend
 from backends.services import backend_observed
 from director.cli.failures import failure_lines
+from director.client.backends import Failures
 from director.client.decode import parser
-from director.client.failures import Failures
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
@@ -194,9 +194,9 @@ def test_each_query_of_failures_uses_its_index() -> None:
     (child,) = group("gpu-1")
     lose(child, FailureClass.NODE_ERROR)
     since = now() - dt.timedelta(days=1)
-    assert "child_failed" in failing._lost_children(since).explain()
-    for rows in (failing._ended_attempts, failing._open_attempts):
-        assert "attempt_failed" in rows(since).explain()
+    indexes = ("child_failed", "attempt_failed", "attempt_failed")
+    for rows, index in zip(failing._sources(since), indexes, strict=True):
+        assert index in rows.explain()
 
 
 def test_row_is_labelled_with_the_groups_of_its_failures(api: Api) -> None:
@@ -205,7 +205,7 @@ def test_row_is_labelled_with_the_groups_of_its_failures(api: Api) -> None:
     lose(unnamed, FailureClass.NODE_ERROR, ago=60)
     group("gpu-1", workflow=digest, name="another shot, which did not fail")
     (row,) = report(api)["results"]
-    assert (row["workflow_name"], row["groups"]) == (unnamed.group_id, 1)
+    assert (row["workflow_name"], row["groups"]) == ("out", 1)
     (named,) = group("gpu-1", workflow=digest, name="shot_007")
     lose(named, FailureClass.NODE_ERROR, ago=10)
     (row,) = report(api)["results"]

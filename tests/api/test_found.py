@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from backends import discovery, services
-from backends.comfyui.answers import Device
-from backends.comfyui.probe import BackendReport
+from backends.comfyui.answers import Device, SystemStats
 from backends.models import Backend, Discovery, FoundBackend
 from backends.states import Hold
 from jobgroups.domain.clock import now
@@ -26,7 +25,7 @@ NEW = "http://localhost:8198"
 def answer(*urls: str) -> list[str]:
     """Have ComfyUIs answer one probe of discovery; return the ids that it registered."""
     gpu = Device(name="cuda:0 RTX", vram_total=2**34, vram_free=2**33)
-    reports = {url: BackendReport(version="0.3.64", devices=(gpu,)) for url in urls}
+    reports = {url: SystemStats(version="0.3.64", devices=(gpu,), arguments=()) for url in urls}
     return discovery.answers_store(answers=reports)
 
 
@@ -195,7 +194,7 @@ def test_adopted_backend_with_jobs_is_never_removed(api: Api) -> None:
     group_cancel(group_id=factories.submit("localhost_8188").id)
     leave("localhost_8188")
     assert not depart(URLS[0])
-    page = api.client.get("/backends", headers={"host": "localhost:9820"}).content.decode()
+    page = api.client.get("/backends/localhost_8188", headers={"host": "localhost:9820"}).content.decode()
     assert "Remove it if it does not come back." in page
     assert 'data-act="remove"' in page
     assert JobGroup.objects.count() == 1

@@ -1,3 +1,4 @@
+import asyncio
 import datetime as dt
 import socket
 import threading
@@ -6,16 +7,18 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError
+from django.db.migrations.recorder import MigrationRecorder
 from pytest_django import Settings
 
 from backends.services import backend_observed
 from director import __version__
-from director.web import health
+from director.asgi import application
+from director.web import health, probes
 from jobgroups.domain.clock import now
 from jobgroups.models import Runner
 from jobgroups.services import runners, stored_files
 from tests.api.bad_servers import bad_server
-from tests.api.conftest import Api, Made
+from tests.api.conftest import Api, Made, asgi_answer
 
 # The database is asked by a thread of its own, which sees what was committed.
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -155,3 +158,46 @@ def test_health_is_ok_when_a_message_comes_back_through_redis(api: Api, farm: li
     settings.DIRECTOR_REDIS_URL = "redis://127.0.0.1:6379/0"
     body = _health(api, 200)
     assert body["checks"]["channel_layer"]["detail"] == "A message was received through Redis."
+
+
+READY, UNAVAILABLE = (200, b'{"status":"ok"}'), (503, b'{"status":"unavailable"}')
+
+
+def _probed(path: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, bytes]:
+    """Return status and body for a client without the token, at an address that is no allowed host."""
+    monkeypatch.setattr(probes, "_check", None)
+    monkeypatch.setattr(health, "_has_tables", threading.Event())
+    status, _, body = asyncio.run(asgi_answer(application, "GET", path, None, {"host": "10.0.0.7:9820"}))
+    return status, body
+
+
+def test_probes_need_no_token_and_show_no_details(
+    runner: Runner, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.DIRECTOR_TOKEN = "a-token-of-sixteen"
+    assert [_probed(path, monkeypatch) for path in ("/healthz", "/readyz")] == [READY, READY]
+    Runner.objects.update(heartbeat_at=now() - dt.timedelta(seconds=11))
+    assert [_probed(path, monkeypatch) for path in ("/healthz", "/readyz")] == [READY, UNAVAILABLE]
+
+
+def test_process_is_not_ready_without_the_tables_of_its_version(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = MigrationRecorder.Migration.objects.filter(app="jobgroups").order_by("name").last()
+    assert newest is not None
+    newest.delete()
+    try:
+        assert _probed("/readyz", monkeypatch) == UNAVAILABLE
+    finally:
+        newest.save(force_insert=True)
+    assert _probed("/readyz", monkeypatch) == READY
+
+
+def test_process_is_not_ready_while_the_database_is_silent(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(health, "DATABASE_SECONDS", 0.1)
+    monkeypatch.setattr(health, "_read", lambda: go_on.wait(30))
+    try:
+        assert [_probed(path, monkeypatch) for path in ("/healthz", "/readyz")] == [READY, UNAVAILABLE]
+    finally:
+        go_on.set()

@@ -1,22 +1,27 @@
 """The HTML of the pages, without a browser."""
 
 import datetime as dt
+import json
+import re
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from backends.models import Backend
-from director.pages import filters, group_list
-from jobgroups.domain import text
+from backends.states import Hold
+from director.pages import documents, filters, group_list
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import ChildJob, Exclusion, JobGroup
-from jobgroups.services import attempts, cancellation, runners
+from jobgroups.services import attempts, cancellation, holds, runners
 from jobgroups.services.outcomes import AttemptResult
 from tests.harness import factories
+from tests.harness.cases import cases
 
 pytestmark = pytest.mark.django_db
 
@@ -27,21 +32,15 @@ def test_above_fifty_children_a_segment_stands_for_a_status() -> None:
     bar = group_list.bar_of(children)
     assert [tuple(one.values()) for one in bar["blocks"]] == [("failed", 0, 26), ("queued", 26, 25)]
     assert bar["label"] == "26 failed, 25 queued"
+    stopped = [group_list.Child(f"j_{n}", "cancelled", 0.0, stopped_by="stop_when" if n else "") for n in range(3)]
+    assert group_list.bar_of(stopped)["label"] == "1 cancelled, 2 not needed"
     assert group_list.bar_of([])["label"] == "no jobs"
 
 
-@pytest.mark.parametrize(
-    ("metadata", "name"),
-    [
-        ({"name": " Two \n lines "}, "Two lines"),
-        ({"scene": "shot_1", "panel_id": 3}, "shot_1 · panel 3"),
-        ({"name": {"no": "text"}, "panel": 0}, "panel 0"),
-        ({"name": ""}, "jg_1"),
-        ([1], "jg_1"),
-    ],
-)
-def test_a_group_is_named_by_its_metadata_or_its_id(metadata: Any, name: str) -> None:
-    assert text.group_name("jg_1", metadata) == name
+@pytest.mark.parametrize(("fields", "title"), cases(__file__, "a_group_is_called_by_its_name_metadata_prompt_or_file"))
+def test_a_group_is_called_by_its_name_metadata_prompt_or_file(fields: dict[str, Any], title: str) -> None:
+    columns = {f"{name}_json": json.dumps(fields[name]) for name in ("metadata", "summary") if name in fields}
+    assert JobGroup(id="jg_1", name=fields.get("name", ""), **columns).title == title
 
 
 def names(client: Client, query: str) -> set[str]:
@@ -60,20 +59,12 @@ def test_a_backend_that_was_left_out_is_one_however_often_it_was_named(client: C
     assert "<code>gpu-8</code>: It is offline" in page
 
 
-@pytest.mark.parametrize(
-    ("outputs", "offered"),
-    [
-        ({"images": []}, False),
-        ({"images": [], "text": ["a poem"]}, False),
-        ({"images": [{"filename": "a.png", "url": "http://gpu/a", "missing": True}]}, False),
-        ({"images": [{"filename": "a.png", "url": "http://gpu/a"}]}, True),
-    ],
-)
+@pytest.mark.parametrize(("outputs", "offered"), cases(__file__, "downloads_are_offered_where_there_are_files"))
 def test_downloads_are_offered_where_there_are_files(client: Client, outputs: dict[str, Any], offered: bool) -> None:
     group, _ = ended_page(client, end=factories.end(outputs=outputs))
     ChildJob.objects.update(starred=True)
     page = client.get(f"/groups/{group.id}").content.decode()
-    assert ("Download all" in page, "Download 1 starred" in page) == (offered, offered)
+    assert [name in page for name in (">Download all</a>", "Contact sheet", "Download 1 starred")] == [offered] * 3
 
 
 def ended_page(client: Client, *backend_ids: str, end: AttemptResult, **fields: Any) -> tuple[JobGroup, str]:
@@ -103,6 +94,17 @@ def test_group_shows_when_it_is_deleted(client: Client, settings: Settings) -> N
     assert "are deleted 30 d after their end." in client.get("/").content.decode()
 
 
+def test_group_shows_that_the_rest_was_not_needed(client: Client) -> None:
+    fence = factories.online()
+    group = factories.submit(*["gpu-1"] * 3, stop_when={"completed": 1, "failed": 2})
+    factories.finish(factories.claim(fence), fence)
+    html = client.get(f"/groups/{group.id}").content.decode()
+    assert "Stopped: 1 job completed or 2 jobs failed<" in html
+    assert "· 2 not needed<" in html
+    assert ">Not needed</span></h2>" in html
+    assert 'data-act="retry-group"' not in html
+
+
 def test_group_with_partner_nodes_shows_that_it_is_not_retried(client: Client) -> None:
     factories.backend()
     group = factories.submit(max_attempts=3, uses_partner_nodes=True)
@@ -116,6 +118,37 @@ def test_page_of_a_job_has_its_card(client: Client) -> None:
     last = group.children.get(position=129).id
     assert f'id="{last}"' in client.get(f"/groups/{group.id}?job={last}").content.decode()
     assert "Page 1 of 2" in client.get(f"/groups/{group.id}?job=j_unknown%00").content.decode()
+
+
+def test_filter_shows_pages_of_some_jobs(client: Client) -> None:
+    factories.backend()
+    group = factories.submit(*["gpu-1"] * 260)
+    jobs = ChildJob.objects.filter(group=group)
+    jobs.filter(position__gte=131).update(status="failed", completed_at=now())
+    jobs.filter(position__lt=2).update(starred=True)
+    last = jobs.get(position=259).id
+    for query, positions, pages in (
+        ("show=failed&page=2", [*range(252, 261)], 2),
+        (f"show=failed&job={last}", [*range(252, 261)], 2),
+        ("show=starred", [1, 2], 1),
+        ("show=running", [], 1),
+        (f"show=starred&job={last}", [*range(241, 261)], 3),
+        ("show=other&page=3", [*range(241, 261)], 3),
+    ):
+        shown = client.get(f"/groups/{group.id}?{query}").context["shown"]
+        assert ([card["position"] for card in shown["cards"]], shown["pages"]) == (positions, pages), query
+
+
+def test_page_shows_what_was_submitted_without_the_inputs_that_a_sweep_varies(client: Client) -> None:
+    factories.backend()
+    group = factories.submit()
+    summary = {"prompt": "an owl " * 30, "model": "sdxl", "width": 1024, "height": 768, "steps": 20, "cfg": 7}
+    sweep = {"mode": "product", "axes": [{"input": "3.cfg", "values": [5, 7]}]}
+    JobGroup.objects.update(summary_json=json.dumps(summary), sweep_json=json.dumps(sweep))
+    page = client.get(f"/groups/{group.id}").content.decode()
+    assert f"<summary>{summary['prompt']}</summary>" in page
+    for text in ("Model</dt><dd>sdxl", "Size</dt><dd>1024 × 768", "Steps</dt><dd>20", "CFG</dt><dd>varied"):
+        assert text in page
 
 
 def test_card_shows_that_outputs_were_reused(client: Client) -> None:
@@ -155,16 +188,17 @@ def test_running_job_of_an_offline_backend_shows_since_when(client: Client) -> N
     assert "No estimate while gpu-1 is offline" in page
 
 
-def test_lane_shows_the_running_job_and_external_prompts(client: Client) -> None:
+def test_backends_show_the_running_job_and_external_prompts(client: Client) -> None:
     fence = factories.online(queue_running=1, queue_foreign=2)
-    group = factories.submit(metadata={"name": "In the lane"})
-    claimed = factories.begin(fence)
-    page = client.get("/backends").content.decode()
-    assert f"/groups/{group.id}#{claimed.child_id}" in page
-    assert "2 external" in page
+    group, claimed = factories.running(fence, metadata={"name": "At work"})
+    for path in ("/backends", "/backends/gpu-1"):
+        page = client.get(path).content.decode()
+        assert f'/groups/{group.id}?job={claimed.child_id}#{claimed.child_id}"' in page
+        assert f'<progress class="thin" data-job="{claimed.child_id}"' in page
+        assert "2 external" in page
 
 
-def test_lane_lists_what_a_backend_cannot_run(client: Client) -> None:
+def test_page_of_a_backend_lists_what_it_cannot_run(client: Client) -> None:
     factories.online()
     group = factories.submit_to_pool(1, metadata={"name": "Posters <1>"})
     JobGroup.objects.update(workflow_digest="1")
@@ -174,13 +208,80 @@ def test_lane_lists_what_a_backend_cannot_run(client: Client) -> None:
         Exclusion.objects.create(backend_id="gpu-1", workflow_digest=str(number), reason=f"lacks <{number}>", **fields)
         for number in range(4)
     ]
-    page = client.get("/backends").content.decode()
+    page = client.get("/backends/gpu-1").content.decode()
     assert "<li><span>Cannot run this workflow: lacks &lt;0&gt;." in page
     assert f'/groups/{group.id}" title="The newest group with this workflow">Posters &lt;1&gt;</a>: Cannot run' in page
-    assert f'data-act="lift" data-backend="gpu-1" data-exclusion="{rows[0].id}"' in page
-    assert "4 workflows in all" in page
+    assert f'data-act="lift" data-exclusion="{rows[3].id}"' in page
+    assert "Cannot run 4 workflows" in client.get("/backends").content.decode()
     Exclusion.objects.all().delete()
-    assert "cannot-run" not in client.get("/backends").content.decode()
+    assert "None is known." in client.get("/backends/gpu-1").content.decode()
+
+
+def test_page_of_a_backend_shows_what_it_did_and_failed_at(client: Client) -> None:
+    fence = factories.online()
+    factories.online("gpu-2")
+    group = factories.submit(*["gpu-1"] * 25, metadata={"name": "Shot <1>"})
+    failed = factories.end(AttemptState.ERROR, failure=FailureClass.OUT_OF_MEMORY)
+    attempts.attempt_ended(attempt_id=factories.begin(fence).attempt_id, fence=fence, end=failed)
+    assert "1 Out of memory" in texts(client, "/backends/gpu-1")
+    assert "Raised an error out of memory" in texts(client, "/backends/gpu-1")
+    assert "No failures." in texts(client, "/backends/gpu-2")
+    for path, count in (("/failures?backend=gpu-1", 1), ("/failures?backend=gpu-2", 0), ("/failures?backend=%00", 1)):
+        assert len(client.get(path).context["shown"]["causes"]) == count
+    for _ in range(24):
+        factories.finish(factories.begin(fence), fence)
+    page = client.get("/backends/gpu-1")
+    assert [one["child"].position for one in page.context["shown"]["attempts"]] == list(range(24, 4, -1))
+    assert page.content.decode().count(f"/groups/{group.id}?job=") == 20
+    assert ">Shot &lt;1&gt;</a>" in page.content.decode()
+
+
+def test_page_of_a_backend_shows_its_last_hold_and_its_quarantines(client: Client) -> None:
+    factories.online(comfyui_version="0.3.44")
+    holds.backend_quarantine(backend_id="gpu-1", reason="it smokes", by="bob")
+    page = texts(client, "/backends/gpu-1")
+    assert "By bob. it smokes" in page
+    assert "It is too old (before 0.3.45): it gets no jobs." in page
+    holds.backend_release(backend_id="gpu-1")
+    holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, reason="the fan", by="ann")
+    page = texts(client, "/backends/gpu-1")
+    assert "Pause by ann, just now : the fan" in page
+    assert "Quarantines since the last success 1; on probation" in page
+
+
+def texts(client: Client, path: str) -> str:
+    """Return the text of a page without its markup."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", client.get(path).content.decode()))
+
+
+def test_table_of_backends_is_sorted_by_any_column(client: Client) -> None:
+    for number, version in ((10, "0.9.0"), (9, "0.10.0"), (1, "")):
+        factories.online(f"gpu-{number}", vram=number, comfyui_version=version)
+    holds.backend_hold(backend_id="gpu-10", hold=Hold.PAUSE)
+
+    def order(sort: str) -> list[str]:
+        return [
+            one["id"].removeprefix("gpu-") for one in client.get(f"/backends?sort={sort}").context["listing"]["rows"]
+        ]
+
+    assert order("") == order("nonsense") == order("status") == ["10", "1", "9"], "problems first, then by id"
+    assert order("name") == ["1", "9", "10"]
+    assert order("-name") == ["10", "9", "1"]
+    assert order("version") == ["1", "10", "9"]
+    sorts = client.get("/backends").context["listing"]["columns"]
+    assert all(len(order(one["next"])) == 3 for one in sorts)
+
+
+def test_number_of_queries_does_not_depend_on_the_number_of_backends(client: Client) -> None:
+    counts = []
+    for number in range(4):
+        fence = factories.online(f"gpu-{number}", tags=["big"])
+        factories.submit(f"gpu-{number}")
+        factories.begin(fence)
+        with CaptureQueriesContext(connection) as queries:
+            client.get("/backends")
+        counts.append(len(queries))
+    assert counts[0] == counts[3]
 
 
 def test_page_of_failures_without_a_failure(client: Client) -> None:
@@ -226,26 +327,25 @@ def test_older_pages_follow_without_a_gap(client: Client, monkeypatch: pytest.Mo
     assert set(seen) == made
 
 
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
-        ("/groups/jg_000000000000", 404),
-        ("/groups/" + "x" * 64, 404),
-        ("/groups/" + "x" * 65, 404),
-        ("/groups/a%2Fb", 404),
-        ("/parts/groups/jg_000000000000", 404),
-        ("/groups/jg_000000000000/parts/head", 404),
-        ("/groups/jg_000000000000/parts/cards/j_0", 404),
-        ("/nowhere", 404),
-        ("/submit?from=jg_000000000000&seed=x", 200),
-        ("/submit?from=%00&seed=%00", 200),
-        ("/assets?cursor=%00", 200),
-    ],
-)
+@pytest.mark.parametrize(("path", "status"), cases(__file__, "what_is_not_there_is_no_defect"))
 def test_what_is_not_there_is_no_defect(client: Client, path: str, status: int) -> None:
     answer = client.get(path)
     assert answer.status_code == status
     assert answer.headers["Content-Type"].startswith("text/html")
+
+
+def test_links_between_documents_lead_to_their_headings(client: Client) -> None:
+    pages = {name: client.get(f"/docs/{name}").content.decode() for name in documents.titles()}
+    assert client.get("/docs/").content.decode() == pages["first-pictures"]
+    for name, page in pages.items():
+        for other, anchor in re.findall(r'href="(?:/docs/([a-z0-9-]+))?(?:#([^"]+))?"', page.partition("<article")[2]):
+            assert not anchor or f'id="{anchor}"' in pages[other or name], (name, other, anchor)
+
+
+def test_without_a_backend_the_first_page_says_how_to_add_one(client: Client) -> None:
+    assert "No ComfyUI found" in client.get("/").content.decode()
+    factories.backend()
+    assert "No groups yet" in client.get("/").content.decode()
 
 
 @pytest.mark.parametrize("path", ["/", "/groups/jg_1", "/parts/backends", "/sign-in"])
@@ -279,10 +379,3 @@ def test_repeating_a_group_with_one_seed_takes_its_backend_alone(client: Client)
     assert (said["backend_ids"], said["base_seed"]) == (["gpu-2"], 6)
     said = client.get(f"/submit?from={made.id}").context["source"]
     assert (said["backend_ids"], said["base_seed"]) == (["gpu-1", "gpu-2"], None)
-
-
-def test_many_backends_are_a_table(client: Client) -> None:
-    for number in range(13):
-        factories.backend(f"gpu-{number}")
-    assert b'<table class="machines"' in client.get("/backends").content
-    assert b'class="lane ' not in client.get("/backends").content

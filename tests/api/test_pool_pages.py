@@ -1,17 +1,21 @@
 """What the server renders of jobs of the pool, without a browser."""
 
 import re
+from typing import Any
 
 import pytest
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
 from director.pages import new_group, text
+from jobgroups import workflow
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.services import attempts
+from jobgroups.workflow.batch import jobs_of
 from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
@@ -87,6 +91,20 @@ def test_form_repeats_a_group_of_the_pool() -> None:
     assert (bound["candidates"], bound["backend_ids"]) == (None, ["gpu-1", "gpu-1"])
 
 
+@pytest.mark.parametrize(
+    ("parameters", "variation"),
+    [({"3.cfg": 5}, {"cfg": 7}), ({"cfg": 5}, {"3": {"cfg": 7}}), ({}, {"cfg_scale": 6, "3.cfg": 7})],
+)
+def test_form_repeats_a_job_with_its_own_inputs(parameters: dict[str, Any], variation: dict[str, Any]) -> None:
+    template = workflow.build_template(factories.WORKFLOW, parameters)
+    batch = jobs_of(template, [{"seed": 5}, {"seed": 5, "parameters": variation}], "random", 1, 1000)
+    group = factories.submit_to_pool(2, batch=batch, parameters=parameters)
+    job = group.children.order_by("position")[1]
+    one = new_group.from_group(group.id, "", job.id)
+    assert one is not None
+    assert (one["count"], one["base_seed"], one["parameters"], one["sweep"]) == (1, 5, {"3.cfg": 7}, None)
+
+
 def test_lists_cope_with_jobs_that_no_backend_has(client: Client) -> None:
     fence = factories.online("gpu-1", tags=["big"])
     factories.online("gpu-2")
@@ -97,12 +115,13 @@ def test_lists_cope_with_jobs_that_no_backend_has(client: Client) -> None:
     assert "3 queued" in shown(client, f"/parts/groups/{group.id}")
     assert "estimate" not in shown(client, "/")
     assert done.id in shown(client, "/?backend=gpu-1")
-    page = shown(client, "/parts/backends")
-    assert page.count("3 in the pool wait for any free backend") == 1
+    page = shown(client, "/backends/gpu-1/parts/backend")
+    assert "3 in the pool wait for any free backend" in page
+    assert "in the pool" not in shown(client, "/backends/gpu-2/parts/backend")
     assert "3 queued" not in page, "these are bound to no backend"
     factories.start(factories.claim_from_pool(fence, group), fence)
     assert group.id in shown(client, "/?backend=gpu-1")
-    assert "2 in the pool" in shown(client, "/parts/backends")
+    assert "2 in the pool" in shown(client, "/backends/gpu-1/parts/backend")
 
 
 def test_failures_without_a_backend_have_a_row(client: Client) -> None:
@@ -132,11 +151,11 @@ def test_reading_one_card_of_many_jobs_takes_few_queries(client: Client, django_
 def test_admin_shows_placement_and_variant(client: Client) -> None:
     client.force_login(User.objects.create(username="admin", is_staff=True, is_superuser=True))
     group: JobGroup = factories.submit_to_pool(2, "tag:4090")
-    page = shown(client, reverse("admin:jobgroups_jobgroup_change", args=[group.pk]))
+    page = shown(client, reverse("admin:jobgroups_jobgroup_change", args=[quote(group.pk)]))
     assert "tag:4090" in page
     assert "pool" in page
     row = group.children.all()[0]
-    page = shown(client, reverse("admin:jobgroups_childjob_change", args=[row.pk]))
+    page = shown(client, reverse("admin:jobgroups_childjob_change", args=[quote(row.pk)]))
     assert str(row.variant_id) in page
     listed = reverse("admin:jobgroups_childjob_changelist")
     assert row.pk in shown(client, f"{listed}?variant__id__exact={row.variant_id}&is_bound__exact=0")

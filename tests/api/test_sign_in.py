@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import URLResolver, get_resolver
 
-from director.security import sign_in, throttle
+from director.security import sign_in
 from director.security.sign_in import COOKIE, require_sign_in
 from tests.api.conftest import Api, error_of
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.django_db
 def token(settings: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     settings.DIRECTOR_TOKEN = TOKEN
     settings.ALLOWED_HOSTS = ["localhost", "192.168.1.5"]
-    monkeypatch.setattr(sign_in, "throttle", throttle.Throttle())
+    monkeypatch.setattr(sign_in, "throttle", sign_in.Throttle())
     return TOKEN
 
 
@@ -55,6 +56,9 @@ def test_program_sends_the_token(api: Api) -> None:
     assert refused.headers["WWW-Authenticate"].startswith("Bearer")
     for scheme in ("Bearer", "bearer"):
         assert api.get("/api/backends", authorization=f"{scheme} {TOKEN}").status_code == 200
+    assert api.get("/api/backends", x_api_key=TOKEN).status_code == 200
+    for given in ({"x_api_key": ""}, {"x_api_key": TOKEN, "authorization": f"Basic {TOKEN}"}):
+        error_of(api.get("/api/backends", **given), 401, "sign_in_required")
 
 
 def test_wrong_token_is_refused(api: Api) -> None:
@@ -73,26 +77,57 @@ def _paths(resolver: Any, before: str = "/") -> Iterator[str]:
             yield before + route.replace("(?:/.*)?", "/x")
 
 
-def test_every_path_but_the_form_requires_a_sign_in(api: Api) -> None:
-    paths = set(_paths(get_resolver())) - {"/sign-in", "/sign-in/"}
-    assert {"/", "/failures", "/api/failures/jobs", "/api/backends/x/drain", "/admin/"} <= paths
-    for path in sorted(paths):
-        for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"):
-            answer = api.ask(method, path, b"{}")
-            sent_away = answer.headers.get("Location", "").startswith("/sign-in?next=")
-            assert answer.status_code == 401 or sent_away, (method, path, answer.status_code)
+SERVED = set(_paths(get_resolver()))
+#: A path with a slash at its end has the view of the path without it.
+PATHS = sorted(
+    path for path in SERVED - {"/sign-in", "/sign-in/"} if path == "/" or path.rstrip("/") not in SERVED - {path}
+)
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+CREDENTIALS: list[tuple[bool, dict[str, str]]] = [
+    (True, {"authorization": f"Bearer {TOKEN}"}),
+    (True, {"x_api_key": TOKEN}),
+    (True, {"cookie": COOKIE}),
+    (False, {}),
+    (False, {"authorization": "Bearer wrong"}),
+    (False, {"x_api_key": "wrong"}),
+    (False, {"cookie": "wrong"}),
+    (False, {"authorization": "Bearer wrong", "x_api_key": TOKEN}),
+]
+
+
+def test_paths_are_those_of_the_url_table() -> None:
+    assert {"/", "/failures", "/api/failures/jobs", "/api/backends/x/drain", "/admin", "/api/v2/assets"} <= {*PATHS}
+
+
+def _marked(path: str) -> Any:
+    """Return the parameter of a path; views in the event loop write by threads of their own."""
+    return pytest.param(path, marks=pytest.mark.django_db(transaction=path.startswith(("/api/job-groups", "/api/v2"))))
+
+
+@pytest.mark.parametrize("path", [*map(_marked, PATHS)])
+def test_every_method_of_a_path_requires_credentials(
+    api: Api, path: str, monkeypatch: pytest.MonkeyPatch, reading_threads: None
+) -> None:
+    for method, (is_right, given) in itertools.product(METHODS, CREDENTIALS):
+        monkeypatch.setattr(sign_in, "throttle", sign_in.Throttle())
+        headers = {**given, "origin": "http://localhost:9820"}
+        if cookie := headers.pop("cookie", ""):
+            headers["cookie"] = f"{COOKIE}={sign_in.new_session() if cookie == COOKIE else cookie}"
+        answer = api.ask(method, path, b"{}", **headers)
+        asks = answer.status_code == 401 or answer.headers.get("Location", "").startswith("/sign-in?next=")
+        assert asks is not is_right, (method, path, given, answer.status_code)
 
 
 def test_ten_wrong_tokens_block_that_address_only(api: Api, phone: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     right = f"Bearer {TOKEN}"
-    for _ in range(throttle.ALLOWED):
+    for _ in range(sign_in.ALLOWED):
         error_of(api.get("/api/backends", authorization="Bearer wrong"), 401, "sign_in_required")
     closed = api.get("/api/backends", authorization=right)
     error_of(closed, 429, "too_many_requests")
     assert 1 <= int(closed.headers["Retry-After"]) <= 60
     assert api.ask("POST", "/sign-in", b"").status_code == 429
     assert phone.get("/api/backends", headers={"authorization": right}).status_code == 200
-    monkeypatch.setattr(throttle, "WINDOW", 0.0)
+    monkeypatch.setattr(sign_in, "WINDOW", 0.0)
     assert api.get("/api/backends", authorization=right).status_code == 200
 
 
@@ -103,7 +138,7 @@ def test_wrong_tokens_behind_a_trusted_proxy_block_one_client_only(settings: Any
         headers = {"host": "localhost", "authorization": f"Bearer {token}", "x-forwarded-for": named}
         return Client(REMOTE_ADDR=peer).get("/api/backends", headers=headers).status_code
 
-    for _ in range(throttle.ALLOWED):
+    for _ in range(sign_in.ALLOWED):
         # What it claimed before the proxy saw it does not count.
         assert ask("wrong", "192.168.1.9, 192.168.1.77") == 401
         assert ask("wrong", "192.168.1.9", peer="10.0.0.2") == 401
@@ -113,8 +148,8 @@ def test_wrong_tokens_behind_a_trusted_proxy_block_one_client_only(settings: Any
 
 
 def test_wrong_tokens_are_counted_by_network_and_bounded() -> None:
-    counted = throttle.Throttle()
-    for number in range(throttle.ALLOWED):
+    counted = sign_in.Throttle()
+    for number in range(sign_in.ALLOWED):
         counted.record_failure(f"2001:db8::{number}")
     assert counted.retry_after("2001:db8::ffff")
     assert not counted.retry_after("2001:db8:0:1::1")
@@ -150,7 +185,7 @@ def test_form_redirects_to_no_other_site(phone: Client) -> None:
 
 
 def test_wrong_tokens_in_the_form_are_counted(phone: Client) -> None:
-    for _ in range(throttle.ALLOWED):
+    for _ in range(sign_in.ALLOWED):
         answer = phone.post("/sign-in", {"token": "wrong"}, headers={"origin": PHONE})
         assert (answer.status_code, "This is not the token." in answer.text) == (403, True)
         assert COOKIE not in answer.cookies

@@ -3,10 +3,11 @@
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from asgiref.testing import ApplicationCommunicator
 from django.db import transaction
 from pytest_django import Settings
 
@@ -19,10 +20,13 @@ from jobgroups.events.hub import hub
 from jobgroups.models import JobGroup
 from jobgroups.queries import group_status
 from jobgroups.queries.group_status import read_status
+from jobgroups.queries.groups import group_stream_start
 from jobgroups.queries.outputs import OutputFile
+from jobgroups.serializers import MAX_FRAME_BYTES
 from jobgroups.services.cancellation import child_cancel, group_cancel
 from jobgroups.services.stars import child_star
-from tests.api.conftest import Api, asgi_answer, error_of, play_to_the_end, wrong_fields
+from tests.api.conftest import GRAPH, Api, asgi_answer, error_of, play_to_the_end, wrong_fields
+from tests.harness.cases import cases
 from tests.harness.farm import in_thread
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -68,21 +72,30 @@ def test_status_has_no_jobs_or_a_page_of_them(api: Api, group: dict[str, Any]) -
     assert "children_next" not in api.get(_path(group)).json()
 
 
-@pytest.mark.parametrize(
-    ("query", "fields"),
-    [
-        ("wait=5", {"wait"}),
-        ("since=1&wait=61", {"wait"}),
-        ("since=-1", {"since"}),
-        ("children=2", {"children"}),
-        ("children=0&limit=5", {"children"}),
-        ("limit=201", {"limit"}),
-        ("children_after=x", {"children_after"}),
-        ("childen=0", {"childen"}),
-    ],
-)
-def test_wrong_parameter_is_refused(api: Api, group: dict[str, Any], query: str, fields: set[str]) -> None:
-    assert set(wrong_fields(api.get(f"{_path(group)}?{query}"))) == fields
+@pytest.mark.parametrize(("count", "listed"), [(1_000, 1_000), (1_001, 0)])
+def test_more_than_a_thousand_jobs_are_only_on_pages(api: Api, farm: list[str], count: int, listed: int) -> None:
+    body = {"workflow_json": GRAPH, "backend_ids": ["*"], "count": count}
+    made, again = (api.post("/api/job-group", body, idempotency_key="key").json() for _ in range(2))
+    assert made == again
+    status = api.get(_path(made)).json()
+    assert (status["total_count"], status["completed_count"]) == (count, 0)
+    _, frame = group_stream_start(made["job_group_id"], None)
+    assert len(frame or "") < MAX_FRAME_BYTES
+    first, origin = f"{_path(made)}?limit=200", "http://localhost:9820"
+    for answer, link in ((made, origin + first), (status, origin + first), (json.loads(frame or ""), first)):
+        assert (len(answer["child_jobs"]), answer.get("children_next")) == (listed, None if listed else link)
+    jobs: list[str] = []
+    following: Any = first
+    while following:
+        page = api.get(following.removeprefix(origin)).json()
+        jobs += [one["job_id"] for one in page["child_jobs"]]
+        following = page["children_next"]
+    assert len(set(jobs)) == len(jobs) == count
+
+
+@pytest.mark.parametrize(("query", "field"), cases(__file__, "wrong_parameter_is_refused"))
+def test_wrong_parameter_is_refused(api: Api, group: dict[str, Any], query: str, field: str) -> None:
+    assert set(wrong_fields(api.get(f"{_path(group)}?{query}"))) == {field}
 
 
 def test_missing_group_and_job_are_not_found(api: Api, group: dict[str, Any]) -> None:
@@ -93,16 +106,11 @@ def test_missing_group_and_job_are_not_found(api: Api, group: dict[str, Any]) ->
         error_of(api.get(f"{_path(group)}/jobs/{name}"), 404, "job_not_found")
 
 
-def _run(work: Callable[[], Awaitable[Any]]) -> Any:
-    """Run an asynchronous test in a loop of its own, with a hub of its own."""
-
-    async def run() -> Any:
-        try:
-            return await work()
-        finally:
-            await hub.aclose()
-
-    return asyncio.run(run())
+@pytest.fixture
+async def own_hub() -> AsyncIterator[None]:
+    """Close the hub in the loop of the test that used it."""
+    yield
+    await hub.aclose()
 
 
 async def _get(path: str) -> tuple[int, Any]:
@@ -116,62 +124,56 @@ async def _until_waiting(polls: LongPolls, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_long_poll_is_answered_by_the_next_event(group: dict[str, Any]) -> None:
+@pytest.mark.usefixtures("own_hub")
+async def test_long_poll_is_answered_by_the_next_event(group: dict[str, Any]) -> None:
     path, job_id = _path(group), group["child_jobs"][1]["job_id"]
 
-    async def work() -> None:
-        seq = (await _get(path))[1]["seq"]
-        assert (await _get(f"{path}?since={seq}")) == (304, None)
-        assert (await _get(f"{path}?since={seq - 1}&wait=60"))[0] == 200, "it has moved before"
-        assert (await _get(f"{path}?since={seq + 1}&wait=60"))[0] == 200, "the log of another database"
-        polls = [asyncio.create_task(_get(f"{path}?since={seq}&wait=60{also}")) for also in ("", "&children=0")]
-        await _until_waiting(waiting.long_polls, 2)
-        await in_thread(child_star)(group_id=group["job_group_id"], job_id=job_id, starred=True)
-        await in_thread(child_cancel)(group_id=group["job_group_id"], job_id=job_id)
-        async with asyncio.timeout(10):
-            whole, head = await asyncio.gather(*polls)
-        assert (whole[0], whole[1]["seq"], whole[1]["child_jobs"][1]["status"]) == (200, seq + 1, "cancelled")
-        assert (head[0], head[1]["seq"], head[1]["child_jobs"]) == (200, seq + 1, [])
-        assert not waiting.long_polls._waiting
-
-    _run(work)
+    seq = (await _get(path))[1]["seq"]
+    assert (await _get(f"{path}?since={seq}")) == (304, None)
+    assert (await _get(f"{path}?since={seq - 1}&wait=60"))[0] == 200, "it has moved before"
+    assert (await _get(f"{path}?since={seq + 1}&wait=60"))[0] == 200, "the log of another database"
+    polls = [asyncio.create_task(_get(f"{path}?since={seq}&wait=60{also}")) for also in ("", "&children=0")]
+    await _until_waiting(waiting.long_polls, 2)
+    await in_thread(child_star)(group_id=group["job_group_id"], job_id=job_id, starred=True)
+    await in_thread(child_cancel)(group_id=group["job_group_id"], job_id=job_id)
+    async with asyncio.timeout(10):
+        whole, head = await asyncio.gather(*polls)
+    assert (whole[0], whole[1]["seq"], whole[1]["child_jobs"][1]["status"]) == (200, seq + 1, "cancelled")
+    assert (head[0], head[1]["seq"], head[1]["child_jobs"]) == (200, seq + 1, [])
+    assert not waiting.long_polls._waiting
 
 
-def test_long_poll_ends_after_its_wait_and_with_the_process(
+@pytest.mark.usefixtures("own_hub")
+async def test_long_poll_ends_after_its_wait_and_with_the_process(
     group: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     polls = LongPolls()
 
-    async def work() -> None:
-        seq = (await _get(_path(group)))[1]["seq"]
-        group_id = group["job_group_id"]
-        assert not await polls.has_moved(group_id, since=seq, seconds=0.05)
-        monkeypatch.setattr(waiting, "MOST", 1)
-        first = asyncio.create_task(polls.has_moved(group_id, since=seq, seconds=60))
-        await _until_waiting(polls, 1)
-        with pytest.raises(waiting.TooManyWaiting):
-            await polls.has_moved(group_id, since=seq, seconds=60)
-        polls.close()
-        async with asyncio.timeout(10):
-            assert not await first
-            assert not await polls.has_moved(group_id, since=seq, seconds=60)
-
-    _run(work)
+    seq = (await _get(_path(group)))[1]["seq"]
+    group_id = group["job_group_id"]
+    assert not await polls.has_moved(group_id, since=seq, seconds=0.05)
+    monkeypatch.setattr(waiting, "MOST", 1)
+    first = asyncio.create_task(polls.has_moved(group_id, since=seq, seconds=60))
+    await _until_waiting(polls, 1)
+    with pytest.raises(waiting.TooManyWaiting):
+        await polls.has_moved(group_id, since=seq, seconds=60)
+    polls.close()
+    async with asyncio.timeout(10):
+        assert not await first
+        assert not await polls.has_moved(group_id, since=seq, seconds=60)
 
 
-def test_long_poll_is_answered_after_more_events_than_its_queue_has(
+@pytest.mark.usefixtures("own_hub")
+async def test_long_poll_is_answered_after_more_events_than_its_queue_has(
     group: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def work() -> None:
-        seq = (await _get(_path(group)))[1]["seq"]
-        poll = asyncio.create_task(_get(f"{_path(group)}?since={seq}&wait=60"))
-        await _until_waiting(waiting.long_polls, 1)
-        monkeypatch.setattr("jobgroups.events.hub.QUEUE_LIMIT", 1)
-        await in_thread(group_cancel)(group_id=group["job_group_id"])
-        async with asyncio.timeout(10):
-            assert (await poll)[1]["status"] == "cancelled"
-
-    _run(work)
+    seq = (await _get(_path(group)))[1]["seq"]
+    poll = asyncio.create_task(_get(f"{_path(group)}?since={seq}&wait=60"))
+    await _until_waiting(waiting.long_polls, 1)
+    monkeypatch.setattr("jobgroups.events.hub.QUEUE_LIMIT", 1)
+    await in_thread(group_cancel)(group_id=group["job_group_id"])
+    async with asyncio.timeout(10):
+        assert (await poll)[1]["status"] == "cancelled"
 
 
 def test_change_is_made_although_its_client_has_gone() -> None:
@@ -199,13 +201,15 @@ def test_status_does_not_wait_for_marks_that_wait_for_a_lock(group: dict[str, An
             assert (await _get(_path(group)))[0] == 200
         for mark in marks:
             mark.cancel()
+        await hub.aclose()
 
     with transaction.atomic():
         JobGroup.objects.select_for_update().get()
-        _run(work)
+        asyncio.run(work())
 
 
-def test_requests_that_still_join_the_channel_layer_count_as_waiting(
+@pytest.mark.usefixtures("own_hub")
+async def test_requests_that_still_join_the_channel_layer_count_as_waiting(
     group: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     polls, subscribe = LongPolls(), hub.subscribe
@@ -214,68 +218,60 @@ def test_requests_that_still_join_the_channel_layer_count_as_waiting(
         await asyncio.sleep(0.01)
         return await subscribe(*args, **kwargs)
 
-    async def work() -> None:
-        seq = (await _get(_path(group)))[1]["seq"]
-        monkeypatch.setattr(waiting, "MOST", 1)
-        monkeypatch.setattr(hub, "subscribe", joining)
-        calls = (polls.has_moved(group["job_group_id"], since=seq, seconds=0.1) for _ in range(3))
-        found = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(one) for one in found].count(waiting.TooManyWaiting) == 2
-
-    _run(work)
+    seq = (await _get(_path(group)))[1]["seq"]
+    monkeypatch.setattr(waiting, "MOST", 1)
+    monkeypatch.setattr(hub, "subscribe", joining)
+    calls = (polls.has_moved(group["job_group_id"], since=seq, seconds=0.1) for _ in range(3))
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(one) for one in found].count(waiting.TooManyWaiting) == 2
 
 
-def test_client_that_disconnects_ends_its_wait(group: dict[str, Any]) -> None:
-    path = _path(group)
-
-    async def work() -> None:
-        seq = (await _get(path))[1]["seq"]
-        gone = asyncio.Event()
-        request = asgi_answer(application, "GET", f"{path}?since={seq}&wait=60", None, {}, gone)
-        answering = asyncio.create_task(request)
-        await _until_waiting(waiting.long_polls, 1)
-        gone.set()
-        async with asyncio.timeout(10):
-            await answering
-        assert not waiting.long_polls._waiting
-
-    _run(work)
+@pytest.mark.usefixtures("own_hub")
+async def test_client_that_disconnects_ends_its_wait(group: dict[str, Any]) -> None:
+    query = f"since={(await _get(_path(group)))[1]['seq']}&wait=60".encode()
+    scope = {"type": "http", "method": "GET", "path": _path(group), "query_string": query}
+    request = ApplicationCommunicator(application, {**scope, "headers": [(b"host", b"localhost:9820")]})
+    await request.send_input({"type": "http.request"})
+    await _until_waiting(waiting.long_polls, 1)
+    await request.send_input({"type": "http.disconnect"})
+    await request.wait(10)
+    assert not waiting.long_polls._waiting
+    assert await request.receive_nothing()
 
 
-def test_request_does_not_share_a_read_of_versions_that_began_before(
+@pytest.mark.usefixtures("own_hub")
+async def test_request_does_not_share_a_read_of_versions_that_began_before(
     group: dict[str, Any], monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     group_id, job_id = group["job_group_id"], group["child_jobs"][0]["job_id"]
     settings.DIRECTOR_ON_SQLITE = False  # versions are read in threads
     answers = Answers()
 
-    async def work() -> None:
-        has_read, go_on = asyncio.Event(), asyncio.Event()
+    has_read, go_on = asyncio.Event(), asyncio.Event()
 
-        async def held(*args: Any) -> Any:
-            found = await async_base.read(*args)
-            has_read.set()
-            await go_on.wait()
-            return found
+    async def held(*args: Any) -> Any:
+        found = await async_base.read(*args)
+        has_read.set()
+        await go_on.wait()
+        return found
 
-        monkeypatch.setattr("jobgroups.api.answers.read", held)
-        first = asyncio.create_task(answers.version(group_id))
-        await has_read.wait()
-        await in_thread(child_star)(group_id=group_id, job_id=job_id, starred=True)
-        second = asyncio.create_task(answers.version(group_id))
-        await asyncio.sleep(0)
-        go_on.set()
-        async with asyncio.timeout(10):
-            (seq, revision), after = await first, await second
-        assert after == (seq, revision + 1)
-
-    _run(work)
+    monkeypatch.setattr("jobgroups.api.answers.read", held)
+    first = asyncio.create_task(answers.version(group_id))
+    await has_read.wait()
+    await in_thread(child_star)(group_id=group_id, job_id=job_id, starred=True)
+    second = asyncio.create_task(answers.version(group_id))
+    await asyncio.sleep(0)
+    go_on.set()
+    async with asyncio.timeout(10):
+        (seq, revision), after = await first, await second
+    assert after == (seq, revision + 1)
 
 
-def test_answers_of_one_moment_are_read_once_and_the_oldest_are_dropped(
+@pytest.mark.usefixtures("own_hub")
+async def test_answers_of_one_moment_are_read_once_and_the_oldest_are_dropped(
     api: Api, farm: list[str], monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    ids = [api.submit(*farm)["job_group_id"] for _ in range(3)]
+    ids = [(await in_thread(api.submit)(*farm))["job_group_id"] for _ in range(3)]
     answers = Answers()
     read: list[str] = []
 
@@ -286,23 +282,20 @@ def test_answers_of_one_moment_are_read_once_and_the_oldest_are_dropped(
 
         return await answers.get(group_id, make=make)
 
-    async def work() -> None:
-        monkeypatch.setattr(group_status, "OUTLOOK_SECONDS", 3_600.0)
-        found = await asyncio.gather(*(get(ids[0]) for _ in range(20)))
-        assert read == ids[:1]
-        assert all(one is found[0] for one in found)
-        settings.DIRECTOR_ON_SQLITE = False  # versions are read in threads
-        assert all(one is found[0] for one in await asyncio.gather(*(get(ids[0]) for _ in range(20))))
-        monkeypatch.setattr("jobgroups.api.answers.MOST_BYTES", 2 * found[0].size + 100)
-        for group_id in ids[1:]:
-            await get(group_id)
-        await get(ids[2])
-        await get(ids[0])
-        assert read == [*ids, ids[0]]
-        monkeypatch.setattr("jobgroups.api.answers.UNUSED_SECONDS", 0.0)
-        await get(ids[1])
-        assert [place for (place,) in answers._kept] == [ids[1]]
-        assert answers._size == (await get(ids[1])).size
-
-    _run(work)
+    monkeypatch.setattr(group_status, "OUTLOOK_SECONDS", 3_600.0)
+    found = await asyncio.gather(*(get(ids[0]) for _ in range(20)))
+    assert read == ids[:1]
+    assert all(one is found[0] for one in found)
+    settings.DIRECTOR_ON_SQLITE = False  # versions are read in threads
+    assert all(one is found[0] for one in await asyncio.gather(*(get(ids[0]) for _ in range(20))))
+    monkeypatch.setattr("jobgroups.api.answers.MOST_BYTES", 2 * found[0].size + 100)
+    for group_id in ids[1:]:
+        await get(group_id)
+    await get(ids[2])
+    await get(ids[0])
+    assert read == [*ids, ids[0]]
+    monkeypatch.setattr("jobgroups.api.answers.UNUSED_SECONDS", 0.0)
+    await get(ids[1])
+    assert [place for (place,) in answers._kept] == [ids[1]]
+    assert answers._size == (await get(ids[1])).size
     answers.close()

@@ -76,6 +76,8 @@ def test_setting_accepts_a_group_without_a_runner_as_pending(api: Api, make_back
     assert api.get(f"/api/job-groups/{made['job_group_id']}").json()["status"] == "pending"
 
 
+# The cancellation is written by another thread.
+@pytest.mark.django_db(transaction=True)
 def test_repeated_key_returns_the_first_response(api: Api, farm: list[str]) -> None:
     first = api.post(PATH, BODY, idempotency_key="take-1")
     api.delete(f"/api/job-groups/{first.json()['job_group_id']}")
@@ -155,9 +157,10 @@ def test_ignored_parameters_and_fields_are_named_in_warnings(api: Api, farm: lis
 @pytest.mark.django_db(transaction=True)
 def test_status_shows_the_policy_and_the_submitter(api: Api, farm: list[str]) -> None:
     plain = {"max_attempts": 1, "retry_elsewhere": False, "retry_on": None, "submitter": None}
-    plain["partial_outputs"] = "accept"
+    plain |= {"partial_outputs": "accept", "stop_when": None, "stopped_at": None, "webhook": None}
     chosen = {"max_attempts": 10, "retry_elsewhere": "group", "submitter": "Ann O'Hara ⛰"}
-    chosen |= {"retry_on": ["cuda_fatal", "timeout"], "partial_outputs": "fail"}
+    chosen |= {"retry_on": ["cuda_fatal", "timeout"], "partial_outputs": "fail", "stop_when": {"completed": 4}}
+    chosen["webhook"] = {"url": "https://a.example/", "events": ["child_failed", "group_complete"]}
     given = {"retry_elsewhere": True, "submitter": "  Ann O'Hara ⛰ "}
     for fields, shown in (({}, plain), ({**chosen, **given}, chosen)):
         group = api.submit("gpu-1", **fields)["job_group_id"]

@@ -14,48 +14,16 @@ from django.db import connection
 from pytest_django import Settings
 
 from backends import probes as backend_probes
-from director.web import threaded_handler
-from director.web.threaded_handler import ThreadedHandler
-from jobgroups.api.views import probes as probe_views
+from director.web import handlers
+from director.web.handlers import ThreadedHandler
+from jobgroups.api.views import backends as probe_views
 from jobgroups.models import JobGroup
 from tests.api.conftest import GRAPH, Made, asgi_answer
+from tests.harness.cases import cases
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 GOOD = {"workflow_json": GRAPH, "backend_ids": ["gpu-1"]}
-FOREIGN = {"origin": "https://evil.example"}
-LOCAL = {"origin": "http://localhost:3000"}
-PREFLIGHT = {**LOCAL, "access-control-request-method": "POST"}
-#: Method, path (``ID`` is a group's), body, headers.
-REQUESTS: list[tuple[str, str, Any, dict[str, str]]] = [
-    ("GET", "/api/job-groups/ID", None, {}),
-    ("GET", "/api/job-groups/ID/", None, {}),
-    ("HEAD", "/api/job-groups/ID", None, {}),
-    ("GET", "/api/job-groups/ID", None, {"accept": "text/html", "cookie": "a=b"}),
-    ("GET", "/api/job-groups/jg_000000000000", None, {}),
-    ("GET", "/api/job-groups/ID/workflow", None, {}),
-    ("GET", "/api/job-groups/ID/events", None, LOCAL),
-    ("GET", "/api/job-groups?limit=1", None, {}),
-    ("GET", "/api/job-groups?limit=0", None, {}),
-    ("GET", "/api/backends", None, {}),
-    ("GET", "/api/nothing/here", None, {}),
-    ("GET", "/api/", None, {}),
-    ("GET", "/api/%00", None, {}),
-    ("GET", "/api/job-group", None, {}),
-    ("PUT", "/api/job-groups/ID", None, {}),
-    ("OPTIONS", "/api/job-groups/ID", None, {}),
-    ("OPTIONS", "/api/job-group", None, PREFLIGHT),
-    ("POST", "/api/job-group", GOOD, FOREIGN),
-    ("POST", "/api/job-group", GOOD, {"idempotency-key": "again"}),
-    ("POST", "/api/job-group", {"backend_ids": []}, LOCAL),
-    ("POST", "/api/job-group", b"{", {}),
-    ("POST", "/api/job-group", {**GOOD, "metadata": {"x": "y" * 3_000}}, {}),
-    ("POST", "/api/job-group", GOOD, {"content-type": "text/plain"}),
-    ("POST", "/api/job-group", {**GOOD, "backend_ids": ["nobody"]}, {}),
-    ("GET", "/api/job-groups/ID", None, {"host": "evil.example"}),
-    ("GET", "/api/job-groups/ID", None, {"authorization": "Bearer wrong"}),
-    ("DELETE", "/api/job-groups/jg_000000000000", None, {}),
-]
 
 
 def _both(request: tuple[str, str, Any, dict[str, str]]) -> list[Any]:
@@ -73,7 +41,8 @@ def test_response_equals_that_of_djangos_handler(farm: list[str], settings: Sett
     group_id = json.loads(made[2])["job_group_id"]
     settings.DIRECTOR_TOKEN = token
     settings.DIRECTOR_MAX_BODY_BYTES = 2_000
-    for method, path, body, headers in REQUESTS:
+    for method, path, given, headers in cases(__file__, "response_equals_that_of_djangos_handler"):
+        body = GOOD | given if isinstance(given, dict) else given and given.encode()
         here, there = _both((method, path.replace("ID", group_id), body, headers))
         assert here == there, (method, path)
         assert not {b"Set-Cookie", b"Cookie"} & {name for name, _ in here[1]}
@@ -111,12 +80,12 @@ def test_requests_share_a_few_threads_and_connections(farm: list[str], monkeypat
 
     async def ask() -> None:
         handler = ThreadedHandler()
-        for _ in range(2 * threaded_handler.READ_THREADS + 1):
+        for _ in range(2 * handlers.READ_THREADS + 1):
             await asgi_answer(handler, "GET", "/api/backends", None, {})
 
     asyncio.run(ask())
     assert {name.rsplit("_", 1)[0] for name, _ in seen} == {"api-reading"}
-    assert len({name for name, _ in seen}) <= threaded_handler.READ_THREADS
+    assert len({name for name, _ in seen}) <= handlers.READ_THREADS
     if connection.vendor == "sqlite":
         assert len(set(seen)) == len({name for name, _ in seen})
 
@@ -173,7 +142,7 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
     with _silent() as url:
         taken, status, probes = asyncio.run(ask(url))
     assert (status, taken < 0.7) == (201, True), taken
-    done = threaded_handler.PROBE_THREADS + threaded_handler.PROBES_WAITING
+    done = handlers.PROBE_THREADS + handlers.PROBES_WAITING
     assert sorted(status for status, _, _ in probes) == [200] * done + [429] * (64 - done)
     _, headers, body = next(one for one in probes if one[0] == 429)
     assert json.loads(body)["code"] == "too_many_requests"
@@ -181,7 +150,7 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
 
 
 def test_large_body_of_a_probe_is_refused(farm: list[str]) -> None:
-    large = {"url": "http://127.0.0.1:9", "name": "x" * threaded_handler.LARGE_BYTES}
+    large = {"url": "http://127.0.0.1:9", "name": "x" * handlers.LARGE_BYTES}
     for path in ("/api/backends", "/api/backends/test/"):
         ask = asgi_answer(ThreadedHandler(), "POST", path, large, {})
         status, _, body = asyncio.run(ask)
@@ -190,14 +159,14 @@ def test_large_body_of_a_probe_is_refused(farm: list[str]) -> None:
 
 def test_large_bodies_have_threads_of_their_own(farm: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Six at once took 8 GB; and they must not occupy the threads that submissions need."""
-    large = {"metadata": {"x": "y" * threaded_handler.LARGE_BYTES}}
+    large = {"metadata": {"x": "y" * handlers.LARGE_BYTES}}
     plain = ThreadedHandler.get_response
     may_go = threading.Event()
     inside: set[str] = set()
     most: list[int] = []
 
     def noted(self: Any, request: Any) -> Any:
-        if int(request.headers["Content-Length"]) < threaded_handler.LARGE_BYTES:
+        if int(request.headers["Content-Length"]) < handlers.LARGE_BYTES:
             return plain(self, request)
         name = threading.current_thread().name
         inside.add(name)
@@ -219,7 +188,7 @@ def test_large_bodies_have_threads_of_their_own(farm: list[str], monkeypatch: py
             posts = [tasks.create_task(post(large)) for _ in range(6)]
             try:
                 async with asyncio.timeout(10):
-                    while len(inside) < threaded_handler.LARGE_THREADS:
+                    while len(inside) < handlers.LARGE_THREADS:
                         await asyncio.sleep(0.01)
                     small = await post(GOOD)
             finally:
@@ -228,7 +197,7 @@ def test_large_bodies_have_threads_of_their_own(farm: list[str], monkeypatch: py
 
     assert asyncio.run(ask()) == [201, *[400] * 6]
     assert len(most) == 6
-    assert max(most) == threaded_handler.LARGE_THREADS
+    assert max(most) == handlers.LARGE_THREADS
 
 
 def test_client_that_disconnects_before_its_body_gets_no_response() -> None:

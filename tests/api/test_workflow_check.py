@@ -16,12 +16,14 @@ import pytest
 from backends import inventory
 from backends.models import Backend
 from backends.services import backend_observed
+from backends.simulator.config import DEFAULT_CHECKPOINTS
 from director.demo.workflow import text_to_image
 from jobgroups import workflow
 from jobgroups.domain.clock import now
-from jobgroups.models import Exclusion, JobGroup, Runner
+from jobgroups.models import Exclusion, JobGroup, Runner, Timing
 from tests.api.bad_servers import WRONGS, bad_server
 from tests.api.conftest import GRAPH, Api, Made, error_of, wrong_fields
+from tests.harness.graphs import EDITOR_FILE, png
 from tests.harness.simulator_thread import SimulatorThread
 
 PATH = "/api/workflows/check"
@@ -85,6 +87,24 @@ def test_check_names_the_missing_file_and_stores_nothing(api: Api, make_backend:
     assert not JobGroup.objects.exists()
 
 
+def test_check_lists_choices_and_the_usual_time(api: Api, make_backend: Made) -> None:
+    with two_machines(make_backend):
+        assert check(api, graph_with())["usual_seconds"] is None
+        name = workflow.digest(workflow.build_template(graph_with(), {}))
+        Timing.objects.create(workflow_digest=name, backend_id="gpu-1", seconds=42, updated_at=now())
+        found = check(api, graph_with())
+        one = check(api, graph_with(), backend_ids=["gpu-2"])
+    files = found["choices"]["4.ckpt_name"]
+    assert {FILE, *DEFAULT_CHECKPOINTS} == set(files)
+    assert len(files) == len(DEFAULT_CHECKPOINTS) + 1
+    assert found["usual_seconds"] == 42.0
+    # The other lists are equal, and an input without a list has no choices.
+    assert found["choice_backends"] == {"4.ckpt_name": dict.fromkeys(files, 1)}
+    assert {"euler", "dpmpp_2m"} <= set(found["choices"]["3.sampler_name"])
+    assert found["choices"].keys() == {"3.sampler_name", "3.scheduler", "4.ckpt_name"}
+    assert (one["choices"]["4.ckpt_name"], one["choice_backends"]) == ([FILE], {})
+
+
 def test_check_names_missing_nodes_and_knows_replaced_ones(api: Api, make_backend: Made) -> None:
     graph = graph_with() | {"90": {"class_type": "Mine", "inputs": {}}}
     renamed = graph_with() | {"90": {"class_type": "ConditioningAverage ", "inputs": {}}}
@@ -115,6 +135,32 @@ def test_state_and_capabilities_are_reasons(api: Api, make_backend: Made) -> Non
         "tag:slow": [("unavailable", "No backend has this tag.")],
     }
     assert found["gpu-2"]["state_reason"] == "Disabled."
+
+
+def test_editor_format_is_converted_by_the_backends_descriptions(api: Api, runner: Runner, make_backend: Made) -> None:
+    editor = EDITOR_FILE.read_text(encoding="utf-8")
+    body = {"workflow_json": json.loads(editor), "backend_ids": ["*"], "count": 1, "submitter": " ann "}
+    with SimulatorThread() as sim:
+        make_backend("gpu-1", url=sim.url)
+        found = api.post("/api/workflows/convert", {"workflow_json": body["workflow_json"]}).json()
+        assert (found["workflow"], found["warnings"]) == (text_to_image(), [])
+        from_png = api.ask("POST", "/api/workflow-from-png", png(workflow=editor), content_type="image/png")
+        assert from_png.json() == {"workflow_json": text_to_image()}
+        assert check(api, body["workflow_json"], parameters={"steps": 3})["can_run"] == 1
+        assert api.post("/api/job-groups/plan", body).json()["total_count"] == 1
+        made = api.post("/api/job-group", body, idempotency_key="a")
+        assert made.status_code == 201, made.content
+        group = made.json()["job_group_id"]
+        assert api.get(f"/api/job-groups/{group}/workflow").json() == text_to_image()
+        body["workflow_json"]["nodes"][0]["type"] = "Mine"
+        wrong = api.post("/api/job-group", body)
+        # No class is described, and the check is answered.
+        [field] = wrong_fields(wrong)
+        assert (field, "Mine: No backend has this node class." in wrong.json()["detail"]) == ("workflow_json.4", True)
+    backend_observed(backend_id="gpu-1", reachable=False, responded=False, reason="gone")
+    error_of(api.post("/api/workflows/convert", {"workflow_json": json.loads(editor)}), 503, "nothing_described")
+    again = api.post("/api/job-group", body | {"workflow_json": json.loads(editor)}, idempotency_key="a")
+    assert (again.json()["job_group_id"], again["Idempotency-Replayed"]) == (group, "true")
 
 
 def test_long_names_are_cut(api: Api, runner: Runner, make_backend: Made) -> None:

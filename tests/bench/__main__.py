@@ -14,9 +14,9 @@ from tests.bench import (
     farm,
     first_prompts,
     frames,
-    growth,
     http_api,
     line,
+    metrics,
     pool,
     startup,
     status,
@@ -27,7 +27,7 @@ from tests.bench import (
 from tests.bench.figures import Figure, machine, table
 from tests.e2e import test_idle_gap
 
-GAP, GROWTH = "gap", "growth"
+GAP = "gap"
 #: In the order in which they are measured.
 MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
     "start": startup.measure,
@@ -43,7 +43,9 @@ MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
     "long": pool.long_group,
     "line": line.measure,
     "list": stored.measure,
-    # Only where it is named, as the growth, which prints tables of its own.
+    "usage": stored.usage,
+    "metrics": metrics.measure,
+    # Only where it is named.
     GAP: test_idle_gap.measured,
 }
 
@@ -53,18 +55,11 @@ def main() -> int:
     # A bench that is terminated ends its servers too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    known = [*MEASURES, GROWTH]
-    parser.add_argument("names", nargs="*", help=f"what to measure: {', '.join(known)}")
+    parser.add_argument("names", nargs="*", help=f"what to measure: {', '.join(MEASURES)}")
     names = parser.parse_args().names or [one for one in MEASURES if one != GAP]
-    if unknown := [name for name in names if name not in known]:
-        parser.error(f"{unknown[0]} is not measured; there are {', '.join(known)}")
-    if GROWTH in names:
-        names.remove(GROWTH)
-        with tempfile.TemporaryDirectory() as folder:
-            print(machine(), flush=True)
-            for grown in growth.measure(Path(folder)):
-                print(f"\n{grown}", flush=True)
-    return _measure(names) if names else 0
+    if unknown := [name for name in names if name not in MEASURES]:
+        parser.error(f"{unknown[0]} is not measured; there are {', '.join(MEASURES)}")
+    return _measure(names)
 
 
 def _measure(names: Sequence[str]) -> int:

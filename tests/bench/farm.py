@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.bench.figures import Figure
 from tests.bench.gpus import Entry, simulated
-from tests.bench.processes import spent, split, subfolder
+from tests.bench.processes import resident_kib, spent, split, subfolder
 from tests.bench.submission import Client
 from tests.harness.processes import Served, serving, stop_in_order
 
@@ -19,6 +19,7 @@ def measure(folder: Path, *, backends: int = BACKENDS, seconds: float = 15.0) ->
     rows = []
     for name, part in (
         ("line", _line),
+        ("idle", lambda place: _idle(place, backends, seconds)),
         ("frames", lambda place: _frames(place, backends, seconds)),
         ("sustained", lambda place: _sustained(place, backends, seconds)),
         ("again", lambda place: _again(place, backends)),
@@ -26,9 +27,6 @@ def measure(folder: Path, *, backends: int = BACKENDS, seconds: float = 15.0) ->
     ):
         rows += part(subfolder(folder, name))
     return rows
-
-
-# --- a line of prompts ----------------------------------------------------------------------------
 
 
 def _line(folder: Path, *, prompts: int = 100) -> list[Figure]:
@@ -57,7 +55,14 @@ def _wall_and_renders(seen: list[Entry]) -> tuple[float, float]:
     return max(ended.values()) - min(started.values()), renders
 
 
-# --- many frames ----------------------------------------------------------------------------------
+def _idle(folder: Path, backends: int, seconds: float) -> list[Figure]:
+    with simulated(folder, backends) as gpus, serving(folder, gpus.urls) as served:
+        time.sleep(2)
+        with spent(serve=served.process.pid) as span:
+            time.sleep(seconds)
+        memory = resident_kib(served.process.pid) / 1024
+    name = f"{backends} idle backends"
+    return [Figure(f"{name}: of a core", span.share("serve"), "%"), Figure(f"{name}: memory", memory, "MiB")]
 
 
 def _frames(folder: Path, backends: int, seconds: float) -> list[Figure]:
@@ -96,9 +101,6 @@ def _transitions_lost(client: Client, group_id: str, backends: int) -> int:
         seen += [one["type"] for one in events]
         since = events[-1]["seq"]
     return 2 * backends - seen.count("child_started") - seen.count("child_completed")
-
-
-# --- many renders ---------------------------------------------------------------------------------
 
 
 def _sustained(folder: Path, backends: int, seconds: float) -> list[Figure]:
@@ -140,9 +142,6 @@ def _completed(client: Client, group_ids: list[str]) -> int:
     wanted = set(group_ids)
     rows = client.get("/api/job-groups?limit=200")["results"]
     return sum(row["completed_count"] for row in rows if row["job_group_id"] in wanted)
-
-
-# --- a kill, and a cancel -------------------------------------------------------------------------
 
 
 def _again(folder: Path, backends: int) -> list[Figure]:

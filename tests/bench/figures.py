@@ -1,6 +1,5 @@
 """A measured figure with its limits, and the table of all figures."""
 
-import math
 import os
 import platform
 import time
@@ -14,7 +13,6 @@ class Figure:
     """One line of the table.
 
     Attributes:
-        value: NaN: the Director does not support what is measured; its gate is missed.
         floor: what the machine gives in the same run to something that does nothing; None: no floor.
         gate: what must be reached; None: it is only watched. ``goal``: what would be good.
         more_is_better: a rate; else it is a time.
@@ -46,14 +44,12 @@ class Figure:
 
     def cells(self) -> list[str]:
         unit = f" {self.unit}"
-        is_supported = not math.isnan(self.value)
-        value = _short(self.value) + unit if is_supported else "not supported"
-        ratio = f"{self.ratio:.2f}" if self.ratio is not None and is_supported else ""
+        ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
         sign = "≥ " if self.more_is_better else "≤ "
         of_what = " ×" if self.of_floor else unit
         limits = ["" if one is None else f"{sign}{_short(one)}{of_what}" for one in (self.gate, self.goal)]
         floor = "" if self.floor is None else _short(self.floor) + unit
-        return [self.name, value, floor, ratio, *limits, self.verdict()]
+        return [self.name, _short(self.value) + unit, floor, ratio, *limits, self.verdict()]
 
     def verdict(self) -> str:
         """Return whether it reaches its gate and its goal."""

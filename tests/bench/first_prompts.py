@@ -10,10 +10,9 @@ from pathlib import Path
 from tests.bench import floors
 from tests.bench.figures import Figure, p50
 from tests.bench.gpus import Gpus, simulated
-from tests.bench.processes import subfolder
+from tests.bench.processes import databases
 from tests.bench.submission import Client
 from tests.harness.processes import serving
-from tests.harness.servers import is_there, postgres
 
 #: Seconds between two submissions: everything is idle again.
 _PAUSE = 0.2
@@ -23,22 +22,19 @@ def measure(folder: Path, *, rounds: int = 40) -> list[Figure]:
     with simulated(folder, 3) as gpus:
         with floors.running("pass_on", gpus.urls) as url:
             bare = _until_third(gpus, url, rounds, ends=False)
-        rows = [_figure("SQLite", _ours(subfolder(folder, "sqlite"), gpus, rounds), bare, 10, 5)]
-        if is_there("initdb"):
-            with postgres(durable=True) as server:
-                variables = {"DIRECTOR_DATABASE_URL": server.create("bench")}
-                ours = _ours(subfolder(folder, "postgres"), gpus, rounds, variables)
-            rows.append(_figure("PostgreSQL", ours, bare, 14, 8))
-    return rows
+        return [
+            _figure(where, _ours(place, gpus, rounds, settings), bare) for where, place, settings in databases(folder)
+        ]
 
 
-def _figure(where: str, ours: list[float], bare: list[float], gate: int, goal: int) -> Figure:
+def _figure(where: str, ours: list[float], bare: list[float]) -> Figure:
+    gate, goal = {"SQLite": (10, 5), "PostgreSQL": (14, 8)}[where]
     return Figure(
         f"POST to third prompt, {where}, p50", p50(ours), floor=p50(bare), of_floor=True, gate=gate, goal=goal
     )
 
 
-def _ours(folder: Path, gpus: Gpus, rounds: int, environment: dict[str, str] | None = None) -> list[float]:
+def _ours(folder: Path, gpus: Gpus, rounds: int, environment: dict[str, str]) -> list[float]:
     with serving(folder, gpus.urls, environment=environment) as served:
         return _until_third(gpus, served.url, rounds, ends=True)
 

@@ -96,9 +96,6 @@ def simulated(
         gpus.close()
 
 
-# --- the process ----------------------------------------------------------------------------------
-
-
 class _Controls:
     def __init__(self, simulators: list[Simulator]) -> None:
         self._simulators = simulators

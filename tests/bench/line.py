@@ -5,21 +5,16 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.figures import Figure, p50, percentile
-from tests.bench.processes import subfolder
+from tests.bench.processes import databases
 from tests.harness.processes import filled
-from tests.harness.servers import is_there, postgres
 
 #: Backends, open groups of the pool, and jobs of each.
 _SIZE: Final = (1_000, 2_000, 50)
 
 
 def measure(folder: Path, *, size: tuple[int, int, int] = _SIZE, with_postgres: bool = True) -> list[Figure]:
-    rows = _figures("SQLite", subfolder(folder, "sqlite"), size)
-    if with_postgres and is_there("initdb"):
-        with postgres(durable=True) as server:
-            url = server.create("bench")
-            rows += _figures("PostgreSQL", subfolder(folder, "postgres"), size, DIRECTOR_DATABASE_URL=url)
-    return rows
+    found = databases(folder, with_postgres=with_postgres)
+    return [figure for where, place, settings in found for figure in _figures(where, place, size, **settings)]
 
 
 def _figures(where: str, folder: Path, size: tuple[int, int, int], **environment: str) -> list[Figure]:

@@ -1,4 +1,4 @@
-"""The pool against jobs that are dealt out in turn: three unequal backends, and one group on two hundred."""
+"""The pool: three unequal backends against the shortest possible time, and one group on two hundred."""
 
 import itertools
 import time
@@ -33,27 +33,22 @@ _MODELS: Final = ("random_sd15.safetensors", "tiny_sd15.safetensors")
 
 def measure(folder: Path) -> list[Figure]:
     """Measure three unequal backends."""
-    return [
-        part(subfolder(folder, f"{part.__name__} {is_pool}"), is_pool=is_pool, jobs=jobs)
-        for part in (unequal, models, hangs)
-        # Jobs that are dealt in turn take up to three times as long, and have no gate.
-        for is_pool, jobs in ((True, _JOBS), (False, _JOBS // 2))
-    ]
+    return [part(subfolder(folder, part.__name__)) for part in (unequal, models, hangs)]
 
 
-def unequal(folder: Path, *, is_pool: bool, jobs: int = _JOBS, times: float = 1.0) -> Figure:
+def unequal(folder: Path, *, jobs: int = _JOBS, times: float = 1.0) -> Figure:
     """Measure how long a group takes on backends of unequal speed; ``times``: all durations are multiplied by it."""
     with _unequal(folder, times) as (gpus, client):
         client.wait(client.submit(_ids(gpus)))
         began = time.monotonic()
-        took = _wait_ended(client, [_submit(client, gpus, jobs, is_pool)], jobs) - began
+        took = _wait_ended(client, [client.submit(["*"], count=jobs)], jobs) - began
         seconds = [_seconds_of(one) for one in gpus]
     # All of them busy until the end, and one job more: the last ones end at different moments.
     ideal = jobs / _rate_of(seconds) + max(seconds)
-    return _finish(f"{jobs} jobs on three backends, speeds 1:2:4", took, ideal, is_pool, 1.05)
+    return _finish(f"{jobs} jobs on three backends, speeds 1:2:4", took, ideal, 1.05)
 
 
-def models(folder: Path, *, is_pool: bool, jobs: int = _JOBS, times: float = 1.0) -> Figure:
+def models(folder: Path, *, jobs: int = _JOBS, times: float = 1.0) -> Figure:
     """Measure how long ten groups take that need two models in turn; a load takes as long as 30 jobs of the fastest.
 
     No duration is known at the start.
@@ -64,7 +59,7 @@ def models(folder: Path, *, is_pool: bool, jobs: int = _JOBS, times: float = 1.0
         busy = client.submit(_ids(gpus), workflow_json=sampler(delay=0.5))
         client.wait_running(busy, len(gpus))
         submitted = [
-            _submit(client, gpus, jobs // _GROUPS, is_pool, workflow_json=text_to_image(side=64, checkpoint=model))
+            client.submit(["*"], count=jobs // _GROUPS, workflow_json=text_to_image(side=64, checkpoint=model))
             for model in itertools.islice(itertools.cycle(_MODELS), _GROUPS)
         ]
         client.wait(busy)
@@ -74,17 +69,16 @@ def models(folder: Path, *, is_pool: bool, jobs: int = _JOBS, times: float = 1.0
     # The fastest loads both, the others one each: that is the best in which all of them end together.
     lost = sum(load / one for one in (*seconds, min(seconds)))
     ideal = (jobs + lost) / _rate_of(seconds) + max(seconds)
-    return _finish(f"{_GROUPS} groups of {jobs // _GROUPS} jobs, two models in turn", took, ideal, is_pool, 1.10)
+    return _finish(f"{_GROUPS} groups of {jobs // _GROUPS} jobs, two models in turn", took, ideal, 1.10)
 
 
-def hangs(folder: Path, *, is_pool: bool, jobs: int = _JOBS, times: float = 1.0) -> Figure:
+def hangs(folder: Path, *, jobs: int = _JOBS, times: float = 1.0) -> Figure:
     """Measure how long a group takes if the fastest backend hangs when half of it is done."""
     variables = {"DIRECTOR_MOVE_AFTER_SECONDS": str(_MOVE_AFTER), "DIRECTOR_RETRY_BACKOFF_SECONDS": "0"}
     with _unequal(folder, times, variables) as (gpus, client):
         client.wait(client.submit(_ids(gpus)))
         began = time.monotonic()
-        fields = {} if is_pool else {"retry_elsewhere": True, "max_attempts": 2}
-        group_id = _submit(client, gpus, jobs, is_pool, **fields)
+        group_id = client.submit(["*"], count=jobs)
         _wait_listed(client, group_id, lambda row: row["completed_count"] >= jobs // 2)
         left = jobs - _listed(client, group_id)["completed_count"]
         gpus[-1].tell("freeze")
@@ -93,7 +87,7 @@ def hangs(folder: Path, *, is_pool: bool, jobs: int = _JOBS, times: float = 1.0)
         seconds = [_seconds_of(one) for one in gpus[:-1]]
     # The others do the rest meanwhile.
     ideal = hung + max(left / _rate_of(seconds), _DETECTION) + max(seconds)
-    return _finish(f"{jobs} jobs, the fastest backend hangs in the middle", took, ideal, is_pool, 1.05)
+    return _finish(f"{jobs} jobs, the fastest backend hangs in the middle", took, ideal, 1.05)
 
 
 def _seconds_of(gpus: Gpus) -> float:
@@ -128,12 +122,6 @@ def _rate_of(seconds: Sequence[float]) -> float:
     return sum(1 / one for one in seconds)
 
 
-def _submit(client: Client, gpus: Sequence[Gpus], jobs: int, is_pool: bool, **fields: Any) -> str:
-    if is_pool:
-        return client.submit(["*"], count=jobs, **fields)
-    return client.submit(list(itertools.islice(itertools.cycle(_ids(gpus)), jobs)), **fields)
-
-
 def _wait_ended(client: Client, group_ids: Sequence[str], jobs: int) -> float:
     """Return when the last of some groups has ended; each has completed so many jobs."""
     for group_id in group_ids:
@@ -144,10 +132,8 @@ def _wait_ended(client: Client, group_ids: Sequence[str], jobs: int) -> float:
     return ended
 
 
-def _finish(name: str, took: float, ideal: float, is_pool: bool, gate: float) -> Figure:
-    if is_pool:
-        return Figure(f"{name}: pool", took, "s", floor=ideal, of_floor=True, gate=gate)
-    return Figure(f"{name}: dealt in turn", took, "s", floor=ideal)
+def _finish(name: str, took: float, ideal: float, gate: float) -> Figure:
+    return Figure(f"{name}: pool", took, "s", floor=ideal, of_floor=True, gate=gate)
 
 
 def long_group(folder: Path, *, backends: int = 200, seconds: float = 30.0) -> list[Figure]:

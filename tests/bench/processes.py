@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.harness.processes import LaunchedRunner, Served, stop_in_order
+from tests.harness.servers import is_there, postgres
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -73,3 +74,12 @@ def subfolder(folder: Path, name: str) -> Path:
     place = folder / name
     place.mkdir()
     return place
+
+
+def databases(folder: Path, *, with_postgres: bool = True) -> Iterator[tuple[str, Path, dict[str, str]]]:
+    """Yield for SQLite, and for a PostgreSQL that syncs its commits, its name, a folder and the settings."""
+    yield "SQLite", subfolder(folder, "sqlite"), {}
+    if with_postgres and is_there("initdb"):
+        with postgres(durable=True) as server:
+            url = server.create("bench")
+            yield "PostgreSQL", subfolder(folder, "postgres"), {"DIRECTOR_DATABASE_URL": url}

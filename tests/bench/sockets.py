@@ -1,19 +1,19 @@
 """WebSocket clients that cost next to nothing: what arrives is kept with its moment, and read later."""
 
-import base64
 import json
-import os
 import resource
 import selectors
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.uri import parse_uri
+
 _TIMEOUT = 30.0
-_TEXT, _CLOSE, _PING = 1, 8, 9
 
 
 def allow_many() -> None:
@@ -33,66 +33,37 @@ class StreamSocket:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.socket.connect((where.hostname, where.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        key = base64.b64encode(os.urandom(16)).decode()
-        self.socket.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: {where.netloc}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
-            "Sec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
+        #: What came, each piece with the moment at which it was read.
+        self.pieces: list[tuple[float, bytes]] = []
+        self._protocol = ClientProtocol(parse_uri(f"ws://{where.netloc}{path}"), max_size=None)
+        self._protocol.send_request(self._protocol.connect())
+        self.socket.sendall(b"".join(self._protocol.data_to_send()))
         received = b""
         while b"\r\n\r\n" not in received:
-            chunk = self.socket.recv(4_096)
-            assert chunk, f"no socket at {path}: {received!r}"
-            received += chunk
-        head, _, rest = received.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 101"), head
-        #: What came, each piece with the moment at which it was read.
-        self.pieces: list[tuple[float, bytes]] = [(time.monotonic(), rest)]
+            data = self.take()
+            assert data, f"no socket at {path}: {received!r}"
+            received += data
+        assert received.startswith(b"HTTP/1.1 101"), received
 
     def take(self) -> bytes:
         """Read what is there; answer pings. Empty: the connection is over."""
         data = self.socket.recv(262_144)
         self.pieces.append((time.monotonic(), data))
-        if b"\x89" in data:
-            self._answer_pings(data)
+        # A ping that is split over two pieces goes unanswered; the next one is answered.
+        if data[:1] == b"\x89" and len(data) >= 2 + data[1]:
+            self.socket.sendall(Frame(Opcode.PONG, data[2 : 2 + data[1]]).serialize(mask=True))
         return data
 
-    def _answer_pings(self, data: bytes) -> None:
-        # One that is split over two pieces goes unanswered; the next one is answered.
-        if data[:1] == b"\x89" and len(data) >= 2 + data[1]:
-            body, mask = data[2 : 2 + data[1]], os.urandom(4)
-            masked = bytes(one ^ mask[place % 4] for place, one in enumerate(body))
-            self.socket.sendall(bytes([0x8A, 0x80 | len(body)]) + mask + masked)
-
     def frames(self) -> Iterator[tuple[float, dict[str, Any]]]:
-        """Yield each text frame with the moment at which its last piece was read."""
-        for moment, opcode, body in _split(self.pieces):
-            if opcode == _TEXT:
-                yield moment, json.loads(body)
+        """Yield, once, each text frame with the moment at which its last piece was read."""
+        for moment, data in self.pieces:
+            self._protocol.receive_data(data)
+            for event in self._protocol.events_received():
+                if isinstance(event, Frame) and event.opcode is Opcode.TEXT:
+                    yield moment, json.loads(event.data)
 
     def close(self) -> None:
         self.socket.close()
-
-
-def _split(pieces: list[tuple[float, bytes]]) -> Iterator[tuple[float, int, bytes]]:
-    left = bytearray()
-    for moment, data in pieces:
-        left += data
-        while (size := _size(left)) and len(left) >= sum(size):
-            head, body = size
-            yield moment, left[0] & 0x0F, bytes(left[head : head + body])
-            del left[: head + body]
-
-
-def _size(data: bytearray) -> tuple[int, int] | None:
-    """Return the lengths of head and body; None while the head is not there."""
-    if len(data) < 2:
-        return None
-    short = data[1] & 0x7F
-    if short < 126:
-        return 2, short
-    form, head = ("!H", 4) if short == 126 else ("!Q", 10)
-    return None if len(data) < head else (head, struct.unpack_from(form, data, 2)[0])
 
 
 def read_all(

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from tests.bench import floors
 from tests.bench.figures import Figure, p50, p99
 from tests.bench.gpus import simulated
-from tests.bench.processes import Span, spent
+from tests.bench.processes import spent
 from tests.bench.submission import Client
 from tests.bench.wire import at_once, in_turn
 from tests.harness.processes import Served, serving
@@ -51,7 +50,7 @@ def of_three(
         gets = in_turn(served.url, path, requests=requests)
     with spent(serve=served.process.pid) as shared:
         many, each = at_once(served.url, path, connections=AT_ONCE, seconds=seconds)
-    unchanged = p50(in_turn(served.url, path, requests=requests, unless=etag)) if etag else math.nan
+    unchanged = p50(in_turn(served.url, path, requests=requests, unless=etag))
     name = "GET status of 3"
     return [
         Figure(f"{name}, p50", p50(gets), floor=alone, gate=0.7, goal=0.4),
@@ -72,7 +71,9 @@ def _of_many(served: Served, backend_ids: Sequence[str], jobs: int) -> list[Figu
     """Measure the run of a group, then its status, unchanged and after each of some stars."""
     named = list(itertools.islice(itertools.cycle(backend_ids), jobs))
     with Client(served.url) as client:
-        _, group_id, span = polled_run(served, client, named)
+        with spent(serve=served.process.pid) as span:
+            _, group_id = client.send(client.submission(named))
+            client.wait(group_id, within=300, every=0.2)
         children = client.wait(group_id, _is_captured, within=120, every=1.0)["child_jobs"]
         path = f"/api/job-groups/{group_id}"
         same = [client.timed(path) for _ in range(50)]
@@ -96,14 +97,3 @@ def _is_captured(group: dict[str, Any]) -> bool:
     return bool(group["completed_at"]) and all(
         image["captured"] for child in group["child_jobs"] for image in child["outputs"]["images"]
     )
-
-
-def polled_run(served: Served, client: Client, backend_ids: Sequence[str]) -> tuple[float, str, Span]:
-    """Submit a group and request its status every 0.2 s until it ends.
-
-    Return the seconds of the POST, the group's id, and the time and cost from the POST to the end.
-    """
-    with spent(serve=served.process.pid) as span:
-        seconds, group_id = client.send(client.submission(backend_ids))
-        client.wait(group_id, within=300, every=0.2)
-    return seconds, group_id, span

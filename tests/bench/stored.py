@@ -1,13 +1,14 @@
 """The list of groups, and every way to narrow it, over a million stored children.
 
 The rows are written by SQL: groups of four children, most of them completed, over fifty backends and a
-year. Attempts and events, of which there are as many and more, are left out: no list reads them.
+year. Attempts and events, of which there are as many and more, are left out: no list reads them. The usage has an
+attempt for each child.
 """
 
 import random
 import sqlite3
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -20,32 +21,38 @@ from tests.harness.servers import is_there, postgres
 
 CHILDREN = 1_000_000
 PER_GROUP = 4
-#: What is asked for, and how it is called. The last ones match few, none, or a tenth of all.
-QUERIES = {
-    "newest": "limit=50",
-    "longest page": "limit=200",
-    "status completed": "status=completed",
-    "status failed": "status=failed",
-    "status cancelled": "status=cancelled",
-    "status running": "status=running",
-    "a day half a year ago": ("created_after=2026-01-10T00:00:00Z&created_before=2026-01-11T00:00:00Z"),
-    "a scene": "metadata.scene=shot_042",
-    "a scene's failures": "metadata.scene=shot_042&status=failed",
-    "a project, one in ten": "metadata.project=p3",
-    "a project and its scene": "metadata.project=p2&metadata.scene=shot_042",
-    "a backend, one in twelve": "backend=gpu-7",
-    "a backend's failures": "backend=gpu-7&status=failed",
-    "a backend used 25 times": "backend=gpu-rare",
-    "a submitter, one in ten": "submitter=artist-3",
-    "a submitter of 25 groups": "submitter=artist-rare",
-    "a submitter of none": "submitter=nobody",
-}
+_TEXTS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("stored.toml").read_text())
+QUERIES = _TEXTS["queries"]
+
+
+def usage(folder: Path) -> list[Figure]:
+    """Measure a year's usage of 100,000 attempts, and that of 30 days, which are 8,000 of them."""
+    found = []
+    queries = {"a year": "from=2025-07-01&to=2026-06-30", "30 days": "from=2026-05-01&to=2026-05-30"}
+    for where, served in _everywhere(folder, 100_000 // PER_GROUP, with_postgres=True, with_attempts=True):
+        with Client(served.url) as client:
+            for days, query in queries.items():
+                path = f"/api/usage?by=day,backend,metadata.project&limit=10000&{query}"
+                seconds = percentile([client.timed(path) for _ in range(10)], 50)
+                found.append(Figure(f"usage of 100,000 attempts, {where}: {days}, p50", seconds, gate=1_500))
+    return found
 
 
 def measure(folder: Path, *, children: int = CHILDREN, rounds: int = 30, with_postgres: bool = True) -> list[Figure]:
-    groups = children // PER_GROUP
-    with _over_sqlite(folder, groups) as served:
-        rows = _figures("SQLite", children, ask(served, rounds))
+    rows = []
+    for where, served in _everywhere(folder, children // PER_GROUP, with_postgres=with_postgres):
+        rows += _figures(where, children, _ask(served, rounds))
+    return rows
+
+
+def _everywhere(
+    folder: Path, groups: int, *, with_postgres: bool, with_attempts: bool = False
+) -> Iterator[tuple[str, Served]]:
+    """Serve the rows from each database in turn."""
+    _made(folder, {})
+    _fill_sqlite(folder / "data" / "director.sqlite3", groups, with_attempts=with_attempts)
+    with serving(folder) as served:
+        yield "SQLite", served
     if with_postgres and is_there("initdb"):
         with postgres() as server:
             url = server.create("bench")
@@ -53,16 +60,9 @@ def measure(folder: Path, *, children: int = CHILDREN, rounds: int = 30, with_po
             variables = {"DIRECTOR_DATABASE_URL": url}
             _made(place, variables)
             with server.connect("bench") as connection:
-                fill_postgres(connection, groups)
+                _fill_postgres(connection, groups, with_attempts=with_attempts)
             with serving(place, environment=variables) as served:
-                rows += _figures("PostgreSQL", children, ask(served, rounds))
-    return rows
-
-
-def _over_sqlite(folder: Path, groups: int) -> AbstractContextManager[Served]:
-    _made(folder, {})
-    fill_sqlite(folder / "data" / "director.sqlite3", groups)
-    return serving(folder)
+                yield "PostgreSQL", served
 
 
 def _made(folder: Path, environment: dict[str, str]) -> None:
@@ -70,7 +70,7 @@ def _made(folder: Path, environment: dict[str, str]) -> None:
         pass
 
 
-def ask(served: Served, rounds: int) -> dict[str, list[float]]:
+def _ask(served: Served, rounds: int) -> dict[str, list[float]]:
     """Ask each query so many times, in changing order; return the seconds that each took."""
     taken: dict[str, list[float]] = {name: [] for name in QUERIES}
     order = list(QUERIES)
@@ -92,8 +92,6 @@ def _figures(where: str, children: int, taken: dict[str, list[float]]) -> list[F
     ]
 
 
-# --- the rows -------------------------------------------------------------------------------------
-
 _NUMBERS = """WITH RECURSIVE numbers(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers
  WHERE i + 1 < {groups})"""
 
@@ -105,40 +103,23 @@ _RARE = "i % 10000 = 4242"
 _WORKFLOW = '{"3": {"class_type": "KSampler", "inputs": {"seed": 1}}}' + " " * 1_200
 
 
-def fill_sqlite(path: Path, groups: int) -> None:
-    words = {
-        "group_id": "printf('jg_%012x', i)",
-        "child_id": "printf('j_%012x', i * 4 + place)",
-        "scene": "printf('%03d', i / 10 % 1000)",
-        # As Django writes it: a year's groups, the last one today's.
-        "moment": ("strftime('%Y-%m-%d %H:%M:%S', '2025-07-01', (i * 31536000 / {groups}) || ' seconds') || '.001000'"),
-        "true": "1",
-        "false": "0",
-    }
+def _fill_sqlite(path: Path, groups: int, *, with_attempts: bool) -> None:
     database = sqlite3.connect(path)
     with database:
-        _fill(database.execute, words, groups)
+        _fill(database.execute, "sqlite", groups, with_attempts=with_attempts)
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     database.close()
 
 
-def fill_postgres(connection: psycopg.Connection[object], groups: int) -> None:
-    words = {
-        "group_id": "'jg_' || lpad(to_hex(i), 12, '0')",
-        "child_id": "'j_' || lpad(to_hex(i * 4 + place), 12, '0')",
-        "scene": "lpad((i / 10 % 1000)::text, 3, '0')",
-        "moment": ("'2025-07-01T00:00:00.001Z'::timestamptz + i * (31536000.0 / {groups}) * interval '1 s'"),
-        "true": "true",
-        "false": "false",
-    }
-    _fill(lambda text: connection.execute(text.encode()), words, groups)
+def _fill_postgres(connection: psycopg.Connection[object], groups: int, *, with_attempts: bool) -> None:
+    _fill(lambda text: connection.execute(text.encode()), "postgres", groups, with_attempts=with_attempts)
     # The server does this by itself, some minutes after so many insertions.
     connection.execute("VACUUM ANALYZE")
 
 
-def _fill(execute: Callable[[str], object], words: dict[str, str], groups: int) -> None:
+def _fill(execute: Callable[[str], object], database: str, groups: int, *, with_attempts: bool) -> None:
     numbers = _NUMBERS.format(groups=groups)
-    filled = {name: text.format(groups=groups) for name, text in words.items()}
-    for name in ("groups", "labels", "children"):
+    filled = {name: text.format(groups=groups) for name, text in _TEXTS[database].items()}
+    for name in ("groups", "labels", "children", *(["attempts"] if with_attempts else [])):
         one = Path(__file__).with_name(f"{name}.sql").read_text(encoding="utf-8")
         execute(one.format(numbers=numbers, workflow=_WORKFLOW, status=_STATUS, rare=_RARE, **filled))

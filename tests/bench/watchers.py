@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.bench.figures import Figure, p50
 from tests.bench.gpus import Gpus, simulated
-from tests.bench.processes import resident_kib, spent, subfolder
+from tests.bench.processes import resident_kib, subfolder
 from tests.bench.sockets import StreamSocket, allow_many, read_all
 from tests.bench.submission import Client
 from tests.harness.processes import Served, serving
@@ -35,11 +35,10 @@ def measure(folder: Path, *, watchers: int = WATCHERS, stalled_seconds: float = 
 
 
 class Heard:
-    """What many watchers of one group were sent, and the cost of an idle one and of all events."""
+    """What many watchers of one group were sent, and the cost of an idle one."""
 
-    def __init__(self, watchers: list[StreamSocket], last_seq: int, *, idle_kib: float, cpu_s: float) -> None:
+    def __init__(self, watchers: list[StreamSocket], last_seq: int, *, idle_kib: float) -> None:
         self.idle_kib = idle_kib
-        self.cpu_s = cpu_s
         wanted = list(range(1, last_seq + 1))
         self.complete = 0
         moments: dict[int, list[float]] = defaultdict(list)
@@ -78,13 +77,12 @@ def many(served: Served, gpus: Gpus, count: int) -> Heard:
         read_all(watchers, within=30, until=lambda data: b"initial_state" in data)
         time.sleep(1)
         idle = (resident_kib(served.process.pid) - before) / count
-        with spent(serve=served.process.pid) as span:
-            gpus.tell("go")
-            read_all(watchers, within=60, until=lambda data: b'"group_complete"' in data)
+        gpus.tell("go")
+        read_all(watchers, within=60, until=lambda data: b'"group_complete"' in data)
         last_seq = client.group(group_id)["seq"]
     for one in (*warm, *watchers):
         one.close()
-    return Heard(watchers, last_seq, idle_kib=idle, cpu_s=span.cpu["serve"])
+    return Heard(watchers, last_seq, idle_kib=idle)
 
 
 def _stalled(served: Served, gpus: Gpus, seconds: float) -> list[Figure]:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from tests.harness.processes import Served, filled
 
-WIDTHS = (1280, 390)
+WIDTHS = (390, 1440, 2560)
 THEMES = ("light", "dark")
 #: A picture is cut off below: a thousand cards look like a hundred.
 _TALLEST = 4_000
@@ -32,19 +30,9 @@ class Page:
 
 
 def pages(groups: dict[str, str]) -> list[Page]:
-    """Return what is looked at; the table of backends comes last, as it needs more of them."""
+    """Return what is looked at."""
     listed = tomllib.loads(Path(__file__).with_name("pages.toml").read_text(encoding="utf-8"))
     return [Page(name, **{**page, "path": page["path"].format(**groups)}) for name, page in listed.items()]
-
-
-TABLE = Page("backends-table", "/backends")
-
-
-def add_backends(url: str) -> None:
-    for number in range(6):
-        body = {"url": f"http://127.0.0.1:1/{number}", "backend_id": f"rack-{number}"}
-        answer = httpx.post(f"{url}/api/backends", json=body, trust_env=False, timeout=20)
-        assert answer.status_code in (201, 409), answer.text  # the latter: from the theme before
 
 
 @contextmanager
@@ -62,7 +50,7 @@ def full(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
 def show(tab: Any, url: str, page: Page) -> None:
     answer = tab.goto(f"{url}{page.path}")
     assert answer.status in (200, 404), f"{page.path}: {answer.status}"
-    tab.wait_for_function("() => document.querySelector('#line-live')?.textContent === 'live'")
+    tab.wait_for_function("() => (document.querySelector('#line-live')?.textContent ?? 'live') === 'live'")
     for selector in page.clicks:
         tab.locator(selector).first.click()
     tab.evaluate("() => scrollTo(0, document.body.scrollHeight)")

@@ -13,6 +13,17 @@ from tests.harness.processes import Served, stop_in_order
 from tests.harness.simulator_thread import SimulatorThread
 from tests.harness.waits import until
 
+#: Adds up in ``shifted`` what moved on a page without an input of its user, and lists it in ``moves``.
+SHIFTS = """
+new PerformanceObserver((list) => {
+  for (const one of list.getEntries().filter((entry) => !entry.hadRecentInput)) {
+    window.shifted = (window.shifted || 0) + one.value;
+    const moved = one.sources.map(({ node, previousRect: from, currentRect: to }) => `${node?.nodeName} ${node?.className} ${from.x},${from.y} to ${to.x},${to.y}`);
+    (window.moves ||= []).push(`${one.value.toFixed(4)}: ${moved.join("; ")}`);
+  }
+}).observe({ type: "layout-shift", buffered: true });
+"""
+
 
 class Desk:
     def __init__(self, folder: Path, simulators: SimulatorThread, **environment: str) -> None:
@@ -41,6 +52,10 @@ class Desk:
     def submit_to_pool(self, count: int, **fields: Any) -> str:
         """Submit a group whose jobs wait for any backend, and return its id."""
         return self._submit(backend_ids=["*"], count=count, **fields)
+
+    def submit_sweep(self, sweep: dict[str, Any], **fields: Any) -> str:
+        """Submit a sweep whose jobs wait for any backend, and return its id."""
+        return self._submit(**{"backend_ids": ["*"], "seed_strategy": None, "sweep": sweep, **fields})
 
     def _submit(self, **fields: Any) -> str:
         body = {

@@ -12,10 +12,11 @@ from django.db import transaction
 
 from backends.simulator.pictures import encode_png
 from backends.simulator.values import Picture
+from director.demo.workflow import text_to_image
 from jobgroups.domain.clock import now
 from jobgroups.models import Asset, Attempt, ChildJob, JobGroup, Runner
-from jobgroups.outputs.disk_cache import DiskCache
 from jobgroups.outputs.resize import thumbnail
+from jobgroups.outputs.thumbnails import DiskCache
 from jobgroups.queries.outputs import child_output
 from tests.harness import factories
 
@@ -99,6 +100,7 @@ def _groups() -> dict[str, str]:
             "A thousand", ["completed"] * 610 + ["failed"] * 17 + ["running"] * 8 + ["queued"] * 365, "partial_complete"
         ),
         "none": _plain("No job left", ["completed"], "completed", keep=0),
+        "sweep": _sweep(["completed"] * 4 + ["failed"] * 2 + ["running"] + ["queued"] * 2),
         "pool": _in_pool(["completed", "running", "queued", "queued"]),
     }
 
@@ -122,9 +124,26 @@ def _in_pool(statuses: Sequence[str]) -> str:
     return str(group.id)
 
 
-def _submit(name: str, count: int, backend_id: str = "gpu-busy") -> Any:
+def _sweep(statuses: Sequence[str]) -> str:
+    """A sweep of three by three jobs, of one of two seeds."""
+    axes = [("3.cfg", [5, 7.5, 9]), ("4.ckpt_name", [f"{LONG_NAME}.safetensors", "b.safetensors", "c.safetensors"])]
+    group = _submit("Sweep", 18)
+    sweep = [{"input": name, "values": values} for name, values in [*axes, ("seed", [1, 2])]]
+    JobGroup.objects.filter(pk=group.pk).update(sweep_json=json.dumps({"mode": "product", "axes": sweep}))
+    for child in ChildJob.objects.filter(group=group):
+        place = child.position // 2
+        values = {axes[0][0]: axes[0][1][place // 3], axes[1][0]: axes[1][1][place % 3]}
+        _become(child, statuses[place], variation_json=json.dumps(values), seed=child.position % 2 + 1)
+        if statuses[place] == "completed" and place:
+            _shelve(child, 1)
+    _count(group, "partial_complete")
+    return str(group.id)
+
+
+def _submit(name: str, count: int, **fields: Any) -> Any:
     return factories.submit(
-        *[backend_id] * count,
+        *["gpu-busy"] * count,
+        **fields,
         metadata={"name": name, "scene": "shot_001", "note": "x" * 300},
         submitter="ann@studio",
         seed_strategy="sequential",
@@ -187,6 +206,7 @@ def _attempt(child: Any, state: str, number: int = 1, **fields: Any) -> Any:
         epoch=1,
         state=state,
         created_at=moment,
+        started_at=None if state == "running" else moment - dt.timedelta(seconds=100 * number),
         ended_at=None if state == "running" else moment,
         **fields,
     )
@@ -202,7 +222,7 @@ def _file(name: str) -> dict[str, str]:
 
 def _looks() -> str:
     """A group in which every look of a child occurs once."""
-    group = _submit(LONG_NAME, 20)
+    group = _submit(LONG_NAME, 20, workflow=text_to_image())
     rows = iter(ChildJob.objects.filter(group=group).order_by("position"))
     child: dict[str, Any] = defaultdict(lambda: next(rows))  # in the order in which they are named
     _become(child["queued"], "queued")
@@ -243,6 +263,8 @@ def _looks() -> str:
     for one in ("done", "four pictures", "warned and kept", "a video", "every kind"):
         _shelve(child[one], {"four pictures": 4, "every kind": 2}.get(one, 1))
     assert next(rows, None) is None
+    summary = {"prompt": "a castle at dawn, " * 40, "negative": "blurry", "model": LONG_NAME}
+    JobGroup.objects.filter(pk=group.pk).update(summary_json=json.dumps({**summary, "steps": 20, "cfg": 7.5}))
     _count(group, "partial_complete")
     return str(group.id)
 
@@ -253,4 +275,5 @@ def _shelve(child: Any, count: int) -> None:
     for number in range(count):
         output = child_output(child.group_id, child.id, number)
         painted = encode_png(Picture(seed=child.position * 10 + number, width=768, height=512), "")
-        shelf.put(f"{output.identity}-320.webp", thumbnail(painted, 320))
+        for width in (160, 320, 640):
+            shelf.put(f"{output.identity}-{width}.webp", thumbnail(painted, width))

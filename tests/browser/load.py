@@ -1,9 +1,11 @@
-"""Load of the pages: 500 groups, and 50 jobs with progress ten times a second (docs/pages.md).
+"""Load of the pages: 500 groups, 50 jobs with progress ten times a second, 200 backends (docs/pages.md).
 
 The Director and its rows are real; the progress is put into the page's sockets.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,19 @@ group = factories.submit(*ids, metadata={{"name": "Runs"}})
 for fence in fences:
     factories.start(factories.claim(fence), fence)
 print(group.id)
+"""
+BACKENDS = 200
+_FARM = f"""
+from tests.harness import factories
+ids = [f"gpu-{{n}}" for n in range({BACKENDS})]
+device = {{"name": "cuda:0 NVIDIA GeForce RTX 4090 : native", "vram_total": 24 * 2**30, "vram_free": 2**34}}
+fences = [factories.online(one, devices=[device], tags=["flux", "rack"], comfyui_version="0.26.0") for one in ids]
+for number in range(10):
+    factories.submit(*ids, metadata={{"name": f"Shot {{number}}"}})
+for fence in fences:
+    factories.finish(factories.claim(fence), fence)
+    factories.start(factories.claim(fence), fence)
+    factories.accept(fence)
 """
 
 
@@ -91,24 +106,64 @@ def _stretch(browser: Any, page: Any, feed: list[Any], seconds: float) -> Stretc
     return Stretch(last, last / first, *(after[name] / before[name] for name in before))
 
 
-def measure(browser: Any, folder: Path, seconds: float) -> Load:
-    group = filled(folder, _FILL).strip()
+def _day(page: Any, path: str, jobs: list[str], groups: list[str]) -> dict[str, float]:
+    """Return what the page holds on to after 20,000 updates, divided by that after 2,000."""
+    kept = []
+    for updates in (2_000, 20_000):
+        page.evaluate("said => feedDay(...said)", [path, jobs, groups, updates])
+        page.wait_for_timeout(3_000)  # the last rows and cards are read
+        kept.append(_kept(page))
+    return {name: kept[1][name] / kept[0][name] for name in kept[0]}
+
+
+@contextmanager
+def _filled(browser: Any, folder: Path, script: str) -> Iterator[tuple[Any, str, str]]:
+    """Serve a Director with the rows of a script; yield a page, the Director's address, and what the script printed."""
+    printed = filled(folder, script).strip()
     served = Served(folder, arguments=("--port", "0", "--no-runner"))
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.add_init_script(path=_FEED)
     try:
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.add_init_script(path=_FEED)
-        page.goto(served.url)  # once for the caches of both
-        page.goto(served.url)
-        paint = page.wait_for_function(
-            "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime / 1000"
-        ).json_value()
+        yield page, served.url, printed
+    finally:
+        page.close()
+        served.stop()
+
+
+def growth(browser: Any, folder: Path) -> dict[str, dict[str, float]]:
+    """Return how the list of groups and the page of a group grow over a day: 20,000 updates, of some that read parts."""
+    with _filled(browser, folder, _FILL) as (page, url, group):
+        page.goto(url)
+        jobs = page.eval_on_selector_all(f"#{group} progress", "bars => bars.map(bar => bar.dataset.job)")
+        listed = _day(page, "/ws/monitor", jobs, page.eval_on_selector_all(".row", "rows => rows.map(row => row.id)"))
+        page.goto(f"{url}/groups/{group}")
+        return {"groups": listed, "group": _day(page, f"/ws/job-groups/{group}", jobs, [])}
+
+
+def first_paint(page: Any, url: str) -> float:
+    """Return the seconds to the first paint of a page, the least of three after one that fills the caches."""
+    paint = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime / 1000"
+    page.goto(url)
+    return min(float((page.goto(url), page.wait_for_function(paint).json_value())[1]) for _ in range(3))
+
+
+def farm_paint(browser: Any, folder: Path) -> float:
+    """Return the seconds to the first paint of the table of 200 backends that work."""
+    with _filled(browser, folder, _FARM) as (page, url, _):
+        paint = first_paint(page, f"{url}/backends")
+        assert page.locator("#farm progress").count() == BACKENDS
+        rows = page.eval_on_selector_all("#farm tbody tr", "rows => rows.map(row => row.offsetHeight)")
+        assert set(rows) == {36}
+        return paint
+
+
+def measure(browser: Any, folder: Path, seconds: float) -> Load:
+    with _filled(browser, folder, _FILL) as (page, url, group):
+        paint = first_paint(page, url)
         jobs = page.eval_on_selector_all(f"#{group} progress[data-job]", "bars => bars.map(bar => bar.dataset.job)")
         assert len(jobs) == RUNNING, jobs
         listed = _stretch(browser, page, ["/ws/monitor", jobs, group], seconds)
-        page.goto(f"{served.url}/groups/{group}")
+        page.goto(f"{url}/groups/{group}")
         page.locator(f"#{jobs[-1]}").wait_for()
         stream = [f"/ws/job-groups/{group}", jobs, group]
-        alone = _stretch(browser, page, stream, seconds)
-        return Load(paint, listed, alone)
-    finally:
-        served.stop()
+        return Load(paint, listed, _stretch(browser, page, stream, seconds))

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import re
 import sqlite3
 from typing import Any
 
@@ -32,22 +33,102 @@ def test_a_wrong_address_is_named_before_it_is_added(desk: Desk, page: Any) -> N
     expect(page.get_by_label("Address")).to_have_attribute("aria-invalid", "true")
 
 
-def test_a_right_address_becomes_a_lane(desk: Desk, page: Any) -> None:
+def row_of(page: Any, name: str) -> Any:
+    return page.locator("#farm tbody tr", has=page.get_by_role("link", name=name, exact=True))
+
+
+def choose(row: Any, action: str) -> None:
+    """Choose an action of a row's menu."""
+    row.get_by_role("button", name="Actions for").click()
+    row.page.locator("#row-menu").get_by_role("button", name=action).click()
+
+
+def test_a_right_address_becomes_a_row_that_is_renamed_in_place(desk: Desk, page: Any) -> None:
     with SimulatorThread(1, name="attic", seconds=0.5) as attic:
         open_form(desk, page, attic.urls[0])
         page.get_by_label("Name (optional)", exact=True).fill("Attic <i>")
         page.get_by_role("button", name="Test the connection").click()
         expect(page.locator("#tested")).to_contain_text("Online: ComfyUI")
         page.get_by_role("button", name="Add", exact=True).click()
-        lane = page.locator(".lane", has=page.get_by_role("heading", name="Attic <i>"))
-        expect(lane).to_contain_text("Online")
-        lane.get_by_text("More").click()
-        lane.get_by_role("button", name="Disable").click()
+        row = row_of(page, "Attic <i>")
+        expect(row).to_contain_text("Online")
+        row.get_by_role("button", name="Rename").click()
+        page.get_by_role("textbox", name="Name of Attic <i>").fill("Cellar")
+        page.keyboard.press("Enter")
+        row = row_of(page, "Cellar")
+        choose(row, "Disable …")
         page.get_by_role("dialog").get_by_role("button", name="Disable").click()
-        expect(lane).to_contain_text("Disabled")
-        lane.get_by_role("button", name="Remove …").click()
+        expect(row).to_contain_text("Disabled")
+        choose(row, "Remove …")
         page.get_by_role("dialog").get_by_role("button", name="Remove").click()
-        expect(lane).to_have_count(0)
+        expect(row).to_have_count(0)
+
+
+def test_many_backends_are_filtered_and_changed_together(desk: Desk, page: Any) -> None:
+    page.goto(f"{desk.url}/backends")
+    rows = page.locator("#farm tbody tr:visible")
+    expect(rows).to_have_count(4)
+    boxes = page.locator("#farm tbody [name=pick]")
+    boxes.nth(0).check()
+    boxes.nth(2).click(modifiers=["Shift"])
+    bar = page.locator("#selection")
+    expect(bar).to_contain_text("3 selected")
+    expect(bar.get_by_role("button", name="Resume")).to_be_disabled()
+    bar.get_by_role("button", name="Add tag …").click()
+    page.get_by_label("Tag", exact=True).fill("rack")
+    page.get_by_role("dialog").get_by_role("button", name="Add").click()
+    chip = page.locator("#tags").get_by_role("button", name="rack 3")
+    chip.click()
+    expect(rows).to_have_count(3)
+    bar.get_by_role("button", name="Pause …").click()
+    expect(page.locator("#hold-title")).to_have_text("Pause 3 backends?")
+    page.get_by_role("dialog").get_by_role("button", name="Pause", exact=True).click()
+    expect(page.locator("#farm tbody tr.s-paused:visible")).to_have_count(3)
+    # A request that fails is named; the others are sent.
+    gone = backend(desk, 3)
+    page.get_by_role("button", name="Show all").click()
+    page.locator("#pick-all").check()
+    bar.get_by_role("button", name="Drain …").click()
+    desk.http.delete(f"{desk.url}/api/backends/{gone['backend_id']}")
+    page.get_by_role("dialog").get_by_role("button", name="Drain", exact=True).click()
+    expect(page.locator("#report")).to_contain_text("1 backend could not be changed:")
+    expect(page.locator("#report li")).to_contain_text(f"{gone['name']}: ")
+    expect(page.locator("#farm tbody tr.s-disabled")).to_have_count(3, timeout=20_000)
+    desk.http.post(f"{desk.url}/api/backends", json={name: gone[name] for name in ("url", "name", "backend_id")})
+    # The filter is in the URL, also while the page is live.
+    page.locator("#statuses").get_by_role("button", name="3 disabled").click()
+    page.get_by_role("searchbox").fill(gone["name"])
+    expect(page.locator("#fits-none")).to_be_visible()
+    page.reload()
+    expect(page.locator("#fits-none")).to_be_visible()
+    page.get_by_role("searchbox").fill("")
+    expect(rows).to_have_count(3)
+    page.locator("#pick-all").check()
+    bar.get_by_role("button", name="Remove tag …").click()
+    page.get_by_label("Tag", exact=True).fill("rack")
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(page.locator("#tags")).to_have_count(0)
+    bar.get_by_role("button", name="Enable").click()
+    expect(page.locator("#fits-none")).to_be_visible()
+    page.get_by_role("button", name="Show all").click()
+    expect(page.locator("#farm tbody tr.s-online")).to_have_count(4)
+
+
+def test_the_page_of_a_backend_shows_models_jobs_and_attempts(desk: Desk, page: Any) -> None:
+    group = desk.submit(1, metadata={"name": "First"})
+    desk.until_ended(group)
+    page.goto(f"{desk.url}/backends")
+    row_of(page, backend(desk)["name"]).get_by_role("link", name=backend(desk)["name"], exact=True).click()
+    expect(page.locator("#models").get_by_role("list", name="Checkpoints")).not_to_be_empty()
+    expect(page.locator(".attempts")).to_contain_text("First #1Succeeded")
+    desk.slow()
+    second = desk.submit(1, metadata={"name": "Second"})
+    bar = page.get_by_role("progressbar", name="Progress of Second")
+    expect(bar).to_be_visible()
+    page.wait_for_function("() => document.querySelector('.work progress').value > 5")
+    sound(page)
+    desk.http.delete(f"{desk.url}/api/job-groups/{second}")
+    expect(bar).to_have_count(0)
 
 
 def test_a_found_comfyui_is_ignored_offered_again_and_added(desk: Desk, page: Any) -> None:
@@ -74,7 +155,7 @@ def test_a_found_comfyui_is_ignored_offered_again_and_added(desk: Desk, page: An
         sound(page)
         offer.get_by_role("button", name="Add").click()
         expect(offer).to_have_count(0)
-        expect(page.locator(".lane").get_by_role("heading", name=address)).to_be_visible()
+        expect(row_of(page, address)).to_be_visible()
     removed = desk.http.delete(f"{desk.url}/api/backends/{address.replace(':', '_')}")
     assert removed.status_code == 204
 
@@ -90,7 +171,7 @@ def store(desk: Desk, table: str, **row: Any) -> None:
 
 
 def test_what_a_backend_cannot_run_is_shown_and_lifted(desk: Desk, page: Any) -> None:
-    page.goto(f"{desk.url}/backends")
+    page.goto(f"{desk.url}/backends/{desk.backend_ids()[0]}")
     expect(page.locator("#line-live")).to_have_text("live")
     kind = {"workflow_digest": "d", "variant_id": 0, "kind": "missing", "count": 1}
     kind |= {"reason": "ckpt_name: 'a.safetensors' not in []", "since": "now", "last_at": "now"}
@@ -107,15 +188,15 @@ def test_a_backend_that_goes_away_comes_first_and_says_why(desk: Desk, page: Any
     page.goto(f"{desk.url}/backends")
     desk.order(3, name="refuse_connections", seconds=5)
     desk.order(3, name="drop_sockets")
-    first = page.locator(".lane").first
+    first = page.locator("#farm tbody tr").first
     expect(first).to_contain_text("Offline")
-    expect(first.locator(".reason")).not_to_be_empty()
-    expect(page.locator(".lane.s-offline")).to_have_count(0, timeout=40_000)
+    expect(first.locator(".c-status")).to_have_attribute("title", re.compile("."))
+    expect(page.locator("tr.s-offline")).to_have_count(0, timeout=40_000)
 
 
-def lane_of(desk: Desk, page: Any, index: int = 0) -> Any:
-    page.goto(f"{desk.url}/backends")
-    return page.locator(f'[id="b-{desk.backend_ids()[index]}"]')
+def page_of(desk: Desk, page: Any, index: int = 0) -> Any:
+    page.goto(f"{desk.url}/backends/{desk.backend_ids()[index]}")
+    return page.locator("#backend")
 
 
 def backend(desk: Desk, index: int = 0) -> dict[str, Any]:
@@ -135,69 +216,63 @@ def one_runs_and_one_waits(desk: Desk, page: Any) -> tuple[str, Any]:
         return sorted(mine) == ["queued", "queued", "running"]
 
     desk.until(group, there)
-    lane = lane_of(desk, page)
-    expect(lane).to_contain_text("1 more queued")
-    return group, lane
+    shown = page_of(desk, page)
+    expect(shown).to_contain_text("1 queued")
+    return group, shown
 
 
 def test_a_pause_says_first_what_it_will_hit_and_then_who_paused_it(desk: Desk, page: Any) -> None:
-    _, lane = one_runs_and_one_waits(desk, page)
-    lane.get_by_role("button", name="Pause …").click()
-    told = page.locator("#hold-text")
-    expect(told).to_contain_text("1 job running and 1 job pending: finished first.")
-    expect(told).to_contain_text("1 queued job waits until you resume it.")
-    page.get_by_label("Now: stop its jobs and queue them again").check()
-    expect(told).to_contain_text("stopped and queued again")
-    page.get_by_label("After its current jobs").check()
+    _, shown = one_runs_and_one_waits(desk, page)
+    shown.get_by_role("button", name="Pause …").click()
+    text = page.locator("#hold-text")
+    expect(text).to_contain_text("1 job running and 1 job pending: finished first.")
+    expect(text).to_contain_text("1 queued job waits until you resume.")
+    page.get_by_label("Now: stop the jobs and queue them again").check()
+    expect(text).to_contain_text("stopped and queued again")
+    page.get_by_label("After the current jobs").check()
     page.get_by_label("Reason (optional)").fill("the fan is <i>loud</i>")
     page.get_by_label("Your name (optional)").fill("Anna")
     page.get_by_role("dialog").get_by_role("button", name="Pause", exact=True).click()
-    expect(lane).to_contain_text("Paused by Anna")
-    expect(lane).to_contain_text("the fan is <i>loud</i>")
+    expect(shown).to_contain_text("Paused by Anna")
+    expect(shown).to_contain_text("the fan is <i>loud</i>")
     assert backend(desk)["evict"] is False
-    lane.get_by_role("button", name="Resume").click()
-    expect(lane).to_contain_text("Busy")
+    shown.get_by_role("button", name="Resume").click()
+    expect(shown).to_contain_text("Busy")
     assert backend(desk)["changed_by"] == "Anna", "the name is remembered"
 
 
 def test_a_drained_machine_ends_as_disabled(desk: Desk, page: Any) -> None:
-    lane = lane_of(desk, page, 1)
-    lane.get_by_text("More").click()
-    lane.get_by_role("button", name="Drain …").click()
+    shown = page_of(desk, page, 1)
+    shown.get_by_role("button", name="Drain …").click()
     expect(page.locator("#hold-text")).to_contain_text("disabled when it is empty")
     page.get_by_label("Reason (optional)").fill("new card")
     page.get_by_role("dialog").get_by_role("button", name="Drain", exact=True).click()
-    expect(lane).to_contain_text("Disabled", timeout=20_000)
-    expect(lane).to_contain_text("drained: new card")
-    lane.get_by_role("button", name="Enable").click()
-    expect(lane).to_contain_text("Online")
+    expect(shown).to_contain_text("Disabled", timeout=20_000)
+    expect(shown).to_contain_text("drained: new card")
+    shown.get_by_role("button", name="Enable").click()
+    expect(shown).to_contain_text("Online")
 
 
 def test_partner_nodes_are_allowed_after_a_question_and_forbidden_at_once(desk: Desk, page: Any) -> None:
-    lane = lane_of(desk, page, 2)
-    lane.get_by_text("More").click()
-    lane.get_by_role("button", name="Allow partner nodes …").click()
+    shown = page_of(desk, page, 2)
+    shown.get_by_role("button", name="Allow partner nodes …").click()
     page.get_by_role("dialog").get_by_role("button", name="Allow", exact=True).click()
-    expect(lane).to_contain_text("Allowed to run partner nodes.")
-    expect(lane).to_contain_text("set DIRECTOR_COMFY_ORG_API_KEY.")
-    lane.get_by_text("More").click()
-    lane.get_by_role("button", name="Forbid partner nodes").click()
-    expect(lane).not_to_contain_text("Allowed to run partner nodes.")
+    expect(shown).to_contain_text("Allowed to run partner nodes.")
+    expect(shown).to_contain_text("set DIRECTOR_COMFY_ORG_API_KEY.")
+    shown.get_by_role("button", name="Forbid partner nodes").click()
+    expect(shown).not_to_contain_text("Allowed to run partner nodes.")
 
 
 def test_a_machine_is_set_aside_and_released(desk: Desk, page: Any) -> None:
-    lane = lane_of(desk, page, 2)
-    lane.get_by_text("More").click()
-    lane.get_by_role("button", name="Quarantine …").click()
+    shown = page_of(desk, page, 2)
+    shown.get_by_role("button", name="Quarantine …").click()
     page.get_by_label("Minutes").fill("30")
     page.get_by_label("Reason (optional)").fill("it smokes")
     page.get_by_role("dialog").get_by_role("button", name="Quarantine", exact=True).click()
-    expect(lane).to_contain_text("Quarantined by")
-    expect(lane).to_contain_text("it smokes")
-    expect(lane).to_contain_text("Probed again in")
-    # Trouble comes first.
-    expect(page.locator(".lane").first).to_contain_text("Quarantined by")
-    lane.get_by_role("button", name="Release …").click()
+    expect(shown).to_contain_text("Quarantined by")
+    expect(shown).to_contain_text("it smokes")
+    expect(shown).to_contain_text("Probed again in")
+    shown.get_by_role("button", name="Release …").click()
     page.get_by_role("dialog").get_by_role("button", name="Release", exact=True).click()
-    expect(lane).to_contain_text("On probation")
+    expect(shown).to_contain_text("On probation")
     assert backend(desk, 2)["on_probation"] is True

@@ -9,6 +9,7 @@ import pytest
 
 from director.demo.workflow import text_to_image
 from tests.browser.desk import Desk, bring_workflow
+from tests.harness.cases import cases
 from tests.harness.graphs import png
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
@@ -29,6 +30,7 @@ def nothing_was_submitted(desk: Desk) -> Iterator[None]:
 def form(desk: Desk, page: Any) -> Any:
     page.goto(f"{desk.url}/submit")
     bring_workflow(page)
+    page.locator("#more > summary").click()
     for name, value in TYPED.items():
         page.locator(name).fill(value)
     page.get_by_label("Strategy").select_option("fibonacci")
@@ -49,23 +51,9 @@ def send(page: Any) -> None:
     page.get_by_role("button", name="Submit", exact=True).click()
 
 
-#: Field, what is typed there, the place of the error, and what it says.
-WRONG = {
-    "no picture": ("#count", "0", "count", "from 1 to 10000"),
-    "too many": ("#count", "10001", "count", "from 1 to 10000"),
-    "part of a picture": ("#count", "1.5", "count", "from 1 to 10000"),
-    "too long": ("#timeout", "3601", "timeout_seconds", "from 30 to 3600"),
-    "no number": ("#base", "a lot", "base_seed", "0 to 9007199254740991"),
-    "above all seeds": ("#base", "9007199254740992", "base_seed", "9007199254740991"),
-    "no number of steps": (STEPS, "many", "parameters.3.steps", "Must be a number"),
-    "half a step": (STEPS, "7.5", "parameters.3.steps", "integer"),
-    "no JSON": ("#metadata", "scene: shot_001", "metadata", "Must be a JSON object"),
-    "17 kB": ("#metadata", json.dumps({"long": "x" * 17_000}), "metadata", "16"),
-}
-
-
 def test_an_invalid_value_is_reported_next_to_its_field(form: Any) -> None:
-    for kind, (field, value, place, message) in WRONG.items():
+    for kind, field, parts, place, message in cases(__file__, "an_invalid_value_is_reported_next_to_its_field"):
+        value = "".join(parts)
         form.locator(field).fill(value)
         send(form)
         error = form.locator(f'[data-error="{place}"]')
@@ -74,14 +62,10 @@ def test_an_invalid_value_is_reported_next_to_its_field(form: Any) -> None:
         expect(form.locator(".field-error:not(:empty)"), kind).to_have_count(1)
         still_there(form, {field: value})
         form.locator(field).fill((TYPED | {"#metadata": METADATA})[field])
-
-
-def test_a_time_limit_that_is_no_number_is_reported(form: Any) -> None:
     form.locator("#timeout").press("End")
     form.locator("#timeout").press_sequentially("e")
     send(form)
-    error = form.locator('[data-error="timeout_seconds"]')
-    expect(error).to_have_text("Must be a whole number from 30 to 3600.")
+    expect(form.locator('[data-error="timeout_seconds"]')).to_have_text("Must be a whole number from 30 to 3600.")
     expect(form.locator("#timeout")).to_have_attribute("aria-invalid", "true")
 
 
@@ -119,7 +103,7 @@ FILES = {
     "a list": ("a.json", b"[1, 2]", "no workflow"),
     "no nodes": ("a.json", b"{}", "no nodes"),
     "no node": ("a.json", b'{"<b>3</b>": 1}', "is not a node"),
-    "editor format": ("a.json", b'{"nodes": [], "links": []}', "editor's format"),
+    "editor format": ("a.json", b'{"nodes": [{"id": 4, "type": "Mine"}], "links": []}', "Node 4: Mine: No backend has"),
     "another program's picture": ("a.png", OF_ANOTHER_PROGRAM, "ComfyUI did not save it"),
     "broken picture": ("a.png", OF_ANOTHER_PROGRAM[:40], "not a PNG that can be read"),
     "50 MB": ("a.json", b" " * 50 * 2**20, "50 MB; the Director takes up to 16 MB"),
@@ -150,9 +134,7 @@ def test_a_slip_in_the_pasted_text_costs_nothing_that_was_changed_in_it(form: An
     expect(form.locator("#workflow-said")).to_contain_text("7 nodes")
     expect(form.locator("#workflow-error")).to_be_empty()
     still_there(form)
-
-
-def test_another_workflow_does_not_take_over_what_was_typed_into_the_last(form: Any) -> None:
+    # Another workflow does not take over what was typed into the last.
     other = text_to_image()
     other["3"]["inputs"]["steps"] = 30
     form.locator("#paste").fill(json.dumps(other))

@@ -110,6 +110,24 @@ def test_dropped_file_is_uploaded_again_after_the_connection_was_lost(desk: Desk
     assert desk.until_ended(group)["status"] == "completed"
 
 
+def test_several_files_are_values_of_a_sweep(desk: Desk, form: Any) -> None:
+    form.get_by_role("button", name="Vary image of node 1").click()
+    values = form.get_by_role("group", name="Values of image · Cat")
+    files = [{**PICTURE, "name": f"{name}.png", "buffer": png(a=name)} for name in "abcde"]
+    values.locator("[type=file]").set_input_files(files)
+    expect(values.get_by_text("Uploaded.")).to_have_count(5)
+    values.get_by_role("button", name="Remove").first.click()
+    expect(form.locator("#sweep-said")).to_have_text("image: 5 jobs")
+    values.get_by_role("textbox").first.fill("")
+    expect(form.locator("#sweep-said")).to_have_text("image: 4 jobs")
+    sound(form)
+    group = submit(form)
+    assert desk.until_ended(group)["status"] == "completed"
+    form.get_by_role("link", name="New group with changes").click()
+    expect(values).to_contain_text("e.png, ")
+    expect(form.locator("#sweep-said")).to_have_text("image: 4 jobs")
+
+
 def test_file_that_is_too_large_is_not_sent(desk: Desk, form: Any) -> None:
     field = form.get_by_role("group", name="image · Cat")
     large = {**PICTURE, "buffer": PICTURE["buffer"] + bytes(LIMIT)}
@@ -147,5 +165,6 @@ def test_picture_that_is_dropped_on_the_groups_opens_its_job(desk: Desk, page: A
     expect(page.locator("#toast")).to_contain_text("The PNG has no mark of a job")
     page.locator("main").evaluate(DROP, ["picture.png", base64.b64encode(picture).decode()])
     page.wait_for_url(f"**/groups/{group}?job={job}#{job}")
+    page.locator(f"#{job}").get_by_label("More about job 2").click()
     page.locator(f"#{job}").get_by_role("link", name="Provenance").click()
     assert json.loads(page.locator("body").inner_text())["job_id"] == job

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.browser.desk import Desk, bring_workflow, cards, submit, wait_loaded
+from tests.browser.desk import SHIFTS, Desk, bring_workflow, cards, submit, wait_loaded
+from tests.browser.test_soundness import sound
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
@@ -34,7 +35,7 @@ def test_all_that_failed_is_rendered_again_on_the_page_that_was_open(desk: Desk,
     expect(page.locator("#head")).to_contain_text("1 completed, 2 completed on the second attempt")
     expect(page.locator("#head")).to_contain_text("run 2")
     expect(page.locator("#head")).not_to_contain_text("failed")
-    expect(page.get_by_role("button", name=re.compile("^Retry"))).to_have_count(0)
+    expect(page.get_by_role("button", name=re.compile("^Retry"))).to_be_disabled()
     assert page.title().startswith("3/3 · Retried")
     status = desk.status(group)
     assert (status["status"], status["run"]) == ("completed", 2)
@@ -134,6 +135,7 @@ def test_a_submitted_workflow_is_watched_to_its_pictures(desk: Desk, page: Any) 
     page.goto(f"{desk.url}/submit")
     bring_workflow(page)
     page.locator("#count").fill("3")
+    page.locator("#more > summary").click()
     page.get_by_label("Name", exact=True).fill("Watched")
     submit(page)
     expect(page.get_by_role("heading", level=1)).to_have_text("Watched")
@@ -190,6 +192,77 @@ def test_a_link_to_one_child_brings_it_into_view(desk: Desk, page: Any) -> None:
     page.goto(f"{desk.url}/groups/{group}#{last}")
     expect(page.locator(f"#{last}")).to_be_in_viewport()
     expect(page.locator(f"#{last}")).to_be_focused()
+
+
+def test_nothing_moves_on_the_page_while_forty_jobs_run(desk: Desk, browser: Any) -> None:
+    part = browser.new_page()
+    sizes = ({"width": width, "height": 900} for width in (1440, 1440, 390, 390))
+    every = [browser.new_page(viewport=size) for size in sizes]
+    pages, lists = every[::2], every[1::2]
+    for page in every:
+        page.add_init_script(SHIFTS)
+    desk.slow(0.6)
+    for index in range(3):
+        desk.order(index, name="node_error", message="CUDA out of memory " * 40, after=index, count=1)
+    try:
+        group = desk.submit(40)
+        for page, groups in zip(pages, lists, strict=True):
+            page.goto(f"{desk.url}/groups/{group}")
+            groups.goto(desk.url)
+        part.goto(f"{desk.url}/groups/{group}?show=running")
+        expect(part.locator(".card.s-running").first).to_be_visible()
+        assert desk.until_ended(group)["failed_count"] == 3
+        # A filter stays while jobs run.
+        expect(part.locator("#cards")).to_contain_text("No job runs now.")
+        part.get_by_role("link", name="Failed 3").click()
+        expect(part.locator(".card")).to_have_count(3)
+        for page in pages:
+            expect(page.get_by_role("button", name="Retry 3 failed …")).to_be_visible()
+            expect(cards(page, "completed")).to_have_count(37)
+            heights = page.locator(".card").evaluate_all("cards => cards.map(one => one.offsetHeight)")
+            assert len(set(heights)) == 1
+        for groups in lists:
+            expect(groups.locator(f"#{group}")).to_contain_text("37/40 completed")
+        for page in every:
+            assert page.evaluate("window.shifted || 0") <= 0.02, page.evaluate("window.moves.join('\\n')")
+        # A larger card has a sharper thumbnail, also on the next page.
+        page = pages[0]
+        page.get_by_label("Size of the pictures").press("End")
+        page.reload()
+        expect(page.get_by_label("Size of the pictures")).to_have_attribute("aria-valuetext", "XL")
+        picture = page.locator(".picture img").first
+        wait_loaded(page, picture)
+        assert "w=1280" in picture.evaluate("image => image.currentSrc")
+        assert page.evaluate("window.shifted || 0") <= 0.02
+    finally:
+        for page in (*every, part):
+            page.close()
+
+
+def test_group_is_renamed_archived_and_deleted_on_its_page(desk: Desk, page: Any) -> None:
+    group = desk.submit(2, metadata={"scene": "shot_7"})
+    page.goto(f"{desk.url}/groups/{group}")
+    title = page.get_by_role("heading", level=1)
+    expect(title).to_have_text("shot_7")
+    page.locator(".title").get_by_role("button", name="Rename this group").press("Enter")
+    page.keyboard.type("Owl, second take")
+    # Events of its jobs do not end the edit.
+    desk.until_ended(group)
+    expect(page.locator("#head")).to_have_attribute("data-open", "no")
+    page.keyboard.press("Enter")
+    expect(title).to_have_text("Owl, second take")
+    expect(page.get_by_role("button", name="Rename this group")).to_be_focused()
+    more = page.locator("#group-menu summary")
+    more.click()
+    page.get_by_role("button", name="Archive", exact=True).click()
+    expect(page.locator(".facts")).to_contain_text("Archived")
+    sound(page)
+    more.press("Enter")
+    page.get_by_role("button", name="Delete …").click()
+    expect(page.get_by_role("dialog")).to_contain_text("2 jobs and 2 stored files")
+    page.get_by_role("button", name="Delete the group").click()
+    page.wait_for_url(f"{desk.url}/")
+    assert desk.http.get(f"{desk.url}/api/job-groups/{group}").status_code == 404
 
 
 def test_times_of_day_are_those_of_the_person_who_looks(desk: Desk, browser: Any) -> None:

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from backends.simulator import nodes
+from backends.simulator.media import encode_webm
 from backends.simulator.node_context import NodeContext, Outcome
 from backends.simulator.pictures import encode_animation
-from backends.simulator.webm import encode_webm
 from tests.browser.desk import Desk, wait_loaded
 from tests.harness.graphs import black_png
 
@@ -149,8 +149,10 @@ def test_no_script_of_an_output_runs(desk: Desk, page: Any, report: Report) -> N
     url = f"{desk.url}/api/job-groups/{group}/jobs/{job}/outputs"
     for number, name in enumerate(("a.svg", "b.html")):
         expect(page.get_by_role("button", name=f"Open {name}")).to_have_count(0)
+        page.get_by_label("More about job 1").click()
         with page.expect_download() as saved:
             page.get_by_role("link", name=name).click()
+        page.keyboard.press("Escape")
         assert saved.value.suggested_filename.endswith(name)
         # Not in a tab of its own either, nor in the page, where another page than ours may put it.
         page.evaluate(
@@ -177,7 +179,9 @@ def test_an_image_that_no_browser_can_show_is_offered_for_download(page: Any, re
     report({"huge.png": black_png(50_000, 50_000, rows=50_000, one_bit=True), "mesh.glb": b"glTF"})
     tile = page.locator(".picture")
     expect(tile).to_have_attribute("data-broken", "There is no thumbnail of this output. It has too many pixels.")
+    page.get_by_label("More about job 1").click()
     expect(page.get_by_role("link", name="mesh.glb")).to_be_visible()
+    page.keyboard.press("Escape")
     tile.click()
     expect(page.locator("#viewer-note")).to_have_text(
         "This browser cannot show the file. Download it to open it in another program."

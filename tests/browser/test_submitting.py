@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from director.demo.workflow import text_to_image
-from tests.browser.desk import Desk, bring_workflow, submit
+from tests.browser.desk import Desk, bring_workflow, submit, wait_loaded
 from tests.browser.test_soundness import sound
-from tests.harness.graphs import png
+from tests.harness.graphs import EDITOR_FILE, png
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
@@ -23,6 +23,8 @@ def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_go_to_all_in_t
         {"name": "p.png", "mimeType": "image/png", "buffer": png(prompt=json.dumps(graph))}
     )
     expect(page.locator("#workflow-said")).to_contain_text("7 nodes from p.png")
+    wait_loaded(page, page.get_by_alt_text("The picture that brought the workflow"), "=== 8")
+    expect(page.get_by_label("Prompt text · Positive Prompt")).to_be_focused()
     page.get_by_label("On the chosen backends in turn").check()
     page.get_by_role("button", name="12 jobs").click()
     expect(page.locator("#sends")).to_have_text("12 jobs on 4 backends in turn")
@@ -35,32 +37,47 @@ def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_go_to_all_in_t
     assert stored == graph
 
 
-def test_form_shows_which_backends_can_run_the_workflow(desk: Desk, page: Any) -> None:
+def test_form_shows_which_backends_can_run_the_workflow_and_the_choices_they_have(desk: Desk, page: Any) -> None:
     page.goto(f"{desk.url}/submit")
     said, why = page.locator("#can-run-said"), page.locator("#can-run-why")
     expect(said).to_be_hidden()
     bring_workflow(page)
     expect(said).to_have_text("All 4 backends can run it.")
     expect(why).to_be_empty()
-    page.get_by_label("ckpt_name").fill("tiny_sd16.safetensors")
+    graph = text_to_image()
+    graph["4"]["inputs"]["ckpt_name"] = "tiny_sd16.safetensors"
+    page.locator("#paste").fill(json.dumps(graph))
     expect(said).to_have_text("No backend can run it.")
     # A line for the backends that have the same reason.
-    expect(why.locator("li")).to_have_text(
-        [
-            re.compile(
-                r"^\S+, \S+, \S+, \S+: node 4 \(CheckpointLoaderSimple\): Value not in list: ckpt_name: "
-                r"'tiny_sd16.safetensors' \(nearest: tiny_sd15.safetensors, .*\)$"
-            )
-        ]
+    reason = (
+        r"^(\S+, ){3}\S+: node 4 \(CheckpointLoaderSimple\): Value not in list: ckpt_name: 'tiny_sd16.safetensors' "
     )
+    expect(why.locator("li")).to_have_text(re.compile(reason + r"\(nearest: tiny_sd15.safetensors, .*\)$"))
     sound(page)
-    page.get_by_label("ckpt_name").fill("tiny_sd15.safetensors")
+    file = page.get_by_role("combobox", name="ckpt_name ·")
+    expect(file.locator(":checked")).to_have_text("tiny_sd16.safetensors · no backend lists it")
+    file.select_option("tiny_sd15.safetensors")
     expect(said).to_have_text("All 4 backends can run it.")
+    # A long list is searched.
+    sampler = page.get_by_role("combobox", name="sampler_name ·")
+    sampler.press("ArrowDown")
+    options = page.get_by_role("listbox", name="Choices").get_by_role("option")
+    expect(options.and_(page.locator("[aria-selected=true]"))).to_have_text("euler")
+    sampler.press("Control+A")
+    sampler.press_sequentially("heun 2m")
+    expect(options).to_have_text(["dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"])
+    for key in ("ArrowDown", "Enter"):
+        sampler.press(key)
+    expect(sampler).to_have_value("dpmpp_2m_sde_heun")
+    summary = desk.status(submit(page))["summary"]
+    assert (summary["sampler_name"], summary["model"]) == ("dpmpp_2m_sde_heun", "tiny_sd15")
 
 
 def test_changed_inputs_go_along_as_parameters_and_seeds_are_shown(desk: Desk, page: Any) -> None:
     page.goto(f"{desk.url}/submit")
-    bring_workflow(page)
+    page.locator("#file").set_input_files(EDITOR_FILE)
+    said = f"7 nodes from {EDITOR_FILE.name}. Converted from the editor's format."
+    expect(page.locator("#workflow-said")).to_have_text(said)
     page.get_by_label("steps · KSampler").fill("7")
     page.get_by_label("Strategy").select_option("fibonacci")
     page.locator("#count").fill("4")
@@ -78,6 +95,7 @@ def test_changed_inputs_go_along_as_parameters_and_seeds_are_shown(desk: Desk, p
 def test_your_name_is_asked_once_in_a_browser_and_groups_are_found_by_it(desk: Desk, page: Any) -> None:
     name = "Ann <b>O'Hara</b>"
     page.goto(f"{desk.url}/submit")
+    page.locator("#more > summary").click()
     page.get_by_label("Your name").fill(f"  {name} ")
     bring_workflow(page)
     first = submit(page)
@@ -101,6 +119,7 @@ def policy(desk: Desk, group: str) -> tuple[int, bool | str]:
 def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(desk: Desk, page: Any) -> None:
     page.goto(f"{desk.url}/submit")
     bring_workflow(page)
+    page.locator("#more > summary").click()
     page.get_by_label("On the chosen backends in turn").check()
     fails, tries = page.get_by_label("When a job fails"), page.get_by_label("Attempts at most")
     # As the API does where nothing is said.
@@ -109,6 +128,7 @@ def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(desk:
     assert policy(desk, submit(page)) == (1, False)
     page.goto(f"{desk.url}/submit")
     bring_workflow(page)
+    page.locator("#more > summary").click()
     page.get_by_label("On the chosen backends in turn").check()
     fails.select_option("Retry on any backend")
     tries.fill("0")
@@ -126,17 +146,19 @@ def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(desk:
 
 
 def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(desk: Desk, page: Any) -> None:
-    group = desk.submit(
-        2,
-        max_attempts=2,
-        retry_elsewhere="group",
-        retry_on=["out_of_memory"],
-        partial_outputs="fail",
-        stall_seconds=7200,
-        retention_days=30,
-        metadata={"name": "Hero", "scene": "shot_010", "panel": 7},
-        submitter="Ann",
-    )
+    fields: dict[str, Any] = {
+        "max_attempts": 2,
+        "retry_elsewhere": "group",
+        "retry_on": ["out_of_memory"],
+        "partial_outputs": "fail",
+        "stop_when": {"failed": 2},
+        "stall_seconds": 7200,
+        "retention_days": 30,
+        "name": "Hero",
+        "metadata": {"scene": "shot_010", "panel": 7},
+        "submitter": "Ann",
+    }
+    group = desk.submit(2, **fields)
     page.goto(f"{desk.url}/submit")
     page.evaluate("localStorage.setItem('director.on-failure', 'any 7')")
     page.evaluate("localStorage.setItem('director.submitter', 'Ben')")
@@ -148,17 +170,7 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(desk
     expect(page.get_by_label("When ComfyUI refuses some outputs")).to_have_value("fail")
     expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
     again = submit(page)
-    carried = (
-        "max_attempts",
-        "retry_elsewhere",
-        "retry_on",
-        "partial_outputs",
-        "timeout_seconds",
-        "stall_seconds",
-        "retention_days",
-        "metadata",
-        "submitter",
-    )
+    carried = (*fields, "timeout_seconds")
     before, after = desk.status(group), desk.status(again)
     assert (after["timeout_seconds"], after["stall_seconds"], after["retention_days"]) == (None, 7200, 30)
     assert {name: after[name] for name in carried} == {name: before[name] for name in carried}
@@ -173,6 +185,7 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(desk
 def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(desk: Desk, page: Any) -> None:
     page.goto(f"{desk.url}/submit")
     bring_workflow(page)
+    page.locator("#more > summary").click()
     page.get_by_label("On the chosen backends in turn").check()
     box = page.locator("#retry-on-box")
     # Nothing to choose where it is not tried again.
@@ -196,6 +209,7 @@ def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(desk: Desk
     )
     page.goto(f"{desk.url}/submit")
     bring_workflow(page)
+    page.locator("#more > summary").click()
     page.get_by_label("On the chosen backends in turn").check()
     # A class that this Director does not know, as after an update under an open page.
     box.evaluate("box => { box.open = true; box.querySelector('input').value = 'fire'; }")

@@ -22,6 +22,11 @@ from tests.harness.simulator_thread import SimulatorThread
 #: Seconds for a command that takes one on an idle machine.
 PATIENCE_S = 60.0
 NAMES = ("gpu-1", "gpu-2", "gpu-3")
+#: A workflow with an input file.
+LOAD = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "other.png"}},
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
 
 
 @dataclass
@@ -75,6 +80,10 @@ class Desk:
 
     def lines(self, *words: str, **options: Any) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.out(*words, "--json", **options).splitlines()]
+
+    def newest(self) -> str | None:
+        """Return the id of the newest group."""
+        return next((str(group["job_group_id"]) for group in self.json("list", "-n", "1")), None)
 
     def group(self, *backends: str, fails: Sequence[int] = ()) -> str:
         """Run a group to its end and return its id; jobs on the backends with numbers ``fails`` fail."""

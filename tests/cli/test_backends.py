@@ -1,6 +1,7 @@
 import re
 import time
 
+from director.client import Director
 from tests.cli.conftest import Desk
 from tests.harness.graphs import text_to_image
 from tests.harness.processes import Served
@@ -60,6 +61,10 @@ def test_changed_backend_is_shown_with_reason_and_time(desk: Desk) -> None:
         assert said.startswith(("gpu-2 is draining", "gpu-2 is disabled"))
         said = out("quarantine", "gpu-3", "--minutes", "5", "--reason", "smoke")
         assert said.startswith("gpu-3 is quarantined")
+        with Director(desk.url) as director:
+            quarantine = director.backend("gpu-3").quarantine
+        assert quarantine is not None
+        assert quarantine.reason == "smoke"
         said = desk.said("submit", "workflow.json", "-b", "gpu-3", status=4)
         assert "None of these backends can accept jobs now:\n  gpu-3: " in said
         assert out("release", "gpu-3").startswith("gpu-3 is online")

@@ -4,6 +4,7 @@ from director.cli.check import check_lines
 from director.client import BackendCheck, CheckReason
 from director.demo.workflow import text_to_image
 from tests.cli.conftest import NAMES, Desk
+from tests.harness.graphs import EDITOR_FILE
 from tests.harness.processes import python
 
 
@@ -30,6 +31,15 @@ def test_check_shows_reasons_and_fails_if_no_backend_can_run_it(desk: Desk) -> N
     assert desk.json(*words, status=1)["can_run"] == 0
     assert "No backend has the id or the tag 'gpu-9'." in desk.said("check", "other.json", "-b", "gpu-9", status=4)
     assert "--set 4.nope" in desk.said("check", "workflow.json", "--set", "4.nope=1", status=2)
+
+
+def test_editor_file_is_checked_and_planned(desk: Desk) -> None:
+    editor = json.loads(EDITOR_FILE.read_text(encoding="utf-8"))
+    next(node for node in editor["nodes"] if node["id"] == 6)["widgets_values"] = ["a {b|c}"]
+    (desk.folder / "saved.json").write_text(json.dumps(editor), encoding="utf-8")
+    assert desk.json("check", "saved.json")["can_run"] == len(NAMES)
+    assert "cfg" in str(desk.json("submit", "saved.json", "--set", "cfg=3", "--dry-run")["changes"])
+    assert 'Warning: Node 6 (CLIPTextEncode): "text" has braces' in desk.run("check", "saved.json").stderr
 
 
 def test_check_shows_what_is_not_known_and_what_runs_in_part() -> None:

@@ -1,3 +1,4 @@
+import json
 import re
 import shlex
 import shutil
@@ -8,7 +9,7 @@ import pytest
 
 from director.cli.app import _CLIENT, _LOCAL
 from director.cli.exit_status import Status
-from tests.cli.conftest import Desk
+from tests.cli.conftest import LOAD, Desk
 from tests.harness.processes import ROOT, migrated
 from tests.harness.simulator_thread import SimulatorThread
 
@@ -50,7 +51,7 @@ def _prepared(desk: Desk, line: str, failed_group: str) -> str:
         desk.run("backends", "pause", "gpu-1")
         group_id = desk.json("submit", "workflow.json", "-b", "gpu-1")["job_group_id"]
     else:
-        changes = line.split()[1] in {"retry", "cancel"}
+        changes = line.split()[1] in {"retry", "cancel", "rename", "archive", "delete"}
         group_id = desk.group("gpu-1", "gpu-2", fails=[1]) if changes else failed_group
     job = desk.json("show", group_id)["child_jobs"][-1]["job_id"]
     return line.replace(_GROUP, group_id).replace(_JOB, job)
@@ -64,6 +65,11 @@ def test_every_example_runs(desk: Desk, failed_group: str) -> None:
     [image] = (desk.folder / "made").iterdir()
     shutil.copy(image, desk.folder / "image.png")
     (desk.folder / "prompt.txt").write_text("a red fox\n", encoding="utf-8")
+    (desk.folder / "lines.txt").write_text("a red fox\na cat\n", encoding="utf-8")
+    (desk.folder / "shots.csv").write_text("6.text,seed,meta:shot\na cat,7,1\n", encoding="utf-8")
+    (desk.folder / "load.json").write_text(json.dumps(LOAD), encoding="utf-8")
+    (desk.folder / "frames").mkdir()
+    shutil.copy(image, desk.folder / "frames")
     with SimulatorThread(seconds=0.2) as attic:
         for line in _EXAMPLES:
             words = line.split()

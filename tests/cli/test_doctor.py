@@ -16,9 +16,9 @@ from backends.comfyui.answers import Device, SystemStats
 from backends.comfyui.client import ComfyClient
 from backends.models import Backend
 from backends.simulator import Simulator
-from director.doctor import host, installation, report, services
-from director.doctor.backends import _Answer, _finding, _sharing
-from director.doctor.findings import Finding, Level
+from director.doctor import checks, report
+from director.doctor.checks import Finding, Level
+from director.doctor.report import _Answer, _finding, _sharing
 from tests.harness.processes import Served, python, stop_in_order
 from tests.harness.simulator_thread import SimulatorThread
 
@@ -89,48 +89,63 @@ def test_before_the_first_start_nothing_is_made(tmp_path: Path, settings: Any, m
     settings.DIRECTOR_DATA_DIR = tmp_path / "data"
     settings.DIRECTOR_ON_SQLITE = True
     monkeypatch.setitem(connection.settings_dict, "NAME", str(tmp_path / "data" / "db.sqlite3"))
-    assert services.database().level is Level.NOTE
-    assert "serve makes it" in host.data_folder().said
+    assert checks.database().level is Level.NOTE
+    assert "serve makes it" in checks.data_folder().said
     assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_setting_is_reported(settings: Any) -> None:
     settings.DIRECTOR_UNKNOWN_SETTINGS = ["DIRECTOR_BACKEND"]
-    found = installation.variables()
+    found = checks.variables()
     assert (found.level, "did you mean DIRECTOR_BACKENDS?" in found.said) == (Level.WARNING, True)
     settings.DIRECTOR_UNKNOWN_SETTINGS = []
     settings.DIRECTOR_BACKENDS = ["gpu-1:8188", f"http://ann:{_SECRET}@gpu-2:port"]
-    found = installation.variables()
+    found = checks.variables()
     assert found.level is Level.PROBLEM
     assert found.said.startswith("DIRECTOR_BACKENDS: address 2: ")
     assert _SECRET not in found.said
 
 
+@pytest.mark.parametrize(
+    ("urls", "secret", "count"), [(["https://a.example"], "", 1), ([], "", 0), (["x"], "whsec_x", 0)]
+)
+@pytest.mark.django_db
+def test_farm_with_webhooks_needs_one_secret(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, urls: list[str], secret: str, count: int
+) -> None:
+    settings.DIRECTOR_ON_SQLITE, settings.DIRECTOR_WEBHOOK_URLS = False, urls
+    monkeypatch.setenv("DIRECTOR_WEBHOOK_SECRET", secret)
+    found = checks.webhooks()
+    assert [one.level for one in found] == [Level.WARNING] * count
+    settings.DIRECTOR_ON_SQLITE = True
+    assert checks.webhooks() == []
+
+
 def test_missing_ffmpeg_is_a_note(settings: Any) -> None:
     settings.FFMPEG = None
-    found = installation.ffmpeg()
+    found = checks.ffmpeg()
     assert (found.level, found.todo) == (Level.NOTE, "Install ffmpeg with ffprobe, and restart serve and runners.")
     settings.FFMPEG = "/opt/ffmpeg"
-    assert installation.ffmpeg().level is Level.OK
+    assert checks.ffmpeg().level is Level.OK
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that is never writable")
 def test_data_folder_that_is_not_writable_is_a_problem(settings: Any) -> None:
     # Also for root, whom permissions do not stop.
     settings.DIRECTOR_DATA_DIR = Path("/proc")
-    assert host.data_folder().said.startswith("/proc cannot be written: ")
+    assert checks.data_folder().said.startswith("/proc cannot be written: ")
     settings.DIRECTOR_DATA_DIR = Path("/proc/nobody/data")
-    assert "cannot be made: /proc cannot be written" in host.data_folder().said
+    assert "cannot be made: /proc cannot be written" in checks.data_folder().said
 
 
 def test_check_of_the_data_folder_leaves_nothing_in_it(tmp_path: Path, settings: Any) -> None:
     settings.DIRECTOR_DATA_DIR = tmp_path / "file"
     settings.DIRECTOR_DATA_DIR.touch()
-    found = host.data_folder()
+    found = checks.data_folder()
     assert (found.level, "is not a folder" in found.said) == (Level.PROBLEM, True)
     settings.DIRECTOR_DATA_DIR.unlink()
     settings.DIRECTOR_DATA_DIR = tmp_path
-    assert host.data_folder().level is Level.OK
+    assert checks.data_folder().level is Level.OK
     assert list(tmp_path.iterdir()) == []
 
 
@@ -151,9 +166,9 @@ def test_database_without_tables_is_a_note(tmp_path: Path) -> None:
 @pytest.mark.django_db
 def test_tables_of_another_release_are_a_problem() -> None:
     MigrationRecorder(connection).record_applied("jobgroups", "9999_from_tomorrow")
-    assert "a newer release has used it (jobgroups 9999_from_tomorrow)" in services.database().said
+    assert "a newer release has used it (jobgroups 9999_from_tomorrow)" in checks.database().said
     MigrationRecorder.Migration.objects.filter(app="jobgroups").delete()
-    found = services.database()
+    found = checks.database()
     assert "older release" in found.said
     assert found.todo.startswith("director serve")
 
@@ -175,15 +190,15 @@ def test_invalid_port_is_refused() -> None:
 
 
 def test_port_of_another_program_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(checks, "_ANSWER_TIMEOUT_S", 0.3)
     with SimulatorThread() as other:
-        found = host.port(int(other.url.rsplit(":", 1)[1]))
+        found = checks.port(int(other.url.rsplit(":", 1)[1]))
         assert found.said == "Another program than a Director answers."
     with socket.create_server(("127.0.0.1", 0)) as silent:
         number = silent.getsockname()[1]
-        found = host.port(number)
+        found = checks.port(number)
         assert (found.level, "does not answer" in found.said) == (Level.PROBLEM, True)
-    found = host.port(number)
+    found = checks.port(number)
     assert (found.level, "doctor --port" in found.todo) == (Level.NOTE, True)
 
 
@@ -250,9 +265,9 @@ def test_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
         f"/dev/sda1 / ext4 rw 0 0\nstudio:/farm {str(tmp_path / 'a b').replace(' ', chr(92) + '040')} nfs4 rw 0 0\n",
         encoding="utf-8",
     )
-    assert host.file_system(tmp_path / "a b" / "data", mounts) == "nfs4"
-    assert host.file_system(tmp_path / "c", mounts) == "ext4"
-    assert host.file_system(tmp_path, tmp_path / "absent") == ""
+    assert checks.file_system(tmp_path / "a b" / "data", mounts) == "nfs4"
+    assert checks.file_system(tmp_path / "c", mounts) == "ext4"
+    assert checks.file_system(tmp_path, tmp_path / "absent") == ""
 
 
 def test_backend_that_may_share_a_database_of_assets_has_a_remedy() -> None:

@@ -1,5 +1,11 @@
+import io
 import json
 import shlex
+import zipfile
+from pathlib import Path
+
+import httpx
+from PIL import Image
 
 from director.client import Director
 from tests.cli.conftest import Desk
@@ -67,7 +73,7 @@ def test_list_shows_the_newest_group_first_and_filters_by_failure(desk: Desk) ->
     rows = desk.json("list", "-n", "2", *repeated)
     assert [row["job_group_id"] for row in rows] == [good, bad]
     head, *lines = desk.out("list", "-n", "2").splitlines()
-    assert head.split() == ["ID", "STATUS", "COMPLETED", "FAILED", "CREATED", "METADATA"]
+    assert head.split() == ["ID", "STATUS", "COMPLETED", "FAILED", "CREATED", "TITLE"]
     assert lines[0].split()[:3] == [good, "Completed", "1/1"]
     ids = [row["job_group_id"] for row in desk.json("list", "--failed", "--since", "1h")]
     assert (ids[:2], good in ids) == ([bad, part], False)
@@ -86,6 +92,37 @@ def test_list_filters_by_state_metadata_backend_and_submitter(desk: Desk) -> Non
     assert desk.json("list", "--meta", scene, "-b", "gpu-1") == []
     assert desk.json("list", "--meta", scene, "--before", "1h") == []
     assert desk.said("list", "--meta", "scene=nowhere") == "No group was found.\n"
+
+
+def test_groups_are_renamed_archived_and_found_again(desk: Desk) -> None:
+    word = desk.folder.name
+    group_id = desk.out("submit", "workflow.json", "--title", f"{word} owl", "-q").strip()
+    assert f" {word} owl" in desk.out("list", "--text", f"OWL {word}")
+    assert "--title: Must be a string of 1 to 200" in desk.said(
+        "submit", "workflow.json", "--title", "x" * 201, status=4
+    )
+    assert desk.out("rename", group_id, f"{word} fox") == f"{group_id} is called {word} fox.\n"
+    assert f"  Title: {word} fox\n" in desk.out("show", group_id)
+    said = desk.run("archive", group_id, "jg_000000000000", status=4)
+    assert said.stdout == f"{group_id} is archived.\n"
+    assert desk.json("list", "--text", word) == []
+    assert [row["name"] for row in desk.json("list", "--text", word, "--archived")] == [f"{word} fox"]
+    assert desk.out("archive", group_id, "--undo") == f"{group_id} is in the lists again.\n"
+    assert len(desk.json("list", "--text", word)) == 1
+
+
+def test_delete_shows_what_goes_and_asks(desk: Desk) -> None:
+    group_id = desk.group("gpu-1")
+    for answer in ("n\n", ""):
+        said = desk.said("delete", group_id, stdin=answer, status=130)
+        assert f"{group_id} rolling hills" in said
+        assert ": 1 job, " in said
+        assert "Delete 1 group? [y/N]: " in said
+        assert "Nothing was deleted.\nWith --yes there is no question." in said
+    done = desk.run("delete", group_id, "jg_000000000000", "--yes", status=4)
+    assert done.stdout.startswith(f"{group_id} is deleted: 1 job, ")
+    assert "not found" in done.stderr
+    assert "not found" in desk.said("show", group_id, status=4)
 
 
 def test_list_refuses_an_unknown_backend_without_groups(desk: Desk) -> None:
@@ -121,6 +158,32 @@ def test_save_writes_each_file_once_under_the_name_of_the_template(desk: Desk, f
         assert files == [desk.folder / "out" / "gpu-1" / f"{job}.png"]
 
 
+def test_save_the_client_and_the_zip_give_files_the_same_names(desk: Desk) -> None:
+    template = "{scene}/{number}.webp"  # the names collide
+    words = ["submit", "workflow.json", "-n", "3", "--meta", "scene=shot_001", "--save", "live"]
+    unknown = desk.said(*words, "--name", "{nope}", status=2)
+    assert "No file has {nope}. Names: {index}" in unknown
+    group_id = desk.lines(*words, "--name", template)[0]["job_group_id"]
+    for folder in ("out", "live"):
+        desk.run("save", group_id, "--to", folder, "--name", template)
+    with Director(desk.url) as director:
+        director.download(director.status(group_id), desk.folder / "client", template)
+    answer = httpx.get(f"{desk.url}/api/job-groups/{group_id}/outputs.zip", params={"name": template})
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        expected = {name: archive.read(name) for name in archive.namelist()}
+    assert list(expected) == [f"shot_001/1{number}.png" for number in ("", "_2", "_3")]
+    for folder in ("out", "client"):
+        assert _contents(desk.folder / folder) == expected
+    # Saved as they were completed, and not again.
+    assert sorted(_contents(desk.folder / "live").values()) == sorted(expected.values())
+    assert "No file has {nope}" in desk.said("save", group_id, "--to", "out", "--name", "{nope}", status=2)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 def test_save_prints_the_command_for_files_that_were_not_saved(desk: Desk, failed_group: str) -> None:
     (desk.folder / "my images").mkdir()
     (desk.folder / "my images" / "gpu-1").write_text("in the way", encoding="utf-8")
@@ -143,6 +206,15 @@ def test_save_reads_files_through_the_director(desk: Desk) -> None:
         desk.run("save", group_id, "--to", "out", DIRECTOR_URL=server.url)
     [image] = (desk.folder / "out").iterdir()
     assert image.read_text() == "content"
+
+
+def test_sheet_is_saved_and_replaced(desk: Desk, failed_group: str) -> None:
+    for _ in range(2):
+        assert desk.json("sheet", failed_group, "-o", "all.webp") == ["all.webp"]
+    with Image.open(desk.folder / "all.webp", formats=["WEBP"]) as image:
+        assert image.width > 3 * 320
+    assert "3.cfg is no axis" in desk.said("sheet", failed_group, "--axes", "3.cfg", status=4)
+    assert "cannot be written" in desk.said("sheet", failed_group, "-o", "nowhere/all.webp", status=2)
 
 
 def test_cancel_stops_groups_and_single_jobs(desk: Desk) -> None:

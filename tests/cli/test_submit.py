@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import pytest
 
@@ -6,6 +7,7 @@ from director.demo.workflow import text_to_image
 from jobgroups.outputs.png_workflow import workflow_in_png
 from tests.cli.conftest import Desk
 from tests.client.server import FakeDirector
+from tests.harness.cases import cases
 
 
 def test_submit_prints_the_group_and_how_to_watch_it(desk: Desk) -> None:
@@ -24,6 +26,7 @@ def test_submit_stores_every_option(desk: Desk) -> None:
         *("--seeds", "golden_ratio", "--base-seed", "42", "--count", "3", "--timeout", "60", "--stall-timeout", "90"),
         *("--retention-days", "30"),
         *("--max-attempts", "3", "--elsewhere", "group", "--partial-outputs", "fail"),
+        *("--stop-when", "completed=4", "--stop-when", "failed=10"),
         DIRECTOR_SUBMITTER="ada@studio",
     )
     group_id = made["job_group_id"]
@@ -35,6 +38,7 @@ def test_submit_stores_every_option(desk: Desk) -> None:
     assert group["retention_days"] == 30
     policy = (group["max_attempts"], group["retry_elsewhere"], group["partial_outputs"])
     assert policy == (3, "group", "fail")
+    assert group["stop_when"] == {"completed": 4, "failed": 10}
     assert desk.json("show", group_id, "--workflow") == text_to_image()
     desk.run("watch", group_id, "--save", "out")
     images = sorted((desk.folder / "out").iterdir())
@@ -50,18 +54,7 @@ def test_submit_stores_every_option(desk: Desk) -> None:
         assert executed["7"]["inputs"]["text"] == "@home"
 
 
-@pytest.mark.parametrize(
-    ("words", "ids"),
-    [
-        (["--all"], ["gpu-1", "gpu-2", "gpu-3"]),
-        (["-b", "34gb,14gb"], ["gpu-3", "gpu-1"]),
-        ([], [None]),
-        (["-n", "2"], [None, None]),
-        (["--all", "--count", "2"], [None, None]),
-        (["-b", "gpu-1", "-b", "gpu-2", "-n", "2"], [None, None]),
-        (["--tag", "34gb"], [None]),
-    ],
-)
+@pytest.mark.parametrize(("words", "ids"), cases(__file__, "submit_sends_jobs_to_backends_or_to_the_pool"))
 def test_submit_sends_jobs_to_backends_or_to_the_pool(desk: Desk, words: list[str], ids: list[str | None]) -> None:
     made = desk.json("submit", "workflow.json", *words)
     assert [child["backend_id"] for child in made["child_jobs"]] == ids
@@ -110,6 +103,10 @@ def test_waiting_job_of_the_pool_is_shown_without_a_backend(desk: Desk) -> None:
         desk.run("backends", "resume", "gpu-1")
 
 
+def _jobs(shown: list[dict[str, Any]]) -> list[tuple[str | None, int]]:
+    return [(job["backend_id"], job["seed"]) for job in shown]
+
+
 def test_submit_leaves_out_unavailable_backends_also_in_a_dry_run(desk: Desk) -> None:
     skipped = [{"backend_id": "gpu-2", "reason": "disabled"}]
     desk.run("backends", "disable", "gpu-2")
@@ -122,42 +119,38 @@ def test_submit_leaves_out_unavailable_backends_also_in_a_dry_run(desk: Desk) ->
         assert [child["backend_id"] for child in made["child_jobs"]] == ["gpu-1", "gpu-3"]
         words = ["submit", "workflow.json", "-n", "2", "-b", "gpu-2", "-b", "gpu-1"]
         planned = desk.json(*words, "--dry-run")
-        assert (planned["candidates"], planned["skipped_backends"]) == (["gpu-1"], skipped)
+        assert [one["backend_id"] for one in planned["backends"] if one["can_run"]] == ["gpu-1"]
+        assert [one["backend_id"] for one in planned["skipped_backends"]] == ["gpu-2"]
         assert "Not ready: gpu-2: Disabled" in desk.said(*words)
         assert desk.said(*words, "-q") == "", "the group has all of its jobs"
         assert desk.json("submit", "workflow.json", "--dry-run")["skipped_backends"] == []
         words = ["submit", "workflow.json", "-b", "gpu-2", "-b", "gpu-1", "--base-seed", "4711"]
         planned, made = desk.json(*words, "--dry-run"), desk.json(*words)
-        assert planned["skipped_backends"] == skipped
-        assert planned["children"] == [
-            {"backend_id": child["backend_id"], "seed": child["seed"]} for child in made["child_jobs"]
-        ]
+        assert planned["skipped_backends"] == made["skipped_backends"]
+        assert _jobs(planned["jobs"]) == _jobs(made["child_jobs"])
         said = desk.said("submit", "workflow.json", "-b", "gpu-2", "--dry-run", status=4)
-        assert "None of these backends can accept jobs now:\n  gpu-2: disabled" in said
+        assert "None of these backends can accept jobs now:\n  gpu-2: Disabled" in said
     finally:
         desk.run("backends", "enable", "gpu-2")
     words = ["submit", "workflow.json", "--all", "--requires", "34gb"]
-    for jobs in (desk.json(*words, "--dry-run")["children"], desk.json(*words)["child_jobs"]):
+    for jobs in (desk.json(*words, "--dry-run")["jobs"], desk.json(*words)["child_jobs"]):
         assert [job["backend_id"] for job in jobs] == ["gpu-3"]
 
 
 def test_dry_run_shows_the_submission_and_sends_nothing(desk: Desk) -> None:
-    def newest() -> str:
-        return str(desk.json("list", "-n", "1")[0]["job_group_id"])
-
-    before = newest()
+    before = desk.newest()
     words = ["submit", "workflow.json", "--count", "4", "--seeds", "golden_ratio"]
     words += ["--base-seed", "42", "--set", "steps=30"]
     out = desk.out(*words, "--dry-run")
     assert "Ready to take them: gpu-1, gpu-2, gpu-3\n" in out
-    assert "Nothing is sent. It would be 4 jobs, seeds golden_ratio from 42:" in out
+    assert "Nothing is submitted. It would be 4 jobs, seeds golden_ratio from 42:" in out
     assert "3 KSampler.steps: 20 → 30" in out
     assert "3 KSampler.seed: 0 → the job's seed" in out
-    planned = desk.json(*words, "--dry-run")["children"]
+    planned = desk.json(*words, "--dry-run")["jobs"]
     assert [job["seed"] for job in planned] == [42, 67, 109, 177]
-    assert newest() == before
+    assert desk.newest() == before
     made = desk.json(*words)["child_jobs"]
-    assert [(job["backend_id"], job["seed"]) for job in made] == [(job["backend_id"], job["seed"]) for job in planned]
+    assert _jobs(made) == _jobs(planned)
 
 
 def test_same_key_makes_one_group(desk: Desk) -> None:

@@ -57,16 +57,6 @@ def _lines(said: str) -> list[str]:
     return [line for part in _ANSI.sub("\n", said).splitlines() if (line := part.rstrip("\r"))]
 
 
-def test_bars_fit_into_the_terminal(desk: Desk) -> None:
-    words = ["submit", "workflow.json", "--all", "--count", "9", "--watch"]
-    status, said = _on_terminal(desk, *words, columns=60, rows=8)
-    assert status == 0, said
-    bars = [line for line in _lines(said) if "━" in line or "─" in line]
-    assert 0 < max(len(line) for line in bars) <= 60
-    assert re.search(r"and 4 more: .*queued", said), said
-    assert "9 completed in" in said
-
-
 def test_no_color_switches_colours_off(desk: Desk) -> None:
     words = ["submit", "workflow.json", "-b", "gpu-1", "--watch"]
     assert _COLOUR.search(_on_terminal(desk, *words)[1])

@@ -14,6 +14,7 @@ import pytest
 from tests.harness.processes import ROOT
 
 _PACKAGES = ("director", "jobgroups", "backends")
+_BESIDE = ("templates", "docs")  #: Folders that are installed within a package.
 _WITHOUT_INDEX = ("No matching distribution found for setuptools", "Could not find a version")
 
 
@@ -23,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     ignored = shutil.ignore_patterns("__pycache__")
-    for name in (*_PACKAGES, "templates"):
+    for name in (*_PACKAGES, *_BESIDE):
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "manage.py"):
         shutil.copy(ROOT / name, source)
@@ -94,11 +95,17 @@ def test_wheel_has_every_file_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("backends/simulator/*.gz", "director/demo/*.json", "director/static/**/*", "templates/**/*")
+        for pattern in (
+            "backends/simulator/*.gz",
+            "director/demo/*.json",
+            "director/static/**/*",
+            "templates/**/*",
+            "docs/*.md",
+        )
         for path in ROOT.glob(pattern)
         if path.is_file()
     }
-    wanted = {f"director/{one}" if one.startswith("templates/") else one for one in wanted}
+    wanted = {f"director/{one}" if one.startswith(_BESIDE) else one for one in wanted}
     assert len(wanted) > 40
     modules = (path for package in _PACKAGES for path in (ROOT / package).rglob("*.py"))
     wanted |= {path.relative_to(ROOT).as_posix() for path in modules}
@@ -123,7 +130,7 @@ def test_installed_commands_work(installed: Path, environment: dict[str, str], s
 
 def test_installed_server_serves_pages_with_style_and_scripts(served: str) -> None:
     with httpx.Client(base_url=served, trust_env=False) as http:
-        for path in ("/", "/backends", "/submit", "/admin/login/"):
+        for path in ("/", "/backends", "/submit", "/docs/", "/admin/login/"):
             page = http.get(path)
             assert page.status_code == 200, page.text
             parts = set(re.findall(r'(?:href|src)="(/static/[^"?#]+)', page.text))

@@ -9,15 +9,16 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-T = TypeVar("T")
+from tests.harness.loop_thread import LoopThread
 
 NOW = "2026-02-01T07:00:00.000Z"
+LISTED = 1_000  #: Jobs of a group above which they are on pages only.
 
 
 def child(number: int, **fields: Any) -> dict[str, Any]:
@@ -47,10 +48,11 @@ class StoredGroup:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class FakeDirector:
+class FakeDirector(LoopThread):
     """The server, a context manager. Its public methods may be called from any thread."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.groups: dict[str, StoredGroup] = {}
         self.keys: dict[str, tuple[bytes, str]] = {}
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
@@ -61,44 +63,31 @@ class FakeDirector:
         self.break_files = 0
         self.refuse_sockets: int | None = None
         self.skip: set[int] = set()
-        #: "ignores params" or "refuses params" of a status, or "refuses waits".
-        self.lack = ""
+        self.refuses_waits = False
         #: Seconds after which a proxy cuts a request.
         self.cuts_after = math.inf
         self.waiting = 0
         self._ids = itertools.count(1)
         self._changed = threading.Condition()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fake director")
         self.port = 0
-
-    def __enter__(self) -> FakeDirector:
-        self._thread.start()
-        self._call(self.start())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._call(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def stop(self) -> None:
-        self._call(self._stop())
+        self.call(self.close())
 
     def restart(self) -> None:
-        self._call(self.start())
+        self.call(self.open())
 
-    async def start(self) -> None:
+    async def open(self) -> None:
         app = web.Application(middlewares=[self._note])
         app.router.add_route("GET", "/ws/job-groups/{id}", self._socket)
         app.router.add_route("POST", "/api/job-group", self._submit)
         app.router.add_route("GET", "/api/job-groups", self._list)
         app.router.add_route("*", "/api/job-groups/{id}", self._group)
+        app.router.add_route("GET", "/api/job-groups/{id}/sheet.webp", self._sheet)
         app.router.add_route("GET", "/view", self._view)
         app.router.add_route("*", "/{rest:.*}", self._unknown)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -107,13 +96,10 @@ class FakeDirector:
         await site.start()
         self.port = self._runner.addresses[0][1]
 
-    async def _stop(self) -> None:
+    async def close(self) -> None:
         for socket in [one for group in self.groups.values() for one in group.sockets]:
             await socket.close(code=4012)
         await self._runner.cleanup()
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return once ``condition`` holds; it is checked after each request."""
@@ -177,17 +163,17 @@ class FakeDirector:
 
     def send(self, group_id: str, frame: dict[str, Any]) -> None:
         for socket in set(self.groups[group_id].sockets):
-            self._call(socket.send_str(json.dumps(frame)))
+            self.call(socket.send_str(json.dumps(frame)))
 
-    def close(self, group_id: str, code: int) -> None:
+    def close_sockets(self, group_id: str, code: int) -> None:
         for socket in set(self.groups[group_id].sockets):
-            self._call(socket.close(code=code))
+            self.call(socket.close(code=code))
 
     def tear(self, group_id: str) -> None:
         """Abort all sockets of a group: no close frame, no FIN."""
         for socket in set(self.groups[group_id].sockets):
             transport = socket._req.transport
-            self._loop.call_soon_threadsafe(transport.abort)
+            self.loop.call_soon_threadsafe(transport.abort)
 
     def listeners(self, group_id: str) -> int:
         return len(self.groups[group_id].sockets)
@@ -232,7 +218,7 @@ class FakeDirector:
             group_id = self.group(len(jobs), child_jobs=jobs)
             self.keys[key] = (raw, group_id)
         headers = {"Idempotency-Replayed": "true"} if replayed else {}
-        return web.json_response(self.groups[group_id].body, status=201, headers=headers)
+        return web.json_response(self.shown(self.groups[group_id].body, {}), status=201, headers=headers)
 
     async def _list(self, request: web.Request) -> web.Response:
         limit = int(request.query.get("limit", 2))
@@ -250,10 +236,8 @@ class FakeDirector:
         if group_id not in self.groups:
             body = {"detail": f"Job group {group_id} not found", "code": "group_not_found"}
             return web.json_response(body, status=404)
-        query = {} if self.lack == "ignores params" else dict(request.query)
-        if query and self.lack == "refuses params":
-            return web.json_response({"detail": "Is not a parameter of this path."}, status=400)
-        if "wait" in query and self.lack == "refuses waits":
+        query = dict(request.query)
+        if "wait" in query and self.refuses_waits:
             return web.json_response({"detail": "Too many.", "code": "too_many_waiting"}, status=429)
         if "since" in query and not await self._has_moved(request, self.groups[group_id].body, query):
             return web.Response(status=304)
@@ -274,7 +258,18 @@ class FakeDirector:
 
     @staticmethod
     def shown(body: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
-        return {**body, "child_jobs": []} if query.get("children") == "0" else body
+        jobs, link = body["child_jobs"], "http://other.invalid/?limit=200"
+        if query.get("children") == "0":
+            return {**body, "child_jobs": []}
+        if "limit" in query:
+            first = int(query.get("children_after", -1)) + 1
+            last = first + int(query["limit"])
+            following = f"{link}&children_after={last - 1}" if last < len(jobs) else None
+            return {**body, "child_jobs": jobs[first:last], "children_next": following}
+        return {**body, "child_jobs": [], "children_next": link} if len(jobs) > LISTED else body
+
+    async def _sheet(self, request: web.Request) -> web.Response:
+        return web.Response(text=request.query_string, headers={"X-Sheet-Pages": "2"})
 
     async def _view(self, request: web.Request) -> web.StreamResponse:
         content = self.files.get(request.query["filename"])
@@ -325,7 +320,7 @@ class FakeDirector:
                 sent, state = int(since), None
             else:
                 sent = last - 1 if group.body["completed_at"] else last
-                state = {**group.body, "type": "initial_state", "seq": sent}
+                state = {**self.shown(group.body, {}), "type": "initial_state", "seq": sent}
         if state is not None:
             await socket.send_str(json.dumps(state))
         while True:

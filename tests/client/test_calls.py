@@ -17,6 +17,7 @@ from director.client.transport import Address, client_options
 from jobgroups.errors import JobGroupsError
 from tests.client.conftest import Driven
 from tests.client.server import FakeDirector
+from tests.harness.cases import cases
 
 WORKFLOW = {"3": {"class_type": "KSampler", "inputs": {"seed": 1, "steps": 20}}}
 MOMENT = "2026-02-02T03:12:41.250Z"
@@ -42,13 +43,13 @@ def test_methods_have_one_signature_and_docstring_in_both_clients() -> None:
 
 
 def test_blocking_client_works_inside_an_event_loop(server: FakeDirector) -> None:
-    async def use() -> list[str]:
+    async def use() -> list[tuple[str, int | None]]:
         with Director(server.url) as director:
-            return [event.type for event in director.stream(group_id)]
+            return [(event.type, event.seq) for event in director.stream(group_id)]
 
     group_id = server.group()
     server.finish(group_id)
-    assert asyncio.run(use()) == ["initial_state", "group_complete"]
+    assert asyncio.run(use()) == [("initial_state", 1), ("group_complete", 2)]
 
 
 def test_submit_sends_every_option(either: Driven, server: FakeDirector) -> None:
@@ -65,6 +66,8 @@ def test_submit_sends_every_option(either: Driven, server: FakeDirector) -> None
         "retry_elsewhere": True,
         "retry_on": ["out_of_memory"],
         "partial_outputs": "fail",
+        "stop_when": {"completed": 4},
+        "webhook": {"url": "https://a.example"},
         "submitter": "ann",
     }
     group = either.submit(WORKFLOW, ["a_8188", "b_8188"], **options)
@@ -80,6 +83,19 @@ def test_submit_sends_every_option(either: Driven, server: FakeDirector) -> None
     assert not group.replayed
 
 
+def test_group_of_many_pages_has_all_jobs(either: Driven, server: FakeDirector) -> None:
+    made = either.submit(WORKFLOW, count=1_001)
+    server.lose[("GET", f"/api/job-groups/{made.job_group_id}")] = 2
+    read = either.status(made.job_group_id)
+    assert not either.status(made.job_group_id, jobs=False).child_jobs
+    state = next(either.stream(made.job_group_id)).group
+    server.finish(made.job_group_id)
+    ended = either.wait(made.job_group_id, timeout=10)
+    for group in (made, read, state, ended):
+        assert len({job.job_id for job in group.child_jobs}) == len(group.raw["child_jobs"]) == 1_001
+        assert (group.total_count, group.raw["children_next"]) == (1_001, None)
+
+
 def test_submit_sends_only_given_options(director: Director, server: FakeDirector) -> None:
     first = director.submit(WORKFLOW, ["a_8188"])
     second = director.submit(WORKFLOW, ["a_8188"], metadata={"scene": "\ud800"})
@@ -89,15 +105,7 @@ def test_submit_sends_only_given_options(director: Director, server: FakeDirecto
     assert rb"\ud800" in surrogate
 
 
-@pytest.mark.parametrize(
-    ("arguments", "count", "sent"),
-    [
-        ((), None, {"backend_ids": ["*"], "count": 1}),
-        ((), 3, {"backend_ids": ["*"], "count": 3}),
-        ((["tag:4090", "gpu-7"],), 3, {"backend_ids": ["tag:4090", "gpu-7"], "count": 3}),
-        ((["gpu-7"],), None, {"backend_ids": ["gpu-7"]}),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "count", "sent"), cases(__file__, "submit_names_backends_candidates_or_none"))
 def test_submit_names_backends_candidates_or_none(
     director: Director, server: FakeDirector, arguments: Any, count: int | None, sent: Any
 ) -> None:
@@ -105,18 +113,6 @@ def test_submit_names_backends_candidates_or_none(
     assert bodies(server, "POST", "/api/job-group") == [{"workflow_json": WORKFLOW, **sent}]
     shown = [job.backend_id for job in group.child_jobs]
     assert shown == ([None] * sent["count"] if "count" in sent else ["gpu-7"])
-
-
-def test_status_of_a_pool_has_jobs_without_a_backend(director: Director, server: FakeDirector) -> None:
-    bound, pool = server.group(), server.group(2, placement="pool")
-    first, second = server.groups[pool].body["child_jobs"]
-    first["backend_id"] = None
-    image = {"filename": "a.png", "url": "u"}
-    second.update(status="completed", outputs={"images": [image], "prompt_id": "p"})
-    group = director.status(pool)
-    assert (group.placement, director.status(bound).placement) == ("pool", "bound")
-    assert [job.backend_id for job in group.child_jobs] == [None, "gpu2_8188"]
-    assert [file.backend_id for file in group.images] == ["gpu2_8188"]
 
 
 def test_submit_repeats_a_lost_answer_with_its_key(either: Driven, server: FakeDirector) -> None:
@@ -134,29 +130,6 @@ def test_submit_uses_the_key_of_the_caller(director: Director, server: FakeDirec
     assert (again.job_group_id, again.replayed) == (first.job_group_id, True)
     with pytest.raises(client.IdempotencyConflict):
         director.submit(WORKFLOW, ["b"], idempotency_key="shot 1")
-
-
-def test_check_returns_the_reasons_of_each_backend(either: Driven, server: FakeDirector) -> None:
-    reason = {
-        "code": "file_missing",
-        "node_id": "4",
-        "class_type": "CheckpointLoaderSimple",
-        "input": "ckpt_name",
-        "message": "Value not in list",
-        "nearest": ["a.ckpt"],
-    }
-    able = {"backend_id": "gpu-1", "can_run": True, "known": True, "reasons": []}
-    unable = {"backend_id": "gpu-2", "can_run": False, "known": True, "reasons": [reason]}
-    answer = {"can_run": 1, "backends": [{**able, "state_reason": None}, unable]}
-    server.answers["POST", "/api/workflows/check"] = (200, answer)
-    found = either.check(WORKFLOW, parameters={"steps": 30})
-    assert bodies(server, "POST", "/api/workflows/check") == [
-        {"workflow_json": WORKFLOW, "backend_ids": ["*"], "parameters": {"steps": 30}}
-    ]
-    assert (found.can_run, found.raw) == (1, answer)
-    one, two = found.backends
-    assert (one.can_run, one.reasons, two.can_run) == (True, (), False)
-    assert (two.reasons[0].code, two.reasons[0].nearest) == ("file_missing", ("a.ckpt",))
 
 
 def test_wrong_arguments_send_nothing(director: Any, server: FakeDirector) -> None:
@@ -194,19 +167,34 @@ def test_status_has_the_files_and_every_other_field(either: Driven, server: Fake
 def test_list_reads_the_next_page_when_needed(either: Driven, server: FakeDirector) -> None:
     ids = [server.group() for _ in range(5)]
     after = datetime(2026, 2, 1, 7, tzinfo=UTC)
-    filters = {"status": "running", "metadata": {"scene": "a b", "panel": 3}, "created_after": after}
+    filters = {
+        "status": "running",
+        "text": "red fox",
+        "archived": "any",
+        "metadata": {"scene": "a b", "panel": 3},
+        "created_after": after,
+    }
     groups = either.list(**filters, limit=2)
     assert next(groups).job_group_id == ids[-1]
     assert len(server.requests) == 1
     assert [group.job_group_id for group in groups] == ids[-2::-1]
     queries = [dict(parse_qsl(urlsplit(path).query)) for _, path, _, _ in server.requests]
-    first = {"status": "running", "metadata.scene": "a b", "metadata.panel": "3", "limit": "2"}
+    first = {
+        "status": "running",
+        "text": "red fox",
+        "archived": "any",
+        "metadata.scene": "a b",
+        "metadata.panel": "3",
+        "limit": "2",
+    }
     first["created_after"] = "2026-02-01T07:00:00.000Z"
     assert queries == [first, {**first, "cursor": "2"}, {**first, "cursor": "4"}]
 
 
 COUNTS = {"interrupted": 3, "already_complete": 0, "already_failed": 0}
 RETRIED = {"job_group_id": "jg_1", "run": 2, "status": "running", "job_ids": ("j_1",)}
+HEAD = {"job_group_id": "jg_1", "status": "running", "name": "owl"}
+DELETION = {"jobs": 3, "starred": 1, "files": 2, "bytes": 9, "kept_at_backends": True}
 MOVED = {"job_group_id": "jg_1", "job_id": "j_2", "backend_id": "gpu-3", "moved": True}
 
 
@@ -215,8 +203,12 @@ def test_call_is_repeated_after_a_lost_answer_where_that_changes_nothing(either:
         ("cancel", ["jg_1"], "DELETE", "", {"cancelled": True, **COUNTS}, False),
         ("retry", ["jg_1"], "POST", "/retry", RETRIED, False),
         ("move", ["jg_1", "j_2", "gpu-3"], "POST", "/jobs/j_2/move", MOVED, True),
+        ("rename", ["jg_1", "owl"], "PATCH", "", HEAD, True),
+        ("archive", ["jg_2", False], "PATCH", "", HEAD, True),
+        ("deletion", ["jg_1"], "GET", "/delete", DELETION, True),
+        ("delete", ["jg_1"], "POST", "/delete", DELETION, False),
     ):
-        request = (method, f"/api/job-groups/jg_1{path}")
+        request = (method, f"/api/job-groups/{arguments[0]}{path}")
         server.answers[request] = (200, answer)
         server.lose[request] = 1
         if not repeated:
@@ -227,22 +219,6 @@ def test_call_is_repeated_after_a_lost_answer_where_that_changes_nothing(either:
         done = getattr(either, name)(*arguments)
         assert {field: getattr(done, field) for field in answer} == answer
         assert len(server.sent(*request)) == 2
-
-
-def test_retry_sends_only_the_given_options(director: Director, server: FakeDirector) -> None:
-    path = "/api/job-groups/jg_1"
-    for one in (f"{path}/retry", f"{path}/jobs/j_2/retry"):
-        server.answers["POST", one] = (200, {**RETRIED, "moved": {"j_1": "gpu-2"}})
-    done = director.retry("jg_1", ["j_1"], retry_elsewhere="any", run=1)
-    assert (done.run, done.status, done.job_ids) == (2, "running", ("j_1",))
-    assert done.moved == {"j_1": "gpu-2"}
-    director.retry("jg_1", where="auto", by="anna")
-    director.retry_job("jg_1", "j_2", retry_elsewhere=False)
-    assert bodies(server, "POST", f"{path}/retry") == [
-        {"retry_elsewhere": "any", "run": 1, "job_ids": ["j_1"]},
-        {"where": "auto", "by": "anna"},
-    ]
-    assert bodies(server, "POST", f"{path}/jobs/j_2/retry") == [{"retry_elsewhere": False}]
 
 
 def test_absent_server_is_unreachable(server: FakeDirector) -> None:
@@ -327,101 +303,14 @@ def test_text_of_a_bad_request_has_each_sentence_once() -> None:
         assert found == [tuple(wrong.values()) for wrong in fields.get("errors", [])]
 
 
-DEVICE = {"name": "cuda:0", "vram_total": 2**34, "vram_free": 2**33}
-OLD_BACKEND = {"backend_id": "a", "name": "a", "url": "http://a:8188", "enabled": True, "status": "quarantined"}
-BACKEND = {
-    **OLD_BACKEND,
-    "hold": "pause",
-    "evict": True,
-    "changed_by": "ben",
-    "quarantine": {"since": MOMENT, "until": None, "reason": "it smokes", "by": "anna"},
-    "devices": [{**DEVICE, "index": 0}],
-    "last_seen_at": None,
-}
-
-
-def test_backends_are_listed_added_changed_and_removed(either: Driven, server: FakeDirector) -> None:
-    server.answers.update(
-        {
-            ("GET", "/api/backends"): (200, {"backends": [BACKEND]}),
-            ("GET", "/api/backends/a"): (200, BACKEND),
-            ("GET", "/api/backends/old"): (200, OLD_BACKEND),
-            ("POST", "/api/backends"): (201, BACKEND),
-            ("PATCH", "/api/backends/a"): (200, {**BACKEND, "enabled": False}),
-            ("DELETE", "/api/backends/a"): (204, ""),
-        }
-    )
-    added = {"url": "http://a:8188", "tags": ["24gb"], "headers": {"X": "y"}}
-    [listed] = either.backends()
-    assert listed == either.backend("a") == either.add_backend(**added)
-    assert listed.devices == (client.Device(**DEVICE),)
-    assert listed.quarantine == client.Quarantine(since=AT, reason="it smokes", by="anna")
-    assert (listed.hold, listed.evict, listed.changed_by) == ("pause", True, "ben")
-    assert not either.update_backend("a", enabled=False, tags=[]).enabled
-    assert either.delete_backend("a") is None
-    assert bodies(server, "POST", "/api/backends") == [added]
-    assert bodies(server, "PATCH", "/api/backends/a") == [{"enabled": False, "tags": []}]
-    older = either.backend("old")
-    assert (older.hold, older.quarantine, older.changed_at) == (None, None, None)
-
-
-def test_exclusions_are_listed_and_lifted(either: Driven, server: FakeDirector) -> None:
-    shown = {"exclusion_id": 3, "backend_id": "a", "kind": "missing", "workflow_digest": "d"}
-    more = {"group_id": None, "count": 2, "reason": "no model", "until": AT.isoformat(), "new": 1}
-    server.answers.update(
-        {
-            ("GET", "/api/backends/a/exclusions"): (200, {"exclusions": [{**shown, **more}]}),
-            ("DELETE", "/api/backends/a/exclusions"): (204, ""),
-            ("DELETE", "/api/backends/a/exclusions/3"): (204, ""),
-            ("DELETE", "/api/backends/a/exclusions/4"): (404, {"code": "exclusion_not_found"}),
-        }
-    )
-    [one] = either.exclusions("a")
-    assert (one.exclusion_id, one.count, one.reason, one.until) == (3, 2, "no model", AT)
-    assert either.lift_exclusions("a") is None
-    assert either.lift_exclusions("a", 3) is None
-    with pytest.raises(client.NotFound):
-        either.lift_exclusions("a", 4)
-
-
-def test_hold_of_a_backend_is_changed(director: Director, server: FakeDirector) -> None:
-    said: dict[str, dict[str, Any]] = {
-        "pause": {"now": True, "reason": "lunch", "by": "anna"},
-        "drain": {"now": False},
-        "resume": {"by": "anna"},
-        "quarantine": {"minutes": 5, "reason": "x"},
-        "release": {},
-    }
-    for action, options in said.items():
-        path = f"/api/backends/a/{action}"
-        server.answers["POST", path] = (200, BACKEND)
-        assert getattr(director, f"{action}_backend")("a", **options).status == "quarantined"
-        assert bodies(server, "POST", path) == [options]
-
-
-def test_addresses_are_probed_and_found_comfyuis_are_added_or_ignored(director: Director, server: FakeDirector) -> None:
+def test_found_comfyuis_are_added_or_ignored(director: Director, server: FakeDirector) -> None:
     new = {"url": "http://a:8188", "comfyui_version": "0.3.60", "last_seen_at": MOMENT}
-    ignored = {**new, "ignored": True, "ignored_at": MOMENT}
-    for method, path, answer in (
-        ("POST", "find", {"found": [{**new, "reason": None}]}),
-        ("POST", "test", {**new, "ok": False, "reason": "No connection."}),
-        ("GET", "found", {"found": [new, ignored]}),
-        ("POST", "found/add", BACKEND),
-        ("POST", "found/ignore", ignored),
-        ("POST", "found/unignore", new),
-    ):
-        server.answers[method, f"/api/backends/{path}"] = (200, answer)
-    [found] = director.find_backends()
-    assert (found.ok, found.url, found.comfyui_version) == (True, "http://a:8188", "0.3.60")
-    tested = director.test_backend("a:8188", headers={"X": "y"})
-    assert (tested.ok, tested.reason) == (False, "No connection.")
-    sent = {"url": "a:8188", "headers": {"X": "y"}}
-    assert bodies(server, "POST", "/api/backends/test") == [sent]
-    first, second = director.found_backends()
-    assert (first.ignored, second.ignored, first.last_seen_at) == (False, True, AT)
+    added = {"backend_id": "a", "name": "a", "url": "http://a:8188", "enabled": True, "status": "online"}
+    for path, answer in (("add", added), ("ignore", {**new, "ignored": True}), ("unignore", new)):
+        server.answers["POST", f"/api/backends/found/{path}"] = (200, answer)
     assert director.add_found_backend("b").backend_id == "a"
-    assert director.ignore_backend("b").ignored
-    assert not director.unignore_backend("b").ignored
+    ignored, offered = director.ignore_backend("b"), director.unignore_backend("b")
+    assert (ignored.ignored, offered.ignored, offered.last_seen_at) == (True, False, AT)
     for decision in ("add", "ignore", "unignore"):
         assert bodies(server, "POST", f"/api/backends/found/{decision}") == [{"url": "b"}]
 

@@ -1,6 +1,7 @@
 import errno
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 
 from director import client
 from director.client import Child, Director, OutputFile, Outputs
-from director.client.file_writer import AtomicFile, relative_path, safe_part
+from director.client.file_writer import AtomicFile
+from jobgroups.domain.file_names import FileName
 from tests.client.conftest import Driven
 from tests.client.server import FakeDirector
 
@@ -131,6 +133,13 @@ def test_captured_file_is_read_from_the_director(either: Driven, server: FakeDir
     assert path.read_bytes() == b"kept"
 
 
+def test_sheet_is_saved_page_by_page(either: Driven, tmp_path: Path) -> None:
+    paths = either.sheet("jg_1", tmp_path / "a.webp", axes=["cfg", "seed"])
+    assert [(path.name, path.read_text()) for path in paths] == [
+        ("a.webp", "axes=cfg,seed&page=1"), ("a_2.webp", "axes=cfg,seed&page=2")
+    ]  # fmt: skip
+
+
 def test_wrong_url_is_an_error(either: Driven, tmp_path: Path) -> None:
     for url in ("http://[", "file:///etc/hostname", "http://x:y/", "http://"):
         with pytest.raises(client.DirectorError):
@@ -138,37 +147,15 @@ def test_wrong_url_is_an_error(either: Driven, tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-HOSTILE = ["../../../etc/passwd", "..\\..\\boot.ini", "/etc/passwd", "C:\\a.png", "a\x00b\n.png"]
-HOSTILE += ["..", "", "   ", "NUL.png", "con", "é" * 400 + ".png", "a." + "b" * 400, "\ud800.png"]
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_no_name_leaves_the_folder(name: str, tmp_path: Path) -> None:
-    file = OutputFile(filename=name, backend_id=name, seed=1)
-    templates = ["{name}", "{seed}_{backend}_{name}", "{backend}/{name}", "/{name}", "../{name}"]
-    for number, template in enumerate(templates):
-        folder = tmp_path / str(number)
-        target = folder / relative_path(file, template)
-        assert target.resolve().is_relative_to(folder.resolve())
-        assert target != folder
-        assert ".." not in target.parts
-        with AtomicFile(target) as written:
-            written.write(b"x")
-            assert written.commit().read_bytes() == b"x"
-
-
-def test_name_keeps_its_extension_and_plain_letters() -> None:
-    assert safe_part("Ü b_00001_.png") == "Ü b_00001_.png"
-    assert safe_part("x" * 500 + ".png").endswith("x.png")
-    assert safe_part("aux.png") == "_aux.png"
-
-
 def test_template_with_another_placeholder_is_refused(director: Director, server: FakeDirector, tmp_path: Path) -> None:
     file = image(server, "a.png", b"x")
-    for template in ("{nope}", "{}", "{0}", "{seed.nope}", "{"):
-        with pytest.raises(ValueError, match="name template"):
-            director.download(file, tmp_path, name=template)
+    with pytest.raises(ValueError, match="plain name"):
+        director.download(file, tmp_path, name="{seed.nope}")
+    with pytest.raises(ValueError, match=r"No file has \{nope\}"):
+        director.download(replace(file, group_metadata={}), tmp_path, name="{nope}")
     assert server.requests == []
+    # The metadata of a file of an event are not known.
+    assert [path.name for path in director.download(file, tmp_path, name="{scene}{seed}")] == ["42.png"]
 
 
 def test_nothing_is_overwritten_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,10 +163,10 @@ def test_nothing_is_overwritten_without_hard_links(tmp_path: Path, monkeypatch: 
         raise OSError(errno.EPERM, "no hard links here")
 
     monkeypatch.setattr("director.client.file_writer.os.link", refuse)
-    target = tmp_path / "a.png"
     landed = []
-    for content in (b"first", b"second", b"first"):
-        with AtomicFile(target) as written:
+    # The last is one of a download in another order.
+    for content, number in ((b"first", 1), (b"second", 1), (b"first", 2)):
+        with AtomicFile(tmp_path, FileName("a", ".png", number)) as written:
             written.write(content)
             landed.append(written.commit())
     assert [p.name for p in landed] == ["a.png", "a_2.png", "a.png"]

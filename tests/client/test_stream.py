@@ -14,6 +14,7 @@ from director.client.events import GroupReopened, InitialState, parse_event
 from director.client.stream import Stream
 from tests.client.conftest import Driven
 from tests.client.server import FakeDirector, child
+from tests.harness.cases import cases
 
 
 def numbers(events: list[Event]) -> list[int]:
@@ -53,12 +54,6 @@ def test_stream_begins_with_the_state_and_ends_with_the_group(either: Driven, se
     server.wait_until(lambda: server.listeners(group_id) == 0)
 
 
-def test_stream_of_a_finished_group_has_its_state_and_end(director: Director, server: FakeDirector) -> None:
-    group_id = server.group()
-    server.finish(group_id)
-    assert [event.seq for event in director.stream(group_id)] == [1, 2]
-
-
 @pytest.mark.parametrize("code", [4012, 4008, 1011, None], ids=str)
 def test_stream_resumes_after_its_connection_is_closed_or_lost(
     either: Driven, server: FakeDirector, code: int | None
@@ -71,7 +66,7 @@ def test_stream_resumes_after_its_connection_is_closed_or_lost(
         if code is None:
             server.tear(group_id)
         else:
-            server.close(group_id, code)
+            server.close_sockets(group_id, code)
         server.wait_until(lambda: server.listeners(group_id) == 0)
         for _ in range(2):
             server.record(group_id, "child_blessed", job_id="j")
@@ -95,7 +90,7 @@ def test_stream_gives_up_an_absent_server(server: FakeDirector) -> None:
 
 def test_stream_without_reconnect_raises_after_a_close(director: Director, server: FakeDirector) -> None:
     group_id, events = open_stream(director, server, reconnect=False)
-    server.close(group_id, 4012)
+    server.close_sockets(group_id, 4012)
     with pytest.raises(client.StreamClosed) as caught:
         list(events)
     assert caught.value.close_code == 4012
@@ -140,7 +135,7 @@ def test_state_is_sent_again_after_the_log_went_back(director: Director, server:
     group = server.groups[group_id]
     del group.log[2:]
     group.body["seq"] = 2
-    server.close(group_id, 4012)
+    server.close_sockets(group_id, 4012)
     resync = next(events)
     assert isinstance(resync, client.InitialState)
     assert resync.seq == 2
@@ -187,12 +182,12 @@ def test_stream_of_an_unknown_group_raises(director: Director) -> None:
 
 def test_final_close_has_its_error(director: Director, server: FakeDirector) -> None:
     group_id, events = open_stream(director, server)
-    server.close(group_id, 4404)
+    server.close_sockets(group_id, 4404)
     with pytest.raises(client.GroupNotFound, match=f"Job group {group_id} not found"):
         list(events)
     group_id, events = open_stream(director, server)
     server.send(group_id, {"type": "error", "code": "token_expired", "detail": "Sign in again."})
-    server.close(group_id, 4401)
+    server.close_sockets(group_id, 4401)
     with pytest.raises(client.DirectorError, match="Sign in again") as caught:
         list(events)
     assert caught.value.code == "token_expired"
@@ -232,28 +227,14 @@ def test_unknown_event_is_yielded(director: Director, server: FakeDirector) -> N
 
 
 AT = "2026-02-01T07:01:45.000Z"
-JOB = {"job_id": "j_001", "backend_id": "gpu-1"}
-IMAGE = {"filename": "a.png", "url": "http://x/a.png", "type": "output"}
-RETRY = {"seed": 42, "attempt": 1, "next_backend_id": "gpu-2", "failure_class": "timeout", "reason": "r"}
-FAILED = {"job_id": "j_002", "status": "failed", "error": "CUDA out of memory"}
-#: Fields of events as the reference has them.
-EVENTS: dict[type[Event], dict[str, Any]] = {
-    client.ChildCompleted: {**JOB, "seed": 42, "outputs": {"images": [IMAGE]}, "completed_at": AT},
-    client.ChildFailed: {**JOB, "error": "e", "error_type": "ComfyUIError", "failed_at": AT},
-    client.ChildTimeout: {**JOB, "timeout_seconds": 300, "timed_out_at": AT},
-    client.ChildCancelled: {**JOB, "cancelled_at": AT},
-    client.ChildRetrying: {**JOB, **RETRY, "not_before": AT},
-    client.ChildRequeued: {**JOB, "attempt": 2, "reason": "r"},
-    client.GroupComplete: {"total": 2, "succeeded": 1, "failed": 1, "results": [FAILED]},
-}
 
 
-@pytest.mark.parametrize("kind", EVENTS)
-def test_event_keeps_every_value(kind: type[Event]) -> None:
-    name = re.sub("(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
-    frame = {"type": name, "seq": 4, "run": 1, **EVENTS[kind]}
-    event = parse_event(frame)
-    assert (type(event), event.raw) == (kind, frame)
+@pytest.mark.parametrize(("kind", "fields"), cases(__file__, "event_keeps_every_value"))
+def test_event_keeps_every_value(kind: str, fields: dict[str, Any]) -> None:
+    name = re.sub("(?<!^)(?=[A-Z])", "_", kind).lower()
+    frame = {"type": name, "seq": 4, "run": 1, **fields}
+    event: Any = parse_event(frame)
+    assert (type(event), event.raw) == (getattr(client, kind), frame)
     moment = datetime(2026, 2, 1, 7, 1, 45, tzinfo=UTC)
     plain = {key: moment if value == AT else value for key, value in frame.items()}
     outputs, results = plain.pop("outputs", None), plain.pop("results", None)

@@ -43,13 +43,18 @@ def test_wait_returns_the_group_at_its_end(either: Driven, server: FakeDirector)
     assert server.connects == []
 
 
-@pytest.mark.parametrize(("jobs", "is_paused"), [(10, False), (11, True)])
+@pytest.mark.parametrize(("jobs", "cancelled", "is_paused"), [(10, 0, False), (11, 0, True), (11, 1, False)])
 def test_wait_pauses_only_while_many_jobs_are_open(
-    director: Director, server: FakeDirector, monkeypatch: pytest.MonkeyPatch, jobs: int, is_paused: bool
+    director: Director,
+    server: FakeDirector,
+    monkeypatch: pytest.MonkeyPatch,
+    jobs: int,
+    cancelled: int,
+    is_paused: bool,
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("director.client.wire.time.sleep", pauses.append)
-    group_id = server.group(jobs)
+    group_id = server.group(jobs, cancelled_count=cancelled)
     with once(server, lambda: server.waiting == 1, partial(server.finish, group_id)):
         director.wait(group_id, timeout=10)
     assert any(pauses) is is_paused
@@ -62,19 +67,18 @@ def test_wait_raises_after_its_timeout(either: Driven, server: FakeDirector) -> 
     assert "?children=0&since=1&wait=1" in queries(server, group_id)
 
 
-@pytest.mark.parametrize("lack", ["ignores params", "refuses params", "refuses waits"])
 def test_wait_polls_a_director_that_lets_no_request_wait(
-    director: Director, server: FakeDirector, monkeypatch: pytest.MonkeyPatch, lack: str
+    director: Director, server: FakeDirector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("director.client.wire.time.sleep", pauses.append)
-    server.lack = lack
+    server.refuses_waits = True
     group_id = server.group(2)
     with once(server, lambda: len(queries(server, group_id)) >= 5, partial(server.finish, group_id)):
         assert len(director.wait(group_id, timeout=20).child_jobs) == 2
     sent = queries(server, group_id)
     assert sum("wait=" in query for query in sent) <= 1
-    assert set(sent[2:-1]) == ({"?children=0&since=1"} if lack == "refuses waits" else {""})
+    assert set(sent[2:-1]) == {"?children=0&since=1"}
     assert len([pause for pause in pauses if pause == 2.0]) >= 3
 
 

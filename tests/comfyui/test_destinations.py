@@ -16,8 +16,9 @@ import pytest
 
 from backends.comfyui import destinations
 from backends.comfyui.client import ComfyClient
-from backends.comfyui.destinations import CheckedNetwork, allow_link_local, check_url, is_refused
+from backends.comfyui.destinations import CheckedNetwork, allow_link_local, check_url, is_not_public, is_refused
 from backends.comfyui.errors import BackendUnreachable
+from tests.harness.cases import cases
 from tests.harness.simulator_thread import SimulatorThread
 
 
@@ -28,18 +29,7 @@ def refused() -> Iterator[None]:
     allow_link_local(False)
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "169.254.169.254",
-        "169.254.0.0",
-        "::ffff:169.254.169.254",
-        "::ffff:a9fe:a9fe",
-        "fe80::1",
-        "fe80::1%eth0",
-        "febf::1",
-    ],
-)
+@pytest.mark.parametrize("address", cases(__file__, "link_local_address_is_refused_unless_allowed"))
 def test_link_local_address_is_refused_unless_allowed(address: str) -> None:
     assert is_refused(address)
     allow_link_local(True)
@@ -51,6 +41,11 @@ def test_link_local_address_is_refused_unless_allowed(address: str) -> None:
 )
 def test_other_address_is_not_refused(address: str) -> None:
     assert not is_refused(address)
+
+
+@pytest.mark.parametrize(("address", "public"), cases(__file__, "webhook_needs_a_public_address"))
+def test_webhook_needs_a_public_address(address: str, public: bool) -> None:
+    assert is_not_public(address) is not public
 
 
 NAMES = {

@@ -19,18 +19,10 @@ def same_shape(recorded: Any, seen: Any) -> bool:
     return type(recorded) is type(seen)
 
 
-def all_texts(recorded: Any, seen: Any) -> bool:
-    return isinstance(seen, list) and all(isinstance(item, str) for item in seen)
-
-
 def texts(recorded: Any, seen: Any) -> bool:
     """Whether both are lists of texts, and both are empty or neither is."""
-    return all_texts(recorded, seen) and bool(recorded) == bool(seen)
-
-
-def texts_by_key(recorded: Any, seen: Any) -> bool:
-    same = isinstance(seen, dict) and seen.keys() == recorded.keys()
-    return same and all(texts(recorded[key], seen[key]) for key in recorded)
+    is_texts = isinstance(seen, list) and all(isinstance(item, str) for item in seen)
+    return is_texts and bool(recorded) == bool(seen)
 
 
 def same_media_type(recorded: Any, seen: Any) -> bool:
@@ -94,6 +86,7 @@ IGNORED: Final = tuple(
     for rule in _FILE["values"]
     for path in rule["paths"]
 )
+COMPARED: Final[list[str]] = _FILE["compared"]["places"]
 
 
 def in_order(path: str, items: list[Any]) -> list[Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ PROGRESS = frozenset({"progress", "progress_state", "preview"})
 
 #: What the recorder did off the wire, which the notes of a recording only mention.
 OFF_WIRE: Final[dict[str, Any]] = tomllib.loads((FOLDER.parent / "off_the_wire.toml").read_text())
+
+_NOT_SERVED: Final = re.compile("|".join(OFF_WIRE["not_served"]))
 
 #: How a note starts after which the server was up again, on the same port and folders.
 RESTARTED: Final = "restart"
@@ -103,7 +106,7 @@ def from_events(name: str, events: list[Event]) -> Recording:
             break  # the recorder stopped the server after this
         if event["dir"] == "ws-recv":
             _receive(recording, event, closing)
-        elif event["dir"] != "http-response":
+        elif event["dir"] != "http-response" and not _NOT_SERVED.fullmatch(str(event.get("path"))):
             _act(recording, events, index, closing)
     return recording
 

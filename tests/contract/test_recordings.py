@@ -10,7 +10,7 @@ import pytest
 
 from tests.contract import recording, renames, verdict
 from tests.contract.conftest import Serve
-from tests.contract.ignored import rule_for
+from tests.contract.ignored import COMPARED, rule_for
 from tests.contract.recording import Event, kind
 from tests.contract.replay import Player
 from tests.contract.servers import Process, Server
@@ -38,9 +38,6 @@ async def _prepare(server: Server | Process, prompts: int, image: str) -> None:
             await client.post("/prompt", json={})
     if image:
         (server.outputs / image).touch()
-
-
-# --- the comparison can fail ----------------------------------------------------------------------
 
 
 def _frames(events: list[Event], wanted: str) -> list[Event]:
@@ -131,25 +128,7 @@ def _differences(name: str, events: list[Event], altered: list[Event]) -> list[s
     return verdict.differences(recording.from_events(name, events), names, replay)
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        "frame:executing/data/node",
-        "frame:execution_error/data/exception_type",
-        "frame:progress_state/data/nodes/1/value",
-        "frame:status/data/status/exec_info/queue_remaining",
-        "frame:executed/data/output/images/0/filename",
-        "body:POST /prompt:number",
-        "body:POST /prompt:node_errors/1/errors/0/extra_info/input_config/1/min",
-        "body:GET /queue:queue_pending/0/0",
-        "body:GET /history/<prompt 0>:<prompt 0>/outputs",
-        "body:GET /history/<prompt 0>:<prompt 0>/status/status_str",
-        "body:GET /system_stats:devices",
-        "body:GET /object_info:KSampler/input/required/seed/1/default",
-        "header:GET /queue:Content-Type",
-        "binary:close_code",
-    ],
-)
+@pytest.mark.parametrize("place", COMPARED)
 def test_value_that_clients_depend_on_is_compared(place: str) -> None:
     """A pattern of the list that grew too broad would match one of these."""
     assert rule_for(place) is None

@@ -1,4 +1,3 @@
-import datetime as dt
 import re
 from collections.abc import Iterable
 
@@ -17,7 +16,8 @@ from jobgroups import models
 from jobgroups.admin.base import row_link
 from jobgroups.domain.clock import now
 from jobgroups.events import log
-from jobgroups.services import attempts, runners
+from jobgroups.services import runners
+from jobgroups.services.cancellation import group_cancel
 from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
@@ -43,20 +43,20 @@ def group() -> models.JobGroup:
     factories.finish(factories.claim(fence), fence)
     factories.start(factories.claim(fence), fence)
     third = factories.claim(fence)
-    attempts.attempt_uncertain(attempt_id=third.attempt_id, fence=fence)
-    attempts.attempt_never_accepted(
-        attempt_id=third.attempt_id, fence=fence, remember_until=now() + dt.timedelta(days=1)
-    )
+    factories.abandon(third, fence)
     models.ReportedFile.objects.create(attempt_id=third.attempt_id, digest="d" * 32, executed=True)
     FoundBackend.objects.create(url="http://localhost:8198", first_seen_at=now(), last_seen_at=now())
     moments = dict.fromkeys(("created_at", "used_at"), now())
     models.Asset.objects.create(id="a", hash="0", name="cat.png", content_type="image/png", size_bytes=1, **moments)
     models.StoredFile.objects.create(id="s", blake3="1", sha256="2", size_bytes=1, created_at=now())
+    models.AssetRecord.objects.create(id="r", asset_id="a", file_path="cat.png", created_at=now())
     group.asset_uses.create(asset_id="a")
+    group.webhook_deliveries.create(seq=1, type="group_created", url="http://x", message_id="m", created_at=now())
     models.Exclusion.objects.create(backend_id="gpu-1", workflow_digest="d", kind="missing", since=now(), last_at=now())
     models.Timing.objects.create(backend_id="gpu-1", workflow_digest="d", seconds=4, updated_at=now())
     Discovery.objects.create(adopts_until=now())
     models.Variant.objects.create(group=group, number=0, queued_at=now(), candidates=["tag:4090"])
+    models.DeletedSubmission.objects.create(idempotency_key="k", idempotency_digest="d", created_at=now())
     models.Notice.objects.create(kind="group_ended", title="gpu-1 is done", body="", created_at=now())
     return group
 
@@ -76,12 +76,19 @@ def _text(client: Client, url: str) -> str:
     return answer.content.decode()
 
 
-def _run(client: Client, action: str, rows: Iterable[Model]) -> str:
+def _run(client: Client, action: str, rows: Iterable[Model], **fields: str) -> str:
     chosen = list(rows)
-    data = {"action": action, "_selected_action": [str(row.pk) for row in chosen]}
+    data = {"action": action, "_selected_action": [str(row.pk) for row in chosen], **fields}
     answer = client.post(_list_url(type(chosen[0])), data, follow=True)
     assert answer.status_code == 200
     return answer.content.decode()
+
+
+def test_first_page_has_what_users_need_before_the_internals(admin_client: Client) -> None:
+    page = _text(admin_client, reverse("admin:index"))
+    titles = ("Renders", "Groups", "Jobs", "Farm", "Backends", "Users", "User groups", "Internals", "Attempts")
+    places = [page.index(f">{title}</a>") for title in titles]
+    assert places == sorted(places)
 
 
 def test_lists_can_be_searched_and_sorted(group: models.JobGroup, admin_client: Client) -> None:
@@ -105,6 +112,12 @@ def test_pages_change_nothing(group: models.JobGroup, admin_client: Client) -> N
         for refused in (url, delete, _list_url(model) + "add/"):
             assert admin_client.post(refused, {"status": "failed"}).status_code == 403
         assert model._default_manager.filter(pk=row.pk).values()[0] == before
+
+
+def test_deliveries_of_webhooks_are_sent_again(group: models.JobGroup, admin_client: Client) -> None:
+    rows = models.WebhookDelivery.objects.all()
+    assert "1 delivery is due now." in _run(admin_client, "replay", rows)
+    assert rows.get().due_at is not None
 
 
 def test_row_link_leads_to_the_row_of_any_id(admin_client: Client) -> None:
@@ -206,6 +219,23 @@ def test_groups_are_cancelled_and_retried(group: models.JobGroup, admin_client: 
     assert factories.types(group)[-1] == "group_complete"
     assert "2 jobs are queued again" in _run(admin_client, "retry", models.JobGroup.objects.all())
     assert factories.types(group)[-1] == "group_reopened"
+
+
+def test_groups_are_archived_and_deleted(group: models.JobGroup, admin_client: Client) -> None:
+    groups = models.JobGroup.objects.all()
+    assert "1 group is archived." in _run(admin_client, "archive", groups)
+    assert "&lt;script&gt;shot_001" in _text(admin_client, f"{_list_url(models.JobGroup)}?archived_at__isempty=0")
+    assert "1 group is in the lists." in _run(admin_client, "unarchive", groups)
+    page = _run(admin_client, "delete", groups, confirmed="yes")
+    assert f"Job group {group.id} has not ended" in page
+    assert "0 groups are deleted." in page
+    group_cancel(group_id=group.pk)
+    models.Attempt.objects.filter(ended_at=None).update(state="interrupted", ended_at=now())
+    models.AbandonedPrompt.objects.all().delete()
+    assert "3 jobs, and 0 stored files (0\xa0bytes) will be deleted." in _run(admin_client, "delete", groups)
+    assert groups.exists()
+    assert "1 group is deleted." in _run(admin_client, "delete", groups, confirmed="yes")
+    assert not models.JobGroup.objects.exists()
 
 
 def test_single_jobs_are_retried(group: models.JobGroup, admin_client: Client) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
-from django.db import connection
 from pytest_django import Settings
 
 from backends.models import Backend, Reachability
@@ -25,6 +24,7 @@ from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
 from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
+from tests.harness.races import started
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -137,12 +137,8 @@ def running(work: Callable[[], Any], until: float, broke: list[BaseException], p
                 time.sleep(pause)
         except BaseException as error:  # noqa: BLE001 raised in the test's own thread
             broke.append(error)
-        finally:
-            connection.close()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
+    return started(run)
 
 
 def drive_to_the_end(drivers: list[Driver]) -> None:

@@ -80,8 +80,7 @@ def test_attempt_moves_only_as_the_table_says(source: AttemptState, fence: Fenci
 
 
 def test_events_are_in_order_from_submission_to_group_complete(fence: FencingToken) -> None:
-    group = factories.submit()
-    claimed = begin(fence)
+    group, claimed = factories.running(fence)
     assert factories.fresh(group).status == "running"
     factories.finish(claimed, fence)
     assert factories.types(group) == ["group_created", "child_started", "child_completed", "group_complete"]
@@ -93,8 +92,7 @@ def test_events_are_in_order_from_submission_to_group_complete(fence: FencingTok
 
 
 def test_second_result_of_an_attempt_changes_nothing(fence: FencingToken) -> None:
-    group = factories.submit()
-    claimed = factories.claim(fence)
+    group, claimed = factories.claiming(fence)
     assert factories.finish(claimed, fence)
     before = factories.log(group)
     assert not factories.finish(claimed, fence, AttemptState.ERROR)
@@ -112,8 +110,7 @@ def test_start_event_precedes_the_end_when_the_start_was_missed(fence: FencingTo
 
 
 def test_late_result_of_a_cancelled_job_is_stored_on_its_attempt_only(fence: FencingToken) -> None:
-    group = factories.submit()
-    claimed = begin(fence)
+    group, claimed = factories.running(fence)
     cancellation.group_cancel(group_id=group.id)
     before = factories.log(group)
     assert factories.finish(claimed, fence)
@@ -138,8 +135,7 @@ def test_refused_job_fails_without_a_start(fence: FencingToken) -> None:
 
 
 def test_unsent_attempt_is_requeued_and_not_counted(fence: FencingToken) -> None:
-    group = factories.submit()
-    first = factories.claim(fence)
+    group, first = factories.claiming(fence)
     not_sent(first, fence)
     child = group.children.get()
     assert (child.status, child.current_attempt_id, child.uncounted_attempts) == ("queued", None, 0)
@@ -160,8 +156,7 @@ def test_job_fails_after_five_abandoned_prompts(fence: FencingToken) -> None:
 
 
 def test_abandoned_prompt_that_runs_is_adopted_while_its_job_waits(fence: FencingToken) -> None:
-    group = factories.submit()
-    claimed = factories.claim(fence)
+    group, claimed = factories.claiming(fence)
     abandon(claimed, fence)
     for _ in range(2):
         assert attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=fence, running=True)
@@ -173,8 +168,7 @@ def test_abandoned_prompt_that_runs_is_adopted_while_its_job_waits(fence: Fencin
 
 
 def test_abandoned_prompt_is_not_adopted_when_its_job_has_a_newer_attempt(fence: FencingToken) -> None:
-    group = factories.submit()
-    old = factories.claim(fence)
+    group, old = factories.claiming(fence)
     abandon(old, fence)
     new = factories.claim(fence)
     assert not attempts.abandoned_prompt_found(attempt_id=old.attempt_id, fence=fence, running=True)
@@ -186,8 +180,7 @@ def test_abandoned_prompt_is_not_adopted_when_its_job_has_a_newer_attempt(fence:
 
 
 def test_timeout_fails_the_job_and_requests_a_stop(fence: FencingToken) -> None:
-    group = factories.submit(timeout_seconds=30)
-    claimed = begin(fence)
+    group, claimed = factories.running(fence, timeout_seconds=30)
     assert time_out(claimed, fence)
     child = group.children.get()
     assert (child.status, child.error_message) == ("timeout", "Timed out after 30 s")
@@ -216,8 +209,7 @@ def test_error_of_a_stopped_attempt_does_not_blame_another_client(reason: StopRe
 
 
 def test_claims_are_limited_by_depth_and_stopping_prompts_count(fence: FencingToken) -> None:
-    group = factories.submit("gpu-1", "gpu-1", "gpu-1")
-    first = factories.claim(fence)
+    group, first = factories.claiming(fence, "gpu-1", "gpu-1", "gpu-1")
     factories.claim(fence)
     assert claims.child_claim(fence=fence, client_id="c", depth=2).claim is None
     cancellation.group_cancel(group_id=group.id)
@@ -233,8 +225,7 @@ def test_claims_are_limited_by_depth_and_stopping_prompts_count(fence: FencingTo
 
 
 def test_stale_fencing_token_writes_nothing(fence: FencingToken) -> None:
-    group = factories.submit()
-    claimed = factories.claim(fence)
+    group, claimed = factories.claiming(fence)
     factories.submit()
     factories.lease()
     it: Any = {"attempt_id": claimed.attempt_id, "fence": fence}
@@ -283,8 +274,7 @@ def test_database_constraints_reject_inconsistent_rows() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_concurrent_results_and_cancels_end_a_job_once(fence: FencingToken) -> None:
-    group = factories.submit()
-    claimed = begin(fence)
+    group, claimed = factories.running(fence)
 
     def end() -> bool:
         return factories.finish(claimed, fence)
@@ -313,15 +303,3 @@ def test_group_completes_once_when_its_last_jobs_end_together() -> None:
         race(*(partial(factories.finish, *one) for one in zip(claimed, fences, strict=True)))
         assert factories.types(group).count("group_complete") == 1
         assert factories.fresh(group).status == "completed"
-
-
-@pytest.mark.django_db(transaction=True)
-def test_concurrent_claims_never_take_the_same_job(fence: FencingToken) -> None:
-    factories.submit(*["gpu-1"] * 6)
-
-    def claim() -> str | None:
-        claimed = claims.child_claim(fence=fence, client_id="c", depth=99).claim
-        return None if claimed is None else claimed.child_id
-
-    taken = [child for child in race(*[claim] * 6) if child]
-    assert len(taken) == len(set(taken)) == 6

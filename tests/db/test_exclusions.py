@@ -17,8 +17,11 @@ from jobgroups.queries.groups import group_snapshot
 from jobgroups.queries.pool import LineReader
 from jobgroups.services import attempts, backends, exclusions, expiry, retries, runners
 from jobgroups.services.claims import ClaimResult
+from jobgroups.workflow import build_template
+from jobgroups.workflow.batch import sweep_of
 from tests.db.test_pool import claim, fail
 from tests.harness import factories
+from tests.harness.cases import cases
 from tests.harness.factories import finish, online, start, submit_to_pool
 from tests.harness.races import race
 
@@ -100,13 +103,19 @@ def test_a_missing_picture_excludes_the_backend_from_this_group_alone() -> None:
     assert claim(fence, same).claim is not None
 
 
+@pytest.mark.parametrize(("varied", "is_own"), [("4.image", True), ("3.cfg", False)])
+def test_a_missing_picture_is_of_the_job_alone_if_its_variation_names_it(varied: str, is_own: bool) -> None:
+    fence = online("gpu-1")
+    graph = {**factories.WORKFLOW, "4": {"class_type": "LoadImage", "inputs": {"image": "a.png"}}}
+    values = ["b.png", "c.png"] if is_own else [5, 7]
+    batch = sweep_of(build_template(graph), {"axes": [{"input": varied, "values": values}]}, None, 5)
+    group = submit_to_pool(2, workflow=graph, batch=batch)
+    refuse(claim(fence, group), fence, "image")
+    assert (Exclusion.objects.count(), Attempt.objects.get().is_counted) == ((0, True) if is_own else (1, False))
+
+
 @pytest.mark.parametrize(
-    ("error", "everywhere"),
-    [
-        (("FileNotFoundError", "No such file: 'shot.png'"), False),
-        (("FileNotFoundError", "Model in folder 'loras' with filename 'x' not found."), True),
-        (("ModuleNotFoundError", "No module named 'insightface'"), True),
-    ],
+    ("error", "everywhere"), cases(__file__, "an_error_that_does_not_name_a_model_excludes_the_group_alone")
 )
 def test_an_error_that_does_not_name_a_model_excludes_the_group_alone(error: tuple[str, str], everywhere: bool) -> None:
     fence = online("gpu-1")

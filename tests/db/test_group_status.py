@@ -63,8 +63,7 @@ def _replace(group: JobGroup) -> None:
 def _overwrite(group: JobGroup) -> None:
     """Have a job of another group write the same file at the same backend."""
     fence = factories.lease("gpu-1")
-    other = factories.submit("gpu-1")
-    claimed = factories.begin(fence)
+    other, claimed = factories.running(fence)
     end(claimed, fence, {"filename": NAME})
     assert other.pk != group.pk
 
@@ -117,8 +116,7 @@ def test_replaced_output_changes_the_version(group: JobGroup, write: Callable[[J
 def test_rejection_of_an_abandoned_prompt_changes_the_version() -> None:
     """The prompt had ended for its job, so that the kept answer does not expire."""
     fence = factories.online()
-    group = factories.submit()
-    abandoned = factories.claim(fence)
+    group, abandoned = factories.claiming(fence)
     factories.abandon(abandoned, fence)
     end(factories.begin(fence), fence)
     kept = read_job(group.id, abandoned.child_id, None)

@@ -13,8 +13,7 @@ from jobgroups.domain.states import AttemptState, RetryScope, StopReason
 from jobgroups.errors import Conflict, LeaseLost
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, claims, holds, outcomes, quarantine
-from jobgroups.services.claims import Claim
-from jobgroups.services.slots import Slots
+from jobgroups.services.claims import Claim, Slots
 from tests.harness import factories
 from tests.harness.factories import begin, evict, idle, only, row, stall, time_out
 from tests.harness.races import race
@@ -116,8 +115,7 @@ def test_repeated_hold_keeps_author_reason_and_time(fence: FencingToken) -> None
 
 
 def test_eviction_requeues_the_child_and_counts_no_attempt(fence: FencingToken) -> None:
-    group = factories.submit()
-    claimed = begin(fence)
+    group, claimed = factories.running(fence)
     pause(at_once=True, by="anna")
     assert holds.prompts_evict(fence=fence) == {claimed.attempt_id}
     attempt = Attempt.objects.get(pk=claimed.attempt_id)
@@ -145,18 +143,8 @@ def test_repeated_eviction_never_fails_a_child(fence: FencingToken) -> None:
     assert factories.fresh(group).status == "completed"
 
 
-def test_evicted_child_is_not_claimed_before_its_prompt_ends(fence: FencingToken) -> None:
-    claimed = run(fence)
-    evict(fence)
-    holds.backend_resume(backend_id=GPU)
-    assert idle(fence)
-    factories.finish(claimed, fence, AttemptState.INTERRUPTED)
-    assert not idle(fence)
-
-
 def test_success_before_the_stop_is_the_result(fence: FencingToken) -> None:
-    group = factories.submit()
-    claimed = begin(fence)
+    group, claimed = factories.running(fence)
     evict(fence)
     factories.finish(claimed, fence, AttemptState.SUCCESS)
     assert factories.fresh(group).status == "completed"
@@ -164,13 +152,12 @@ def test_success_before_the_stop_is_the_result(fence: FencingToken) -> None:
 
 
 def test_prompt_without_a_response_is_evicted(fence: FencingToken) -> None:
-    group = factories.submit()
-    claimed = factories.claim(fence)
+    group, claimed = factories.claiming(fence)
     pause(at_once=True)
     assert holds.prompts_evict(fence=fence) == {claimed.attempt_id}
     told = attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     assert told.stop_requested
-    assert not told.is_current
+    assert group.children.get().current_attempt_id is None
     assert factories.types(group) == ["group_created"]
 
 
@@ -369,8 +356,7 @@ def test_failure_does_not_change_a_quarantine(fence: FencingToken) -> None:
 def test_stalled_prompt_counts_before_it_ends(fence: FencingToken) -> None:
     fail(fence)
     fail(fence)
-    group = factories.submit()
-    claimed = begin(fence)
+    group, claimed = factories.running(fence)
     time_out(claimed, fence)
     assert row().quarantined_at is None
     stall(claimed, fence)

@@ -1,7 +1,6 @@
 """Attempts that end after their job was closed or retried without them."""
 
 import datetime as dt
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,13 +15,14 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, PartialOutputs, RetryScope
 from jobgroups.events.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, cancellation, claims, expiry, holds, retries
+from jobgroups.services import attempts, cancellation, claims, expiry, holds, outages, retries
 from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import MAX_UNCOUNTED
 from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
 from tests.harness.factories import abandon, begin, evict, fail, farm, idle, lose, online, only, row
+from tests.harness.races import started
 from tests.ws.client_state import ClientState
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_backoff")]
@@ -68,8 +68,7 @@ def test_stalled_attempt_that_ends_after_the_release_does_not_quarantine_again(s
 def test_stopped_prompt_that_is_lost_does_not_count_against_its_backend(settings: Settings, stop: str) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = online("gpu-1")
-    group = factories.submit()
-    claimed = begin(fence)
+    group, claimed = factories.running(fence)
     if stop == "cancel":
         cancellation.group_cancel(group_id=group.id)
     else:
@@ -83,8 +82,7 @@ def test_stopped_prompt_that_is_lost_does_not_count_against_its_backend(settings
 def test_backend_that_was_paused_and_switched_off_is_not_quarantined(settings: Settings) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence, other = farm(2)
-    group = factories.submit("gpu-1", retry_elsewhere=RetryScope.ANY)
-    claimed = begin(fence)
+    group, claimed = factories.running(fence, retry_elsewhere=RetryScope.ANY)
     evict(fence)
     assert idle(other)
     factories.stall(claimed, fence, reachable=False)
@@ -165,6 +163,12 @@ def give_up_accepted(claimed: Claim, fence: FencingToken) -> None:
     assert Attempt.objects.get(pk=claimed.attempt_id).stop_reason == "gave_up"
 
 
+def go_offline(claimed: Claim, fence: FencingToken) -> None:
+    factories.start(claimed, fence)
+    Backend.objects.filter(pk=fence.backend_id).update(reachability=Reachability.OFFLINE, unreachable_since=now())
+    assert outages.attempts_move(fence=fence, reason="It does not answer.") == {claimed.attempt_id}
+
+
 def lose_files(claimed: Claim, fence: FencingToken) -> None:
     factories.start(claimed, fence)
     gone = factories.end(failure=FailureClass.OUTPUT_GONE)
@@ -179,6 +183,7 @@ def lose_files(claimed: Claim, fence: FencingToken) -> None:
         (factories.not_sent, False),
         (evict_started, True),
         (give_up_accepted, False),
+        (go_offline, True),
         (lose_files, True),
     ],
 )
@@ -211,8 +216,7 @@ def met(claimed: Claim, fence: FencingToken) -> bool:
 
 def test_abandoned_prompt_with_a_pending_stop_is_not_adopted() -> None:
     fence = online("gpu-1")
-    group = factories.submit()
-    claimed = factories.claim(fence)
+    group, claimed = factories.claiming(fence)
     cancellation.group_cancel(group_id=group.id)
     abandon(claimed, fence)
     retries.group_retry(group_id=group.id)
@@ -227,8 +231,7 @@ def test_abandoned_prompt_with_a_pending_stop_is_not_adopted() -> None:
 
 def test_abandoned_prompt_that_was_interrupted_is_not_adopted_later() -> None:
     fence = online("gpu-1")
-    group = factories.submit("gpu-1", max_attempts=2)
-    old = factories.claim(fence)
+    group, old = factories.claiming(fence, max_attempts=2)
     abandon(old, fence)
     newer = factories.claim(fence)
     assert not met(old, fence)
@@ -241,8 +244,7 @@ def test_abandoned_prompt_that_was_interrupted_is_not_adopted_later() -> None:
 
 def test_result_of_a_newer_attempt_is_used_when_the_adopted_prompt_fails() -> None:
     fence = online("gpu-1")
-    group = factories.submit("gpu-1", max_attempts=3)
-    old = factories.claim(fence)
+    group, old = factories.claiming(fence, max_attempts=3)
     abandon(old, fence)
     newer = begin(fence)
     evict(fence)
@@ -256,8 +258,7 @@ def test_result_of_a_newer_attempt_is_used_when_the_adopted_prompt_fails() -> No
 
 def test_cancelled_prompt_at_an_offline_backend_does_not_block_a_retry_elsewhere() -> None:
     fence, other = farm(2)
-    group = factories.submit("gpu-1")
-    claimed = begin(fence)
+    group, claimed = factories.running(fence)
     cancellation.group_cancel(group_id=group.id)
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     # No job waits for that end yet, nor does one at that backend itself count.
@@ -358,15 +359,11 @@ def test_no_claim_precedes_the_quarantine_that_a_failure_causes(settings: Settin
     found: list[Any] = []
 
     def claim() -> None:
-        try:
-            found.append(claims.child_claim(fence=fence, client_id="c", depth=2).claim)
-        finally:
-            connection.close()
+        found.append(claims.child_claim(fence=fence, client_id="c", depth=2).claim)
 
     with transaction.atomic():
         fail(claimed, fence, FATAL)
-        thread = threading.Thread(target=claim)
-        thread.start()
+        thread = started(claim)
         thread.join(1)
     thread.join(10)
     assert row().quarantined_at is not None
@@ -378,8 +375,7 @@ NODE_ERRORS = {"9": {"class_type": "SaveImage", "errors": [], "dependent_outputs
 
 def test_late_success_without_all_outputs_is_no_result_when_the_group_wants_all() -> None:
     fence = online("gpu-1")
-    group = factories.submit(partial_outputs=PartialOutputs.FAIL)
-    claimed = factories.claim(fence)
+    group, claimed = factories.claiming(fence, partial_outputs=PartialOutputs.FAIL)
     abandon(claimed, fence)
     late = factories.end(node_errors=NODE_ERRORS)
     assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=late)
@@ -394,8 +390,7 @@ def test_late_success_without_all_outputs_is_no_result_when_the_group_wants_all(
 
 def test_late_success_without_all_outputs_is_a_result_with_its_warnings() -> None:
     fence = online("gpu-1")
-    group = factories.submit()
-    claimed = begin(fence)
+    group, claimed = factories.running(fence)
     factories.time_out(claimed, fence)
     warned = factories.end(node_errors=NODE_ERRORS, warnings=("Output 9 was not executed.",))
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=warned)
@@ -407,8 +402,7 @@ def test_late_success_without_all_outputs_is_a_result_with_its_warnings() -> Non
 
 def test_cancelled_job_stays_cancelled_when_its_prompt_was_refused_in_part() -> None:
     fence = online("gpu-1")
-    group = factories.submit(partial_outputs=PartialOutputs.FAIL)
-    claimed = factories.claim(fence)
+    group, claimed = factories.claiming(fence, partial_outputs=PartialOutputs.FAIL)
     stored = attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence, node_errors=NODE_ERRORS)
     assert (stored.stop_requested, only(group).status) == (True, "queued")
     cancellation.group_cancel(group_id=group.id)

@@ -23,7 +23,7 @@ from jobgroups.services.leases import LEASE_TTL, lease_acquire, lease_release, v
 from jobgroups.services.progress import ProgressRow, progress_flush
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
-from tests.harness.races import race
+from tests.harness.races import race, started
 from tests.harness.waits import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -51,10 +51,8 @@ def meanwhile(work: Callable[[], Any]) -> Iterator[None]:
             work()
             begun.set()
             over.wait(20.0)
-        connection.close()
 
-    thread = threading.Thread(target=hold)
-    thread.start()
+    thread = started(hold)
     try:
         assert begun.wait(10.0)
         yield

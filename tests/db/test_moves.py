@@ -93,8 +93,7 @@ def test_move_to_a_paused_or_offline_backend_is_accepted(away: dict[str, Any]) -
 
 def test_running_or_final_job_is_not_moved() -> None:
     first, _ = farm(2)
-    group = factories.submit("gpu-1")
-    claimed = begin(first)
+    group, claimed = factories.running(first)
     with pytest.raises(JobNotWaiting, match="runs on gpu-1"):
         move(group)
     assert Attempt.objects.get().stop_requested_at is None
@@ -128,7 +127,7 @@ def test_move_is_void_when_the_prompt_starts_before_its_removal() -> None:
     group, claimed = accepted(first)
     move(group)
     stored = attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)
-    assert (stored.stop_requested, stored.is_current) == (False, True)
+    assert not stored.stop_requested
     child, attempt = only(group), Attempt.objects.get()
     assert (child.status, child.backend_id) == ("running", "gpu-1")
     assert (attempt.stop_reason, attempt.is_counted) == ("", True)
@@ -167,8 +166,7 @@ def never_accepted(claimed: claims.Claim, fence: FencingToken) -> None:
 
 def test_uncertain_prompt_is_looked_up_before_the_moved_job_is_sent() -> None:
     first, second = farm(2)
-    group = factories.submit("gpu-1")
-    claimed = factories.claim(first)
+    group, claimed = factories.claiming(first)
     attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=first)
     assert move(group).removing_from == "gpu-1"
     assert idle(second)
@@ -180,8 +178,7 @@ def test_uncertain_prompt_is_looked_up_before_the_moved_job_is_sent() -> None:
 
 def test_abandoned_prompt_that_runs_after_a_move_is_adopted() -> None:
     first, _ = farm(2)
-    group = factories.submit("gpu-1")
-    claimed = factories.claim(first)
+    group, claimed = factories.claiming(first)
     attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=first)
     move(group)
     never_accepted(claimed, first)

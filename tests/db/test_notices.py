@@ -15,9 +15,9 @@ from jobgroups.domain.notices import NoticeIntervals, NoticeKind
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import JobEvent, JobGroup, Notice
 from jobgroups.services import cancellation, outbox
-from jobgroups.services.outbox import ClaimedNotice
 from jobgroups.services.retries import group_retry
 from tests.harness import factories
+from tests.harness.cases import cases
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -59,17 +59,11 @@ def test_end_of_a_group_is_notified_once_with_its_link(group: JobGroup) -> None:
     assert one.sent_at is None
 
 
-@pytest.mark.parametrize(
-    ("last", "text"),
-    [
-        (AttemptState.ERROR, "1 of 2 done, 1 failed (node error on gpu-1), took "),
-        (None, "cancelled, 1 of 2 done, took "),
-    ],
-)
-def test_notice_of_a_group_names_failures_and_cancel(group: JobGroup, last: AttemptState | None, text: str) -> None:
+@pytest.mark.parametrize(("last", "text"), cases(__file__, "notice_of_a_group_names_failures_and_cancel"))
+def test_notice_of_a_group_names_failures_and_cancel(group: JobGroup, last: str | None, text: str) -> None:
     run(group, AttemptState.SUCCESS)
     if last:
-        run(group, last)
+        run(group, AttemptState(last))
     else:
         cancellation.group_cancel(group_id=group.id)
     (body,) = bodies()
@@ -129,17 +123,7 @@ def test_absent_backend_with_waiting_jobs_is_notified_once_each_time(group: JobG
     assert outbox.enqueue_backend_notices(PACE) == 1
 
 
-@pytest.mark.parametrize(
-    ("until", "then"),
-    [
-        (None, "It gets no"),
-        (
-            dt.datetime(2026, 2, 1, 21, 14, tzinfo=dt.UTC),
-            "It gets no jobs until 2026-02-01 21:14 UTC. If it answers then, it gets one at a time"
-            " until one succeeds.\n",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("until", "then"), cases(__file__, "quarantined_backend_is_notified_with_reason_and_end"))
 def test_quarantined_backend_is_notified_with_reason_and_end(
     group: JobGroup, until: dt.datetime | None, then: str
 ) -> None:
@@ -213,7 +197,7 @@ def notice(**fields: Any) -> Notice:
     return Notice.objects.create(**{**given, "created_at": moment, "next_attempt_at": moment, **fields})
 
 
-def claim(by: str = "one") -> list[ClaimedNotice]:
+def claim(by: str = "one") -> list[Notice]:
     return outbox.notices_claim(pace=PACE, by=by)
 
 

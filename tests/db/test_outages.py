@@ -13,7 +13,7 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, RetryScope
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.queries import groups
-from jobgroups.services import attempts, backends, cancellation, outages, retries, runners
+from jobgroups.services import attempts, backends, cancellation, outages, runners
 from jobgroups.services.claims import Claim
 from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
@@ -49,8 +49,7 @@ def submit(*names: str, **fields: Any) -> JobGroup:
 
 def test_running_job_fails_as_lost_when_its_time_is_up_at_an_offline_backend() -> None:
     fence = online("gpu-1")
-    group = factories.submit("gpu-1")
-    claimed = begin(fence)
+    group, claimed = factories.running(fence)
     go_offline()
     since = Backend.objects.get().unreachable_since
     assert since is not None
@@ -68,8 +67,7 @@ def test_running_job_fails_as_lost_when_its_time_is_up_at_an_offline_backend() -
 
 def test_lost_message_names_the_gap_when_no_runner_probed() -> None:
     fence = online("gpu-1")
-    group = factories.submit("gpu-1")
-    claimed = begin(fence)
+    group, claimed = factories.running(fence)
     go_offline(heard=3600)
     time_out(claimed, fence, offline=True)
     gap = r"gpu-1 went offline between \S+.* UTC and \S+ UTC, while it rendered this job"
@@ -200,50 +198,6 @@ def test_late_result_is_adopted_while_the_moved_job_waits(started: bool) -> None
     assert idle(other)
     assert factories.types(group)[-2:] == ["child_completed", "group_complete"]
     assert_law(client)
-
-
-def test_late_result_of_a_job_that_runs_again_decides_only_when_that_attempt_fails() -> None:
-    fence, other = farm(2)
-    group = submit()
-    client = connect(group)
-    claimed = begin(fence)
-    go_offline()
-    move(fence)
-    again = begin(other)
-    factories.finish(claimed, fence)
-    assert only(group).status == "running"
-    factories.finish(again, other, AttemptState.ERROR)
-    child = only(group)
-    assert (child.status, child.backend_id) == ("completed", "gpu-1")
-    assert factories.types(group).count("child_completed") == 1
-    assert_law(client)
-
-
-def test_late_result_is_adopted_instead_of_a_move_when_the_second_backend_goes_offline() -> None:
-    fence, other, _ = farm(3)
-    group = submit(max_attempts=3)
-    claimed = begin(fence)
-    go_offline("gpu-1")
-    move(fence)
-    begin(other)
-    factories.finish(claimed, fence)
-    go_offline("gpu-2")
-    assert len(move(other)) == 1
-    child = only(group)
-    assert (child.status, child.backend_id) == ("completed", "gpu-1")
-
-
-def test_late_result_of_a_failed_job_is_the_retry() -> None:
-    fence = online("gpu-1")
-    group = factories.submit("gpu-1")
-    claimed = begin(fence)
-    go_offline()
-    time_out(claimed, fence, offline=True)
-    factories.finish(claimed, fence)
-    assert only(group).status == "failed", "a job has one final status in a run"
-    retries.group_retry(group_id=group.id)
-    assert only(group).status == "completed"
-    assert Attempt.objects.count() == 1
 
 
 @pytest.mark.parametrize("policy", [RetryScope.NEVER, RetryScope.ANY])

@@ -370,3 +370,10 @@ def test_thousands_of_jobs_are_cancelled_in_a_few_statements(django_assert_max_n
         cancellation.group_cancel(group_id=group.id)
     assert factories.fresh(group).cancelled_count == 2_500
     assert factories.types(group).count("child_cancelled") == 2_500
+
+
+def test_a_drain_does_not_wait_for_jobs_of_the_pool() -> None:
+    fence = online("gpu-1", hold=Hold.DRAIN)
+    group = submit_to_pool(2, "gpu-1", "away")
+    assert holds.backend_finish_drain(fence=fence)
+    assert (factories.row().enabled, unsent(group)) == (False, 2)

@@ -15,14 +15,25 @@ from pytest_django import Settings
 
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState
-from jobgroups.errors import GroupNotFound
-from jobgroups.models import AbandonedPrompt, Attempt, Capture, ChildJob, GroupLabel, JobEvent, JobGroup, StoredFile
+from jobgroups.errors import GroupDeleted, GroupNotFound, GroupOpen, GroupStopping, IdempotencyConflict
+from jobgroups.models import (
+    AbandonedPrompt,
+    Attempt,
+    Capture,
+    ChildJob,
+    DeletedSubmission,
+    GroupLabel,
+    JobEvent,
+    JobGroup,
+    StoredFile,
+)
 from jobgroups.services import purge
+from jobgroups.services.cancellation import group_cancel
+from jobgroups.services.groups import Deletion, group_delete, group_deletion
 from jobgroups.services.purge import Limits, Purged, groups_purge, groups_purgeable, retention_apply
 from jobgroups.services.retries import group_retry
 from jobgroups.services.stars import child_star
 from tests.harness import factories
-from tests.harness.factories import begin
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
@@ -36,8 +47,7 @@ def _ended(*, age: dt.timedelta = _OLD, starred: bool = False, state: AttemptSta
     if not factories.Backend.objects.exists():
         factories.backend()
     fence = factories.lease()
-    group = factories.submit(metadata={"scene": "shot_001"})
-    claimed = begin(fence)
+    group, claimed = factories.running(fence, metadata={"scene": "shot_001"})
     assert factories.finish(claimed, fence, state)
     moment = now() - age
     JobGroup.objects.filter(pk=group.pk).update(created_at=moment, completed_at=moment)
@@ -178,8 +188,88 @@ def test_retention_is_off_by_default_and_applied_by_one_runner_at_a_time(setting
 def test_purge_skips_a_group_that_was_reopened_meanwhile() -> None:
     first, second = _ended(), _ended()
     JobGroup.objects.filter(pk=first.pk).update(completed_at=None, status="running")
-    assert purge._delete([first.pk, second.pk], purge._purgeable(Limits(age=_CUT)))[0] == 1
+    assert purge.groups_delete([first.pk, second.pk], purge._purgeable(Limits(age=_CUT)))[0] == 1
     assert JobGroup.objects.get() == first
+
+
+def _deleted(group: JobGroup) -> Deletion:
+    found = group_deletion(group_id=group.pk)
+    assert group_delete(group_id=group.pk) == found
+    return found
+
+
+def test_user_deletes_one_group_with_the_files_of_no_other() -> None:
+    young, other = _ended(age=dt.timedelta(0), starred=True), _ended(age=dt.timedelta(0))
+    _captured(other, file=_captured(young, size=7))
+    assert _deleted(young) == Deletion(jobs=1, starred=1, files=0, bytes=0, kept_at_backends=True)
+    assert (_left(), _rows(), StoredFile.objects.count()) == ({other.pk}, [1, 1, 1, 4, 1], 1)
+    assert _deleted(other) == Deletion(jobs=1, starred=0, files=1, bytes=7, kept_at_backends=True)
+    assert (_rows(), StoredFile.objects.count()) == ([0] * 5, 0)
+    with pytest.raises(GroupNotFound):
+        group_delete(group_id=other.pk)
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        (lambda: JobGroup.objects.update(completed_at=None, status="running"), GroupOpen),
+        (lambda: Attempt.objects.update(state="running", ended_at=None), GroupStopping),
+        (lambda: _abandon(Attempt.objects.get()), GroupStopping),
+    ],
+    ids=["open", "pending stop", "abandoned prompt"],
+)
+def test_group_is_not_deleted_while_a_prompt_may_run(change: Callable[[], None], refusal: type[Exception]) -> None:
+    group = _ended()
+    change()
+    before = _rows()
+    for service in (group_deletion, group_delete):
+        with pytest.raises(refusal):
+            service(group_id=group.pk)
+    # It was idle when the request looked at it, and is not when it is locked.
+    assert purge.groups_delete([group.pk], purge.ended_groups())[0] == 0
+    assert _rows() == before
+
+
+@pytest.mark.django_db(transaction=True)
+def test_key_of_a_deleted_group_renders_nothing_for_a_day() -> None:
+    factories.online()
+    key = {"idempotency_key": "take-1", "idempotency_digest": "d"}
+    group = factories.submit(**key)
+    group_cancel(group_id=group.pk)
+    assert _deleted(group).kept_at_backends is False
+    # The lookup of the key came before the deletion: the transaction decides.
+    with pytest.raises(GroupDeleted):
+        factories.submit(**key)
+    with pytest.raises(IdempotencyConflict):
+        factories.submit(**key | {"idempotency_digest": "other"})
+    assert not JobGroup.objects.exists()
+    DeletedSubmission.objects.update(created_at=now() - dt.timedelta(hours=24))
+    group_cancel(group_id=(again := factories.submit(**key)).pk)
+    _deleted(again)
+    assert DeletedSubmission.objects.get().created_at > now() - dt.timedelta(hours=1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_concurrent_submission_and_deletion_make_no_second_group() -> None:
+    factories.online()
+    for number in range(8):
+        key = {"idempotency_key": f"take-{number}", "idempotency_digest": "d"}
+        group = factories.submit(**key)
+        group_cancel(group_id=group.pk)
+        _, made = race(partial(group_delete, group_id=group.pk), partial(factories.submit, **key), refused=GroupDeleted)
+        assert isinstance(made, GroupDeleted) or made.pk == group.pk
+        assert not JobGroup.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_concurrent_retry_and_deletion_are_serialized() -> None:
+    for _ in range(8):
+        JobGroup.objects.all().delete()
+        group = _ended(state=AttemptState.ERROR)
+        calls = [partial(one, group_id=group.pk) for one in (group_delete, group_retry)]
+        deleted, retried = race(*calls, refused=(GroupNotFound, GroupOpen))
+        assert isinstance(deleted, Deletion) == isinstance(retried, GroupNotFound)
+        assert _rows()[:3] == ([0, 0, 0] if isinstance(deleted, Deletion) else [1, 1, 1])
 
 
 @pytest.mark.django_db(transaction=True)

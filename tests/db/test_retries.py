@@ -16,7 +16,7 @@ from jobgroups.domain.states import AttemptState, RetryScope
 from jobgroups.errors import Conflict, GroupNotFinished, JobCompleted, NothingToRetry
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups
-from jobgroups.services import attempts, cancellation, expiry, runners
+from jobgroups.services import cancellation, expiry, runners
 from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
 from jobgroups.services.retries import group_retry
@@ -43,8 +43,7 @@ def ended(fence: FencingToken, *states: AttemptState) -> JobGroup:
 
 def timed_out(fence: FencingToken) -> tuple[JobGroup, Claim]:
     """Submit a group whose only job timed out; its prompt is still to be stopped."""
-    group = factories.submit()
-    claimed = begin(fence)
+    group, claimed = factories.running(fence)
     time_out(claimed, fence)
     return group, claimed
 
@@ -74,7 +73,7 @@ def test_retry_requeues_failed_jobs_and_keeps_completed_ones(fence: FencingToken
     row = group_list.group_row(group.id)
     shown = ("queued", "completed", "failed", "ended", "to_retry")
     assert [row[name] for name in shown] == [2, 1, 0, False, 0]
-    assert group_list.group_list(Filters(hide_finished=True))["rows"][0]["id"] == group.id
+    assert group_list.group_list(Filters(hide="finished"))["rows"][0]["id"] == group.id
 
 
 def listed(**narrowed: str) -> list[str]:
@@ -234,13 +233,8 @@ def test_retried_job_is_not_claimed_while_its_earlier_prompt_may_run(fence: Fenc
     assert factories.claim(other).number == 2
 
 
-def interrupted_by_other(claimed: Claim, fence: FencingToken) -> None:
-    end = factories.end(AttemptState.INTERRUPTED)
-    attempts.attempt_interrupted_by_other(attempt_id=claimed.attempt_id, fence=fence, end=end)
-
-
 @pytest.mark.parametrize(
-    "late", [factories.start, factories.lose, interrupted_by_other, factories.fail, time_out, factories.crash]
+    "late", [factories.start, factories.lose, factories.interrupted_by_other, factories.fail, time_out, factories.crash]
 )
 def test_earlier_attempt_changes_nothing_of_a_retried_job(
     fence: FencingToken, late: Callable[[Claim, FencingToken], object]

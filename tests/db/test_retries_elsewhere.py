@@ -1,23 +1,34 @@
-"""Where a retried child waits: at its own backend, at another one, or nowhere, which is refused."""
+"""Where a retried job waits, and a user's retry of one job while its group runs."""
 
+import datetime as dt
 from functools import partial
 from typing import Any
 
 import pytest
 
-from backends.models import Backend
-from jobgroups.domain.clock import now
+from backends.models import Backend, Reachability
+from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.states import AttemptState, RetryScope
-from jobgroups.errors import BackendUnavailable, Conflict
+from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.states import AttemptState, RetryScope, Where
+from jobgroups.errors import (
+    BackendNotFound,
+    BackendUnavailable,
+    ChildNotFound,
+    Conflict,
+    JobCompleted,
+    JobGroupsError,
+    JobNotFailed,
+    RunPassed,
+)
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.serializers import serialize_submission
-from jobgroups.services import cancellation, candidates, expiry, submission
+from jobgroups.services import cancellation, candidates, claims, expiry, submission
 from jobgroups.services.assignment import Choice
 from jobgroups.services.backends import backend_delete
-from jobgroups.services.retries import Retried, group_retry
+from jobgroups.services.retries import AS_THE_GROUP_SAYS, Retried, child_retry, group_retry
 from tests.harness import factories
-from tests.harness.factories import begin, fail, farm, online
+from tests.harness.factories import accept, begin, crash, fail, farm, online, time_out
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
@@ -212,3 +223,210 @@ def test_retry_elsewhere_adds_no_backend_to_the_group() -> None:
     assert [one.backend_id for one in found] == ["gpu-1"]
     fail(begin(second), second, FailureClass.NODE_OR_MODEL_MISSING)
     assert places(group) == ["gpu-1"]
+
+
+SAME, OTHER, AUTO = (Choice(where=one) for one in Where)
+
+
+@pytest.fixture
+def fence() -> FencingToken:
+    return online("gpu-1", 8)
+
+
+def running(
+    fence: FencingToken, kind: FailureClass = FailureClass.NODE_ERROR, **fields: Any
+) -> tuple[JobGroup, ChildJob]:
+    """Submit a group that runs: its first child has failed, its second waits."""
+    group = factories.submit(fence.backend_id, fence.backend_id, **fields)
+    fail(begin(fence), fence, kind)
+    failed = group.children.get(position=0)
+    assert failed.status == "failed"
+    return factories.fresh(group), failed
+
+
+def retry_one(group: JobGroup, child: ChildJob, choice: Choice = AS_THE_GROUP_SAYS, **said: Any) -> Retried:
+    return child_retry(group_id=group.id, job_id=child.id, choice=choice, **said)
+
+
+def run_all(*fences: FencingToken) -> None:
+    for fence in fences:
+        while claimed := claims.child_claim(fence=fence, client_id="c", depth=9).claim:
+            factories.start(claimed, fence)
+            factories.finish(claimed, fence)
+
+
+def test_failed_job_is_retried_while_its_group_runs(fence: FencingToken) -> None:
+    group, failed = running(fence)
+    done = retry_one(group, failed, by="anna")
+    assert (done.run, done.status, done.job_ids, done.moved) == (1, "running", [failed.id], {})
+    again = factories.fresh(failed)
+    assert (again.status, again.run, again.completed_at) == ("queued", 1, None)
+    assert (again.error_message, again.error_type, again.failure_class) == (None, None, "")
+    assert factories.fresh(group).failed_count == 0
+    event = factories.log(group)[-1]
+    expected = {"type": "child_retrying", "run": 1, "job_id": failed.id, "attempt": 1, "not_before": None}
+    expected |= {"next_backend_id": "gpu-1", "queued_at": iso(again.queued_at), "requested_by": "anna"}
+    assert event == {**event, **expected}
+    run_all(fence)
+    stored = factories.fresh(group)
+    assert (stored.status, stored.run, stored.completed_count) == ("completed", 1, 2)
+    types = factories.types(group)
+    assert (types.count("group_complete"), types[-1]) == (1, "group_complete")
+    assert "group_reopened" not in types
+    results = factories.log(group)[-1]["results"]
+    assert [one["status"] for one in results] == ["completed", "completed"]
+
+
+def test_internal_error_does_not_block_a_retry_elsewhere(fence: FencingToken) -> None:
+    other = online("gpu-2")
+    group, claimed = factories.running(fence, "gpu-1", "gpu-1")
+    crash(claimed, fence)
+    child = group.children.get(position=0)
+    retry_one(group, child, OTHER)
+    assert factories.claim(other).child_id == child.id
+    assert Attempt.objects.get(pk=claimed.attempt_id).ended_at is None
+
+
+def test_retry_within_a_run_adopts_a_late_result(fence: FencingToken) -> None:
+    group, claimed = factories.running(fence, "gpu-1", "gpu-1")
+    time_out(claimed, fence)
+    factories.finish(claimed, fence)
+    child = group.children.get(position=0)
+    assert retry_one(group, child).adopted_job_ids == [child.id]
+    assert factories.fresh(child).status == "completed"
+    assert factories.fresh(group).completed_at is None
+    assert factories.types(group)[-3:] == ["child_retrying", "child_started", "child_completed"]
+
+
+def test_retry_by_a_person_ignores_max_attempts(fence: FencingToken) -> None:
+    group, failed = running(fence, max_attempts=1)
+    retry_one(group, failed)
+    ChildJob.objects.filter(group=group).exclude(pk=failed.pk).update(queued_at=now() + dt.timedelta(hours=1))
+    fail(begin(fence), fence)
+    assert (factories.fresh(failed).status, factories.fresh(failed).attempt_count) == ("failed", 2)
+    assert retry_one(group, failed).job_ids == [failed.id]
+
+
+def refused(group: JobGroup, child: ChildJob, kind: type[JobGroupsError], **said: Any) -> None:
+    before = factories.log(group)
+    rows = list(ChildJob.objects.order_by("pk").values())
+    with pytest.raises(kind):
+        retry_one(group, child, **said)
+    assert factories.log(group) == before
+    assert list(ChildJob.objects.order_by("pk").values()) == rows
+
+
+def test_retry_of_a_job_that_has_not_failed_is_refused(fence: FencingToken) -> None:
+    group, failed = running(fence)
+    waiting = group.children.get(position=1)
+    refused(group, waiting, JobNotFailed)
+    claimed = begin(fence)
+    refused(group, waiting, JobNotFailed)
+    retry_one(group, failed)
+    # A second click.
+    refused(group, failed, JobNotFailed)
+    factories.finish(claimed, fence)
+    refused(group, waiting, JobCompleted)
+    refused(group, failed, RunPassed, run=2)
+    refused(group, ChildJob(id="j_000000000000"), ChildNotFound)
+
+
+def test_cancelled_job_is_not_retried_within_its_run(fence: FencingToken) -> None:
+    group, _ = running(fence)
+    waiting = group.children.get(position=1)
+    failed = group.children.get(position=0)
+    retry_one(group, failed)
+    cancellation.child_cancel(group_id=group.id, job_id=waiting.id)
+    refused(group, waiting, JobNotFailed)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_concurrent_retry_and_end_of_the_run_are_serialized() -> None:
+    fence = online("gpu-1")
+    for _ in range(6):
+        group, failed = running(fence)
+        last = begin(fence)
+        _, done = race(partial(factories.finish, last, fence), partial(retry_one, group, failed))
+        run_all(fence)
+        stored = factories.fresh(group)
+        assert (stored.status, stored.run) == ("completed", done.run)
+        ends = [one["run"] for one in factories.log(group) if one["type"] == "group_complete"]
+        assert ends == list(range(1, done.run + 1))
+        assert factories.types(group)[-1] == "group_complete"
+
+
+@pytest.fixture
+def cards() -> dict[str, FencingToken]:
+    """Two small cards and two larger ones."""
+    return {f"gpu-{at}": online(f"gpu-{at}", vram) for at, vram in enumerate((8, 8, 12, 24), 1)}
+
+
+@pytest.mark.parametrize(
+    ("choice", "kind", "moves"),
+    [
+        (OTHER, FailureClass.OUT_OF_MEMORY, True),
+        (SAME, FailureClass.OUT_OF_MEMORY, False),
+        (AS_THE_GROUP_SAYS, FailureClass.OUT_OF_MEMORY, False),
+        (AUTO, FailureClass.OUT_OF_MEMORY, True),
+        (AUTO, FailureClass.NODE_OR_MODEL_MISSING, True),
+        (AUTO, FailureClass.BACKEND_LOST, True),
+        (AUTO, FailureClass.UNREACHABLE, True),
+        (AUTO, FailureClass.NODE_ERROR, False),
+    ],
+)
+def test_choice_decides_whether_a_retry_moves(
+    cards: dict[str, FencingToken], choice: Choice, kind: FailureClass, moves: bool
+) -> None:
+    elsewhere = RetryScope.ANY if choice is SAME else RetryScope.NEVER
+    group, failed = running(cards["gpu-1"], kind, retry_elsewhere=elsewhere, max_attempts=1)
+    done = retry_one(group, failed, choice)
+    place = factories.fresh(failed).backend_id
+    assert done.moved == ({failed.id: place} if moves else {})
+    assert (place != "gpu-1") is moves
+    if moves and kind is FailureClass.OUT_OF_MEMORY:
+        assert place == "gpu-4", "the largest card"
+
+
+def test_auto_keeps_the_backend_when_there_is_no_other(fence: FencingToken) -> None:
+    group, failed = running(fence, FailureClass.OUT_OF_MEMORY)
+    assert retry_one(group, failed, AUTO).moved == {}
+
+
+def test_auto_decides_for_each_job_of_a_group(cards: dict[str, FencingToken]) -> None:
+    group = factories.submit("gpu-1", "gpu-1")
+    fail(begin(cards["gpu-1"]), cards["gpu-1"], FailureClass.OUT_OF_MEMORY)
+    fail(begin(cards["gpu-1"]), cards["gpu-1"], FailureClass.NODE_ERROR)
+    group_retry(group_id=group.id, choice=AUTO)
+    first, second = group.children.order_by("position")
+    assert (first.backend_id, second.backend_id) == ("gpu-4", "gpu-1")
+
+
+@pytest.mark.parametrize("opens_run", [True, False])
+def test_named_backend_gets_the_retry(cards: dict[str, FencingToken], opens_run: bool) -> None:
+    group, failed = running(cards["gpu-1"])
+    if opens_run:
+        run_all(cards["gpu-1"])
+    done = retry_one(group, failed, Choice(backend_id="gpu-3"))
+    assert (done.moved, done.run) == ({failed.id: "gpu-3"}, 2 if opens_run else 1)
+    assert factories.claim(cards["gpu-3"]).child_id == failed.id
+
+
+def test_named_backend_that_is_unfit_is_refused(cards: dict[str, FencingToken]) -> None:
+    group, failed = running(cards["gpu-1"])
+    refused(group, failed, BackendNotFound, choice=Choice(backend_id="gpu-9"))
+    Backend.objects.filter(pk="gpu-3").update(enabled=False)
+    refused(group, failed, BackendUnavailable, choice=Choice(backend_id="gpu-3"))
+    JobGroup.objects.update(required_capabilities=["flux"])
+    refused(group, failed, BackendUnavailable, choice=Choice(backend_id="gpu-2"))
+
+
+def test_named_backend_does_not_wait_for_an_offline_one(cards: dict[str, FencingToken]) -> None:
+    group = factories.submit("gpu-1", "gpu-2")
+    claimed = accept(cards["gpu-1"])
+    cancellation.child_cancel(group_id=group.id, job_id=claimed.child_id)
+    run_all(cards["gpu-2"])
+    Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
+    child = ChildJob.objects.get(pk=claimed.child_id)
+    retry_one(group, child, Choice(backend_id="gpu-3"))
+    assert factories.claim(cards["gpu-3"]).child_id == child.id
+    assert Attempt.objects.get(pk=claimed.attempt_id).failure_class == "unreachable"

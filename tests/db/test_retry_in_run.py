@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from backends.models import Backend, Reachability
-from backends.states import Hold
+from backends.models import Backend
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
@@ -19,6 +18,7 @@ from jobgroups.services import attempts, cancellation, candidates, claims, expir
 from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import MAX_UNCOUNTED
 from tests.harness import factories
+from tests.harness.cases import cases
 from tests.harness.factories import begin, fail, farm, idle, lose, online, only, stall, time_out
 from tests.harness.races import race
 
@@ -67,6 +67,7 @@ def test_failed_job_is_retried_elsewhere_with_its_seed() -> None:
         "job_id": child.id,
         "backend_id": "gpu-1",
         "seed": child.seed,
+        "variation": None,
         "attempt": 1,
         "failure_class": "node_or_model_missing",
         "reason": "It met node_or_model_missing.",
@@ -146,20 +147,7 @@ def test_retry_elsewhere_limits_the_backends() -> None:
     assert only(nowhere).status == "failed"
 
 
-@pytest.mark.parametrize(
-    "unfit",
-    [
-        {"enabled": False},
-        {"hold": Hold.PAUSE},
-        {"hold": Hold.DRAIN},
-        {"quarantined_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)},
-        {"reachability": Reachability.OFFLINE},
-        {"reachability": Reachability.UNKNOWN},
-        {"last_seen_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)},
-        {"tags": []},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("unfit", cases(__file__, "retry_avoids_unschedulable_and_unfit_backends"))
 def test_retry_avoids_unschedulable_and_unfit_backends(unfit: dict[str, Any]) -> None:
     fence = online("gpu-1", tags=["lora"])
     online("gpu-2", tags=["lora"])

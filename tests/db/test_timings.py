@@ -15,7 +15,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.estimates import TimingSample
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, Timing
-from jobgroups.queries.estimates import current_estimates
+from jobgroups.queries.pool import current_estimates
 from jobgroups.services.backends import backend_delete
 from jobgroups.services.submission import Submission, group_submit
 from jobgroups.services.timings import timings_store
@@ -89,11 +89,11 @@ def test_times_go_with_their_backend_and_after_90_days() -> None:
 def test_upgrade_learns_the_newest_attempts() -> None:
     fence = factories.online()
     for seconds in [100.0] * 11 + [5, 10, 7] * 7:
-        group = factories.submit()
-        claimed = factories.begin(fence)
+        group, claimed = factories.running(fence)
         assert factories.finish(claimed, fence, AttemptState.SUCCESS)
-        started = now() - dt.timedelta(seconds=seconds)
-        Attempt.objects.filter(pk=claimed.attempt_id).update(started_at=started, ended_at=now())
+        ended = now()
+        started = ended - dt.timedelta(seconds=seconds)
+        Attempt.objects.filter(pk=claimed.attempt_id).update(started_at=started, ended_at=ended)
     seeding = importlib.import_module("jobgroups.migrations.0016_seed_timings")
     for _ in range(2):
         seeding.seed(apps, SimpleNamespace(connection=connection))

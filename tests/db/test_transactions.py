@@ -1,4 +1,4 @@
-"""Transactions: batch commits of database threads, the FIFO lock of SQLite's writers, durability."""
+"""Transactions: batch commits, writes that share one, SQLite's FIFO lock, durability, lost connections."""
 
 import asyncio
 import sqlite3
@@ -10,17 +10,28 @@ from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import DEFAULT_DB_ALIAS, IntegrityError, OperationalError, connection, connections, transaction
 
 from backends.models import Backend
+from director.web.errors import exception_handler
 from jobgroups.database.retry import retried_transaction
+from jobgroups.database.statements import insert
 from jobgroups.database.threads import DatabaseThreads
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.states import AttemptState
 from jobgroups.errors import LeaseLost
-from jobgroups.models import ChildJob, Lease
-from jobgroups.services.progress import relax_durability
+from jobgroups.models import Attempt, ChildJob, GroupLabel, JobEvent, JobGroup, Lease
+from jobgroups.runner.completer import Completer
+from jobgroups.services import attempts
+from jobgroups.services.claims import Claim
+from jobgroups.services.progress import ProgressRow, progress_flush, relax_durability
+from jobgroups.services.transactions import FencedWrite, group_store
 from tests.harness import factories
-from tests.harness.farm import until
+from tests.harness.farm import in_thread, until
+from tests.harness.races import connected, race, started
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -60,13 +71,6 @@ def _backend(name: str) -> str:
     return name
 
 
-def _in_thread(work: Callable[[], Any]) -> Any:
-    try:
-        return work()
-    finally:
-        connection.close()
-
-
 def _stored() -> set[str]:
     return set(Backend.objects.values_list("id", flat=True))
 
@@ -91,7 +95,7 @@ def test_result_is_returned_after_the_commit(database: DatabaseThreads) -> None:
     async def one(name: str) -> None:
         await database.run(lambda: _backend(name))
         # Another connection reads only what is committed.
-        seen.append(await asyncio.to_thread(_in_thread, _stored))
+        seen.append(await asyncio.to_thread(connected, _stored))
 
     async def all_of_them() -> None:
         async with busy(database):
@@ -193,7 +197,7 @@ def test_writes_of_other_threads_share_the_commits_of_the_runner(database: Datab
         async with busy(database):
             own = asyncio.create_task(database.run(runner))
             works = [partial(_register, "gpu-1"), partial(_register_and_fail, "gpu-2"), partial(_register, "gpu-3")]
-            others = [asyncio.create_task(asyncio.to_thread(_in_thread, work)) for work in works]
+            others = [asyncio.create_task(asyncio.to_thread(connected, work)) for work in works]
             await until(lambda: len(database._waiting) + len(database._urgent) == 4)
         await own
         return await asyncio.gather(*others, return_exceptions=True)
@@ -226,23 +230,20 @@ def test_write_is_stored_after_the_end_of_the_runner(database: DatabaseThreads) 
 @sqlite_only
 def test_batch_commit_ends_early_when_another_writer_waits(database: DatabaseThreads) -> None:
     order: list[str] = []
-    asked = threading.Event()
+    requested = threading.Event()
 
     def submission() -> None:
-        try:
-            asked.set()
-            with transaction.atomic():
-                order.append("submission")
-        finally:
-            connection.close()
+        requested.set()
+        with transaction.atomic():
+            order.append("submission")
 
-    waits = threading.Thread(target=submission)
+    waits = threading.Thread(target=connected, args=[submission])
 
     def one(number: int) -> None:
         order.append(f"unit {number}")
         if number == 1:
             waits.start()
-            asked.wait(5)
+            requested.wait(5)
             end = time.monotonic() + 5
             while not connection.has_waiting_writers:  # type: ignore[attr-defined]
                 assert time.monotonic() < end
@@ -258,16 +259,12 @@ def test_writer_is_not_starved_by_a_runner_that_writes_without_pause() -> None:
     over = threading.Event()
 
     def runner() -> None:
-        try:
-            while not over.is_set():
-                with transaction.atomic():
-                    Backend.objects.filter(id="gpu-1").update(status_reason="busy")
-                    time.sleep(0.004)
-        finally:
-            connection.close()
+        while not over.is_set():
+            with transaction.atomic():
+                Backend.objects.filter(id="gpu-1").update(status_reason="busy")
+                time.sleep(0.004)
 
-    writes = threading.Thread(target=runner)
-    writes.start()
+    writes = started(runner)
     try:
         waits = []
         for _ in range(40):
@@ -286,19 +283,14 @@ def test_writer_is_not_starved_by_a_runner_that_writes_without_pause() -> None:
 def test_write_lock_is_released_however_the_transaction_ends() -> None:
 
     def outcomes() -> None:
-        try:
-            with pytest.raises(ZeroDivisionError), transaction.atomic():
-                raise ZeroDivisionError
-            with pytest.raises(IntegrityError), transaction.atomic():
-                Lease.objects.create(backend_id="gpu-9", runner="", epoch=1)
-            with suppress(Exception), transaction.atomic():
-                connection.close()
-        finally:
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            raise ZeroDivisionError
+        with pytest.raises(IntegrityError), transaction.atomic():
+            Lease.objects.create(backend_id="gpu-9", runner="", epoch=1)
+        with suppress(Exception), transaction.atomic():
             connection.close()
 
-    thread = threading.Thread(target=outcomes)
-    thread.start()
-    thread.join()
+    started(outcomes).join()
     began = time.monotonic()
     with transaction.atomic():
         factories.backend("gpu-1")
@@ -336,18 +328,15 @@ def test_every_commit_but_progress_is_synced() -> None:
     full, normal = 2, 1
 
     def synchronous(*, relaxed: bool) -> int:
-        try:
-            if relaxed:
-                relax_durability()
-            with connection.cursor() as cursor:
-                cursor.execute("PRAGMA synchronous")
-                return int(cursor.fetchone()[0])
-        finally:
-            connection.close()
+        if relaxed:
+            relax_durability()
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA synchronous")
+            return int(cursor.fetchone()[0])
 
     with ThreadPoolExecutor(1) as thread:
-        assert thread.submit(synchronous, relaxed=True).result() == normal
-        assert thread.submit(synchronous, relaxed=False).result() == full
+        assert thread.submit(connected, partial(synchronous, relaxed=True)).result() == normal
+        assert thread.submit(connected, partial(synchronous, relaxed=False)).result() == full
     assert synchronous(relaxed=False) == full
 
 
@@ -362,3 +351,195 @@ def test_transaction_that_has_only_read_keeps_other_writers_out() -> None:
                 other.execute("BEGIN IMMEDIATE")
             factories.backend()
         other.execute("BEGIN IMMEDIATE")
+
+
+Begun = tuple[FencingToken, Claim]
+
+
+def begun(count: int, **fields: Any) -> tuple[Any, list[Begun]]:
+    """Return a group and the started jobs of it, each on a backend of its own."""
+    fences = factories.farm(count)
+    group = factories.submit(*(fence.backend_id for fence in fences), **fields)
+    return group, [(fence, factories.begin(fence)) for fence in fences]
+
+
+def ended(fence: FencingToken, claim: Claim, **end: Any) -> FencedWrite:
+    return FencedWrite(
+        fence, partial(attempts.attempt_ended, attempt_id=claim.attempt_id, fence=fence, end=factories.end(**end))
+    )
+
+
+def broken(error: Exception) -> Any:
+    def fail(**_: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_ends_of_one_group_are_one_transaction_with_gapless_events() -> None:
+    group, jobs = begun(4)
+    writes = [ended(*job) for job in jobs]
+    assert group_store(group_id=group.id, writes=writes) == [True] * 4
+    events = factories.log(group)
+    assert [one["seq"] for one in events] == list(range(1, len(events) + 1))
+    assert [one["type"] for one in events][-5:] == ["child_completed"] * 4 + ["group_complete"]
+    assert factories.fresh(group).completed_count == 4
+
+
+def test_a_start_and_its_end_may_share_a_transaction() -> None:
+    fence = factories.online()
+    group = factories.submit()
+    claim = factories.accept(fence)
+    start = FencedWrite(fence, partial(attempts.attempt_started, attempt_id=claim.attempt_id, fence=fence))
+    group_store(group_id=group.id, writes=[start, ended(fence, claim)])
+    assert factories.types(group)[-3:] == ["child_started", "child_completed", "group_complete"]
+
+
+def test_a_lost_lease_fails_its_own_write_alone() -> None:
+    group, jobs = begun(3)
+    factories.lease("gpu-2")
+    results = group_store(group_id=group.id, writes=[ended(*job) for job in jobs])
+    assert [isinstance(one, LeaseLost) for one in results] == [False, True, False]
+    assert factories.fresh(group).completed_count == 2
+
+
+def test_an_error_stores_nothing_of_the_batch() -> None:
+    group, jobs = begun(2)
+    writes = [ended(*jobs[0]), FencedWrite(jobs[1][0], broken(IntegrityError("bad")))]
+    with pytest.raises(IntegrityError):
+        group_store(group_id=group.id, writes=writes)
+    assert factories.fresh(group).completed_count == 0
+    assert not Attempt.objects.filter(ended_at__isnull=False).exists()
+
+
+def test_batches_with_failures_do_not_deadlock() -> None:
+    """Failures lock the rows of their backends, for the quarantine."""
+    first, jobs = begun(4)
+    second = factories.submit(*(fence.backend_id for fence, _ in jobs))
+    others = [(fence, factories.begin(fence)) for fence, _ in jobs]
+    failed = {"state": AttemptState.ERROR, "failure": FailureClass.CUDA_FATAL, "error_message": "x"}
+    race(
+        partial(group_store, group_id=first.id, writes=[ended(*one, **failed) for one in jobs]),
+        partial(group_store, group_id=second.id, writes=[ended(*one, **failed) for one in others[::-1]]),
+    )
+    assert {factories.fresh(one).status for one in (first, second)} == {"failed"}
+
+
+@pytest.fixture
+async def threads(transactional_db: None) -> AsyncIterator[DatabaseThreads]:
+    made = DatabaseThreads(
+        threads=1 if connection.vendor == "sqlite" else 4, name="test", batch_commits=connection.vendor == "sqlite"
+    )
+    yield made
+    await asyncio.to_thread(made.close)
+
+
+async def test_write_after_the_end_of_the_runner_is_refused(threads: DatabaseThreads) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        completer = Completer(threads, tasks)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            await completer.store("jg_1", attempts.attempt_ended, fence=FencingToken("gpu-1", 1), attempt_id=1)
+
+
+async def test_what_arrives_during_a_transaction_shares_the_next_one(threads: DatabaseThreads) -> None:
+    group, jobs = await in_thread(begun)(12)
+    async with asyncio.TaskGroup() as tasks:
+        completer = Completer(threads, tasks)
+        results = await asyncio.gather(
+            *(
+                completer.store(
+                    group.id, attempts.attempt_ended, fence=fence, attempt_id=claim.attempt_id, end=factories.end()
+                )
+                for fence, claim in jobs
+            )
+        )
+    assert results == [True] * 12
+    assert await in_thread(lambda: factories.fresh(group).status)() == "completed"
+    rows = await in_thread(lambda: list(JobEvent.objects.values_list("seq", flat=True)))()
+    assert sorted(rows) == list(range(1, len(rows) + 1))
+
+
+async def test_one_bad_write_of_a_batch_fails_alone(threads: DatabaseThreads) -> None:
+    group, jobs = await in_thread(begun)(6)
+
+    def bad(**_: Any) -> None:
+        raise ValueError("bad")
+
+    async with asyncio.TaskGroup() as tasks:
+        completer = Completer(threads, tasks)
+        writes = [
+            completer.store(
+                group.id,
+                bad if number == 3 else attempts.attempt_ended,
+                fence=fence,
+                attempt_id=claim.attempt_id,
+                end=factories.end(),
+            )
+            for number, (fence, claim) in enumerate(jobs)
+        ]
+        results = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(one).__name__ for one in results] == ["bool"] * 3 + ["ValueError"] + ["bool"] * 2
+    assert (await in_thread(factories.fresh)(group)).completed_count == 5
+
+
+def _limited() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET idle_in_transaction_session_timeout = 100")
+
+
+def _by_its_idle_limit() -> None:
+    _limited()
+    time.sleep(0.5)
+
+
+def _by_its_idle_limit_after_many_rows() -> None:
+    _limited()
+    group = JobGroup.objects.get()
+    insert([GroupLabel(group=group, key=key, value="v") for key in "abc"])
+    time.sleep(0.5)
+
+
+def _by_its_idle_limit_after_much_progress() -> None:
+    _limited()
+    progress_flush(rows=[ProgressRow(f"j_{n}", n, 1.0, None, 1, 2) for n in range(3)])
+    time.sleep(0.5)
+
+
+def _by_its_shutdown() -> None:
+    parameters = connection.get_connection_params() | {"autocommit": True}
+    pid = connection.connection.info.backend_pid
+    with psycopg.connect(**parameters) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 1000)", [pid])
+
+
+def _on_its_way() -> None:
+    connection.connection.close()
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="PostgreSQL's locks are meant")
+@pytest.mark.parametrize(
+    "cut_off",
+    [
+        _by_its_idle_limit,
+        _by_its_idle_limit_after_many_rows,
+        _by_its_idle_limit_after_much_progress,
+        _by_its_shutdown,
+        _on_its_way,
+    ],
+)
+def test_request_is_refused_and_stores_nothing_when_its_connection_is_lost(cut_off: Callable[[], None]) -> None:
+    factories.backend("gpu-1")
+    with pytest.raises(Exception) as met, transaction.atomic():  # noqa: PT011 the answer is looked at
+        factories.submit()
+        cut_off()
+        JobGroup.objects.count()
+    answer = exception_handler(met.value, {})
+    assert answer is not None, f"a defect: {met.value!r}"
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) >= 1
+    # Where PostgreSQL said why, it said that before it began to commit.
+    if cut_off not in (_by_its_shutdown, _on_its_way):
+        assert b"nothing was stored" in answer.content
+    connection.close()
+    assert JobGroup.objects.count() == 0

@@ -8,9 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.harness.machines import Machines, simulated
 from tests.harness.process_farm import ProcessFarm
 from tests.harness.servers import Postgres, Redis, own_redis, postgres
-from tests.harness.simulators import Gpus
 
 
 class Leases:
@@ -75,7 +75,14 @@ def settings(url: str, redis_server: Redis) -> dict[str, str]:
 
 
 @pytest.fixture
-def farm(tmp_path: Path, gpus: Gpus, settings: dict[str, str]) -> Iterator[ProcessFarm]:
+def gpus(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machines]:
+    """Start simulated backends with the options ``GPUS`` of the test's module."""
+    with simulated(tmp_path, **request.module.GPUS) as running:
+        yield running
+
+
+@pytest.fixture
+def farm(tmp_path: Path, gpus: Machines, settings: dict[str, str]) -> Iterator[ProcessFarm]:
     """PostgreSQL and Redis, an empty database, nothing started yet."""
     made = ProcessFarm(tmp_path, gpus, **settings)
     yield made

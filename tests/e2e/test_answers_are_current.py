@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -13,22 +13,17 @@ import httpx
 import pytest
 
 from tests.harness.graphs import picture
+from tests.harness.machines import Machines
 from tests.harness.process_farm import ProcessFarm
 from tests.harness.processes import Served, serving
 from tests.harness.servers import needs_servers
-from tests.harness.simulators import Gpus, simulated
 
 pytestmark = pytest.mark.timeout(120)
 
 #: For which clients write and read.
 SECONDS = 5.0
 JOBS = 6
-
-
-@pytest.fixture
-def gpus(tmp_path: Path) -> Iterator[Gpus]:
-    with simulated(tmp_path, count=2, seconds=60.0) as running:
-        yield running
+GPUS = {"count": 2, "seconds": 60.0}
 
 
 class Writes:
@@ -89,7 +84,7 @@ def life_fits(shown: dict[str, Any], number: int) -> bool:
     return (shown["status"] == "cancelled") == (phase > 0)
 
 
-def check_answers(webs: list[Served], gpus: Gpus) -> None:
+def check_answers(webs: list[Served], gpus: Machines) -> None:
     made = webs[0].ask("POST", "/api/job-group", json={"workflow_json": picture(), "backend_ids": gpus.ids * 3}).json()
     jobs = [one["job_id"] for one in made["child_jobs"]]
 
@@ -139,6 +134,6 @@ def test_answer_has_each_write_that_was_acknowledged_before_by_any_web(farm: Pro
     check_answers([farm.web, farm.another_web()], farm.gpus)
 
 
-def test_answer_of_an_embedded_director_has_each_acknowledged_write(tmp_path: Path, gpus: Gpus) -> None:
+def test_answer_of_an_embedded_director_has_each_acknowledged_write(tmp_path: Path, gpus: Machines) -> None:
     with serving(tmp_path, gpus.urls) as served:
         check_answers([served], gpus)

@@ -12,8 +12,8 @@ from tests.e2e.faults.preload import library, needs_preload
 from tests.harness import laws
 from tests.harness.director import Director, directing
 from tests.harness.graphs import picture
+from tests.harness.machines import Machines, simulated
 from tests.harness.processes import stop_in_order
-from tests.harness.simulators import Gpus, simulated
 from tests.harness.waits import until
 from tests.harness.watcher import Watcher
 
@@ -24,7 +24,7 @@ DAY = 86_400
 
 
 @contextmanager
-def on_a_small_disk(folder: Path, seconds: float) -> Iterator[tuple[Director, Gpus, SmallDisk]]:
+def on_a_small_disk(folder: Path, seconds: float) -> Iterator[tuple[Director, Machines, SmallDisk]]:
     """Give a Director, not yet started, whose data folder is a separate disk."""
     with (
         simulated(folder, seconds=seconds) as gpus,
@@ -34,13 +34,13 @@ def on_a_small_disk(folder: Path, seconds: float) -> Iterator[tuple[Director, Gp
         yield director, gpus, disk
 
 
-def submit_and_start(director: Director, gpus: Gpus, each: int) -> str:
+def submit_and_start(director: Director, gpus: Machines, each: int) -> str:
     group_id = director.submit(picture(), gpus.ids * each)
-    gpus.wait_seen(lambda seen: sum(e["kind"] == "started" for e in seen) >= len(gpus.ids))
+    gpus.wait_kind("started", len(gpus.ids))
     return group_id
 
 
-def finish(director: Director, gpus: Gpus, **ends: dict[str, int]) -> None:
+def finish(director: Director, gpus: Machines, **ends: dict[str, int]) -> None:
     """Wait until everything has ended, and check the laws and the statuses of each group."""
     director.wait_settled()
     stop_in_order(director)
@@ -113,7 +113,7 @@ def test_start_on_an_unusable_disk_is_refused(is_full: bool, tmp_path: Path) -> 
 
 
 @contextmanager
-def on_a_separate_clock(folder: Path) -> Iterator[tuple[Director, Gpus, Path]]:
+def on_a_separate_clock(folder: Path) -> Iterator[tuple[Director, Machines, Path]]:
     """Give a running Director, and the file with the seconds by which its clock is ahead."""
     offset = folder / "offset"
     offset.write_text("0")

@@ -15,7 +15,6 @@ from tests.bench.figures import Figure, p50
 from tests.harness.director import Director, directing
 from tests.harness.graphs import picture
 from tests.harness.machines import RARE_MODEL, Build, Machines, plugged_in
-from tests.harness.waits import until
 
 WELL = "well"
 #: By how much the median gap beside a failing neighbour may exceed the one beside a healthy one.
@@ -60,7 +59,7 @@ class Bench:
         self._director = director
         self._machines = machines
         director.start()
-        for one in machines.by_name.values():
+        for one in machines:
             body = {"url": one.url, "backend_id": one.name}
             director.ask("POST", "/api/backends", json=body).raise_for_status()
         director.wait_online()
@@ -85,9 +84,7 @@ class Bench:
 
     def block(self) -> list[float]:
         """Have the healthy backend render a group, and return the gaps between its prompts."""
-        path = f"/api/job-groups/{self._director.submit(picture(), [WELL] * _BLOCK)}"
-        until(lambda: self._director.ask("GET", path).json()["completed_at"], 90.0)
-        group = self._director.ask("GET", path).json()
+        group = self._director.wait_ended(self._director.submit(picture(), [WELL] * _BLOCK), 90.0)
         assert group["status"] == "completed"
         prompts = {one["outputs"]["prompt_id"] for one in group["child_jobs"]}
         seen = [one for one in self._machines.seen() if one.get("prompt_id") in prompts]

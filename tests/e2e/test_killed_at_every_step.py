@@ -1,12 +1,10 @@
-"""``serve`` is killed at every step of a child's life and started again: the end is the same each time.
+"""Director processes that are killed at every step of a job's life, in a capture and in the retention."""
 
-Forty children over three backends, of both recorded versions of ComfyUI, that have prompts of other clients too, and a watcher that resumes with
-``?since=``. The backends' audit log is compared with the database file.
-"""
-
+import hashlib
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.e2e.kills import STEPS, each_step
 from tests.harness import laws
 from tests.harness.director import Director, Step, directing
 from tests.harness.graphs import picture
+from tests.harness.machines import Entry, Machines, simulated
 from tests.harness.processes import stop_in_order
-from tests.harness.simulators import Entry, Gpus, simulated
 from tests.harness.waits import until
 from tests.harness.watcher import Watcher, all_events
 from tests.ws.client_state import picked
@@ -26,35 +25,6 @@ from tests.ws.client_state import picked
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
 CHILDREN = 40
-ATTEMPTS = "jobgroups.services.attempts"
-CLAIMS = "jobgroups.services.claims"
-CANCELLATION = "jobgroups.services.cancellation"
-RETRIES = "jobgroups.services.retries"
-MOVES = "jobgroups.services.moves"
-COMPLETER = "jobgroups.runner.completer"
-CLIENT = "backends.comfyui.client:ComfyClient"
-DRIVER = "jobgroups.runner.attempt.driver:AttemptDriver"
-
-#: Name → step of the kill, in the order of a child's life.
-LIFE = {
-    "before the intent": Step(f"{CLAIMS}:_claim_bound", "before", 15),
-    "before the intent's commit": Step(f"{CLAIMS}:_claim_bound", "uncommitted", 15),
-    "after the intent": Step(f"{CLAIMS}:_claim_bound", "after", 15),
-    "before the POST": Step(f"{CLIENT}.submit", "before", 15),
-    "before its answer is stored": Step(f"{CLIENT}.submit", "after", 15),
-    "before the acceptance's commit": Step(f"{ATTEMPTS}:attempt_accepted", "uncommitted", 15),
-    "pending": Step(f"{ATTEMPTS}:attempt_accepted", "after", 15),
-    "before the start's commit": Step(f"{ATTEMPTS}:attempt_started", "uncommitted", 15),
-    "running": Step(f"{ATTEMPTS}:attempt_started", "after", 15),
-    "before a progress flush": Step("jobgroups.runner.progress:progress_flush", "before", 3),
-    "during a progress flush": Step("jobgroups.runner.progress:progress_flush", "uncommitted", 3),
-    "after the end, before history": Step(f"{DRIVER}._read_result", "before", 15),
-    "before the final commit": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted", 15),
-    "before the notification of a commit": Step("jobgroups.events.hub:Hub.publish", "before", 60),
-    "after the final commit": Step(f"{ATTEMPTS}:attempt_ended", "after", 15),
-    "before the last child's commit": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted", CHILDREN),
-    "after the last child's commit": Step(f"{ATTEMPTS}:attempt_ended", "after", CHILDREN),
-}
 
 
 @dataclass(slots=True)
@@ -62,7 +32,7 @@ class Scene:
     """A Director over three backends, and a group that a watcher follows."""
 
     director: Director
-    gpus: Gpus
+    gpus: Machines
     group_id: str = ""
     watcher: Watcher | None = None
 
@@ -73,13 +43,13 @@ class Scene:
         if lost_posts:
             self.gpus.fault("reset_http", route="/prompt", method="POST", count=lost_posts)
         named = [self.gpus.ids[n % len(self.gpus.ids)] for n in range(children)]
-        fields: dict[str, Any] = {"count": children} if in_pool else {}
+        axes = [{"input": "cfg", "values": [5, 6, 7, 8]}, {"input": "seed", "count": children // 4}]
+        fields: dict[str, Any] = {"sweep": {"axes": axes}} if in_pool else {}
         self.group_id = self.director.submit(picture(), ["*"] if in_pool else named, **fields)
         self.watcher = Watcher(self.director, self.group_id, runs=runs)
 
     def group(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.director.ask("GET", f"/api/job-groups/{self.group_id}").json()
-        return found
+        return self.director.group(self.group_id)
 
     def request(self, method: str, path: str = "", **options: Any) -> httpx.Response | None:
         """Send a request about the group; None if the Director was killed before its response."""
@@ -126,22 +96,10 @@ def scene(folder: Path, *, seconds: float = 0.12, environment: dict[str, str] | 
         yield Scene(director, gpus)
 
 
-#: Steps at which jobs of the pool differ: the claim, and writes that share a transaction.
-POOL = {
-    "before the claim": Step(f"{CLAIMS}:_claim_from_pool", "before", 15),
-    "before the claim's commit": Step(f"{CLAIMS}:_claim_from_pool", "uncommitted", 15),
-    "after the claim": Step(f"{CLAIMS}:_claim_from_pool", "after", 15),
-    "running": Step(f"{ATTEMPTS}:attempt_started", "after", 15),
-    "before the final commit": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted", 15),
-    "before a shared commit": Step(f"{COMPLETER}:group_store", "uncommitted", 2),
-    "after a shared commit": Step(f"{COMPLETER}:group_store", "after", 2),
-}
-
-
 @pytest.mark.parametrize(
     ("step", "in_pool"),
-    [*((one, False) for one in LIFE.values()), *((one, True) for one in POOL.values())],
-    ids=[*LIFE, *(f"{one}, in the pool" for one in POOL)],
+    [*((one, False) for one in STEPS["life"].values()), *((one, True) for one in STEPS["pool"].values())],
+    ids=[*STEPS["life"], *(f"{one}, in the pool" for one in STEPS["pool"])],
 )
 def test_killed_in_a_childs_life_every_child_completes(step: Step, in_pool: bool, tmp_path: Path) -> None:
     with scene(tmp_path) as play:
@@ -155,7 +113,7 @@ def test_killed_in_a_childs_life_every_child_completes(step: Step, in_pool: bool
 @pytest.mark.parametrize("moment", ["uncommitted", "after"])
 def test_killed_as_outputs_are_kept_before_the_end(moment: str, tmp_path: Path) -> None:
     with scene(tmp_path) as play:
-        play.director.start(Step(f"{ATTEMPTS}:attempt_outputs_stored", moment, 8))
+        play.director.start(Step("jobgroups.services.attempts:attempt_outputs_stored", moment, 8))
         # Without this fault, most ends are stored together with their outputs.
         play.gpus.fault("late_history", mark='"director"', seconds=0.15, count=0)
         play.begin()
@@ -187,14 +145,7 @@ def test_killed_during_the_post_nothing_is_rendered_twice(
         assert play.end() == {"completed": CHILDREN}
 
 
-UNSURE = {
-    "after it became uncertain": Step(f"{ATTEMPTS}:attempt_uncertain", "after"),
-    "before it ends as never accepted": Step(f"{ATTEMPTS}:attempt_never_accepted", "uncommitted"),
-    "after it ended as never accepted": Step(f"{ATTEMPTS}:attempt_never_accepted", "after"),
-}
-
-
-@pytest.mark.parametrize("step", UNSURE.values(), ids=UNSURE.keys())
+@each_step("unsure")
 def test_killed_over_a_prompt_that_never_arrived(step: Step, tmp_path: Path) -> None:
     with scene(tmp_path) as play:
         play.director.start(step)
@@ -208,25 +159,10 @@ def test_killed_over_a_prompt_that_never_arrived(step: Step, tmp_path: Path) -> 
         assert {one["state"] for one in ends} == {"success", "never_accepted"}
 
 
-CANCEL = {
-    "before the cancel": Step(f"{CANCELLATION}:group_cancel", "before"),
-    "before the cancel's commit": Step(f"{CANCELLATION}:group_cancel", "uncommitted"),
-    "after the cancel": Step(f"{CANCELLATION}:group_cancel", "after"),
-    "before a pending prompt is deleted": Step(f"{CLIENT}.delete_pending", "before"),
-    "after a pending prompt was deleted": Step(f"{CLIENT}.delete_pending", "after"),
-    "before a running prompt is interrupted": Step(f"{CLIENT}.interrupt", "before"),
-    "after a running prompt was interrupted": Step(f"{CLIENT}.interrupt", "after"),
-    "before a running prompt is cancelled": Step(f"{CLIENT}.cancel_job", "before"),
-    "after a running prompt was cancelled": Step(f"{CLIENT}.cancel_job", "after"),
-    "before the stop's end is stored": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted"),
-}
-
-
-@pytest.mark.parametrize("step", CANCEL.values(), ids=CANCEL.keys())
+@each_step("cancel")
 def test_killed_in_a_cancel_the_stop_is_still_pending(step: Step, tmp_path: Path) -> None:
     with scene(tmp_path, seconds=30.0) as play:
         play.director.start(step)
-        play.director.wait_online()
         play.begin(children=12)
         play.gpus.wait_seen(_one_runs_and_one_waits)
         # Otherwise the pending prompt may start, for a moment, before it is deleted.
@@ -260,20 +196,10 @@ def _check_stopped(play: Scene) -> None:
         assert seen.outcome.get(one["prompt_id"], "never ran") in ("interrupted", "never ran")
 
 
-TIMEOUT = {
-    "before the timeout": Step(f"{ATTEMPTS}:attempt_timed_out", "before"),
-    "before the timeout's commit": Step(f"{ATTEMPTS}:attempt_timed_out", "uncommitted"),
-    "after the timeout": Step(f"{ATTEMPTS}:attempt_timed_out", "after"),
-    "before its interrupt": Step(f"{CLIENT}.interrupt", "before"),
-    "after its interrupt": Step(f"{CLIENT}.interrupt", "after"),
-}
-
-
-@pytest.mark.parametrize("step", TIMEOUT.values(), ids=TIMEOUT.keys())
+@each_step("timeout")
 def test_killed_in_a_timeout_only_one_job_times_out(step: Step, tmp_path: Path) -> None:
     with scene(tmp_path, environment={"PLUG_TIMEOUT": "2"}) as play:
         play.director.start(step)
-        play.director.wait_online()
         play.gpus.fault("stuck", of=1, mark='"director"', after=3)
         play.begin()
         play.restart_when_killed()
@@ -282,23 +208,13 @@ def test_killed_in_a_timeout_only_one_job_times_out(step: Step, tmp_path: Path) 
         assert {one["state"]: one["n"] for one in states} == {"success": CHILDREN - 1, "timeout": 1}
 
 
-RETRY = {
-    "before the retry": Step(f"{RETRIES}:group_retry", "before"),
-    "before the retry's commit": Step(f"{RETRIES}:_retry", "uncommitted"),
-    "after the retry": Step(f"{RETRIES}:group_retry", "after"),
-    "after the next run's first intent": Step(f"{CLAIMS}:_claim_bound", "after", 13),
-    "before the next run's last commit": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted", 18),
-}
-
-
-@pytest.mark.parametrize("step", RETRY.values(), ids=RETRY.keys())
+@each_step("retry")
 def test_killed_in_a_retry_the_retry_is_done_once(step: Step, tmp_path: Path) -> None:
     with scene(tmp_path) as play:
         play.director.start(step)
-        play.director.wait_online()
         play.gpus.fault("node_error", mark='"director"', message="bad latent", count=2)
         play.begin(children=12, runs=2)
-        until(lambda: play.group()["completed_at"], within=60.0)
+        play.director.wait_ended(play.group_id)
         for _ in range(2):
             # The second one repeats a request without a response: the retry is done once.
             play.request("POST", "/retry", json={"run": 1})
@@ -308,16 +224,7 @@ def test_killed_in_a_retry_the_retry_is_done_once(step: Step, tmp_path: Path) ->
         play.check_executed(12 + 6)
 
 
-MOVE = {
-    "before the move's commit": Step(f"{MOVES}:child_move", "uncommitted"),
-    "after the move": Step(f"{MOVES}:child_move", "after"),
-    "before the moved prompt is removed": Step(f"{CLIENT}.delete_pending", "before"),
-    "after the moved prompt was removed": Step(f"{CLIENT}.delete_pending", "after"),
-    "before its removal's commit": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted"),
-}
-
-
-@pytest.mark.parametrize("step", MOVE.values(), ids=MOVE.keys())
+@each_step("move")
 def test_killed_in_a_move_every_job_is_rendered_once(step: Step, tmp_path: Path) -> None:
     with scene(tmp_path, seconds=2.0) as play:
         play.director.start(step)
@@ -362,18 +269,10 @@ def move(play: Scene, job: str, target: str) -> None:
     assert answer is None or answer.status_code in (200, 409), answer.text
 
 
-RECOVERY = {
-    "after a lease was acquired": Step("jobgroups.services.leases:lease_acquire", "after", 2),
-    "before the first lookup": Step("jobgroups.runner.attempt.driver:look_up", "before", 1),
-    "after a lookup": Step("jobgroups.runner.attempt.driver:look_up", "after", 3),
-    "before it becomes uncertain": Step(f"{ATTEMPTS}:attempt_uncertain", "uncommitted", 1),
-}
-
-
-@pytest.mark.parametrize("step", RECOVERY.values(), ids=RECOVERY.keys())
+@each_step("recovery")
 def test_killed_again_while_it_recovers(step: Step, tmp_path: Path) -> None:
     with scene(tmp_path) as play:
-        play.director.start(LIFE["after the intent"])
+        play.director.start(STEPS["life"]["after the intent"])
         play.begin()
         play.director.wait_killed()
         play.director.start(step, wait=False)
@@ -382,12 +281,77 @@ def test_killed_again_while_it_recovers(step: Step, tmp_path: Path) -> None:
         assert play.director.starts == 3
 
 
-def test_killed_at_random_again_and_again(tmp_path: Path) -> None:
-    with scene(tmp_path, seconds=0.3) as play:
-        play.director.start()
-        play.begin()
-        for started in (4, 11, 19, 30):
-            play.gpus.wait_seen(lambda seen, n=started: sum(e["kind"] == "started" for e in seen) > n)
-            play.director.kill()
-            play.director.start()
-        assert play.end() == {"completed": CHILDREN}
+CAPTURES = "jobgroups.services.captures"
+
+
+def check(director: Director) -> None:
+    """Hold that the storage has exactly the content of the rows, once the next start has cleaned."""
+    rows = director.rows("SELECT blake3, sha256, id, size_bytes FROM jobgroups_storedfile")
+    expected = {f"results/{row['blake3']}-{row['id']}": (row["sha256"], row["size_bytes"]) for row in rows}
+    folder = director.data / "files"
+
+    def left() -> set[str]:
+        files = (one for one in folder.rglob("*") if one.is_file())
+        found = (one for one in files if one.suffix != ".lock" and one.parent.name != "runners")
+        return {str(one.relative_to(folder)) for one in found} ^ expected.keys()
+
+    until(lambda: not left(), 20.0, left)
+    for name, known in expected.items():
+        content = (folder / name).read_bytes()
+        assert (hashlib.sha256(content).hexdigest(), len(content)) == known
+
+
+@each_step("capture")
+def test_kill_in_a_capture_loses_nothing(tmp_path: Path, step: Step) -> None:
+    with simulated(tmp_path, count=1) as gpus, directing(tmp_path, gpus.urls) as director:
+        director.start(step)
+        director.wait_online()
+        group = director.submit(picture(), gpus.ids * 4)
+        director.wait_killed()
+        director.start()
+
+        def captured() -> list[bool]:
+            jobs = director.group(group)["child_jobs"]
+            return [file["captured"] for job in jobs for file in (job["outputs"] or {}).get("images", ())]
+
+        until(lambda: captured() == [True] * 4, 40.0, captured)
+        check(director)
+        stop_in_order(director)
+        assert len(director.rows("SELECT * FROM jobgroups_storedfile")) == 4
+
+
+PURGE_STEPS = {
+    "before the first group": (Step("jobgroups.services.purge:groups_delete", "before"), 3, 3),
+    "before the commit of a group": (Step("jobgroups.services.purge:groups_delete", "uncommitted", 2), 2, 2),
+    "between a group and its files": (Step("jobgroups.services.purge:groups_delete", "after", 2), 1, 2),
+    "between the rows of files and the files": (Step(f"{CAPTURES}:_delete_rows", "after"), 2, 3),
+}
+
+
+@pytest.mark.parametrize(("step", "groups", "files"), PURGE_STEPS.values(), ids=PURGE_STEPS.keys())
+def test_kill_in_the_retention_leaves_nothing(tmp_path: Path, step: Step, groups: int, files: int) -> None:
+    with simulated(tmp_path, count=1) as gpus, directing(tmp_path, gpus.urls) as director:
+        director.start()
+        director.wait_online()
+        young, *_ = [director.submit(picture(), gpus.ids) for _ in range(3)]
+        until(lambda: len(director.rows("SELECT * FROM jobgroups_storedfile")) == 3)
+        director.wait_settled()
+        stop_in_order(director)
+        with closing(sqlite3.connect(director.data / "director.sqlite3")) as database:
+            # A group of so many jobs has a transaction of its own.
+            database.execute(
+                "UPDATE jobgroups_jobgroup SET created_at = ?1, completed_at = ?1, total_count = 400 WHERE id <> ?2",
+                ["2026-01-01 00:00:00", young],
+            )
+            database.commit()
+        director.start(step, wait=False, DIRECTOR_RETENTION_DAYS="30")
+        director.wait_killed()
+        assert len(director.rows("SELECT * FROM jobgroups_jobgroup")) == groups
+        assert len(list((director.data / "files" / "results").iterdir())) == files
+        director.start(DIRECTOR_RETENTION_DAYS="30")
+        until(lambda: [row["id"] for row in director.rows("SELECT id FROM jobgroups_jobgroup")] == [young])
+        until(lambda: len(director.rows("SELECT * FROM jobgroups_storedfile")) == 1)
+        check(director)
+        stop_in_order(director)
+        assert len(director.rows("SELECT * FROM jobgroups_capture")) == 1
+        assert director.rows("PRAGMA foreign_key_check") == []

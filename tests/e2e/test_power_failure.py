@@ -18,8 +18,8 @@ from tests.e2e.faults.preload import library, needs_preload
 from tests.harness import laws
 from tests.harness.director import Director, directing, rows
 from tests.harness.graphs import picture
+from tests.harness.machines import Machines, simulated
 from tests.harness.processes import stop_in_order
-from tests.harness.simulators import Gpus, simulated
 from tests.harness.waits import until
 
 pytestmark = [needs_preload, pytest.mark.timeout(180), pytest.mark.slow]
@@ -39,7 +39,7 @@ class Load:
     """Threads that submit one group after the other, and note each that was accepted."""
 
     director: Director
-    gpus: Gpus
+    gpus: Machines
     accepted: list[str] = field(default_factory=list)
     failures: list[BaseException] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
@@ -75,7 +75,7 @@ class Load:
 class Failures:
     """The copies, and the backends that were there."""
 
-    gpus: Gpus
+    gpus: Machines
     instants: list[Instant]
 
 
@@ -109,7 +109,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Failures]:
         yield Failures(gpus, instants)
 
 
-def check_ends_every_group(folder: Path, gpus: Gpus) -> None:
+def check_ends_every_group(folder: Path, gpus: Machines) -> None:
     """Check that a Director over this folder, and backends without history, end every group."""
     gpus.wait_idle()
     gpus.forget_everything()

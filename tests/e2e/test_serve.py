@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from director.server.listen import display_hosts
+from tests.harness.cases import cases
 from tests.harness.processes import Served, refused, serving
 
 NAMES = "farm.example,.studio.example,192.0.2.7,[2001:db8::7]"
@@ -46,14 +47,7 @@ def test_port_in_use_is_refused(served: Served, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("port", "variables", "text"),
-    [
-        ("0", {"DIRECTOR_GIVE_UP_SECONDS": "soon"}, "DIRECTOR_GIVE_UP_SECONDS is 'soon'; it must"),
-        ("0", {"DIRECTOR_BACKENDS": "localhost:8188,ftp://x"}, "Address 2"),
-        ("0", {"DIRECTOR_DATABASE_URL": "sqlite:////nowhere/at/all.sqlite3"}, "does not open"),
-        ("0", {"DIRECTOR_DATA_DIR": "/dev/null/data"}, "The data folder /dev/null/data cannot be"),
-        ("99999", {}, "--port 99999 is not a port"),
-    ],
+    ("port", "variables", "text"), cases(__file__, "serve_refuses_invalid_settings_with_a_sentence")
 )
 def test_serve_refuses_invalid_settings_with_a_sentence(
     tmp_path: Path, port: str, variables: dict[str, str], text: str
@@ -85,16 +79,17 @@ def test_allowed_hosts_are_names_addresses_and_whole_domains(served: Served) -> 
 
 def test_restart_keeps_the_secret_key_and_the_backends_of_the_environment(tmp_path: Path) -> None:
     director = Served(tmp_path, ["localhost:9", "http://127.0.0.1:9", "192.0.2.1:8188"], start=False)
-    path, keys = director.data / "secret-key", []
+    paths, keys = [director.data / name for name in ("secret-key", "webhook-secret")], []
     for _ in range(2):
         director.start()
         rows = director.ask("GET", "/api/backends").json()["backends"]
         assert [row["backend_id"] for row in rows] == ["192.0.2.1_8188", "localhost_9"]
         assert director.stop() == 0
-        keys.append(path.read_text())
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        keys.append([path.read_text() for path in paths])
+        assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o600}
     assert keys[0] == keys[1]
-    assert len(keys[0]) > 40
+    assert [len(key) > 40 for key in keys[0]] == [True, True]
+    assert keys[0][1].startswith("whsec_")
 
 
 @pytest.mark.parametrize(

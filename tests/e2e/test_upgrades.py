@@ -9,38 +9,24 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
-from tests.e2e.conftest import Leases
-from tests.e2e.upgrade.clients import clients
 from tests.e2e.upgrade.newer import MIGRATION, AnyRunner, newer_release
-from tests.e2e.upgrade.proxy import PROGRAM, proxied
 from tests.harness import laws
 from tests.harness.graphs import picture
-from tests.harness.process_farm import WEB, ProcessFarm
+from tests.harness.machines import Machines, simulated
+from tests.harness.process_farm import WEB
 from tests.harness.processes import Served, stop_in_order
 from tests.harness.servers import needs_servers
-from tests.harness.simulators import Entry, Gpus, simulated
 from tests.harness.waits import until
 from tests.harness.watcher import Watcher
 
-_REQUIRED = os.environ.get("DIRECTOR_TEST_SERVICES") == "required"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), needs_servers]
-needs_nginx = pytest.mark.skipif(PROGRAM is None and not _REQUIRED, reason="nginx is not installed")
 BACKENDS = 8
-
-
-@pytest.fixture
-def gpus(tmp_path: Path) -> Iterator[Gpus]:
-    with simulated(tmp_path, count=BACKENDS, seconds=0.1) as running:
-        yield running
-
-
-# --- a web ----------------------------------------------------------------------------------------
+GPUS = {"count": BACKENDS, "seconds": 0.1}
 
 
 @pytest.fixture
@@ -111,99 +97,10 @@ def port_of(web: Served) -> int:
     return int(web.url.rpartition(":")[2])
 
 
-def restarted(web: Served) -> None:
-    stop_in_order(web)
-    web.start()
-    until(lambda: web.ask("GET", "/api/health").status_code == 200)
-
-
-@needs_nginx
-def test_restart_of_webs_behind_a_proxy_fails_no_request(
-    farm: ProcessFarm, gpus: Gpus, settings: dict[str, str], tmp_path: Path
-) -> None:
-    """Ten clients submit, read and open sockets meanwhile; four others watch a group each."""
-    farm.runner("room-1")
-    with ExitStack() as stack:
-        webs = [started(stack, tmp_path / name, settings) for name in ("web-1", "web-2")]
-        webs[0].wait_online()
-        ports = [port_of(web) for web in webs]
-        proxy = stack.enter_context(proxied(tmp_path / "nginx", ports))
-        watched = [webs[0].submit(picture(), gpus.ids * 4) for _ in range(4)]
-        watchers = [Watcher(proxy, group_id) for group_id in watched]
-        for watcher in watchers:
-            assert watcher.started.wait(10)
-        with clients(proxy.url, gpus.ids) as busy:
-            until(lambda: busy.has_answers(7), within=30.0)
-            for count, web in zip((14, 21), webs, strict=True):
-                restarted(web)
-                until(lambda count=count: busy.has_answers(count), within=30.0)
-        assert busy.failures == []
-        for watcher in watchers:
-            watcher.wait_ended()
-        for group_id in [*watched, *busy.groups]:
-            assert complete(proxy.url, group_id)["status"] == "completed"
-    assert len(laws.executed_once(gpus.seen())) == len(busy.groups) + 4 * len(watched) * BACKENDS
-
-
-def started(stack: ExitStack, folder: Path, settings: dict[str, str], *arguments: str) -> Served:
-    folder.mkdir()
-    web = Served(folder, arguments=[*WEB, *arguments], environment=settings, start=False, keeps_port=True)
-    stack.callback(web.close)
-    web.start()
-    return web
-
-
-def complete(url: str, group_id: str) -> dict[str, Any]:
-    def ended() -> dict[str, Any] | None:
-        answer = httpx.get(f"{url}/api/job-groups/{group_id}", trust_env=False, timeout=20.0)
-        found: dict[str, Any] = answer.json()
-        return found if found["completed_at"] else None
-
-    group: dict[str, Any] = until(ended, within=60.0)
-    return group
-
-
-# --- runners --------------------------------------------------------------------------------------
-
-
-def test_restart_of_runners_loses_and_doubles_nothing(farm: ProcessFarm, gpus: Gpus, leases: Leases) -> None:
-    farm.web.start()
-    runners = [farm.runner(name, DIRECTOR_TIME_SCALE="0.3") for name in ("room-1", "room-2")]
-    leases.wait(room_1=4, room_2=4)
-    farm.web.wait_online()
-    watchers: list[Watcher] = []
-    for runner in runners:
-        for _ in range(2):
-            group_id = farm.web.submit(picture(), gpus.ids * 7)
-            watchers.append(Watcher(farm.web, group_id))
-        under_way = len(gpus.seen())
-        gpus.wait_seen(lambda seen, so_far=under_way: _starts(seen[so_far:]) >= BACKENDS)
-        stop_in_order(runner)
-        runner.start()
-        leases.wait(room_1=4, room_2=4)
-    for watcher in watchers:
-        watcher.wait_ended()
-        assert watcher.connections == 1
-    groups = [watcher.group_id for watcher in watchers]
-    assert {farm.wait_complete(one)["status"] for one in groups} == {"completed"}
-    farm.check_executed_once(*groups)
-    # A prompt that was being sent when its runner ended may not have arrived.
-    attempts = leases.attempts()
-    assert attempts.pop("success") == 7 * BACKENDS * len(groups)
-    assert set(attempts) <= {"never_accepted"}, attempts
-
-
-def _starts(entries: list[Entry]) -> int:
-    return sum(entry["kind"] == "started" for entry in entries)
-
-
-# --- an old and a new release side by side --------------------------------------------------------
-
-
 class Releases:
     """A web and a runner of two releases over one database, and the groups that are watched."""
 
-    def __init__(self, gpus: Gpus, settings: dict[str, str], folder: Path) -> None:
+    def __init__(self, gpus: Machines, settings: dict[str, str], folder: Path) -> None:
         self.gpus = gpus
         self.groups: list[str] = []
         self.watchers: list[Watcher] = []
@@ -223,7 +120,7 @@ class Releases:
         self.groups.append(web.submit(picture(), self.gpus.ids * 4))
         self.watchers += [Watcher(one, self.groups[-1]) for one in watched]
         under_way = len(self.gpus.seen())
-        self.gpus.wait_seen(lambda seen: _starts(seen[under_way:]) >= BACKENDS)
+        self.gpus.wait_kind("started", BACKENDS, after=under_way)
 
     def close(self) -> None:
         for one in (self.old_web, self.new_web, self.old_runner, self.new_runner):
@@ -231,7 +128,7 @@ class Releases:
 
 
 @pytest.fixture
-def releases(gpus: Gpus, settings: dict[str, str], tmp_path: Path) -> Iterator[Releases]:
+def releases(gpus: Machines, settings: dict[str, str], tmp_path: Path) -> Iterator[Releases]:
     made = Releases(gpus, settings, tmp_path)
     try:
         yield made
@@ -239,7 +136,9 @@ def releases(gpus: Gpus, settings: dict[str, str], tmp_path: Path) -> Iterator[R
         made.close()
 
 
-def test_two_releases_work_side_by_side_and_the_old_one_may_return(releases: Releases, gpus: Gpus, url: str) -> None:
+def test_two_releases_work_side_by_side_and_the_old_one_may_return(
+    releases: Releases, gpus: Machines, url: str
+) -> None:
     """The new release adds a column and a table while the old one works."""
     old_web, old_runner = releases.old_web, releases.old_runner
     new_web, new_runner = releases.new_web, releases.new_runner
@@ -265,7 +164,7 @@ def test_two_releases_work_side_by_side_and_the_old_one_may_return(releases: Rel
     releases.submit(old_web)
     jobs = []
     for group_id in releases.groups:
-        group = complete(old_web.url, group_id)
+        group = old_web.wait_ended(group_id)
         assert group["status"] == "completed"
         jobs += [child["job_id"] for child in group["child_jobs"]]
     assert laws.executed_once(gpus.seen()) == sorted(jobs)

@@ -50,8 +50,6 @@ class Director(Served):
             start=False,
         )
 
-    # --- its lives --------------------------------------------------------------------------------
-
     def start(self, step: Step | None = None, *, wait: bool = True, **variables: str) -> None:
         """Start ``serve``; with a step, one that kills itself there."""
         self._note.unlink(missing_ok=True)
@@ -99,8 +97,6 @@ class Director(Served):
     def _forget_url(self) -> None:
         with self._url_known:
             self.url = ""
-
-    # --- what it has left on disk -----------------------------------------------------------------
 
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         return rows(self.data, query, *values)

@@ -5,6 +5,7 @@ import json
 import time
 from typing import Any
 
+from blake3 import blake3
 from django.db import connection
 
 from backends.models import Backend, Reachability
@@ -14,8 +15,8 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.pool import Needs
 from jobgroups.domain.states import AttemptState, ErrorType, RetryScope
-from jobgroups.models import ChildJob, JobGroup
-from jobgroups.services import attempts, claims, holds, leases
+from jobgroups.models import Asset, ChildJob, JobGroup
+from jobgroups.services import assets, attempts, claims, holds, leases, stored_files
 from jobgroups.services.claims import Claim, PoolChoice
 from jobgroups.services.outcomes import AttemptResult
 from jobgroups.services.submission import Submission, group_submit
@@ -101,6 +102,16 @@ def begin(fence: FencingToken, depth: int = 2) -> Claim:
     return claimed
 
 
+def claiming(fence: FencingToken, *backend_ids: str, **fields: Any) -> tuple[JobGroup, Claim]:
+    """Submit a group, of one job at the backend by default, and claim its first job."""
+    return submit(*backend_ids or [fence.backend_id], **fields), claim(fence)
+
+
+def running(fence: FencingToken, *backend_ids: str, **fields: Any) -> tuple[JobGroup, Claim]:
+    """Submit a group, of one job at the backend by default, and start its first job."""
+    return submit(*backend_ids or [fence.backend_id], **fields), begin(fence)
+
+
 def accept(fence: FencingToken) -> Claim:
     claimed = claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
@@ -131,6 +142,11 @@ def lose(claimed: Claim, fence: FencingToken) -> bool:
 
 def not_sent(claimed: Claim, fence: FencingToken) -> None:
     attempts.attempt_not_sent(attempt_id=claimed.attempt_id, fence=fence)
+
+
+def interrupted_by_other(claimed: Claim, fence: FencingToken) -> None:
+    interrupted = end(AttemptState.INTERRUPTED)
+    attempts.attempt_interrupted_by_other(attempt_id=claimed.attempt_id, fence=fence, end=interrupted)
 
 
 def crash(claimed: Claim, fence: FencingToken) -> None:
@@ -170,6 +186,16 @@ def removed(claimed: Claim, fence: FencingToken) -> None:
 def fail(claimed: Claim, fence: FencingToken, failure: FailureClass = FailureClass.NODE_ERROR) -> None:
     failed = end(AttemptState.ERROR, failure=failure, error_message=f"It met {failure}.")
     assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=failed)
+
+
+def asset(content: bytes = b"cat", name: str = "cat.png") -> Asset:
+    """Store a file that a user uploads."""
+    path = stored_files.incoming_folder() / "received"
+    path.write_bytes(content)
+    received = assets.ReceivedFile(
+        path=path, name=name, content_type="image/png", size_bytes=len(content), hash=blake3(content).hexdigest()
+    )
+    return assets.asset_store(received)[0]
 
 
 def only(group: JobGroup) -> ChildJob:

@@ -15,6 +15,7 @@ from django.db.models import QuerySet
 from backends.comfyui.exchange import Timeouts
 from backends.models import Backend
 from backends.simulator import Simulator
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.events.hub import Hub
 from jobgroups.models import JobGroup
 from jobgroups.runner.context import RunnerSettings
@@ -66,6 +67,8 @@ class Farm:
         self._stack = stack
         self._tasks: dict[RunnerService, asyncio.Task[None]] = {}
         self.hub = Hub()
+        self._background = DatabaseThreads(threads=5, name="runner-background", keeps_connections=False)
+        stack.push_async_callback(asyncio.to_thread, self._background.close)
         self.sims: dict[str, Simulator] = {}
 
     async def backend(self, name: str = "gpu-1", **options: Any) -> Simulator:
@@ -96,7 +99,7 @@ class Farm:
             "threads": 1 if connection.vendor == "sqlite" else 4,
             "intervals": Intervals.scaled(SCALE),
         }
-        service = RunnerService(RunnerSettings(**{**options, **changes}), self.hub)
+        service = RunnerService(RunnerSettings(**{**options, **changes}), self.hub, self._background)
         self._tasks[service] = asyncio.get_running_loop().create_task(service.run())
         await service.wait_ready()
         if seen:
@@ -152,6 +155,8 @@ class Farm:
     async def submit(self, *backend_ids: str, workflow: Any = None, **fields: Any) -> JobGroup:
         submission = Submission(workflow=workflow or text_to_image(), backend_ids=backend_ids or ("gpu-1",), **fields)
         done = await in_thread(group_submit)(submission=submission, runner_alive=True)
+        if submission.secret:
+            self.hub.keys[done.group.id] = submission.secret
         self.hub.notify_runners(work_only=True)
         for service in self._tasks:
             service.notify(work_only=True)
@@ -215,6 +220,12 @@ class Farm:
             return now if now.completed_at else None
 
         return await until(ended, within)
+
+    async def failed(self, group: JobGroup, within: float = 20.0) -> Any:
+        """Wait until a group of one child has failed, and return the child."""
+        assert (await self.finished(group, within)).status == "failed"
+        (child,) = await self.children(group)
+        return child
 
     async def settled(self, group: JobGroup, within: float = 20.0) -> list[Any]:
         """Wait until no attempt of the group is active, and return its attempts."""

@@ -4,7 +4,8 @@ import io
 import struct
 import uuid
 import zlib
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -111,6 +112,9 @@ def black_png(width: int, height: int, *, rows: int = 0, one_bit: bool = False, 
     packed = b"".join(packing.compress(row) for _ in range(rows)) + packing.flush()
     chunks = [chunk(b"IHDR", head), *noted, chunk(b"IDAT", packed), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+EDITOR_FILE: Final = Path(__file__).with_name("editor_workflow.json")  #: The demo, as the editor saves it.
 
 
 def png(**texts: str) -> bytes:

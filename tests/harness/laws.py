@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.director import rows
-from tests.harness.simulators import STRANGER, Entry
+from tests.harness.machines import STRANGER, Entry
 
 FINAL = {"completed", "failed", "timeout", "cancelled"}
 ENDS = {f"child_{status}" for status in FINAL}
@@ -61,9 +61,6 @@ def check(data: Path, entries: list[Entry], *, unasked: float = _UNASKED) -> Non
     check_rows(data)
     _check_prompts(data, seen)
     _check_strangers(seen)
-
-
-# --- the database by itself -----------------------------------------------------------------------
 
 
 def check_file(data: Path) -> None:
@@ -129,9 +126,6 @@ def _check_story(child_id: str, kinds: list[str], status: str | None) -> None:
         running = not running
     if ends == ["child_completed"]:
         assert running, f"completed without a start: {kinds}"
-
-
-# --- against the audit log --------------------------------------------------------------------------
 
 
 def _check_prompts(data: Path, seen: Seen) -> None:

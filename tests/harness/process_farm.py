@@ -1,12 +1,10 @@
 """A web process and runners as processes of their own, over one database."""
 
 from pathlib import Path
-from typing import Any
 
 from tests.harness import laws
+from tests.harness.machines import Machines
 from tests.harness.processes import Launched, LaunchedRunner, Served
-from tests.harness.simulators import Gpus
-from tests.harness.waits import until
 
 WEB = ("--no-runner", "--port", "0")
 #: The runner's intervals: an uncertain prompt is looked up for 9 s instead of 30 s.
@@ -16,7 +14,7 @@ TIME_SCALE = "0.3"
 class ProcessFarm:
     """A web process and runners over one database, over simulated ComfyUIs."""
 
-    def __init__(self, folder: Path, gpus: Gpus, **environment: str) -> None:
+    def __init__(self, folder: Path, gpus: Machines, **environment: str) -> None:
         self.gpus = gpus
         self._folder = folder
         self._settings = {"DIRECTOR_BACKENDS": ",".join(gpus.urls), "DIRECTOR_TIME_SCALE": TIME_SCALE, **environment}
@@ -45,16 +43,10 @@ class ProcessFarm:
         found: dict[str, str] = self.web.ask("GET", "/api/health").json()["checks"][name]
         return found
 
-    def group(self, group_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.web.ask("GET", f"/api/job-groups/{group_id}").json()
-        return found
-
-    def wait_complete(self, group_id: str) -> dict[str, Any]:
-        until(lambda: self.group(group_id)["completed_at"], within=60.0)
-        return self.group(group_id)
-
-    def check_executed_once(self, *group_ids: str) -> None:
-        groups = [self.group(one) for one in group_ids]
+    def check_completed_once(self, *group_ids: str) -> None:
+        """Wait for the end of groups; check that they completed, and that each job was executed once."""
+        groups = [self.web.wait_ended(one) for one in group_ids]
+        assert {group["status"] for group in groups} == {"completed"}
         jobs = sorted(child["job_id"] for group in groups for child in group["child_jobs"])
         assert laws.executed_once(self.gpus.seen()) == jobs
 

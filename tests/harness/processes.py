@@ -33,6 +33,7 @@ class Launched:
 
     #: What it prints when it is ready; a group is what the tests want to know of it.
     ready: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
+    cwd: ClassVar[Path] = ROOT
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class Launched:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 self._command(),
-                cwd=ROOT,
+                cwd=self.cwd,
                 env=self.environment | variables,
                 stdin=self._stdin,
                 stdout=log,
@@ -172,6 +173,15 @@ class Served(Launched):
         assert answer.status_code == 201, answer.text
         group_id: str = answer.json()["job_group_id"]
         return group_id
+
+    def group(self, group_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask("GET", f"/api/job-groups/{group_id}").json()
+        return found
+
+    def wait_ended(self, group_id: str, within: float = 60.0) -> dict[str, Any]:
+        """Return a group once it has ended."""
+        until(lambda: self.group(group_id)["completed_at"], within)
+        return self.group(group_id)
 
     def wait_online(self, within: float = 20.0) -> None:
         def statuses() -> set[str]:

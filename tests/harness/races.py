@@ -8,18 +8,30 @@ from typing import Any
 from django.db import connection
 
 
-def race(*calls: Callable[[], Any], refused: type[Exception] | tuple[()] = ()) -> list[Any]:
+def connected(work: Callable[[], Any]) -> Any:
+    """Do a thread's work, and close its connection."""
+    try:
+        return work()
+    finally:
+        connection.close()
+
+
+def started(work: Callable[[], Any]) -> threading.Thread:
+    thread = threading.Thread(target=connected, args=[work])
+    thread.start()
+    return thread
+
+
+def race(*calls: Callable[[], Any], refused: type[Exception] | tuple[type[Exception], ...] = ()) -> list[Any]:
     """Run calls at the same moment and return their results."""
     start = threading.Barrier(len(calls))
 
     def run(call: Callable[[], Any]) -> Any:
         start.wait(10)
         try:
-            return call()
+            return connected(call)
         except refused as error:
             return error
-        finally:
-            connection.close()
 
     with ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(run, calls))

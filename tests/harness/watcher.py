@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
 
+from tests.harness.contract import check_frame
 from tests.harness.director import Director
 from tests.ws.client_state import ClientState
 
@@ -25,10 +26,10 @@ class Watcher:
 
     What it is sent is applied to a :class:`ClientState`, which refuses a lost or doubled event."""
 
-    def __init__(self, director: Watched, group_id: str, *, runs: int = 1, state: ClientState | None = None) -> None:
+    def __init__(self, director: Watched, group_id: str, *, runs: int = 1) -> None:
         self.group_id = group_id
         self.runs = runs
-        self.state = ClientState() if state is None else state
+        self.state = ClientState()
         self.events: list[dict[str, Any]] = []
         #: All frames, each with the time at which it came.
         self.frames: list[tuple[float, dict[str, Any]]] = []
@@ -78,6 +79,7 @@ class Watcher:
         while not self._ended:
             frame = json.loads(socket.recv())
             self.frames.append((time.time(), frame))
+            check_frame(frame)
             if frame["type"] == "child_progress":
                 self._progress(frame)
             elif frame["type"] != "error":

@@ -14,6 +14,7 @@ from backends.comfyui.outputs import collect_outputs
 from backends.simulator import Simulator
 from jobgroups.api.views.async_base import close_threads
 from jobgroups.api.views.outputs import thumbnails
+from jobgroups.domain.failures import FailureClass
 from tests.harness import factories
 from tests.harness.farm import in_thread
 
@@ -54,17 +55,21 @@ class Gallery:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
-    async def done(self, *children: dict[str, list[dict[str, str]]]) -> tuple[str, list[str]]:
-        """Return a group's id and its jobs', each of which reported these outputs."""
-        return await in_thread(self._done)(children)
+    async def done(self, *children: dict[str, list[dict[str, str]]] | None, queued: int = 0) -> tuple[str, list[str]]:
+        """Return a group's id and its jobs', each of which reported these outputs; None: it ran out of memory."""
+        return await in_thread(self._done)(children, queued)
 
-    def _done(self, children: tuple[dict[str, Any], ...]) -> tuple[str, list[str]]:
+    def _done(self, children: tuple[dict[str, Any] | None, ...], queued: int) -> tuple[str, list[str]]:
         fence = factories.lease(self.backend_id)
-        group = factories.submit(*[self.backend_id] * len(children), base_seed=7, seed_strategy="sequential")
+        count = len(children) + queued
+        group = factories.submit(*[self.backend_id] * count, base_seed=7, seed_strategy="sequential")
         jobs = []
         for reported in children:
             claimed = factories.claim(fence, depth=10)
             factories.start(claimed, fence)
+            if reported is None:
+                factories.fail(claimed, fence, FailureClass.OUT_OF_MEMORY)
+                continue
             outputs = collect_outputs({"9": reported}, self.sim.url, claimed.prompt_id)
             factories.attempts.attempt_ended(
                 attempt_id=claimed.attempt_id,

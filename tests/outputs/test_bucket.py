@@ -10,8 +10,8 @@ from django.core.files.storage import storages
 from PIL import Image
 
 from backends.models import Backend
-from backends.simulator.webm import encode_webm
-from director.doctor import services
+from backends.simulator.media import encode_webm
+from director.doctor import checks
 from director.web.health import run_checks
 from jobgroups.errors import StorageAway
 from jobgroups.models import Capture, ChildJob, StoredFile
@@ -102,7 +102,7 @@ def test_file_that_a_bucket_does_not_delete_goes_later(bucket: BucketServer) -> 
 
 
 def _of_doctor() -> tuple[str, str]:
-    (found,) = (one for one in services.other_parts() if one.subject == "Storage")
+    (found,) = (one for one in checks.other_parts() if one.subject == "Storage")
     return found.level, found.said
 
 

@@ -21,18 +21,17 @@ from PIL import Image
 from pytest_django import Settings
 
 from backends.models import Backend
-from backends.simulator.webm import encode_webm
+from backends.simulator.media import encode_webm
 from jobgroups.api.answers import answers
 from jobgroups.domain.clock import now
-from jobgroups.models import Capture, ChildJob, StoredFile
+from jobgroups.models import Capture, ChildJob
 from jobgroups.outputs.media_facts import media_facts
 from jobgroups.runner.captures import Capturer
 from jobgroups.runner.intervals import Intervals
 from jobgroups.services import captures, stored_files
 from tests.api.conftest import error_of
-from tests.harness.farm import Farm, in_thread, until
+from tests.harness.farm import in_thread, until
 from tests.outputs.conftest import Gallery, body, fetched, file, picture
-from tests.outputs.test_replaced import Studio
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("files_folder")]
 
@@ -137,20 +136,6 @@ async def test_captured_video_has_its_dimensions_and_a_poster(
     assert video["thumbnail_url"] is None
 
 
-async def test_equal_contents_share_one_file_until_the_last_job_is_deleted(
-    gallery: Gallery, files_folder: Path
-) -> None:
-    for name in ("a.png", "b.png"):
-        gallery.put(name, picture())
-    await gallery.done({"images": [file("a.png")]}, {"images": [file("b.png")]})
-    await settled()
-    assert await in_thread(StoredFile.objects.count)() == 1
-    for left in (1, 0):
-        await in_thread(lambda: Capture.objects.first().delete())()
-        await in_thread(captures.files_collect)()
-        assert len(content_of(files_folder)) == left
-
-
 async def test_file_of_a_backend_that_is_away_is_copied_when_it_is_back(gallery: Gallery, files_folder: Path) -> None:
     await gallery.one("a.png", picture())
     gallery.sim.faults.inject("reset_http", route="/view", count=2)
@@ -250,27 +235,6 @@ def test_no_pixel_of_a_huge_image_is_decoded(tmp_path: Path, side: int, known: i
     path = tmp_path / "huge.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">II", crc32(head), 0) + b"IDAT")
     assert media_facts(path, "huge.png") == (known, known, None)
-
-
-async def test_job_keeps_its_captured_file_when_a_later_one_has_its_name(
-    transactional_db: None, tmp_path: Path, files_folder: Path
-) -> None:
-    async with contextlib.AsyncExitStack() as stack:
-        farm = Farm(stack)
-        await farm.backend(output_dir=tmp_path / "comfy", seconds=0.05)
-        stack.push_async_callback(farm.stop_all)
-        # Longer than the test: the end of a job starts the copy.
-        await farm.runner(captures=True, intervals=Intervals(poll=60.0))
-        studio = Studio(farm, tmp_path / "comfy" / "output")
-        contents = []
-        for seed in (1, 2):
-            group = await studio.render(seed)
-            contents.append((group, next(studio.folder.glob("*.png")).read_bytes()))
-            await until(in_thread(lambda: not Capture.objects.filter(file=None).exists()))
-            studio.empty()
-        for group, content in contents:
-            assert await body(await studio.output(group)) == content
-            assert "missing" not in (await studio.job(group))["outputs"]["images"][0]
 
 
 async def test_database_that_is_away_is_no_unexpected_error_of_a_capture(

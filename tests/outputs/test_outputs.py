@@ -1,12 +1,25 @@
+"""Outputs over HTTP, and files that a later job has replaced."""
+
+import contextlib
+import io
+import json
+import os
+import time
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.test import AsyncClient
 
 from backends.models import Backend
 from backends.services import backend_update
 from jobgroups.domain import media_types
+from jobgroups.models import Attempt, ChildJob, JobGroup, ReportedFile
 from tests.api.conftest import error_of
-from tests.harness.farm import in_thread
+from tests.harness.farm import Farm, in_thread
+from tests.harness.graphs import text_to_image
 from tests.outputs.conftest import Gallery, body, fetched, file, picture
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -141,3 +154,215 @@ async def test_file_above_the_limit_is_redirected_to_its_backend(gallery: Galler
     assert said["url"] == answer.headers["Location"]
     part = await gallery.get(url, Range="bytes=0-49")
     assert (part.status_code, len(await body(part))) == (206, 50)
+
+
+NAME = "shot_00001_.png"
+
+
+class Studio:
+    """One backend with a folder of its own, a runner, and a client of the Director."""
+
+    def __init__(self, farm: Farm, folder: Path) -> None:
+        self.farm = farm
+        self.folder = folder
+        self.client = AsyncClient(headers={"host": "localhost"})
+
+    async def render(self, seed: int, *, workflow: Any = None, backend_id: str = "gpu-1") -> str:
+        group = await self.farm.submit(backend_id, base_seed=seed, workflow=workflow or text_to_image(prefix="shot"))
+        done = await self.farm.finished(group)
+        assert done.status == "completed"
+        return f"/api/job-groups/{group.id}"
+
+    async def job(self, group: str) -> dict[str, Any]:
+        answer: dict[str, Any] = (await fetched(group)).json()
+        return answer["child_jobs"][0]
+
+    async def output(self, group: str, query: str = "") -> Any:
+        job = await self.job(group)
+        return await self.client.get(f"{group}/jobs/{job['job_id']}/outputs/0{query}")
+
+    async def status(self, group: str) -> int:
+        """Return the status of the answer for the first file of a group, once it was read."""
+        answer = await self.output(group)
+        await body(answer)
+        return int(answer.status_code)
+
+    async def zipped(self, group: str) -> dict[str, bytes]:
+        content = await body(await self.client.get(f"{group}/outputs.zip"))
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+
+    def empty(self) -> None:
+        """Remove every output, as a user does who needs the space."""
+        for one in self.folder.rglob("*.png"):
+            one.unlink()
+
+
+@pytest.fixture
+async def studio(transactional_db: None, tmp_path: Path) -> AsyncIterator[Studio]:
+    async with contextlib.AsyncExitStack() as stack:
+        farm = Farm(stack)
+        await farm.backend(output_dir=tmp_path / "comfy", seconds=0.05)
+        stack.push_async_callback(farm.stop_all)
+        await farm.runner()
+        yield Studio(farm, tmp_path / "comfy" / "output")
+
+
+async def test_a_replaced_file_is_never_served_for_the_earlier_job(studio: Studio) -> None:
+    first = await studio.render(1)
+    original = await body(await studio.output(first))
+    small = (await studio.output(first, "?w=320")).content
+    studio.empty()
+    second = await studio.render(2)
+    images = [(await studio.job(one))["outputs"]["images"] for one in (first, second)]
+    assert [one["filename"] for shown in images for one in shown] == [NAME, NAME]
+
+    refused = error_of(await studio.output(first), 410, "output_gone")
+    assert refused["reason"] == "replaced"
+    assert NAME in refused["detail"]
+    shown = (await studio.job(first))["outputs"]["images"][0]
+    assert (shown["missing"], shown["reason"]) == (True, "replaced")
+    job = await studio.job(first)
+    attempts = (await fetched(f"{first}/jobs/{job['job_id']}")).json()["attempts"]
+    assert attempts[0]["outputs"]["images"][0]["reason"] == "replaced"
+    # The thumbnail that was made before is the only picture left; a new one would be a wrong one.
+    assert (await studio.output(first, "?w=320")).content == small
+    error_of(await studio.output(first, "?w=640"), 410, "output_gone")
+    entries = await studio.zipped(first)
+    assert list(entries) == ["MISSING.txt"]
+    assert f"1_gpu-1_{NAME}: The output is gone. It was replaced".encode() in entries["MISSING.txt"]
+
+    page = (await fetched(first.replace("/api/job-groups", "/groups"))).content.decode()
+    assert f"{NAME} was replaced: a later file on gpu-1 has the same name." in page
+    assert "A thumbnail, if there is one, shows the old image" in page
+    assert 'class="picture old"' in page
+    assert 'download="1_gpu-1' not in page
+
+    new = await studio.output(second)
+    assert new.status_code == 200
+    assert await body(new) not in (b"", original)
+    assert "missing" not in (await studio.job(second))["outputs"]["images"][0]
+    assert list(await studio.zipped(second)) == [f"2_gpu-1_{NAME}"]
+
+
+async def test_a_preview_replaced_after_a_restart_of_comfyui_is_missing(studio: Studio) -> None:
+    workflow = text_to_image()
+    workflow["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
+    first = await studio.render(1, workflow=workflow)
+    shown = (await studio.job(first))["outputs"]["images"][0]
+    assert shown["type"] == "temp"
+    temp = studio.folder.parent / "temp"
+    (temp / shown["filename"]).write_bytes(picture())
+    later = (await in_thread(Attempt.objects.get)()).backend_ended_at.timestamp() + 60
+    os.utime(temp / shown["filename"], (later, later))
+    error_of(await studio.output(first), 410, "output_gone")
+
+
+async def test_a_file_written_after_the_end_of_its_job_is_not_its_own(studio: Studio) -> None:
+    group = await studio.render(1)
+    attempt = await in_thread(Attempt.objects.get)()
+    ended = attempt.backend_ended_at.timestamp()
+    for seconds, status in ((1, 200), (4, 410), (1, 410)):
+        # Once it is known it stays so: the file that the job wrote does not come back by its date.
+        os.utime(studio.folder / NAME, (ended + seconds, ended + seconds))
+        assert await studio.status(group) == status
+    assert (await studio.job(group))["outputs"]["images"][0]["reason"] == "replaced"
+    assert list(await studio.zipped(group)) == ["MISSING.txt"]
+
+
+async def test_a_zip_marks_the_replaced_files_that_it_meets(studio: Studio) -> None:
+    group = await studio.render(1)
+    later = (await in_thread(Attempt.objects.get)()).backend_ended_at.timestamp() + 60
+    os.utime(studio.folder / NAME, (later, later))
+    assert list(await studio.zipped(group)) == ["MISSING.txt"]
+    assert (await studio.job(group))["outputs"]["images"][0]["reason"] == "replaced"
+
+
+async def test_a_file_server_whose_clock_is_ahead_replaces_nothing(studio: Studio, tmp_path: Path) -> None:
+    folder = tmp_path / "served"
+    await studio.farm.backend("gpu-2", output_dir=folder, file_clock=30.0)
+    studio.farm.wake()
+    for seed in (1, 2):
+        group = await studio.render(seed, backend_id="gpu-2")
+        assert await studio.status(group) == 200
+    (file,) = (folder / "output").glob("shot_00002_.png")
+    late = file.stat().st_mtime + 5
+    os.utime(file, (late, late))
+    assert await studio.status(group) == 410
+
+
+async def test_two_save_nodes_and_a_cached_one_keep_what_is_theirs(studio: Studio) -> None:
+    workflow = text_to_image(prefix="shot")
+    first = await studio.render(1, workflow=workflow)
+    more = {**workflow, "10": {**workflow["9"], "inputs": {"images": ["8", 0], "filename_prefix": "other"}}}
+    second = await studio.render(1, workflow=more)
+    names = [one["filename"] for one in (await studio.job(second))["outputs"]["images"]]
+    assert names == [NAME, "other_00001_.png"]
+    (studio.folder / "other_00001_.png").unlink()
+    await studio.render(2, workflow=more)
+    shown = (await studio.job(second))["outputs"]["images"]
+    assert [one.get("reason") for one in shown] == [None, "replaced"]
+    assert await studio.status(first) == 200
+    assert await studio.status(second) == 200
+
+
+async def test_a_cached_node_does_not_show_the_file_that_another_node_wrote(studio: Studio) -> None:
+    """ComfyUI's cache names a file that was removed, and then the file that has its name."""
+    workflow = {
+        "1": {"class_type": "VAEDecode", "inputs": {"samples": ["5", 0], "vae": ["4", 2]}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "shot"}},
+        **text_to_image(prefix="shot"),
+    }
+
+    async def shown(group: str) -> list[tuple[str, str | None, int]]:
+        job = await studio.job(group)
+        found = []
+        for number, one in enumerate(job["outputs"]["images"]):
+            answer = await studio.client.get(f"{group}/jobs/{job['job_id']}/outputs/{number}")
+            await body(answer)
+            found.append((one["filename"], one.get("reason"), answer.status_code))
+        return found
+
+    shared = [await studio.render(seed, workflow=workflow) for seed in (1, 2)]
+    assert [await shown(group) for group in shared] == [
+        [(NAME, None, 200), ("shot_00002_.png", None, 200)],
+        [(NAME, None, 200), ("shot_00003_.png", None, 200)],
+    ]
+    studio.empty()
+    third, fourth = [await studio.render(seed, workflow=workflow) for seed in (3, 4)]
+    assert await shown(third) == [(NAME, "replaced", 410), (NAME, None, 200)]
+    assert await shown(fourth) == [(NAME, "replaced", 410), ("shot_00002_.png", None, 200)]
+    job = await studio.job(third)
+    shown_small = []
+    for number in (1, 0):
+        output = f"{third}/jobs/{job['job_id']}/outputs/{number}"
+        shown_small.append((await studio.client.get(f"{output}?w=320")).status_code)
+    assert shown_small == [200, 410]
+    warnings = (await studio.job(fourth))["warnings"]
+    assert warnings == [f"{NAME} was replaced: another file has its name."]
+
+
+async def test_an_old_row_is_judged_by_both_clocks(gallery: Gallery) -> None:
+    """Its attempt has no time by the backend's clock, and no record of its files."""
+    url = await gallery.one("a.png", picture())
+    await in_thread(ReportedFile.objects.all().delete)()
+    child = await in_thread(ChildJob.objects.get)()
+    ended = child.completed_at.timestamp()
+    for seconds, status in ((30, 200), (90, 410)):
+        os.utime(gallery.folder / "a.png", (ended + seconds, ended + seconds))
+        answer = await gallery.get(url)
+        await body(answer)
+        assert answer.status_code == status
+    outputs = json.loads((await in_thread(ChildJob.objects.get)()).outputs_json)
+    assert outputs["images"][0]["reason"] == "replaced"
+    assert (await in_thread(JobGroup.objects.get)()).seq == 4
+
+
+async def test_a_replaced_file_is_no_redirect_and_has_no_thumbnail(gallery: Gallery, settings: Any) -> None:
+    settings.DIRECTOR_PROXY_MAX_BYTES = 10
+    for name, query in (("a.png", ""), ("b.png", "?w=160")):
+        url = await gallery.one(name, picture())
+        os.utime(gallery.folder / name, (time.time() + 90,) * 2)
+        error_of(await gallery.get(f"{url}{query}"), 410, "output_gone")
+        (child,) = (await fetched(url.partition("/jobs/")[0])).json()["child_jobs"]
+        assert child["outputs"]["images"][0]["missing"]

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from backends.simulator.webm import encode_webm
+from backends.simulator.media import encode_webm
 from jobgroups.api.views.outputs import thumbnails
-from jobgroups.outputs import posters, resize
-from jobgroups.outputs.disk_cache import DiskCache
+from jobgroups.outputs import resize
+from jobgroups.outputs import thumbnails as making
 from jobgroups.outputs.resize import NotAnImage, thumbnail
+from jobgroups.outputs.thumbnails import DiskCache
 from tests.api.conftest import error_of, wrong_fields
 from tests.harness import factories
 from tests.harness.farm import in_thread
@@ -300,13 +301,13 @@ async def test_video_has_no_poster_without_ffmpeg(gallery: Gallery, settings: An
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script in the place of ffmpeg")
 def test_ffmpeg_that_does_not_end_is_killed(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posters, "_MADE_WITHIN", 0.3)
+    monkeypatch.setattr(making, "_MADE_WITHIN", 0.3)
     slow = tmp_path / "ffmpeg"
     slow.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
     slow.chmod(0o700)
     settings.FFMPEG = str(slow)
     with pytest.raises(NotAnImage, match=r"no frame within 0\.3 s"):
-        posters.poster("file:a.webm", 320)
+        making.poster("file:a.webm", 320)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

@@ -46,7 +46,7 @@ def test_what_comfyui_notes_while_it_runs_is_dropped(ask: Any) -> None:
     ("content", "says"),
     [
         (png(), "no workflow in it"),
-        (png(workflow='{"nodes": [], "links": []}'), "only the editor's workflow"),
+        (png(workflow='{"nodes": []}'), "cannot be used"),
         (png(prompt='{"nodes": [], "links": []}'), "cannot be used"),
         (png(prompt="no json"), "not JSON"),
         (png(prompt="[" * 100_000), "not JSON"),

@@ -41,14 +41,9 @@ class ComfyUI:
         # The queue is listed in heap order (comfyui-protocol.md, "Other routes"): the numbers tell.
         return [item[1] for item in sorted(self.get("/queue")["queue_pending"])]
 
-    def history(self, prompt_id: str) -> dict[str, Any] | None:
-        """Return the history entry of a prompt, None while it has none."""
-        entry: dict[str, Any] | None = self.get(f"/history/{prompt_id}").get(prompt_id)
-        return entry
-
     def outcome(self, prompt_id: str) -> str | None:
         """Return the type of the last message of an ended prompt: ``execution_success`` …"""
-        entry = self.history(prompt_id)
+        entry = self.get(f"/history/{prompt_id}").get(prompt_id)
         return str(entry["status"]["messages"][-1][0]) if entry else None
 
     def sent_for(self, group_id: str) -> dict[str, dict[str, Any]]:
@@ -70,12 +65,6 @@ class ComfyUI:
         query = {"filename": filename, "subfolder": subfolder, "type": kind}
         response = self._http.get("/view", params=query)
         return response.content if response.is_success else b""
-
-    def wait_running(self, prompt_id: str) -> None:
-        until(lambda: prompt_id in self.running())
-
-    def wait_pending(self, prompt_id: str) -> None:
-        until(lambda: prompt_id in self.pending())
 
     def wait_outcome(self, prompt_id: str) -> str:
         outcome: str = until(lambda: self.outcome(prompt_id), 40.0)

@@ -4,7 +4,6 @@ Run by ``make test-real COMFYUI=http://127.0.0.1:8188``; skipped without ``COMFY
 """
 
 import hashlib
-import json
 import os
 import random
 import time
@@ -15,58 +14,38 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from backends.comfyui.versions import supports_cancel
-from director.client import ChildFailed, ChildStarted, Director, GroupComplete, OutputFile
-from tests.harness.graphs import reference_example, text_to_image
+from backends.comfyui.versions import Feature, has
+from director.client import Director, OutputFile
+from tests.harness.graphs import node, png, text_to_image
 from tests.harness.processes import Served
 from tests.harness.waits import until
+from tests.real import groups
 from tests.real.comfyui import ComfyUI
 from tests.real.conftest import served
-from tests.real.groups import (
-    assert_cancelled,
-    assert_ran_whole,
-    deaf,
-    failing,
-    graph_in,
-    loading,
-    media,
-    of_kind,
-    only_child,
-    sampled,
-    sent,
-    timed_run,
-    until_progress,
-    watch,
-)
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
 CHILDREN = 12
 #: Longer than a test waits for anything: what took this long was not stopped.
 LONG_SECONDS = 20.0
-#: The message of TestFail.
-OUT_OF_MEMORY = (
-    "CUDA out of memory. Tried to allocate 20.00 GiB. "
-    "GPU 0 has a total capacity of 23.54 GiB of which 1.10 GiB is free."
-)
 
 
 def test_twelve_children_make_twelve_pictures_each_of_its_own_seed(
     director: Director, backend_id: str, prefix: str, tmp_path: Path
 ) -> None:
-    workflow = sampled(prefix, steps=4, seconds=0.8)
+    workflow = groups.sampled(prefix, steps=4, seconds=0.8)
     group = director.submit(workflow, [backend_id] * CHILDREN, base_seed=42)
     assert [child.status for child in group.child_jobs] == ["queued"] * CHILDREN
-    events = watch(director, group)
+    events = groups.watch(director, group)
     ended = director.status(group.job_group_id)
 
     assert (ended.status, ended.completed_count, ended.failed_count) == ("completed", CHILDREN, 0)
     assert ended.child_jobs[0].seed == 42
     digests = set()
     for child in ended.child_jobs:
-        assert_ran_whole(events, child)
+        groups.assert_ran_whole(events, child)
         (picture,) = director.download(child, tmp_path)
-        assert graph_in(picture)["1"]["inputs"]["seed"] == child.seed
+        assert groups.graph_in(picture)["1"]["inputs"]["seed"] == child.seed
         digests.add(hashlib.sha256(picture.read_bytes()).digest())
     assert len(digests) == CHILDREN
     assert len({child.seed for child in ended.child_jobs}) == CHILDREN
@@ -80,86 +59,17 @@ def test_a_checkpoint_samples_and_every_step_is_told(
         pytest.skip("COMFYUI_CHECKPOINT names no checkpoint of that ComfyUI")
     workflow = text_to_image(0, prefix=prefix, side=64, checkpoint=checkpoint)
     group = director.submit(workflow, [backend_id, backend_id])
-    events = watch(director, group)
+    events = groups.watch(director, group)
     ended = director.status(group.job_group_id)
 
     assert ended.status == "completed"
     for child in ended.child_jobs:
-        assert_ran_whole(events, child, node="KSampler")
+        groups.assert_ran_whole(events, child, node="KSampler")
     pictures = director.download(ended, tmp_path)
-    assert [graph_in(picture)["3"]["inputs"]["seed"] for picture in pictures] == [
+    assert [groups.graph_in(picture)["3"]["inputs"]["seed"] for picture in pictures] == [
         child.seed for child in ended.child_jobs
     ]
     assert len({picture.read_bytes() for picture in pictures}) == 2
-
-
-def test_a_cached_repeat_completes_with_the_first_ones_file(
-    director: Director, backend_id: str, prefix: str, tmp_path: Path
-) -> None:
-    workflow = sampled(prefix, steps=4, seconds=2.0)
-    first, first_seconds = timed_run(director, director.submit(workflow, [backend_id]))
-    again = director.submit(workflow, [backend_id], base_seed=first.base_seed)
-    second, second_seconds = timed_run(director, again)
-
-    (old,), (new,) = first.images, second.images
-    assert (new.filename, new.subfolder, new.missing) == (old.filename, old.subfolder, False)
-    assert first.child_jobs[0].job_id != second.child_jobs[0].job_id
-    (one,) = director.download(old, tmp_path / "one")
-    (two,) = director.download(new, tmp_path / "two")
-    assert one.read_bytes() == two.read_bytes()
-    assert second_seconds < first_seconds / 2
-
-
-@pytest.mark.parametrize(
-    ("why", "message"),
-    [
-        ("no output node", "Prompt has no outputs"),
-        ("steps below the minimum", "Prompt outputs failed validation"),
-        ("unknown node class", "NoSuchNode"),
-    ],
-)
-def test_a_workflow_that_comfyui_refuses_fails_its_child_with_comfyuis_reason(
-    director: Director, backend_id: str, prefix: str, why: str, message: str
-) -> None:
-    below, unknown = sampled(prefix), sampled(prefix)
-    below["1"]["inputs"]["steps"] = 0
-    unknown["1"]["class_type"] = "NoSuchNode"
-    workflow = {"no output node": reference_example(), "steps below the minimum": below, "unknown node class": unknown}[
-        why
-    ]
-    group = director.submit(workflow, [backend_id])
-    events = watch(director, group)
-    child = only_child(director, group)
-
-    assert (child.status, child.error_type) == ("failed", "ValidationError")
-    assert message in (child.error_message or "")
-    assert [attempt.outcome for attempt in child.attempts] == ["refused"]
-    assert not of_kind(events, ChildStarted, child.job_id)
-    (failed,) = of_kind(events, ChildFailed, child.job_id)
-    assert (failed.error, failed.error_type) == (child.error_message, "ValidationError")
-    if why == "steps below the minimum":
-        assert "smaller than min" in json.dumps(child.error_details)
-    assert director.status(group.job_group_id).status == "failed"
-
-
-@pytest.mark.parametrize(
-    ("kind", "exception", "message"),
-    [("oom", "torch.OutOfMemoryError", OUT_OF_MEMORY), ("value", "ValueError", "bad value on purpose")],
-)
-def test_a_node_that_raises_fails_its_child_with_the_message_alone(
-    director: Director, backend_id: str, prefix: str, kind: str, exception: str, message: str
-) -> None:
-    group = director.submit(failing(prefix, kind), [backend_id])
-    events = watch(director, group)
-    child = only_child(director, group)
-
-    assert (child.status, child.error_type) == ("failed", "ComfyUIError")
-    assert child.error_message == message
-    assert [attempt.outcome for attempt in child.attempts] == ["error"]
-    (failed,) = of_kind(events, ChildFailed, child.job_id)
-    assert (failed.error, failed.error_type) == (message, "ComfyUIError")
-    details = json.dumps(child.error_details)
-    assert all(part in details for part in ("TestFail", "The culprit", exception, "in run"))
 
 
 def test_a_cancel_stops_a_running_prompt_within_half_a_second(
@@ -167,9 +77,9 @@ def test_a_cancel_stops_a_running_prompt_within_half_a_second(
 ) -> None:
     took = []
     for _ in range(50):
-        group = director.submit(sampled(prefix, steps=400, seconds=LONG_SECONDS), [backend_id])
-        until_progress(director, group)
-        prompt_id = sent(director, group)
+        group = director.submit(groups.sampled(prefix, steps=400, seconds=LONG_SECONDS), [backend_id])
+        groups.until_progress(director, group)
+        prompt_id = groups.sent(director, group)
         start = time.monotonic()
         answer = director.cancel(group.job_group_id)
         while prompt_id in comfyui.running():
@@ -180,7 +90,7 @@ def test_a_cancel_stops_a_running_prompt_within_half_a_second(
     took.sort()
     print(f"stopped after {took[25]:.3f} s (p50), {took[47]:.3f} s (p95), {took[-1]:.3f} s (longest)")
     assert took[47] <= 0.5
-    assert_cancelled(director, group)
+    groups.assert_cancelled(director, group)
     again = director.cancel(group.job_group_id)
     assert (again.cancelled, again.interrupted) == (True, 0)
 
@@ -190,10 +100,10 @@ def test_cancels_at_random_moments_stop_no_prompt_of_another_client(
 ) -> None:
     ours, others = Counter[str](), Counter[str]()
     for number in range(200):
-        ahead, behind = (sampled(f"{prefix}-foreign", seconds=0.1) for _ in range(2))
+        ahead, behind = (groups.sampled(f"{prefix}-foreign", seconds=0.1) for _ in range(2))
         ahead["1"]["inputs"]["seed"], behind["1"]["inputs"]["seed"] = 2 * number, 2 * number + 1
         foreign = [comfyui.post_prompt(ahead)] if number % 2 else []
-        group = director.submit(sampled(prefix, seconds=0.2), [backend_id])
+        group = director.submit(groups.sampled(prefix, seconds=0.2), [backend_id])
         foreign.append(comfyui.post_prompt(behind))
         time.sleep(random.uniform(0.0, 0.5))
         director.cancel(group.job_group_id)
@@ -203,29 +113,8 @@ def test_cancels_at_random_moments_stop_no_prompt_of_another_client(
     print(f"jobs: {dict(ours)}; prompts of other clients: {dict(others)}")
     assert ours.keys() <= {"cancelled", "completed"}
     assert ours["cancelled"] >= 20
-    if supports_cancel(comfyui.version):
+    if has(comfyui.version, Feature.CANCEL):
         assert others == {"execution_success": 300}
-
-
-def test_cancelling_a_pending_child_deletes_its_prompt_and_spares_the_running_one(
-    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str
-) -> None:
-    ahead = director.submit(sampled(prefix, steps=40, seconds=4.0), [backend_id])
-    until_progress(director, ahead)
-    group = director.submit(sampled(prefix), [backend_id])
-    prompt_id = sent(director, group)
-    comfyui.wait_pending(prompt_id)
-    assert only_child(director, group).status == "queued"
-    answer = director.cancel(group.job_group_id)
-    until(lambda: prompt_id not in comfyui.pending())
-    still_ahead = comfyui.running() == [sent(director, ahead)]
-
-    assert (answer.cancelled, answer.interrupted) == (True, 1)
-    assert still_ahead
-    assert isinstance(watch(director, ahead)[-1], GroupComplete)
-    assert director.status(ahead.job_group_id).status == "completed"
-    assert comfyui.history(prompt_id) is None
-    assert_cancelled(director, group)
 
 
 def test_an_asset_is_loaded_from_its_own_file_on_each_of_two_backends(
@@ -235,8 +124,8 @@ def test_an_asset_is_loaded_from_its_own_file_on_each_of_two_backends(
     picture.save(tmp_path / "noise.png")
     with served(tmp_path, comfyui.url, second.url) as (_, director):
         asset = director.assets.upload(tmp_path / "noise.png")
-        group = director.submit(loading(prefix, asset, seconds=1.0), count=6)
-        watch(director, group)
+        group = director.submit(groups.loading(prefix, asset, seconds=1.0), count=6)
+        groups.watch(director, group)
         ended = director.status(group.job_group_id)
 
         assert (ended.status, ended.completed_count) == ("completed", 6)
@@ -258,11 +147,11 @@ def test_videos_sounds_and_texts_are_captured_and_play_on_the_page(
     running: tuple[Served, Director], backend_id: str, prefix: str, browser: Any
 ) -> None:
     served, director = running
-    group = director.submit(media(prefix), [backend_id])
-    watch(director, group)
+    group = director.submit(groups.media(prefix), [backend_id])
+    groups.watch(director, group)
 
     def captured() -> list[OutputFile]:
-        files = only_child(director, group).files
+        files = groups.only_child(director, group).files
         return files if len(files) == 5 and all(one.captured for one in files) else []
 
     files = {Path(one.filename).suffix: one for one in until(captured)}
@@ -289,17 +178,27 @@ def test_videos_sounds_and_texts_are_captured_and_play_on_the_page(
     page.close()
 
 
-def test_a_cancelled_child_whose_node_hears_nothing_keeps_its_place_until_it_ends(
-    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str
+def test_comfyuis_sdk_runs_on_the_farm(
+    running: tuple[Served, Director], prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    group = director.submit(deaf(prefix, seconds=4.0), [backend_id])
-    prompt_id = sent(director, group)
-    comfyui.wait_running(prompt_id)
-    answer = director.cancel(group.job_group_id)
-    assert (answer.cancelled, comfyui.running()) == (True, [prompt_id])
-    next_one = director.submit(sampled(prefix), [backend_id])
-    watch(director, next_one)
-
-    assert director.status(next_one.job_group_id).status == "completed"
-    assert comfyui.outcome(prompt_id) == "execution_interrupted"
-    assert_cancelled(director, group)
+    comfy_sdk = pytest.importorskip("comfy_sdk")
+    monkeypatch.setenv("COMFY_BASE_URL", running[0].url)
+    failing, slow = groups.sampled(prefix, steps=1), groups.sampled(prefix, steps=400, seconds=LONG_SECONDS)
+    failing["2"] = node("TestFail", image=["1", 0], kind="oom", after=0.0)
+    failing["3"] = node("PreviewImage", images=["2", 0])
+    invert = {
+        "1": node("LoadImage"),
+        "2": node("ImageInvert", image=["1", 0]),
+        "3": node("SaveImage", images=["2", 0], filename_prefix=prefix),
+    }
+    with comfy_sdk.Comfy() as comfy:
+        inverted, failing, slow = map(comfy.workflows.from_json, (invert, failing, slow))
+        inverted.set_input("1", "image", comfy.assets.from_bytes(png(), filename="black.png"))
+        [output] = comfy.run(inverted).outputs
+        with Image.open(output.to_file(tmp_path / "white.png")) as picture:
+            assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+        with pytest.raises(comfy_sdk.JobFailed) as failed:
+            comfy.run(failing)
+        assert (failed.value.error.node_id, failed.value.error.class_type) == ("2", "TestFail")
+        job = comfy.submit(slow)
+        assert job.cancel().wait(LONG_SECONDS / 2).status == "canceled"

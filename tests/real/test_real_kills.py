@@ -12,17 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from director.client import (
-    Child,
-    ChildCompleted,
-    ChildEvent,
-    ChildFailed,
-    ChildProgress,
-    ChildStarted,
-    Director,
-    Event,
-    Group,
-)
+from director import client
 from tests.harness.processes import Served
 from tests.harness.waits import until
 from tests.real.comfyui import ComfyUI, OwnComfyUI
@@ -48,8 +38,8 @@ def test_a_director_that_is_killed_three_times_loses_and_doubles_nothing(
         group = director.submit(sampled(pictures, steps=20, seconds=2.0), backend_of(director) * 6)
         first, _, third, _, fifth, _ = (child.job_id for child in group.child_jobs)
 
-        def kill(event: Event) -> None:
-            mine = event.job_id if isinstance(event, ChildProgress) else ""
+        def kill(event: client.Event) -> None:
+            mine = event.job_id if isinstance(event, client.ChildProgress) else ""
             if mine in {first, third, fifth} - set(kills):
                 kills.append(mine)
                 foreign.append(comfyui.post_prompt(sampled(f"{pictures}-foreign")))
@@ -64,32 +54,6 @@ def test_a_director_that_is_killed_three_times_loses_and_doubles_nothing(
     assert {comfyui.wait_outcome(prompt_id) for prompt_id in foreign} == {"execution_success"}
 
 
-def test_what_ends_while_no_director_runs_is_taken_up_by_the_next(
-    comfyui: ComfyUI, pictures: str, tmp_path: Path
-) -> None:
-    ended_meanwhile = 0
-    with served(tmp_path, comfyui.url) as (process, director):
-        group = director.submit(sampled(pictures, steps=20, seconds=2.0), backend_of(director) * 4)
-        first = group.child_jobs[0].job_id
-
-        def kill(event: Event) -> None:
-            nonlocal ended_meanwhile
-            if ended_meanwhile or not (isinstance(event, ChildProgress) and event.job_id == first):
-                return
-            wait_until_one_waits(comfyui, director, group)
-            assert not comfyui.sent_for(group.job_group_id)
-            process.kill()
-            comfyui.wait_idle()
-            ended_meanwhile = len(comfyui.sent_for(group.job_group_id))
-            process.start()
-
-        events = watch(director, group, after=kill)
-        ended = with_attempts(director, group)
-
-    assert ended_meanwhile == 2
-    assert_each_rendered_once(comfyui, ended, events, pictures)
-
-
 @pytest.mark.parametrize("director_too", [False, True], ids=["comfyui", "comfyui and director"])
 def test_a_killed_comfyui_costs_what_it_was_rendering_and_nothing_else(
     mortal: OwnComfyUI, pictures: str, tmp_path: Path, director_too: bool
@@ -99,9 +63,9 @@ def test_a_killed_comfyui_costs_what_it_was_rendering_and_nothing_else(
         group = director.submit(sampled(pictures, steps=100, seconds=5.0), backend_of(director) * 3)
         first = group.child_jobs[0].job_id
 
-        def kill(event: Event) -> None:
+        def kill(event: client.Event) -> None:
             nonlocal killed
-            if killed or not (isinstance(event, ChildProgress) and event.job_id == first):
+            if killed or not (isinstance(event, client.ChildProgress) and event.job_id == first):
                 return
             killed = True
             wait_until_one_waits(mortal, director, group)
@@ -121,25 +85,22 @@ def test_a_killed_comfyui_costs_what_it_was_rendering_and_nothing_else(
     assert mortal.count_pictures(pictures) == 2
 
 
-# --- what is done ---------------------------------------------------------------------------------
-
-
-def backend_of(director: Director) -> list[str]:
+def backend_of(director: client.Director) -> list[str]:
     (backend,) = director.backends()
     return [backend.backend_id]
 
 
-def wait_until_one_waits(comfyui: ComfyUI, director: Director, group: Group) -> None:
+def wait_until_one_waits(comfyui: ComfyUI, director: client.Director, group: client.Group) -> None:
     """Wait until the second child's prompt stands behind the first one's, seen by ComfyUI."""
 
-    def prompts(child: Child) -> list[str | None]:
+    def prompts(child: client.Child) -> list[str | None]:
         return [attempt.prompt_id for attempt in director.job(group.job_group_id, child.job_id).attempts]
 
     first, second = group.child_jobs[:2]
     until(lambda: comfyui.running() == prompts(first) and comfyui.pending() == prompts(second))
 
 
-def restart(comfyui: OwnComfyUI, director: Director, process: Served | None) -> None:
+def restart(comfyui: OwnComfyUI, director: client.Director, process: Served | None) -> None:
     """Start ComfyUI again; with ``process`` that is killed as well, and started before it."""
     if process is not None:
         process.kill()
@@ -148,24 +109,21 @@ def restart(comfyui: OwnComfyUI, director: Director, process: Served | None) -> 
     comfyui.start()
 
 
-def statuses(director: Director) -> list[str]:
+def statuses(director: client.Director) -> list[str]:
     return [backend.status for backend in director.backends()]
 
 
-# --- what must be true ----------------------------------------------------------------------------
-
-
-def with_attempts(director: Director, group: Group) -> Group:
+def with_attempts(director: client.Director, group: client.Group) -> client.Group:
     ended = director.status(group.job_group_id)
     children = (director.job(ended.job_group_id, child.job_id) for child in ended.child_jobs)
     return dataclasses.replace(ended, child_jobs=tuple(children))
 
 
-def outcomes(child: Child) -> list[str | None]:
+def outcomes(child: client.Child) -> list[str | None]:
     return [attempt.outcome for attempt in child.attempts]
 
 
-def assert_each_rendered_once(comfyui: ComfyUI, ended: Group, events: list[Event], pictures: str) -> None:
+def assert_each_rendered_once(comfyui: ComfyUI, ended: client.Group, events: list[client.Event], pictures: str) -> None:
     """Every child completed at its first attempt, with a picture of its own and none to spare."""
     count = len(ended.child_jobs)
     ends = [(child.status, child.error_message, outcomes(child)) for child in ended.child_jobs]
@@ -176,15 +134,15 @@ def assert_each_rendered_once(comfyui: ComfyUI, ended: Group, events: list[Event
     assert comfyui.count_pictures(pictures) == count
 
 
-def assert_told_once(events: list[Event], ended: Group) -> None:
+def assert_told_once(events: list[client.Event], ended: client.Group) -> None:
     """Each child was told to have started once and to have ended once, as what it is now."""
-    ends = {"completed": ChildCompleted, "failed": ChildFailed}
+    ends = {"completed": client.ChildCompleted, "failed": client.ChildFailed}
     for child in ended.child_jobs:
-        told = [one for one in of_kind(events, ChildEvent, child.job_id) if one.seq is not None]
-        assert [type(one) for one in told] == [ChildStarted, ends[child.status]]
+        kinds = [type(one) for one in of_kind(events, client.ChildEvent, child.job_id) if one.seq is not None]
+        assert kinds == [client.ChildStarted, ends[child.status]]
 
 
-def assert_executed(comfyui: ComfyUI, ended: Group, children: list[Child]) -> None:
+def assert_executed(comfyui: ComfyUI, ended: client.Group, children: list[client.Child]) -> None:
     """ComfyUI's history has one prompt for each of ``children``, its last one, and no other.
 
     Each was executed from its seed on: nothing of it had been rendered before.

@@ -1,37 +1,33 @@
-"""The input files of a prompt are put on its backend before it is sent."""
+"""Input files are put on the backend before a prompt is sent, also those of a variation."""
 
 import asyncio
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from blake3 import blake3
 
 from backends.simulator import Simulator
-from jobgroups.models import Asset, AssetUse
+from jobgroups.errors import AssetInUse
+from jobgroups.models import Asset, AssetUse, JobGroup
 from jobgroups.queries.provenance import job_provenance
 from jobgroups.runner import inputs
-from jobgroups.services import assets, stored_files
+from jobgroups.services import assets
+from jobgroups.workflow import build_template
+from jobgroups.workflow.batch import Batch, jobs_of, sweep_of
+from tests.harness import factories
 from tests.harness.bucket import BucketServer
 from tests.harness.farm import Farm, in_thread, until
-from tests.harness.graphs import png
+from tests.harness.graphs import png, text_to_image
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("files_folder")]
+
 CONTENT = png(comment="x" * 20_000)
 
 
 @in_thread
 def _stored() -> Asset:
-    path = stored_files.incoming_folder() / "received"
-    path.write_bytes(CONTENT)
-    received = assets.ReceivedFile(
-        path=path,
-        name="../cat.PNG",
-        content_type="image/png",
-        size_bytes=len(CONTENT),
-        hash=blake3(CONTENT).hexdigest(),
-    )
-    return assets.asset_store(received)[0]
+    return factories.asset(CONTENT, "../cat.PNG")
 
 
 def _graph(asset: Asset) -> dict[str, Any]:
@@ -88,8 +84,7 @@ async def test_job_goes_to_the_backend_that_takes_the_length_of_its_file(farm: F
     asset = await _stored()
     await farm.runner()
     group = await farm.submit("gpu-1", workflow=_graph(asset))
-    assert (await farm.finished(group)).status == "failed"
-    (child,) = await farm.children(group)
+    child = await farm.failed(group)
     assert child.failure_class == "node_or_model_missing"
     assert "--max-upload-size 1 or more" in child.error_message
     await farm.completes("gpu-1", "gpu-2", workflow=_graph(asset), count=4)
@@ -123,8 +118,7 @@ async def test_job_waits_ten_minutes_for_the_storage_of_its_asset(
     bucket.refuses = {"GET"}
     monkeypatch.setattr(inputs, "_STORAGE_PAUSES", 0)
     group = await farm.submit("gpu-2", workflow=_graph(asset))
-    assert (await farm.finished(group)).status == "failed"
-    (child,) = await farm.children(group)
+    child = await farm.failed(group)
     assert (child.failure_class, "(SlowDown)" in child.error_message) == ("unreachable", True)
 
 
@@ -134,8 +128,7 @@ async def test_job_fails_if_its_asset_was_lost(farm: Farm, files_folder: Path) -
     (files_folder / asset.stored_name).unlink()
     await farm.runner()
     group = await farm.submit("gpu-1", workflow=_graph(asset))
-    assert (await farm.finished(group)).status == "failed"
-    (child,) = await farm.children(group)
+    child = await farm.failed(group)
     assert (child.failure_class, "is lost" in child.error_message) == ("workflow_refused", True)
 
 
@@ -152,3 +145,43 @@ async def test_record_has_the_hash_of_an_input_also_after_its_deletion(farm: Far
         {"node_id": "1", "input": "image", "asset_id": asset.id, "hash": f"blake3:{asset.hash}"}
     ]
     assert record["workflow"]["1"]["inputs"]["image"] == f"director/{asset.hash}.png"
+
+
+MODELS = ["tiny_sd15.safetensors", "random_sd15.safetensors"]
+
+
+async def to_pool(farm: Farm, batch: Batch, workflow: Any = None) -> JobGroup:
+    return await farm.submit("*", count=len(batch.jobs), batch=batch, base_seed=5, workflow=workflow, max_attempts=1)
+
+
+async def received(farm: Farm) -> list[dict[str, Any]]:
+    """Return the workflows of the prompts that backends have executed."""
+    async with httpx.AsyncClient() as client:
+        found = [(await client.get(f"{sim.url}/history")).json() for sim in farm.sims.values()]
+    return [one["prompt"][2] for history in found for one in history.values()]
+
+
+async def test_jobs_whose_checkpoint_a_backend_lacks_go_to_the_other_without_a_failure(farm: Farm) -> None:
+    await farm.backend("gpu-1", checkpoints=MODELS[:1])
+    await farm.backend("gpu-2", checkpoints=MODELS)
+    await farm.runner(seen=["gpu-1", "gpu-2"])
+    axes = [{"input": "ckpt_name", "values": MODELS}, {"input": "seed", "count": 3}]
+    group = await to_pool(farm, sweep_of(build_template(text_to_image()), {"axes": axes}, None, 5))
+    ended = await farm.finished(group)
+    assert (ended.status, ended.completed_count) == ("completed", 6)
+    assert {one.backend_id for one in await farm.children(group) if MODELS[1] in one.variation_json} == {"gpu-2"}
+
+
+async def test_asset_in_a_variation_is_put_on_the_backend_and_kept_while_the_group_is_open(farm: Farm) -> None:
+    sim, asset = await farm.backend(), await _stored()
+    graph = _graph(asset)
+    reference, graph["1"]["inputs"]["image"] = graph["1"]["inputs"]["image"], "example.png"
+    batch = jobs_of(build_template(graph), [{"parameters": {"1.image": reference}}], "random", 5, 100)
+    group = await to_pool(farm, batch, graph)
+    with pytest.raises(AssetInUse):
+        await in_thread(assets.asset_delete)(asset_id=asset.id)
+    await farm.runner()
+    assert (await farm.finished(group)).status == "completed"
+    assert _file(sim, asset).read_bytes() == CONTENT
+    [sent] = await received(farm)
+    assert sent["1"]["inputs"]["image"] == f"director/{asset.hash}.png"

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import json
 from typing import Any
 
 import pytest
@@ -16,8 +17,7 @@ from jobgroups.runner.attempt.driver import AttemptDriver
 from jobgroups.runner.service import RunnerService
 from jobgroups.services import holds
 from tests.harness.farm import QUICK, Farm, in_thread, until_row
-
-pytestmark = pytest.mark.django_db(transaction=True)
+from tests.harness.graphs import Graph, sampler
 
 
 async def bounded_runner(farm: Farm, **changes: Any) -> RunnerService:
@@ -28,8 +28,7 @@ async def bounded_runner(farm: Farm, **changes: Any) -> RunnerService:
 
 async def ends_unreachable(farm: Farm, group: JobGroup, because: str, within: float = 20.0) -> None:
     """Wait until the group's only job has failed, with its cause in the message."""
-    assert (await farm.finished(group, within)).status == "failed"
-    (child,) = await farm.children(group)
+    child = await farm.failed(group, within)
     assert child.error_type == "ConnectionError"
     assert because in child.error_message
 
@@ -219,3 +218,51 @@ async def test_job_waits_for_a_backend_that_a_person_holds_and_its_reason_says_s
     sentence = await in_thread(waiting_reason)(group)
     assert "by anna" in sentence
     assert "at most until" in sentence
+
+
+def silent(seconds: float) -> Graph:
+    """Return a workflow with a node that sends no event for some seconds."""
+    graph = sampler(steps=1)
+    graph["3"] = {"class_type": "TestSlow", "inputs": {"image": ["1", 0], "seconds": seconds, "interruptible": True}}
+    graph["2"]["inputs"]["images"] = ["3", 0]
+    return graph
+
+
+async def test_job_without_an_event_for_stall_seconds_times_out(farm: Farm) -> None:
+    sim = await farm.backend()
+    sim.fault("stuck", step=8)
+    await farm.runner()
+    # Seven steps take longer than the limit.
+    graph = sampler(steps=8, delay=0.4)
+    group = await farm.submit(workflow=graph, timeout_seconds=None, stall_seconds=2)
+    child = await farm.failed(group)
+    assert (child.status, child.failure_class) == ("timeout", "timeout")
+    assert child.error_message == "Stalled: ComfyUI sent no event of it for 2 s"
+    assert json.loads(child.error_details_json)["phase"] == "stalled"
+    (attempt,) = await farm.settled(group)
+    assert (attempt.state, attempt.error_message) == ("timeout", child.error_message)
+    assert 4.5 < (attempt.stop_requested_at - attempt.started_at).total_seconds() < 10
+    event = await in_thread(group.events.get)(type="child_timeout")
+    assert json.loads(event.frame)["timeout_seconds"] is None
+
+
+async def test_timeout_seconds_counts_beside_stall_seconds(farm: Farm) -> None:
+    await farm.start()
+    group = await farm.submit(workflow=sampler(steps=20, delay=0.2), timeout_seconds=1, stall_seconds=3)
+    child = await farm.failed(group)
+    assert (child.status, child.error_message) == ("timeout", "Timed out after 1 s")
+
+
+@pytest.mark.parametrize("what", ["runner", "socket"])
+async def test_stall_counts_from_the_moment_at_which_events_are_received_again(farm: Farm, what: str) -> None:
+    sim = await farm.backend()
+    first = await farm.runner()
+    group = await farm.running(workflow=silent(3.2), timeout_seconds=None, stall_seconds=2)
+    if what == "runner":
+        await farm.kill(first)
+        await asyncio.sleep(2.2)
+        await farm.runner()
+    else:
+        await asyncio.sleep(1.5)
+        sim.fault("drop_sockets", at="now")
+    assert (await farm.finished(group)).status == "completed"

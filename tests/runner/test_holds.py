@@ -11,52 +11,14 @@ from backends.services import backend_update
 from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import RetryScope
-from jobgroups.models import Attempt, JobGroup
 from jobgroups.services import holds
 from jobgroups.services.backends import backend_delete
-from tests.harness.farm import QUICK, Farm, in_thread, until, until_row
-
-pytestmark = pytest.mark.django_db(transaction=True)
+from tests.harness.farm import QUICK, Farm, in_thread, until_row
 
 
 async def request(farm: Farm, work: Any, backend_id: str = "gpu-1", **fields: Any) -> None:
     await in_thread(work)(backend_id=backend_id, **fields)
     farm.wake()
-
-
-async def pause(farm: Farm, **fields: Any) -> None:
-    await request(farm, holds.backend_hold, hold=Hold.PAUSE, **fields)
-
-
-async def drain(farm: Farm, **fields: Any) -> None:
-    await request(farm, holds.backend_hold, hold=Hold.DRAIN, **fields)
-
-
-async def resume(farm: Farm) -> None:
-    await request(farm, holds.backend_resume)
-
-
-async def attempts_of(farm: Farm, group: Any) -> list[tuple[str, str, bool]]:
-    rows: list[Attempt] = await farm.settled(group)
-    return [(one.backend_id, one.state, one.is_counted) for one in rows]
-
-
-async def test_paused_at_once_what_runs_is_given_back_and_rendered_after_the_pause(farm: Farm) -> None:
-    await farm.start(seconds=2.0)
-    group = await farm.running("gpu-1", "gpu-1")
-    await pause(farm, at_once=True, by="anna")
-    assert {one[1] for one in await attempts_of(farm, group)} == {"interrupted"}
-    assert {child.status for child in await farm.children(group)} == {"queued"}
-    given_back = farm.kinds().count("accepted")
-    await farm.dispatched()
-    assert farm.kinds().count("accepted") == given_back
-    await resume(farm)
-    done = await farm.finished(group)
-    assert (done.status, done.completed_count) == ("completed", 2)
-    assert len(set(farm.recorded("started"))) == len(farm.recorded("started"))
-    ended = await attempts_of(farm, group)
-    assert sorted(ended) == [("gpu-1", "interrupted", False)] * 2 + [("gpu-1", "success", True)] * 2
-    assert "child_requeued" in await farm.types(group)
 
 
 async def test_a_pause_at_once_is_carried_out_by_the_next_runner(farm: Farm) -> None:
@@ -65,12 +27,13 @@ async def test_a_pause_at_once_is_carried_out_by_the_next_runner(farm: Farm) -> 
     group = await farm.running("gpu-1")
     # It dies between the word and the deed.
     await farm.kill(service)
-    await pause(farm, at_once=True)
+    await request(farm, holds.backend_hold, hold=Hold.PAUSE, at_once=True)
     (child,) = await farm.children(group)
     assert child.status == "running"
     await farm.runner()
-    assert await attempts_of(farm, group) == [("gpu-1", "interrupted", False)]
-    await resume(farm)
+    (attempt,) = await farm.settled(group)
+    assert (attempt.state, attempt.is_counted) == ("interrupted", False)
+    await request(farm, holds.backend_resume)
     assert (await farm.finished(group)).status == "completed"
     assert len(set(farm.recorded("started"))) == len(farm.recorded("started")) == 2
 
@@ -80,24 +43,12 @@ async def test_a_drained_backend_finishes_gives_the_rest_away_and_is_disabled(fa
     await farm.backend("gpu-2", seconds=0.1)
     await farm.runner(depth=1, seen=["gpu-1", "gpu-2"])
     group = await farm.running("gpu-1", "gpu-1", "gpu-1", retry_elsewhere=RetryScope.ANY)
-    await drain(farm, by="anna", reason="new card")
+    await request(farm, holds.backend_hold, hold=Hold.DRAIN, by="anna", reason="new card")
     assert (await farm.finished(group)).status == "completed"
     assert farm.kinds().count("accepted") == 1
     assert farm.kinds("gpu-2").count("accepted") == 2
     drained = await until_row(Backend.objects.filter(pk="gpu-1", enabled=False))
     assert (drained.changed_by, drained.changed_reason) == ("anna", "drained: new card")
-
-
-async def test_drained_at_once_it_is_disabled_as_soon_as_the_stop_is_seen(farm: Farm) -> None:
-    await farm.backend("gpu-1", seconds=5.0)
-    await farm.backend("gpu-2", seconds=0.1)
-    await farm.runner(seen=["gpu-1", "gpu-2"])
-    group = await farm.running("gpu-1", retry_elsewhere=RetryScope.ANY)
-    await drain(farm, at_once=True)
-    assert (await farm.finished(group)).status == "completed"
-    assert "child_retrying" in await farm.types(group)
-    await until_row(Backend.objects.filter(pk="gpu-1", enabled=False), 5)
-    assert await attempts_of(farm, group) == [("gpu-1", "interrupted", False), ("gpu-2", "success", True)]
 
 
 async def test_a_backend_is_deleted_and_added_at_the_same_address(farm: Farm) -> None:
@@ -115,8 +66,7 @@ async def test_a_backend_is_deleted_and_added_at_the_same_address(farm: Farm) ->
 
 async def test_a_backend_moves_to_another_port_and_goes_on_there(farm: Farm) -> None:
     await farm.backend("gpu-1", seconds=0.1)
-    there = await farm.backend("there", seconds=0.1)
-    await farm.runner()
+    there = await farm.start("there", seconds=0.1)
     await farm.completes("gpu-1")
     farm.sims["gpu-1"].fault("crash", at="now")
     await request(farm, backend_delete, "there")
@@ -158,36 +108,6 @@ async def test_what_waits_there_goes_elsewhere(farm: Farm, rules: None) -> None:
     assert (done.status, done.completed_count) == ("completed", 6)
     assert farm.kinds().count("accepted") == 2, "the second failure quarantined it"
     assert farm.kinds("gpu-2").count("accepted") == 6
-
-
-async def test_when_its_time_is_over_it_is_asked_and_works_again(farm: Farm, rules: None) -> None:
-    sim = await farm.start(seconds=0.5)
-    await quarantine(farm)
-    await sim.restart()
-    sim.clear_faults()
-    group = await farm.submit("gpu-1", "gpu-1", "gpu-1")
-    await time_is_over()
-    most = await most_at_once(farm, group)
-    assert (await farm.finished(group)).status == "completed"
-    assert most == 1, "one prompt at a time until one succeeds"
-    freed = await farm.row()
-    assert (freed.quarantined_at, freed.consecutive_quarantines) == (None, 0)
-
-
-async def most_at_once(farm: Farm, group: JobGroup) -> int:
-    """Return how many prompts stood there at most until the first of the group had its picture."""
-    most = 0
-
-    async def one_is_done() -> bool:
-        nonlocal most
-        active = [one for one in await farm.attempts(group) if one.ended_at is None]
-        children = await farm.children(group)
-        done = any(child.status == "completed" for child in children)
-        most = most if done else max(most, len(active))
-        return done
-
-    await until(one_is_done)
-    return most
 
 
 async def test_one_that_does_not_answer_stays_set_aside(farm: Farm, rules: None) -> None:

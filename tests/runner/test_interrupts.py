@@ -13,7 +13,6 @@ from jobgroups.runner.intervals import Intervals
 from tests.harness.farm import SCALE, Farm, both_versions, in_thread, until, until_row
 
 
-@pytest.mark.django_db(transaction=True)
 @both_versions
 async def test_user_interrupt_right_after_our_stop_ends_the_job(farm: Farm, version: str) -> None:
     sim = await farm.backend(seconds=3.0, version=version)
@@ -25,14 +24,12 @@ async def test_user_interrupt_right_after_our_stop_ends_the_job(farm: Farm, vers
     await farm.cancel(first)
     await farm.status_of(second, "running")
     sim.fault("interrupt", at="now")
-    assert (await farm.finished(second)).status == "failed"
-    (child,) = await farm.children(second)
+    child = await farm.failed(second)
     assert (child.error_type, child.attempt_count) == ("Interrupted", 1)
     assert await farm.states(second) == ["interrupted"]
     assert await farm.states(first) == ["interrupted"]
 
 
-@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("version", ["0.3.56", "unreadable"])
 async def test_old_comfyui_is_interrupted_while_only_prompts_of_ours_are_there(farm: Farm, version: str) -> None:
     await farm.start(seconds=3.0, version=version)
@@ -47,7 +44,6 @@ async def test_old_comfyui_is_interrupted_while_only_prompts_of_ours_are_there(f
     assert await farm.states(second) == ["success"]
 
 
-@pytest.mark.django_db(transaction=True)
 async def test_old_comfyui_is_not_interrupted_while_a_foreign_prompt_waits(farm: Farm) -> None:
     sim = await farm.start(seconds=3.0, version="0.3.56")
     group = await farm.running("gpu-1")
@@ -64,7 +60,6 @@ async def test_old_comfyui_is_not_interrupted_while_a_foreign_prompt_waits(farm:
     await until_row(Backend.objects.filter(status_reason=""))
 
 
-@pytest.mark.django_db(transaction=True)
 async def test_old_comfyui_is_interrupted_once_no_foreign_prompt_waits(farm: Farm) -> None:
     sim = await farm.start(seconds=20.0, version="0.3.56")
     group = await farm.running("gpu-1")

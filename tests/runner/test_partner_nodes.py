@@ -17,11 +17,12 @@ from backends.models import Backend
 from backends.simulator import Simulator
 from jobgroups.models import JobGroup
 from jobgroups.services.backends import backend_update
-from tests.harness.farm import Farm, in_thread
+from jobgroups.services.retries import group_retry
+from tests.harness.farm import Farm, in_thread, until
 from tests.harness.graphs import partner, picture
 
 KEY = "comfyui-0123456789abcdef0123456789abcdef"
-pytestmark = pytest.mark.django_db(transaction=True)
+OWN = "comfyui-fedcba9876543210fedcba9876543210"
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,35 @@ async def test_confirmed_backend_gets_the_key_with_partner_nodes_alone(
     other = await farm.completes(workflow=picture(), uses_partner_nodes=is_known and False)
     assert keys(sim) == [KEY, None]
     assert [(await farm.group(one)).uses_partner_nodes for one in (paid, other)] == [True, is_known and False]
+
+
+@pytest.mark.parametrize("is_known", [True, None])
+@pytest.mark.parametrize("key", [KEY, ""])
+async def test_key_of_the_submitter_replaces_that_of_the_installation(
+    farm: Farm, settings: Settings, key: str, is_known: bool | None
+) -> None:
+    settings.DIRECTOR_COMFY_ORG_API_KEY = key
+    sim = await start(farm)
+    group = await farm.completes("*", count=1, workflow=partner(), uses_partner_nodes=is_known, secret=OWN)
+    await farm.completes(workflow=picture(), secret=OWN)
+    assert keys(sim) == [OWN, None]
+    await until(lambda: group.id not in farm.hub.keys)
+
+
+async def test_job_whose_key_was_lost_fails_with_what_to_do(farm: Farm) -> None:
+    sim = await start(farm)
+    await in_thread(backend_update)(backend_id="gpu-1", partner_nodes_allowed=False)
+    group = await farm.submit("*", count=1, workflow=partner(), uses_partner_nodes=True, secret=OWN, max_attempts=3)
+    del farm.hub.keys[group.id]
+    await in_thread(backend_update)(backend_id="gpu-1", partner_nodes_allowed=True)
+    for run in (1, 2):
+        farm.wake()
+        await farm.finished(group)
+        [child] = await farm.children(group)
+        assert child.error_message.startswith("The API key that was sent with this job is kept in memory alone")
+        assert (child.failure_class, child.attempt_count) == ("workflow_refused", run)
+        await in_thread(group_retry)(group_id=group.id)
+    assert sim.prompts == []
 
 
 @pytest.mark.parametrize("count", [None, 1])
@@ -103,17 +133,6 @@ async def test_backend_whose_confirmation_is_withdrawn_gets_no_key(farm: Farm) -
     assert keys(sim) == [KEY]
 
 
-@pytest.mark.parametrize(("retry_on", "prompts"), [(None, 1), (["node_error"], 3)])
-async def test_failed_partner_node_is_paid_again_only_if_retry_on_says_so(
-    farm: Farm, retry_on: list[str] | None, prompts: int
-) -> None:
-    sim = await start(farm)
-    sim.fault("node_error", node="TestPartner", type="Exception", message="Task failed", count=0)
-    group = await farm.submit(workflow=partner(), max_attempts=3, retry_on=retry_on)
-    assert (await farm.finished(group)).status == "failed"
-    assert keys(sim) == [KEY] * prompts
-
-
 @pytest.fixture
 def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """Have every logger write everything, also those of the libraries."""
@@ -160,19 +179,22 @@ def stored() -> str:
     return json.dumps([list(model._default_manager.values()) for model in apps.get_models()], default=str)
 
 
-async def test_key_appears_nowhere(farm: Farm, everything_logged: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("secret", "sent"), [("", KEY), (OWN, OWN)])
+async def test_key_appears_nowhere(
+    farm: Farm, everything_logged: pytest.LogCaptureFixture, secret: str, sent: str
+) -> None:
     sim = await start(farm)
-    sim.fault("node_error", node="TestPartner", type="Exception", message=f"The key {KEY} was refused")
-    failed = await farm.submit(workflow=partner())
+    sim.fault("node_error", node="TestPartner", type="Exception", message=f"The key {sent} was refused")
+    failed = await farm.submit(workflow=partner(), secret=secret)
     assert (await farm.finished(failed)).status == "failed"
-    refused = await farm.submit(workflow=partner() | {"3": {"class_type": "NoSuchNode", "inputs": {}}})
+    refused = await farm.submit(workflow=partner() | {"3": {"class_type": "NoSuchNode", "inputs": {}}}, secret=secret)
     await farm.finished(refused)
-    completed = await farm.completes(workflow=partner())
+    completed = await farm.completes(workflow=partner(), secret=secret)
     async with httpx.AsyncClient(trust_env=False) as client:
         shown = (await client.get(f"{sim.url}/history")).text
     # ComfyUI itself has it in the inputs of the node that failed.
-    assert KEY in shown
-    assert keys(sim) == [KEY, KEY]
+    assert sent in shown
+    assert keys(sim) == [sent, sent]
     [child] = await farm.children(failed)
     assert child.error_message == "The key  was refused"
     texts = [await in_thread(stored)(), everything_logged.text]
@@ -181,4 +203,4 @@ async def test_key_appears_nowhere(farm: Farm, everything_logged: pytest.LogCapt
         texts += await in_thread(lambda *of: list(answers(*of)))(group, child.pk)
     assert "partner" in texts[0]
     assert "TestPartner" in "".join(texts[2:])
-    assert not [text for text in texts if KEY in text]
+    assert not [text for text in texts if sent in text]

@@ -4,21 +4,15 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-import pytest
-
 from backends.models import Backend
 from backends.states import Hold
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.states import RetryScope
 from jobgroups.models import JobGroup, Timing, Variant
-from jobgroups.queries.groups import child_detail
 from jobgroups.runner.pool import Pool
-from jobgroups.services import backends, holds, moves
+from jobgroups.services import backends
 from tests.harness.farm import Farm, in_thread, until, until_row
 from tests.harness.graphs import text_to_image
-from tests.harness.laws import executed_once
-
-pytestmark = pytest.mark.django_db(transaction=True)
 
 
 async def to_pool(farm: Farm, count: int, *candidates: str, **fields: Any) -> JobGroup:
@@ -28,18 +22,6 @@ async def to_pool(farm: Farm, count: int, *candidates: str, **fields: Any) -> Jo
 
 async def made_by(farm: Farm, group: JobGroup) -> Counter[str]:
     return Counter(child.backend_id for child in await farm.children(group))
-
-
-async def test_the_faster_of_two_machines_takes_more_jobs(farm: Farm) -> None:
-    await farm.backend("fast", seconds=0.1)
-    await farm.backend("slow", seconds=3.0)
-    await farm.runner()
-    group = await to_pool(farm, 12)
-    assert (await farm.finished(group)).status == "completed"
-    made = await made_by(farm, group)
-    assert sum(made.values()) == 12
-    # On a busy machine the fast one is not fifteen times as fast.
-    assert made["fast"] > made["slow"] > 0
 
 
 async def test_two_machines_load_a_model_each_when_the_runner_has_just_started(farm: Farm) -> None:
@@ -91,34 +73,6 @@ async def test_a_machine_that_joins_takes_jobs_that_wait(farm: Farm) -> None:
     assert (await made_by(farm, group))["late"] >= 3
 
 
-async def test_a_pause_at_once_gives_the_jobs_to_the_others(farm: Farm) -> None:
-    await farm.start("held", seconds=3)
-    group = await to_pool(farm, 3)
-    await farm.status_of(group, "running")
-    await farm.backend("free", seconds=0.05)
-    await in_thread(holds.backend_hold)(backend_id="held", hold=Hold.PAUSE, at_once=True)
-    farm.wake()
-    await farm.finished(group)
-    assert set(await made_by(farm, group)) == {"free"}
-
-
-async def test_a_drained_machine_is_disabled_while_jobs_wait_for_others(farm: Farm) -> None:
-    await farm.start("leaving", seconds=0.3)
-    group = await to_pool(farm, 4, "leaving", "away")
-    await farm.status_of(group, "running")
-    await in_thread(holds.backend_hold)(backend_id="leaving", hold=Hold.DRAIN)
-    farm.wake()
-
-    async def disabled() -> bool:
-        row = await in_thread(Backend.objects.get)(pk="leaving")
-        return not row.enabled
-
-    await until(disabled)
-    waiting = [c for c in await farm.children(group) if c.status == "queued"]
-    assert waiting
-    assert {c.backend_id for c in waiting} == {None}
-
-
 async def test_a_backend_is_deleted_while_jobs_of_the_pool_wait(farm: Farm) -> None:
     await farm.backend("gone", seconds=0.3)
     await in_thread(Backend.objects.filter(pk="gone").update)(hold=Hold.PAUSE)
@@ -152,47 +106,3 @@ async def test_jobs_that_waited_a_day_time_out(farm: Farm) -> None:
     done = await farm.finished(group)
     assert done.status == "failed"
     assert {c.status for c in await farm.children(group)} == {"timeout"}
-
-
-async def test_a_job_that_is_moved_is_bound_to_its_new_machine(farm: Farm) -> None:
-    await farm.backend("busy", seconds=0.5)
-    await farm.backend("named", seconds=0.05)
-    await in_thread(Backend.objects.filter(pk="named").update)(hold=Hold.PAUSE)
-    await farm.runner()
-    group = await to_pool(farm, 3)
-    job = (await farm.children(group))[2]
-    await in_thread(moves.child_move)(group_id=group.id, job_id=job.id, backend_id="named")
-    detail = await in_thread(child_detail)(group.id, job.id)
-    assert detail["backend_id"] == "named"
-    await in_thread(Backend.objects.filter(pk="named").update)(hold="")
-    farm.wake()
-    await farm.finished(group)
-    assert (await farm.children(group))[2].backend_id == "named"
-
-
-async def test_a_killed_runner_leaves_nothing_undone_or_done_twice(farm: Farm) -> None:
-    await farm.backend("gpu-1", seconds=0.2)
-    await farm.backend("gpu-2", seconds=0.2)
-    first = await farm.runner()
-    group = await to_pool(farm, 8)
-    await farm.status_of(group, "completed")
-    await farm.kill(first)
-    await farm.runner()
-    assert (await farm.finished(group)).status == "completed"
-    entries = [entry for sim in farm.sims.values() for entry in sim.audit_log.entries]
-    assert len(executed_once(entries)) == 8
-
-
-async def test_a_machine_without_the_model_costs_no_job_an_attempt(farm: Farm) -> None:
-    await farm.backend("lacks", seconds=0.05, checkpoints=("other.safetensors",))
-    await farm.backend("has", seconds=0.1)
-    await farm.runner(seen=["lacks", "has"])
-    group = await to_pool(farm, 12, max_attempts=1)
-    assert (await farm.finished(group)).status == "completed"
-    assert set(await made_by(farm, group)) == {"has"}
-    refused = [one for one in await farm.attempts(group) if one.state == "refused"]
-    assert 1 <= len(refused) <= 2, "at most one for each of its slots"
-    assert not any(one.is_counted for one in refused)
-    again = await to_pool(farm, 4, max_attempts=1)
-    await farm.finished(again)
-    assert {one.backend_id for one in await farm.attempts(again)} == {"has"}

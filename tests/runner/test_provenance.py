@@ -1,4 +1,4 @@
-"""What is known of an execution when its attempt has ended."""
+"""What is known of an execution when its attempt has ended, how long it took, and which prompts order previews."""
 
 import json
 import os
@@ -10,12 +10,10 @@ import pytest
 from PIL import Image
 
 from backends.simulator import Simulator
-from jobgroups.models import JobGroup
+from jobgroups.models import JobGroup, Timing
 from jobgroups.queries.provenance import job_provenance
-from tests.harness.farm import Farm, in_thread
-from tests.harness.graphs import picture
-
-pytestmark = pytest.mark.django_db(transaction=True)
+from tests.harness.farm import Farm, in_thread, until, until_row
+from tests.harness.graphs import picture, text_to_image
 
 
 async def record_of(farm: Farm, group: JobGroup) -> dict[str, Any]:
@@ -104,3 +102,48 @@ async def test_png_has_the_ids_of_its_job_beside_the_prompt(farm: Farm, marks_ou
     assert mark == ({"group": group.id, "job": child.id, "attempt": 1} if marks_outputs else None)
     # No empty workflow, which ComfyUI's editor would open in the place of the prompt.
     assert set(texts) == {"prompt"}
+
+
+async def test_seconds_and_loads_of_jobs_are_measured_unless_every_node_was_cached(farm: Farm) -> None:
+    await farm.start(seconds=0.4)
+
+    async def render(seed: int, checkpoint: str) -> str:
+        graph = text_to_image(checkpoint=checkpoint)
+        group = await farm.completes(workflow=graph, seed_strategy="sequential", base_seed=seed)
+        return group.workflow_digest
+
+    one, other = "tiny_sd15.safetensors", "random_sd15.safetensors"
+    digest = await render(1, one)
+    row = await until_row(Timing.objects.filter(workflow_digest=digest))
+    assert (row.backend_id, row.load_seconds, row.runs) == ("gpu-1", None, 0)
+    assert 0.35 < row.seconds < 1.5
+    # The same once more: cached. The round that would store it is over when the next job is stored.
+    await in_thread(Timing.objects.all().delete)()
+    await render(1, one)
+    assert await render(2, one) == digest
+    await until(in_thread(Timing.objects.filter(runs=1).exists))
+    assert 0.35 < (await in_thread(Timing.objects.get)()).seconds < 1.5
+    assert await render(3, other) != digest
+    await render(4, one)
+    row = await until_row(Timing.objects.filter(load_seconds__isnull=False))
+    assert (row.workflow_digest, row.runs) == (digest, 1)
+    assert row.load_seconds < 0.5
+    unknown = await until_row(Timing.objects.exclude(workflow_digest=digest))
+    assert (unknown.runs, unknown.models_digest == row.models_digest) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("version", "of_command_line", "ordered"), [("0.33.0", 0.0, "auto"), ("0.33.0", 5.0, None), ("0.3.64", 0.0, None)]
+)
+async def test_prompts_of_a_watched_group_order_previews(
+    farm: Farm, version: str, of_command_line: float, ordered: str | None
+) -> None:
+    sim = await farm.backend(version=version, preview_fps=of_command_line)
+    watched, other = await farm.submit("gpu-1"), await farm.submit("gpu-1")
+    await farm.hub.subscribe(watched.id, previews=True)
+    await farm.runner()
+    for group, expected in ((watched, ordered), (other, None)):
+        assert (await farm.finished(group)).status == "completed"
+        (attempt,) = await farm.attempts(group)
+        extra_data = sim.state.queue.history[attempt.prompt_id]["prompt"][3]
+        assert extra_data.get("preview_method") == expected

@@ -22,8 +22,6 @@ from jobgroups.services.leases import LEASE_TTL
 from tests.harness.farm import SCALE, Farm, in_thread, until, until_row
 from tests.harness.graphs import text_to_image
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
 #: No look helps out: what is not heard is not known.
 ONLY_HEARING = replace(Intervals.scaled(SCALE), lookup_interval=60.0)
 
@@ -34,6 +32,13 @@ async def session_of(service: RunnerService, name: str = "gpu-1") -> BackendSess
     sessions = service._sessions
     await until(lambda: name in sessions and sessions[name].session.sockets.client_id)
     return sessions[name].session
+
+
+async def at_work(farm: Farm, seconds: float, **changes: Any) -> tuple[RunnerService, BackendSession]:
+    """Start a backend whose prompts take some seconds and a runner; return it and the backend's session."""
+    await farm.backend(seconds=seconds)
+    service = await farm.runner(**changes)
+    return service, await session_of(service)
 
 
 def no_renewal_comes(service: RunnerService) -> None:
@@ -105,9 +110,7 @@ async def test_other_headers_leave_a_running_prompt_heard(farm: Farm, monkeypatc
 
 
 async def test_nothing_is_sent_while_the_lease_may_be_anothers(farm: Farm) -> None:
-    await farm.backend(seconds=0.1)
-    service = await farm.runner()
-    session = await session_of(service)
+    service, session = await at_work(farm, 0.1)
     no_renewal_comes(service)
     # One that began before may find the job, and gives it back.
     await until(lambda: session.claimer.has_no_pending_claim)
@@ -119,7 +122,7 @@ async def test_nothing_is_sent_while_the_lease_may_be_anothers(farm: Farm) -> No
     assert "accepted" not in farm.kinds()
     assert await farm.attempts(group) == []
     await renewals_come_again(service)
-    session.notify()
+    session.context.work_available.set()
     assert (await farm.finished(group)).status == "completed"
 
 
@@ -134,16 +137,15 @@ async def _was_looked_at(woken: asyncio.Event) -> bool:
 
 async def test_nothing_is_interrupted_while_the_lease_may_be_anothers(farm: Farm) -> None:
     """The new holder of the lease may have sent a prompt of its own, which the flag would stop."""
-    sim = await farm.backend(seconds=4.0)
-    service = await farm.runner()
-    session = await session_of(service)
+    service, session = await at_work(farm, 4.0)
+    sim = farm.sims["gpu-1"]
     group = await farm.running("gpu-1")
     no_renewal_comes(service)
     await farm.cancel(group)
     await asyncio.sleep(10 * Intervals.scaled(SCALE).stop_retry)  # so often the prompt is looked for
     assert "interrupted" not in farm.kinds()
     await renewals_come_again(service)
-    session.notify()
+    session.context.work_available.set()
     await sim.wait_for("interrupted")
     (row,) = await farm.settled(group)
     assert row.state == "interrupted"
@@ -184,9 +186,8 @@ async def test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothe
 
 
 async def test_silent_socket_is_replaced_when_no_status_follows_a_prompt(farm: Farm) -> None:
-    sim = await farm.backend(seconds=1.0)
-    service = await farm.runner(intervals=ONLY_HEARING)
-    session = await session_of(service)
+    _, session = await at_work(farm, 1.0, intervals=ONLY_HEARING)
+    sim = farm.sims["gpu-1"]
     before = session.sockets.client_id
     sim.fault("deaf", at="now")
     await farm.submit("gpu-1")
@@ -210,9 +211,7 @@ async def test_a_row_that_cannot_be_prepared_again_keeps_no_backend_from_its_wor
 async def test_a_claim_whose_answer_was_lost_on_the_way_is_made_again(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await farm.backend(seconds=0.1)
-    service = await farm.runner()
-    session = await session_of(service)
+    _, session = await at_work(farm, 0.1)
     call, lost = session.context.database.run, []
 
     async def call_and_lose(work: Any, *args: Any, **fields: Any) -> Any:
@@ -234,9 +233,8 @@ async def driving(session: BackendSession, state: AttemptState) -> None:
 
 
 async def test_a_backend_that_is_being_sent_to_is_not_given_up(farm: Farm) -> None:
-    sim = await farm.backend(seconds=1.5)
-    service = await farm.runner()
-    session = await session_of(service)
+    _, session = await at_work(farm, 1.5)
+    sim = farm.sims["gpu-1"]
     await until(lambda: session.can_hand_over)
     sim.faults.inject("delay_answer", seconds=1.0)
     group = await farm.submit("gpu-1")
@@ -252,12 +250,11 @@ async def test_a_backend_that_is_being_sent_to_is_not_given_up(farm: Farm) -> No
 
 
 async def test_a_backend_that_is_to_go_claims_nothing_more_until_it_stays(farm: Farm) -> None:
-    await farm.backend(seconds=0.1)
-    service = await farm.runner()
-    session = await session_of(service)
-    # Alone it would keep it.
+    service, session = await at_work(farm, 0.1)
+    # Alone it would keep it. A claim of its start may be under way.
     service._rebalance = lambda *_: None  # type: ignore[method-assign]
     session.start_handover()
+    await until(lambda: session.claimer.has_no_pending_claim)
     group = await farm.submit("gpu-1")
     await asyncio.sleep(0.5)
     assert await farm.attempts(group) == []
@@ -268,10 +265,7 @@ async def test_a_backend_that_is_to_go_claims_nothing_more_until_it_stays(farm: 
 async def test_a_runner_that_stood_still_just_before_it_sent_sends_nothing(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between its last look at the clock and the prompt's first byte there is a connection to be made."""
-    await farm.backend(seconds=0.1)
-    service = await farm.runner()
-    session = await session_of(service)
+    service, session = await at_work(farm, 0.1)
     mark = AttemptSpec.mark
 
     def marked_late(spec: Any) -> dict[str, Any]:
@@ -284,7 +278,7 @@ async def test_a_runner_that_stood_still_just_before_it_sent_sends_nothing(
     assert "accepted" not in farm.kinds()
     monkeypatch.undo()
     await renewals_come_again(service)
-    session.notify()
+    session.context.work_available.set()
     assert (await farm.finished(group)).status == "completed"
 
 

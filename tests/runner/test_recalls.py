@@ -12,7 +12,7 @@ from jobgroups.domain import pool
 from jobgroups.domain.estimates import TimingSample
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.runner.service import RunnerService
-from jobgroups.services.recalls import prompt_recall
+from jobgroups.services.moves import prompt_recall
 from jobgroups.services.timings import timings_store
 from tests.harness.farm import Farm, both_versions, in_thread, until, until_row
 from tests.harness.laws import executed_once
@@ -101,6 +101,6 @@ async def test_a_prompt_that_ended_before_its_deletion_is_no_recall_without_a_hi
     sim.fault("no_history", prompt_id=pending.prompt_id)
     late = sim.fault("slow_http", route="/queue", method="POST", seconds=0.5)
     await recall(farm, pending)
-    await until(lambda: late.hits)
+    await until(lambda: late.left == 0)
     sim.clear_faults("stuck")
     assert len(await completed(farm, group, on_first=1)) == 6

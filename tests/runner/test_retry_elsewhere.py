@@ -1,14 +1,15 @@
-"""Retries within a run, by the policy of the group."""
+"""Retries within a run, by the policy of the group, and moves and retries by a user."""
 
 from typing import Any
 
-import pytest
-
+from backends.models import Backend
 from jobgroups.domain.states import RetryScope
-from jobgroups.models import JobGroup
-from tests.harness.farm import Farm
-
-pytestmark = pytest.mark.django_db(transaction=True)
+from jobgroups.models import Attempt, JobGroup
+from jobgroups.queries import work
+from jobgroups.services.assignment import Choice
+from jobgroups.services.moves import Moved, child_move
+from jobgroups.services.retries import group_retry
+from tests.harness.farm import Farm, both_versions, in_thread, until, until_row
 
 
 async def submit(farm: Farm, *names: str, **fields: Any) -> JobGroup:
@@ -23,33 +24,6 @@ async def outcome(farm: Farm, group: JobGroup, within: float = 30.0) -> list[tup
     assert (await farm.types(group)).count("group_complete") == 1
     await farm.settled(group, within)
     return await farm.outcomes(group)
-
-
-@pytest.mark.parametrize(
-    ("fault", "options", "end"),
-    [
-        ("cuda_fatal", {}, ("error", "cuda_fatal")),
-        ("restart", {"at": "step", "step": 2, "down": 0.3}, ("lost", "backend_lost")),
-    ],
-)
-async def test_one_of_five_backends_fails_and_every_picture_is_made(
-    farm: Farm, fault: str, options: dict[str, Any], end: tuple[str, str]
-) -> None:
-    names = [f"gpu-{number}" for number in range(1, 6)]
-    for name in names:
-        await farm.backend(name, seconds=0.3)
-    farm.sims["gpu-3"].fault(fault, **options)
-    await farm.runner(seen=names)
-    group = await submit(farm, *names)
-    seeds = [child.seed for child in await farm.children(group)]
-    attempts = await outcome(farm, group)
-    assert ("gpu-3", *end) in attempts
-    assert len(attempts) == 6
-    children = await farm.children(group)
-    assert {child.status for child in children} == {"completed"}
-    assert [child.seed for child in children] == seeds
-    assert sorted(child.attempt_count for child in children) == [1, 1, 1, 1, 2]
-    assert len(set(farm.recorded("started"))) == len(farm.recorded("started")) == 6
 
 
 async def test_out_of_memory_is_tried_again_here_after_the_memory_was_freed(farm: Farm) -> None:
@@ -118,3 +92,69 @@ async def test_files_that_are_gone_are_made_again_after_the_cache_was_emptied(fa
     [child] = await farm.children(group)
     assert (child.status, child.warnings_json) == ("completed", "[]")
     assert [file.suffix for file in sim.output_folder.iterdir()] == [".png"]
+
+
+async def pending(farm: Farm, **options: Any) -> tuple[JobGroup, Any]:
+    """Have a job of a group stand in the queue of gpu-1 behind the group's other one, which runs."""
+    await farm.backend("gpu-1", **{"seconds": 2.0, **options})
+    await farm.start("gpu-2", seconds=0.2)
+    group = await farm.running("gpu-1", "gpu-1")
+    waiting = group.children.filter(status="queued", current_attempt__state="accepted")
+    return group, await until_row(waiting)
+
+
+async def move(farm: Farm, group: JobGroup, child: Any) -> Moved:
+    done: Moved = await in_thread(child_move)(group_id=group.id, job_id=child.id, backend_id="gpu-2", by="anna")
+    farm.wake()
+    return done
+
+
+@both_versions
+async def test_a_pending_prompt_is_removed_before_the_job_is_sent_elsewhere(farm: Farm, version: str) -> None:
+    group, child = await pending(farm, version=version)
+    done = await move(farm, group, child)
+    assert done.removing_from == "gpu-1"
+    assert (await farm.finished(group)).status == "completed"
+    places = {one.pk: one.backend_id for one in await farm.children(group)}
+    assert sorted(places.values()) == ["gpu-1", "gpu-2"]
+    assert places[child.pk] == "gpu-2"
+    assert len(farm.recorded("started", "gpu-1")) == 1, "what ran there was left alone"
+    assert "interrupted" not in farm.kinds("gpu-1")
+    assert len(farm.recorded("started", "gpu-2")) == 1
+    rows = [(one.backend_id, one.state, one.is_counted) for one in await farm.settled(group)]
+    assert ("gpu-1", "interrupted", False) in rows
+    removed = [one for one in await farm.attempts(group) if one.stop_reason == "moved"]
+    sent = [one for one in await farm.attempts(group) if one.backend_id == "gpu-2"]
+    assert removed[0].ended_at <= sent[0].created_at
+
+
+async def test_a_stop_that_was_read_before_its_move_was_void_stops_nothing(farm: Farm) -> None:
+    """One database thread reads the pending stops while another one stores the prompt's start."""
+    group, child = await pending(farm)
+    for running in list(farm._tasks):
+        await farm.kill(running)
+    await move(farm, group, child)
+    _, stops = await in_thread(work.pending_work)()
+    await until(lambda: len(farm.recorded("started", "gpu-1")) == 2)
+    service = await farm.runner()
+    attempts = Attempt.objects.filter(child__group=group)
+    await until(in_thread(lambda: not attempts.exclude(stop_reason="").exists()))
+    service._sessions["gpu-1"].session.attempts.request_stop(stops["gpu-1"])
+    assert (await farm.finished(group)).status == "completed"
+    assert "interrupted" not in farm.kinds("gpu-1")
+    assert farm.recorded("accepted", "gpu-2") == []
+
+
+async def test_what_was_cancelled_on_a_machine_that_died_is_rendered_elsewhere(farm: Farm) -> None:
+    sim = await farm.backend("gpu-1", seconds=60.0)
+    await farm.backend("gpu-2", seconds=0.2)
+    await farm.runner(move_after_s=0.5)
+    group = await farm.running("gpu-1")
+    sim.crash()
+    await until_row(Backend.objects.filter(pk="gpu-1", reachability="offline"))
+    await farm.cancel(group)
+    done = await in_thread(group_retry)(group_id=group.id, choice=Choice(elsewhere=RetryScope.ANY))
+    assert list(done.moved.values()) == ["gpu-2"]
+    farm.wake()
+    assert (await farm.finished(group)).status == "completed"
+    assert (len(farm.recorded("started", "gpu-1")), len(farm.recorded("started", "gpu-2"))) == (1, 1)

@@ -19,7 +19,7 @@ from backends.simulator import Simulator
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Runner
-from jobgroups.runner import discovery, service
+from jobgroups.runner import service, supervisor
 from jobgroups.runner.service import RunnerReplaced, RunnerService
 from jobgroups.runner.supervisor import RunnerSupervisor
 from jobgroups.services import bucket as bucket_service
@@ -28,8 +28,6 @@ from tests.api.bad_servers import WRONGS, bad_server
 from tests.harness.bucket import BucketServer
 from tests.harness.farm import Farm, in_thread, until, until_row
 from tests.runner.conftest import supervised
-
-pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
@@ -67,7 +65,7 @@ async def test_a_runner_whose_name_another_process_took_ends(farm: Farm, quick: 
 async def discovering(farm: Farm, *ports: int) -> AsyncIterator[None]:
     """Look for ComfyUIs at these ports."""
     database = DatabaseThreads(threads=1, name="test-discovery")
-    task = asyncio.get_running_loop().create_task(discovery.discover(ports=ports, database=database, hub=farm.hub))
+    task = asyncio.get_running_loop().create_task(supervisor.discover(ports=ports, database=database, hub=farm.hub))
     try:
         yield
     finally:
@@ -83,7 +81,7 @@ async def backend_ids() -> set[str]:
 async def test_comfyuis_on_this_machine_are_found_also_later_ones_and_once(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(supervisor, "LOOK_EVERY", 0.1)
     async with Simulator(name="early") as early, Simulator(name="late") as late:
         late.fault("refuse_connections", at="now", seconds=0.5)
         expected = {f"localhost_{early.port}", f"localhost_{late.port}"}
@@ -100,7 +98,7 @@ async def test_comfyuis_on_this_machine_are_found_also_later_ones_and_once(
 async def test_what_is_no_comfyui_is_neither_registered_nor_offered(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(supervisor, "LOOK_EVERY", 0.1)
     quick_wrongs = sorted({*WRONGS} - {"endless", "nothing"})
     with contextlib.ExitStack() as servers:
         urls = [servers.enter_context(bad_server(wrong)) for wrong in quick_wrongs]
@@ -121,7 +119,7 @@ async def test_what_is_no_comfyui_is_neither_registered_nor_offered(
 async def test_an_adopted_comfyui_that_left_is_removed_and_registered_when_it_answers(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(supervisor, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(rule, "DEPARTURE_AFTER", dt.timedelta(0))
     async with Simulator(name="guest") as guest, discovering(farm, guest.port):
         backend_id = f"localhost_{guest.port}"

@@ -1,6 +1,7 @@
-"""What a child's watchers are told while it goes from one attempt to the next, and when that begins."""
+"""Events and pauses of a job between its attempts, prompts that are never sent, and the queries of an idle runner."""
 
 import asyncio
+import itertools
 import json
 import threading
 import time
@@ -14,6 +15,7 @@ from pytest_django import Settings
 
 from backends import queries as backend_queries
 from backends.comfyui.client import ComfyClient
+from backends.models import Backend
 from backends.states import Hold
 from jobgroups.domain.states import RetryScope
 from jobgroups.events.messages import Message
@@ -23,10 +25,8 @@ from jobgroups.runner.attempt import lookup
 from jobgroups.runner.attempt.lookup import PromptLookup
 from jobgroups.runner.intervals import Intervals
 from jobgroups.services import holds
-from tests.harness.farm import QUICK, SCALE, Farm, in_thread, until
+from tests.harness.farm import QUICK, SCALE, Farm, in_thread, until, until_row
 from tests.harness.graphs import text_to_image
-
-pytestmark = pytest.mark.django_db(transaction=True)
 
 #: Nothing happens because somebody looked every few seconds: only a bell or a timer helps.
 UNHURRIED = replace(Intervals.scaled(SCALE), poll=60.0, system_stats=600.0)
@@ -185,3 +185,60 @@ async def test_an_idle_session_asks_the_database_less_than_once_a_second(farm: F
     five = await _queries(farm, asked)
     assert five > alone > 0
     assert (five - alone) / 4 / _LOOKED_AT < 1.0, asked.most_common(9)
+
+
+async def test_a_backend_that_refuses_at_once_is_not_asked_without_a_pause(farm: Farm) -> None:
+    """Else it has a hundred prompts a second, which the runner cannot give to the others meanwhile."""
+    await farm.backend()
+    await farm.runner(depth=1, intervals=Intervals(refusal_backoff=0.2))
+    wrong = {"1": {"class_type": "KSampler", "inputs": {"seed": 1}}}
+    group = await farm.submit(*["gpu-1"] * 4, workflow=wrong)
+    await farm.finished(group)
+    times = [(one.created_at, one.ended_at) for one in await farm.attempts(group)]
+    assert len(times) == 4
+    pauses = [
+        (began - ended).total_seconds() for (_, ended), (began, _) in itertools.pairwise(times) if ended is not None
+    ]
+    assert all(0.19 <= one < 1.0 for one in pauses), pauses
+
+
+async def test_a_graph_that_would_kill_the_backends_worker_is_never_sent(farm: Farm) -> None:
+    await farm.start(seconds=0.05)
+    poisoned = text_to_image()
+    poisoned["3"]["inputs"]["extra"] = ["99", 0]
+    group = await farm.submit("gpu-1", workflow=poisoned)
+    child = await farm.failed(group)
+    assert (child.status, child.error_type) == ("failed", "ValidationError")
+    assert "'extra' is linked to node 99" in child.error_message
+    assert farm.kinds() == []
+    assert (await farm.finished(await farm.submit("gpu-1"))).status == "completed"
+
+
+async def test_a_comfyui_that_would_render_twice_is_told_to_be_updated(farm: Farm) -> None:
+    await farm.start(seconds=0.05, version="0.3.40")
+    away = Backend.objects.filter(reachability="offline", status_reason__contains="too old")
+    await until_row(away)
+    await farm.submit("gpu-1")
+    assert farm.kinds() == []
+
+
+async def test_a_disabled_backend_fails_what_waits_and_finishes_what_was_sent(farm: Farm) -> None:
+    await farm.backend(seconds=1)
+    await farm.runner(depth=1)
+    group = await farm.running("gpu-1", "gpu-1")
+    await in_thread(Backend.objects.update)(enabled=False)
+    await farm.finished(group)
+    statuses = [child.status for child in await farm.children(group)]
+    assert statuses == ["completed", "failed"]
+
+
+async def test_progress_is_stored_as_it_comes_and_never_goes_back(farm: Farm) -> None:
+    await farm.start(seconds=1.5)
+    group = await farm.submit("gpu-1", workflow=text_to_image(steps=15))
+    seen: list[float] = []
+    async with asyncio.timeout(20):
+        while not (await farm.group(group)).completed_at:
+            seen += [child.progress for child in await farm.children(group)]
+            await asyncio.sleep(0.05)
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 5

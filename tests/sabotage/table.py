@@ -29,6 +29,7 @@ _PARTS: Final = (
     ("Bounds of waits", _part("waits")),
     ("Destinations", _part("destinations")),
     ("Notifications and failures", _part("notices")),
+    ("Webhooks", _part("webhooks")),
     ("A farm of processes", _part("leases")),
     ("Limits and access", _part("limits")),
 )

@@ -46,10 +46,6 @@ class Artist:
         async with self.session.post("/interrupt", json={"prompt_id": prompt_id}) as answer:
             assert answer.status == 200
 
-    async def free(self, **asked: bool) -> None:
-        async with self.session.post("/free", json=asked) as answer:
-            assert answer.status == 200
-
     async def frame(self) -> Frame:
         """The next text frame; previews come as {"binary": bytes}, a close as {"closed": code}."""
         message = await self.socket.receive(timeout=PATIENCE)

@@ -1,4 +1,7 @@
+"""The command line of the simulator, and the requests that it refuses before any route."""
+
 import argparse
+import io
 import json
 import signal
 import subprocess
@@ -7,16 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import aiohttp
 import httpx
 import pytest
 
-from backends.simulator import releases
+from backends.simulator import Simulator, releases
 from backends.simulator.cli import add_arguments, main, simulators
 from backends.simulator.config import COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS, RECORDED_VERSIONS
-from tests.harness.graphs import strangers_picture
+from tests.harness.cases import cases
+from tests.harness.graphs import plain_image, strangers_picture
 from tests.harness.processes import ROOT
 from tests.harness.servers import free_port
 from tests.harness.simulator_thread import SimulatorThread
+from tests.simulator.artist import Artist
 
 MODULE = [sys.executable, "-m", "backends.simulator"]
 MANAGE = [sys.executable, "manage.py", "simulate"]
@@ -100,27 +106,44 @@ def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"Port {port} on 127.0.0.1 is in use. Stop the server that listens there" in found
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["--port", "65536"], "'65536' is no whole number from 0 to 65535"),
-        (["--count", "0"], "'0' is no whole number from 1"),
-        (["--seconds", "nan"], "'nan' is no number from 0 up"),
-        (["--fault", "flood"], "There is no fault 'flood'. Known:"),
-        (["--fault", "slow:seconds=x"], "seconds='x' is no float"),
-        (["--comfyui-version", "foo"], "'foo' is no version: two or three numbers, such as 0.3.64 or 0.33.0"),
-        (["--comfyui-version", "0.33.0-dev"], "'0.33.0-dev' is no version"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), cases(__file__, "wrong_arguments_are_refused_with_the_reason"))
 def test_wrong_arguments_are_refused_with_the_reason(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_audit_log_that_cannot_be_written_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--port", "0", "--audit-log", str(tmp_path)]) == 1
     assert "--audit-log takes a file that can be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("host", "origin", "status"), cases(__file__, "foreign_page_may_not_reach_a_loopback_host"))
+async def test_foreign_page_may_not_reach_a_loopback_host(host: str, origin: str, status: int, sim: Simulator) -> None:
+    headers = {"Host": host, "Origin": origin}
+    async with aiohttp.ClientSession(sim.url) as session:
+        for method in ("GET", "OPTIONS"):
+            async with session.request(method, "/prompt", headers=headers) as answer:
+                assert answer.status == status
+
+
+async def test_foreign_page_gets_no_socket(sim: Simulator) -> None:
+    async with aiohttp.ClientSession(sim.url) as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect("/ws", headers={"Origin": "http://evil.example"})
+        assert refused.value.status == 403
+
+
+async def test_body_above_100_mib_is_refused_and_20_mib_is_taken(me: Artist) -> None:
+    graph = plain_image()
+    graph["1"]["_meta"] = {"title": "x" * 20 * 1024**2}
+    body = json.dumps({"prompt": graph}).encode()
+    async with me.session.post("/prompt", data=io.BytesIO(body)) as answer:
+        assert answer.status == 200
+    too_large = io.BytesIO(b"x" * (100 * 1024**2 + 1))
+    async with me.session.post("/prompt", data=too_large) as answer:
+        assert answer.status == 413
+        assert await answer.text() == "Maximum request body size 104857600 exceeded."

@@ -1,54 +1,39 @@
-"""Faults that no other test would miss: the runner's tests pass, too, where a fault has no effect."""
+"""Faults that no other test would detect: the runner's tests pass, too, where a fault has no effect."""
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
 import pytest
 
 from backends.simulator import Simulator
-from tests.harness.graphs import Graph, plain_image, sampler, text_to_image
+from backends.simulator.faults import Fault, FaultError, Faults, parse_fault
+from tests.harness.cases import cases
+from tests.harness.graphs import plain_image, sampler, text_to_image
 from tests.simulator.artist import PATIENCE, Artist, artist, soon, steps, the, types
 
 BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientPayloadError)
+GRAPHS = {"picture": plain_image(), "sampler": text_to_image()}
 NOTHING = {"queue_running": [], "queue_pending": []}
 
 
-# --- a prompt's run
-
-
 @pytest.mark.parametrize(
-    ("name", "options", "graph", "error"),
-    [
-        (
-            "node_error",
-            {"type": "torch.OutOfMemoryError", "message": "no", "step": 2},
-            text_to_image(),
-            {"node_id": "3", "node_type": "KSampler", "exception_type": "torch.OutOfMemoryError"},
-        ),
-        (
-            "node_error",
-            {"node": "VAEDecode", "type": "ValueError", "message": "bad"},
-            text_to_image(),
-            {"node_id": "8", "exception_message": "bad\n"},
-        ),
-        ("node_error", {}, plain_image(), {}),
-        ("out_of_memory", {}, text_to_image(), {"node_id": "3", "exception_type": "torch.OutOfMemoryError"}),
-    ],
+    ("name", "options", "graph", "error"), cases(__file__, "failing_node_is_the_chosen_one_and_fails_once")
 )
 async def test_failing_node_is_the_chosen_one_and_fails_once(
-    name: str, options: Any, graph: Graph, error: dict[str, Any], sim: Simulator, me: Artist
+    name: str, options: Any, graph: str, error: dict[str, Any], sim: Simulator, me: Artist
 ) -> None:
     sim.fault(name, **options)
-    prompt_id, frames = await me.run(graph)
+    prompt_id, frames = await me.run(GRAPHS[graph])
     told = the("execution_error", frames)
     assert error.items() <= told.items()
     assert ("TIPS" in told["exception_message"]) == ("OutOfMemory" in told["exception_type"])
     if "step" in options:
         assert steps(frames) == [1, 2]
     assert (await me.history(prompt_id))["status"]["status_str"] == "error"
-    assert "execution_success" in types((await me.run(graph))[1])
+    assert "execution_success" in types((await me.run(GRAPHS[graph]))[1])
 
 
 async def test_small_card_fails_at_large_images_only(sim: Simulator, me: Artist) -> None:
@@ -78,14 +63,7 @@ async def test_stuck_prompt_ignores_an_interrupt_until_the_order_is_withdrawn(si
     assert "execution_interrupted" in types(await me.until_end(prompt_id))
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "end"),
-    [
-        ("interrupt_lost", {}, "execution_success"),
-        ("slow_start", {"seconds": 0.3}, "execution_success"),
-        ("uninterruptible", {}, "execution_interrupted"),
-    ],
-)
+@pytest.mark.parametrize(("name", "options", "end"), cases(__file__, "interrupt_comes_too_early_too_late_or_never"))
 async def test_interrupt_comes_too_early_too_late_or_never(
     name: str, options: dict[str, Any], end: str, sim: Simulator, me: Artist
 ) -> None:
@@ -101,9 +79,6 @@ async def test_interrupt_comes_too_early_too_late_or_never(
     assert steps(frames)[-1] == 10
     if name == "uninterruptible":
         assert the(end, frames)["node_id"] == "2"
-
-
-# --- the end of a prompt
 
 
 async def test_late_history_is_empty_between_success_and_the_end(sim: Simulator, me: Artist) -> None:
@@ -127,17 +102,8 @@ async def test_history_entry_comes_after_all_frames_or_never(sim: Simulator, me:
     assert sim.state.queue.history
 
 
-# --- POST /prompt and other routes
-
-
 @pytest.mark.parametrize(
-    ("name", "options", "answer", "before"),
-    [
-        ("lose_answer", {}, None, "accepted"),
-        ("late_post", {"seconds": 0.3}, None, None),
-        ("prompt_500", {}, 500, "accepted"),
-        ("delay_answer", {"seconds": 0.3}, 200, "ended"),
-    ],
+    ("name", "options", "answer", "before"), cases(__file__, "prompt_is_executed_although_its_answer_is_late_or_wrong")
 )
 async def test_prompt_is_executed_although_its_answer_is_late_or_wrong(
     name: str, options: Any, answer: int | None, before: str | None, sim: Simulator, me: Artist
@@ -151,16 +117,7 @@ async def test_prompt_is_executed_although_its_answer_is_late_or_wrong(
     await sim.wait_for("ended", prompt_id="mine", outcome="success")
 
 
-@pytest.mark.parametrize(
-    ("name", "status", "kind"),
-    [
-        ("html", 200, "text/html"),
-        ("nonsense", 200, "application/json"),
-        ("wrong_json", 200, "application/json"),
-        ("redirect", 302, "application/octet-stream"),
-        ("status", 503, "text/plain"),
-    ],
-)
+@pytest.mark.parametrize(("name", "status", "kind"), cases(__file__, "wrong_answer_of_one_route"))
 async def test_wrong_answer_of_one_route(name: str, status: int, kind: str, sim: Simulator, me: Artist) -> None:
     options = {"status": 503} if name == "status" else {}
     sim.fault(name, route="/queue", **options)
@@ -195,9 +152,6 @@ async def test_endless_body_has_no_end(sim: Simulator, me: Artist) -> None:
         await answer.content.readexactly(2_000_000)
 
 
-# --- sockets
-
-
 async def test_dropped_sockets_end_without_a_close_frame(sim: Simulator, me: Artist) -> None:
     sim.fault("drop_sockets", at="step", step=2)
     prompt_id = await me.queue(sampler())
@@ -216,25 +170,16 @@ async def test_silent_socket_stays_open(name: str, sim: Simulator, me: Artist) -
         await other.until_type("status")
 
 
-# --- orders over HTTP
-
-
 async def order(me: Artist, body: Any) -> tuple[int, Any]:
     async with me.session.post("/simulator/faults", json=body) as answer:
-        return answer.status, await answer.json()
+        return answer.status, await answer.json() if answer.status == 400 else None
 
 
-async def test_faults_are_ordered_listed_and_withdrawn_over_http(sim: Simulator, me: Artist) -> None:
-    status, answer = await order(me, [{"name": "hang_http", "count": 0}, {"name": "prompt_500"}])
-    assert status == 200
-    assert [entry["name"] for entry in answer["orders"]] == ["hang_http", "prompt_500"]
-    await me.get("/simulator/state")
-    assert isinstance(await me.get("/simulator/audit-log"), list)
+async def test_faults_are_ordered_and_withdrawn_over_http(sim: Simulator, me: Artist) -> None:
+    assert (await order(me, [{"name": "hang_http", "count": 0}, {"name": "prompt_500"}]))[0] == 200
+    assert await me.get("/simulator/state") == {"pending": [], "running": []}
     async with me.session.delete("/simulator/faults?name=hang_http") as gone:
         assert gone.status == 204
-    listed = await me.get("/simulator/faults")
-    assert [entry["name"] for entry in listed["orders"]] == ["prompt_500"]
-    assert listed["catalogue"]["restart"]["options"]["down"] == 1.0
     assert (await me.post(sampler()))[0] == 500
     assert (await order(me, {"name": "foreign_prompt", "seconds": 20}))[0] == 200
     await sim.wait_for("started", client_id="foreign-client", timeout=PATIENCE)
@@ -245,3 +190,82 @@ async def test_wrong_orders_over_http_are_refused(body: Any, me: Artist) -> None
     status, answer = await order(me, body)
     assert status == 400
     assert answer["error"]
+
+
+@pytest.fixture
+def faults() -> Faults:
+    def ignore(_fault: Fault, _facts: Mapping[str, Any]) -> None:
+        pass
+
+    return Faults(ignore)
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [({}, [1, 0, 0, 0, 0]), ({"count": 2, "after": 1}, [0, 1, 1, 0, 0]), ({"count": 0}, [1, 1, 1, 1, 1])],
+)
+def test_order_is_taken_so_often(faults: Faults, options: dict[str, int], taken: list[bool]) -> None:
+    faults.inject("lose_answer", **options)
+    assert [faults.take("lose_answer") is not None for _ in range(5)] == taken
+
+
+@pytest.mark.parametrize(
+    ("options", "other", "facts"), cases(__file__, "order_waits_for_the_prompt_that_its_filter_selects")
+)
+def test_order_waits_for_the_prompt_that_its_filter_selects(
+    faults: Faults, options: dict[str, Any], other: dict[str, Any], facts: dict[str, Any]
+) -> None:
+    faults.inject("slow", **options)
+    assert faults.take("slow", **other) is None
+    assert faults.take("slow", **facts) is not None
+
+
+def test_route_is_a_prefix_and_method_is_exact(faults: Faults) -> None:
+    faults.inject("html", route="/history", method="get", count=0)
+    assert faults.take_route(method="GET", path="/history/x")
+    assert not faults.take_route(method="POST", path="/history")
+    assert not faults.take_route(method="GET", path="/queue")
+
+
+def test_actions_wait_for_their_moment_and_step(faults: Faults) -> None:
+    faults.inject("drop_sockets", at="step", step=3)
+    assert faults.take_actions("started") == []
+    assert faults.take_actions("step", 2) == []
+    assert [fault.name for fault in faults.take_actions("step", 3)] == ["drop_sockets"]
+
+
+def test_withdrawn_orders_are_gone(faults: Faults) -> None:
+    stuck = faults.inject("stuck")
+    faults.inject("slow")
+    faults.clear("stuck")
+    assert not faults.is_ordered(stuck)
+    faults.clear()
+    assert faults.take("slow") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("lose_anser", {}, "There is no fault 'lose_anser'. Known: crash"),
+        ("slow", {"second": 1}, "Fault 'slow' has no option 'second'. Known: count"),
+        ("slow", {"seconds": -1}, "seconds=-1 is no float from 0 up"),
+        ("slow", {"count": 1.5j}, "is no int"),
+        ("stuck", {"interruptible": "perhaps"}, "interruptible='perhaps' is no bool"),
+        ("restart", {"at": "noon"}, "at is one of now, accepted"),
+    ],
+)
+def test_impossible_orders_are_refused_with_the_possible_values(
+    faults: Faults, name: str, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(FaultError) as error:
+        faults.inject(name, **options)
+    assert told in str(error.value)
+    assert faults.take(name) is None
+
+
+def test_command_line_form_is_read() -> None:
+    assert parse_fault("crash") == ("crash", {})
+    parsed = parse_fault("node_error:type=OOM,message=CUDA out of memory")
+    assert parsed == ("node_error", {"type": "OOM", "message": "CUDA out of memory"})
+    with pytest.raises(FaultError, match="write NAME:key=value"):
+        parse_fault("slow:5")

@@ -1,9 +1,13 @@
-"""What /api/jobs and the other routes of newer versions do that no recording shows."""
+"""Jobs of newer ComfyUI versions, and graphs that fail in odd ways."""
+
+from typing import Any
 
 import pytest
 
 from backends.simulator import Simulator
-from tests.harness.graphs import partner, plain_image, sampler, text_to_image
+from backends.simulator.catalog import call_of
+from tests.harness.cases import cases
+from tests.harness.graphs import Graph, partner, plain_image, sampler, text_to_image
 from tests.simulator.artist import Artist, artist, the, types
 
 UNKNOWN = "852594f4-55c9-47cc-b29d-a7bfcdf752da"
@@ -20,21 +24,14 @@ async def status(me: Artist, prompt_id: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("version", "job", "cancelled"),
-    [
-        ("0.3.64", (404, "application/octet-stream"), (405, "text/plain")),
-        ("0.6.0", (404, "application/json"), (405, "text/plain")),
-        ("0.26.0", (404, "application/json"), (200, "application/json")),
-    ],
+    ("version", "job", "cancelled"), cases(__file__, "routes_exist_since_the_version_that_has_them")
 )
-async def test_routes_exist_since_the_version_that_has_them(
-    version: str, job: tuple[int, str], cancelled: tuple[int, str]
-) -> None:
+async def test_routes_exist_since_the_version_that_has_them(version: str, job: list[Any], cancelled: list[Any]) -> None:
     async with Simulator(version=version) as sim, artist(sim) as me:
         async with me.session.get(f"/api/jobs/{UNKNOWN}") as answer:
-            assert (answer.status, answer.content_type) == job
+            assert [answer.status, answer.content_type] == job
         async with me.session.post(f"/api/jobs/{UNKNOWN}/cancel") as answer:
-            assert (answer.status, answer.content_type) == cancelled
+            assert [answer.status, answer.content_type] == cancelled
 
 
 async def test_cancel_signals_again_until_the_prompt_ends() -> None:
@@ -71,29 +68,6 @@ async def test_interrupted_jobs_are_failures_before_there_were_cancelled_ones() 
         job = await me.get(f"/api/jobs/{prompt_id}")
         assert job["status"] == "failed"
         assert "previewable_outputs_count" not in job
-        async with me.session.get("/api/jobs?status=cancelled") as answer:
-            assert answer.status == 400
-
-
-@pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_jobs_are_sorted_by_their_duration(order: str) -> None:
-    async with Simulator(version="0.33.0") as sim, artist(sim) as me:
-        for delay in (0.05, 0.0, 0.1):
-            await me.run(sampler(delay=delay))
-        jobs = (await me.get(f"/api/jobs?sort_by=execution_duration&sort_order={order}"))["jobs"]
-    durations = [job["execution_end_time"] - job["execution_start_time"] for job in jobs]
-    assert len(set(durations)) > 1
-    assert durations == sorted(durations, reverse=order == "desc")
-
-
-async def test_poisoned_job_in_the_history_does_not_hide_the_queue() -> None:
-    async with Simulator(version="0.33.0", seconds=5.0) as sim, artist(sim) as me:
-        await me.run(plain_image(), extra_data={"extra_pnginfo": None})
-        prompt_id = await me.queue(text_to_image())
-        listed = await me.get("/api/jobs?status=pending,in_progress")
-        assert [job["id"] for job in listed["jobs"]] == [prompt_id]
-        async with me.session.get("/api/jobs") as answer:
-            assert answer.status == 500
 
 
 @pytest.mark.parametrize(("version", "is_shown"), [("0.3.67", True), ("0.3.68", False)])
@@ -116,17 +90,63 @@ async def test_partner_node_needs_a_key(key: str, outcome: str) -> None:
     assert "secret" not in str([entry["prompt"] for entry in history.values()])
 
 
-@pytest.mark.parametrize(("method", "previews"), [("auto", 4), ("none", 0), ("nonsense", 0)])
-async def test_prompt_chooses_its_previews(method: str, previews: int) -> None:
-    async with Simulator(version="0.33.0") as sim, artist(sim) as me:
-        _, frames = await me.run(text_to_image(steps=4), extra_data={"preview_method": method})
-        assert types(frames).count("binary") == previews
+async def failure(me: Artist, graph: Graph) -> tuple[Any, Any]:
+    prompt_id, frames = await me.run(graph)
+    entry = await me.history(prompt_id)
+    told = the("execution_error", frames)
+    assert entry["status"]["messages"][-1] == ["execution_error", told]
+    return told, entry
 
 
-@pytest.mark.parametrize(("version", "has_tips"), [("0.3.64", False), ("0.33.0", True)])
-async def test_exhausted_memory_of_an_accelerator_has_tips_in_newer_versions(version: str, has_tips: bool) -> None:
-    async with Simulator(version=version) as sim, artist(sim) as me:
-        sim.fault("node_error", type="torch.AcceleratorError", message="CUDA error: out of memory")
-        _, frames = await me.run(text_to_image())
-        message = the("execution_error", frames)["exception_message"]
-        assert ("This error means you ran out of memory on your GPU." in message) is has_tips
+async def test_cycle_is_an_error_on_the_socket_and_a_success_in_the_history(me: Artist) -> None:
+    """As in a real one: it notes no failure of a node, for none ran."""
+    graph = plain_image() | {
+        "3": plain_image(7)["1"],
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+    }
+    graph["1"]["inputs"]["extra"] = ["1", 0]
+    told, entry = await failure(me, graph)
+    assert told["exception_type"] == "graph.DependencyCycleError"
+    assert told["exception_message"] == "Dependency cycle detected"
+    assert told["executed"] == ["3", "4"]
+    assert list(entry["outputs"]) == ["4"]
+    assert entry["status"]["status_str"] == "success"
+    assert entry["status"]["completed"] is True
+    assert "execution_success" not in [name for name, _ in entry["status"]["messages"]]
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs", "kind", "message"), cases(__file__, "node_fails_at_an_input_that_it_cannot_use")
+)
+async def test_node_fails_at_an_input_that_it_cannot_use(
+    class_type: str, inputs: dict[str, Any], kind: str, message: str, me: Artist
+) -> None:
+    graph = plain_image()
+    graph["2"]["class_type"] = class_type
+    graph["2"]["inputs"] |= inputs
+    told, entry = await failure(me, graph)
+    assert (told["node_id"], told["exception_type"]) == ("2", kind)
+    assert told["exception_message"] == f"{message}\n"
+    assert entry["status"]["status_str"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"), cases(__file__, "file_name_that_cannot_be_checked_is_reported_by_the_node_that_needs_it")
+)
+async def test_file_name_that_cannot_be_checked_is_reported_by_the_node_that_needs_it(
+    inputs: dict[str, Any], message: str, me: Artist
+) -> None:
+    graph = plain_image() | {"1": {"class_type": "LoadImage", "inputs": inputs}}
+    status, answer = await me.post(graph | {"3": plain_image()["1"]})
+    assert status == 400
+    (problem,) = answer["node_errors"]["1"]["errors"]
+    assert problem["type"] == "exception_during_inner_validation"
+    assert problem["details"] == message
+    assert problem["extra_info"]["linked_node"] == ["1", 0]
+    assert list(answer["node_errors"]) == ["1"]
+
+
+async def test_every_class_on_the_list_can_be_called(me: Artist) -> None:
+    assert all("." in call_of(name)[0] for name in await me.get("/object_info"))
+    assert "denoise" in call_of("KSamplerAdvanced")
+    assert "**" in call_of("WebcamCapture")

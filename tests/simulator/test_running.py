@@ -1,12 +1,18 @@
+"""How prompts run: durations, pictures, and NaN in their values."""
+
 import io
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from backends.simulator import Simulator
-from tests.harness.graphs import media, reference_example, sampler, text_to_image
+from backends.simulator.pictures import encode_png, encode_preview, paint
+from backends.simulator.values import MAX_SIDE, Latent, Picture
+from tests.harness.graphs import Graph, plain_image, reference_example, sampler, text_to_image
 from tests.simulator.artist import Artist, artist, steps, the, types
 
 END = ["executed", "execution_success", "status", "executing"]
@@ -22,20 +28,6 @@ async def test_seconds_are_spread_over_the_steps() -> None:
         total = time.monotonic() - start
     assert total >= 0.4
     assert 0.09 <= first < total * 0.7
-
-
-async def test_a_model_takes_time_to_load_after_another_one_only() -> None:
-    async with Simulator(load_seconds=0.5) as sim, artist(sim) as me:
-
-        async def takes(seed: int, checkpoint: str) -> float:
-            start = time.monotonic()
-            await me.run(text_to_image(seed, side=64, checkpoint=f"{checkpoint}_sd15.safetensors"))
-            return time.monotonic() - start
-
-        assert await takes(1, "tiny") >= 0.5
-        assert await takes(2, "tiny") < 0.5
-        assert await takes(3, "random") >= 0.5
-        assert await takes(4, "tiny") >= 0.5
 
 
 async def test_steps_and_previews_are_those_of_the_server() -> None:
@@ -58,43 +50,12 @@ async def test_lenient_server_runs_what_comfyui_refuses() -> None:
     assert entry["prompt"][4] == ["3"]
 
 
-async def test_films_sounds_and_texts_are_reported_as_comfyui_does() -> None:
-    async with Simulator() as sim, artist(sim) as me:
-        prompt_id, _ = await me.run(media(frames=3))
-        outputs = (await me.history(prompt_id))["outputs"]
-        written = {path.name: path.read_bytes() for path in sim.output_folder.rglob("*_00001_.*")}
-    film = {"filename": "film_00001_.webm", "subfolder": "video", "type": "output"}
-    moving = {"filename": "moving_00001_.webp", "subfolder": "", "type": "output"}
-    sound = {"filename": "sound_00001_.flac", "subfolder": "audio", "type": "output"}
-    assert outputs == {
-        "10": {"images": [film], "animated": [True]},
-        "11": {"images": [moving], "animated": [True]},
-        "13": {"audio": [sound]},
-        "15": {"text": ["a poem"]},
-    }
-    with Image.open(io.BytesIO(written[moving["filename"]])) as image:
-        image.seek(1)
-        image.load()
-        assert (image.n_frames, image.info["timestamp"], image.info["duration"]) == (3, 500, 500)  # type: ignore[attr-defined]
-    # The rate, one channel of 16 bits, and the samples.
-    assert written[sound["filename"]][18:26] == (8_000 << 44 | 15 << 36 | 16_000).to_bytes(8, "big")
-    assert written[film["filename"]].count(bytes.fromhex("1f43b675")) == 2
-
-
 @pytest.mark.parametrize("prompt", [{}, [], "text", None, {"1": "node"}, 5])
 async def test_lenient_server_still_refuses_what_is_no_graph(prompt: Any) -> None:
     async with Simulator(lenient=True) as sim, artist(sim) as me:
         status, _ = await me.post(prompt)
         assert status in {400, 500}
         assert sim.prompts == []
-
-
-async def test_lenient_prompt_can_be_interrupted() -> None:
-    async with Simulator(lenient=True, seconds=30) as sim, artist(sim) as me:
-        prompt_id = await me.queue(reference_example())
-        await me.until_type("executing")
-        await me.interrupt(prompt_id)
-        assert "execution_interrupted" in types(await me.until_end(prompt_id))
 
 
 async def test_prefix_that_leaves_the_folder_fails_the_prompt(me: Artist) -> None:
@@ -109,15 +70,97 @@ async def test_class_without_a_runner_passes_images_on(me: Artist) -> None:
     assert types((await me.run(graph))[1])[-4:] == END
 
 
-async def test_audit_log_has_the_events_of_each_prompt() -> None:
-    async with Simulator(name="gpu-1") as sim, artist(sim) as me:
-        prompt_id, _ = await me.run(sampler(), extra_data={"director": {"child": "c-1"}})
-        await me.post({"1": {"class_type": "NoSuchNode", "inputs": {}}})
-        await me.free(unload_models=True, free_memory=True)
-        told = [(e["kind"], e["backend"]) for e in sim.audit_log.entries]
-        accepted, _, ended, _, freed = sim.audit_log.entries
-    assert told == [(k, "gpu-1") for k in ("accepted", "started", "ended", "refused", "freed")]
-    assert accepted["prompt_id"] == prompt_id
-    assert accepted["extra_data"] == {"director": {"child": "c-1"}, "client_id": "artist"}
-    assert (ended["outcome"], ended["client_id"]) == ("success", "artist")
-    assert freed["body"] == {"unload_models": True, "free_memory": True}
+def test_seed_text_position_and_backend_decide_the_image() -> None:
+    images = {encode_png(Picture(seed=seed), "gpu-1") for seed in range(20)}
+    assert len(images) == 20
+    assert encode_png(Picture(seed=7), "gpu-1") in images
+    assert encode_png(Picture(theme=1), "gpu-1") != encode_png(Picture(theme=2), "gpu-1")
+    batch = [encode_png(p, "") for p in Latent(batch_size=3, seed=1).pictures()]
+    assert len(set(batch)) == 3
+    first, second = paint(Picture(), "gpu-1"), paint(Picture(), "gpu-2")
+    assert first.tobytes() != second.tobytes()
+    assert first.crop((0, 0, 512, 400)).tobytes() == second.crop((0, 0, 512, 400)).tobytes()
+
+
+def test_size_and_pixels_are_the_workflows_within_reason(tmp_path: Path) -> None:
+    assert paint(Picture().sized(640, 360), "").size == (640, 360)
+    assert Picture().sized(100_000, 1).shape == (8, MAX_SIDE, 3)
+    assert paint(Picture(color=0x102030), "").getpixel((0, 0)) == (0x10, 0x20, 0x30)
+    Image.new("RGB", (8, 8), (9, 8, 7)).save(tmp_path / "in.png")
+    loaded = Picture(width=8, height=8, file=tmp_path / "in.png")
+    assert paint(loaded, "").getpixel((3, 3)) == (9, 8, 7)
+
+
+@pytest.mark.parametrize(("size", "shown"), [((1024, 512), (512, 256)), ((64, 64), (512, 512))])
+def test_preview_is_a_jpeg_of_512_pixels(size: tuple[int, int], shown: tuple[int, int]) -> None:
+    with Image.open(io.BytesIO(encode_preview(Picture().sized(*size), "", 0.5))) as image:
+        assert image.format == "JPEG"
+        assert image.size == shown
+
+
+NAN = float("nan")
+
+
+def loading() -> Graph:
+    save = {"images": ["1", 0], "filename_prefix": "saved"}
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "picture.png"}},
+        "2": {"class_type": "SaveImage", "inputs": save},
+    }
+
+
+async def text(me: Artist, path: str) -> str:
+    async with me.session.get(path) as answer:
+        return await answer.text()
+
+
+def picture(folder: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(folder / "input" / "picture.png")
+
+
+async def test_not_a_number_is_bare_in_queue_history_and_an_execution_error(sim: Simulator, me: Artist) -> None:
+    graph = sampler(steps=2, delay=0.3)
+    graph["1"]["is_changed"] = NAN
+    graph["1"]["inputs"]["cfg"] = "nan"
+    prompt_id = await me.queue(graph)
+    await me.until_type("progress")
+    running = await text(me, "/queue")
+    await me.until_end(prompt_id)
+    for body in (running, await text(me, f"/history/{prompt_id}")):
+        assert '"is_changed": NaN' in body
+        assert '"cfg": NaN' in body
+    sim.fault("node_error")
+    await me.queue(sampler(cfg=NAN, steps=1))
+    while "execution_error" not in (frame := await me.socket.receive_str(timeout=5)):
+        pass
+    assert '"cfg": [NaN]' in frame
+
+
+async def test_saved_image_has_the_hash_of_its_file_and_history_does_not(tmp_path: Path) -> None:
+    async with Simulator(output_dir=tmp_path) as sim, artist(sim) as me:
+        picture(tmp_path)
+        prompt_id, frames = await me.run(loading())
+        shown = the("executed", frames)["output"]["images"][0]
+        with Image.open(io.BytesIO((sim.output_folder / shown["filename"]).read_bytes())) as image:
+            saved = json.loads(image.info["prompt"])
+        history = await text(me, f"/history/{prompt_id}")
+    (answer,) = saved["1"]["is_changed"]
+    assert len(answer) == 64
+    assert "is_changed" not in saved["2"]
+    assert "is_changed" not in history
+
+
+async def test_file_removed_while_its_prompt_waits_has_no_hash_and_is_missed(tmp_path: Path) -> None:
+    other = {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}
+    graph = {"4": other, "3": plain_image()["1"]} | loading()
+    async with Simulator(output_dir=tmp_path) as sim, artist(sim) as me:
+        picture(tmp_path)
+        before = await me.queue(sampler(steps=1, delay=0.2))
+        prompt_id = await me.queue(graph)
+        (tmp_path / "input" / "picture.png").unlink()
+        await me.until_end(before)
+        frames = await me.until_end(prompt_id)
+        shown = the("executed", frames)["output"]["images"][0]
+        with Image.open(sim.output_folder.parent / "temp" / shown["filename"]) as image:
+            assert '"is_changed": NaN' in image.info["prompt"]
+    assert the("execution_error", frames)["exception_type"] == "FileNotFoundError"

@@ -1,4 +1,3 @@
-import dataclasses
 import datetime as dt
 from typing import Any
 
@@ -8,29 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from director.cli import option_types, selection, text
-from director.cli.display import drawn, line
+from director.cli.display import FINAL, GroupProgress, Row, drawn, line
 from director.cli.exit_status import CommandError
-from director.cli.progress import FINAL, GroupProgress, Row
 from director.client import Backend, Group, SkippedBackend
 from director.client.events import parse_event
 from director.client.groups import parse_group
+from tests.harness.cases import cases
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("cfg=7", 7),
-        ("cfg=7.50", 7.5),
-        ("on=true", True),
-        ('text="7"', "7"),
-        ("text=a = b", "a = b"),
-        ("text=", ""),
-        ("text=NaN", "NaN"),
-        ("text=Infinity", "Infinity"),
-        ("text=@@home", "@home"),
-        ('3={"steps": 20}', {"steps": 20}),
-    ],
-)
+@pytest.mark.parametrize(("text", "value"), cases(__file__, "parameter_is_parsed_as_json_if_it_is_json"))
 def test_parameter_is_parsed_as_json_if_it_is_json(text: str, value: Any) -> None:
     assert list(option_types.parameters([text]).values()) == [value]
 
@@ -55,9 +40,6 @@ def test_age_is_a_number_with_a_unit(text: str, seconds: float) -> None:
 def test_other_text_is_no_moment(text: str) -> None:
     with pytest.raises(click.BadParameter):
         option_types.moment(text)
-
-
-# --- which backends -------------------------------------------------------------------------------
 
 
 def _backend(name: str, status: str = "online", tags: tuple[str, ...] = ()) -> Backend:
@@ -87,16 +69,7 @@ def test_all_backends_are_sent_if_none_is_available() -> None:
     assert selection.for_children([], known=known).backend_ids == ["a", "b"]
 
 
-@pytest.mark.parametrize(
-    ("names", "tags", "candidates"),
-    [
-        ([], [], ["*"]),
-        (["b"], [], ["b"]),
-        (["big"], [], ["tag:big"]),
-        (["a,big"], ["small", "big"], ["a", "tag:big", "tag:small"]),
-        (["a", "a"], [], ["a"]),
-    ],
-)
+@pytest.mark.parametrize(("names", "tags", "candidates"), cases(__file__, "candidates_are_ids_and_tags_each_once"))
 def test_candidates_are_ids_and_tags_each_once(names: list[str], tags: list[str], candidates: list[str]) -> None:
     known = [_backend("a", tags=("big",)), _backend("b", tags=("small",))]
     selected = selection.for_pool(names, tags, count=5, known=known)
@@ -107,25 +80,6 @@ def test_candidates_are_ids_and_tags_each_once(names: list[str], tags: list[str]
 def test_unknown_candidate_is_refused(names: list[str], tags: list[str]) -> None:
     with pytest.raises(CommandError):
         selection.for_pool(names, tags, count=1, known=[_backend("a")])
-
-
-def test_candidates_that_can_take_no_jobs_are_left_out_of_a_dry_run() -> None:
-    known = [_backend("a", "offline"), _backend("b", tags=("big",)), _backend("c")]
-    off = dataclasses.replace(_backend("d", "disabled"), enabled=False)
-    every = selection.for_pool([], [], count=2, known=known)
-    ready = selection.able(every, [*known, off], ["big"])
-    assert (ready.backend_ids, ready.count) == (["b"], 2)
-    assert [(one.backend_id, one.reason) for one in ready.left_out] == [("a", "offline"), ("c", "lacks big")]
-    named = selection.for_pool(["d", "b"], [], count=2, known=[*known, off])
-    ready = selection.able(named, [*known, off], [])
-    assert [one.backend_id for one in ready.left_out] == ["d"]
-    with pytest.raises(CommandError, match="a: offline\n  b: lacks huge"):
-        selection.able(every, known, ["huge"])
-    with pytest.raises(CommandError, match="No backend is registered and enabled"):
-        selection.able(every, [off], [])
-
-
-# --- a group that is watched ----------------------------------------------------------------------
 
 
 def _state(**child: Any) -> Any:

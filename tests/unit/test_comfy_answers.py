@@ -1,15 +1,37 @@
+"""How answers, outputs, texts and addresses of ComfyUI are read."""
+
+import base64
 import json
+import math
+import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from backends.comfyui import answers
-from backends.comfyui.errors import ProtocolError, Refusal
+from backends.comfyui.address import check_headers, normalise_url, slug_for_url
+from backends.comfyui.answers import system_stats
+from backends.comfyui.errors import PromptRefused, ProtocolError, Refusal, ResponseLost
+from backends.comfyui.outputs import collect_outputs, plain_error, view_url
 from backends.comfyui.protocol import ExecutionError
 from backends.comfyui.refusals import answer_lost, refused_outputs, sentence
+from backends.comfyui.texts import one_line
+from backends.comfyui.versions import (
+    Feature,
+    Limitation,
+    has,
+    keeps_prompt_id,
+    limitations,
+    supports_targeted_interrupt,
+)
+from backends.comfyui.wire_json import WireDecoder
 from jobgroups.runner.attempt import result
+from tests.harness.cases import cases
 
 RECORDED = json.loads((Path(__file__).parent / "frames" / "answers.json").read_text())
 
@@ -136,7 +158,7 @@ def test_queue_is_sorted_and_says_whose_prompts_stand_there(answer: dict[str, An
     assert [item.prompt_id for item in queue.pending] == [item[1] for item in by_number]
     assert [item.prompt_id for item in queue.running] == [item[1] for item in wire["queue_running"]]
     for item, seen in zip(by_number + wire["queue_running"], queue.pending + queue.running, strict=True):
-        assert (seen.number, seen.client_id) == (item[0], item[3].get("client_id"))
+        assert seen.client_id == item[3].get("client_id")
         assert {key: seen.mark(key) for key in item[3]} == item[3]
 
 
@@ -222,3 +244,256 @@ def test_success_keeps_the_errors_of_blocked_nodes_when_its_history_has_them() -
     assert result.from_history(prompt, entry, {}).warnings == (
         "ComfyUI did not execute node 3 (SaveImage): Execution Blocked: stop here",
     )
+
+
+URL = "http://localhost:8188"
+
+
+def image(filename: str, subfolder: str = "", kind: str = "output") -> dict[str, str]:
+    return {"filename": filename, "subfolder": subfolder, "type": kind}
+
+
+def test_references_example_comes_out_as_printed() -> None:
+    outputs = collect_outputs({"9": {"images": [image("ComfyUI_00001_.png")]}}, URL, "p")
+    assert outputs == {
+        "images": [
+            {
+                "filename": "ComfyUI_00001_.png",
+                "url": "http://localhost:8188/view?filename=ComfyUI_00001_.png",
+                "subfolder": "",
+                "type": "output",
+            }
+        ],
+        "prompt_id": "p",
+    }
+
+
+@pytest.mark.parametrize(("filename", "subfolder", "kind", "query"), cases(__file__, "urls_are_percent_encoded"))
+def test_urls_are_percent_encoded(filename: str, subfolder: str, kind: str, query: str) -> None:
+    url = view_url(URL, filename=filename, subfolder=subfolder, type=kind)
+    assert url == f"{URL}/view?{query}"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "order", "names"),
+    [("10 9 save 2 9.0.0.1", None, "2 9 9.0.0.1 10 save"), ("1 10 9.0.0.1 2 7", ["10", "9", "2"], "10 9.0.0.1 2 1 7")],
+)
+def test_nodes_come_in_the_prompts_order_or_by_number_and_expanded_ones_at_their_parent(
+    nodes: str, order: list[str] | None, names: str
+) -> None:
+    outputs = {node: {"images": [image(node)]} for node in nodes.split()}
+    found = collect_outputs(outputs, URL, "p", node_order=order)
+    assert [file["filename"] for file in found["images"]] == names.split()
+
+
+def test_other_kinds_stand_under_their_own_key_in_the_same_form() -> None:
+    clip = {**image("a.mp4", "v", "temp"), "format": "video/h264-mp4", "frame_rate": 8}
+    found = collect_outputs(
+        {
+            "1": {"gifs": [clip], "text": ["a"]},
+            "2": {"audio": [image("a.flac")], "text": ["b"], "result": {"path": "m.glb"}},
+            "3": {"images": [image("a.webp")], "animated": [True], "prompt_id": ["x"]},
+        },
+        URL,
+        "p",
+    )
+    assert found["gifs"] == [{**clip, "url": f"{URL}/view?filename=a.mp4&subfolder=v&type=temp"}]
+    assert found["audio"][0]["url"] == f"{URL}/view?filename=a.flac"
+    assert found["text"] == ["a", "b"]
+    assert found["result"] == [{"path": "m.glb"}]
+    assert found["animated"] == [True]
+    assert found["prompt_id"] == "p"
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_file_of_a_3d_preview_is_a_file_too() -> None:
+    saved, camera = image("mesh_00001_.glb", "mesh"), {"position": {"x": 1}}
+    nodes = {
+        "1": {"3d": [saved]},
+        "2": {"result": ["mesh\\mesh_00001_.glb", camera, None]},
+        "3": {"result": ["preview3d_advanced_5e.OBJ", None, "b.png"]},
+        "4": {"result": ["preview3d_5e.glb", "text.txt", ""]},
+    }
+    found = collect_outputs(nodes, URL, "p")
+    assert [(one["url"].partition("?filename=")[2], one["type"]) for one in found["3d"]] == [
+        ("mesh_00001_.glb&subfolder=mesh", "output"),
+        ("preview3d_advanced_5e.OBJ&type=temp", "temp"),
+        ("preview3d_5e.glb", "output"),
+    ]
+    assert found["result"] == [one for node in ("2", "3", "4") for one in nodes[node]["result"]]
+
+
+@pytest.mark.parametrize("item", ["a.png", {}, {"filename": 3}, {"filename": ""}, {"filename": "a", "type": 1}])
+def test_every_item_of_images_is_a_file(item: object) -> None:
+    found = collect_outputs({"1": {"images": [item]}}, URL, "p")
+    assert found == {"images": [], "images_other": [item], "prompt_id": "p"}
+
+
+OOM_TIPS = (
+    "This error means you ran out of memory on your GPU.\n\nTIPS: If the workflow worked before "
+    "you might have accidentally set the batch_size to a large number."
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "plain"),
+    [
+        ("CUDA out of memory\n", "CUDA out of memory"),
+        (f"Allocation on device 0 failed\n{OOM_TIPS}", "Allocation on device 0 failed"),
+        (f"\n{OOM_TIPS}", ""),
+        ("two\nlines\n", "two\nlines"),
+        ("", ""),
+    ],
+)
+def test_tips_and_the_closing_newline_are_cut_off(sent: str, plain: str) -> None:
+    assert plain_error(sent) == plain
+
+
+anything: WireDecoder[Any] = WireDecoder(object)
+texts = st.text(st.sampled_from('a"\\: ,[]{}NaN-Infinity\n\0é\ud800'), max_size=12) | st.sampled_from(
+    [": NaN,", '", NaN]', '\\", NaN, "', "Infinity", "[NaN]", '\\\\": NaN,']
+)
+written_by_python = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def cleaned(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case str():
+            return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+        case list():
+            return [cleaned(item) for item in value]
+        case dict():
+            return {cleaned(key): cleaned(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+@given(written_by_python)
+def test_whatever_python_writes_is_read_with_null_for_nan(value: Any) -> None:
+    assert anything.decode(json.dumps(value)) == cleaned(value)
+    assert anything.decode(json.dumps(value).encode()) == cleaned(value)
+
+
+def test_nan_inside_strings_stays() -> None:
+    text = r'{"a": NaN, "b": "x: NaN, \" [NaN] \\", "c": [NaN, -Infinity], "d": "\\\": NaN,"}'
+    assert anything.decode(text) == {"a": None, "b": 'x: NaN, " [NaN] \\', "c": [None, None], "d": '\\": NaN,'}
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"<html>", b"\xff", b'"\xff"', b"[NaN", b"NaNa"])
+def test_what_is_not_json_is_a_protocol_error(text: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        anything.decode(text)
+
+
+@given(st.text(alphabet=st.characters(codec=None)))
+def test_any_text_becomes_one_line_that_can_be_stored_and_shown(text: str) -> None:
+    line = one_line(text)
+    assert len(line) <= 500
+    assert len(line.splitlines()) <= 1
+    assert not any(ord(char) < 32 or 0x7F <= ord(char) < 0xA0 for char in line)
+    line.encode()
+
+
+def test_ordinary_text_stays_as_it_is_and_a_long_one_is_cut() -> None:
+    assert one_line("gpu-2: não, 日本 ✓ (1011).") == "gpu-2: não, 日本 ✓ (1011)."
+    assert one_line("x" * 10_000) == "x" * 499 + "…"
+
+
+def test_errors_and_facts_of_a_backend_are_one_line_and_a_refusal_stays_comfyuis_text() -> None:
+    assert str(ResponseLost("a\nb\x1b[0m")) == "a b [0m"
+    assert PromptRefused("a\nb").detail == "a\nb"
+    stats = system_stats(rb'{"system": {"comfyui_version": "0.3\u001b[2J"}, "devices": [{"name": "RTX\r\n\u001bc"}]}')
+    assert (stats.version, stats.devices[0].name) == ("0.3 [2J", "RTX c")
+
+
+TARGETED = "0.3.57 v0.3.57 0.3.100 0.4 0.4.0rc1 1.0.0 0.3.57.post1 0.3.57-3-gabc 0.3.58-dev"
+OLD = "unknown 0.3.56 0.3.9 0.3 0.2.99 0.3.57rc1 0.3.57-dev 0.3.57.dev4 0.3.57-alpha.1 0 x0.3.64"
+
+
+@pytest.mark.parametrize("version", TARGETED.split())
+def test_versions_that_stop_one_prompt(version: str) -> None:
+    assert supports_targeted_interrupt(version)
+
+
+@pytest.mark.parametrize("version", [None, "", "0.3.56-99-gabc", *OLD.split()])
+def test_versions_that_would_stop_whatever_runs(version: str | None) -> None:
+    assert not supports_targeted_interrupt(version)
+
+
+def test_jobs_and_their_cancel_need_a_readable_version() -> None:
+    assert [has(one, Feature.JOBS) for one in ("0.5.9", "0.6.0", "1.0", None, "x")] == [False, True, True, False, False]
+    assert [has(one, Feature.CANCEL) for one in ("0.25.1", "v0.26.0", "0.33.0", None)] == [False, True, True, False]
+
+
+def test_only_a_readable_old_version_is_known_to_choose_its_own_prompt_ids() -> None:
+    assert not any(map(keeps_prompt_id, ("0.3.44", "0.2.9")))
+    assert all(map(keeps_prompt_id, ("0.3.45", "v1.0.0", None, "x")))
+
+
+def test_limitations_of_versions() -> None:
+    jobs, stop, previews, steps = Limitation
+    found = {"": [], "0.3.40": [jobs], "0.3.50": [stop, previews], "strange": [stop, previews]}
+    found |= {"0.3.64": [previews, steps], "0.5.0": [steps], "0.26.0": [], "0.33.0": []}
+    assert {version: limitations(version) for version in found} == found
+
+
+LOOPBACK = "http://localhost:8188"
+ADDRESSES = tomllib.loads(Path(__file__).with_name("addresses.toml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("text", ADDRESSES["loopback"])
+def test_every_loopback_spelling_is_localhost(text: str) -> None:
+    assert normalise_url(text).url == LOOPBACK
+
+
+@pytest.mark.parametrize(("text", "url", "slug"), ADDRESSES["spellings"])
+def test_one_address_has_one_spelling_and_a_readable_slug(text: str, url: str, slug: str) -> None:
+    normal = normalise_url(text)
+    assert (normal.url, normal.authorization, slug_for_url(text)) == (url, None, slug)
+    # A prefix may hold percent signs and must survive a second pass.
+    assert normalise_url(url).url == url
+
+
+@pytest.mark.parametrize(("text", "sentence"), ADDRESSES["malformed"])
+def test_malformed_address_is_explained_and_not_repeated(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence) as caught:
+        normalise_url(text)
+    assert "secret" not in str(caught.value)
+
+
+def test_login_becomes_basic_auth_and_is_never_shown() -> None:
+    address = normalise_url("https://us%40er:p%3A%C3%A4ss@farm/gpu1")
+    assert address.url == "https://farm/gpu1"
+    encoded = address.headers_with({})["Authorization"].removeprefix("Basic ")
+    assert base64.b64decode(encoded).decode() == "us@er:p:äss"
+    assert encoded not in repr(address)
+
+
+@settings(max_examples=50)
+@given(st.text())
+def test_any_text_is_an_address_or_a_sentence(text: str) -> None:
+    url, refused = "", ""
+    try:
+        url = normalise_url(text).url
+    except ValueError as exc:
+        refused = str(exc)
+    if refused:
+        assert refused.startswith(("The ", "An "))
+        return
+    assert normalise_url(url).url == url
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", slug_for_url(url))
+
+
+@pytest.mark.parametrize(("name", "value"), ADDRESSES["headers"])
+def test_headers_that_would_break_requests_are_refused_and_not_shown(name: str, value: str) -> None:
+    fine = {"Authorization": "Bearer abc", "X-Token": "a b", "X-Empty": ""}
+    assert check_headers(fine) == fine
+    with pytest.raises(ValueError, match="header") as caught:
+        check_headers(fine | {name: value})
+    assert "secret" not in str(caught.value)

@@ -1,14 +1,25 @@
-"""Estimates from learned times: pairs that never ran, loads, and the time of a reading."""
+"""Estimates from learned times, the plan of a queue, and the reasons for which jobs wait."""
 
 import datetime as dt
+import itertools
 import random
 import time
+import tomllib
+from itertools import chain
+from operator import itemgetter
+from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from backends.states import BackendState, BackendStatus
 from jobgroups.domain.estimates import UNKNOWN_LOAD_SECONDS, Estimates, TimingRow, moving_average
+from jobgroups.domain.plan import Plan, Worker
+from jobgroups.domain.waiting_reasons import QueueBackend, QueuedChild, waiting_reason
+from tests.harness.cases import cases
 
 _MOMENT: Final = dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
 
@@ -100,3 +111,103 @@ def test_a_reading_of_4000_rows_takes_milliseconds(backends: int) -> None:
 
     # 0.01 s on an idle machine.
     assert min(seconds() for _ in range(5)) < 0.04
+
+
+NOON: Final = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
+LOAD: Final = 15.0
+#: Of a workflow: its jobs, and whether it uses the models that each backend has loaded, others, or none.
+works = st.tuples(st.integers(1, 60), st.sampled_from(["", "sdxl", "flux"]))
+#: Of a backend: seconds until it is free, its models, and its seconds of each of three workflows.
+machines = st.tuples(
+    st.floats(0, 500), st.sampled_from(["", "sdxl", "flux"]), st.tuples(*[st.floats(0.01, 300) for _ in range(3)])
+)
+Machine = tuple[float, str, tuple[float, float, float]]
+lines = st.lists(works, min_size=1, max_size=3)
+farms = st.lists(machines, min_size=1, max_size=6)
+
+
+def planned(line: list[tuple[int, str]], farm: list[Machine]) -> Plan:
+    rows = [
+        TimingRow(f"w{at}", f"gpu-{name}", models, seconds[at], LOAD, NOON)
+        for name, (_, _, seconds) in enumerate(farm)
+        for at, (_, models) in enumerate(line)
+    ]
+    plan = Plan(Estimates(rows))
+    workers = [Worker(f"gpu-{name}", free_in, models) for name, (free_in, models, _) in enumerate(farm)]
+    for at, (jobs, models) in enumerate(line):
+        plan.add(at, f"w{at}", models, jobs, workers)
+    return plan
+
+
+def last_end(plan: Plan) -> float:
+    return max(one.last for one in plan.ends.values() if one is not None)
+
+
+@given(lines, farms)
+def test_each_job_is_planned_once_and_ends_no_later_than_on_any_backend_alone(
+    line: list[tuple[int, str]], farm: list[Machine]
+) -> None:
+    plan = planned(line, farm)
+    for at, (jobs, _) in enumerate(line):
+        assert sum(plan.allotted.get((at, f"gpu-{name}"), 0) for name in range(len(farm))) == jobs
+        ends = plan.ends[at]
+        assert ends is not None
+        assert 0 < ends.first <= ends.last < float("inf")
+        assert sorted(ends_of := [ends.of(rank) for rank in range(1, jobs + 1)]) == ends_of
+    for one in farm:
+        assert last_end(plan) <= last_end(planned(line, [one])) * (1 + 1e-9)
+
+
+@given(works, farms)
+def test_a_workflow_ends_as_soon_as_possible_and_no_later_with_another_backend(
+    work: tuple[int, str], farm: list[Machine]
+) -> None:
+    jobs, models = work
+    ends = sorted(
+        chain.from_iterable(
+            [free_in + (LOAD if models not in ("", loaded) else 0) + seconds[0] * n for n in range(1, jobs + 1)]
+            for free_in, loaded, seconds in farm
+        )
+    )
+    plan = planned([work], farm)
+    assert last_end(plan) == pytest.approx(ends[jobs - 1])
+    assert last_end(plan) <= last_end(planned([work], farm[1:] or farm)) * (1 + 1e-9)
+
+
+NOW = dt.datetime(2026, 2, 1, 21, 10, tzinfo=dt.UTC)
+CASES = tomllib.loads(Path(__file__).with_name("waiting.toml").read_text())["cases"]
+
+
+def gpu(
+    state: str = "busy", reason: str = "", since: dt.datetime | None = None, by: str = "", **known: Any
+) -> QueueBackend:
+    status = BackendStatus(BackendState(state), reason, since, by)
+    return QueueBackend(backend_id="gpu-2", status=status, **known)
+
+
+def said(child: QueuedChild, backend: QueueBackend | None, *, alive: bool = True) -> str:
+    return waiting_reason(child, backend, now=NOW, runner_alive=alive)
+
+
+@pytest.mark.parametrize(("queue_position", "begins"), cases(__file__, "its_place_in_the_line_is_said"))
+def test_its_place_in_the_line_is_said(queue_position: int, begins: str) -> None:
+    assert said(QueuedChild(queue_position=queue_position), gpu()) == f"{begins} in line for gpu-2."
+
+
+@pytest.mark.parametrize("case", CASES, ids=itemgetter("sentence"))
+def test_what_keeps_it_is_said(case: dict[str, Any]) -> None:
+    backend = gpu(**case["backend"]) if "backend" in case else None
+    assert said(QueuedChild(**case["job"]), backend) == case["sentence"]
+
+
+def test_without_a_runner_nothing_else_matters() -> None:
+    for backend in (gpu("paused", "x", NOW, "anna"), None):
+        assert said(QueuedChild(queue_position=1), backend, alive=False) == "No runner is alive to send it."
+
+
+def test_every_state_of_backend_and_attempt_has_one_whole_sentence() -> None:
+    for state, attempt, place in itertools.product(BackendState, (None, "intent", "uncertain", "accepted"), (None, 1)):
+        sentence = said(QueuedChild(state=attempt, queue_position=place), gpu(state))
+        assert sentence[-1] in ".?"
+        assert "None" not in sentence
+        assert ".." not in sentence

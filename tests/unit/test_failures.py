@@ -11,6 +11,7 @@ from backends.comfyui.outputs import plain_error
 from jobgroups.domain import text
 from jobgroups.domain.failures import TAXONOMY, FailureClass, class_of_error, class_of_refusal
 from tests.contract.recording import load_events
+from tests.harness.cases import cases
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = json.loads((ROOT / "docs/failure_examples.json").read_text(encoding="utf-8"))
@@ -70,9 +71,6 @@ def test_the_taxonomy_is_the_decided_one() -> None:
     assert text.failure_label("") == "failed"
 
 
-# --- errors while it executed ---------------------------------------------------------------------
-
-
 def test_the_recorded_errors_are_told_apart() -> None:
     found = {
         (error["exception_type"], plain_error(error["exception_message"])[:18]): class_of_error(
@@ -113,9 +111,6 @@ def test_no_text_is_too_odd_for_an_error(exception_type: str, message: str) -> N
     assert class_of_error(exception_type, message) in TAXONOMY
 
 
-# --- refusals -------------------------------------------------------------------------------------
-
-
 def test_the_recorded_refusals_are_told_apart() -> None:
     bodies = recorded_refusals()
     missing = [json.dumps(body) for body in bodies if refusal_class(body) is MISSING]
@@ -143,30 +138,12 @@ def node_errors(*errors: tuple[str, str, Any]) -> dict[str, Any]:
     }
 
 
-IN_LIST = "value_not_in_list"
-
-
 @pytest.mark.parametrize(
-    ("errors", "expected"),
-    [
-        ([(IN_LIST, "ckpt_name", "a.safetensors")], MISSING),
-        ([(IN_LIST, "vae_name", "taesd")], MISSING),
-        ([(IN_LIST, "lora", "styles/a.pt")], MISSING),
-        ([(IN_LIST, "ckpt_name", "a.ckpt"), (IN_LIST, "lora_name", "b.pt")], MISSING),
-        ([(IN_LIST, "sampler_name", "nope")], REFUSED),
-        ([(IN_LIST, "scheduler", "nope")], REFUSED),
-        ([(IN_LIST, "ckpt_name", 3)], REFUSED),
-        # A graph that is wrong besides is refused everywhere.
-        ([(IN_LIST, "ckpt_name", "a.ckpt"), ("required_input_missing", "steps", None)], REFUSED),
-        ([], REFUSED),
-    ],
+    ("errors", "expected"), cases(__file__, "a_file_that_a_backend_lacks_is_told_from_a_wrong_graph")
 )
-def test_a_file_that_a_backend_lacks_is_told_from_a_wrong_graph(
-    errors: list[tuple[str, str, Any]], expected: FailureClass
-) -> None:
+def test_a_file_that_a_backend_lacks_is_told_from_a_wrong_graph(errors: list[Any], expected: str) -> None:
     said = "Prompt outputs failed validation"
-    told = class_of_refusal("prompt_outputs_failed_validation", said, node_errors(*errors))
-    assert told is expected
+    assert class_of_refusal("prompt_outputs_failed_validation", said, node_errors(*errors)) == expected
 
 
 def test_a_class_that_a_newer_comfyui_lacks_is_missing_and_one_not_given_is_no_class() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from backends.node_classes import NodeClass, node_class
 from jobgroups.workflow import inventory
-from jobgroups.workflow.inventory import Reason, Verdict, judge
+from jobgroups.workflow.inventory import Judge, Reason, Verdict
+from tests.harness.cases import cases
 
 FILES = ["sd15.safetensors", "sd_xl_base.safetensors", "SDXL/juggernaut.safetensors"]
 VALUES = json.loads(Path(__file__).with_name("input_values.json").read_text())
@@ -27,7 +28,7 @@ def verdict_on(value: Any, entry: list[Any], *, module: str = "nodes") -> Verdic
         "2": {"class_type": "Save", "inputs": {"images": ["1", 0]}},
     }
     made = described({"required": {"x": entry}}, module=module)
-    return judge(graph, {"Made": made, "Save": described(SAVE, is_output=True)})
+    return Judge(graph, {"Made": made, "Save": described(SAVE, is_output=True)}).verdict()
 
 
 def shown(reasons: tuple[Reason, ...]) -> list[tuple[str, str, str]]:
@@ -70,7 +71,7 @@ def test_absent_inputs_and_sources_are_reasons() -> None:
     }
     entries = {"model": ["MODEL"], "steps": ["INT"], "sizes": ["COMFY_AUTOGROW_V3", {}]}
     sampler = described({"required": entries, "optional": {"mask": ["MASK"]}})
-    found = judge(graph, {"Sampler": sampler, "Save": described(SAVE, is_output=True)})
+    found = Judge(graph, {"Sampler": sampler, "Save": described(SAVE, is_output=True)}).verdict()
     # ComfyUI does not check node 3, which leads to no output.
     assert shown(found.reasons) == [
         ("input_missing", "1", "model is linked to node 8, which does not exist."),
@@ -82,10 +83,10 @@ def test_absent_inputs_and_sources_are_reasons() -> None:
 def test_missing_class_is_a_reason_also_where_it_leads_to_no_output() -> None:
     graph = {"1": {"class_type": "Mine", "inputs": {}}, "2": {"class_type": "Save", "inputs": {"images": ["1", 0]}}}
     save = described({"required": {}}, is_output=True)
-    found = judge(graph, {"Mine": None, "Save": save})
+    found = Judge(graph, {"Mine": None, "Save": save}).verdict()
     assert [(one.code, one.node_id, one.nearest()) for one in found.reasons] == [("node_missing", "1", [])]
     assert found == Verdict(found.reasons, is_refused=True, is_known=True)
-    assert judge(graph, {"Save": save}) == Verdict((), False, False)
+    assert Judge(graph, {"Save": save}).verdict() == Verdict((), False, False)
 
 
 @pytest.mark.parametrize("other", [described(SAVE, is_output=True), "not known"])
@@ -100,23 +101,15 @@ def test_workflow_is_executed_in_part_if_an_output_is_valid(other: Any) -> None:
     classes: dict[str, NodeClass | None] = {"Loader": loader, "Save": described(SAVE, is_output=True)}
     if isinstance(other, NodeClass):
         classes["Other"] = other
-    found = judge(graph, classes)
+    found = Judge(graph, classes).verdict()
     assert [one.node_id for one in found.reasons] == ["1"]
     assert not found.is_refused
     # The node of an unknown class needs the invalid one: it is no valid output either.
     graph["4"]["inputs"]["images"] = ["1", 0]
-    assert judge(graph, classes).is_refused
+    assert Judge(graph, classes).verdict().is_refused
 
 
-@pytest.mark.parametrize(
-    "lie",
-    [
-        {},
-        {"input": [], "output_node": True},
-        {"input": {}, "output_node": "yes"},
-        {"input": None, "output_node": False},
-    ],
-)
+@pytest.mark.parametrize("lie", cases(__file__, "description_of_another_shape_is_not_known"))
 def test_description_of_another_shape_is_not_known(lie: dict[str, Any]) -> None:
     assert node_class(lie) is None
 
@@ -129,6 +122,6 @@ def test_odd_inputs_of_a_description_are_left_out() -> None:
 
 def test_reasons_and_their_texts_are_bounded() -> None:
     graph = {str(n): {"class_type": "x" * 10_000, "inputs": {}} for n in range(1_000)}
-    found = judge(graph, {"x" * 10_000: None})
+    found = Judge(graph, {"x" * 10_000: None}).verdict()
     assert len(found.reasons) == inventory.MAX_REASONS
     assert len(found.reasons[0].message) < 300

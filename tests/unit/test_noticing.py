@@ -1,9 +1,16 @@
+"""Notices: their sentences, and that no part of a service's URL is shown."""
+
 from typing import Any
 
 import pytest
 
-from jobgroups.domain import notices, text
+from jobgroups.domain import notices
 from jobgroups.domain.notices import GroupSummary, Message, NoticeIntervals, NoticeKind, StoredNotice, Urgency
+from jobgroups.runner.notices import channels
+from tests.harness.cases import cases
+from tests.harness.processes import python
+
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
 
 def end(completed: int, failed: int = 0, cancelled: int = 0, **fields: Any) -> GroupSummary:
@@ -12,28 +19,11 @@ def end(completed: int, failed: int = 0, cancelled: int = 0, **fields: Any) -> G
     return GroupSummary(total=total, completed=completed, failed=failed, cancelled=cancelled, **given)
 
 
-FOUR = {("timeout", "gpu-1"): 5, ("node_error", "gpu-2"): 2, ("stalled", "gpu-3"): 2}
-OOM = {("out_of_memory", "gpu-2"): 1}
-
-
 @pytest.mark.parametrize(
-    ("ended", "title", "more"),
-    [
-        (end(12), "all 12 done", ", took 14 min"),
-        (end(1), "done", ", took 14 min"),
-        (end(11, 1, reasons=OOM), "11 of 12 done, 1 failed", " (out of memory on gpu-2), took 14 min"),
-        (end(5, late=1, seconds=61), "all 5 done", " (1 on a later try), took 1 min"),
-        (end(1, late=1, seconds=61), "done", " (on a later try), took 1 min"),
-        (
-            end(2, 10, reasons={**FOUR, ("", "gpu-4"): 1}),
-            "2 of 12 done, 10 failed",
-            " (5 timed out on gpu-1, 2 node error on gpu-2, 2 stalled on gpu-3, 1 for other reasons), took 14 min",
-        ),
-        (end(3, cancelled=9, is_cancelled=True, seconds=5), "cancelled, 3 of 12 done", ", took 5 s"),
-        (end(11, cancelled=1), "11 of 12 done, 1 cancelled", ", took 14 min"),
-    ],
+    ("counts", "reasons", "fields", "title", "more"), cases(__file__, "a_group_is_told_in_one_plain_sentence")
 )
-def test_a_group_is_told_in_one_plain_sentence(ended: GroupSummary, title: str, more: str) -> None:
+def test_a_group_is_told_in_one_plain_sentence(counts: Any, reasons: Any, fields: Any, title: str, more: str) -> None:
+    ended = end(*counts, reasons={(code, backend): count for code, backend, count in reasons}, **fields)
     urgency = Urgency.FAILURE if ended.failed else Urgency.NORMAL
     title = f"shot_001: {title}"
     assert notices.group_ended(ended) == Message(title, title + more, urgency)
@@ -72,11 +62,23 @@ def test_pauses_double_up_to_the_longest() -> None:
     assert found == [60, 60, 120, 240, 3600, 3600]
 
 
-def test_a_model_is_named_without_folder_and_ending() -> None:
-    graph = {
-        "1": {"class_type": "LoraLoader", "inputs": {"lora_name": "x.safetensors"}},
-        "4": {"class_type": "C", "inputs": {"ckpt_name": "sdxl\\base_1.0.safetensors"}},
-    }
-    assert text.model_name(graph) == "base_1.0"
-    assert text.model_name({"1": {"inputs": {"ckpt_name": ["4", 0]}}}) == ""
-    assert text.model_name([1]) == ""
+@pytest.mark.parametrize(("url", "text"), cases(__file__, "a_reason_has_no_part_of_the_url"))
+def test_a_reason_has_no_part_of_the_url(url: str, text: str) -> None:
+    shown = channels.without_secrets(text, url)
+    for secret in ("p@ss", "p%40ss", "AAbbCC", "123456", "hunter22", "10.0.0.9", "tok-1", "ann"):
+        assert secret not in shown
+
+
+def test_what_apprise_does_not_understand_is_said_without_it() -> None:
+    wrong = channels.send("nosuchthing://user:verysecret@host", Message("a", "b"))
+    assert wrong == "apprise does not understand this URL."
+
+
+def test_urls_stand_between_blanks_or_commas_and_may_have_commas() -> None:
+    code = (
+        "import director.settings as s, sys; print(s.DIRECTOR_NOTIFY, s.DIRECTOR_NOTIFY_ON);"
+        "assert 'apprise' not in sys.modules"
+    )
+    done = python("-c", code, DIRECTOR_NOTIFY=" json://a/,mailto://u:p@b?to=x@y,z@y  xml://c , ")
+    assert not done.returncode
+    assert done.stdout.startswith("['json://a/', 'mailto://u:p@b?to=x@y,z@y', 'xml://c'] ['group_")

@@ -6,6 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
 from director.security.origins import OriginMiddleware, is_allowed
+from tests.harness.cases import cases
 
 LOOPBACK = (
     "http://localhost http://localhost:5173 https://localhost:9820 http://LOCALHOST:3000"
@@ -37,43 +38,16 @@ def test_strangers_are_refused(origin: str) -> None:
     assert not is_allowed(origin, "localhost:9820")
 
 
-@pytest.mark.parametrize(
-    ("origin", "allowed"),
-    [
-        ("https://pipeline.example", True),
-        ("https://pipeline.example:443", True),
-        ("HTTPS://Pipeline.Example", True),
-        ("http://pipeline.example", False),
-        ("https://pipeline.example:8443", False),
-        ("https://sub.pipeline.example", False),
-        ("http://tools.example:8080", True),
-        ("http://tools.example", False),
-    ],
-)
+@pytest.mark.parametrize(("origin", "allowed"), cases(__file__, "listed_origins_are_allowed_with_scheme_and_port"))
 def test_listed_origins_are_allowed_with_scheme_and_port(origin: str, allowed: bool) -> None:
     assert is_allowed(origin, "localhost:9820") is allowed
 
 
 @pytest.mark.parametrize(
-    ("origin", "host", "allowed"),
-    [
-        ("http://farm.example:9820", "farm.example:9820", True),
-        ("https://farm.example", "farm.example", True),
-        ("https://farm.example", "farm.example:443", True),
-        ("http://art.studio.example", "art.studio.example", True),
-        ("http://farm.example:9821", "farm.example:9820", False),
-        ("http://farm.example", None, False),
-        ("http://farm.example", "localhost:9820", False),
-        ("http://farm.example:9820", "not a host", False),
-        # A stranger's name that was rebound to this machine.
-        ("http://evil.example:9820", "evil.example:9820", False),
-    ],
+    ("origin", "host", "allowed"), cases(__file__, "the_directors_own_pages_are_allowed_under_its_own_names")
 )
 def test_the_directors_own_pages_are_allowed_under_its_own_names(origin: str, host: str | None, allowed: bool) -> None:
     assert is_allowed(origin, host) is allowed
-
-
-# --- HTTP -----------------------------------------------------------------------------------------
 
 
 def answer(method: str = "GET", **headers: str) -> HttpResponse:

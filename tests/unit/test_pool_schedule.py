@@ -1,4 +1,4 @@
-"""The pool's choices on simulated farms: the time until all jobs have ended, against the ideal."""
+"""The pool's order and choices, also on simulated farms against the ideal."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import datetime as dt
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backends.capabilities import BackendCapabilities
+from jobgroups.domain import plan, pool
 from jobgroups.domain.estimates import Estimates, TimingRow, moving_average
-from jobgroups.domain.pool import ActivePrompt, Line, Needs, OpenVariant, PoolBackend
+from jobgroups.domain.pool import ActivePrompt, Line, Needs, OpenVariant, PoolBackend, fits, order_key
+from tests.harness.cases import cases
 
 NOON: Final = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
 NOTHING: Final = BackendCapabilities(tags=[], devices=[], comfyui_version="0.3.64")
@@ -254,3 +258,217 @@ def test_a_prompt_behind_a_slow_one_is_taken_back() -> None:
     farm.run()
     assert farm.recalls == 1
     assert farm.ends[-2] < 60 < 100 < farm.ends[-1]
+
+
+START_OF_QUEUE = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
+ANY = Needs(("*",))
+
+
+def machine(name: str, *tags: str, **fields: Any) -> PoolBackend:
+    known = BackendCapabilities(
+        tags=tags, devices=[{"name": "cuda:0 NVIDIA GeForce RTX 4090"}], comfyui_version="0.3.64"
+    )
+    return PoolBackend(backend_id=name, capabilities=known, **fields)
+
+
+def variant(number: int, unsent: int, needs: Needs = ANY, *, minute: int = 0, digest: str = "w") -> OpenVariant:
+    return OpenVariant(
+        variant_id=number,
+        group_id=f"jg_{number}",
+        number=0,
+        queued_at=START_OF_QUEUE + dt.timedelta(minutes=minute),
+        needs=needs,
+        workflow_digest=digest,
+        unsent=unsent,
+    )
+
+
+@pytest.mark.parametrize(
+    ("candidates", "required", "is_fit"), cases(__file__, "a_backend_fits_by_name_or_tag_and_by_what_it_has")
+)
+def test_a_backend_fits_by_name_or_tag_and_by_what_it_has(
+    candidates: list[str], required: list[str], is_fit: bool
+) -> None:
+    needs, one = Needs(tuple(candidates), tuple(required)), machine("gpu-1", "fast")
+    assert fits(needs, "gpu-1", one.capabilities) is is_fit
+    assert (Line([variant(1, 1, needs)], [one]).next_for("gpu-1", prompts=0) is not None) is is_fit
+
+
+def test_the_oldest_variant_comes_first_whatever_its_id() -> None:
+    line = Line([variant(1, 5, minute=2), variant(2, 5, minute=1)], [machine("gpu-1")])
+    head = line.next_for("gpu-1", prompts=0)
+    assert head is not None
+    assert head.variant_id == 2
+
+
+def test_a_backend_passes_over_what_it_cannot_take() -> None:
+    others = Needs(("gpu-2",))
+    line = Line([variant(1, 5, others), variant(2, 1, minute=1)], [machine("gpu-1")])
+    head = line.next_for("gpu-1", prompts=0)
+    assert head is not None
+    assert head.variant_id == 2
+    line.take(head, "gpu-1")
+    assert line.next_for("gpu-1", prompts=0) is None
+
+
+def timed(digest: str = "w", **seconds: float) -> Estimates:
+    return Estimates([TimingRow(digest, name, "", one, None, START_OF_QUEUE) for name, one in seconds.items()])
+
+
+def test_a_slow_machine_takes_the_last_jobs_only_if_it_ends_them_first() -> None:
+    machines = [machine("fast"), machine("slow"), machine("away", works=False)]
+    times = timed(fast=1.0, slow=4.0)
+    prompts = {"fast": [ActivePrompt(attempt_id=1, workflow_digest="w", waited=1, running_for=0.5)]}
+
+    def take(unsent: int, name: str) -> bool:
+        line = Line([variant(1, unsent)], machines, estimates=times, prompts=prompts)
+        return line.next_for(name, prompts=len(prompts.get(name, ()))) is not None
+
+    assert [take(unsent, "slow") for unsent in (3, 4, 9)] == [False, True, True]
+    assert [take(unsent, "fast") for unsent in (1, 9)] == [True, True]
+
+
+@pytest.mark.parametrize("digest", ["w", ""])
+def test_a_job_of_unknown_duration_does_not_wait_behind_another(digest: str) -> None:
+    line = Line([variant(1, 100, digest=digest), variant(2, 100, minute=1)], [machine("gpu-1")])
+    assert line.next_for("gpu-1", prompts=0) is not None
+    assert line.next_for("gpu-1", prompts=1) is None
+
+
+def test_a_backend_takes_what_comes_after_a_line_too_long_to_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_MAX_SIZE", 10)
+    machines = [machine(f"gpu-{at}", "a") for at in range(20)] + [machine("other", "b")]
+    times = timed(**{one.backend_id: 1.0 for one in machines})
+    needs = [Needs(("tag:a",)), Needs(("tag:b",))]
+    line = Line([variant(at, 1, one, minute=at) for at, one in enumerate(needs)], machines, estimates=times)
+    head = line.next_for("other", prompts=0)
+    assert head is not None
+    assert head.variant_id == 1
+    later = line.ends(1)
+    assert later is not None
+    assert (later.first, later.last) == (2.0, 2.0)
+
+
+def test_a_backend_that_does_not_take_its_jobs_is_left_out_of_the_plan() -> None:
+    machines, times = [machine("fast"), machine("slow")], timed(fast=1.0, slow=4.0)
+    line = Line([variant(1, 1)], machines, estimates=times)
+    assert line.next_for("slow", prompts=0) is None
+    assert list(line.idle_allotments()) == [(1, "fast")]
+    line = Line([variant(1, 1)], machines, estimates=times, overlooked=frozenset({(1, "fast")}))
+    assert line.next_for("slow", prompts=0) is not None
+
+
+def test_when_jobs_end_counts_the_line_ahead() -> None:
+    machines, times = [machine("fast"), machine("slow")], timed(fast=1.0, slow=4.0)
+    line = Line([variant(1, 4), variant(2, 10_000, minute=1)], machines, estimates=times)
+    first, second = line.ends(1), line.ends(2)
+    assert first is not None
+    assert second is not None
+    assert (first.first, first.last) == (1.0, 4.0)
+    assert second.first == 4.0
+    assert second.last == pytest.approx(10_004 / 1.25, abs=4)
+    assert second.of(5_000) == pytest.approx(second.last / 2, abs=4)
+    even = Line([variant(1, 60)], machines, estimates=timed(fast=1.0, slow=1.0)).ends(1)
+    assert even is not None
+    assert (even.first, even.last) == (1.0, pytest.approx(30.0))
+    unknown = Line([variant(1, 4, digest="x"), variant(2, 4, minute=1)], machines, estimates=times)
+    assert (unknown.ends(1), unknown.ends(2)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("running_for", "seconds", "is_recalled"), [(4, 11, True), (4, 12.5, False), (39, 40, False), (41, 40, True)]
+)
+def test_a_prompt_is_recalled_for_an_earlier_end_or_behind_one_that_hangs(
+    running_for: float, seconds: float, is_recalled: bool
+) -> None:
+    """After 4 s it would end in 16 s where it waits; a recall takes a second and must gain a fifth."""
+    running = ActivePrompt(attempt_id=1, workflow_digest="w", waited=4, running_for=running_for, variant_id=1)
+    waiting = ActivePrompt(attempt_id=2, workflow_digest="w", waited=4, variant_id=1)
+    line = Line(
+        [variant(1, 0)],
+        [machine("busy"), machine("free")],
+        estimates=timed(busy=10.0, free=seconds),
+        prompts={"busy": [running, waiting]},
+    )
+    assert line.recalls(["free"]) == ([2] if is_recalled else [])
+    assert line.recalls(["free"]) == []
+
+
+@pytest.mark.parametrize("replanned", [0, 10])
+def test_a_backend_that_found_none_does_not_keep_the_job_from_others(
+    replanned: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_REPLANNED", replanned)
+    times = timed(**{"gpu-1": 1.0, "gpu-2": 2.0})
+    line = Line([variant(1, 1)], [machine("gpu-1"), machine("gpu-2")], estimates=times)
+    assert line.next_for("gpu-2", prompts=0) is None
+    head = line.next_for("gpu-1", prompts=0)
+    assert head is not None
+    line.take(head, "gpu-1")
+    assert line.next_for("gpu-2", prompts=0) is None
+    line.note_in_vain(head, "gpu-1")
+    assert line.next_for("gpu-1", prompts=0) is None
+    assert line.next_for("gpu-2", prompts=0) is head
+    assert line.has_leftover
+
+
+def test_one_new_job_wakes_one_backend() -> None:
+    machines = [machine(f"gpu-{number}") for number in range(1_000)]
+    line = Line([variant(1, 1)], machines)
+    assert line.takers((one.backend_id, 0) for one in machines) == ["gpu-0"]
+
+
+def test_a_variant_is_unplaced_while_no_candidate_may_take_it() -> None:
+    gone = machine("gpu-1", works=False, is_possible=False)
+    paused = machine("gpu-2", works=False)
+    needs = Needs(("gpu-1",))
+    assert Line([variant(1, 1, needs)], [gone, paused]).unplaced() == {1}
+    assert Line([variant(1, 1)], [gone, paused]).unplaced() == set()
+    assert Line([variant(1, 0, needs)], [gone]).unplaced() == set()
+    assert Line([variant(1, 1)], []).unplaced() == {1}
+
+
+def test_a_backend_that_is_excluded_passes_over_the_variant_and_others_count_without_it() -> None:
+    both = [machine("gpu-1"), machine("gpu-2")]
+    needs = Needs(("*",), excluded=frozenset({"gpu-1"}))
+    line = Line([variant(1, 5, needs), variant(2, 1, minute=1)], both)
+    heads = [line.next_for(name, prompts=0) for name in ("gpu-1", "gpu-2")]
+    assert [head and head.variant_id for head in heads] == [2, 1]
+    assert heads[1] is not None
+    assert not line.has_rival(heads[1], "gpu-2")
+    assert not fits(needs, "gpu-1", both[0].capabilities)
+    nowhere = Needs(("*",), excluded=frozenset({"gpu-1", "gpu-2"}))
+    assert Line([variant(1, 5, nowhere)], both).unplaced() == {1}
+
+
+def test_jobs_ahead_are_those_that_wait_for_the_same_backends() -> None:
+    first, second = Needs(("gpu-1",)), Needs(("gpu-2",))
+    line = Line(
+        [variant(1, 3, first), variant(2, 4, second), variant(3, 5, minute=1)], [machine("gpu-1"), machine("gpu-2")]
+    )
+    assert [line.ahead_of(number) for number in (1, 2, 3)] == [0, 0, 7]
+
+
+needs_of = st.lists(st.sampled_from(["a", "b", "c", "tag:x"]), min_size=1, unique=True).map(
+    lambda names: Needs(tuple(names))
+)
+
+
+@given(
+    st.lists(st.tuples(needs_of, st.integers(0, 4), st.integers(0, 3)), max_size=6),
+    st.lists(st.sampled_from("abc"), max_size=40),
+)
+def test_no_job_is_taken_twice_or_by_an_unfit_backend(spec: list[tuple[Needs, int, int]], asks: list[str]) -> None:
+    variants = [variant(at, unsent, needs, minute=minute) for at, (needs, unsent, minute) in enumerate(spec)]
+    jobs = {one.variant_id: one.unsent for one in variants}
+    machines = {"a": machine("a"), "b": machine("b", "x"), "c": machine("c")}
+    line = Line(variants, machines.values())
+    for name in asks:
+        head = line.next_for(name, prompts=0)
+        able = [one for one in variants if jobs[one.variant_id] and fits(one.needs, name, machines[name].capabilities)]
+        assert (head is None) is (not able)
+        if head is not None:
+            assert head is min(able, key=order_key)
+            line.take(head, "gpu-1")
+            jobs[head.variant_id] -= 1
+    assert min(jobs.values(), default=0) >= 0

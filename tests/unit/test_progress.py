@@ -1,6 +1,11 @@
-import math
+"""Progress of a prompt, and the status of a group that follows from its jobs."""
+
+import tomllib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations_with_replacement, product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.comfyui.protocol import NodeState
-from jobgroups.workflow.progress import CEILING, EXPANSION_CEILING, MAX_WEIGHT, ProgressTracker, node_weights
+from jobgroups.domain.states import CHILD_FINAL, ChildStatus, Counts, GroupStatus, group_status
+from jobgroups.workflow.progress import CEILING, MAX_WEIGHT, ProgressTracker, node_weights, position
+from tests.harness.cases import cases
 from tests.harness.graphs import node
 
 
@@ -21,25 +28,10 @@ class State:
     activity: Any = None
 
 
-LONE_SAMPLER: dict[str, Any] = {"3": node("KSampler", seed=42, steps=20)}
-
-#: The text-to-image graph of the recordings; each node has weight 1 and the sampler 4: 10 in all.
-TEXT_TO_IMAGE: dict[str, Any] = {
-    "3": node("KSampler", seed=1, steps=4, model=["4", 0], positive=["6", 0], negative=["7", 0], latent_image=["5", 0]),
-    "4": node("CheckpointLoaderSimple", ckpt_name="tiny.safetensors"),
-    "5": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-    "6": node("CLIPTextEncode", text="a cat", clip=["4", 1]),
-    "7": node("CLIPTextEncode", text="blurry", clip=["4", 1]),
-    "8": node("VAEDecode", samples=["3", 0], vae=["4", 2]),
-    "9": node("SaveImage", images=["8", 0], filename_prefix="x"),
-}
-
-EXPANDING: dict[str, Any] = {"1": node("TestExpand", seed=3, steps=2), "2": node("PreviewImage", images=["1", 0])}
-
-
-OUTER: dict[str, Any] = {"12": node("Outer", steps=4), "2": node("PreviewImage", images=["12", 0])}
-#: With a node that no link leads to or from.
-UNLINKED: dict[str, Any] = {**EXPANDING, "7": node("KSampler", steps=7)}
+_DATA = tomllib.loads(Path(__file__).with_name("progress.toml").read_text())
+WORKFLOWS: dict[str, dict[str, Any]] = _DATA["workflows"]
+LONE_SAMPLER, TEXT_TO_IMAGE = WORKFLOWS["lone_sampler"], WORKFLOWS["text_to_image"]
+CASES: dict[str, dict[str, Any]] = _DATA["cases"]
 _SHORT = {"run": "0/1", "done": "1/1."}
 
 
@@ -76,67 +68,12 @@ def steps_of(tracker: ProgressTracker) -> tuple[str | None, int, int]:
     return tracker.current_step, tracker.steps_completed, tracker.steps_total
 
 
-CASES = [
-    ("before the first frame", TEXT_TO_IMAGE, "", 0.0, (None, 0, 1)),
-    ("steps of a single sampler", LONE_SAMPLER, "3 3=13/20", 65.0, ("KSampler", 13, 20)),
-    ("below 100 until the end", LONE_SAMPLER, "3=20/20 3! [3:done] -", CEILING, ("KSampler", 1, 1)),
-    # The second run of the recording: sampler, decoder and saver run, 6 of 10 in weight.
-    ("some cached", TEXT_TO_IMAGE, "~4,5,6,7 3=3/4", 50.0, ("KSampler", 3, 4)),
-    ("all cached", TEXT_TO_IMAGE, "~3,4,5,6,7,8,9 9!", CEILING, ("SaveImage", 1, 1)),
-    (
-        "one state frame after a reconnect",
-        TEXT_TO_IMAGE,
-        "[4:done,5:done,6:done,7:done,3:2/4]",
-        60.0,
-        ("KSampler", 2, 4),
-    ),
-    # An older ComfyUI sends no state frames and runs one node after the other.
-    ("next node ends the one before", TEXT_TO_IMAGE, "4 5 6 7 3 3=4/4 8 8", 80.0, ("VAEDecode", 0, 1)),
-    ("nodes run at once", TEXT_TO_IMAGE, "[4:run] 4 5", 0.0, ("EmptyLatentImage", 0, 1)),
-    ("executed ends a node", TEXT_TO_IMAGE, "9!", 10.0, ("SaveImage", 1, 1)),
-    ("current while it runs", TEXT_TO_IMAGE, "6 [6:run,4:run]", 0.0, ("CLIPTextEncode", 0, 1)),
-    ("next current", TEXT_TO_IMAGE, "6 [6:done,5:run]", 10.0, ("EmptyLatentImage", 0, 1)),
-    ("no node runs", TEXT_TO_IMAGE, "5 [6:done,5:done]", 20.0, ("EmptyLatentImage", 1, 1)),
-    ("finished first", TEXT_TO_IMAGE, "[4:done,6:done,77:done]", 20.0, ("CLIPTextEncode", 1, 1)),
-    ("unknown nodes", LONE_SAMPLER, "3=5/20 77 77! 77.0.0.1=3/4 [77:done,x:1/2] ~77", 25.0, ("KSampler", 5, 20)),
-    (
-        "expanded node counts for its parent",
-        EXPANDING,
-        "[1:run,1.0.0.1:1/2>1] 1.0.0.1 1.0.0.1=1/2",
-        round(100 / 3, 2),
-        ("TestExpand", 1, 2),
-    ),
-    (
-        "end of an expanded node is not its parent's",
-        EXPANDING,
-        "[1:run,1.0.0.1:2/2.>1,1.0.0.2:1/1.>1] 1.0.0.2!",
-        round(100 * 2 * EXPANSION_CEILING / 3, 2),
-        ("TestExpand", 1, 1),
-    ),
-    (
-        "end of an expanding node",
-        EXPANDING,
-        "[1:run,1.0.0.1:2/2.>1] [1:done,1.0.0.1:2/2.>1]",
-        round(200 / 3, 2),
-        ("TestExpand", 1, 1),
-    ),
-    ("expanded without steps", EXPANDING, "[1.0.0.1:1/1.>1]", 0.0, ("TestExpand", 1, 1)),
-    ("parent by the id", OUTER, "12.0.0.1=2/4", 40.0, ("Outer", 2, 4)),
-    ("parent by the frame", OUTER, "[loop_3:2/4>12]", 40.0, ("Outer", 2, 4)),
-    ("unlinked does not count", UNLINKED, "2!", round(100 / 3, 2), ("PreviewImage", 1, 1)),
-    ("unlinked that runs", UNLINKED, "7=5/7", 50.0, ("KSampler", 5, 7)),
-    ("no links", {"1": node(), "2": node(images=["gone", 0])}, "1!", 50.0, ("KSampler", 1, 1)),
-]
-
-
-@pytest.mark.parametrize(
-    ("workflow", "frames", "percent", "steps"), [case[1:] for case in CASES], ids=[one[0] for one in CASES]
-)
-def test_progress_after_frames(
-    workflow: dict[str, Any], frames: str, percent: float, steps: tuple[str | None, int, int]
-) -> None:
-    tracker = send(ProgressTracker(workflow), frames)
-    assert (tracker.percent, steps_of(tracker)) == (percent, steps)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_progress_after_frames(case: dict[str, Any]) -> None:
+    tracker = send(ProgressTracker(WORKFLOWS[case["workflow"]]), case["frames"])
+    *current, completed, total = case["steps"]
+    assert tracker.percent == pytest.approx(case["percent"], abs=1e-9)
+    assert steps_of(tracker) == (current[0] if current else None, completed, total)
 
 
 def test_run_with_both_kinds_of_frames_advances_by_the_weights() -> None:
@@ -156,25 +93,11 @@ def test_run_with_both_kinds_of_frames_advances_by_the_weights() -> None:
     ("workflow", "weights"),
     [
         (LONE_SAMPLER, {"3": 20}),
-        ({"1": node()}, {"1": 1}),
-        ({"1": node(steps=0)}, {"1": 1}),
-        ({"1": node(steps=-5)}, {"1": 1}),
-        ({"1": node(steps=True)}, {"1": 1}),
-        ({"1": node(steps="20")}, {"1": 1}),
         ({"1": node(steps=10**400)}, {"1": MAX_WEIGHT}),
-        ({"1": node(steps=20, start_at_step=5, end_at_step=15)}, {"1": 10}),
-        ({"1": node(steps=20, start_at_step=12, end_at_step=10000)}, {"1": 8}),
-        ({"1": node(steps=["2", 0]), "2": node("PrimitiveInt", value=9)}, {"1": 9, "2": 1}),
-        ({"1": node(steps=["2", 0])}, {"1": 1}),
-        (
-            {
-                "1": node("SamplerCustomAdvanced", sigmas=["2", 1]),
-                "2": node("SplitSigmas", sigmas=["3", 0], step=4),
-                "3": node("BasicScheduler", steps=30),
-            },
-            {"1": 30, "2": 1, "3": 1},
+        *(
+            ({one: node(*of[:-1], **of[-1]) for one, of in nodes.items()}, found)
+            for nodes, found in cases(__file__, "node_weight")
         ),
-        ({"1": node(sigmas=["2", 0]), "2": node(sigmas=["2", 0])}, {"1": 1, "2": 1}),
     ],
 )
 def test_node_weight_is_its_expected_steps(workflow: dict[str, Any], weights: dict[str, int]) -> None:
@@ -186,23 +109,12 @@ def test_huge_number_of_steps_does_not_hide_other_nodes() -> None:
     assert 99 < send(ProgressTracker(workflow), "1!").percent <= CEILING
 
 
-@pytest.mark.parametrize(
-    ("value", "maximum", "steps"),
-    [
-        (5, 0, (1, 1)),
-        (-5, 20, (0, 20)),
-        (5, -1, (1, 1)),
-        (math.nan, 20, (0, 20)),
-        (5, math.nan, (1, 1)),
-        (math.inf, math.inf, (0, 1)),
-        (0.0, 1.0, (0, 1)),
-    ],
-)
-def test_invalid_numbers_in_a_frame_are_ignored(value: float, maximum: float, steps: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("value", "maximum", "steps"), cases(__file__, "invalid_numbers_in_a_frame_are_ignored"))
+def test_invalid_numbers_in_a_frame_are_ignored(value: float, maximum: float, steps: list[int]) -> None:
     tracker = ProgressTracker(LONE_SAMPLER)
     tracker.progress("3", value, maximum)
     assert 0.0 <= tracker.percent <= CEILING
-    assert (tracker.steps_completed, tracker.steps_total) == steps
+    assert [tracker.steps_completed, tracker.steps_total] == steps
     tracker.progress("3", 19, 20)
     assert tracker.percent >= 95.0
 
@@ -259,3 +171,82 @@ def test_the_step_names_what_a_node_does() -> None:
     tracker.executing("3")
     tracker.progress_state({"3": NodeState(value=1, max=2, state="running")})
     assert tracker.current_step == "KSampler"
+
+
+QUEUED, RUNNING = ChildStatus.QUEUED, ChildStatus.RUNNING
+COMPLETED, FAILED = ChildStatus.COMPLETED, ChildStatus.FAILED
+TIMEOUT, CANCELLED = ChildStatus.TIMEOUT, ChildStatus.CANCELLED
+#: Groups of one to four children: every row of the table is met, in every mixture.
+GROUPS = [group for size in range(1, 5) for group in combinations_with_replacement(ChildStatus, size)]
+MARKS = list(product([False, True], repeat=3))
+
+
+def by_the_table(group: tuple[ChildStatus, ...], cancelled: bool, claimed: bool, without_runner: bool) -> GroupStatus:
+    """The contract's table as a list of (condition, status), the first true one decides."""
+    final = all(child in CHILD_FINAL for child in group)
+    completed = [child for child in group if child == COMPLETED]
+    failed = [child for child in group if child in (FAILED, TIMEOUT)]
+    rows = [
+        (cancelled or (final and not completed and not failed), GroupStatus.CANCELLED),
+        (final and len(completed) == len(group), GroupStatus.COMPLETED),
+        (final and not completed, GroupStatus.FAILED),
+        (final, GroupStatus.PARTIAL_COMPLETE),
+        (not claimed and without_runner, GroupStatus.PENDING),
+        (bool(completed and failed), GroupStatus.PARTIAL_COMPLETE),
+        (True, GroupStatus.RUNNING),
+    ]
+    return next(status for condition, status in rows if condition)
+
+
+@pytest.mark.parametrize(
+    ("percent", "step", "expected"),
+    [
+        (0.0, None, (0, 7, None)),
+        (15.0, "CLIPTextEncode", (1, 7, "6")),
+        (60.0, "KSampler", (4, 7, "3")),
+        (85.0, "VAEDecode: tile 3 of 4", (5, 7, "8")),
+        (85.0, "NoSuchNode", (5, 7, None)),
+        (100.0, "SaveImage", (7, 7, "9")),
+    ],
+)
+def test_position_follows_from_percentage_and_step(percent: float, step: str | None, expected: tuple[Any, ...]) -> None:
+    assert position(TEXT_TO_IMAGE, percent, step) == expected
+
+
+def test_position_in_a_graph_with_a_loop_is_in_the_order_of_its_nodes() -> None:
+    loop = {"1": node("A", image=["2", 0]), "2": node("A", image=["1", 0])}
+    assert position(loop, 50.0, "A") == (1, 2, "2")
+
+
+@pytest.mark.parametrize(("cancelled", "claimed", "without_runner"), MARKS)
+def test_every_mixture_of_children_follows_the_table(cancelled: bool, claimed: bool, without_runner: bool) -> None:
+    for group in GROUPS:
+        found = group_status(
+            Counter(group), cancelled=cancelled, claimed=claimed, accepted_without_runner=without_runner
+        )
+        assert found == by_the_table(group, cancelled, claimed, without_runner), group
+
+
+def test_status_ignores_what_stop_when_stopped() -> None:
+    marks = {"cancelled": False, "claimed": True, "accepted_without_runner": False}
+    for group, stopped, status in (
+        ([COMPLETED, CANCELLED], 1, GroupStatus.COMPLETED),
+        ([COMPLETED, CANCELLED, CANCELLED], 1, GroupStatus.PARTIAL_COMPLETE),
+        ([COMPLETED, FAILED, CANCELLED], 1, GroupStatus.PARTIAL_COMPLETE),
+        ([TIMEOUT, CANCELLED], 1, GroupStatus.FAILED),
+    ):
+        assert group_status(Counter(group), stopped=stopped, **marks) == status
+
+
+def test_a_group_without_children_is_refused() -> None:
+    for counts in ({}, {COMPLETED: 0}):
+        with pytest.raises(ValueError, match="at least one child"):
+            group_status(counts, cancelled=True, claimed=True, accepted_without_runner=False)
+
+
+def test_counts_add_timeouts_to_failures() -> None:
+    counts = Counts.from_mapping(Counter([QUEUED, RUNNING, COMPLETED, FAILED, TIMEOUT, TIMEOUT, CANCELLED]))
+    assert counts == Counts(total=7, completed=1, failed=3, cancelled=1, final=5)
+    assert not counts.all_final
+    assert Counts.from_mapping(Counter([COMPLETED, TIMEOUT, CANCELLED])).all_final
+    assert Counts.from_mapping({FAILED: 2, QUEUED: 0}).all_final

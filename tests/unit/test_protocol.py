@@ -9,23 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.comfyui import protocol
-from backends.comfyui.protocol import (
-    KNOWN_TYPES,
-    Executed,
-    Executing,
-    ExecutionCached,
-    ExecutionError,
-    ExecutionInterrupted,
-    ExecutionStart,
-    ExecutionSuccess,
-    NodeState,
-    Preview,
-    Progress,
-    ProgressState,
-    ProtocolError,
-    Status,
-    parse,
-)
+from tests.harness.cases import cases
 
 FRAMES = Path(__file__).parent / "frames"
 RECORDINGS = sorted(path for path in FRAMES.glob("*.json") if path.name != "answers.json")
@@ -38,34 +22,33 @@ def recorded(kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield path.stem, frame
 
 
-def _status(data: dict[str, Any]) -> Status:
-    remaining = data["status"]["exec_info"]["queue_remaining"]
-    return Status(queue_remaining=remaining, sid=data.get("sid"))
+def _status(data: dict[str, Any]) -> protocol.Status:
+    return protocol.Status(queue_remaining=data["status"]["exec_info"]["queue_remaining"])
 
 
-def _progress_state(data: dict[str, Any]) -> ProgressState:
+def _progress_state(data: dict[str, Any]) -> protocol.ProgressState:
     kept = ("value", "max", "state", "display_node_id")
-    nodes = {id_: NodeState(**{key: state[key] for key in kept}) for id_, state in data["nodes"].items()}
-    return ProgressState(prompt_id=data["prompt_id"], nodes=nodes)
+    nodes = {id_: protocol.NodeState(**{key: state[key] for key in kept}) for id_, state in data["nodes"].items()}
+    return protocol.ProgressState(prompt_id=data["prompt_id"], nodes=nodes)
 
 
-def _error(data: dict[str, Any]) -> ExecutionError:
+def _error(data: dict[str, Any]) -> protocol.ExecutionError:
     kept = ("prompt_id", "node_id", "node_type", "exception_message", "exception_type")
-    return ExecutionError(**{key: data[key] for key in kept}, traceback=tuple(data.get("traceback", ())))
+    return protocol.ExecutionError(**{key: data[key] for key in kept}, traceback=tuple(data.get("traceback", ())))
 
 
 #: What a recorded text frame says, read field by field with plain dictionaries.
 EXPECTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "status": _status,
-    "execution_start": lambda data: ExecutionStart(prompt_id=data["prompt_id"]),
-    "execution_cached": lambda data: ExecutionCached(prompt_id=data["prompt_id"], nodes=tuple(data["nodes"])),
-    "executing": lambda data: Executing(node=data["node"], prompt_id=data.get("prompt_id")),
-    "progress": lambda data: Progress(**data),
+    "execution_start": lambda data: protocol.ExecutionStart(prompt_id=data["prompt_id"]),
+    "execution_cached": lambda data: protocol.ExecutionCached(prompt_id=data["prompt_id"], nodes=tuple(data["nodes"])),
+    "executing": lambda data: protocol.Executing(node=data["node"], prompt_id=data.get("prompt_id")),
+    "progress": lambda data: protocol.Progress(**data),
     "progress_state": _progress_state,
-    "executed": lambda data: Executed(prompt_id=data["prompt_id"], node=data["node"], output=data["output"]),
-    "execution_success": lambda data: ExecutionSuccess(prompt_id=data["prompt_id"]),
+    "executed": lambda data: protocol.Executed(prompt_id=data["prompt_id"], node=data["node"], output=data["output"]),
+    "execution_success": lambda data: protocol.ExecutionSuccess(prompt_id=data["prompt_id"]),
     "execution_error": _error,
-    "execution_interrupted": lambda data: ExecutionInterrupted(prompt_id=data["prompt_id"]),
+    "execution_interrupted": lambda data: protocol.ExecutionInterrupted(prompt_id=data["prompt_id"]),
     "feature_flags": lambda _: None,
 }
 
@@ -81,22 +64,22 @@ def rebuilt(frame: dict[str, Any]) -> bytes:
 
 def test_every_recorded_text_frame_is_read_field_by_field() -> None:
     for _, frame in recorded("text"):
-        assert parse(json.dumps(frame)) == EXPECTED[frame["type"]](frame["data"])
+        assert protocol.parse(json.dumps(frame)) == EXPECTED[frame["type"]](frame["data"])
 
 
 def test_every_recorded_binary_frame_is_read() -> None:
     for scenario, frame in recorded("binary"):
-        event = parse(rebuilt(frame))
+        event = protocol.parse(rebuilt(frame))
         match frame["event_type"]:
             case 1:
-                assert isinstance(event, Preview), scenario
+                assert isinstance(event, protocol.Preview), scenario
                 assert event.image_type == {1: "jpeg", 2: "png"}[frame["image_type"]]
                 assert len(event.image) == frame["len"] - 8
                 assert (event.prompt_id, event.node_id) == (None, None)
             case 3:
                 assert event is None, scenario
             case 4:
-                assert isinstance(event, Preview), scenario
+                assert isinstance(event, protocol.Preview), scenario
                 assert event.node_id == frame["metadata"]["node_id"]
                 assert event.prompt_id == frame["metadata"]["prompt_id"]
                 assert event.image_type == frame["metadata"]["image_type"].removeprefix("image/")
@@ -105,103 +88,66 @@ def test_every_recorded_binary_frame_is_read() -> None:
                 raise AssertionError(f"a recorded binary frame of an unforeseen type: {other}")
 
 
-@pytest.mark.parametrize(
-    "frame",
-    [
-        '{"type":"crystools.monitor","data":{"cpu_utilization":3}}',
-        '{"type":"notification"}',
-        '{"type":"","data":null}',
-        '{"data":{},"type":"progress_text","more":[1]}',
-        struct.pack(">I", 2) + b"unencoded",
-        struct.pack(">I", 77),
-    ],
-)
+def frames(test: str) -> list[str | bytes]:
+    """The frames of ``test``: text as it stands, binary ones by their type and the rest."""
+    given = cases(__file__, test)
+    return [
+        one if isinstance(one, str) else struct.pack(">I", one["type"]) + one["rest"].encode("latin-1") for one in given
+    ]
+
+
+@pytest.mark.parametrize("frame", frames("unknown_types_are_no_error"))
 def test_unknown_types_are_no_error(frame: str | bytes) -> None:
-    assert parse(frame) is None
+    assert protocol.parse(frame) is None
 
 
-@pytest.mark.parametrize(
-    ("frame", "event"),
-    [
-        (struct.pack(">II", 1, 2) + b"\x89PNG", Preview(image_type="png", image=b"\x89PNG")),
-        ('{"type":"execution_start","new":1,"data":{"prompt_id":"p","more":{"a":[]}}}', ExecutionStart(prompt_id="p")),
-        (
-            '{"data":{"value":1,"max":4,"prompt_id":"p","node":"1"},"type":"progress"}',
-            Progress(value=1, max=4, prompt_id="p", node="1"),
-        ),
-        ('{"type":"progress","data":{"value":1,"max":2}}', Progress(value=1, max=2)),
-        (
-            '{"type":"executed","data":{"prompt_id":"p","node":"1","display_node":"1","output":null}}',
-            Executed(prompt_id="p", node="1", output={}),
-        ),
-    ],
-    ids=["image bytes", "new fields", "type last", "progress of a custom node", "no output"],
-)
-def test_unusual_frames_of_known_types_are_read(frame: str | bytes, event: object) -> None:
-    assert parse(frame) == event
+@pytest.mark.parametrize(("frame", "kind", "fields"), cases(__file__, "unusual_frames_of_known_types_are_read"))
+def test_unusual_frames_of_known_types_are_read(frame: str, kind: str, fields: dict[str, Any]) -> None:
+    assert protocol.parse(frame) == getattr(protocol, kind)(**fields)
 
 
-@pytest.mark.parametrize("kind", sorted(KNOWN_TYPES))
+def test_bytes_of_an_image_are_kept() -> None:
+    frame = struct.pack(">II", 1, 2) + b"\x89PNG"
+    assert protocol.parse(frame) == protocol.Preview(image_type="png", image=b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", sorted(protocol.KNOWN_TYPES))
 @pytest.mark.parametrize("data", ["{}", "null", "[]", '"x"', '{"prompt_id":{},"node":[]}'])
 def test_broken_frame_of_a_known_type_is_an_error_that_shows_its_head(kind: str, data: str) -> None:
     frame = f'{{"type":"{kind}","data":{data}}}'
-    with pytest.raises(ProtocolError) as caught:
-        parse(frame)
+    with pytest.raises(protocol.ProtocolError) as caught:
+        protocol.parse(frame)
     assert repr(frame.encode()[:80]) in caught.value.detail
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
+DEEPER = '{"type":"executed","data":{"prompt_id":"p","node":"1","output":{"x":' + DEEP + "}}}"
 
 
 @pytest.mark.parametrize(
-    "frame",
-    [
-        '{"type":"executing","data":{"prompt_id":"p"}}',
-        pytest.param(
-            '{"type":"executed","data":{"prompt_id":"p","node":"1","output":{"x":' + DEEP + "}}}", id="deeply nested"
-        ),
-        *("", "nonsense", "<html>", "[]", "7", "null", '"status"', '{"type":1}', "{}", "{"),
-        b"",
-        b"\0\0\0",
-        struct.pack(">I", 1),
-        struct.pack(">II", 1, 9) + b"image",
-        struct.pack(">II", 4, 100) + b"{}",
-        struct.pack(">II", 4, 2) + b"[]" + b"image",
-        struct.pack(">II", 4, 2) + b"{]" + b"image",
-        struct.pack(">II", 4, 2) + b"{}" + b"image",
-        struct.pack(">II", 4, 27) + b'{"image_type":"image/webp"}',
-    ],
+    "frame", [*frames("broken_frame_is_an_error"), b"", b"\0\0\0", pytest.param(DEEPER, id="deeply nested")]
 )
 def test_broken_frame_is_an_error(frame: str | bytes) -> None:
-    with pytest.raises(ProtocolError):
-        parse(frame)
+    with pytest.raises(protocol.ProtocolError):
+        protocol.parse(frame)
 
 
 def test_frames_above_the_caps_are_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "MAX_TEXT_FRAME_BYTES", 60)
     monkeypatch.setattr(protocol, "MAX_BINARY_FRAME_BYTES", 60)
     short = '{"type":"execution_start","data":{"prompt_id":"p"}}'
-    assert parse(short) == ExecutionStart(prompt_id="p")
-    with pytest.raises(ProtocolError, match="text frame of 71"):
-        parse(short + " " * 20)
-    with pytest.raises(ProtocolError, match="binary frame of 61"):
-        parse(struct.pack(">II", 1, 1).ljust(61, b"x"))
+    assert protocol.parse(short) == protocol.ExecutionStart(prompt_id="p")
+    with pytest.raises(protocol.ProtocolError, match="text frame of 71"):
+        protocol.parse(short + " " * 20)
+    with pytest.raises(protocol.ProtocolError, match="binary frame of 61"):
+        protocol.parse(struct.pack(">II", 1, 1).ljust(61, b"x"))
 
 
-@pytest.mark.parametrize(
-    ("sent", "read"),
-    [
-        (
-            r'{"score":[NaN,-Infinity,1.5],"text":["a\ud800b","\ud83d\ude00"]}',
-            {"score": [None, None, 1.5], "text": ["a?b", "😀"]},
-        ),
-        (r'{"text":["a\u0000b","c\\u0000d","e\\\u0000f"]}', {"text": ["a\ufffdb", "c\\u0000d", "e\\\ufffdf"]}),
-    ],
-)
+@pytest.mark.parametrize(("sent", "read"), cases(__file__, "nan_lone_surrogates_and_nul_never_come_through"))
 def test_nan_lone_surrogates_and_nul_never_come_through(sent: str, read: dict[str, Any]) -> None:
     head = '{"type":"executed","data":{"prompt_id":"p","node":"1","display_node":"1","output":'
-    event = parse(head + sent + "}}")
-    assert isinstance(event, Executed)
+    event = protocol.parse(head + sent + "}}")
+    assert isinstance(event, protocol.Executed)
     assert event.output == read
 
 
@@ -212,21 +158,21 @@ json_values = st.recursive(
 )
 
 
-@given(st.sampled_from([*sorted(KNOWN_TYPES), "other"]) | json_values, json_values)
+@given(st.sampled_from([*sorted(protocol.KNOWN_TYPES), "other"]) | json_values, json_values)
 def test_any_json_is_an_event_or_none_or_a_protocol_error(kind: Any, data: Any) -> None:
     frame = json.dumps({"type": kind, "data": data})
     try:
-        event = parse(frame)
-    except ProtocolError:
+        event = protocol.parse(frame)
+    except protocol.ProtocolError:
         return
     if event is None:
-        assert kind not in KNOWN_TYPES
+        assert kind not in protocol.KNOWN_TYPES
 
 
 @given(st.binary() | st.builds(lambda n, rest: struct.pack(">I", n) + rest, st.integers(0, 5), st.binary()))
 def test_any_bytes_are_an_event_or_none_or_a_protocol_error(frame: bytes) -> None:
     try:
-        event = parse(frame)
-    except ProtocolError:
+        event = protocol.parse(frame)
+    except protocol.ProtocolError:
         return
-    assert event is None or isinstance(event, Preview)
+    assert event is None or isinstance(event, protocol.Preview)

@@ -1,8 +1,13 @@
+"""Retry policy, and the shares of runners."""
+
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobgroups.domain.failures import RETRIED, TAXONOMY, FailureClass, RetryTarget
+from jobgroups.domain.leases import LeaseTable, fair_share, leases_to_acquire, release_count
 from jobgroups.domain.retry_policy import (
     LONGEST_PAUSE,
     AttemptHistory,
@@ -16,7 +21,6 @@ from jobgroups.domain.states import RetryScope
 
 NAMES = ["gpu-1", "gpu-2", "gpu-3", "gpu-4"]
 GIB = 2**30
-
 failures = st.sampled_from(list(FailureClass))
 policies = st.builds(
     RetryPolicy,
@@ -53,9 +57,6 @@ def policy(attempts: int = 3, elsewhere: RetryScope = RetryScope.GROUP) -> Retry
     return RetryPolicy(max_attempts=attempts, elsewhere=elsewhere)
 
 
-# --- how often ------------------------------------------------------------------------------------
-
-
 @given(policies, st.lists(failures, min_size=1))
 def test_no_child_has_more_charged_attempts_than_its_policy_allows(
     bounds: RetryPolicy, met: list[FailureClass]
@@ -75,9 +76,6 @@ def test_only_what_may_be_tried_again_and_was_named_is(
     if bounds.allows(failure, charged):
         assert TAXONOMY[failure].retry is not RetryTarget.NEVER
         assert bounds.retry_on is None or failure in bounds.retry_on
-
-
-# --- where ----------------------------------------------------------------------------------------
 
 
 @given(failures, snapshots, tries)
@@ -148,11 +146,68 @@ def test_the_least_waiting_and_then_the_first_by_id_is_chosen() -> None:
     assert best_candidate([one("b"), one("a", waiting=1), one("c")], AttemptHistory()) == "b"
 
 
-# --- when -----------------------------------------------------------------------------------------
-
-
 @given(st.integers(1, 10_000), st.floats(0, 1))
 def test_a_pause_doubles_is_spread_by_half_and_bounded(charged: int, jitter: float) -> None:
     middle = 2 * 2 ** min(charged - 1, 60)
     found = backoff_delay(charged, backoff=2, jitter=jitter)
     assert min(middle * 0.5, LONGEST_PAUSE) <= found <= min(middle * 1.5, LONGEST_PAUSE)
+
+
+EIGHT = frozenset(f"gpu-{n}" for n in range(8))
+#: As seen once another runner has just started.
+STARTING = LeaseTable(live_runners=frozenset({"b"}))
+
+
+def leases(**holders: str) -> LeaseTable:
+    """Return leases of living runners, by backend (``gpu_1="b"``)."""
+    others = {name.replace("_", "-"): runner for name, runner in holders.items()}
+    names = frozenset(others.values())
+    return LeaseTable(held_by_others=others, live_runners=names, stable_runners=names)
+
+
+def test_of_two_that_start_together_each_takes_half() -> None:
+    assert len(leases_to_acquire(EIGHT, frozenset(), STARTING)) == 4
+
+
+def test_beyond_its_share_a_runner_takes_only_what_is_left_lying() -> None:
+    mine = frozenset(sorted(EIGHT)[:4])
+    assert leases_to_acquire(EIGHT, mine, replace(STARTING, unclaimed=frozenset({"gpu-7"}))) == ["gpu-7"]
+
+
+def test_what_another_one_holds_is_not_taken() -> None:
+    held = leases(gpu_0="b", gpu_1="b")
+    assert set(leases_to_acquire(EIGHT, frozenset(), held)) <= EIGHT - {"gpu-0", "gpu-1"}
+
+
+def test_to_a_runner_that_comes_half_is_given() -> None:
+    assert release_count(EIGHT, EIGHT, STARTING) == 0, "it may crash at its start"
+    assert release_count(EIGHT, EIGHT, replace(STARTING, stable_runners=frozenset({"b"}))) == 4
+
+
+@given(st.integers(0, 60), st.integers(1, 6), st.randoms(use_true_random=False))
+def test_from_any_start_all_come_to_their_share_and_stay_there(count: int, runners: int, dice: object) -> None:
+    """Each in turn gives and takes; after a few turns nothing moves any more."""
+    wanted = frozenset(f"gpu-{n}" for n in range(count))
+    names = [f"r{n}" for n in range(runners)]
+    held = {one: dice.choice([*names, ""]) for one in wanted}  # type: ignore[attr-defined]
+    for turn in range(10):
+        before = dict(held)
+        for name in names:
+            _turn(name, names, wanted, held)
+        if turn > 4:
+            assert held == before
+    sizes = [sum(one == name for one in held.values()) for name in names]
+    assert "" not in held.values()
+    assert max(sizes) <= fair_share(count, runners)
+    assert min(sizes) >= count // runners
+
+
+def _turn(name: str, names: list[str], wanted: frozenset[str], held: dict[str, str]) -> None:
+    mine = frozenset(one for one, holder in held.items() if holder == name)
+    live_runners = frozenset(names) - {name}
+    others = {one: holder for one, holder in held.items() if holder not in ("", name)}
+    seen = LeaseTable(held_by_others=others, live_runners=live_runners, stable_runners=live_runners)
+    for one in leases_to_acquire(wanted, mine, seen):
+        held[one] = name
+    for one in sorted(mine)[: release_count(wanted, mine, seen)]:
+        held[one] = ""

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobgroups.workflow.seeds import MAX_SEED, MIN_DISTANCE, SeedStrategy, hashed, seeds
+from tests.harness.cases import cases
 
 ALL = list(SeedStrategy)
 strategies = st.sampled_from(ALL)
@@ -46,16 +47,7 @@ def test_random_seeds_are_the_hashes_in_order_of_the_counter() -> None:
 FAR, NEAR, BETWEEN = 10 * MIN_DISTANCE, 5 * MIN_DISTANCE, 7 * MIN_DISTANCE
 
 
-@pytest.mark.parametrize(
-    ("base", "drawn", "found"),
-    [
-        (42, [41 + MIN_DISTANCE, 42 + MIN_DISTANCE, 43 + MIN_DISTANCE, 0, MAX_SEED], [1, 4]),
-        # A hash is compared with all earlier ones.
-        (0, [FAR, NEAR, NEAR + 1, NEAR - 1, FAR + 1, BETWEEN], [0, 1, 5]),
-        # The distance is linear: it does not wrap.
-        (0, [MAX_SEED], [0]),
-    ],
-)
+@pytest.mark.parametrize(("base", "drawn", "found"), cases(__file__, "random_passes_over_a_hash_that_is_too_near"))
 def test_random_passes_over_a_hash_that_is_too_near(
     base: int, drawn: list[int], found: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,19 +56,7 @@ def test_random_passes_over_a_hash_that_is_too_near(
     assert seeds(SeedStrategy.RANDOM, base, len(expected)) == expected
 
 
-@pytest.mark.parametrize(
-    ("strategy", "base", "expected"),
-    [
-        (SeedStrategy.SEQUENTIAL, 42, [42, 43, 44, 45]),
-        (SeedStrategy.SEQUENTIAL, MAX_SEED - 1, [MAX_SEED - 1, MAX_SEED, 0, 1]),
-        (SeedStrategy.FIBONACCI, 42, [42, 1042, 2042, 4042, 7042, 12042, 20042, 33042]),
-        (SeedStrategy.FIBONACCI, MAX_SEED, [MAX_SEED, 999, 1999, 3999]),
-        (SeedStrategy.GOLDEN_RATIO, 42, [42, 67, 109, 177, 287]),
-        (SeedStrategy.GOLDEN_RATIO, 0, [0, 1, 2, 4, 6, 11, 17]),
-        # 1 × φ is 1.6: its floor is taken by the base, so it moves up to 2, and so on.
-        (SeedStrategy.GOLDEN_RATIO, 1, [1, 2, 3, 4, 6, 11, 17]),
-    ],
-)
+@pytest.mark.parametrize(("strategy", "base", "expected"), cases(__file__, "known_values"))
 def test_known_values(strategy: SeedStrategy, base: int, expected: list[int]) -> None:
     assert seeds(strategy, base, len(expected)) == expected
 

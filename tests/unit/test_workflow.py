@@ -22,12 +22,10 @@ from jobgroups.workflow import (
 )
 from jobgroups.workflow.seed_inputs import NO_SEED
 from jobgroups.workflow.validation import MAX_DEPTH, shown_key
+from tests.harness.cases import cases
 from tests.harness.graphs import node
 
 SEED_INPUTS = json.loads(Path(__file__).with_name("seed_inputs.json").read_text())
-
-
-# --- check_workflow
 
 
 def test_workflow_is_accepted() -> None:
@@ -35,30 +33,11 @@ def test_workflow_is_accepted() -> None:
         check_workflow({"a:1": node() | odd, "nodes": node(), "links": node(), "prompt": node()})
 
 
-EDITOR = {"last_node_id": 9, "nodes": [{"id": 3, "type": "KSampler"}], "links": [], "version": 0.4}
+_ODD_KEY = ({"\x00\ud800" + "k" * 500: 1}, ".??" + "k" * 62, "")
 
 
 @pytest.mark.parametrize(
-    ("workflow", "field", "message"),
-    [
-        *((value, "", "an object of node ids") for value in (None, [], "{}", 3, True, [["3", {}]])),
-        ({}, "", "at least one node"),
-        *(
-            (value, "", '"Save (API format)"')
-            for value in (EDITOR, {"nodes": [], "links": []}, {"nodes": {}, "links": {}})
-        ),
-        ({"prompt": {"3": node()}, "client_id": "a"}, "", 'inside "prompt"'),
-        *(({"3": node(), "7": value}, ".7", "must be an object") for value in ("KSampler", None, [])),
-        *(
-            ({"7": value}, ".7.class_type", "the name of the node's class")
-            for value in ({"inputs": {}}, {"class_type": ["KSampler"], "inputs": {}}, {"class_type": "", "inputs": {}})
-        ),
-        *(
-            ({"7": {"class_type": "KSampler"} | value}, ".7.inputs", "Must be an object, empty")
-            for value in ({}, {"inputs": None}, {"inputs": []})
-        ),
-        ({"\x00\ud800" + "k" * 500: 1}, ".??" + "k" * 62, ""),
-    ],
+    ("workflow", "field", "message"), [_ODD_KEY, *cases(__file__, "invalid_workflow_is_refused_with_its_path")]
 )
 def test_invalid_workflow_is_refused_with_its_path(workflow: object, field: str, message: str) -> None:
     with pytest.raises(WorkflowInvalid) as caught:
@@ -66,9 +45,6 @@ def test_invalid_workflow_is_refused_with_its_path(workflow: object, field: str,
     assert caught.value.field == f"workflow_json{field}"
     assert message in caught.value.message
     assert shown_key("Größe 3.1") == "Größe 3.1"
-
-
-# --- check_text
 
 
 @pytest.mark.parametrize(
@@ -82,8 +58,7 @@ def test_invalid_workflow_is_refused_with_its_path(workflow: object, field: str,
         ([float("nan")], ".0"),
         # As json.loads returns them.
         *((json.loads(text), "") for text in (r'"\ud83d"', r'"\u0000"', "1e999")),
-        # The outermost of several, and the first of its level.
-        ([{"deep": ["\x00"]}, [1, {"x": "\x00"}], [1, "\x00"], {"late": "\x00"}], ".2.1"),
+        ([["fine"], {"first": ["\x00"]}, {"late": "\x00"}], ".1.first.0"),
     ],
 )
 def test_unstorable_value_is_refused_with_its_path(value: object, path: str) -> None:
@@ -145,9 +120,6 @@ def test_accepted_value_can_be_written_as_strict_json(value: object) -> None:
     assert "\\u0000" not in text
 
 
-# --- graph
-
-
 def test_link_is_a_node_id_and_a_slot() -> None:
     assert all(map(is_link, (["6", 0], ["a:1", 2])))
     assert not any(map(is_link, (["6"], [6, 0], [], "6", {"6": 0})))
@@ -156,9 +128,6 @@ def test_link_is_a_node_id_and_a_slot() -> None:
 @pytest.mark.parametrize("meta", [None, "Title", {"title": 3}, {"title": ""}, {}])
 def test_invalid_title_is_none(meta: object) -> None:
     assert node_title({"class_type": "X", "inputs": {}, "_meta": meta}) is None
-
-
-# --- seeds
 
 
 @pytest.mark.parametrize("case", SEED_INPUTS["found"].values(), ids=SEED_INPUTS["found"])
@@ -197,9 +166,6 @@ def test_plain_seed_is_ignored_with_a_warning(name: str, value: object) -> None:
     assert len(template.warnings) == 1
     assert template.warnings[0].startswith(f'The parameter "{name}" is ignored: every job has')
     assert with_seed(template, 99)["3"]["inputs"] == {"seed": 99, "noise_seed": 99}
-
-
-# --- copies
 
 
 def test_arguments_and_the_order_of_keys_stay_and_nodes_without_a_seed_are_shared() -> None:

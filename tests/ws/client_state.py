@@ -1,30 +1,14 @@
 """The state of a group as a client derives it from the stream."""
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 from jobgroups.serializers import FILE_FIELDS
 
-#: Fields of a child in the stream, without ``progress`` and ``current_step``.
-CHILD_FIELDS = [
-    "job_id",
-    "backend_id",
-    "seed",
-    "status",
-    "outputs",
-    "error_message",
-    "error_type",
-    "error_details",
-    "failure_class",
-    "queued_at",
-    "started_at",
-    "completed_at",
-    "attempts",
-    "warnings",
-    "outputs_reused",
-]
+_FIELDS: dict[str, list[str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 #: Fields of a file that the stream lacks: events are stored before a file is captured.
 OF_REST = {*FILE_FIELDS, "file_url", "thumbnail_url", "captured"}
-GROUP_FIELDS = ["job_group_id", "status", "completed_at", "run", "seq", "metadata", "total_count", "created_at"]
 COUNTS = {"completed_count": ("completed",), "failed_count": ("failed", "timeout")}
 _ENDS = {
     "child_completed": ("completed", "completed_at"),
@@ -32,14 +16,14 @@ _ENDS = {
     "child_timeout": ("timeout", "timed_out_at"),
     "child_cancelled": ("cancelled", "cancelled_at"),
 }
-#: Fields of a child that belong to one run.
-_OF_A_RUN = ["outputs", "error_message", "error_type", "error_details", "failure_class", "started_at", "completed_at"]
 
 
 class ClientState:
     def __init__(self) -> None:
         self.group: dict[str, Any] = {}
         self.children: dict[str, dict[str, Any]] = {}
+        #: The ``seq`` of the page from which a child was read: earlier events are part of the page.
+        self.read_at: dict[str, int] = {}
 
     @property
     def seq(self) -> int:
@@ -49,22 +33,33 @@ class ClientState:
     def take(self, frame: dict[str, Any]) -> None:
         """Apply a frame; fail if an event was lost or doubled."""
         if frame["type"] == "initial_state":
-            self.group = {name: frame[name] for name in GROUP_FIELDS}
+            self.group = {name: frame[name] for name in _FIELDS["group"]}
             self.children = {one["job_id"]: picked(one) for one in frame["child_jobs"]}
+            self.read_at = {}
         elif "seq" in frame:
             assert frame["seq"] == self.seq + 1
             self._event(frame)
             self.group["seq"], self.group["run"] = frame["seq"], frame["run"]
 
+    def take_page(self, page: dict[str, Any]) -> None:
+        """Add the jobs of a page, which are as of the page's ``seq``."""
+        for one in page["child_jobs"]:
+            self.children[one["job_id"]], self.read_at[one["job_id"]] = picked(one), page["seq"]
+
+    def knows_later(self, job_id: str) -> bool:
+        """Return whether the state of a child is of a later event than the last one that was applied."""
+        return self.read_at.get(job_id, 0) > self.seq
+
     def _event(self, frame: dict[str, Any]) -> None:
         kind = frame["type"]
         if kind == "group_complete":
-            self.group |= {name: frame[name] for name in ("status", "completed_at")}
+            self.group |= {name: frame[name] for name in ("status", "completed_at", "stopped_at")}
             for result in frame["results"]:
-                assert self.children[result["job_id"]]["status"] == result["status"]
+                job_id = result["job_id"]
+                assert self.knows_later(job_id) or self.children[job_id]["status"] == result["status"]
         elif kind == "group_reopened":
             self._reopened(frame)
-        elif kind != "group_started":
+        elif kind != "group_started" and not self.knows_later(frame["job_id"]):
             self._child(self.children[frame["job_id"]], kind, frame)
 
     def _reopened(self, frame: dict[str, Any]) -> None:
@@ -72,9 +67,11 @@ class ClientState:
         assert frame["run"] == self.group["run"] + 1
         self.group["completed_at"] = None
         for job_id, backend_id in zip(frame["job_ids"], frame["backend_ids"], strict=True):
+            if self.knows_later(job_id):
+                continue
             child = self.children[job_id]
             assert child["status"] in ("failed", "timeout", "cancelled")
-            child |= {name: None for name in _OF_A_RUN if name in child}
+            child |= {name: None for name in _FIELDS["run"] if name in child}
             child |= {"status": "queued", "warnings": []}
             child |= {"backend_id": backend_id, "queued_at": frame["reopened_at"]}
 
@@ -93,7 +90,7 @@ class ClientState:
             assert child["status"] in ("queued", "running") or (
                 child["status"] in ("failed", "timeout") and frame["requested_by"]
             )
-            child |= {name: None for name in _OF_A_RUN if name in child}
+            child |= {name: None for name in _FIELDS["run"] if name in child}
             child |= {"status": "queued", "warnings": [], "queued_at": frame["queued_at"]}
             child["attempts"] = max(child["attempts"], frame["attempt"])
             child["backend_id"] = frame["next_backend_id"]
@@ -102,7 +99,7 @@ class ClientState:
             child["backend_id"] = frame["backend_id"]
             child |= {"status": status, "completed_at": frame[moment]}
             child |= {name: frame[name] for name in ("outputs", "warnings", "outputs_reused") if name in frame}
-            child |= {name: frame.get(name) for name in ("error_details", "failure_class")}
+            child |= {name: frame.get(name) for name in ("error_details", "failure_class", "stopped_by")}
             child["attempts"] = max(child["attempts"], frame.get("attempt", 0))
             child["error_message"] = frame.get("error")
             child["error_type"] = frame.get("error_type")
@@ -120,4 +117,4 @@ def picked(child: dict[str, Any]) -> dict[str, Any]:
         key: [{name: one[name] for name in one if name not in OF_REST} for one in value] if key == "images" else value
         for key, value in (child["outputs"] or {}).items()
     }
-    return {name: child[name] for name in CHILD_FIELDS} | {"outputs": outputs or child["outputs"]}
+    return {name: child[name] for name in _FIELDS["child"]} | {"outputs": outputs or child["outputs"]}

@@ -9,6 +9,7 @@ from typing import Any
 from channels.testing import WebsocketCommunicator
 
 from director.asgi import application
+from tests.harness.contract import check_frame
 
 DEADLINE = 20.0
 
@@ -23,6 +24,8 @@ class Watcher:
         assert message["type"] == "websocket.send", message
         frame: dict[str, Any] = json.loads(message["text"])
         self.frames.append(frame)
+        if "run" in frame:  # an event of the log; the tests invent progress
+            check_frame(frame)
         return frame
 
     async def until(self, kind: str) -> dict[str, Any]:
@@ -61,10 +64,15 @@ class Watcher:
 
 @asynccontextmanager
 async def watching(group_id: str, query: str = "") -> AsyncIterator[Watcher]:
-    path = f"/ws/job-groups/{group_id}{query}"
+    async with connected(f"/ws/job-groups/{group_id}{query}") as watcher:
+        yield watcher
+
+
+@asynccontextmanager
+async def connected(path: str) -> AsyncIterator[Watcher]:
     communicator = WebsocketCommunicator(application, path)
-    connected, _ = await communicator.connect(DEADLINE)
-    assert connected
+    is_connected, _ = await communicator.connect(DEADLINE)
+    assert is_connected
     try:
         yield Watcher(communicator)
     finally:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from jobgroups.consumers.reads import close_rows
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.events.hub import hub
+from jobgroups.streams.reads import close_rows
 from tests.ws.played_runner import PlayedRunner
 
 

@@ -11,13 +11,13 @@ import pytest
 
 from backends.comfyui.event_socket import EventSocket
 from backends.comfyui.protocol import Executing, ExecutionStart, Preview
-from jobgroups.consumers.stream import ChildHead, Stream
 from jobgroups.events.hub import Hub
 from jobgroups.events.hub import hub as process_hub
 from jobgroups.events.messages import Message, PreviewFrame
 from jobgroups.runner.attempt.driver import AttemptSpec
 from jobgroups.runner.session.previews import MIN_INTERVAL, SessionPreviews
 from jobgroups.serializers import to_json
+from jobgroups.streams.stream import ChildHead, Frame, Stream
 from tests.ws.clients import watching
 from tests.ws.conftest import Writer
 
@@ -67,11 +67,10 @@ async def test_frame_is_not_decoded_without_a_subscriber(monkeypatch: pytest.Mon
         raise AssertionError("decoded")
 
     monkeypatch.setattr("backends.comfyui.protocol._parse_binary", decode)
-    socket = EventSocket(None, url="", client_id="c", previews=True)  # type: ignore[arg-type]
+    wanted = [False, True]
+    socket = EventSocket(None, url="", client_id="c", wants_previews=lambda: wanted.pop(0))  # type: ignore[arg-type]
     frame = struct.pack(">II", 1, 1) + b"jpeg"
-    socket.wants_previews = lambda: False
     assert socket._event(frame) is None
-    socket.wants_previews = lambda: True
     with pytest.raises(AssertionError, match="decoded"):
         socket._event(frame)
 
@@ -127,13 +126,13 @@ async def test_preview_above_the_frame_limit_is_dropped(hub: Hub) -> None:
 def test_preview_is_sent_for_the_running_attempt_only() -> None:
     stream = Stream(1, [ChildHead("j_1", "queued", 0.0, 0)])
     frame = PreviewFrame("j_1", 1, "picture")
-    assert stream.preview(frame) is None
+    assert stream.preview(frame) == []
     stream.event(2, '{"type": "child_started", "job_id": "j_1", "attempt": 1}')
-    assert stream.preview(frame) == "picture"
-    assert stream.preview(PreviewFrame("j_1", 2, "another attempt's")) is None
+    assert stream.preview(frame) == [Frame("picture")]
+    assert stream.preview(PreviewFrame("j_1", 2, "another attempt's")) == []
     stream.event(3, '{"type": "child_completed", "job_id": "j_1"}')
-    assert stream.preview(frame) is None
-    assert stream.preview(PreviewFrame("j_unknown", 1, "x")) is None
+    assert stream.preview(frame) == []
+    assert stream.preview(PreviewFrame("j_unknown", 1, "x")) == []
 
 
 async def test_previews_are_sent_to_clients_that_request_them(writer: Writer) -> None:

@@ -4,16 +4,18 @@ import asyncio
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
-from tests.bench.sockets import StreamSocket, read_all
+from tests.bench.sockets import StreamSocket, allow_many, read_all
 from tests.harness.processes import Served, migrated
 from tests.ws.served import TALK
 
@@ -86,16 +88,10 @@ async def close_code(client: ClientConnection) -> int | None:
             return None if closed.rcvd is None else closed.rcvd.code
 
 
-@pytest.mark.parametrize(
-    ("path", "code"),
-    [
-        ("/ws/job-groups/jg_000000000000", "group_not_found"),
-        *((path, "not_found") for path in ("/ws/job-groups/", "/ws/job-groups/a%2Fb")),
-    ],
-)
-async def test_unknown_group_and_path_close_with_4404(process: PlayedDirector, path: str, code: str) -> None:
+@pytest.mark.parametrize("path", ["/ws/job-groups/", "/ws/job-groups/a%2Fb"])
+async def test_unknown_path_closes_with_4404(process: PlayedDirector, path: str) -> None:
     async with process.connect(path) as client:
-        assert (await frame(client))["code"] == code
+        assert (await frame(client))["code"] == "not_found"
         assert await close_code(client) == 4404
 
 
@@ -113,6 +109,50 @@ async def test_unread_progress_is_not_kept_for_a_client(served: PlayedDirector) 
     assert percents == sorted(percents)
     assert percents[-1] == 99.0
     assert len(percents) < TALK * 3 / 4
+
+
+@asynccontextmanager
+async def _sse(process: PlayedDirector, group_id: str) -> AsyncIterator[asyncio.StreamReader]:
+    """Request all events of a group. What is not read stays in small buffers and in those of the system."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(process.url).port)
+    path = f"/api/job-groups/{group_id}/events/stream?since=0"
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        yield reader
+    finally:
+        writer.close()
+
+
+async def test_unread_progress_is_not_kept_for_a_client_of_server_sent_events(served: PlayedDirector) -> None:
+    await served.do("run")
+    read = b""
+    async with _sse(served, await served.do("submit")) as reader, asyncio.timeout(DEADLINE):
+        await reader.readuntil(b"group_created")
+        await served.do("talk")
+        while b'"progress": 99.0' not in read[-9_000:]:
+            read += await reader.read(2**18)
+    assert 0 < read.count(b"event: child_progress") < TALK * 3 / 4
+
+
+@pytest.mark.slow
+async def test_a_thousand_clients_of_server_sent_events_get_every_event(process: PlayedDirector) -> None:
+    allow_many()
+    group_id = await process.do("submit-40")
+
+    async def seqs(reader: asyncio.StreamReader) -> list[int]:
+        ids = []
+        async for line in reader:
+            if line.startswith(b"id: "):
+                ids.append(int(line[4:]))
+            elif line == b"event: group_complete\n":
+                break
+        return ids
+
+    async with AsyncExitStack() as stack, asyncio.timeout(100), asyncio.TaskGroup() as tasks:
+        clients = [await stack.enter_async_context(_sse(process, group_id)) for _ in range(1_000)]
+        reading = [tasks.create_task(seqs(reader)) for reader in clients]
+        await process.do("run")
+    assert [one.result() for one in reading] == [list(range(1, 83))] * 1_000
 
 
 async def test_unusual_frames_harm_neither_the_connection_nor_others(served: PlayedDirector) -> None:

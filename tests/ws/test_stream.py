@@ -1,20 +1,33 @@
-"""The stream of a group through the real application: order, resume, progress, closes."""
+"""The stream of a group: what a client is sent, and that it follows from snapshot and events."""
 
 import asyncio
+import contextlib
 import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from pytest_django import Settings
 
-from jobgroups.consumers import job_group, reads
+from jobgroups.api.long_polls import long_polls
 from jobgroups.consumers.socket import close_all
+from jobgroups.domain.states import RetryScope, Where
+from jobgroups.errors import Conflict, GroupNotFound
 from jobgroups.events import hub as hub_module
+from jobgroups.events import log
 from jobgroups.events.hub import hub
 from jobgroups.events.messages import EventFrame, Message
+from jobgroups.models import ChildJob
 from jobgroups.queries import groups
+from jobgroups.services import cancellation, moves, retries
+from jobgroups.services.assignment import Choice
+from jobgroups.services.groups import group_delete
 from jobgroups.services.progress import ProgressRow, progress_flush
+from jobgroups.streams import feed, reads
+from jobgroups.streams.reads import read
+from tests.ws.client_state import COUNTS, ClientState, picked
 from tests.ws.clients import Watcher, settled, watching
 from tests.ws.conftest import Writer
 from tests.ws.played_runner import progress
@@ -29,6 +42,25 @@ LAST = 8
 async def group(writer: Writer) -> str:
     group_id: str = await writer.do(writer.runner.submit, metadata={"scene": "shot_001"})
     return group_id
+
+
+@pytest.mark.parametrize("is_notified", [True, False])
+async def test_stream_and_wait_end_when_the_group_is_deleted(
+    writer: Writer, group: str, monkeypatch: pytest.MonkeyPatch, is_notified: bool
+) -> None:
+    monkeypatch.setattr(hub_module, "POLL_SECONDS", 60.0 if is_notified else 0.1)
+    if not is_notified:
+        monkeypatch.setattr(log, "publish_changed", lambda _group_id: None)
+    await writer.do(writer.runner.run_to_end)
+    async with watching(group) as client:
+        last = await client.until("group_complete")
+        wait = asyncio.create_task(long_polls.has_moved(group, since=last["seq"], seconds=30))
+        await settled(lambda: long_polls._waiting)
+        await writer.do(group_delete, group_id=group)
+        assert (await client.until("error"))["code"] == "group_not_found"
+        assert await client.close_code() == 4404
+        with pytest.raises(GroupNotFound):
+            await wait
 
 
 @pytest.fixture
@@ -65,7 +97,7 @@ async def test_finished_group_sends_its_snapshot_and_its_end(writer: Writer, gro
 async def test_since_resumes_right_after_the_known_event(
     writer: Writer, group: str, since: int, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (job_group, reads):
+    for module in (feed, reads):
         monkeypatch.setattr(module, "PAGE", page)
     await writer.do(writer.runner.run_to_end)
     async with watching(group, f"?since={since}") as client:
@@ -93,9 +125,6 @@ async def test_unknown_group_is_accepted_and_closed_with_4404(writer: Writer, gr
     assert len(frame["detail"]) < 100
 
 
-# --- messages of clients --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("text", ["ping", '{"type": "ping"}', ' {"type":"ping","at":1}\n'])
 async def test_ping_is_answered_after_the_snapshot(group: str, text: str) -> None:
     async with watching(group) as client:
@@ -119,9 +148,6 @@ async def test_unknown_message_gets_an_error_and_the_connection_stays(client: Wa
     await client.communicator.send_to(bytes_data=b"\x00\xff")
     await client.pong()
     assert client.kinds() == ["initial_state", *["error"] * (len(texts) + 1), "pong"]
-
-
-# --- progress -------------------------------------------------------------------------------------
 
 
 async def percents(client: Watcher) -> list[float]:
@@ -205,9 +231,6 @@ async def test_client_that_resumes_gets_progress(writer: Writer, group: str) -> 
     assert client.kinds() == ["pong", "child_progress"]
 
 
-# --- lost and late messages -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("all_lost", [False, True], ids=["gap", "timer"])
 async def test_lost_events_are_read_from_the_database(
     writer: Writer, group: str, all_lost: bool, monkeypatch: pytest.MonkeyPatch
@@ -247,7 +270,7 @@ async def test_event_between_subscription_and_snapshot_is_sent_once(
         await go_on.wait()
         return await reads.read(*args, **kwargs)
 
-    monkeypatch.setattr(job_group, "read", delayed_read)
+    monkeypatch.setattr(feed, "read", delayed_read)
     async with watching(group) as client:
         await reading.wait()
         claim = await writer.do(writer.runner.begin, "gpu_1")
@@ -257,20 +280,6 @@ async def test_event_between_subscription_and_snapshot_is_sent_once(
         await client.until("child_failed")
     assert first["seq"] == 2
     assert client.seqs == [3]
-
-
-# --- many, slow, closing --------------------------------------------------------------------------
-
-
-async def test_two_hundred_sockets_of_a_group_get_every_event(writer: Writer, group: str) -> None:
-    async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(watching(group)) for _ in range(200)]
-        for client in clients:
-            await client.next()
-        await writer.do(writer.runner.run_to_end)
-        for client in clients:
-            await client.until("group_complete")
-        assert {tuple(client.seqs) for client in clients} == {tuple(range(2, LAST + 1))}
 
 
 async def test_client_that_does_not_read_is_closed_as_too_slow(
@@ -329,9 +338,137 @@ async def test_broken_stream_sends_an_error_and_raises(group: str, monkeypatch: 
     async def broken_read(*args: object, **kwargs: object) -> object:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(job_group, "read", broken_read)
+    monkeypatch.setattr(feed, "read", broken_read)
     with pytest.raises(ExceptionGroup):
         async with watching(group) as client:
             assert (await client.next())["code"] == "internal_error"
             await client.communicator.wait()
     assert group not in hub._channels
+
+
+class Client:
+    """A client that may reconnect, with ``since`` or without."""
+
+    def __init__(self, group_id: str) -> None:
+        self.group_id = group_id
+        self.state = ClientState()
+        self.percents: dict[tuple[str, int], float] = {}
+        self._stack = AsyncExitStack()
+        self._watcher: Watcher | None = None
+
+    async def connect(self, *, resume: bool) -> None:
+        await self._stack.aclose()
+        query = f"?since={self.state.seq}" if resume and self.state.group else ""
+        self._watcher = await self._stack.enter_async_context(watching(self.group_id, query))
+        self.percents.clear()
+
+    async def disconnect(self) -> None:
+        await self._stack.aclose()
+
+    async def read_until(self, seq: int) -> None:
+        assert self._watcher is not None
+        while not self.state.group or self.state.seq < seq:
+            frame = await self._watcher.next()
+            self._take(frame)
+            if frame.get("children_next"):
+                for first in range(0, self.state.group["total_count"], 2):
+                    self.state.take_page(await read(groups.group_page, self.group_id, first=first, limit=2))
+
+    def _take(self, frame: dict[str, Any]) -> None:
+        self.state.take(frame)
+        if frame["type"] == "child_progress" and not self.state.knows_later(frame["job_id"]):
+            child = self.state.children[frame["job_id"]]
+            assert child["status"] == "running", "progress before the start or after the end"
+            assert child["attempts"] == frame["attempt"]
+            key = frame["job_id"], frame["attempt"]
+            assert frame["progress"] >= self.percents.get(key, 0.0), "progress went back"
+            self.percents[key] = frame["progress"]
+
+
+def lossy(dice: random.Random, publish: Any) -> Any:
+    """Return a ``publish`` that loses every fourth message."""
+
+    def publish_or_lose(message: Message) -> None:
+        if dice.random() < 0.75:
+            publish(message)
+
+    return publish_or_lose
+
+
+def random_progress(dice: random.Random, writer: Writer, group_id: str) -> None:
+    claims = list(writer.runner.claims.values())
+    if claims:
+        claim = dice.choice(claims)
+        progress(group_id, claim.child_id, claim.number, float(dice.randrange(100)))
+
+
+async def requested(dice: random.Random, writer: Writer, group_id: str, word: str) -> None:
+    """Send a user's request about a group, ended or not."""
+    if word == "retry":
+        with contextlib.suppress(Conflict):
+            await writer.do(retries.group_retry, group_id=group_id)
+    elif word == "retry job":
+        job = dice.choice(await writer.do(_job_ids, group_id))
+        choice = Choice(where=dice.choice([None, *Where]))
+        with contextlib.suppress(Conflict):
+            await writer.do(retries.child_retry, group_id=group_id, job_id=job, choice=choice, by="anna")
+    elif word == "move":
+        job = dice.choice(await writer.do(_job_ids, group_id))
+        target = dice.choice(writer.runner.names)
+        with contextlib.suppress(Conflict):
+            await writer.do(moves.child_move, group_id=group_id, job_id=job, backend_id=target)
+    elif dice.random() < 0.1:
+        await writer.do(cancellation.group_cancel, group_id=group_id)
+
+
+def _job_ids(group_id: str) -> list[str]:
+    return list(ChildJob.objects.filter(group_id=group_id).values_list("pk", flat=True))
+
+
+@pytest.mark.parametrize("kind", ["lossless", "lossy", "large"])
+@pytest.mark.parametrize("seed", range(12))
+async def test_snapshot_and_events_are_the_next_snapshot(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, settings: Settings, seed: int, kind: str
+) -> None:
+    settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
+    monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.01)
+    dice = random.Random(seed)
+    if kind == "large":
+        monkeypatch.setattr(groups, "MAX_LISTED", 0)
+    if kind != "lossless":
+        monkeypatch.setattr(hub, "publish", lossy(dice, hub.publish))
+    backends = tuple(dice.choices(writer.runner.names, k=dice.randint(1, 5)))
+    policy = {"max_attempts": dice.randint(1, 4), "retry_elsewhere": dice.choice([*RetryScope])}
+    group_id = await writer.do(writer.runner.submit, backends, **policy)
+    clients = [Client(group_id) for _ in range(3)]
+    for client in clients:
+        await client.connect(resume=False)
+    for _ in range(60):
+        words = [*["step"] * 3, "progress", "read", "reconnect", "cancel", "retry"]
+        match dice.choice([*words, "retry job", "move"]):
+            case "step":
+                await writer.do(writer.runner.random_step, dice)
+            case "progress":
+                random_progress(dice, writer, group_id)
+            case "read":
+                seqs = await writer.do(groups.group_seqs, [group_id])
+                await dice.choice(clients).read_until(dice.randint(1, seqs[group_id]))
+            case "reconnect":
+                await dice.choice(clients).connect(resume=dice.random() < 0.7)
+            case word:
+                await requested(dice, writer, group_id, word)
+    monkeypatch.setattr(groups, "MAX_LISTED", 1_000)
+    snapshot = await writer.do(groups.group_snapshot, group_id)
+    for client in clients:
+        await client.read_until(snapshot["seq"])
+        await client.disconnect()
+        _assert_same(client.state, snapshot)
+
+
+def _assert_same(state: ClientState, snapshot: dict[str, Any]) -> None:
+    assert list(state.children.values()) == [picked(one) for one in snapshot["child_jobs"]]
+    assert state.counts() == {name: snapshot[name] for name in COUNTS}
+    for name in ("seq", "run", "completed_at", "metadata"):
+        assert state.group[name] == snapshot[name], name
+    if snapshot["completed_at"] is not None:
+        assert state.group["status"] == snapshot["status"]

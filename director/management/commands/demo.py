@@ -33,7 +33,6 @@ class Command(BaseCommand):
         parser.add_argument("--seconds", type=float, default=4.0, help="duration of a simulated job (default 4)")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the demo; exit with status 0 if every check passes."""
         folder = _folder(options["folder"])
         demo = run(folder, once=options["once"], seconds=options["seconds"])
         try:

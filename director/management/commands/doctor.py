@@ -5,14 +5,16 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand
 
 from director import __version__
 from director.doctor import report
-from director.doctor.findings import Finding, Level
+from director.doctor.checks import SEVERITY, Finding, Level
 from director.management.commands.serve import DEFAULT_PORT
+from jobgroups.domain.clock import iso, now
 
 _INDENT: Final = " " * 9
 
@@ -36,11 +38,14 @@ class Command(BaseCommand):
         # The findings report what would be logged.
         logging.disable(logging.CRITICAL)
         found = report.run_checks(options["port"])
+        worst = max((one.level for one in found), key=SEVERITY.index)
         if options["json"]:
-            self.stdout.write(json.dumps(report.as_json(found), indent=2, ensure_ascii=False))
+            said = {"version": __version__, "created_at": iso(now()), "status": worst}
+            findings = [asdict(one) for one in found]
+            self.stdout.write(json.dumps({**said, "findings": findings}, indent=2, ensure_ascii=False))
         else:
             self._print(found)
-        if report.worst(found) is Level.PROBLEM:
+        if worst is Level.PROBLEM:
             sys.exit(1)
 
     def _print(self, found: Sequence[Finding]) -> None:

@@ -9,17 +9,16 @@ from django.core.management.base import BaseCommand, CommandError
 
 from director.cli import output
 from director.server import data_dir, shutdown, startup
+from director.server.listen import CannotListen
+from director.server.metrics import serve_metrics
 from jobgroups.database.locks import AlreadyLocked, Lock
-from jobgroups.database.threads import DatabaseThreads
 from jobgroups.events.hub import hub
-from jobgroups.queries.groups import group_seqs
 from jobgroups.runner.service import RunnerReplaced
 from jobgroups.runner.supervisor import RunnerSupervisor
+from jobgroups.streams.reads import close_rows, read_seqs
 
 
 class Command(BaseCommand):
-    """Run one runner until SIGTERM or Ctrl-C. Running prompts continue at their backends."""
-
     help = "Run a runner, which sends jobs to the backends. `serve` has one; use this in a farm."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -33,7 +32,6 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Prepare as ``serve`` does, acquire the lock on the name, and run."""
         shutdown.exit_on_signals()
         startup.raise_file_limit()
         name = startup.runner_name(options["name"])
@@ -45,6 +43,9 @@ class Command(BaseCommand):
             with startup.held(lock, self._say):
                 startup.warn_missing(self._say)
                 startup.open_database(migrate=not options["no_migrate"], say=self._say)
+                if settings.DIRECTOR_METRICS_LISTEN:
+                    serve_metrics(*settings.DIRECTOR_METRICS_LISTEN)
+                    self._say("Metrics are at http://{}:{}/metrics".format(*settings.DIRECTOR_METRICS_LISTEN))
                 startup.use_fast_loop()
                 asyncio.run(self._run(name, lock))
         except _REFUSALS as error:
@@ -52,18 +53,17 @@ class Command(BaseCommand):
 
     async def _run(self, name: str, lock: Lock) -> None:
         loop = asyncio.get_running_loop()
-        reader = DatabaseThreads(threads=1, name="hub")
-        hub.bind(loop, read_seqs=lambda ids: reader.run(group_seqs, ids))
+        hub.bind(loop, read_seqs=read_seqs)
         runner = RunnerSupervisor(name=name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock)
         shutdown.on_signals(loop, runner.stop)
         try:
             await runner.run(ready=lambda: self._say(f"Runner {name} is ready."))
         finally:
             await hub.aclose()
-            reader.close()
+            close_rows()
 
     def _say(self, sentence: str) -> None:
         output.print_line(self.stdout, sentence)
 
 
-_REFUSALS = (data_dir.DataFolderUnusable, AlreadyLocked, RunnerReplaced, startup.CannotStart)
+_REFUSALS = (data_dir.DataFolderUnusable, AlreadyLocked, RunnerReplaced, startup.CannotStart, CannotListen)

@@ -1,28 +1,191 @@
-// The backends: the whole list is asked for again when something about any of them changed.
-import { $, call, toast } from "./dom.js";
-import { act } from "./holds.js";
-import { afterMorph, refresh } from "./parts.js";
-import { monitor } from "./live.js";
+// The backends: a table that is searched and filtered here, and sorted by the server.
+import { $, call, counted, toast } from "./dom.js";
+import { act, each } from "./holds.js";
+import { afterMorph } from "./parts.js";
+import { follow } from "./working.js";
+import "./rename.js";
 
-monitor(() => [], {
-  open: (again) => { if (again) refresh($("backends")); },
-  snapshot: () => refresh($("backends")),
-  pulse: () => refresh($("backends")),
+// What the user has set stays when a fragment comes.
+htmx.config.morphIgnore.push("data-out", "aria-pressed");
+const again = follow("backends");
+const rows = () => [...document.querySelectorAll("#farm tbody tr")];
+
+// --- search and chips: the hash of the URL keeps them ---------------------------------------------
+
+const said = new URLSearchParams(location.hash.slice(1));
+const chosenStatus = new Set(said.getAll("status"));
+const chosenTags = new Set(said.getAll("tag"));
+$("search").value = said.get("text") || "";
+
+function isShown(row, words) {
+  if (chosenStatus.size && ![...chosenStatus].some((status) => row.classList.contains(`s-${status}`))) return false;
+  if (chosenTags.size) {
+    const tags = [...row.querySelectorAll("[data-tag]")].map((one) => one.dataset.tag);
+    if (![...chosenTags].every((tag) => tags.includes(tag))) return false;
+  }
+  if (!words.length) return true;
+  const text = `${row.dataset.find} ${row.textContent}`.toLowerCase();
+  return words.every((word) => text.includes(word));
+}
+function filter() {
+  const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const isNarrow = words.length + chosenStatus.size + chosenTags.size > 0;
+  let count = 0;
+  for (const row of rows()) {
+    const shown = isShown(row, words);
+    row.toggleAttribute("data-out", !shown);
+    // No action concerns a backend that is not shown.
+    if (shown) count++; else row.querySelector("[name=pick]").checked = false;
+  }
+  for (const chip of document.querySelectorAll("#backends .chip")) {
+    chip.setAttribute("aria-pressed", String(chosenStatus.has(chip.dataset.status) || chosenTags.has(chip.dataset.tag)));
+  }
+  $("shown-count").textContent = isNarrow ? `${count} of ${counted(rows().length, "backend")}` : counted(count, "backend");
+  $("show-all").hidden = !isNarrow;
+  if ($("fits-none")) $("fits-none").hidden = count > 0;
+  picked();
+}
+function keep() {
+  const parts = new URLSearchParams();
+  if ($("search").value.trim()) parts.set("text", $("search").value.trim());
+  for (const status of chosenStatus) parts.append("status", status);
+  for (const tag of chosenTags) parts.append("tag", tag);
+  const hash = parts.size ? `#${parts}` : "";
+  history.replaceState(null, "", `${location.pathname}${location.search}${hash}`);
+  filter();
+}
+$("search").addEventListener("input", keep);
+$("show-all").addEventListener("click", () => {
+  $("search").value = "";
+  chosenStatus.clear();
+  chosenTags.clear();
+  keep();
+  $("search").focus();
 });
-// What runs moves on without anything changing in kind.
-setInterval(() => { if (!document.hidden && document.querySelector(".work.runs")) refresh($("backends")); }, 2000);
+document.addEventListener("click", (event) => {
+  const chip = event.target.closest("#backends .chip");
+  if (!chip) return;
+  const [of, value] = chip.dataset.status ? [chosenStatus, chip.dataset.status] : [chosenTags, chip.dataset.tag];
+  if (!of.delete(value)) of.add(value);
+  keep();
+});
 
-// --- pause, drain, disable … ----------------------------------------------------------------------
+// The server sorts: a fragment that comes later has the same order.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("[data-sort]");
+  if (!link || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  const query = `?sort=${link.dataset.sort}`;
+  history.replaceState(null, "", `${location.pathname}${query}${location.hash}`);
+  $("backends").dataset.part = `/parts/backends${query}`;
+  again();
+});
 
-document.addEventListener("click", async (event) => {
-  const button = event.target.closest("[data-act]");
+// --- select several ------------------------------------------------------------------------------
+
+const boxes = () => [...document.querySelectorAll("#farm tbody tr:not([data-out]) [name=pick]")];
+const chosen = () => boxes().filter((box) => box.checked).map((box) => box.closest("tr").dataset);
+const fitting = (word) => chosen().filter((one) => !(word in LABELS) || one.acts.split(" ").includes(word));
+const LABELS = { pause: "paused", drain: "being drained", resume: "resumed", enable: "enabled", disable: "disabled" };
+let last = "";
+
+function picked() {
+  const all = boxes();
+  const count = chosen().length;
+  $("selection").hidden = count === 0;
+  $("selection-count").textContent = `${count} selected`;
+  for (const button of $("selection").querySelectorAll("[data-many]")) button.disabled = !fitting(button.dataset.many).length;
+  if (!$("pick-all")) return;
+  $("pick-all").checked = count > 0 && count === all.length;
+  $("pick-all").indeterminate = count > 0 && count < all.length;
+}
+document.addEventListener("click", (event) => {
+  const box = event.target.closest?.("#farm [type=checkbox]");
+  if (!box) return;
+  const all = boxes();
+  if (box.id === "pick-all") {
+    for (const one of all) one.checked = box.checked;
+  } else {
+    const from = all.findIndex((one) => one.closest("tr").id === last);
+    const to = all.indexOf(box);
+    if (event.shiftKey && from >= 0) for (const one of all.slice(Math.min(from, to), Math.max(from, to) + 1)) one.checked = box.checked;
+    last = box.closest("tr").id;
+  }
+  picked();
+});
+$("selection-none").addEventListener("click", () => { for (const box of boxes()) box.checked = false; picked(); });
+
+$("selection").addEventListener("click", async (event) => {
+  const word = event.target.closest("[data-many]")?.dataset.many;
+  if (!word) return;
+  const targets = fitting(word);
+  const result = word === "tag" || word === "untag" ? await changeTags(word, targets) : await act(word, targets);
+  if (result) report(result, LABELS[word] || "changed");
+});
+
+function report({ done, failed }, what) {
+  again();
+  if (done) toast(`${counted(done, "backend is", "backends are")} ${what}.`);
+  $("report").hidden = !failed.length;
+  if (!failed.length) return;
+  $("report-title").textContent = `${counted(failed.length, "backend")} could not be changed:`;
+  $("report-list").replaceChildren(...failed.map((one) => {
+    const line = document.createElement("li");
+    line.textContent = `${one.name}: ${one.message}`;
+    return line;
+  }));
+}
+$("report-close").addEventListener("click", () => { $("report").hidden = true; });
+
+const tagsOf = (targets) => [...new Set(targets.flatMap((one) => [...$(`b-${one.backend}`).querySelectorAll("[data-tag]")].map((tag) => tag.dataset.tag)))].sort();
+$("tag-no").addEventListener("click", () => $("tag").close("no"));
+async function changeTags(word, targets) {
+  const isNew = word === "tag";
+  $("tag-title").textContent = `${isNew ? "Add a tag to" : "Remove a tag from"} ${counted(targets.length, "backend")}`;
+  $("tag-yes").textContent = isNew ? "Add" : "Remove";
+  $("tag-name").value = "";
+  $("tag-known").replaceChildren(...tagsOf(isNew ? rows().map((row) => row.dataset) : targets).map((tag) => new Option(tag)));
+  $("tag").returnValue = "no";
+  $("tag").showModal();
+  await new Promise((resolve) => { $("tag").addEventListener("close", resolve, { once: true }); });
+  const tag = $("tag-name").value.trim();
+  if ($("tag").returnValue !== "yes" || !tag) return null;
+  return each(targets, async (path) => {
+    const { tags } = await call("GET", path);
+    const others = tags.filter((one) => one !== tag);
+    await call("PATCH", path, { tags: isNew ? [...others, tag] : others });
+  });
+}
+
+// --- the menu of a row ---------------------------------------------------------------------------
+
+let target = null; // the data of its row
+const menu = $("row-menu");
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-menu]");
   if (!button) return;
-  const menu = button.closest("details");
-  if (menu) menu.open = false;
-  try {
-    if (await act(button)) refresh($("backends"));
-  } catch (error) { toast(error.message); }
+  target = button.closest("tr").dataset;
+  for (const one of menu.children) one.hidden = !target.acts.split(" ").includes(one.dataset.act);
+  menu.showPopover();
+  const place = button.getBoundingClientRect();
+  const above = place.bottom + menu.offsetHeight > innerHeight;
+  menu.style.top = `${above ? Math.max(0, place.top - menu.offsetHeight) : place.bottom}px`;
+  menu.style.left = `${Math.max(0, place.right - menu.offsetWidth)}px`;
+  menu.querySelector("button:not([hidden])")?.focus();
 });
+addEventListener("scroll", () => menu.hidePopover(), { passive: true });
+menu.addEventListener("click", async (event) => {
+  const word = event.target.closest("[data-act]")?.dataset.act;
+  if (!word) return;
+  menu.hidePopover();
+  const result = await act(word, [target]);
+  if (!result) return;
+  if (result.failed.length) toast(result.failed[0].message);
+  again();
+});
+
+filter();
+afterMorph((id) => { if (id === "backends") filter(); });
 
 // --- found on this machine ------------------------------------------------------------------------
 
@@ -37,14 +200,14 @@ document.addEventListener("click", async (event) => {
     toast(`${url.split("://")[1]} ${DECIDED[decision]}`);
   } catch (error) { toast(error.message); } finally {
     button.disabled = false;
-    refresh($("backends"));
+    again();
   }
 });
 
 // --- add -----------------------------------------------------------------------------------------
 
 const form = $("add-form");
-function said() {
+function values() {
   const data = Object.fromEntries(new FormData(form));
   const tags = data.tags.split(",").map((tag) => tag.trim()).filter(Boolean);
   return { url: data.url.trim(), ...(data.name.trim() && { name: data.name.trim() }), ...(tags.length && { tags }) };
@@ -65,10 +228,10 @@ $("add-close").addEventListener("click", () => $("add").close());
 
 $("test").addEventListener("click", async () => {
   complain([]);
-  if (!said().url) { complain([{ field: "url", message: "Enter an address." }]); return; }
+  if (!values().url) { complain([{ field: "url", message: "Enter an address." }]); return; }
   tell("Testing …", "");
   try {
-    const answer = await call("POST", "/api/backends/test", { url: said().url });
+    const answer = await call("POST", "/api/backends/test", { url: values().url });
     if (answer.ok) tell(`Online: ComfyUI ${answer.comfyui_version || ""}${answer.devices?.[0] ? `, ${answer.devices[0].name}` : ""}.`, "good");
     else tell(answer.reason || "It does not answer.", "wrong");
   } catch (error) {
@@ -79,11 +242,11 @@ $("test").addEventListener("click", async () => {
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   complain([]);
-  if (!said().url) { complain([{ field: "url", message: "Enter an address." }]); return; }
+  if (!values().url) { complain([{ field: "url", message: "Enter an address." }]); return; }
   tell("Adding …", "");
   try {
-    const made = await call("POST", "/api/backends", said());
-    refresh($("backends"));
+    const made = await call("POST", "/api/backends", values());
+    again();
     if (made.status === "offline") tell(`Added as ${made.backend_id}, but it is offline: ${made.status_reason || "no answer"}`, "wrong");
     else { $("add").close(); toast(`${made.name || made.backend_id} is added.`); }
   } catch (error) {
@@ -113,7 +276,7 @@ $("find").addEventListener("click", async () => {
       add.disabled = Boolean(one.backend_id);
       add.addEventListener("click", async () => {
         add.disabled = true;
-        try { await call("POST", "/api/backends", { url: one.url }); add.textContent = "Added"; refresh($("backends")); } catch (error) { toast(error.message); }
+        try { await call("POST", "/api/backends", { url: one.url }); add.textContent = "Added"; again(); } catch (error) { toast(error.message); }
       });
       line.append(url, add);
       list.append(line);
@@ -123,26 +286,3 @@ $("find").addEventListener("click", async () => {
 });
 $("found-close").addEventListener("click", () => $("found").close());
 
-// --- the table -----------------------------------------------------------------------------------
-
-let sorted = null;
-function sort() {
-  const table = $("machines");
-  if (!table || !sorted) return;
-  const [column, way] = sorted;
-  const rows = [...table.tBodies[0].rows];
-  const value = (row) => row.cells[column].dataset.value;
-  rows.sort((a, b) => way * value(a).localeCompare(value(b), undefined, { numeric: true }));
-  table.tBodies[0].append(...rows);
-  for (const [index, head] of [...table.tHead.rows[0].cells].entries()) {
-    head.setAttribute("aria-sort", index === column ? (way > 0 ? "ascending" : "descending") : "none");
-  }
-}
-document.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-sort]");
-  if (!button) return;
-  const column = Number(button.dataset.sort);
-  sorted = [column, sorted?.[0] === column ? -sorted[1] : 1];
-  sort();
-});
-afterMorph(sort);

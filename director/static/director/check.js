@@ -9,7 +9,9 @@ let timer;
 let sent = "";
 
 // The text is sent as it was brought: it may have numbers that JavaScript cannot hold.
-export function check(text, rest) {
+// Of a batch it gives the choices alone, as the plan shows which backends can run its jobs.
+export function check(text, rest, isBatch, onAnswer) {
+  $("can-run").classList.toggle("planned", isBatch);
   const body = text.trim() && `{"workflow_json":${text},${JSON.stringify(rest).slice(1)}`;
   if (body === sent) return;
   sent = body;
@@ -21,7 +23,9 @@ export function check(text, rest) {
       const response = await fetch("/api/workflows/check", { method: "POST", headers: { "Content-Type": "application/json" }, body });
       if (response.ok) answer = await response.json();
     } catch { /* then nothing is shown */ }
-    if (body === sent) show(answer);
+    if (body !== sent) return;
+    show(answer);
+    if (answer) onAnswer(answer);
   }, REST_MS);
 }
 
@@ -30,17 +34,23 @@ function show(answer) {
   $("can-run").hidden = !all.length;
   if (!all.length) return;
   const able = answer.can_run;
-  $("can-run-said").textContent = able === all.length && able > 1 ? `All ${able} backends can run it.` : able ? `${able} of ${counted(all.length, "backend")} can run it.` : "No backend can run it.";
+  $("can-run-said").textContent = able === all.length ? able > 1 ? `All ${able} backends can run it.` : "The backend can run it." : able ? `${able} of ${counted(all.length, "backend")} can run it.` : "No backend can run it.";
   const unknown = all.filter((one) => one.can_run && !one.known).length;
   if (unknown) $("can-run-said").textContent += ` ${counted(unknown, "backend has", "backends have")} not described all nodes of the workflow yet.`;
+  $("can-run-why").replaceChildren(...whyLines(all).map((line) => { const item = document.createElement("li"); item.textContent = line; return item; }));
+}
+
+// Returns a line for the backends that have the same reasons. In a plan, `total` is its number of jobs.
+export function whyLines(all, total = null) {
   const why = new Map(); // the backends of each reason
   for (const one of all.filter((one) => one.reasons.length)) {
-    const said = `${one.can_run ? ", in part" : ""}: ${sentences(one.reasons)}`;
+    const part = total && one.jobs && one.jobs < total ? `, ${one.jobs} of ${counted(total, "job")}` : one.can_run ? ", in part" : "";
+    const said = `${part}: ${sentences(one.reasons)}`;
     why.set(said, [...(why.get(said) || []), one.backend_id]);
   }
   const lines = [...why].slice(0, LINES).map(([said, ids]) => `${ids.slice(0, NAMES).join(", ")}${ids.length > NAMES ? ` and ${counted(ids.length - NAMES, "more backend")}` : ""}${said}`);
   if (why.size > LINES) lines.push(`And ${counted(why.size - LINES, "more reason")}.`);
-  $("can-run-why").replaceChildren(...lines.map((line) => { const item = document.createElement("li"); item.textContent = line; return item; }));
+  return lines;
 }
 
 function sentences(reasons) {

@@ -8,6 +8,8 @@ export function toast(text) {
   const box = $("toast");
   box.textContent = text;
   box.hidden = false;
+  // An open dialog, or what fills the screen, would be before it.
+  (document.fullscreenElement || [...document.querySelectorAll("dialog[open]")].at(-1) || document.body).append(box);
   clearTimeout(toast.timer);
   toast.timer = setTimeout(() => { box.hidden = true; }, 6000);
 }
@@ -76,7 +78,9 @@ export async function copy(text) {
 
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
-  if (button) toast(await copy(button.dataset.copy) ? `Copied ${button.dataset.copy}` : "Copying is not allowed here.");
+  if (!button) return;
+  const { copy: text } = button.dataset;
+  toast(await copy(text) ? `Copied ${text.length > 80 ? `${text.slice(0, 80)} …` : text}` : "Copying is not allowed here.");
 });
 
 // The server says times of day in UTC, as it does not know where the person is; the browser knows.
@@ -114,3 +118,9 @@ setInterval(() => {
     if (time.textContent !== said) time.textContent = said;
   }
 }, 10_000);
+
+const SIZES = ["bytes", "KB", "MB", "GB", "TB"];
+export function sizeText(bytes) {
+  const unit = Math.max(SIZES.findIndex((_, at) => bytes < 1024 ** (at + 1)), 0);
+  return `${(bytes / 1024 ** unit).toFixed(unit ? 1 : 0)} ${SIZES[unit]}`;
+}

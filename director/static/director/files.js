@@ -1,5 +1,5 @@
 // The field of an input that takes a file: the name of a file at the backends, or a file that is uploaded here.
-import { $, call, signIn } from "./dom.js";
+import { $, call, signIn, sizeText } from "./dom.js";
 import { isReference } from "./workflow.js";
 
 const MOST = Number(document.body.dataset.maxAsset);
@@ -9,10 +9,12 @@ const STORE_MS = 600_000; // for the answer after the last byte
 const WAIT = "Wait until the file is uploaded.";
 const KINDS = { image: "image/*", mask: "image/*", audio: "audio/*", video: "video/*" };
 
-const UNITS = ["bytes", "KB", "MB", "GB", "TB"];
-function sizeText(bytes) {
-  const unit = Math.max(UNITS.findIndex((_, at) => bytes < 1024 ** (at + 1)), 0);
-  return `${(bytes / 1024 ** unit).toFixed(unit ? 1 : 0)} ${UNITS[unit]}`;
+// A browser has few connections to a host: the uploads of many files leave some for other requests.
+const UPLOADS = 3;
+const line = [];
+let active = 0;
+function next() {
+  while (active < UPLOADS && line.length) { active++; line.shift()(); }
 }
 
 // Uploads a file. `done` resolves to the asset, and rejects with an Error whose message is a sentence.
@@ -33,17 +35,23 @@ function upload(file, onProgress) {
       if (answer.id) resolve(answer);
       else reject(new Error(answer.detail || `The server answered ${request.status}${request.status === 413 ? ": the file is too large" : ""}.`));
     });
-  }).finally(() => clearTimeout(timer));
-  const form = new FormData();
-  form.append("file", file);
-  request.open("POST", "/api/assets");
-  request.send(form);
-  within(STALL_MS);
-  return { done, abort: () => request.abort() };
+  }).finally(() => { clearTimeout(timer); active--; next(); });
+  const start = () => {
+    const form = new FormData();
+    form.append("file", file);
+    request.open("POST", "/api/assets");
+    request.send(form);
+    within(STALL_MS);
+  };
+  line.push(start);
+  next();
+  const abort = () => { if (line.includes(start)) line.splice(line.indexOf(start), 1); else request.abort(); };
+  return { done, abort };
 }
 
 // Returns what submit.js uses as an input: `value` is a name or a reference, `problem` why there is none yet.
-export function fileField(name, label, onChange) {
+// `onMore`, if it is there, gets the other files where several were chosen or dropped.
+export function fileField(name, label, onChange, onMore = null) {
   const element = $("file-template").content.firstElementChild.cloneNode(true);
   const find = (selector) => element.querySelector(selector);
   const [drop, image, text, picked, chooser, bar, said] = [".file", ".thumb", "input", ".file-name", "[type=file]", "progress", "[role=status]"].map(find);
@@ -57,6 +65,8 @@ export function fileField(name, label, onChange) {
   text.setAttribute("aria-label", `${label}: name of a file at the backends`);
   chooser.setAttribute("aria-label", `Choose a file for ${label}`);
   chooser.accept = KINDS[name] || "";
+  chooser.multiple = onMore !== null;
+  const bring = ([first, ...more]) => { if (first) { send(first); onMore?.(more); } };
 
   function show(title, kind = "", size = 0, source = "") {
     const isFile = reference !== null || chosen !== null;
@@ -129,7 +139,7 @@ export function fileField(name, label, onChange) {
     show("");
   }
 
-  chooser.addEventListener("change", () => { if (chooser.files[0]) send(chooser.files[0]); chooser.value = ""; });
+  chooser.addEventListener("change", () => { bring(chooser.files); chooser.value = ""; });
   again.addEventListener("click", () => send(chosen));
   remove.addEventListener("click", () => { put(original); onChange(); text.focus(); });
   for (const kind of ["dragover", "dragleave", "drop"]) {
@@ -138,15 +148,17 @@ export function fileField(name, label, onChange) {
       event.preventDefault();
       event.stopPropagation();
       drop.classList.toggle("over", kind === "dragover");
-      if (kind === "drop" && event.dataTransfer.files[0]) send(event.dataTransfer.files[0]);
+      if (kind === "drop") bring(event.dataTransfer.files);
     });
   }
   return {
     element,
+    text,
     type: "file",
     get value() { return reference || text.value; },
     set value(value) { put(value); },
     get problem() { return problem; },
+    send,
     abort: () => { running?.abort(); running = null; },
   };
 }

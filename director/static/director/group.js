@@ -5,7 +5,9 @@ import { chime, favicon, Live, monitor } from "./live.js";
 import { tryAgain } from "./images.js";
 import { actor, asks, retry } from "./retry.js";
 import { askPlace } from "./place.js";
+import { deleteGroups } from "./deletion.js";
 import "./viewer.js";
+import "./grid.js";
 
 const group = document.body.dataset.group;
 let seq = Number(document.body.dataset.seq);
@@ -28,13 +30,16 @@ monitor(() => [], {
   // A user has starred one, perhaps in another browser, or a later job has replaced a file of one.
   star: noted,
   replaced: noted,
+  changed: () => refresh($("head")),
 }, [group]);
+// A filter shows other jobs after each change: its cards are read together.
+const isFiltered = () => Boolean($("head")?.dataset.show);
 function noted(frame) {
   if ($(frame.job)) moved.add(frame.job);
   askSoon(60);
 }
 function lookAtOpen() {
-  for (const card of document.querySelectorAll(".card.s-queued, .card.s-running")) moved.add(card.id);
+  for (const card of document.querySelectorAll("[data-label]:is(.s-queued, .s-running)")) moved.add(card.id);
   if (moved.size) askSoon(0);
 }
 // The stop of a prompt goes on after its job's last event.
@@ -43,7 +48,7 @@ setInterval(() => { if (!document.hidden) for (const card of document.querySelec
 // again only if it would show another number of seconds or minutes.
 let left = 0;
 setInterval(async () => {
-  if (document.hidden || $("head").dataset.open !== "yes") return;
+  if (document.hidden || $("head")?.dataset.open !== "yes") return;
   const { eta_seconds: eta } = await call("GET", `/api/job-groups/${group}?children=0`).catch(() => ({}));
   const now = Math.round(eta < 60 ? eta : eta / 60);
   if (eta === undefined || now === left) return;
@@ -54,16 +59,19 @@ setInterval(async () => {
 const live = new Live(() => `/ws/job-groups/${group}?since=${seq}&previews=1`, {
   // What a restart changed besides events (why one waits) is asked for as well.
   open: (again) => { if (again) everything(); },
+  // The group was deleted: its address has another page now.
+  gone: (code) => { if (code === 4404 && !live.ended) location.reload(); },
   frame: (frame) => {
     if (frame.seq) seq = Math.max(seq, frame.seq);
-    if (frame.type === "child_progress") { seen.set(frame.job_id, frame); drawSoon(); return; }
-    if (frame.type === "child_preview") { previews.set(frame.job_id, { frame }); drawSoon(); return; }
+    const shown = frame.job_id && $(frame.job_id); // the cards of other pages are not here
+    if (frame.type === "child_progress") { if (shown) { seen.set(frame.job_id, frame); drawSoon(); } return; }
+    if (frame.type === "child_preview") { if (shown) { previews.set(frame.job_id, { frame }); drawSoon(); } return; }
     if (frame.type === "initial_state") { everything(); return; }
     if (frame.type === "error" || frame.type === "pong") return;
     if (["child_started", "child_retrying"].includes(frame.type)) seen.delete(frame.job_id);
-    if (frame.job_id) moved.add(frame.job_id);
+    if (shown) moved.add(frame.job_id);
     if (frame.type === "group_reopened") reopened(frame);
-    if (frame.type === "group_complete") { chime(frame.failed > 0); for (const card of document.querySelectorAll(".card:not(.s-completed)")) moved.add(card.id); }
+    if (frame.type === "group_complete") { chime(frame.failed > 0); for (const card of document.querySelectorAll("[data-label]:not(.s-completed)")) moved.add(card.id); }
     askSoon(60);
   },
 });
@@ -76,7 +84,7 @@ function reopened(frame) {
     if (previews.get(job)?.url) URL.revokeObjectURL(previews.get(job).url);
     previews.delete(job);
   }
-  for (const card of document.querySelectorAll(".card:not(.s-completed)")) moved.add(card.id);
+  for (const card of document.querySelectorAll("[data-label]:not(.s-completed)")) moved.add(card.id);
 }
 
 function everything() { refresh($("head")); refresh($("cards")); }
@@ -86,7 +94,7 @@ function askSoon(pause) {
   asking = setTimeout(() => {
     asking = 0;
     refresh($("head"));
-    if (moved.size > FEW) refresh($("cards"));
+    if (isFiltered() || moved.size > FEW) refresh($("cards"));
     else for (const job of moved) refresh($(job));
     moved.clear();
   }, pause);
@@ -133,12 +141,13 @@ function show(job, preview) {
 }
 
 function title() {
-  const head = $("head").dataset;
+  const head = $("head")?.dataset;
+  if (!head) return; // the group was deleted
   const total = Number(head.total);
   let percent = Number(head.percent);
-  const running = [...document.querySelectorAll(".card progress[data-job]")];
-  if (head.open === "yes" && running.length && document.querySelectorAll(".card").length === total) {
-    const ended = document.querySelectorAll(".card:not(.s-running, .s-queued)").length;
+  const running = [...document.querySelectorAll("[data-label] progress[data-job]")];
+  if (head.open === "yes" && running.length && document.querySelectorAll("[data-label]").length === total) {
+    const ended = document.querySelectorAll("[data-label]:not(.s-running, .s-queued)").length;
     percent = Math.round((ended * 100 + running.reduce((sum, bar) => sum + bar.value, 0)) / total);
   }
   const rest = head.open === "yes" ? ` · ${percent} %` : "";
@@ -176,8 +185,17 @@ document.addEventListener("click", async (event) => {
     if (button.dataset.act === "star") {
       const on = button.getAttribute("aria-pressed") !== "true";
       button.setAttribute("aria-pressed", String(on));
-      try { await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${button.dataset.job}/star`); } finally { refresh($(button.dataset.job)); refresh($("head")); }
+      try { await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${button.dataset.job}/star`); } finally { refresh(isFiltered() ? $("cards") : $(button.dataset.job)); refresh($("head")); }
     }
+    if (button.dataset.act === "rename") rename(true);
+    if (button.dataset.act === "rename-end") rename(false);
+    if (button.dataset.act === "archive") {
+      const archived = button.dataset.archived !== "yes";
+      await call("PATCH", `/api/job-groups/${group}`, { archived });
+      refresh($("head"));
+      toast(archived ? "The group is archived: lists leave it out." : "The group is in the lists again.");
+    }
+    if (button.dataset.act === "delete-group") await deleteGroup();
     if (button.dataset.act === "cancel-group") {
       const { left, running } = $("head").dataset;
       const yes = await ask("Cancel this group?", `${left} job${left === "1" ? "" : "s"} will not be finished, ${running} of them run now. Completed jobs stay.`, "Cancel the group", "Keep it");
@@ -192,6 +210,34 @@ document.addEventListener("click", async (event) => {
     if (["run_passed", "group_not_finished", "job_not_failed", "job_not_waiting"].includes(error.answer?.code)) everything();
   }
 });
+
+// The title is edited in its place. An empty name gives the group the title of its metadata or prompt.
+function rename(open) {
+  const { own, name } = $("head").dataset;
+  $("rename").hidden = !open;
+  if (!open) { document.querySelector(".title [data-act=rename]").focus(); return; }
+  const input = $("rename").elements.name;
+  input.value = own;
+  input.placeholder = name;
+  input.select();
+  input.focus();
+}
+$("rename").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  try {
+    await call("PATCH", `/api/job-groups/${group}`, { name: event.target.elements.name.value.trim() });
+    rename(false);
+    refresh($("head"));
+  } catch (error) { toast(error.errors?.[0]?.message || error.message); }
+});
+$("rename").addEventListener("keydown", (event) => { if (event.key === "Escape") rename(false); });
+
+async function deleteGroup() {
+  live.ended = true; // The end of its stream is expected.
+  if (await deleteGroups([group])) { location.assign("/"); return; }
+  live.ended = false;
+  live.soon();
+}
 
 async function retryAt({ job, run, backend, name, chosen }) {
   const place = await askPlace({
@@ -221,3 +267,29 @@ async function moveJob({ job, backend, name }) {
 
 addEventListener("pagehide", () => { live.ended = true; live.socket.close(); });
 addEventListener("pageshow", (event) => { if (event.persisted) { live.ended = false; live.connect(); } });
+
+// What is opened on a card or in the menu closes by Escape, and a menu also by a click elsewhere or on one of its entries.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+  const open = event.target.closest?.("details[open]") || document.querySelector(".drop-menu[open], .fold[open]");
+  if (!open?.matches(".drop-menu, .fold")) return;
+  open.open = false;
+  open.querySelector("summary").focus();
+});
+document.addEventListener("click", ({ target }) => {
+  for (const menu of document.querySelectorAll(".drop-menu[open], .card-menu[open]")) if (!target.closest("summary") || !menu.contains(target)) menu.open = false;
+});
+
+// The size of the pictures is of the person, not of the group: size.js reads it on each page.
+const SIZES = ["s", "m", "l", "xl"];
+function showSize() {
+  const at = SIZES.indexOf(document.documentElement.dataset.size);
+  $("size").value = at;
+  $("size").ariaValueText = $("size-said").textContent = SIZES[at].toUpperCase();
+}
+$("size").addEventListener("input", ({ target }) => {
+  document.documentElement.dataset.size = SIZES[target.value];
+  try { localStorage.setItem("director.size", SIZES[target.value]); } catch { /* not kept, then */ }
+  showSize();
+});
+showSize();

@@ -4,6 +4,7 @@ import { afterMorph, refresh } from "./parts.js";
 import { chime, favicon, monitor } from "./live.js";
 import { tryAgain } from "./images.js";
 import { actor, asks, retry } from "./retry.js";
+import { deleteGroups } from "./deletion.js";
 
 const rows = () => [...document.querySelectorAll(".row")];
 const shown = () => rows().slice(0, 100).map((row) => row.id);
@@ -28,6 +29,8 @@ const line = monitor(() => { const ids = shown(); watched = ids.join(); return i
     draw();
   },
   pulse: (frame) => { pulse(frame); tryAgain(); },
+  // A group was renamed, archived or deleted: the filters decide whether it is still in the list.
+  changed: () => refresh($("rows")),
 });
 
 function pulse(frame) {
@@ -38,7 +41,12 @@ function pulse(frame) {
 }
 
 function draw() {
-  for (const bar of document.querySelectorAll("progress[data-job]")) {
+  const bars = document.querySelectorAll("progress[data-job]");
+  if (progress.size > 200 + 2 * bars.length) { // jobs that ended, or whose rows left the page
+    const here = new Set([...bars].map((bar) => bar.dataset.job));
+    for (const job of progress.keys()) if (!here.has(job)) progress.delete(job);
+  }
+  for (const bar of bars) {
     const percent = progress.get(bar.dataset.job);
     if (percent !== undefined && bar.value < percent) bar.value = percent;
   }
@@ -144,4 +152,52 @@ $("selection-cancel").addEventListener("click", async () => {
   toast(failed.length ? `${failed.length} could not be cancelled: ${failed[0].reason.message}` : `${open.length} cancelled.`);
   for (const box of boxes()) box.checked = false;
   picked();
+});
+
+// --- rename, archive, delete ---------------------------------------------------------------------
+
+// Archives groups, or takes them out of the archive; says how many, and why not the others.
+async function archive(some) {
+  const archived = some[0].dataset.archived !== "yes";
+  const done = await Promise.allSettled(some.map((row) => call("PATCH", `/api/job-groups/${row.id}`, { archived })));
+  const failed = done.filter((one) => one.status === "rejected");
+  const what = archived ? "archived: the lists leave them out" : "in the lists again";
+  toast(failed.length ? `${counted(failed.length, "group")} could not be changed: ${failed[0].reason.message}` : `${counted(some.length, "group is", "groups are")} ${what}.`);
+}
+
+function rename(row) {
+  const dialog = $("rename");
+  $("rename-name").value = row.dataset.own;
+  $("rename-name").placeholder = row.dataset.name;
+  dialog.returnValue = "no";
+  dialog.showModal();
+  dialog.addEventListener("close", async () => {
+    if (dialog.returnValue !== "yes") return;
+    try { await call("PATCH", `/api/job-groups/${row.id}`, { name: $("rename-name").value.trim() }); } catch (error) { toast(error.message); }
+  }, { once: true });
+}
+
+$("rename-no").addEventListener("click", () => $("rename").close());
+
+async function act(what, some) {
+  if (what === "rename") rename(some[0]);
+  if (what === "archive") await archive(some);
+  if (what === "delete" && !await deleteGroups(some.map((row) => row.id))) return;
+  if (what === "rename") return;
+  for (const box of boxes()) box.checked = false;
+  refresh($("rows"));
+}
+document.addEventListener("click", (event) => {
+  const button = event.target.closest(".row [data-act]");
+  for (const menu of document.querySelectorAll(".row details[open]")) if (button || !menu.contains(event.target)) menu.open = false;
+  if (button) act(button.dataset.act, [button.closest(".row")]);
+});
+document.addEventListener("keydown", (event) => {
+  const menu = event.key === "Escape" && document.querySelector(".row details[open]");
+  if (menu) { menu.open = false; menu.querySelector("summary").focus(); }
+});
+$("selection-archive").addEventListener("click", () => act("archive", chosen()));
+$("selection-delete").addEventListener("click", () => {
+  const ended = chosen().filter((row) => row.dataset.open !== "yes");
+  if (ended.length) act("delete", ended); else toast("No selected group has ended: cancel them first.");
 });

@@ -1,4 +1,4 @@
-// Pause, drain, quarantine, resume, release, lift, disable: asked with what each of them will hit.
+// Pause, drain, quarantine, resume, release, lift, disable, for one backend or several: the question names what each concerns.
 import { $, ask, call, counted } from "./dom.js";
 
 const REMEMBERED = "director.submitter"; // the name that is given when submitting
@@ -11,19 +11,19 @@ function remember(name) {
 
 const lines = (...parts) => parts.filter(Boolean).join("\n");
 
-// What stands there and goes on, or is given back.
+// The running and pending jobs, which go on or are requeued.
 function ours({ runs, stands }, now) {
   const there = [runs && `${counted(runs, "job")} running`, stands && `${counted(stands, "job")} pending`].filter(Boolean).join(" and ");
-  if (!there) return "It has no jobs.";
+  if (!there) return "No job is there.";
   if (!now) return `${there}: finished first.`;
-  return `${there}: stopped and queued again, for this backend or, if the group allows it, for another. No attempt is counted.`;
+  return `${there}: stopped and queued again, for the same backend or, if the group allows it, for another. No attempt is counted.`;
 }
 const others = ({ foreign }, now) => (foreign && now ? `${counted(foreign, "prompt of another client continues", "prompts of other clients continue")}.` : "");
 
-// What waits for it and was not sent.
+// The queued jobs that were not sent.
 function waits({ waiting, movable }, stays) {
   const left = waiting - movable;
-  if (!waiting) return "No job is queued for it.";
+  if (!waiting) return "No job is queued there.";
   const go = movable && `${counted(movable, "queued job moves", "queued jobs move")} to another backend.`;
   return [go, left && `${counted(left, "queued job")} ${stays(left)}`].filter(Boolean).join(" ");
 }
@@ -32,24 +32,26 @@ function waits({ waiting, movable }, stays) {
 $("hold-no").addEventListener("click", () => $("hold").close("no"));
 
 const WORDS = {
-  pause: { title: "Pause", yes: "Pause", text: (hit, now) => lines(ours(hit, now), others(hit, now), hit.waiting ? `${counted(hit.waiting, "queued job waits", "queued jobs wait")} until you resume it.` : "No job is queued for it.") },
-  drain: { title: "Drain", yes: "Drain", text: (hit, now) => lines("It gets no more jobs, and is disabled when it is empty.", ours(hit, now), others(hit, now), waits(hit, (left) => `may not move to another backend: the backend is not empty until you resume it or cancel ${left === 1 ? "the job" : "the jobs"}.`)) },
-  quarantine: { title: "Quarantine", yes: "Quarantine", text: (hit) => lines("It gets no jobs; after that one prompt at a time until one succeeds.", ours(hit, false), waits(hit, (left) => `${left === 1 ? "waits" : "wait"} until then.`)) },
+  pause: { title: "Pause", text: (hit, now) => lines(ours(hit, now), others(hit, now), hit.waiting ? `${counted(hit.waiting, "queued job waits", "queued jobs wait")} until you resume.` : "No job is queued there.") },
+  drain: { title: "Drain", text: (hit, now) => lines("No more jobs are sent there. Each backend is disabled when it is empty.", ours(hit, now), others(hit, now), waits(hit, (left) => `may not move to another backend: the backend is not empty until you resume it or cancel ${left === 1 ? "the job" : "the jobs"}.`)) },
+  quarantine: { title: "Quarantine", text: (hit) => lines("No jobs are sent there; after that one prompt at a time until one succeeds.", ours(hit, false), waits(hit, (left) => `${left === 1 ? "waits" : "wait"} until then.`)) },
 };
 
-function numbers(data) {
-  return Object.fromEntries(["runs", "stands", "waiting", "movable", "foreign"].map((name) => [name, Number(data[name] || 0)]));
+// The sums of what the change concerns, over all backends.
+function sums(targets) {
+  const sum = (name) => targets.reduce((total, one) => total + Number(one[name] || 0), 0);
+  return Object.fromEntries(["runs", "stands", "waiting", "movable", "foreign"].map((name) => [name, sum(name)]));
 }
 
-// Asks with the dialog; resolves to what is to be sent, or to null.
-function askHold(act, name, hit) {
+// Asks with the dialog; resolves to the body of the request, or to null.
+function askHold(act, subject, hit) {
   const words = WORDS[act];
   const dialog = $("hold");
   const isNow = () => act !== "quarantine" && $("hold-form").elements.when.value === "now";
   const say = () => { $("hold-text").textContent = words.text(hit, isNow()); };
   $("hold-form").reset();
-  $("hold-title").textContent = `${words.title} ${name}?`;
-  $("hold-yes").textContent = words.yes;
+  $("hold-title").textContent = `${words.title} ${subject}?`;
+  $("hold-yes").textContent = words.title;
   $("hold-when").hidden = act === "quarantine";
   $("hold-minutes-field").hidden = act !== "quarantine";
   $("hold-by").value = remembered();
@@ -72,38 +74,46 @@ function askHold(act, name, hit) {
   });
 }
 
-// Does what a button says; resolves to whether anything was sent.
-export async function act(button) {
-  const { act: word, backend, name } = button.dataset;
-  const path = `/api/backends/${encodeURIComponent(backend)}`;
-  const hit = numbers(button.dataset);
+const by = () => (remembered() ? { by: remembered() } : {});
+const QUESTIONS = {
+  release: ["Release", "primary", () => "Its failures are reset. One prompt at a time is sent until one succeeds; one more failure quarantines it again."],
+  allow: ["Allow partner nodes on", "primary", () => "It gets the Director's API key of Comfy.org with each workflow that has partner nodes. Users who can change this ComfyUI can read the key."],
+  disable: ["Disable", "danger", (hit) => lines(ours(hit, false), waits(hit, (left) => (left === 1 ? "fails." : "fail.")))],
+  remove: ["Remove", "danger", () => "The Director deletes its address. Its jobs stay in the history."],
+};
+const REQUESTS = {
+  resume: (path) => call("POST", `${path}/resume`, by()),
+  release: (path) => call("POST", `${path}/release`, by()),
+  enable: (path) => call("PATCH", path, { enabled: true }),
+  disable: (path) => call("PATCH", path, { enabled: false }),
+  allow: (path) => call("PATCH", path, { partner_nodes_allowed: true }),
+  forbid: (path) => call("PATCH", path, { partner_nodes_allowed: false }),
+  remove: (path) => call("DELETE", path),
+};
+const pathOf = (id) => `/api/backends/${encodeURIComponent(id)}`;
+
+// Sends one request after the other; resolves to the number that succeeded, and to what failed with its reason.
+export async function each(targets, send) {
+  const failed = [];
+  for (const { backend, name } of targets) {
+    try { await send(pathOf(backend)); } catch (error) { failed.push({ name, message: error.message }); }
+  }
+  return { done: targets.length - failed.length, failed };
+}
+
+// Asks where that is needed, and changes one backend or several. `targets` are the data of their rows. Resolves to the
+// result of each(), or to null if the user said no.
+export async function act(word, targets, extra = {}) {
+  const subject = targets.length === 1 ? targets[0].name : counted(targets.length, "backend");
+  const hit = sums(targets);
   if (word in WORDS) {
-    const said = await askHold(word, name, hit);
-    if (said === null) return false;
-    await call("POST", `${path}/${word}`, said);
-    return true;
+    const body = await askHold(word, subject, hit);
+    return body && each(targets, (path) => call("POST", `${path}/${word}`, body));
   }
-  const by = remembered() ? { by: remembered() } : {};
-  if (word === "lift") await call("DELETE", `${path}/exclusions/${button.dataset.exclusion}`);
-  if (word === "resume") await call("POST", `${path}/resume`, by);
-  if (word === "release") {
-    if (!await ask(`Release ${name}?`, "Its failures are reset. It gets one prompt at a time until one succeeds; one more failure quarantines it again.", "Release", "Cancel", "primary")) return false;
-    await call("POST", `${path}/release`, by);
+  if (word === "lift") return each(targets, (path) => call("DELETE", `${path}/exclusions/${extra.exclusion}`));
+  if (word in QUESTIONS) {
+    const [title, tone, text] = QUESTIONS[word];
+    if (!await ask(`${title} ${subject}?`, text(hit), title.split(" ")[0], "Cancel", tone)) return null;
   }
-  if (word === "allow") {
-    if (!await ask(`Allow partner nodes on ${name}?`, "It gets the Director's API key of Comfy.org with each workflow that has partner nodes. Users who can change this ComfyUI can read the key.", "Allow", "Cancel", "primary")) return false;
-    await call("PATCH", path, { partner_nodes_allowed: true });
-  }
-  if (word === "forbid") await call("PATCH", path, { partner_nodes_allowed: false });
-  if (word === "enable") await call("PATCH", path, { enabled: true });
-  if (word === "disable") {
-    const text = lines(ours(hit, false), waits(hit, (left) => (left === 1 ? "fails." : "fail.")));
-    if (!await ask(`Disable ${name}?`, text, "Disable", "Cancel")) return false;
-    await call("PATCH", path, { enabled: false });
-  }
-  if (word === "remove") {
-    if (!await ask(`Remove ${name}?`, "The Director deletes its address. Its jobs stay in the history.", "Remove", "Cancel")) return false;
-    await call("DELETE", path);
-  }
-  return true;
+  return each(targets, REQUESTS[word]);
 }

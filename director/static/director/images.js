@@ -4,6 +4,8 @@ const broken = (image) => image.complete && image.naturalWidth === 0 && image.ge
 async function say(image) {
   const place = image.parentElement;
   if (!place || place.dataset.broken) return;
+  // The small copy may be in the cache although its backend is offline.
+  if (image.srcset) { place.dataset.broken = ""; image.removeAttribute("srcset"); return; }
   place.dataset.broken = "The image cannot be loaded.";
   try {
     const response = await fetch(image.src);

@@ -2,9 +2,12 @@
 // cannot hold stay as they are, and what a person changes goes along as parameters.
 import { $, call, copy, counted, toast } from "./dom.js";
 import { check } from "./check.js";
+import { choicesOf, offered, searched } from "./choices.js";
 import { fileField } from "./files.js";
+import * as list from "./jobs.js";
 import { monitor } from "./live.js";
-import { literalsOf, nodesOf, NotAWorkflow, textOf } from "./workflow.js";
+import * as sweep from "./sweep.js";
+import { CONVERTED, inApiFormat, isConverted, literalsOf, nodesOf, NotAWorkflow, textOf } from "./workflow.js";
 
 monitor(() => []);
 
@@ -13,6 +16,7 @@ const MOST = Number(document.body.dataset.maxBody);
 const CHILDREN = Number(document.body.dataset.maxChildren);
 const POOL = Number(document.body.dataset.maxPool);
 const FILE_INPUTS = document.body.dataset.fileInputs.split(" ");
+const DEFAULT_LIMIT = Number($("timeout").placeholder); // seconds
 let text = ""; // the workflow as it was brought
 let literals = [];
 let kept = {}; // parameters of the repeated group that no input shows
@@ -20,19 +24,16 @@ let capabilities = [];
 
 // --- the workflow --------------------------------------------------------------------------------
 
-function show(brought, from) {
+let brings = 0; // the newest wins
+async function show(brought, from) {
+  const mine = ++brings;
   complain([]);
   try {
-    if (brought.length > MOST) throw new NotAWorkflow(`This has ${Math.ceil(brought.length / 2 ** 20)} MB; the Director takes up to ${Math.floor(MOST / 2 ** 20)} MB.`);
-    const nodes = nodesOf(brought);
-    const before = literals;
-    text = brought;
-    literals = literalsOf(nodes, FILE_INPUTS);
-    $("workflow-said").textContent = `${nodes.length} node${nodes.length === 1 ? "" : "s"}${from ? ` from ${from}` : ""}.`;
-    $("drop").classList.add("small");
-    fields(before);
+    const made = await read(brought);
+    if (mine === brings) accept(made, from);
   } catch (error) {
     if (!(error instanceof NotAWorkflow)) throw error;
+    if (mine !== brings) return;
     // What is typed into the inputs stays for when the text is a workflow again.
     text = "";
     $("workflow-said").textContent = "";
@@ -41,22 +42,66 @@ function show(brought, from) {
   }
   update();
 }
+async function read(brought) {
+  if (brought.length > MOST) throw new NotAWorkflow(`This has ${Math.ceil(brought.length / 2 ** 20)} MB; the Director takes up to ${Math.floor(MOST / 2 ** 20)} MB.`);
+  const { text: own, notes } = await inApiFormat(brought);
+  return { own, notes, nodes: nodesOf(own) };
+}
+function accept({ own, notes, nodes }, from, picture = null) {
+  const before = literals;
+  text = own;
+  literals = literalsOf(nodes, FILE_INPUTS);
+  $("workflow-said").textContent = [`${counted(nodes.length, "node")}${from ? ` from ${from}` : ""}.`, ...notes].join(" ");
+  $("drop").classList.add("small");
+  const image = $("brought");
+  if (image.src) URL.revokeObjectURL(image.src);
+  image.hidden = !picture;
+  if (picture) image.src = URL.createObjectURL(picture); else image.removeAttribute("src");
+  fields(before);
+}
 
 // A file that is none leaves what was brought before, and what was changed in it, as it is.
 async function bring(file) {
+  if (/\.csv$/i.test(file.name)) { await bringList(file); return; }
+  const mine = ++brings;
   const said = $("workflow-said").textContent;
   $("workflow-said").textContent = "Reading …";
   try {
-    const brought = await textOf(file, MOST);
-    nodesOf(brought);
-    show(brought, file.name);
+    const made = await read(await textOf(file, MOST));
+    if (await isConverted(file)) made.notes.unshift(CONVERTED);
+    if (mine !== brings) return;
+    complain([]);
+    accept(made, file.name, file.type.startsWith("image/") ? file : null);
+    update();
+    // The next step is the prompt.
+    $("prompts").querySelector("textarea")?.focus();
   } catch (error) {
+    if (!(error instanceof NotAWorkflow)) throw error;
+    if (mine !== brings) return;
     $("workflow-said").textContent = said;
     complain([{ field: "workflow_json", message: `${file.name}: ${error.message}${text ? " The workflow from before is kept." : ""}` }]);
   }
 }
+async function bringList(file) {
+  let problem = "";
+  try { await list.bring(file); } catch (error) { problem = `${file.name}: ${error.message}`; }
+  complain(problem ? [{ field: "workflow_json", message: problem }] : []);
+  toPool();
+}
+function toPool() {
+  // The jobs of a batch go to the pool: backends that were chosen in turn are its candidates.
+  if ((list.read(literals) || sweep.read()) && !inPool()) setWhere("some");
+  update();
+}
+sweep.start(toPool);
+$("remove-list").addEventListener("click", () => { list.remove(); update(); $("file").focus(); });
 $("file").addEventListener("change", () => { if ($("file").files[0]) bring($("file").files[0]); });
 $("paste").addEventListener("input", () => { clearTimeout(show.timer); show.timer = setTimeout(() => { if ($("paste").value.trim()) show($("paste").value, ""); }, 300); });
+document.addEventListener("paste", (event) => {
+  if (event.target.closest?.("input, textarea")) return;
+  const [file] = event.clipboardData.files;
+  if (file) bring(file); else if (event.clipboardData.getData("text/plain").trim()) show(event.clipboardData.getData("text/plain"), "");
+});
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     if (!event.dataTransfer?.types.includes("Files")) return;
@@ -71,8 +116,10 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 function fields(before) {
   const typed = new Map(before.filter((one) => one.input && raw(one.input) !== shown(one.value)).map((one) => [place(one), raw(one.input)]));
   for (const one of before) one.input?.abort?.();
-  const usual = literals.filter((one) => one.usual >= 0 && !one.file).sort((a, b) => a.usual - b.usual);
-  const rest = literals.filter((one) => one.usual < 0 && !one.file);
+  const others = literals.filter((one) => !one.file && !one.role);
+  const usual = others.filter((one) => one.usual >= 0).sort((a, b) => a.usual - b.usual);
+  const rest = others.filter((one) => one.usual < 0);
+  $("prompts").replaceChildren(...["positive", "negative"].flatMap((role) => literals.filter((one) => one.role === role)).map((one) => field(one, true, typed)));
   $("files").replaceChildren(...literals.filter((one) => one.file).map((one) => field(one, true, typed)));
   $("usual").replaceChildren(...usual.map((one) => field(one, true, typed)));
   $("rest").replaceChildren();
@@ -82,6 +129,8 @@ function fields(before) {
     if (heading !== title) { const head = document.createElement("h3"); head.textContent = title = heading; $("rest").append(head); }
     $("rest").append(field(one, false, typed));
   }
+  sweep.replaced(literals, (one, other) => place(one) === place(other));
+  if (offers.text === text) offer(offers.answer);
   $("others").hidden = !rest.length;
   $("inputs-panel").hidden = !literals.length;
 }
@@ -93,12 +142,17 @@ const same = (one, other) => one === other || JSON.stringify(one) === JSON.strin
 const place = (one) => JSON.stringify([one.id, one.title, one.name, one.value]);
 
 function field(literal, titled, typed) {
+  const title = titled ? `${literal.name} · ${literal.title}` : literal.name;
   const words = document.createElement("b");
-  words.textContent = titled ? `${literal.name} · ${literal.title}` : literal.name;
-  const input = literal.file ? fileField(literal.name, words.textContent, update) : document.createElement(typeof literal.value === "string" && literal.name === "text" ? "textarea" : "input");
+  const isLong = typeof literal.value === "string" && (literal.role || literal.name === "text" || /\n|.{80}/.test(literal.value));
+  const input = literal.file ? fileField(literal.name, title, update) : document.createElement(isLong ? "textarea" : "input");
   const label = input.element || document.createElement("label");
+  words.textContent = literal.name;
+  if (titled) words.append(Object.assign(document.createElement("i"), { textContent: ` · ${literal.title}` }));
+  if (literal.role) words.prepend(Object.assign(document.createElement("strong"), { textContent: literal.role === "positive" ? "Prompt " : "Negative prompt " }));
   label.classList.add("field");
-  if (input.tagName === "TEXTAREA") { input.rows = 3; label.classList.add("wide-field"); }
+  if (literal.role) label.classList.add(literal.role);
+  if (input.tagName === "TEXTAREA") { input.rows = literal.role === "positive" ? 6 : 3; label.classList.add("wide-field"); }
   if (typeof literal.value === "boolean") input.type = "checkbox";
   if (typeof literal.value === "number") input.inputMode = "decimal";
   const error = document.createElement("span");
@@ -112,7 +166,28 @@ function field(literal, titled, typed) {
   literal.input = input;
   literal.label = label;
   if (literal.file) { label.prepend(words); label.append(error); } else label.append(words, input, error);
-  return label;
+  return sweep.varied(literal, title);
+}
+
+// Shows the choices that a check has found.
+let offers = {}; // the last answer, and its workflow
+function offer(answer) {
+  offers = { answer, text };
+  const { backends: all, choices, choice_backends: some } = answer;
+  for (const literal of literals) {
+    const slot = `${literal.id}.${literal.name}`;
+    if (!choices[slot] || literal.input.type === "checkbox") continue;
+    literal.choices = choicesOf(choices[slot], some[slot], all.length);
+    if (literal.file) searched(literal.input.text, literal.choices);
+    else if (literal.input.tagName !== "TEXTAREA") literal.input = offered(literal.input, literal.choices, String(literal.value));
+    sweep.offer(literal);
+  }
+}
+function answered(answer) {
+  const before = usual();
+  offer(answer);
+  // The time of the jobs is known now.
+  if (usual() !== before) update();
 }
 
 // Returns what a person changed, by "node.input", and what of it is no number where one is needed.
@@ -120,6 +195,7 @@ function changed() {
   const parameters = { ...kept };
   const errors = [];
   for (const literal of literals) {
+    if (sweep.isVaried(literal)) continue;
     const { input, value } = literal;
     let now = input.type === "checkbox" ? input.checked : input.value;
     if (typeof value === "number") {
@@ -175,10 +251,11 @@ function setWhere(value) {
 for (const radio of document.querySelectorAll('input[name="where"]')) radio.addEventListener("input", showWhere);
 
 let asked = 0;
-function seeds(number) {
+function seeds(number, isShared) {
   clearTimeout(seeds.timer);
   const base = $("base").value.trim();
-  if (!/^\d+$/.test(base) || !number) { $("seeds").textContent = base ? "" : "The base seed is chosen at random on submit."; return; }
+  if (!/^\d+$/.test(base) || !number) { $("seeds").textContent = base ? "" : `The base seed is chosen at random on submit.${isShared ? " All jobs have this seed." : ""}`; return; }
+  if (isShared) { $("seeds").textContent = `${base} in all jobs`; return; }
   seeds.timer = setTimeout(async () => {
     const mine = ++asked;
     const few = Math.min(number, 24);
@@ -238,8 +315,7 @@ function metadata() {
     try { said = JSON.parse(given); } catch { said = null; }
     if (said === null || typeof said !== "object" || Array.isArray(said)) return { errors: [{ field: "metadata", message: 'Must be a JSON object, such as {"scene": "shot_001"}.' }] };
   }
-  const name = $("name").value.trim();
-  return { metadata: name ? { name, ...said, ...(name && { name }) } : said, errors: [] };
+  return { metadata: said, errors: [] };
 }
 
 const number = (id) => ($(id).value.trim() === "" ? undefined : Number($(id).value));
@@ -252,13 +328,17 @@ function body() {
   const meta = metadata();
   errors.push(...(text ? wrong : []), ...meta.errors);
   if (!text) errors.push({ field: "workflow_json", message: "Choose a workflow first." });
-  const jobs = $("count").value.trim();
+  const [listed, swept] = [list.read(literals), sweep.read()];
+  const batch = listed || swept;
+  if (listed && swept) listed.errors.push({ field: "sweep", message: "Inputs cannot vary and come from a list. Remove the list, or vary no input." });
+  const jobs = batch ? "1" : $("count").value.trim();
   const most = inPool() ? POOL : CHILDREN;
+  if (batch) errors.push(...batch.errors);
   if (!/^\d+$/.test(jobs) || Number(jobs) < 1 || Number(jobs) > most) errors.push({ field: "count", message: `Must be a whole number from 1 to ${most}.` });
   else if (!ids.length) errors.push({ field: "backend_ids", message: `Choose at least one backend${inPool() && tags().length ? " or tag" : ""}.` });
   // What a browser cannot read as a number it gives as nothing.
-  for (const [id, field] of [["timeout", "timeout_seconds"], ["stall", "stall_seconds"], ["retention", "retention_days"]]) if ($(id).validity.badInput) errors.push({ field, message: `Must be a whole number from ${$(id).min} to ${$(id).max}.` });
-  const rest = { backend_ids: ids, count: inPool() ? count() : undefined, seed_strategy: $("strategy").value, timeout_seconds: number("timeout"), stall_seconds: number("stall"), retention_days: number("retention") };
+  for (const [id, field] of [["timeout", "timeout_seconds"], ["stall", "stall_seconds"], ["retention", "retention_days"], ["stop-completed", "stop_when"], ["stop-failed", "stop_when"]]) if ($(id).validity.badInput) errors.push({ field, message: `Must be a whole number from ${$(id).min} to ${$(id).max}.` });
+  const rest = { backend_ids: ids, count: inPool() && !batch ? count() : undefined, sweep: batch?.sweep, jobs: batch?.jobs, seed_strategy: batch && !batch.hasStrategy ? undefined : $("strategy").value, timeout_seconds: number("timeout"), stall_seconds: number("stall"), retention_days: number("retention") };
   if (Object.keys(parameters).length) rest.parameters = parameters;
   if (Object.keys(meta.metadata || {}).length) rest.metadata = meta.metadata;
   if (capabilities.length) rest.required_capabilities = capabilities;
@@ -269,15 +349,18 @@ function body() {
   if (!inPool()) rest.retry_elsewhere = elsewhere === "no" || elsewhere === "never" ? false : elsewhere;
   if (retryOn().length && elsewhere !== "no") rest.retry_on = retryOn();
   if ($("partial-outputs").value !== "accept") rest.partial_outputs = $("partial-outputs").value;
+  const stop = { completed: number("stop-completed"), failed: number("stop-failed") };
+  if (stop.completed !== undefined || stop.failed !== undefined) rest.stop_when = stop;
+  if ($("name").value.trim()) rest.name = $("name").value.trim();
   if ($("submitter").value.trim()) rest.submitter = $("submitter").value.trim();
   const base = $("base").value.trim();
   if (base && !/^\d{1,16}$/.test(base)) errors.push({ field: "base_seed", message: "Must be a whole number from 0 to 9007199254740991." });
   else if (base) rest.base_seed = Number(base);
-  return { text: `{"workflow_json":${text.trim() || "{}"},${JSON.stringify(rest).slice(1)}`, errors, ids };
+  return { text: `{"workflow_json":${text.trim() || "{}"},${JSON.stringify(rest).slice(1)}`, errors, ids, batch };
 }
 
 function complain(errors) {
-  const left = [...errors];
+  const left = sweep.located(errors);
   for (const place of document.querySelectorAll("[data-error]")) {
     const name = place.dataset.error;
     const mine = name ? left.filter((one) => one.field === name || one.field.startsWith(`${name}.`)) : [];
@@ -286,23 +369,44 @@ function complain(errors) {
     place.closest(".field")?.querySelector("input, select, textarea")?.setAttribute("aria-invalid", String(mine.length > 0));
   }
   // Fields inside a folded part must be seen.
-  for (const place of document.querySelectorAll(".field-error")) if (place.textContent) place.closest("details")?.setAttribute("open", "");
+  for (const place of document.querySelectorAll(".field-error")) if (place.textContent) for (let at = place; (at = at.parentElement.closest("details")); ) at.open = true;
   $("other-error").textContent = left.map((one) => (one.field ? `${one.field}: ${one.message}` : one.message)).join(" ");
 }
 
 function update() {
   const made = body();
+  const { batch } = made;
+  sweep.show(batch);
   for (const output of document.querySelectorAll("[data-share]")) {
     const share = inPool() ? 0 : made.ids.filter((id) => id === output.dataset.share).length;
     output.textContent = share ? `× ${share}` : "";
   }
   $("tries-field").hidden = $("retry-on-box").hidden = $("elsewhere").value === "no";
   $("retry-on-said").textContent = retryOn().length ? `: ${retryOn().length} chosen` : ": any, with partner nodes none";
-  $("sends").textContent = made.ids.length && count() ? `${counted(count(), "job")} on ${places(made.ids)}` : "";
-  seeds(made.ids.length ? count() : 0);
+  const total = batch ? batch.errors.length ? 0 : batch.total : count();
+  const sends = made.ids.length && total ? `${counted(total, "job")} on ${places(made.ids)}` : "";
+  $("sends").textContent = sends;
+  limit();
+  $("more-said").textContent = ["name", "timeout", "stall", "retention", "stop-completed", "stop-failed", "metadata"].filter((id) => $(id).value.trim() && !(id === "timeout" && number(id) === DEFAULT_LIMIT)).map((id) => $(id).closest("label").firstChild.textContent.trim().split(/,| as JSON/)[0]).join(" · ");
+  seeds(made.ids.length ? batch ? batch.seeds : total : 0, batch?.seeds === 1);
   if ($("curl-box").open) curl(made);
+  // The plan judges the values of the sweep, in the place of those that the workflow has.
+  const isPlanned = !made.errors.length && (batch || usual() !== null);
+  sweep.plan(isPlanned ? made.text : null, Boolean(batch), (time) => { $("ends").textContent = time; });
   const { parameters, errors } = changed();
-  if (!errors.length) check(text, { parameters, required_capabilities: capabilities });
+  if (batch || !errors.length) check(text, { ...(!batch && { parameters }), required_capabilities: capabilities, backend_ids: made.ids.length ? [...new Set(made.ids)] : ["*"] }, Boolean(batch), answered);
+}
+// The time that a job usually takes, in seconds; null: not known.
+const usual = () => (offers.text === text && offers.answer?.usual_seconds) || null;
+function limit() {
+  const seconds = usual();
+  const most = number("timeout") ?? (number("stall") === undefined ? DEFAULT_LIMIT : Infinity);
+  const shown = seconds && Number(seconds.toPrecision(2));
+  $("timeout").placeholder = `${DEFAULT_LIMIT}${shown ? `; usually ${shown}` : ""}`;
+  const short = seconds !== null && most < seconds ? `The time limit of ${most} s is too short: a job of this workflow usually takes ${shown} s.` : "";
+  const hint = short || (shown && number("timeout") !== undefined ? `Usually ${shown} s.` : "");
+  for (const [id, words] of [["limit-warns", short], ["limit-hint", hint]]) if ($(id).textContent !== words) $(id).textContent = words;
+  $("limit-hint").className = short ? "warns" : "sub";
 }
 function places(ids) {
   if (!inPool()) return `${counted(new Set(ids).size, "backend")} in turn`;
@@ -317,6 +421,11 @@ function curl(made) {
 }
 $("curl-box").addEventListener("toggle", () => curl(body()));
 $("copy-curl").addEventListener("click", async () => { curl(body()); toast(await copy($("curl").textContent) ? "Copied." : "Copying is not allowed here."); });
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || document.querySelector("dialog[open]")) return;
+  event.preventDefault();
+  if (!$("send").disabled) $("submit").requestSubmit();
+});
 $("submit").addEventListener("input", (event) => { if (event.target.id !== "paste") update(); });
 
 // A press that is repeated, by hand or by the network, must make one group: one key a form's content.
@@ -347,13 +456,16 @@ $("submit").addEventListener("submit", async (event) => {
 
 async function repeat() {
   const { name, ...rest } = again.metadata || {};
-  $("name").value = typeof name === "string" ? name : "";
-  if (name !== undefined && typeof name !== "string") rest.name = name;
+  // Groups had their name in the metadata before they had a field for it.
+  const isName = typeof name === "string" && !again.name;
+  $("name").value = isName ? name.slice(0, 200) : again.name;
+  if (name !== undefined && !isName) rest.name = name;
   if (Object.keys(rest).length) { $("metadata").value = JSON.stringify(rest, null, 2); $("metadata-box").open = true; }
   $("strategy").value = again.seed_strategy;
   $("timeout").value = again.timeout_seconds ?? "";
   $("stall").value = again.stall_seconds ?? "";
   $("retention").value = again.retention_days ?? "";
+  for (const kind of ["completed", "failed"]) $(`stop-${kind}`).value = again.stop_when[kind] ?? "";
   if (again.base_seed !== null) $("base").value = again.base_seed;
   kept = { ...again.parameters };
   capabilities = again.required_capabilities || [];
@@ -370,7 +482,10 @@ async function repeat() {
   try {
     const response = await fetch(`/api/job-groups/${again.group_id}/workflow`);
     if (!response.ok) throw new Error();
-    show(await response.text(), again.group_id);
+    await show(await response.text(), again.group_id);
+    if (again.sweep && text) sweep.restore(again.sweep, literals);
+    if (again.jobs) list.keep(again.group_id, again.jobs);
+    update();
   } catch { complain([{ field: "workflow_json", message: "The earlier workflow could not be read; try again." }]); }
 }
 if (again) repeat();

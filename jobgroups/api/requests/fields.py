@@ -64,6 +64,13 @@ class Object(_Strict, serializers.DictField):
     sentence = "Must be an object."
 
 
+class Anything(serializers.Field[Any, Any, Any, Any]):
+    """A value that is checked together with others."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        return data
+
+
 class Text(_Strict, serializers.CharField):
     """A string that is not empty."""
 

@@ -4,23 +4,28 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from rest_framework.exceptions import ValidationError
 
+from backends.comfyui.destinations import is_not_public
 from jobgroups import workflow
 from jobgroups.api.requests import fields
 from jobgroups.api.requests.fields import RequestSerializer
 from jobgroups.domain.failures import RETRIED, FailureClass
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 from jobgroups.domain.states import PartialOutputs, RetryScope, Where
+from jobgroups.domain.webhooks import ENDS, EVENTS, MAX_URL, url_problem
 from jobgroups.errors import InvalidRequest, TooManyChildren
 from jobgroups.serializers import to_json
 from jobgroups.services.submission import Submission
 from jobgroups.workflow import FieldInvalid
-from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
+from jobgroups.workflow.batch import MAX_JOBS, Batch, BatchInvalid, jobs_of, sweep_of
+from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy, random_base
+from jobgroups.workflow.validation import shown_key
 
 #: JSON value of ``retry_elsewhere`` to its meaning.
 _RETRY_ELSEWHERE: Final = {
@@ -30,8 +35,9 @@ _RETRY_ELSEWHERE: Final = {
     "any": RetryScope.ANY,
 }
 DEFAULT_TIMEOUT: Final = 300  #: Seconds that a job may run without ``timeout_seconds`` and ``stall_seconds``.
-MAX_POOL_JOBS: Final = 10_000  #: The most jobs of one submission to the pool.
+_SIZES: Final = ("count", "jobs", "sweep")  #: The fields of which one makes a submission one to the pool.
 POOL_ATTEMPTS: Final = 2  #: The least default of ``max_attempts`` in the pool.
+_COUNTED: Final = ("completed", "failed")  #: The conditions of ``stop_when``.
 _MAX_ENTRIES: Final = 50
 _MAX_SHOWN_UNKNOWN: Final = 20
 _MAX_WORD: Final = 200  #: No tag, capability, class or id is longer.
@@ -42,6 +48,19 @@ _MAX_REASON: Final = 500
 _MAX_MINUTES: Final = 10_080  #: A week. A longer quarantine has no end: it lasts until a release.
 _MOST_RUNS: Final = 2**31 - 1
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
+
+
+def idempotency_key_problem(key: str) -> str:
+    """Return what is wrong with an ``Idempotency-Key``, empty if nothing is."""
+    return "" if _IDEMPOTENCY_KEY.fullmatch(key) else "Must be 1 to 255 printable ASCII characters."
+
+
+def _each_once(named: Collection[str], known: Sequence[str], problem: Callable[[str], str]) -> list[str]:
+    """Return the known names that are named, each once, in the order of the known ones; refuse others with a problem."""
+    wrong = {str(at): problem(one) for at, one in enumerate(named) if one not in known}
+    if wrong:
+        raise ValidationError(wrong)
+    return [str(one) for one in known if one in named]
 
 
 class _Graph(fields.Object):
@@ -57,12 +76,76 @@ class _Graph(fields.Object):
         return graph
 
 
+class _StopWhen(fields.Object):
+    """Numbers of completed or failed jobs at which the rest of a group ends."""
+
+    def to_internal_value(self, data: Any) -> dict[str, int]:
+        given = {name: value for name, value in super().to_internal_value(data).items() if value is not None}
+        number = f"Must be an integer from 1 to {MAX_JOBS}."
+        wrong = {shown_key(name): "Is no condition; use completed or failed." for name in given if name not in _COUNTED}
+        wrong |= {
+            name: number
+            for name in _COUNTED
+            if name in given and not (type(given[name]) is int and 1 <= given[name] <= MAX_JOBS)
+        }
+        if wrong or not given:
+            raise ValidationError(wrong or "Must have completed or failed, the number of jobs.")
+        return given
+
+
+class ReplayRequest(RequestSerializer):
+    """``POST /api/webhooks/deliveries/{delivery_id}/replay``"""
+
+    unknown = "Is not a field of a replay."
+
+
+class WebhookTestRequest(RequestSerializer):
+    """``POST /api/webhooks/test``"""
+
+    unknown = "Is not a field of a webhook."
+
+    url = fields.Text(MAX_URL)
+
+    def validate_url(self, url: str) -> str:
+        """Refuse a URL to which nothing would be sent. A name is resolved when an event is sent."""
+        wrong = url_problem(url)
+        if not (wrong or settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES) and is_not_public(urlsplit(url).hostname or ""):
+            wrong = "Has no public address, which DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES must allow."
+        if wrong:
+            raise ValidationError(wrong)
+        return url
+
+
+class WebhookRequest(WebhookTestRequest):
+    """``webhook`` of a submission."""
+
+    events = fields.Texts(_MAX_WORD, most=_MAX_ENTRIES, empty="Must have at least one entry.", default=ENDS)
+
+    def validate_events(self, named: Sequence[str]) -> list[str]:
+        """Return the events, each once, as the documentation orders them."""
+        return _each_once(named, EVENTS, lambda _: f"Is no event; use some of {', '.join(EVENTS)}.")
+
+
+class _Webhook(fields.Object):
+    """The webhook of a group."""
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        try:
+            return WebhookRequest.read(super().to_internal_value(data))
+        except InvalidRequest as error:
+            raise ValidationError({one["field"]: one["message"] for one in error.extra["errors"]}) from None
+
+
 class SubmissionRequest(RequestSerializer):
     """``POST /api/job-group``; the names are those of ``Submission``."""
 
+    unknown = ""  # accepted, with a warning
+
     workflow_json = _Graph()
     backend_ids = fields.Texts(_MAX_WORD, empty="Must have at least one entry.")
-    count = fields.Integer(1, MAX_POOL_JOBS, default=None)
+    count = fields.Integer(1, MAX_JOBS, default=None)
+    jobs = fields.Anything(default=None)
+    sweep = fields.Anything(default=None)
     parameters = fields.Object(default=dict)
     seed_strategy = fields.Choice(SeedStrategy, default=SeedStrategy.RANDOM)
     base_seed = fields.Integer(0, MAX_SEED, why=" (2⁵³−1), which every client reads exactly", default=None)
@@ -77,7 +160,10 @@ class SubmissionRequest(RequestSerializer):
         _MAX_WORD, most=_MAX_ENTRIES, empty="Must have at least one entry; leave it out for all of them.", default=None
     )
     partial_outputs = fields.Choice(PartialOutputs, default=PartialOutputs.ACCEPT)
+    stop_when = _StopWhen(default=None)
+    webhook = _Webhook(default=None)
     submitter = fields.Line(_MAX_BY, default="")
+    name = fields.Line(_MAX_WORD, default="")
 
     def validate_metadata(self, metadata: dict[str, Any]) -> dict[str, Any]:
         limit = settings.DIRECTOR_MAX_METADATA_BYTES
@@ -89,15 +175,14 @@ class SubmissionRequest(RequestSerializer):
         """Return the failure classes that are named, each once, as the taxonomy orders them."""
         if named is None:
             return None
-        known, classes = ", ".join(RETRIED), list(FailureClass)
-        wrong = {
-            str(at): f"{'Is never tried again' if name in classes else 'Is no failure class'}; use some of {known}."
-            for at, name in enumerate(named)
-            if name not in RETRIED
-        }
-        if wrong:
-            raise ValidationError(wrong)
-        return [one.value for one in RETRIED if one in named]
+        classes = list(FailureClass)
+        return _each_once(
+            named,
+            RETRIED,
+            lambda name: (
+                f"{'Is never tried again' if name in classes else 'Is no failure class'}; use some of {', '.join(RETRIED)}."
+            ),
+        )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Refuse entries of ``backend_ids`` that mean something else with ``count``, or without it.
@@ -106,9 +191,13 @@ class SubmissionRequest(RequestSerializer):
         """
         named = attrs["backend_ids"]
         wide = [one for one in named if one == ANY_BACKEND or one.startswith(TAG_PREFIX)]
-        if attrs["count"] is None and wide:
-            raise ValidationError({"backend_ids": f"{wide[0]} needs count, the number of jobs."})
-        if attrs["count"] is not None and (wrong := _wrong_candidates(named)):
+        sizes = [name for name in _SIZES if attrs[name] is not None]
+        if len(sizes) > 1:
+            message = f"Cannot be combined with {sizes[0]}; use one of them."
+            raise ValidationError(dict.fromkeys(sizes[1:], message))
+        if not sizes and wide:
+            raise ValidationError({"backend_ids": f"{wide[0]} needs count, jobs or sweep."})
+        if sizes and (wrong := _wrong_candidates(named)):
             raise ValidationError({"backend_ids": wrong})
         if attrs["timeout_seconds"] is None and attrs["stall_seconds"] is None:
             attrs["timeout_seconds"] = DEFAULT_TIMEOUT
@@ -126,8 +215,16 @@ def _wrong_candidates(named: list[str]) -> str | None:
     return None
 
 
-def submission(body: dict[str, Any], idempotency_key: str | None) -> Submission:
+def submission(
+    body: dict[str, Any],
+    idempotency_key: str | None,
+    *,
+    sent: dict[str, Any] | None = None,
+    warnings: Sequence[str] = (),
+) -> Submission:
     """Check a submission. All backends of the request are in it; they are selected later.
+
+    ``sent`` is the body as it arrived, if its workflow was converted, with ``warnings``.
 
     Raises:
         InvalidRequest: with every field that is wrong. An unknown field is a warning.
@@ -135,11 +232,10 @@ def submission(body: dict[str, Any], idempotency_key: str | None) -> Submission:
     """
     values, errors = SubmissionRequest.check(body)
     wrong = {error["field"].partition(".")[0] for error in errors}
-    if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
-        message = "Must be 1 to 255 printable ASCII characters."
+    if idempotency_key is not None and (message := idempotency_key_problem(idempotency_key)):
         errors.append({"field": "Idempotency-Key", "message": message})
-    errors += _wrong_parameters(body, wrong)
-    in_pool = body.get("count") is not None
+    template = _template(body, wrong, errors)
+    in_pool = any(body.get(name) is not None for name in _SIZES)
     if in_pool and body.get("retry_elsewhere") in (False, "any") and "retry_elsewhere" not in wrong:
         message = 'Must be true or "group" with count, or left out: the candidates are the limit.'
         errors.append({"field": "retry_elsewhere", "message": message})
@@ -147,7 +243,13 @@ def submission(body: dict[str, Any], idempotency_key: str | None) -> Submission:
     too_many = not in_pool and "backend_ids" not in wrong and len(body["backend_ids"]) > limit
     if too_many:
         errors.append({"field": "backend_ids", "message": f"Must have at most {limit} entries."})
+    batch = None
+    if template is not None and values:
+        batch = _batch(body, values, template, errors)
     fields.raise_errors(errors, TooManyChildren if too_many else InvalidRequest)
+    values["batch"] = batch
+    if batch is not None:
+        values["count"] = len(batch.jobs)
     if in_pool:
         values["retry_elsewhere"] = RetryScope.GROUP
         if body.get("max_attempts") is None:
@@ -156,24 +258,48 @@ def submission(body: dict[str, Any], idempotency_key: str | None) -> Submission:
     unknown = SubmissionRequest.unknown_fields(body)[:_MAX_SHOWN_UNKNOWN]
     return Submission(
         workflow=values.pop("workflow_json"),
-        warnings=[f"The field {name} is not known and was ignored." for name in unknown],
+        **{name: value for name, value in values.items() if name not in ("jobs", "sweep")},
+        warnings=[*warnings, *(f"The field {name} is not known and was ignored." for name in unknown)],
         idempotency_key=idempotency_key,
-        idempotency_digest=_digest(body) if idempotency_key is not None else "",
-        **values,
+        idempotency_digest=digest(sent or body) if idempotency_key is not None else "",
     )
 
 
-def _wrong_parameters(body: Mapping[str, Any], wrong: Collection[str]) -> fields.FieldErrors:
-    """Return the error of parameters that do not fit the workflow, also if other fields are wrong."""
-    if body.get("parameters") and "workflow_json" not in wrong and "parameters" not in wrong:
+def _template(
+    body: Mapping[str, Any], wrong: Collection[str], errors: fields.FieldErrors
+) -> workflow.WorkflowTemplate | None:
+    """Return the workflow with its parameters, if it or a batch may not fit them; None, perhaps with an error.
+
+    The error is added also if other fields are wrong.
+    """
+    has_values = any(body.get(name) is not None for name in ("parameters", "jobs", "sweep"))
+    if has_values and "workflow_json" not in wrong and "parameters" not in wrong:
         try:
-            workflow.build_template(body["workflow_json"], body["parameters"])
+            return workflow.build_template(body["workflow_json"], body.get("parameters"))
         except FieldInvalid as error:
-            return [{"field": error.field, "message": error.message}]
-    return []
+            errors.append({"field": error.field, "message": error.message})
+    return None
 
 
-def _digest(body: object) -> str:
+def _batch(
+    body: Mapping[str, Any], values: dict[str, Any], template: workflow.WorkflowTemplate, errors: fields.FieldErrors
+) -> Batch | None:
+    """Return the jobs of ``jobs`` or ``sweep``, and deal their base seed; None, perhaps with errors: there are none."""
+    if values["jobs"] is None and values["sweep"] is None:
+        return None
+    base, strategy = values["base_seed"], values["seed_strategy"]
+    if base is None:
+        base = values["base_seed"] = random_base()
+    try:
+        if values["jobs"] is not None:
+            return jobs_of(template, values["jobs"], strategy, base, settings.DIRECTOR_MAX_METADATA_BYTES)
+        return sweep_of(template, values["sweep"], body.get("seed_strategy"), base)
+    except BatchInvalid as invalid:
+        errors += [{"field": field, "message": message} for field, message in invalid.errors]
+        return None
+
+
+def digest(body: object) -> str:
     """Return the hash of the canonical body: it distinguishes requests with one idempotency key."""
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -199,7 +325,38 @@ def check(body: dict[str, Any]) -> dict[str, Any]:
     """Return the checked values of a check, or raise ``InvalidRequest`` with every wrong field."""
     _, errors = CheckRequest.check(body)
     wrong = {error["field"].partition(".")[0] for error in errors}
-    return CheckRequest.read(body, _wrong_parameters(body, wrong))
+    found: fields.FieldErrors = []
+    _template(body, wrong, found)
+    return CheckRequest.read(body, found)
+
+
+class GroupRequest(RequestSerializer):
+    """``PATCH /api/job-groups/{id}``; an absent field is None."""
+
+    unknown = "Is not a field of a group that can be set."
+
+    name = fields.Line(_MAX_WORD, allow_blank=True, default=None)
+    archived = fields.Flag(default=None)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if set(attrs.values()) == {None}:
+            raise ValidationError({"name": "Set name, archived, or both."})
+        return attrs
+
+
+class ConvertRequest(RequestSerializer):
+    """``POST /api/workflows/convert``"""
+
+    unknown = "Is not a field of a conversion."
+
+    workflow_json = fields.Object()
+    backend_ids = fields.Texts(_MAX_WORD, empty="Must have at least one entry.", default=(ANY_BACKEND,))
+
+
+class DeletionRequest(RequestSerializer):
+    """``POST /api/job-groups/{id}/delete``"""
+
+    unknown = "Is not a field of a deletion."
 
 
 class JobRetryRequest(RequestSerializer):

@@ -16,22 +16,28 @@ from rest_framework.fields import empty
 from jobgroups.api.long_polls import LONGEST
 from jobgroups.api.requests import fields
 from jobgroups.api.requests.fields import FieldErrors, RequestSerializer
+from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.file_names import DEFAULT_TEMPLATE, Template, TemplateInvalid
 from jobgroups.domain.states import GroupStatus
 from jobgroups.outputs.thumbnails import WIDTHS
+from jobgroups.queries import usage
 from jobgroups.queries.failures import DEFAULT_WINDOW, WINDOWS
 from jobgroups.queries.groups import MAX_PAGE
+from jobgroups.queries.webhooks import STATES
 from jobgroups.workflow import FieldInvalid, check_text
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
 from jobgroups.workflow.validation import shown_key
 
 DEFAULT_PAGE: Final = 50
 _MAX_TEXT: Final = 500
-_METADATA: Final = "metadata."
+_METADATA: Final = usage.METADATA
 _MAX_METADATA_FILTERS: Final = 10  #: Each is a join, of which SQLite has 64.
 #: Characters of what is kept to be searched for (``services.submission``); longer ones match nothing.
 _MAX_METADATA_KEY: Final = 100
 _MAX_METADATA_VALUE: Final = 200
+_METADATA_KEY: Final = re.compile(rf"metadata\.[^,]{{1,{_MAX_METADATA_KEY}}}")
+_MAX_DAYS: Final = 366  #: Days of a report of usage.
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 #: The form in which ``queries.groups.paged`` writes it: direction, and the row before the page.
 _CURSOR: Final = re.compile(r"[fb]\|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z\|[0-9a-z_-]{1,36}")
@@ -57,6 +63,17 @@ class _Moment(serializers.DateTimeField):
             return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
         except (ValueError, OverflowError):
             raise ValidationError("Must be a time such as 2026-02-01T07:00:00.000Z.") from None
+
+
+class _Date(serializers.DateField):
+    """A day such as ``2026-02-01``."""
+
+    def to_internal_value(self, value: Any) -> dt.date:
+        with contextlib.suppress(ValueError):
+            day = dt.date.fromisoformat(value)
+            if 2000 <= day.year < 3000:
+                return day
+        raise ValidationError("Must be a date such as 2026-02-01.")
 
 
 class _Cursor(serializers.CharField):
@@ -141,6 +158,8 @@ class GroupListQuery(QuerySerializer):
     status = fields.Choice(GroupStatus, default=None)
     backend = fields.Text(_MAX_TEXT, default=None)
     submitter = fields.Text(_MAX_TEXT, default=None)
+    text = fields.Text(_MAX_TEXT, default="")
+    archived = fields.Choice({"yes": True, "no": False, "any": None}, default=False)
     metadata = _Metadata(default=dict)
     created_after = _Moment(default=None)
     created_before = _Moment(default=None)
@@ -161,6 +180,13 @@ class AssetListQuery(QuerySerializer):
 
     cursor = _Cursor(default=None)
     limit = _Digits(1, MAX_PAGE, default=DEFAULT_PAGE)
+
+
+class DeliveryListQuery(AssetListQuery):
+    """``GET /api/webhooks/deliveries``"""
+
+    group = fields.Text(_MAX_TEXT, default=None)
+    state = fields.Choice(list(STATES), default=None)
 
 
 class StatusQuery(QuerySerializer):
@@ -188,6 +214,13 @@ class EventsQuery(QuerySerializer):
     since = _Digits(0, MAX_SEED, default=0)
 
 
+class EventStreamQuery(QuerySerializer):
+    """``GET /api/job-groups/{id}/events/stream``; ``since`` is also ``Last-Event-ID``."""
+
+    since = _Digits(0, MAX_SEED, default=None)
+    previews = fields.Choice({"1": True, "0": False}, default=False)
+
+
 class OutputQuery(QuerySerializer):
     """``GET …/outputs/{n}``: ``w`` is the width of a thumbnail; pages need ``redirect=no``."""
 
@@ -196,9 +229,28 @@ class OutputQuery(QuerySerializer):
 
 
 class ZipQuery(QuerySerializer):
-    """``GET …/outputs.zip``"""
+    """``GET …/outputs.zip``; ``name`` is the ``Template`` of the file names."""
 
     which = fields.Choice(["all", "starred"], default="all")
+    name = fields.Text(_MAX_TEXT, default=DEFAULT_TEMPLATE)
+
+    def validate_name(self, template: str) -> Template:
+        """Return the template; its names are checked with the files."""
+        try:
+            return Template(template)
+        except TemplateInvalid as error:
+            raise ValidationError(str(error)) from None
+
+
+class SheetQuery(QuerySerializer):
+    """``GET …/sheet.webp``; ``axes`` has the inputs for columns, rows and blocks, with commas."""
+
+    axes = fields.Text(_MAX_TEXT, default="")
+    page = _Digits(1, MAX_SEED, default=1)
+
+    def validate_axes(self, names: str) -> list[str]:
+        """Return the names."""
+        return [name.strip() for name in names.split(",") if name.strip()]
 
 
 class SeedsQuery(QuerySerializer):
@@ -229,3 +281,31 @@ class FailedJobsQuery(FailuresQuery):
     failure_class = fields.Choice(FailureClass)
     backend_id = fields.Text(_MAX_TEXT, allow_blank=True)
     workflow = fields.Text(_MAX_TEXT, allow_blank=True, default=None)
+
+
+class UsageQuery(QuerySerializer):
+    """``GET /api/usage``; without dates the last 30 days."""
+
+    by = fields.Text(_MAX_TEXT, default="day")
+    vars()["from"] = _Date(default=None)  # a word of Python
+    to = _Date(default=None)
+    offset = _Digits(0, MAX_SEED, default=0)
+    limit = _Digits(1, 10_000, default=1_000)
+    format = fields.Choice(["json", "csv"], default=None)
+
+    def validate_by(self, text: str) -> list[str]:
+        """Return the names of one to three dimensions."""
+        by = [name.strip() for name in text.split(",")]
+        unknown = [name for name in by if name not in usage.DIMENSIONS and not _METADATA_KEY.fullmatch(name)]
+        if unknown or len(by) > 3 or len(set(by)) < len(by):
+            names = ", ".join(usage.DIMENSIONS)
+            raise ValidationError(f"Must be one to three of {names} and metadata.KEY, each once, with commas.")
+        return by
+
+    def validate(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Fill in the dates."""
+        last = values["to"] or now().date()
+        first = values["from"] or last - usage.DEFAULT_DAYS
+        if not 0 <= (last - first).days < _MAX_DAYS:
+            raise ValidationError({"from": [f"Must be at most {_MAX_DAYS - 1} days before to, and not after it."]})
+        return values | {"from": first, "to": last}

@@ -13,17 +13,18 @@ from django.utils.http import parse_header_parameters
 from rest_framework.request import Request
 
 from jobgroups.api.requests.body import PayloadTooLarge, UnsupportedMediaType
-from jobgroups.errors import InvalidRequest, JobGroupsError, StorageFull
+from jobgroups.errors import InvalidRequest, StorageFull
 from jobgroups.services.assets import ReceivedFile
 from jobgroups.services.stored_files import IncomingFile
 
 SCOPE_KEY: Final = "director.upload"  #: The key of a request's scope that holds its ``Upload``.
-UPLOAD_PATHS: Final = frozenset({"/api/assets", "/api/provenance"})  #: The paths whose body is a file.
+UPLOAD_PATHS: Final = frozenset(
+    {"/api/assets", "/api/provenance", "/api/v2/assets"}
+)  #: The paths whose body is a file.
 _CHUNK: Final = 2**20  #: Bytes that are read at once.
 _FORM_BYTES: Final = 64 * 2**10  #: Bytes of a form beside its file.
 _HASH: Final = "hash"  #: The field with the hash that the file must have.
-_MAX_HASH: Final = 100
-_MAX_PARTS: Final = 20  #: Parts of a body; the client of another program may send some that are ignored here.
+_MAX_PARTS: Final = 100  #: Parts of a body; the client of another program may send some that are ignored here.
 _MAX_NAME: Final = 255  #: Characters of a stored name.
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,49}/[a-z0-9!#$&^_.+-]{1,49}")
@@ -55,7 +56,8 @@ class Upload:
         self._file = IncomingFile(self._hash)
         self._part: multipart.MultipartSegment | None = None
         self._of_file: multipart.MultipartSegment | None = None
-        self._declared_hash = bytearray()
+        self._fields: list[tuple[str, bytearray]] = []
+        self._fields_bytes = 0
         self.is_taken = False  #: Whether a view has it, and removes the file.
 
     def write(self, chunk: bytes) -> None:
@@ -75,14 +77,21 @@ class Upload:
             self._part = event
             if event.name == "file":
                 if self._of_file is not None or event.filename is None:
-                    raise _invalid("file", "Must be one file.")
+                    raise InvalidRequest.of_field("file", "Must be one file.")
                 self._of_file = event
+            else:
+                self._fields.append((event.name, bytearray()))
         elif event is not None and self._part is self._of_file:
             self._file.write(event)
-        elif event is not None and self._part is not None and self._part.name == _HASH:
-            self._declared_hash += event
-            if len(self._declared_hash) > _MAX_HASH:
-                raise _wrong_hash()
+        elif event is not None and self._part is not None:
+            self._fields_bytes += len(event)
+            if self._fields_bytes > _FORM_BYTES:
+                raise InvalidRequest(f"The fields beside the file must have at most {_FORM_BYTES} bytes.")
+            self._fields[-1][1].extend(event)
+
+    def texts(self, name: str) -> list[str]:
+        """Return what the fields with a name contain, in their order."""
+        return [content.decode("utf-8", "replace") for field, content in self._fields if field == name]
 
     def received(self) -> ReceivedFile:
         """Return the file of a body that is complete.
@@ -97,17 +106,18 @@ class Upload:
         except multipart.MultipartError:
             raise InvalidRequest("The body is incomplete.") from None
         if self._of_file is None or not self._of_file.size:
-            raise _invalid("file", "Must be a file that is not empty.")
+            raise InvalidRequest.of_field("file", "Must be a file that is not empty.")
         found = self._hash.hexdigest()
-        declared = self._declared_hash.decode("latin-1").strip().lower()
+        declared = "".join(self.texts(_HASH)).strip().lower()
         if declared and declared.removeprefix("blake3:") != found:
-            raise _wrong_hash()
+            raise InvalidRequest.of_field(_HASH, "The file has another hash, or it is no BLAKE3 hash.")
         name = stored_name(self._of_file.filename or "")
-        declared_type = self._of_file.content_type or ""
-        if not _MEDIA_TYPE.fullmatch(declared_type) or declared_type == _UNKNOWN_TYPE:
-            declared_type = mimetypes.guess_type(name)[0] or _UNKNOWN_TYPE
         return ReceivedFile(
-            path=self._file.path, name=name, content_type=declared_type, size_bytes=self._of_file.size, hash=found
+            path=self._file.path,
+            name=name,
+            content_type=stored_type(self._of_file.content_type or "", name),
+            size_bytes=self._of_file.size,
+            hash=found,
         )
 
     def discard(self) -> None:
@@ -116,8 +126,8 @@ class Upload:
 
 
 @contextlib.contextmanager
-def received_file(request: Request) -> Iterator[ReceivedFile]:
-    """Yield the file of a request; it is removed afterwards, unless it was moved into the storage.
+def received_upload(request: Request) -> Iterator[Upload]:
+    """Yield the whole body of a request; its file is removed afterwards, unless it was moved into the storage.
 
     Raises:
         UnsupportedMediaType, InvalidRequest, StorageFull: as :class:`Upload` does.
@@ -129,7 +139,7 @@ def received_file(request: Request) -> Iterator[ReceivedFile]:
     try:
         if SCOPE_KEY not in scope:
             _read_body(request, upload)
-        yield upload.received()
+        yield upload
     except FileNotFoundError:
         raise InvalidRequest("The body is incomplete.") from None  # the client has disconnected
     except OSError as error:
@@ -158,9 +168,8 @@ def stored_name(filename: str) -> str:
     return name if name.strip(".") else "file"
 
 
-def _wrong_hash() -> JobGroupsError:
-    return _invalid(_HASH, "The file has another hash, or it is no BLAKE3 hash.")
-
-
-def _invalid(field: str, message: str) -> JobGroupsError:
-    return InvalidRequest(f"{field}: {message}", errors=[{"field": field, "message": message}])
+def stored_type(declared: str, name: str) -> str:
+    """Return the media type to store: the declared one, else that of the name's extension."""
+    if not _MEDIA_TYPE.fullmatch(declared) or declared == _UNKNOWN_TYPE:
+        return mimetypes.guess_type(name)[0] or _UNKNOWN_TYPE
+    return declared

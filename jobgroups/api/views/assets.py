@@ -7,7 +7,7 @@ from rest_framework.response import Response
 
 from jobgroups.api.requests import path_params
 from jobgroups.api.requests.query_params import AssetListQuery
-from jobgroups.api.requests.upload import received_file
+from jobgroups.api.requests.upload import received_upload
 from jobgroups.api.views.async_base import AsyncApiView, read
 from jobgroups.api.views.base import ApiView
 from jobgroups.api.views.groups import page_response
@@ -17,8 +17,6 @@ from jobgroups.services.assets import asset_delete, asset_store
 
 
 class AssetListView(ApiView):
-    """``/api/assets``"""
-
     def get(self, request: Request) -> Response:
         """List assets, newest first."""
         query = AssetListQuery.read_query(request.query_params)
@@ -26,15 +24,13 @@ class AssetListView(ApiView):
 
     def post(self, request: Request) -> Response:
         """Store an uploaded file."""
-        with received_file(request) as file:
-            asset, created = asset_store(file)
+        with received_upload(request) as upload:
+            asset, created = asset_store(upload.received())
         body = {**assets.serialize_asset(asset), "created_new": created}
         return Response(body, status=201 if created else 200)
 
 
 class AssetView(ApiView):
-    """``/api/assets/{id}``"""
-
     def get(self, request: Request, asset_id: str) -> Response:
         """Return an asset."""
         asset = assets.asset_by_id(path_params.asset_id(asset_id))
@@ -55,8 +51,6 @@ class AssetByHashView(ApiView):
 
 
 class AssetContentView(AsyncApiView):
-    """``/api/assets/{id}/content``"""
-
     async def get(self, request: HttpRequest, asset_id: str) -> HttpResponseBase:
         """Return the file, or the part of it that ``Range`` names."""
         asset = await read(assets.asset_by_id, path_params.asset_id(asset_id))

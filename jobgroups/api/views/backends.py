@@ -1,27 +1,50 @@
-"""Backends: list, register, change, remove. A backend's JSON counts its jobs, which ``backends`` cannot read."""
+"""Backends: list, register, change, remove, hold, quarantine; their exclusions; found and probed ComfyUIs.
 
-from collections.abc import Iterator
+A backend's JSON counts its jobs, which ``backends`` cannot read. Requests for holds may be repeated. ``test``, ``find`` and
+``found`` are among the paths of backends: ``found`` is a reserved id, a backend with one of the others is served there too.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
 
+from asgiref.sync import async_to_sync
+from django.conf import settings
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from backends import probes, services
+from backends import discovery, probes, services
 from backends import queries as backend_queries
-from backends.models import Backend
+from backends.comfyui.address import check_headers, normalise_url
+from backends.comfyui.answers import SystemStats
+from backends.comfyui.destinations import check_url
+from backends.comfyui.probe import attempt, attempt_all
+from backends.models import Backend, FoundBackend
+from backends.states import Hold
 from jobgroups.api.requests import path_params
-from jobgroups.api.requests.body import json_body
-from jobgroups.api.requests.payloads import BackendRequest, NewBackendRequest
+from jobgroups.api.requests.body import json_body, optional_json_body
+from jobgroups.api.requests.fields import RequestSerializer
+from jobgroups.api.requests.payloads import (
+    AddressRequest,
+    BackendRequest,
+    ByRequest,
+    HoldRequest,
+    NewBackendRequest,
+    QuarantineRequest,
+)
 from jobgroups.api.views.base import ApiView
-from jobgroups.errors import BackendExists, BackendNotFound
+from jobgroups.domain.clock import iso, iso_or_none
+from jobgroups.errors import AddressNotFound, BackendExists, BackendNotFound
 from jobgroups.queries import backends
-from jobgroups.services.backends import backend_create, backend_delete, backend_update
+from jobgroups.queries.exclusions import exclusions_json
+from jobgroups.services import holds
+from jobgroups.services.backends import backend_create, backend_delete, backend_update, found_add
+from jobgroups.services.exclusions import exclusions_lift
 from jobgroups.workflow import FieldInvalid
 
 
 class BackendListView(ApiView):
-    """``/api/backends``"""
-
     def get(self, request: Request) -> Response:
         """Return every backend."""
         loads = backends.backend_loads()
@@ -39,8 +62,6 @@ class BackendListView(ApiView):
 
 
 class BackendView(ApiView):
-    """``/api/backends/{id}``"""
-
     def get(self, request: Request, backend_id: str) -> Response:
         """Return one backend."""
         return Response(backend_json(path_params.backend_id(backend_id)))
@@ -63,8 +84,6 @@ class BackendView(ApiView):
 
 
 class BackendStatusView(ApiView):
-    """``/api/backends/{id}/status``"""
-
     def get(self, request: Request, backend_id: str) -> Response:
         """Return the fields of a backend that change without a request."""
         row = _get_backend(path_params.backend_id(backend_id))
@@ -101,3 +120,147 @@ def translated() -> Iterator[None]:
         raise FieldInvalid(error.field, error.message) from None
     except services.BackendExists as error:
         raise BackendExists(error.message, error.backend_id) from None
+
+
+def _hold(hold: Hold, *, now: bool, **values: Any) -> None:
+    holds.backend_hold(hold=hold, at_once=now, **values)
+
+
+#: The last word of the path to the fields of the request, which are the arguments of the service.
+_ACTIONS: Final[dict[str, tuple[type[RequestSerializer], Callable[..., None]]]] = {
+    "pause": (HoldRequest, partial(_hold, Hold.PAUSE)),
+    "drain": (HoldRequest, partial(_hold, Hold.DRAIN)),
+    "resume": (ByRequest, holds.backend_resume),
+    "quarantine": (QuarantineRequest, holds.backend_quarantine),
+    "release": (ByRequest, holds.backend_release),
+}
+
+
+class HoldView(ApiView):
+    def post(self, request: Request, backend_id: str, *, action: str) -> Response:
+        """Store the request and return the backend."""
+        known = path_params.backend_id(backend_id)
+        fields, service = _ACTIONS[action]
+        service(backend_id=known, **fields.read(optional_json_body(request)))
+        return Response(backend_json(known))
+
+
+class ExclusionsView(ApiView):
+    def get(self, request: Request, backend_id: str) -> Response:
+        """Return the active exclusions of a backend."""
+        known = path_params.backend_id(backend_id)
+        if backend_queries.backend_find(known) is None:
+            raise BackendNotFound(known)
+        return Response({"exclusions": exclusions_json(known)})
+
+    def delete(self, request: Request, backend_id: str) -> Response:
+        """Lift all exclusions of a backend."""
+        exclusions_lift(backend_id=path_params.backend_id(backend_id))
+        return Response(status=204)
+
+
+class ExclusionView(ApiView):
+    def delete(self, request: Request, backend_id: str, exclusion_id: str) -> Response:
+        """Lift one exclusion."""
+        number = path_params.number(exclusion_id)
+        exclusions_lift(backend_id=path_params.backend_id(backend_id), exclusion_id=number)
+        return Response(status=204)
+
+
+class FoundListView(ApiView):
+    def get(self, request: Request) -> Response:
+        """Return the ComfyUIs that are offered or ignored."""
+        return Response({"found": [_found_json(row) for row in discovery.found_list()]})
+
+
+class FoundAddView(ApiView):
+    def post(self, request: Request) -> Response:
+        """Register a ComfyUI that was found."""
+        url = AddressRequest.read(json_body(request))["url"]
+        with _listed():
+            row = found_add(url=url)
+        probe_if_new(row)
+        return Response(backend_json(row.id), status=201)
+
+
+class FoundIgnoreView(ApiView):
+    def post(self, request: Request, *, ignored: bool) -> Response:
+        """Stop or resume offering a ComfyUI."""
+        url = AddressRequest.read(json_body(request))["url"]
+        with _listed():
+            row = discovery.found_ignore(url=url, ignored=ignored)
+        return Response(_found_json(row))
+
+
+@contextmanager
+def _listed() -> Iterator[None]:
+    try:
+        with translated():
+            yield
+    except discovery.NotFound:
+        raise AddressNotFound from None
+
+
+def _found_json(row: FoundBackend) -> dict[str, Any]:
+    return {
+        "url": row.url,
+        "comfyui_version": row.comfyui_version or None,
+        "devices": row.devices,
+        "first_seen_at": iso(row.first_seen_at),
+        "last_seen_at": iso(row.last_seen_at),
+        "ignored": row.ignored_at is not None,
+        "ignored_at": iso_or_none(row.ignored_at),
+    }
+
+
+#: Seconds for one address, which may be far away, and for the ports of this machine.
+_TEST_SECONDS: Final = 5.0
+_FIND_SECONDS: Final = 1.5
+
+
+class BackendTestView(BackendView):
+    def post(self, request: Request, backend_id: str) -> Response:
+        """Return whether a ComfyUI answers at an address, or what is wrong."""
+        values = NewBackendRequest.read(json_body(request))
+        url = _checked_url(values["url"], values["headers"])
+        answer = async_to_sync(attempt)(values["url"], headers=values["headers"], timeout=_TEST_SECONDS)
+        failed = isinstance(answer, str)
+        return Response({"ok": not failed, **_probe_json(url, answer, _registered_ids())})
+
+
+class BackendFindView(BackendView):
+    def post(self, request: Request, backend_id: str) -> Response:
+        """Return the ComfyUIs that answer on this machine's usual ports."""
+        urls = [f"http://localhost:{port}" for port in settings.DIRECTOR_DISCOVER_PORTS]
+        answers = async_to_sync(attempt_all)(urls, timeout=_FIND_SECONDS)
+        known = _registered_ids()
+        found = [_probe_json(url, answer, known) for url, answer in answers.items() if isinstance(answer, SystemStats)]
+        return Response({"found": found})
+
+
+def _checked_url(url: str, headers: Mapping[str, str] | None) -> str:
+    """Return the canonical address; raise ``FieldInvalid`` if the address or a header is malformed."""
+    field = "url"
+    try:
+        canonical = normalise_url(url).url
+        check_url(canonical)
+        field = "headers"
+        check_headers(headers or {})
+    except ValueError as error:
+        raise FieldInvalid(field, f"Is not usable: {error}") from None
+    return canonical
+
+
+def _registered_ids() -> dict[str, str]:
+    return {row["url"]: row["id"] for row in backend_queries.desired_backends()}
+
+
+def _probe_json(url: str, answer: SystemStats | str, known: Mapping[str, str]) -> dict[str, Any]:
+    report = None if isinstance(answer, str) else answer
+    return {
+        "url": url,
+        "backend_id": known.get(url),
+        "comfyui_version": report.version if report else None,
+        "devices": [device.to_json() for device in report.devices] if report else [],
+        "reason": answer if isinstance(answer, str) else None,
+    }

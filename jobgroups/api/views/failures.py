@@ -13,8 +13,6 @@ from jobgroups.serializers import truncate
 
 
 class FailuresView(ApiView):
-    """``/api/failures``"""
-
     def get(self, request: Request) -> Response:
         """Return recent failures by class, backend and workflow, the most frequent first."""
         window = FailuresQuery.read_query(request.query_params)["window"]
@@ -33,8 +31,6 @@ class FailuresView(ApiView):
 
 
 class FailedJobsView(ApiView):
-    """``/api/failures/jobs``"""
-
     def get(self, request: Request) -> Response:
         """Return the failed jobs behind a row by group."""
         found = failures.failed_jobs(**FailedJobsQuery.read_query(request.query_params))

@@ -1,5 +1,7 @@
 """Groups and their jobs: check, submit, list, read, cancel."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
 from typing import Final
@@ -12,14 +14,17 @@ from rest_framework.response import Response
 
 from jobgroups import workflow
 from jobgroups.api.answers import answers
+from jobgroups.api.conversion import converted_body
 from jobgroups.api.long_polls import long_polls
+from jobgroups.api.plan import plan
 from jobgroups.api.requests import path_params, payloads
-from jobgroups.api.requests.body import json_body
-from jobgroups.api.requests.query_params import DEFAULT_PAGE, EventsQuery, GroupListQuery, StatusQuery
+from jobgroups.api.requests.body import json_body, optional_json_body
+from jobgroups.api.requests.query_params import DEFAULT_PAGE, EventsQuery, EventStreamQuery, GroupListQuery, StatusQuery
+from jobgroups.api.sse import sse_frame, sse_response
 from jobgroups.api.submission import submit
 from jobgroups.api.views.async_base import AsyncApiView, act, json_response
 from jobgroups.api.views.base import ApiView
-from jobgroups.api.workflow_check import check
+from jobgroups.api.workflow_check import JobKinds, check, offered
 from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import GroupNotFound
 from jobgroups.queries import group_status, groups
@@ -27,35 +32,61 @@ from jobgroups.queries.assets import known_references
 from jobgroups.queries.group_status import Answer
 from jobgroups.serializers import serialize_submission, to_json
 from jobgroups.services import cancellation
+from jobgroups.services.groups import group_change, group_delete, group_deletion
+from jobgroups.services.submission import group_replay
+from jobgroups.streams.feed import TOO_SLOW_FRAME, error_frame, group_feed
+from jobgroups.workflow.validation import is_editor_format
 
 EVENTS_PAGE: Final = 500  #: Events per page. Most have some hundred bytes, a few up to 1 MiB.
 
 
 class CheckView(ApiView):
-    """``/api/workflows/check``"""
-
     def post(self, request: Request) -> Response:
-        """Return which backends can execute a workflow, and why the others cannot."""
-        values = payloads.check(json_body(request))
+        """Return which backends can execute a workflow, why the others cannot, and the choices of its inputs."""
+        values = payloads.check(converted_body(json_body(request))[0])
         prepared = workflow.build_template(values["workflow_json"], values["parameters"])
         known_references(prepared.workflow)
-        return Response(check(prepared, values["backend_ids"], values["required_capabilities"]))
+        answer = check(JobKinds(prepared), values["backend_ids"], values["required_capabilities"])
+        return Response(answer | offered(prepared, [one["backend_id"] for one in answer["backends"]]))
+
+
+class ConvertView(ApiView):
+    def post(self, request: Request) -> Response:
+        """Return a workflow of the editor's format in the API format."""
+        body, warnings = converted_body(payloads.ConvertRequest.read(json_body(request)))
+        workflow.check_workflow(body["workflow_json"])
+        return Response({"workflow": body["workflow_json"], "warnings": warnings})
+
+
+class PlanView(ApiView):
+    """``/api/job-groups/plan``"""
+
+    def post(self, request: Request) -> Response:
+        """Return what a submission would make."""
+        body, warnings = converted_body(json_body(request))
+        return Response(plan(payloads.submission(body, None, warnings=warnings)))
 
 
 class SubmitView(ApiView):
-    """``/api/job-group``"""
-
     def post(self, request: Request) -> Response:
         """Submit a group."""
-        submission = payloads.submission(json_body(request), request.headers.get("Idempotency-Key"))
-        made = submit(submission)
+        body, key = json_body(request), request.headers.get("Idempotency-Key")
+        made = None
+        if key and is_editor_format(body.get("workflow_json")):
+            # The backends that described the classes may be offline when the request is repeated.
+            submitter = str(body.get("submitter") or "").strip()
+            made = group_replay(submitter=submitter, key=key, digest=payloads.digest(body))
+        if made is None:
+            converted, warnings = converted_body(body)
+            made = submit(payloads.submission(converted, key, sent=body, warnings=warnings))
         headers = {"Idempotency-Replayed": "true"} if made.replayed else None
-        return Response(serialize_submission(made.group, made.children), status=201, headers=headers)
+        answer = serialize_submission(made.group, made.children)
+        if not made.children:
+            answer["children_next"] = request.build_absolute_uri(groups.children_path(made.group.id))
+        return Response(answer, status=201, headers=headers)
 
 
 class GroupListView(ApiView):
-    """``/api/job-groups``"""
-
     def get(self, request: Request) -> Response:
         """List groups, newest first."""
         query = GroupListQuery.read_query(request.query_params)
@@ -65,8 +96,6 @@ class GroupListView(ApiView):
 
 
 class GroupView(AsyncApiView):
-    """``/api/job-groups/{id}``"""
-
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
         """Return a group with its jobs, without them, or with a page of them."""
         group = path_params.group_id(group_id)
@@ -74,11 +103,15 @@ class GroupView(AsyncApiView):
         query = StatusQuery.read_query(request.GET) if request.GET else {}
         since, after, limit = (query.get(name) for name in ("since", "children_after", "limit"))
         if since is not None and not await long_polls.has_moved(group, since=since, seconds=query["wait"]):
-            return HttpResponseNotModified()
+            # Without the ETag of this moment: progress may have changed the answer that the client has.
+            return HttpResponseNotModified(headers={"Cache-Control": "no-cache"})
         if query.get("children") == "0":
             return encoded(request, await answers.get(group, "head", make=partial(group_status.read_head, group)))
         if after is None and limit is None:
-            return encoded(request, await answers.get(group, make=partial(group_status.read_status, group)))
+            answer = await answers.get(group, make=partial(group_status.read_status, group))
+            if answer.jobs:
+                return encoded(request, answer)
+            return _with_next(request, answer, request.build_absolute_uri(groups.children_path(group)))
         return await self._page(request, group, after, limit or DEFAULT_PAGE)
 
     async def _page(self, request: HttpRequest, group: str, after: int | None, limit: int) -> HttpResponseBase:
@@ -86,7 +119,13 @@ class GroupView(AsyncApiView):
         make = partial(group_status.read_page, group, first, limit)
         answer = await answers.get(group, "page", str(first), str(limit), make=make)
         following = None if answer.last is None else with_query(request, children_after=str(answer.last))
-        return encoded(request, answer, f',"children_next":{to_json(following)}}}'.encode())
+        return _with_next(request, answer, following)
+
+    async def patch(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
+        """Set the name of a group, archive it or end that; return the group without its jobs."""
+        group = path_params.group_id(group_id)
+        await act(group_change, group_id=group, **payloads.GroupRequest.read(json_body(Request(request))))
+        return encoded(request, await answers.get(group, "head", make=partial(group_status.read_head, group)))
 
     async def delete(self, _request: HttpRequest, group_id: str) -> HttpResponse:
         """Cancel all jobs of a group that are not final."""
@@ -94,9 +133,18 @@ class GroupView(AsyncApiView):
         return json_response(asdict(done))
 
 
-class WorkflowView(ApiView):
-    """``/api/job-groups/{id}/workflow``"""
+class DeletionView(ApiView):
+    def get(self, request: Request, group_id: str) -> Response:
+        """Return what a deletion of the group would remove."""
+        return Response(asdict(group_deletion(group_id=path_params.group_id(group_id))))
 
+    def post(self, request: Request, group_id: str) -> Response:
+        """Delete the group; return what was removed."""
+        payloads.DeletionRequest.read(optional_json_body(request))
+        return Response(asdict(group_delete(group_id=path_params.group_id(group_id))))
+
+
+class WorkflowView(ApiView):
     def get(self, request: Request, group_id: str) -> HttpResponse:
         """Return the workflow as it was submitted: the stored text."""
         text = groups.group_workflow(path_params.group_id(group_id))
@@ -104,8 +152,6 @@ class WorkflowView(ApiView):
 
 
 class EventsView(ApiView):
-    """``/api/job-groups/{id}/events``"""
-
     def get(self, request: Request, group_id: str) -> HttpResponse:
         """Return a page of stored events, with the text of the frames that sockets receive."""
         since = EventsQuery.read_query(request.query_params)["since"]
@@ -119,9 +165,32 @@ class EventsView(ApiView):
         return HttpResponse(text, content_type="application/json")
 
 
-class JobView(AsyncApiView):
-    """``/api/job-groups/{id}/jobs/{job_id}``"""
+class EventStreamView(AsyncApiView):
+    async def get(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
+        """Return the stream of a group as Server-Sent Events, from an event on or with the snapshot first."""
+        group = path_params.group_id(group_id)
+        given = request.GET.copy()
+        # A browser that reconnects sends it with the URL of the first request.
+        if last := request.headers.get("Last-Event-ID"):
+            given["since"] = last
+        query = EventStreamQuery.read_query(given)
+        await answers.version(group)  # 404 rather than a stream that ends
+        return sse_response(_stream_frames(group, query["since"], previews=query["previews"]))
 
+
+async def _stream_frames(group_id: str, since: int | None, *, previews: bool) -> AsyncGenerator[str, None]:
+    try:
+        async with aclosing(group_feed(group_id, since, previews=previews)) as feed:
+            async for frames in feed:
+                for frame in frames:
+                    yield sse_frame(frame.text, seq=frame.seq)
+        last = TOO_SLOW_FRAME
+    except GroupNotFound as error:
+        last = error_frame(error.code, error.detail)
+    yield sse_frame(last)
+
+
+class JobView(AsyncApiView):
     async def get(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponseBase:
         """Return a job with its attempts."""
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
@@ -140,6 +209,10 @@ class JobView(AsyncApiView):
                 "already_failed": int(status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)),
             }
         )
+
+
+def _with_next(request: HttpRequest, answer: Answer, following: str | None) -> HttpResponseBase:
+    return encoded(request, answer, f',"children_next":{to_json(following)}}}'.encode())
 
 
 def encoded(request: HttpRequest, answer: Answer, end: bytes = b"") -> HttpResponseBase:

@@ -1,28 +1,55 @@
-"""An output file of a child through the Director: the original, or a thumbnail."""
+"""Outputs of jobs: files, thumbnails, the zip, contact sheets; stars, seeds, the workflow in a PNG, provenance."""
 
+import asyncio
 import contextlib
 import dataclasses
 import re
+import secrets
 from collections.abc import AsyncIterator
 from functools import cache
 from typing import Final
 
 from django.conf import settings
-from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
+from rest_framework.request import Request
+from rest_framework.response import Response
 
 from backends.comfyui.exchange import StreamedAnswer
 from backends.comfyui.outputs import view_url
+from jobgroups.api.answers import answers
+from jobgroups.api.conversion import converted_body
 from jobgroups.api.requests import path_params
-from jobgroups.api.requests.query_params import OutputQuery
+from jobgroups.api.requests.body import UnsupportedMediaType, media_type, read_body
+from jobgroups.api.requests.query_params import OutputQuery, SeedsQuery, SheetQuery, ZipQuery
+from jobgroups.api.requests.upload import received_upload
 from jobgroups.api.views.async_base import AsyncApiView, note_replaced, read
+from jobgroups.api.views.base import ApiView
 from jobgroups.domain import media_types
-from jobgroups.errors import OutputGone, OutputReplaced, OutputTooLarge, RangeNotSatisfiable
+from jobgroups.domain.file_names import TemplateInvalid
+from jobgroups.errors import (
+    InvalidRequest,
+    NoOutputs,
+    NoWorkflow,
+    OutputGone,
+    OutputReplaced,
+    OutputTooLarge,
+    ProvenanceUnknown,
+    RangeNotSatisfiable,
+    TooManySheets,
+)
 from jobgroups.outputs import download
+from jobgroups.outputs.archive import iter_zip
+from jobgroups.outputs.png_workflow import mark_in_png, workflow_in_png
 from jobgroups.outputs.resize import MAX_SOURCE_BYTES
+from jobgroups.outputs.sheet import SheetPictures, draw_sheet
 from jobgroups.outputs.stored import StoredAnswer, file_response
 from jobgroups.outputs.thumbnails import Thumbnails
-from jobgroups.queries.outputs import OutputFile, child_output
+from jobgroups.queries.outputs import OutputFile, child_output, group_outputs
+from jobgroups.queries.provenance import job_of_content, job_of_mark, job_provenance
+from jobgroups.queries.sheet import group_sheet
+from jobgroups.services.stars import child_star
+from jobgroups.workflow.seeds import MAX_SEED, seeds
 
 _NUMBER: Final = re.compile(r"[0-9]{1,6}")
 #: One range of bytes. Several ranges need a multipart response, which no client needs for an output.
@@ -32,8 +59,6 @@ _PASSED_ON: Final = ("etag", "last-modified", "content-range", "accept-ranges")
 
 
 class OutputView(AsyncApiView):
-    """``/api/job-groups/{id}/jobs/{job_id}/outputs/{n}``"""
-
     async def get(self, request: HttpRequest, group_id: str, job_id: str, number: str) -> HttpResponseBase:
         """Return the file from the storage, else as the backend has it; or a thumbnail if the query has ``w``."""
         query = OutputQuery.read_query(request.GET)
@@ -41,15 +66,22 @@ class OutputView(AsyncApiView):
         if not _NUMBER.fullmatch(number):
             raise Http404
         file = await read(child_output, group, job, int(number))
-        try:
+        async with noting_replaced(file):
             if query["w"] is not None:
                 return await _thumbnail(request, file, int(query["w"]))
-            return await _original(request, file, redirect=query["redirect"] == "yes")
-        except OutputReplaced:
-            await note_replaced(file)
-            raise
+            return await original(request, file, redirect=query["redirect"] == "yes")
 
     head = get
+
+
+@contextlib.asynccontextmanager
+async def noting_replaced(file: OutputFile) -> AsyncIterator[None]:
+    """Mark the output if the block raises ``OutputReplaced``."""
+    try:
+        yield
+    except OutputReplaced:
+        await note_replaced(file)
+        raise
 
 
 @cache
@@ -65,14 +97,14 @@ def thumbnails() -> Thumbnails:
 async def _thumbnail(request: HttpRequest, file: OutputFile, width: int) -> HttpResponse:
     tag = f'"{file.identity[:32]}-{width}"'
     headers = {**media_types.GUARD_HEADERS, "ETag": tag, "Content-Type": "image/webp"}
-    if _matches_etag(request, tag):
+    if matches_etag(request, tag):
         return HttpResponse(status=304, headers=headers)
     thumbnail = await thumbnails().of(file, width)
     headers["Content-Length"] = str(len(thumbnail))
     return HttpResponse(thumbnail, headers=headers)
 
 
-def _matches_etag(request: HttpRequest, tag: str) -> bool:
+def matches_etag(request: HttpRequest, tag: str) -> bool:
     """Return whether the client has the version with this tag; ``W/`` makes no difference for a read."""
     given = [one.strip().removeprefix("W/") for one in _if_none_match(request).split(",")]
     return tag in given or given == ["*"]
@@ -82,12 +114,13 @@ def _if_none_match(request: HttpRequest) -> str:
     return request.headers.get("If-None-Match", "")
 
 
-async def _original(request: HttpRequest, file: OutputFile, *, redirect: bool) -> HttpResponseBase:
+async def original(request: HttpRequest, file: OutputFile, *, redirect: bool) -> HttpResponseBase:
+    """Return the file from the storage, else as the backend has it; ``redirect``: to the backend, if it is too large."""
     if (known := file.stored) is not None:
         name, size, tag = file.filename, known.size_bytes, known.blake3
         try:
             return await file_response(
-                request, known.stored_name, name=name, size=size, tag=tag, saved_as=file.download_name
+                request, known.stored_name, name=name, size=size, tag=tag, saved_as=file.saved_as
             )
         except OutputGone:
             file = dataclasses.replace(file, stored=None)
@@ -136,8 +169,127 @@ def _headers(file: OutputFile, answer: StreamedAnswer | StoredAnswer) -> dict[st
     headers = {
         **media_types.guard_headers(file.filename),
         "Content-Type": media_types.media_type(file.filename),
-        "Content-Disposition": media_types.disposition(file.filename, named_as=file.download_name),
+        "Content-Disposition": media_types.disposition(file.filename, named_as=file.saved_as),
     }
     if answer.length is not None and answer.status != 304:
         headers["Content-Length"] = str(answer.length)
     return headers | {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
+
+
+class ZipView(AsyncApiView):
+    async def get(self, request: HttpRequest, group_id: str) -> StreamingHttpResponse:
+        """Return all originals of a group, or those of its starred children."""
+        query = ZipQuery.read_query(request.GET)
+        starred, group = query["which"] == "starred", path_params.group_id(group_id)
+        try:
+            files = await read(group_outputs, group, starred=starred, template=query["name"])
+        except TemplateInvalid as error:
+            raise InvalidRequest.of_field("name", str(error)) from None
+        if not files:
+            raise NoOutputs(starred=starred)
+        body = iter_zip(files, note_replaced)
+        name = f"{group}-starred.zip" if starred else f"{group}.zip"
+        headers = {
+            **media_types.GUARD_HEADERS,
+            "Content-Type": "application/zip",
+            "Content-Disposition": f"attachment; {media_types.named(name)}",
+        }
+        return StreamingHttpResponse(body, headers=headers)
+
+
+class StarView(ApiView):
+    def put(self, request: Request, group_id: str, job_id: str) -> Response:
+        """Star a child."""
+        return self._set(group_id, job_id, starred=True)
+
+    def delete(self, request: Request, group_id: str, job_id: str) -> Response:
+        """Remove a child's star."""
+        return self._set(group_id, job_id, starred=False)
+
+    def _set(self, group_id: str, job_id: str, *, starred: bool) -> Response:
+        group, job = path_params.group_id(group_id), path_params.job_id(job_id)
+        child_star(group_id=group, job_id=job, starred=starred)
+        return Response({"job_id": job, "starred": starred})
+
+
+class SeedsView(ApiView):
+    def get(self, request: Request) -> Response:
+        """Return the seeds that a submission with these fields would use."""
+        query = SeedsQuery.read_query(request.query_params)
+        strategy, base = query["strategy"], query["base_seed"]
+        if base is None:
+            base = secrets.randbelow(MAX_SEED + 1)
+        found = seeds(strategy, base, query["count"])
+        return Response({"strategy": strategy, "base_seed": base, "seeds": found})
+
+
+class WorkflowFromPngView(ApiView):
+    def post(self, request: Request) -> Response:
+        """Return the workflow with which a PNG was made."""
+        if media_type(request)[0] != "image/png":
+            raise UnsupportedMediaType("The body must be sent as Content-Type: image/png.")
+        try:
+            content = read_body(request)
+        except UnreadablePostError:
+            raise NoWorkflow("The body is incomplete.") from None
+        return Response(converted_body({"workflow_json": workflow_in_png(content)})[0])
+
+
+_SLOT_WITHIN: Final = 10.0  #: Seconds for which a request waits for others.
+#: Sheets whose thumbnails are read at once; one of them is drawn.
+_slots: Final = asyncio.Semaphore(2)
+
+
+class SheetView(AsyncApiView):
+    async def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
+        """Return a page of the contact sheet of a group as WebP."""
+        query, group = SheetQuery.read_query(request.GET), path_params.group_id(group_id)
+        # Read before the rows: if one changes meanwhile, the next request gets another sheet.
+        seq, revision = await answers.version(group)
+        tag = f'"{seq}-{revision}"'
+        headers = {**media_types.GUARD_HEADERS, "Content-Type": "image/webp"}
+        if matches_etag(request, tag):
+            return HttpResponse(status=304, headers={**headers, "ETag": tag})
+        sheet = await read(group_sheet, group, axes=query["axes"], number=query["page"])
+        try:
+            async with asyncio.timeout(_SLOT_WITHIN):
+                await _slots.acquire()
+        except TimeoutError:
+            raise TooManySheets from None
+        try:
+            pictures = await SheetPictures(thumbnails(), note_replaced).of(sheet)
+            content = await draw_sheet(sheet, pictures)
+        finally:
+            _slots.release()
+        if all(isinstance(one, bytes) for one in pictures.values()):
+            headers["ETag"] = tag
+        headers["X-Sheet-Pages"] = str(sheet.page_count)
+        headers["Content-Disposition"] = f"inline; {media_types.named(f'{group}-sheet.webp')}"
+        return HttpResponse(content, headers=headers)
+
+    head = get
+
+
+#: The beginning of a PNG, in which its mark is searched: ComfyUI writes the mark before the pixels.
+_HEAD_BYTES: Final = 16 * 2**20
+
+
+class ProvenanceView(ApiView):
+    def get(self, request: Request, group_id: str, job_id: str) -> Response:
+        """Return the workflow as it was sent, with input files, backend, versions, times and seconds of the nodes."""
+        return Response(job_provenance(path_params.group_id(group_id), path_params.job_id(job_id)))
+
+
+class ProvenanceSearchView(ApiView):
+    def post(self, request: Request) -> Response:
+        """Return the job that made an uploaded file. The file is not kept."""
+        with received_upload(request) as upload:
+            file = upload.received()
+            with file.path.open("rb") as content:
+                head = content.read(_HEAD_BYTES)
+        try:
+            return Response({**job_of_mark(mark_in_png(head)), "found_by": "mark"})
+        except ProvenanceUnknown as unknown:
+            if (found := job_of_content(file.hash)) is None:
+                raise ProvenanceUnknown(f"{unknown.detail} No captured file has this content.") from None
+            return Response({**found, "found_by": "hash"})

@@ -16,8 +16,6 @@ from jobgroups.services.assignment import Choice
 
 
 class GroupRetryView(ApiView):
-    """``/api/job-groups/{id}/retry``"""
-
     def post(self, request: Request, group_id: str) -> Response:
         """Start the group's next run for the named children, or for all that failed."""
         group = path_params.group_id(group_id)
@@ -29,8 +27,6 @@ class GroupRetryView(ApiView):
 
 
 class JobRetryView(ApiView):
-    """``/api/job-groups/{id}/jobs/{job_id}/retry``"""
-
     def post(self, request: Request, group_id: str, job_id: str) -> Response:
         """Queue one child again: within the run, or in the next one if the group has ended."""
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
@@ -42,8 +38,6 @@ class JobRetryView(ApiView):
 
 
 class JobMoveView(ApiView):
-    """``/api/job-groups/{id}/jobs/{job_id}/move``"""
-
     def post(self, request: Request, group_id: str, job_id: str) -> Response:
         """Bind a queued child to another backend."""
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)

@@ -56,11 +56,9 @@ class FifoLock:
                 self._is_held = False
 
 
-#: By the database file.
-_locks: Final[defaultdict[str, FifoLock]] = defaultdict(FifoLock)
+_locks: Final[defaultdict[str, FifoLock]] = defaultdict(FifoLock)  #: By the database file.
 _guard: Final = threading.Lock()
-#: Seconds; the default of sqlite3.
-_TIMEOUT: Final = 5.0
+_TIMEOUT: Final = 5.0  #: Seconds; the default of sqlite3.
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -71,8 +69,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Set while a transaction is open.
-        self._held_lock: FifoLock | None = None
+        self._held_lock: FifoLock | None = None  #: Set while a transaction is open.
 
     @property
     def has_waiting_writers(self) -> bool:

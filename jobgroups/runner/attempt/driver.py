@@ -14,39 +14,18 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from backends.comfyui.errors import (
-    AnswerTooLarge,
-    BackendError,
-    BackendUnreachable,
-    PromptRefused,
-    PromptUnconfirmed,
-    ResponseLost,
-    SendAborted,
-)
-from backends.comfyui.protocol import (
-    Event,
-    Executed,
-    Executing,
-    ExecutionCached,
-    ExecutionError,
-    ExecutionInterrupted,
-    ExecutionStart,
-    ExecutionSuccess,
-    Progress,
-    ProgressState,
-)
+from backends.comfyui import errors, protocol
 from backends.comfyui.refusals import refused_outputs
+from jobgroups import metrics
 from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import ATTEMPT_ENDED, AttemptState
 from jobgroups.queries import work
 from jobgroups.queries.assets import input_names
 from jobgroups.runner.attempt import result
-from jobgroups.runner.attempt.limits import TimeLimits
-from jobgroups.runner.attempt.lookup import PromptLocation, PromptLookup, ended, look_up
-from jobgroups.runner.attempt.omissions import omitted_outputs
+from jobgroups.runner.attempt.lookup import PromptLocation, PromptLookup, ended, look_up, omitted_outputs
 from jobgroups.runner.attempt.spec import AttemptSpec
-from jobgroups.runner.attempt.timer import PromptTimer
+from jobgroups.runner.attempt.timer import PromptTimer, TimeLimits
 from jobgroups.runner.context import SessionContext
 from jobgroups.runner.inputs import NotSendable
 from jobgroups.runner.interrupts import SentStop
@@ -91,7 +70,7 @@ class AttemptDriver:
         self._report = self._new_report()
         self._prompt = result.PromptInfo(prompt_id=spec.prompt_id, workflow=spec.workflow, base_url=context.client.url)
         self._heard_start = False
-        self._heard_end: Event | None = None
+        self._heard_end: protocol.Event | None = None
         self._closing_frame = False
         self._outputs: dict[str, Mapping[str, Any]] = dict(spec.node_outputs or {})
         self._warnings = list(spec.warnings)
@@ -126,9 +105,7 @@ class AttemptDriver:
         self.unanswered_reason = ""
         self.was_looked_up = spec.is_new  #: Whether it was looked up once, answered or not; a new attempt need not be.
 
-    # --- what others call -------------------------------------------------------------------------
-
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: protocol.Event) -> None:
         """Take in an event of this prompt. Never waits."""
         self._heard_at = time.monotonic()
         self._limits.restart_stall()
@@ -142,36 +119,36 @@ class AttemptDriver:
         if self._needs_work():
             self._changed.set()
 
-    def _apply(self, event: Event) -> bool:
+    def _apply(self, event: protocol.Event) -> bool:
         """Take in what an event says; False where it says nothing of this prompt."""
         match event:
-            case ExecutionStart():
+            case protocol.ExecutionStart():
                 pass
-            case ExecutionCached(nodes=nodes):
+            case protocol.ExecutionCached(nodes=nodes):
                 self._cached.update(nodes)
                 self._cached_known = True
                 self._tracker.cached(nodes)
-            case Executing(node=None):
+            case protocol.Executing(node=None):
                 self._closing_frame = True
-            case Executing(node=str(node)):
+            case protocol.Executing(node=str(node)):
                 self._executing.add(node)
                 self._tracker.executing(node)
-            case Progress(node=str(node), value=value, max=maximum):
+            case protocol.Progress(node=str(node), value=value, max=maximum):
                 self._tracker.progress(node, value, maximum)
-            case ProgressState(nodes=nodes):
+            case protocol.ProgressState(nodes=nodes):
                 self._tracker.progress_state(nodes)
-            case Executed(node=node, output=output):
+            case protocol.Executed(node=node, output=output):
                 self._tracker.executed(node)
                 if output:
                     self._outputs[node] = output
-            case ExecutionSuccess() | ExecutionError() | ExecutionInterrupted():
+            case protocol.ExecutionSuccess() | protocol.ExecutionError() | protocol.ExecutionInterrupted():
                 self._apply_end(event)
             case _:
                 return False
         return True
 
-    def _apply_end(self, event: ExecutionSuccess | ExecutionError | ExecutionInterrupted) -> None:
-        if isinstance(event, ExecutionError) and result.is_blocked(event):
+    def _apply_end(self, event: protocol.Event) -> None:
+        if isinstance(event, protocol.ExecutionError) and result.is_blocked(event):
             # The other nodes go on. The history of ComfyUI 0.3.64 does not contain this message.
             self._warn(result.blocked(event))
             return
@@ -236,8 +213,6 @@ class AttemptDriver:
         """How many nodes' outputs and warnings are known."""
         return len(self._outputs), len(self._warnings)
 
-    # --- its course -------------------------------------------------------------------------------
-
     async def run(self) -> None:
         """Send the prompt if it is fresh, then follow it until its end is stored.
 
@@ -268,8 +243,8 @@ class AttemptDriver:
             await self._time_out()
         elif self._stop_requested and moment >= self._stop_at:
             await self._stop()
-        elif moment >= self._next_lookup_at:
-            await self._look_up_and_handle()
+        elif moment >= self._next_lookup_at and (lookup := await self._look_up()) is not None:
+            await self._handle_location(lookup)
 
     async def _wait(self) -> None:
         """Wait for news or for the next thing that is due, whichever comes first."""
@@ -286,8 +261,6 @@ class AttemptDriver:
             if self._next_lookup_at < quiet and self._heard_start:
                 self._next_lookup_at = quiet
         return self._next_lookup_at
-
-    # --- on its way -------------------------------------------------------------------------------
 
     async def _send(self) -> None:
         if (loose := dangling_link(self.spec.workflow)) is not None:
@@ -311,17 +284,17 @@ class AttemptDriver:
                 extra_data=extra_data,
                 may_send=lambda: self._context.lease_is_fresh,
             )
-        except SendAborted:
+        except errors.SendAborted:
             await self._store(attempts.attempt_not_sent)
             self._done = True
         except NotSendable as cause:
             await self._store(attempts.attempt_refused, message=cause.message, details=cause.details, kind=cause.kind)
             self._refused()
-        except BackendUnreachable as error:
+        except errors.BackendUnreachable as error:
             await self._store(attempts.attempt_not_sent)
             self._done = True
             self._context.availability.connection_failed(error.detail)
-        except PromptRefused as error:
+        except errors.PromptRefused as error:
             await self._store(
                 attempts.attempt_refused,
                 message=error.detail,
@@ -329,9 +302,9 @@ class AttemptDriver:
                 kind=result.refusal_class(error),
             )
             self._refused()
-        except ResponseLost as error:
+        except errors.ResponseLost as error:
             logger.info("%s: %s", self._context.backend_id, error)
-            self._answer = error if isinstance(error, PromptUnconfirmed) else None
+            self._answer = error if isinstance(error, errors.PromptUnconfirmed) else None
             await self._uncertain()
         else:
             other = accepted.prompt_id if accepted.prompt_id != self.prompt_id else None
@@ -350,7 +323,10 @@ class AttemptDriver:
         if is_paid is None and (is_paid := await context.partners.are_in(self.spec.workflow)):
             # Before the key is sent: what is paid is not retried as anything else.
             await self._store(attempts.attempt_has_partner_nodes)
-        return extra_data | await context.partners.key(context.version) if is_paid else extra_data
+        if not is_paid:
+            return extra_data
+        own_of = self.spec.group_id if self.spec.has_secret else None
+        return extra_data | await context.partners.key(context.version, own_of)
 
     def _refused(self) -> None:
         self._on_refused()
@@ -414,8 +390,6 @@ class AttemptDriver:
         )
         self._stored = stored
 
-    # --- looking ----------------------------------------------------------------------------------
-
     async def _look_up(self) -> PromptLookup | None:
         """Look the prompt up; None if the backend did not answer."""
         self._next_lookup_at = time.monotonic() + self._intervals.lookup_interval
@@ -429,7 +403,7 @@ class AttemptDriver:
                 mark=self.spec.mark if uncertain else None,
                 new_connection=uncertain,
             )
-        except BackendError as error:
+        except errors.BackendError as error:
             self._note_unanswered(error)
             # A delayed request may still arrive when the network recovers. Restart the absence timer.
             self._absent_since = None
@@ -442,19 +416,14 @@ class AttemptDriver:
             self._last_seen_at = time.monotonic()
         return lookup
 
-    def _note_unanswered(self, error: BackendError) -> None:
+    def _note_unanswered(self, error: errors.BackendError) -> None:
         # Behind a queue longer than the limit it waits for other work, as long as it was accepted and may stay there.
         known = self.state in (AttemptState.ACCEPTED, AttemptState.RUNNING)
-        long_queue = isinstance(error, AnswerTooLarge) and error.path == "/queue"
+        long_queue = isinstance(error, errors.AnswerTooLarge) and error.path == "/queue"
         if long_queue and known and not self._stop_requested:
             return
         self.unanswered_since = self.unanswered_since or time.monotonic()
         self.unanswered_reason = error.detail
-
-    async def _look_up_and_handle(self) -> None:
-        lookup = await self._look_up()
-        if lookup is not None:
-            await self._handle_location(lookup)
 
     async def _handle_location(self, lookup: PromptLookup) -> None:
         if lookup.other_id is not None:
@@ -490,7 +459,7 @@ class AttemptDriver:
             return None
         try:
             return await omitted_outputs(self._context.client, self.spec.workflow, listed)
-        except BackendError as error:
+        except errors.BackendError as error:
             self._context.request_failed(error)
             return None
 
@@ -519,7 +488,7 @@ class AttemptDriver:
         else:
             await self._lost()
 
-    async def _answer_is_final(self, answer: PromptUnconfirmed) -> bool:
+    async def _answer_is_final(self, answer: errors.PromptUnconfirmed) -> bool:
         """Return whether an answer that is no refusal in form is one, now that nothing is queued.
 
         An exception in ComfyUI's handler is one at once: the handler has ended. Any other answer is one
@@ -529,7 +498,7 @@ class AttemptDriver:
             work.was_unconfirmed_before, self.spec.attempt_id
         )
 
-    async def _refused_by_answer(self, answer: PromptUnconfirmed) -> None:
+    async def _refused_by_answer(self, answer: errors.PromptUnconfirmed) -> None:
         await self._store(
             attempts.attempt_refused,
             message=result.unconfirmed_message(answer, self._context.backend_id),
@@ -554,15 +523,13 @@ class AttemptDriver:
         )
         self._done = True
 
-    # --- its end ----------------------------------------------------------------------------------
-
     async def _read_result(self) -> None:
         """Read the result from the history after an end event; without a history the frames decide."""
         give_up_at = time.monotonic() + self._intervals.history_grace
         while True:
             try:
                 entry = await self._context.client.history(self.prompt_id)
-            except BackendError as error:
+            except errors.BackendError as error:
                 self._context.request_failed(error)
                 entry = None
             if entry is not None:
@@ -581,9 +548,6 @@ class AttemptDriver:
             return
         # The closing frame alone does not say how the prompt ended.
         self._closing_frame = False
-        await self._absent_or_running()
-
-    async def _absent_or_running(self) -> None:
         lookup = await self._look_up()
         if lookup is None:
             return
@@ -623,7 +587,8 @@ class AttemptDriver:
         was_interrupted = False
         if end.state is AttemptState.INTERRUPTED and end.ran:
             self._context.interrupter.log.target_ended(self.prompt_id)
-            was_interrupted = not await self._stop_is_stored() and await self._was_interrupted_by_other()
+            stop_is_stored = self._stop_requested or await self._stop_is_in_rows()
+            was_interrupted = not stop_is_stored and await self._was_interrupted_by_other()
         if end.failure in result.FREED_AFTER and self._context.lease_is_fresh:
             # Before the end is stored: the next prompt there may follow at once.
             await result.free_memory(self._context.client)
@@ -632,7 +597,8 @@ class AttemptDriver:
         await self._store(store, end=end)
         self._context.runner.captures_due.set()
         if end.state is AttemptState.SUCCESS and (sample := self._timer.sample()) is not None:
-            self._context.runner.timings.add(sample)
+            self._context.runner.timings.append(sample)
+            metrics.observe_job(sample.workflow_digest, sample.backend_id, sample.seconds)
         self._done = True
 
     async def _without_replaced(self, end: AttemptResult) -> AttemptResult:
@@ -661,7 +627,10 @@ class AttemptDriver:
         }
         if not any(replaced.values()):
             return end
-        shown = outputs.without_replaced(end.node_outputs, backend_id, replaced)
+        shown = {
+            node: outputs.marked(output, backend_id, replaced.get(node, ()))
+            for node, output in end.node_outputs.items()
+        }
         return replace(end, outputs=self._prompt.outputs(shown))
 
     async def _dated(self, end: AttemptResult) -> AttemptResult:
@@ -701,17 +670,12 @@ class AttemptDriver:
         The window starts at the event of its end, not at the answer of a slow history; without an event, when
         the prompt was last seen at the backend.
         """
-        has_event = isinstance(self._heard_end, ExecutionInterrupted)
+        has_event = isinstance(self._heard_end, protocol.ExecutionInterrupted)
         return await self._context.interrupter.ended_by_other(
             self.prompt_id,
             since=(self._end_heard_at if has_event else self._last_seen_at) - self._intervals.collateral_window,
             until=self._end_heard_at if has_event else time.monotonic(),
         )
-
-    async def _stop_is_stored(self) -> bool:
-        return self._stop_requested or await self._stop_is_in_rows()
-
-    # --- stopping ---------------------------------------------------------------------------------
 
     async def _time_out(self) -> None:
         """Store the timeout, unless the history shows that the prompt has just ended.
@@ -752,7 +716,7 @@ class AttemptDriver:
             return
         try:
             await self._remove(lookup)
-        except BackendError as error:
+        except errors.BackendError as error:
             self._context.request_failed(error)
 
     async def _note_stalled(self) -> None:
@@ -794,8 +758,6 @@ class AttemptDriver:
                 tried_for = max(intervals.cancel_retry, moment - self._stop_requested_at)
                 self._stop_at = moment + min(tried_for, intervals.stop_retry)
 
-    # --- small things -----------------------------------------------------------------------------
-
     async def _store(self, service: Any, **fields: Any) -> Any:
         return await self._context.store_of_group(
             self.spec.group_id, service, attempt_id=self.spec.attempt_id, **fields
@@ -816,7 +778,7 @@ class AttemptDriver:
         )
 
 
-def _refusal(error: PromptRefused) -> dict[str, Any]:
+def _refusal(error: errors.PromptRefused) -> dict[str, Any]:
     refusal = error.refusal
     known = {"details": refusal.details, "extra_info": refusal.extra_info, "node_errors": refusal.node_errors}
     return {"status": error.status, "refusal_type": refusal.error_type, **known}

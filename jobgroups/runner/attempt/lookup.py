@@ -1,13 +1,16 @@
-"""Looks up where a prompt is at its backend: in the history or in the queue."""
+"""Looks up where a prompt is at its backend, in the history or in the queue, and which outputs are not executed."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 from backends.comfyui.answers import HistoryEntry, QueueItem
 from backends.comfyui.client import ComfyClient
-from backends.comfyui.versions import supports_jobs
+from backends.comfyui.refusals import answer_lost
+from backends.comfyui.versions import Feature, has
+from jobgroups.workflow.graph import Workflow, closure, links
 
 
 class PromptLocation(StrEnum):
@@ -21,8 +24,6 @@ class PromptLocation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PromptLookup:
-    """The result of a look-up."""
-
     location: PromptLocation
     entry: HistoryEntry | None = None  #: The history's entry where it ended.
     other_id: str | None = None  #: The prompt's id in the queue, if it is not the id that was sent.
@@ -58,7 +59,7 @@ async def look_up(
             prompt whose POST was not answered with an id: its server may have chosen another one.
         new_connection: for a prompt whose POST was lost, so that no broken connection answers.
     """
-    if supports_jobs(version) and (location := _OF_JOB.get(await client.job_status(prompt_id) or "")) is not None:
+    if has(version, Feature.JOBS) and (location := _OF_JOB.get(await client.job_status(prompt_id) or "")) is not None:
         return PromptLookup(location)
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
         return ended(entry)
@@ -76,7 +77,7 @@ async def look_up(
 
 async def active_prompts(client: ComfyClient, version: str | None) -> tuple[set[str | None], set[str | None]]:
     """Return the ids of the prompts of all clients that run, and of those that wait, at a backend."""
-    if supports_jobs(version) and (jobs := await client.active_jobs()) is not None:
+    if has(version, Feature.JOBS) and (jobs := await client.active_jobs()) is not None:
         running = {prompt_id for prompt_id, status in jobs.items() if status == "in_progress"}
         return running, jobs.keys() - running
     queue = await client.queue()
@@ -90,3 +91,32 @@ def _has_mark(item: QueueItem, mark: Mapping[str, Any]) -> bool:
 def ended(entry: HistoryEntry) -> PromptLookup:
     """Return the lookup result of a prompt that has ended."""
     return PromptLookup(PromptLocation.ENDED, entry, item=entry.item)
+
+
+async def omitted_outputs(client: ComfyClient, workflow: Workflow, executed: Collection[str]) -> dict[str, Any]:
+    """Return ``node_errors`` for the output nodes of a sent workflow that are not ``executed`` by the backend.
+
+    The backend is queried only about classes of nodes that lead to no executed output: in most workflows there is none.
+    Raises ``BackendError`` if it does not answer; nothing is known then.
+    """
+    is_output: dict[str, bool] = {}
+    omitted: dict[str, Any] = {}
+    for node_id in workflow.keys() - _needed(workflow, executed):
+        class_type = str(workflow[node_id]["class_type"])
+        if class_type not in is_output:
+            described = await client.object_info(class_type) or {}
+            is_output[class_type] = described.get("output_node") is True
+        if is_output[class_type]:
+            omitted[node_id] = answer_lost(class_type)
+    return {node_id: omitted[node_id] for node_id in workflow if node_id in omitted}
+
+
+def _needed(workflow: Workflow, executed: Collection[str]) -> set[str]:
+    """Return the executed outputs and all nodes that they need.
+
+    None of these was refused: ComfyUI refuses an output if any node that it needs is invalid.
+    """
+    sources: defaultdict[str, list[str]] = defaultdict(list)
+    for node_id, _, source in links(workflow):
+        sources[node_id].append(source)
+    return closure(executed, lambda node_id: sources[node_id])

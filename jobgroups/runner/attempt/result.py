@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -144,12 +144,8 @@ def _details(prompt: PromptInfo, error: ExecutionError) -> dict[str, Any]:
         "node_type": error.node_type,
         "node_title": prompt.title(error.node_id),
         "exception_type": error.exception_type,
-        "traceback": _shortened(error.traceback),
+        "traceback": [line[:_MAX_INPUT_CHARACTERS] for line in error.traceback[-_MAX_TRACEBACK_LINES:]],
     }
-
-
-def _shortened(lines: Sequence[str]) -> list[str]:
-    return [line[:_MAX_INPUT_CHARACTERS] for line in lines[-_MAX_TRACEBACK_LINES:]]
 
 
 async def check_cached_files(client: ComfyClient, end: AttemptResult, cached: Collection[str]) -> AttemptResult:

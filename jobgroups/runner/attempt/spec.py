@@ -13,7 +13,8 @@ from backends.comfyui.errors import PromptUnconfirmed
 from jobgroups import workflow
 from jobgroups.domain.outputs import MARK_KEY
 from jobgroups.domain.states import AttemptState
-from jobgroups.models import Attempt
+from jobgroups.log_context import bound
+from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.runner.attempt import result
 from jobgroups.services.claims import Claim
 
@@ -37,11 +38,11 @@ class AttemptSpec:
     workflow: Mapping[str, Any]
     workflow_digest: str = ""
     uses_partner_nodes: bool | None = None  #: Of a new claim, whether a node is a partner's; None: not known.
+    has_secret: bool = False  #: Of a new claim, whether the key for partner nodes is that of its submitter.
     state: AttemptState = AttemptState.INTENT  #: INTENT for a new claim, whose prompt is still to be sent.
     is_new: bool = False
     stop_requested: bool = False
-    #: Wall clock, of a resumed attempt.
-    started_at: dt.datetime | None = None
+    started_at: dt.datetime | None = None  #: Wall clock, of a resumed attempt.
     node_outputs: Mapping[str, Mapping[str, Any]] | None = None
     warnings: Sequence[str] = ()  #: Warnings that are stored on the attempt.
     answer: PromptUnconfirmed | None = None  #: The answer to the POST, if it neither accepts nor refuses the prompt.
@@ -80,9 +81,10 @@ class AttemptSpecs:
             child_id=claim.child_id,
             timeout_s=claim.timeout_seconds,
             stall_s=claim.stall_seconds or math.inf,
-            workflow=self._workflow(claim.group_id, claim.workflow_json, claim.parameters_json, claim.seed),
+            workflow=self._workflow(claim, claim.group_id, claim),
             workflow_digest=claim.workflow_digest,
             uses_partner_nodes=claim.uses_partner_nodes,
+            has_secret=claim.has_secret,
             is_new=True,
         )
 
@@ -99,7 +101,7 @@ class AttemptSpecs:
             timeout_s=group.timeout_seconds,
             stall_s=group.stall_seconds or math.inf,
             workflow=self._workflow_of(row),
-            workflow_digest=group.workflow_digest,
+            workflow_digest=(row.child.variant or group).workflow_digest,
             state=AttemptState(row.state),
             stop_requested=row.stop_requested_at is not None,
             started_at=row.started_at,
@@ -118,16 +120,17 @@ class AttemptSpecs:
         """
         group = row.child.group
         try:
-            return self._workflow(group.id, group.workflow_json, group.parameters_json, row.child.seed)
+            return self._workflow(group, group.id, row.child)
         except Exception:
-            logger.exception("%s: workflow cannot be prepared again", row.child_id)
+            with bound(group=group.id, job=row.child_id, attempt=row.number, backend=row.backend_id):
+                logger.exception("%s: workflow cannot be prepared again", row.child_id)
             return {}
 
-    def _workflow(self, group_id: str, text: str, parameters: str, seed: int) -> dict[str, Any]:
+    def _workflow(self, of_group: Claim | JobGroup, group_id: str, of_job: Claim | ChildJob) -> dict[str, Any]:
         prepared = self._prepared.pop(group_id, None)
         if prepared is None:
-            prepared = workflow.build_template(json.loads(text), json.loads(parameters))
+            prepared = workflow.build_template(json.loads(of_group.workflow_json), json.loads(of_group.parameters_json))
         self._prepared[group_id] = prepared
         if len(self._prepared) > _KEPT:
             self._prepared.popitem(last=False)
-        return workflow.with_seed(prepared, seed)
+        return workflow.with_seed(workflow.varied(prepared, json.loads(of_job.variation_json or "null")), of_job.seed)

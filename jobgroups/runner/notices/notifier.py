@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain import notices as noticing
-from jobgroups.domain.notices import NoticeIntervals
+from jobgroups.domain.notices import NoticeIntervals, StoredNotice
+from jobgroups.models import Notice
 from jobgroups.runner.notices.channels import Service, services_of
 from jobgroups.services import notices, outbox
-from jobgroups.services.outbox import ClaimedNotice
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Notifier:
             await self._tell(due)
             self._posted_at = asyncio.get_running_loop().time()
 
-    async def _tell(self, due: Sequence[ClaimedNotice]) -> None:
+    async def _tell(self, due: Sequence[Notice]) -> None:
         wrong: list[str] = []
         taken = {
             service: {notice.id for notice in due if service.mark in notice.delivered_to} for service in self._services
@@ -76,13 +76,14 @@ class Notifier:
             logger.warning("%d notices could not be delivered: %s", len(rest), error)
             await self._database.run_with_retry(outbox.notices_failed, rest, pace=self._pace, error=error)
 
-    async def _post(self, service: Service, due: Sequence[ClaimedNotice], taken: set[int], wrong: list[str]) -> None:
+    async def _post(self, service: Service, due: Sequence[Notice], taken: set[int], wrong: list[str]) -> None:
         """Have a service take what it has not taken yet; add that to ``taken``, or what went wrong."""
         missing = [notice for notice in due if notice.id not in taken]
         if not missing:
             return
         ids = [notice.id for notice in missing]
-        message = noticing.merged([notice.stored for notice in missing], notices.link_to("/"))
+        stored = [StoredNotice(one.kind, one.title, one.body, one.urgency) for one in missing]
+        message = noticing.merged(stored, notices.link_to("/"))
         error = await service.post(
             message, patience=self._pace.timeout, late=lambda: self._late.append((service.mark, ids))
         )

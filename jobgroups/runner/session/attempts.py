@@ -8,6 +8,7 @@ from typing import Final
 
 from backends.comfyui.protocol import Event
 from jobgroups.errors import LeaseLost
+from jobgroups.log_context import bind, bound
 from jobgroups.models import Attempt
 from jobgroups.queries import work
 from jobgroups.runner.attempt.driver import AttemptDriver
@@ -27,9 +28,10 @@ class ActiveAttempts:
     """Starts and holds the drivers of one session."""
 
     context: SessionContext
-    follow_socket: Callable[[str], None]  #: Has the events of an older client id received.
-    on_refused: Callable[[], None]  #: Called after ComfyUI refused a prompt.
-    on_accepted: Callable[[float], None]  #: Called with the monotonic time of a POST that ComfyUI accepted.
+    follow_socket: Callable[[str], None] = field(init=False)  #: Has the events of an older client id received.
+    on_refused: Callable[[], None] = field(init=False)  #: Called after ComfyUI refused a prompt.
+    #: Called with the monotonic time of a POST that ComfyUI accepted.
+    on_accepted: Callable[[float], None] = field(init=False)
     drivers: dict[str, AttemptDriver] = field(default_factory=dict, init=False)  #: By prompt id.
     #: Ids of the attempts that are driven, or will be again after an unexpected error.
     owned_attempt_ids: set[int] = field(default_factory=set, init=False)
@@ -54,7 +56,8 @@ class ActiveAttempts:
         try:
             self._start(self._specs.from_claim(claim))
         except Exception as error:
-            logger.exception("%s: workflow cannot be prepared", claim.child_id)
+            with bound(group=claim.group_id, job=claim.child_id, attempt=claim.number):
+                logger.exception("%s: workflow cannot be prepared", claim.child_id)
             await self._fail(claim.attempt_id, f"Its workflow cannot be made ready: {error}")
 
     def _start(self, spec: AttemptSpec) -> None:
@@ -84,7 +87,8 @@ class ActiveAttempts:
 
         The attempt stays open while its prompt may be at the backend. Each restart waits longer.
         """
-        context, attempt_id = self.context, driver.spec.attempt_id
+        context, spec, attempt_id = self.context, driver.spec, driver.spec.attempt_id
+        bind(group=spec.group_id, job=spec.child_id, attempt=spec.number, backend=context.backend_id)
         errors = 0
         current: AttemptDriver | None = driver
         while current is not None:
@@ -149,7 +153,6 @@ class ActiveAttempts:
                 driver.socket_opened()
 
     def look_up_now(self) -> None:
-        """Have the location of every prompt looked up."""
         for driver in self.drivers.values():
             driver.look_up_now()
 

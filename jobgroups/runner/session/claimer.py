@@ -24,8 +24,6 @@ _UNSURE_FOR: Final = 60.0  #: Seconds: a database whose connection broke during 
 
 
 class Claimer:
-    """Claims and sends for one session."""
-
     def __init__(
         self, context: SessionContext, attempts: ActiveAttempts, sockets: Sockets, reconciler: Reconciler
     ) -> None:

@@ -7,7 +7,7 @@ had not finished.
 import logging
 import time
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.states import Hold
@@ -30,6 +30,7 @@ class Reconciler:
     def __init__(self, context: SessionContext, attempts: ActiveAttempts) -> None:
         self._context = context
         self._attempts = attempts
+        self._store = context.store
         #: Whether children that waited too long before this session were ended: they must not be sent.
         self.ran_once = False
         #: When queued children were last expired by age, and whether all prompts had been looked up by then.
@@ -150,6 +151,3 @@ class Reconciler:
             name, reason = self._context.backend_id, desired.quarantine_reason
             message = f"{name} has been quarantined for {lasts:.0f} s: {reason}"
             await self._store(expiry.children_fail_unsent, message=message)
-
-    async def _store(self, work: Any, **fields: Any) -> Any:
-        return await self._context.store(work, **fields)

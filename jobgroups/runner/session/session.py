@@ -4,7 +4,7 @@ A slow backend delays no other one: each session waits for its own. Each part ha
 events, the health probe observes, the claimer sends, the reconciler applies the desired state.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,11 @@ from backends.comfyui.protocol import Event, Preview, Status
 from backends.comfyui.texts import one_line
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
+from jobgroups.log_context import bind
 from jobgroups.runner.availability import Availability
-from jobgroups.runner.context import RunnerContext, SessionContext
-from jobgroups.runner.desired_state import DesiredState
-from jobgroups.runner.inputs import InputFiles
+from jobgroups.runner.context import DesiredState, RunnerContext, SessionContext
+from jobgroups.runner.inputs import InputFiles, PartnerNodes
 from jobgroups.runner.interrupts import Interrupter
-from jobgroups.runner.partners import PartnerNodes
 from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.runner.session.claimer import Claimer
 from jobgroups.runner.session.health import HealthProbe
@@ -51,28 +50,22 @@ class BackendSession:
             desired_state=desired,
             availability=Availability(address.backend_id, runner.unavailable_since),
         )
-        self.attempts = ActiveAttempts(
-            context, follow_socket=self._follow_socket, on_refused=self._on_refused, on_accepted=self._on_accepted
-        )
+        self.attempts = ActiveAttempts(context)
         self._previews = SessionPreviews(
             runner.progress.hub,
             address.backend_id,
             lambda: ((prompt, driver.spec) for prompt, driver in self.attempts.drivers.items()),
         )
         self.sockets = Sockets(
-            context,
-            self.attempts,
-            on_open=self._on_socket_open,
-            on_event=self._on_event,
-            wants_previews=self._previews.are_wanted,
+            context, self.attempts, on_event=self._on_event, wants_previews=self._previews.are_wanted
         )
         self._reconciler = Reconciler(context, self.attempts)
         self._health = HealthProbe(context, self.attempts, self.sockets)
         self.claimer = Claimer(context, self.attempts, self.sockets, self._reconciler)
-
-    def notify(self) -> None:
-        """Claim: a child waits for this backend."""
-        self.context.work_available.set()
+        self.attempts.follow_socket = self.sockets.follow
+        self.attempts.on_refused = self.claimer.back_off
+        self.attempts.on_accepted = self.sockets.expect_status_since
+        self.sockets.on_open = self._health.on_socket_open
 
     def start_handover(self) -> None:
         """Claim nothing more: the backend is to be handed over as soon as it :attr:`can_hand_over`."""
@@ -81,12 +74,7 @@ class BackendSession:
     def cancel_handover(self) -> None:
         """Claim again: the backend is not handed over after all."""
         self.claimer.is_handing_over = False
-        self.notify()
-
-    @property
-    def is_handing_over(self) -> bool:
-        """Whether the backend is to be handed over to another runner."""
-        return self.claimer.is_handing_over
+        self.context.work_available.set()
 
     @property
     def can_hand_over(self) -> bool:
@@ -103,10 +91,6 @@ class BackendSession:
         states = [driver.state for driver in self.attempts.drivers.values()]
         return AttemptState.INTENT in states or not self.claimer.has_no_pending_claim
 
-    def stop_attempts(self, attempt_ids: Iterable[int]) -> None:
-        """Have the prompts of these attempts stopped."""
-        self.attempts.request_stop(attempt_ids)
-
     async def run(self) -> None:
         """Resume the active attempts at the backend, then drive it until cancelled.
 
@@ -114,13 +98,14 @@ class BackendSession:
         error.
         """
         context, name = self.context, self.context.backend_id
+        bind(backend=name)
         # Here and not before: a malformed address ends this session only.
         context.client = client = ComfyClient(
             self._address.url,
             headers=dict(self._address.headers),
             max_answer_bytes=context.runner.settings.max_answer_bytes,
             timeouts=context.runner.settings.timeouts,
-            secret=context.runner.settings.comfy_org_api_key,
+            secrets=context.runner.progress.hub.keys.values(),
         )
         context.interrupter = Interrupter(
             client,
@@ -130,7 +115,7 @@ class BackendSession:
         )
         context.inputs = InputFiles(client, context.database, context.intervals.restart_pause)
         context.partners = PartnerNodes(
-            name, self._address.url, client, context.database, context.runner.settings.comfy_org_api_key
+            name, self._address.url, client, context.database, context.runner.progress.hub, context.intervals.key_wait
         )
         async with client, context.task_group as tasks:
             await self.attempts.resume_all()
@@ -150,18 +135,6 @@ class BackendSession:
         await self.context.store(backends.backend_observed, reachable=False, responded=False, reason=reason)
         await self._reconciler.end_waits()
 
-    def _follow_socket(self, client_id: str) -> None:
-        self.sockets.follow(client_id)
-
-    def _on_refused(self) -> None:
-        self.claimer.back_off()
-
-    def _on_accepted(self, sent_at: float) -> None:
-        self.sockets.expect_status_since(sent_at)
-
-    def _on_socket_open(self) -> None:
-        self._health.on_socket_open()
-
     def _on_event(self, event: Event) -> None:
         """Pass an event on. Never waits: an unread socket stalls all prompts."""
         match event:
@@ -175,5 +148,4 @@ class BackendSession:
 
 
 def address_of(row: Mapping[str, Any]) -> BackendAddress:
-    """Return a backend's address out of its row's values."""
     return BackendAddress(row["id"], row["url"], tuple(sorted(row["headers"].items())))

@@ -23,16 +23,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Sockets:
-    """Main socket of a session, and those that follow older ids."""
-
     context: SessionContext
     attempts: ActiveAttempts
-    on_open: Callable[[], None]  #: Called when the main socket receives its first status frame.
     on_event: Callable[[Event], None]  #: Called with each event; it must not wait.
     wants_previews: Callable[[], bool]  #: Returns whether previews are to be decoded.
+    on_open: Callable[[], None] = field(init=False)  #: Called when the main socket receives its first status frame.
     client_id: str | None = field(default=None, init=False)  #: The id of the main socket while it receives events.
-    #: When the main socket was lost, while it is.
-    lost_at: float = field(default_factory=time.monotonic, init=False)
+    lost_at: float = field(default_factory=time.monotonic, init=False)  #: When the main socket was lost, while it is.
     _main_id: str | None = field(default=None, init=False)  #: The main socket's id, until that socket is closed.
     _connections: int = field(default=0, init=False)
     _follows: set[str] = field(default_factory=set, init=False)
@@ -61,8 +58,7 @@ class Sockets:
         while True:
             client_id = self._main_id = self._next_client_id()
             try:
-                async with self.context.client.events(client_id, previews=True) as socket:
-                    socket.wants_previews = self.wants_previews
+                async with self.context.client.events(client_id, wants_previews=self.wants_previews) as socket:
                     pause = self.context.intervals.reconnect_first
                     await self._receive_main(client_id, socket)
             except BackendError as error:
@@ -126,8 +122,7 @@ class Sockets:
         try:
             while self._is_followed(client_id):
                 try:
-                    async with self.context.client.events(client_id, previews=True) as socket:
-                        socket.wants_previews = self.wants_previews
+                    async with self.context.client.events(client_id, wants_previews=self.wants_previews) as socket:
                         self.attempts.socket_opened(client_id)
                         await self._receive_follower(client_id, socket)
                 except BackendError as error:

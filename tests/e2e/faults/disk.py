@@ -1,4 +1,4 @@
-"""A disk of a few megabytes, which can be filled, freed and made read-only. For root on Linux."""
+"""A disk of some megabytes, which can be filled, freed and made read-only. For root on Linux."""
 
 import errno
 import subprocess
@@ -35,7 +35,7 @@ class SmallDisk:
 
 
 @contextmanager
-def small_disk(folder: Path, megabytes: int = 8) -> Iterator[SmallDisk]:
+def small_disk(folder: Path, megabytes: int = 32) -> Iterator[SmallDisk]:
     """Mount a small disk at a new folder; skip the test where that is not allowed."""
     folder.mkdir()
     size = f"size={megabytes}m"

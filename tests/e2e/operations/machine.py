@@ -12,7 +12,6 @@ import ssl
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.e2e.operations.page import Block
 from tests.e2e.operations.systemd import Systemd
 from tests.harness.processes import ROOT
 from tests.harness.servers import Postgres, Redis, free_port, own_redis, postgres
+from tests.harness.waits import until
 
 NAME: Final = "director.studio.example"
 _SOURCE: Final = ("director", "jobgroups", "backends", "templates", "docs/operations")
@@ -117,8 +117,6 @@ class Machine:
         text = text.replace("listen 80;", f"listen 127.0.0.1:{self.http};")
         return text.replace("https://localhost/", f"https://localhost:{self.https}/")
 
-    # --- the shell --------------------------------------------------------------------------------
-
     def follow(self, block: Block, **here: str) -> str:
         """Run one block of the page, its texts replaced by those ``here``, and return its output."""
         text = block.text
@@ -165,8 +163,6 @@ class Machine:
         self.systemd.control(words)
         return ""
 
-    # --- what it serves ---------------------------------------------------------------------------
-
     def settings(self) -> dict[str, str]:
         lines = (self.root / "etc/director/director.env").read_text(encoding="utf-8").splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
@@ -201,24 +197,19 @@ class Machine:
             **options,
         )
 
-    def wait_healthy(self, client: httpx.Client, within: float = 30.0) -> dict[str, Any]:
-        end = time.monotonic() + within
-        while True:
-            answer = client.get("/api/health")
-            if answer.status_code == 200 and answer.json()["status"] == "ok":
-                found: dict[str, Any] = answer.json()
-                return found
-            assert time.monotonic() < end, answer.text
-            time.sleep(0.1)
+    def wait_healthy(self, client: httpx.Client) -> None:
+        def health() -> dict[str, Any]:
+            found: dict[str, Any] = client.get("/api/health").json()
+            return found
+
+        until(lambda: health().get("status") == "ok", 30.0, health)
 
     def close(self) -> None:
         self.systemd.close()
         pid = self.root / "nginx.pid"
         if pid.exists():
             self._shell("nginx -s stop")
-            end = time.monotonic() + 10.0
-            while pid.exists() and time.monotonic() < end:
-                time.sleep(0.05)
+            until(lambda: not pid.exists())
 
 
 @contextmanager

@@ -7,87 +7,62 @@ checks the files themselves.
 
 import configparser
 import fnmatch
-import os
 import platform
+import re
 import shlex
 import signal
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
-#: Log texts of a long-running unit that is ready.
-_READY: Final = ("Director is ready", "is ready.")
+from tests.harness.processes import Launched, stop_in_order
 
 
-class Unit:
-    """One unit of the page, named with its instance, its process and its output."""
+class Unit(Launched):
+    """One unit of the page, named with its instance."""
 
-    def __init__(self, name: str, file: Path, log: Path, environment: Mapping[str, str]) -> None:
+    ready = re.compile(r"Director is ready|is ready\.")
+    cwd = Path("/")
+
+    def __init__(self, name: str, file: Path, logs: Path, environment: Mapping[str, str]) -> None:
+        super().__init__(logs, [name], {})
         self.name = name
-        self._log = log
+        self._file = file
+        self._clean = environment
         self._settings = configparser.RawConfigParser(strict=False, delimiters=("=",))
         self._settings.optionxform = str  # type: ignore[assignment,method-assign]  # as systemd
-        self._settings.read_string(file.read_text(encoding="utf-8"))
-        self._environment = environment
-        self.process: subprocess.Popen[bytes] | None = None
 
-    def setting(self, name: str) -> str:
+    def _setting(self, name: str) -> str:
         instance = self.name.partition("@")[2]
         value = self._settings["Service"][name]
         return value.replace("%i", instance).replace("%H", platform.node())
 
-    def start(self) -> None:
+    def start(self, *, wait: bool = True, **variables: str) -> None:
         """Start it, and wait until it is ready; if it is ``oneshot``, until it has ended."""
         assert not self.runs, f"{self.name} runs already"
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                shlex.split(self.setting("ExecStart")),
-                cwd="/",
-                env={**self._environment, **self._file()},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        if self.setting("Type") == "oneshot":
+        self._settings.clear()
+        self._settings.read_string(self._file.read_text(encoding="utf-8"))
+        self.environment = {**self._clean, **self._variables()}
+        is_oneshot = self._setting("Type") == "oneshot"
+        super().start(wait=wait and not is_oneshot, **variables)
+        if is_oneshot:
             assert self.process.wait(30) == 0, self.printed()
-            return
-        self._wait_ready(len(self.printed()))
 
-    def _file(self) -> dict[str, str]:
-        lines = Path(self.setting("EnvironmentFile")).read_text(encoding="utf-8").splitlines()
+    def _command(self) -> list[str]:
+        return shlex.split(self._setting("ExecStart"))
+
+    def _variables(self) -> dict[str, str]:
+        lines = Path(self._setting("EnvironmentFile")).read_text(encoding="utf-8").splitlines()
         pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
         return {name: "".join(shlex.split(value)) for name, _, value in pairs}
 
-    def _wait_ready(self, already: int) -> None:
-        assert self.process is not None
-        end = time.monotonic() + 40.0
-        while not any(word in self.printed()[already:] for word in _READY):
-            assert self.process.poll() is None, f"{self.name} ended:\n{self.printed()}"
-            assert time.monotonic() < end, f"{self.name} is not ready:\n{self.printed()}"
-            time.sleep(0.05)
-
-    @property
-    def runs(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    def printed(self) -> str:
-        return self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
-
-    def kill(self) -> None:
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self) -> None:
+    def end(self) -> None:
         """End it as systemd does, and check that it ended in order and in time."""
-        assert self.process is not None
-        self.process.send_signal(signal.Signals[self.setting("KillSignal")])
-        code = self.process.wait(float(self.setting("TimeoutStopSec")))
-        assert code == 0, f"{self.name} ended with {code}:\n{self.printed()}"
-        assert "Traceback" not in self.printed(), self.printed()
+        number = signal.Signals[self._setting("KillSignal")]
+        stop_in_order(self, number=number, within=float(self._setting("TimeoutStopSec")))
+
+    def journal(self) -> str:
+        """Return what all its processes printed."""
+        return "".join(log.read_text(encoding="utf-8", errors="replace") for log in self.folder.glob(f"{self.name}-*"))
 
 
 class Systemd:
@@ -122,28 +97,24 @@ class Systemd:
         for name in names:
             unit = self.unit(name)
             if verb in ("stop", "restart") and unit.runs:
-                unit.stop()
+                unit.end()
             if verb in ("start", "restart"):
                 unit.start()
 
     def unit(self, name: str) -> Unit:
-        """Return a unit. Its file is read again if it does not run."""
-        known = self.units.get(name)
-        if known is None or not known.runs:
+        if name not in self.units:
             stem, at, _ = name.partition("@")
             file = self._files / f"{stem}{at}.service"
             assert file.exists(), f"the page does not copy {file.name}"
-            log = self._logs / f"{name}.log"
-            self.units[name] = Unit(name, file, log, self._environment)
+            self.units[name] = Unit(name, file, self._logs, self._environment)
         return self.units[name]
 
     def journal(self, words: Sequence[str]) -> str:
         pattern = words[words.index("--unit") + 1]
         found = fnmatch.filter(self.units, pattern)
         assert found, pattern
-        return "".join(self.units[name].printed() for name in sorted(found))
+        return "".join(self.units[name].journal() for name in sorted(found))
 
     def close(self) -> None:
         for unit in self.units.values():
-            if unit.runs:
-                unit.kill()
+            unit.close()

@@ -1,0 +1,48 @@
+"""Read model of the page of usage: a table by up to three dimensions, with a bar for the GPU time of each row."""
+
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from django.http import QueryDict
+
+from jobgroups.api.requests.query_params import UsageQuery
+from jobgroups.domain.clock import iso_or_none
+from jobgroups.errors import InvalidRequest
+from jobgroups.queries import usage
+
+_DEFAULT: Final = ["submitter", "backend"]
+_ROWS: Final = 200
+
+
+def usage_page(given: QueryDict) -> dict[str, Any]:
+    """Return the usage by the dimensions and days in a URL; if they are invalid, the default with the error."""
+    key = str(given.get("metadata", "")).strip()
+    by = [*given.getlist("by"), *([f"{usage.METADATA}{key}"] if key else [])] or _DEFAULT
+    params = QueryDict(mutable=True)
+    params.update({"by": ",".join(by), **{name: str(given.get(name, "")) for name in ("from", "to")}})
+    error = ""
+    try:
+        query = UsageQuery.read_query(params)
+    except InvalidRequest as wrong:
+        error, query = wrong.detail, UsageQuery.read_query(QueryDict(f"by={','.join(_DEFAULT)}"))
+    by, first, last = query["by"], query["from"], query["to"]
+    found = usage.usage(by, first, last, offset=0, limit=_ROWS)
+    heads = [name.removeprefix(usage.METADATA) for name in by]
+    days = {"from": first.isoformat(), "to": last.isoformat()}
+    return {
+        "error": error,
+        "by": by,
+        "heads": heads,
+        "dimensions": list(usage.DIMENSIONS),
+        "key": next((head for head, name in zip(heads, by, strict=True) if head != name), ""),
+        "first": first,
+        "last": last,
+        "since": iso_or_none(found.since),
+        "rows": [
+            row | {"cells": [row[name] for name in by], "gpu_hours": f"{row['gpu_seconds'] / 3600:,.2f}"}
+            for row in found.rows
+        ],
+        "most": max((row["gpu_seconds"] for row in found.rows), default=0.0) or 1.0,
+        "csv": "/api/usage?" + urlencode({"by": ",".join(by), **days, "limit": 10_000, "format": "csv"}),
+        "has_more": found.has_more,
+    }

@@ -1,0 +1,241 @@
+// Comparing two to four pictures of a group: side by side with one zoom, or alternating in one place. The choice lasts
+// over pages and selectors of the group, in this tab.
+import { $, call, counted, toast } from "./dom.js";
+import { afterMorph } from "./parts.js";
+
+const MOST = 4;
+const group = document.body.dataset.group;
+const KEY = `director.compare.${group}`;
+const dialog = $("compare");
+const stage = $("compare-stage");
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const panes = () => [...stage.querySelectorAll(".pane")];
+
+let chosen = []; // {view, job, title, label, small}
+try { chosen = JSON.parse(sessionStorage.getItem(KEY)) || []; } catch { /* storage is forbidden, or has another format */ }
+let scale = 1, x = 0, y = 0; // of all pictures: x and y in parts of a pane
+let flickers = false, plays = false, front = 0, timer = 0;
+
+export const isChosen = (view) => chosen.some((one) => one.view === view);
+
+// Chooses a tile's picture, or no longer. Returns why not, empty if it did.
+export function toggle(tile) {
+  const { view, title } = tile.dataset;
+  const { job, label } = tile.closest("[data-job]").dataset;
+  if (isChosen(view)) chosen = chosen.filter((one) => one.view !== view);
+  else if (chosen.length === MOST) return `At most ${MOST} pictures can be compared.`;
+  else chosen.push({ view, job, title, label, small: tile.querySelector("img")?.getAttribute("src") });
+  keep();
+  return "";
+}
+
+function keep() {
+  try { sessionStorage.setItem(KEY, JSON.stringify(chosen)); } catch { /* lasts until the page is left, then */ }
+  draw();
+}
+
+function draw() {
+  for (const button of document.querySelectorAll("[data-compare]")) {
+    button.setAttribute("aria-pressed", String(isChosen(button.dataset.compare)));
+  }
+  $("compare-bar").hidden = !chosen.length;
+  $("compare-count").textContent = `${counted(chosen.length, "picture")} chosen`;
+  $("compare-open").disabled = chosen.length < 2;
+}
+
+function open() {
+  stage.replaceChildren(...chosen.map(paneOf));
+  stage.dataset.count = chosen.length;
+  flicker(false);
+  front = 0;
+  move(1, 0, 0);
+  dialog.showModal();
+  stage.focus();
+}
+
+function paneOf(one) {
+  const pane = $("compare-pane").content.firstElementChild.cloneNode(true);
+  const [image, note, star] = [".pane-view img", ".pane-note", ".star"].map((name) => pane.querySelector(name));
+  const label = pane.querySelector(".pane-label");
+  label.textContent = label.title = one.label || one.title;
+  pane.setAttribute("aria-label", one.label || one.title);
+  pane.querySelector("a").href = `/submit?from=${group}&job=${one.job}`;
+  image.alt = one.title;
+  // The thumbnail is shown while the original loads.
+  const sources = [`${one.view}?redirect=no`, `${one.view}?w=2560`, one.small].filter(Boolean);
+  const loading = new Image();
+  const next = () => {
+    if (sources.length) { loading.src = sources.shift(); return; }
+    image.hidden = true;
+    pane.dataset.broken = "yes";
+    explain(one, note);
+  };
+  let isCopy = false;
+  loading.onerror = () => { isCopy = true; next(); };
+  image.onload = image.onerror = (event) => { image.style.visibility = event.type === "load" ? "" : "hidden"; };
+  loading.onload = () => {
+    image.src = loading.src;
+    if (isCopy) { note.textContent = "This is a smaller copy."; note.hidden = false; }
+  };
+  if (one.small) image.src = one.small;
+  next();
+  star.dataset.job = one.job;
+  call("GET", `/api/job-groups/${group}/jobs/${one.job}`)
+    .then((job) => { star.setAttribute("aria-pressed", String(job.starred)); star.disabled = false; })
+    .catch((error) => { note.textContent = error.message; note.hidden = false; });
+  return pane;
+}
+
+// The image's own error has no reason; the API has.
+async function explain({ view }, note) {
+  note.hidden = false;
+  note.textContent = "This picture cannot be loaded.";
+  try {
+    const response = await fetch(`${view}?redirect=no`);
+    if (!response.ok) note.textContent = `This picture cannot be loaded. ${(await response.json()).detail || ""}`;
+    else response.body?.cancel();
+  } catch { /* the Director is away, and the page says so */ }
+}
+
+// --- one zoom for all ----------------------------------------------------------------------------
+
+function move(toScale, toX, toY) {
+  scale = Math.min(Math.max(toScale, 1), 32);
+  // The picture's edge stays at the pane's edge at most.
+  const most = (scale - 1) / 2;
+  x = Math.min(Math.max(toX, -most), most);
+  y = Math.min(Math.max(toY, -most), most);
+  stage.classList.toggle("zoomed", scale > 1);
+  for (const image of stage.querySelectorAll(".pane-view img")) {
+    image.style.transform = `translate(${x * 100}%, ${y * 100}%) scale(${scale})`;
+  }
+  $("compare-scale").textContent = `${Math.round(scale * 100)} %`;
+}
+
+// Zooms about a point of a pane, given in parts of the pane from its centre.
+function zoom(factor, atX = 0, atY = 0) {
+  const next = Math.min(Math.max(scale * factor, 1), 32);
+  const real = next / scale;
+  move(next, atX - (atX - x) * real, atY - (atY - y) * real);
+}
+
+function pointOf(view, one) {
+  const box = view.getBoundingClientRect();
+  return [(one.clientX - box.left) / box.width - 0.5, (one.clientY - box.top) / box.height - 0.5];
+}
+
+stage.addEventListener("wheel", (event) => {
+  const view = event.target.closest(".pane-view");
+  if (!view) return;
+  event.preventDefault();
+  zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), ...pointOf(view, event));
+}, { passive: false });
+
+const fingers = new Map(); // pointer → its last event
+stage.addEventListener("pointerdown", (event) => {
+  const view = event.target.closest(".pane-view");
+  if (!view || event.button) return;
+  event.preventDefault();
+  stage.focus();
+  view.setPointerCapture(event.pointerId);
+  fingers.set(event.pointerId, event);
+});
+stage.addEventListener("pointermove", (event) => {
+  const before = fingers.get(event.pointerId);
+  const view = event.target.closest(".pane-view");
+  if (!before || !view) return;
+  const box = view.getBoundingClientRect();
+  fingers.set(event.pointerId, event);
+  const parts = fingers.size;
+  move(scale, x + (event.clientX - before.clientX) / box.width / parts, y + (event.clientY - before.clientY) / box.height / parts);
+  const other = [...fingers.values()].find((one) => one.pointerId !== event.pointerId);
+  if (!other) return;
+  const apart = (one) => Math.max(Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY), 1);
+  const middle = { clientX: (event.clientX + other.clientX) / 2, clientY: (event.clientY + other.clientY) / 2 };
+  zoom(apart(event) / apart(before), ...pointOf(view, middle));
+});
+for (const type of ["pointerup", "pointercancel"]) stage.addEventListener(type, (event) => fingers.delete(event.pointerId));
+
+// --- alternating in one place --------------------------------------------------------------------
+
+function flicker(on) {
+  flickers = on;
+  stage.classList.toggle("flickers", on);
+  $("compare-flicker").setAttribute("aria-pressed", String(on));
+  for (const id of ["compare-next", "compare-play", "compare-pace"]) $(id).hidden = !on || (calm.matches && id !== "compare-next");
+  play(on && !calm.matches);
+  show(0);
+}
+
+function play(on) {
+  plays = on;
+  clearInterval(timer);
+  if (on) timer = setInterval(() => show(front + 1), Number($("compare-seconds").value) * 1000);
+  $("compare-play").textContent = on ? "Pause (p)" : "Play (p)";
+}
+
+function show(index) {
+  const all = panes();
+  front = all.length ? (index + all.length) % all.length : 0;
+  for (const [at, pane] of all.entries()) pane.classList.toggle("behind", flickers && at !== front);
+}
+
+function step() { play(false); show(front + 1); }
+
+// --- what a person can do ------------------------------------------------------------------------
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-compare]");
+  if (button) {
+    const tile = button.closest("[data-job]").querySelector(`[data-view="${button.dataset.compare}"]`);
+    const refused = tile && toggle(tile);
+    if (refused) toast(refused);
+  }
+});
+stage.addEventListener("click", async (event) => {
+  const star = event.target.closest(".star");
+  if (!star) return;
+  const on = star.getAttribute("aria-pressed") !== "true";
+  // One job may have several pictures here.
+  const same = [...stage.querySelectorAll(".star")].filter((one) => one.dataset.job === star.dataset.job);
+  const mark = (value) => { for (const one of same) one.setAttribute("aria-pressed", String(value)); };
+  mark(on);
+  try { await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${star.dataset.job}/star`); } catch (error) {
+    mark(!on);
+    const note = star.closest(".pane").querySelector(".pane-note");
+    note.textContent = error.message;
+    note.hidden = false;
+  }
+});
+$("compare-open").addEventListener("click", open);
+$("compare-clear").addEventListener("click", () => { chosen = []; keep(); });
+$("compare-close").addEventListener("click", () => dialog.close());
+$("compare-in").addEventListener("click", () => zoom(1.5));
+$("compare-out").addEventListener("click", () => zoom(1 / 1.5));
+$("compare-fit").addEventListener("click", () => move(1, 0, 0));
+$("compare-flicker").addEventListener("click", () => flicker(!flickers));
+$("compare-next").addEventListener("click", step);
+$("compare-play").addEventListener("click", () => play(!plays));
+$("compare-seconds").addEventListener("input", () => play(true));
+calm.addEventListener("change", () => { if (flickers) flicker(true); });
+dialog.addEventListener("close", () => { flicker(false); stage.replaceChildren(); fingers.clear(); });
+
+const KEYS = {
+  "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: () => move(1, 0, 0),
+  ArrowLeft: () => move(scale, x + 0.1, y), ArrowRight: () => move(scale, x - 0.1, y),
+  ArrowUp: () => move(scale, x, y + 0.1), ArrowDown: () => move(scale, x, y - 0.1),
+  f: () => flicker(!flickers),
+  p: () => flickers && !calm.matches && play(!plays),
+  " ": () => (flickers ? step() : flicker(true)),
+};
+dialog.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input")) return;
+  if (event.key === " " && event.target.closest("button, a")) return;
+  const act = Object.hasOwn(KEYS, event.key) && KEYS[event.key];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+
+afterMorph(draw);
+draw();

@@ -1,0 +1,38 @@
+// A name that is changed where it stands: Enter or another place keeps it, Escape does not.
+import { call, toast } from "./dom.js";
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-rename]");
+  if (button) edit(button, button.closest("[data-backend]").dataset);
+});
+
+function edit(button, data) {
+  const shown = button.previousElementSibling;
+  const input = document.createElement("input");
+  Object.assign(input, { value: data.name, maxLength: 200, className: "renaming" });
+  input.setAttribute("aria-label", `Name of ${data.name}`);
+  shown.hidden = button.hidden = true;
+  button.after(input);
+  input.focus();
+  input.select();
+  const close = () => { input.remove(); shown.hidden = button.hidden = false; };
+  let isOver = false;
+  async function end(keep) {
+    if (isOver) return;
+    isOver = true;
+    const name = input.value.trim();
+    if (keep && name && name !== data.name) {
+      try {
+        await call("PATCH", `/api/backends/${encodeURIComponent(data.backend)}`, { name });
+        shown.textContent = data.name = name;
+      } catch (error) { toast(error.errors?.[0]?.message || error.message); }
+    }
+    close();
+  }
+  input.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== "Escape") return;
+    event.preventDefault();
+    end(event.key === "Enter").then(() => button.focus());
+  });
+  input.addEventListener("blur", () => end(true));
+}

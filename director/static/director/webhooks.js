@@ -1,0 +1,19 @@
+// The deliveries of events to webhooks, and the replay of one.
+import { call, toast } from "./dom.js";
+import { monitor } from "./live.js";
+
+monitor(() => []);
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-replay]");
+  if (!button) return;
+  button.disabled = true;
+  try {
+    await call("POST", `/api/webhooks/deliveries/${button.dataset.replay}/replay`);
+    toast("It is sent now.");
+    setTimeout(() => location.reload(), 2000);
+  } catch (error) {
+    toast(error.message);
+    button.disabled = false;
+  }
+});

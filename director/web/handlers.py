@@ -1,0 +1,187 @@
+"""Handlers of the API's requests: each in one thread, from the first middleware to the view, or in the event loop.
+
+Django's handler switches to a thread and back about twelve times for a request, which costs more than the work
+itself, and starts a thread with a new database connection. Here a request switches once, to one of a few threads
+that keep their connection; requests of asynchronous views stay in the event loop. The API's chain omits the middleware
+for pages.
+"""
+
+import asyncio
+import io
+from typing import Any, Final, cast
+
+from django.core.exceptions import RequestAborted
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+
+from director.web.errors import error_response
+from director.web.middleware import api_chain
+from jobgroups.api.views.async_base import acting
+from jobgroups.database.threads import DatabaseThreads
+
+READ_THREADS: Final = 4  #: Threads for reads: a read takes a millisecond, and more threads would wait for each other.
+#: Threads for requests with a large body. Python's objects need up to 40 bytes for a byte of JSON: the number of
+#: threads limits the memory, and large bodies do not delay other requests.
+LARGE_THREADS: Final = 2
+LARGE_BYTES: Final = 256 * 2**10  #: A body above this many bytes is large. Only workflows with embedded images are.
+
+#: Threads for requests that change assets: a large file takes minutes on its way into a bucket.
+FILE_THREADS: Final = 8
+
+#: Threads for requests that probe addresses, backends or webhooks, which may take 5 to 15 s each, and how many such requests
+#: may wait for a thread. A probe never takes a thread that a submission needs.
+PROBE_THREADS: Final = 16
+PROBES_WAITING: Final = 16
+_PROBES: Final = frozenset(
+    {"/api/backends", "/api/backends/find", "/api/backends/test", "/api/workflows/check", "/api/webhooks/test"}
+)
+_PROBE_AGAIN: Final = "5"  #: Seconds until a refused probe may be sent again.
+
+_reading = DatabaseThreads(threads=READ_THREADS, name="api-reading", keeps_connections=False)
+_large = DatabaseThreads(threads=LARGE_THREADS, name="api-large", keeps_connections=False)
+_storing = DatabaseThreads(threads=FILE_THREADS, name="api-files", keeps_connections=False)
+_probing = DatabaseThreads(threads=PROBE_THREADS, name="api-probing", keeps_connections=False)
+
+
+def close_threads() -> None:
+    """Close the threads and their connections, at the end of the process."""
+    for threads in (_reading, _large, _storing, _probing):
+        threads.close()
+
+
+def _threads_for(request: HttpRequest, body_bytes: int) -> DatabaseThreads:
+    if _probes(request):
+        return _probing
+    if body_bytes > LARGE_BYTES:
+        return _large
+    # The health check also waits for Redis, and the metrics for a database that does not answer.
+    reads = request.method in ("GET", "HEAD") and not request.path.startswith(("/api/health", "/metrics"))
+    if reads:
+        return _reading
+    return _storing if request.path.startswith(("/api/assets", "/api/v2/assets")) else acting
+
+
+def _probes(request: HttpRequest) -> bool:
+    return request.method == "POST" and request.path.rstrip("/") in _PROBES
+
+
+def _refused_probe(body_bytes: int) -> HttpResponse | None:
+    """Return the refusal of a probe with a large body, or if too many probes wait; None to accept."""
+    if body_bytes > LARGE_BYTES:
+        detail = f"The body must have at most {LARGE_BYTES} bytes."
+        return error_response(413, detail, "payload_too_large")
+    if _probing.load >= PROBE_THREADS + PROBES_WAITING:
+        detail = "Too many addresses are being probed; try again in a few seconds."
+        headers = {"Retry-After": _PROBE_AGAIN}
+        return error_response(429, detail, "too_many_requests", headers=headers)
+    return None
+
+
+class LenientRequest(ASGIRequest):
+    """A request that treats an invalid content type as none: Django raises for some of them."""
+
+    def _set_content_type_params(self, meta: dict[str, Any]) -> None:
+        try:
+            super()._set_content_type_params(meta)  # type: ignore[misc]  # the stubs lack it
+        except ValueError:
+            self.content_type, self.content_params = "", {}
+
+
+MATCH_KEY: Final = "director.match"  #: The key of a scope that holds the match of its URL.
+
+
+class ApiHandler(ASGIHandler):
+    """Django's handler with the API's middleware, of which only ``__call__`` is used: other hooks are for pages."""
+
+    request_class = LenientRequest
+    _view_middleware: Any = ()
+    _template_response_middleware: Any = ()
+    _exception_middleware: Any = ()
+
+    def resolve_request(self, request: Any) -> Any:
+        """Return the match of the URL by which this handler was chosen."""
+        match = request.scope.get(MATCH_KEY)
+        if match is None:
+            return super().resolve_request(request)
+        request.resolver_match = match
+        return match
+
+
+class ThreadedHandler(ApiHandler):
+    """A handler with the middleware chain and the view in one thread."""
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        self._middleware_chain = api_chain(self._get_response)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request. A disconnected client cancels nothing."""
+        try:
+            body = await self.read_body(receive)
+        except RequestAborted:
+            return
+        with body:
+            body_bytes = body.seek(0, io.SEEK_END)
+            body.seek(0)
+            request, refusal = self.create_request(scope, body)
+            response: Any = refusal
+            if request is not None:
+                threads = _threads_for(request, body_bytes)
+                if threads is _probing and (refused := _refused_probe(body_bytes)):
+                    cast(Any, request).refused = refused
+                    threads = _reading
+                response = await threads.run(self.get_response, request)
+            await self.send_response(response, send)
+            response.close()
+
+    def _get_response(self, request: Any) -> HttpResponseBase:
+        # Instead of the view, so that the middleware adds its headers to a refusal too.
+        if hasattr(request, "refused"):
+            return cast(HttpResponse, request.refused)
+        view: Any = super()
+        return cast(HttpResponseBase, view._get_response(request))
+
+
+class LoopHandler(ApiHandler):
+    """A handler with the middleware chain and the view in the event loop, where no view uses Django's connections."""
+
+    chunk_size = 2**26  #: A status is in memory as a whole; smaller chunks are copies of its parts.
+
+    def load_middleware(self, is_async: bool = True) -> None:
+        plain: Any = self
+        self._middleware_chain = api_chain(plain._get_response_async)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request. A client that disconnects ends its view."""
+        try:
+            body = await self.read_body(receive)
+        except RequestAborted:
+            return
+        with body:
+            request, refusal = self.create_request(scope, body)
+            if request is None:
+                assert refusal is not None  # noqa: S101 Django gives one of the two
+                await self.send_response(refusal, send)
+                return
+            loop = asyncio.get_running_loop()
+            answering = loop.create_task(self._answer(request, send))
+            disconnecting = loop.create_task(receive())
+            try:
+                await asyncio.wait((answering, disconnecting), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                disconnecting.cancel()
+                if not answering.done():
+                    answering.cancel()
+                    await asyncio.wait((answering,))
+            if not answering.cancelled():
+                answering.result()
+
+    async def _answer(self, request: Any, send: Any) -> None:
+        response: Any = await self.run_get_response(request)
+        try:
+            await self.send_response(response, send)
+        finally:
+            # Other responses hold nothing to release, nor does a request without uploaded files. The signal at the end
+            # of a request, which closes Django's connections of this thread, is a tenth of a status's CPU.
+            if response.streaming:
+                response.close()

@@ -1,0 +1,38 @@
+"""``/healthz`` and ``/readyz``, for orchestrators and load balancers. ``/api/health`` has the details.
+
+They are answered before Django: without a token, and for every Host, since a probe uses the address of the process.
+"""
+
+import asyncio
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+from director.web.asgi_types import Receive, Scope, Send
+from director.web.health import is_ready
+
+PATHS: Final = frozenset({"/healthz", "/readyz"})
+#: A result answers all requests for so long: clients without a token cause one check a second.
+_KEPT_SECONDS: Final = 1.0
+
+_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="readyz")
+_checked_at = 0.0
+_check: Future[bool] | None = None
+
+
+async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
+    """Answer 200 or 503 within the timeout of the database; ``/healthz`` always 200."""
+    is_ok = scope["path"] == "/healthz" or await _is_ready()
+    body = b'{"status":"ok"}' if is_ok else b'{"status":"unavailable"}'
+    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": 200 if is_ok else 503, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+async def _is_ready() -> bool:
+    global _check, _checked_at
+    if _check is None or (_check.done() and time.monotonic() > _checked_at + _KEPT_SECONDS):
+        _check, _checked_at = _thread.submit(is_ready), time.monotonic()
+    # Shielded: a client that disconnects does not cancel the check of others.
+    return await asyncio.shield(asyncio.wrap_future(_check))

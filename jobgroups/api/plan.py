@@ -1,0 +1,86 @@
+"""What a submission would make: its jobs with inputs and seeds, its backends and its time. Nothing is stored."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from jobgroups import workflow
+from jobgroups.api.submission import choose
+from jobgroups.api.workflow_check import JobKinds, check
+from jobgroups.domain.clock import now
+from jobgroups.domain.pool import Line, Needs, OpenVariant
+from jobgroups.domain.states import Placement
+from jobgroups.queries.etas import latest
+from jobgroups.queries.pool import current_line, pool_backends
+from jobgroups.services.submission import Submission, jobs_of, warnings_of
+from jobgroups.workflow import WorkflowTemplate
+from jobgroups.workflow.seeds import random_base
+
+
+def plan(submission: Submission) -> dict[str, Any]:
+    """Return the plan of a submission, as the API's JSON object; raise what the submission would."""
+    base = random_base() if submission.base_seed is None else submission.base_seed
+    prepared = workflow.build_template(submission.workflow, submission.parameters)
+    kinds, is_pool = JobKinds(prepared, submission.batch), submission.count is not None
+    chosen = choose(replace(submission, base_seed=base), kinds)
+    jobs, batch = jobs_of(chosen, base), submission.batch
+    named = list(dict.fromkeys(submission.backend_ids))
+    backends = check(kinds, named, submission.required_capabilities)["backends"]
+    bound = Counter(chosen.backend_ids)
+    for one in backends:
+        if batch is None:
+            one["jobs"] = (len(jobs) if is_pool else bound[one["backend_id"]]) if one["can_run"] else 0
+    eta = _eta(chosen, prepared, len(jobs))
+    return {
+        "total_count": len(jobs),
+        "placement": (Placement.POOL if is_pool else Placement.BOUND).value,
+        "seed_strategy": submission.seed_strategy,
+        "base_seed": base,
+        "sweep": batch and batch.sweep,
+        "jobs": [
+            {
+                "seed": job.seed,
+                "variation": job.variation,
+                "metadata": job.metadata,
+                "backend_id": None if is_pool else chosen.backend_ids[at],
+            }
+            for at, job in enumerate(jobs)
+        ],
+        "backends": backends,
+        "skipped_backends": list(chosen.skipped_backends),
+        "warnings": [*submission.warnings, *warnings_of(prepared, batch)],
+        "eta_seconds": eta and round(eta, 1),
+    }
+
+
+def _eta(chosen: Submission, prepared: WorkflowTemplate, total: int) -> float | None:
+    """Return the seconds until the last job would end behind all that waits; None: a time is not known."""
+    line, key = current_line().line, (workflow.digest(prepared), workflow.models_digest(prepared.workflow))
+    ends: list[float | None] = []
+    if chosen.count is None:
+        for name, jobs in Counter(chosen.backend_ids).items():
+            seconds = line.estimates.seconds(key[0], name)
+            ends.append(None if seconds is None else line.free_in(name) + jobs * seconds)
+    else:
+        keys, numbers = [key], Counter({0: total})
+        if chosen.batch is not None:
+            keys, numbers = list(chosen.batch.variants), Counter(chosen.batch.variant_of)
+        needs, backends = Needs(tuple(chosen.backend_ids), tuple(chosen.required_capabilities)), pool_backends()
+        variants = [
+            OpenVariant(
+                variant_id=-1 - number,
+                group_id="",
+                number=number,
+                queued_at=now(),
+                needs=needs,
+                workflow_digest=digest,
+                models_digest=models,
+                unsent=numbers[number],
+            )
+            for number, (digest, models) in enumerate(keys)
+        ]
+        prompts = {one.backend_id: [each for each, _ in line.prompt_ends(one.backend_id)] for one in backends}
+        whole = Line([*line.variants, *variants], backends, estimates=line.estimates, prompts=prompts)
+        found = [whole.ends(one.variant_id) for one in variants]
+        ends = [None if one is None else one.last for one in found]
+    return latest(ends)

@@ -1,0 +1,86 @@
+"""Assets of the Comfy API v2."""
+
+from dataclasses import replace
+
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from jobgroups.api.requests import path_params
+from jobgroups.api.requests.body import json_body
+from jobgroups.api.requests.upload import received_upload, stored_name, stored_type
+from jobgroups.api.v2.requests import MintedAsset, UploadedAsset, base_url, content_url, idempotency_key
+from jobgroups.api.views.async_base import AsyncApiView, act, json_response, read
+from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.outputs import noting_replaced, original
+from jobgroups.errors import HashMismatch
+from jobgroups.models import Asset
+from jobgroups.outputs.download import open_file
+from jobgroups.outputs.stored import file_response
+from jobgroups.queries.asset_records import content_by_hash, named_asset
+from jobgroups.queries.outputs import OutputFile
+from jobgroups.services.asset_records import record_delete, record_mint, record_store
+
+
+def _created(request: Request, asset_id: str, *, is_record_new: bool, is_content_new: bool) -> Response:
+    _, facts = named_asset(asset_id)
+    body = {**facts, "url": content_url(base_url(request), asset_id), "created_new": is_content_new}
+    return Response(body, status=201 if is_record_new else 200)
+
+
+class UploadView(ApiView):
+    def post(self, request: Request) -> Response:
+        """Store an uploaded file with a new record: 201 if its content is new."""
+        key = idempotency_key(request, "v2-asset")
+        with received_upload(request) as upload:
+            form, file = UploadedAsset.of(upload), upload.received()
+            if form.get("expected_hash", file.hash).lower().removeprefix("blake3:") != file.hash:
+                raise HashMismatch
+            name = stored_name(form["file_path"])
+            named = replace(file, name=name, content_type=stored_type(form["content_type"].lower(), name))
+            asset_id, is_new = record_store(received=named, file_path=form["file_path"], idempotency_key=key)
+        return _created(request, asset_id, is_record_new=is_new, is_content_new=is_new)
+
+
+class FromHashView(ApiView):
+    def post(self, request: Request) -> Response:
+        """Mint a record of known content: 200 if there is one with the same path."""
+        body = MintedAsset.read_known(json_body(request))
+        asset_id, is_new = record_mint(content_hash=body["hash"], file_path=body.get("file_path"))
+        return _created(request, asset_id, is_record_new=is_new, is_content_new=False)
+
+
+class ByHashView(ApiView):
+    def head(self, request: Request, asset_hash: str) -> Response:
+        """Return 200 if the content is known."""
+        content_by_hash(asset_hash)
+        return Response()
+
+
+class AssetView(AsyncApiView):
+    async def get(self, request: HttpRequest, asset_id: str) -> HttpResponse:
+        """Return an asset; the size of an output that is not stored yet is that of its backend."""
+        content, facts = await read(named_asset, path_params.asset_id(asset_id))
+        if isinstance(content, OutputFile) and content.stored is None:
+            async with noting_replaced(content), open_file(content) as answer:
+                facts["size_bytes"] = answer.length or 0
+        return json_response({**facts, "url": content_url(base_url(request), asset_id)})
+
+    async def delete(self, request: HttpRequest, asset_id: str) -> HttpResponse:
+        """Delete an asset that no open job needs."""
+        await act(record_delete, asset_id=path_params.asset_id(asset_id))
+        return HttpResponse(status=204)
+
+
+class ContentView(AsyncApiView):
+    async def get(self, request: HttpRequest, asset_id: str) -> HttpResponseBase:
+        """Return the file, or the part of it that ``Range`` names."""
+        content, facts = await read(named_asset, path_params.asset_id(asset_id))
+        if isinstance(content, Asset):
+            name, size, tag = stored_name(facts["file_path"]), content.size_bytes, content.hash
+            return await file_response(request, content.stored_name, name=name, size=size, tag=tag)
+        async with noting_replaced(content):
+            return await original(request, content, redirect=True)
+
+    head = get

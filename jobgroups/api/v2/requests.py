@@ -1,0 +1,72 @@
+"""Requests of the Comfy API v2. Unknown fields are ignored: the contract may add some."""
+
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from django.http import HttpRequest
+from rest_framework.request import Request
+
+from jobgroups.api.requests import fields
+from jobgroups.api.requests.payloads import idempotency_key_problem
+from jobgroups.api.requests.upload import Upload
+from jobgroups.errors import InvalidRequest
+
+_MAX_PATH: Final = 1024  #: Characters of a path.
+
+
+class KnownFields(fields.RequestSerializer):
+    """Fields of which the contract may add more."""
+
+    @classmethod
+    def read_known(cls, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the checked values of the declared fields."""
+        unknown = set(cls.unknown_fields(body))
+        return cls.read({name: value for name, value in body.items() if name not in unknown})
+
+
+class MintedAsset(KnownFields):
+    """The body of ``from-hash``."""
+
+    hash = fields.Line(100)
+    file_path = fields.Line(_MAX_PATH, required=False)
+    expires_in = fields.Integer(60, 604_800, required=False)
+
+
+class UploadedAsset(KnownFields):
+    """The form of an upload, beside its file."""
+
+    content_type = fields.Line(100)
+    file_path = fields.Line(_MAX_PATH)
+    expected_hash = fields.Line(100, required=False)
+    expires_in = fields.Integer(60, 604_800, required=False)
+
+    @classmethod
+    def of(cls, upload: Upload) -> dict[str, Any]:
+        """Return the checked fields of a form, whose values are texts."""
+        given = {name: upload.texts(name) for name in ("content_type", "file_path", "expected_hash", "expires_in")}
+        form: dict[str, Any] = {name: texts[-1] for name, texts in given.items() if texts}
+        with contextlib.suppress(KeyError, ValueError):
+            form["expires_in"] = int(form["expires_in"][:10])
+        return cls.read_known(form)
+
+
+def base_url(request: Request | HttpRequest) -> str:
+    """Return the address by which the client reaches the Director, with a slash at its end."""
+    return request.build_absolute_uri("/")
+
+
+def content_url(base: str, asset_id: str) -> str:
+    """Return the absolute URL of an asset's content."""
+    return f"{base}api/v2/assets/{asset_id}/content"
+
+
+def idempotency_key(request: Request | HttpRequest, kind: str) -> str | None:
+    """Return what is stored for the ``Idempotency-Key`` of a request, if it has one. ``kind``: of what it makes."""
+    given = request.headers.get("Idempotency-Key")
+    if given is None:
+        return None
+    if problem := idempotency_key_problem(given):
+        raise InvalidRequest.of_field("Idempotency-Key", problem)
+    return f"{kind}:{hashlib.sha256(given.encode()).hexdigest()}"

@@ -1,0 +1,157 @@
+"""From the body of ``POST /api/v2/jobs`` to the stored group of one job."""
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final, cast
+
+from jobgroups import workflow
+from jobgroups.api.requests import payloads
+from jobgroups.api.submission import submit
+from jobgroups.api.workflow_check import JobKinds, check
+from jobgroups.domain.pool import ANY_BACKEND
+from jobgroups.errors import (
+    GroupDeleted,
+    IdempotencyConflict,
+    IdempotencyKeyReuse,
+    InvalidRequest,
+    InvalidWorkflow,
+    MetadataInvalid,
+    NoOnlineBackends,
+    WorkflowFormatUi,
+)
+from jobgroups.models import JobGroup
+from jobgroups.queries.leases import runner_alive
+from jobgroups.services.asset_records import resolve
+from jobgroups.services.submission import Submission, group_submit
+from jobgroups.workflow.seeds import MAX_SEED
+from jobgroups.workflow.validation import is_editor_format, shown_key
+
+LABELS: Final = "A key has 1 to 100 characters, a value is a string of at most 200."
+_MAX_LABELS: Final = 16
+_RESERVED: Final = ("inputs", "webhook_url")
+_KEY: Final = "api_key_comfy_org"
+#: As ``DIRECTOR_COMFY_ORG_API_KEY``: what ComfyUI answers is searched for it, and JSON must not escape it.
+_KEY_FORM: Final = re.compile(r"[A-Za-z0-9._~+=-]{8,512}")
+#: The contract has no limit of a job's time. A job ends after so many seconds without an event of its prompt.
+_STALL_SECONDS: Final = 3_600
+_SHOWN: Final = ("class_type", "message")  #: Of a reason why a backend cannot execute a node.
+
+
+def submit_job(body: Mapping[str, Any], idempotency_key: str | None) -> JobGroup:
+    """Check a submission and store it. ``idempotency_key`` is the one to store.
+
+    Raises ``InvalidWorkflow``, ``WorkflowFormatUi``, ``MissingAsset``, ``MetadataInvalid``, ``InvalidRequest``,
+    ``IdempotencyKeyReuse`` or ``RunnerAbsent``.
+    """
+    for name in _RESERVED:
+        if name in body:
+            raise InvalidRequest.of_field(name, "Is reserved. Leave it out.")
+    labels = {} if body.get("metadata") is None else _labels(body["metadata"])
+    secret = _secret(body["extra_data"]) if body.get("extra_data") is not None else ""
+    graph = resolve(_checked(body.get("workflow")))
+    parameters, base_seed = _own_seeds(graph)
+    fields = {
+        "workflow_json": graph,
+        "backend_ids": [ANY_BACKEND],
+        "count": 1,
+        "parameters": parameters,
+        "base_seed": base_seed,
+        "metadata": labels,
+        "stall_seconds": _STALL_SECONDS,
+        "partial_outputs": "fail",
+    }
+    submission = replace(
+        payloads.submission(fields, None),
+        idempotency_key=idempotency_key,
+        # A repeated request has another one, and is refused.
+        idempotency_digest=secrets.token_hex(32),
+        secret=secret,
+    )
+    try:
+        return _submit(submission)
+    except (IdempotencyConflict, GroupDeleted):
+        raise IdempotencyKeyReuse from None
+
+
+def _submit(submission: Submission) -> JobGroup:
+    """Store a job unless backends that answer refuse it; one waits for backends that are all away."""
+    try:
+        return submit(submission).group
+    except NoOnlineBackends as refused:
+        skipped = refused.extra["skipped_backends"]
+    entries = check(JobKinds(workflow.build_template(submission.workflow)), submission.backend_ids, ())["backends"]
+    answering = [one for one in entries if one["state_reason"] is None]
+    if answering:
+        raise _refusal(answering, {one["backend_id"]: one["reason"] for one in skipped})
+    return group_submit(submission=replace(submission, skipped_backends=skipped), runner_alive=runner_alive()).group
+
+
+def _refusal(entries: list[dict[str, Any]], skipped: Mapping[str, str]) -> InvalidWorkflow:
+    """Return the error of a workflow that no answering backend takes, by the one that lacks least."""
+    entry = min(entries, key=lambda one: len(one["reasons"]))
+    nodes: dict[str, list[dict[str, Any]]] = {}
+    for one in entry["reasons"]:
+        if one["node_id"] is not None:
+            reason = {"field": one["input"], "reason": one["code"]} | {name: one[name] for name in _SHOWN}
+            nodes.setdefault(one["node_id"], []).append(reason)
+    sentence = skipped.get(entry["backend_id"]) or "No backend can execute the workflow now."
+    return InvalidWorkflow(f"{entry['backend_id']}: {sentence}", nodes)
+
+
+def _checked(graph: Any) -> workflow.Workflow:
+    """Return a graph that a ComfyUI can read."""
+    if is_editor_format(graph):
+        raise WorkflowFormatUi
+    try:
+        workflow.check_workflow(graph, field="workflow")
+    except workflow.WorkflowInvalid as error:
+        path = error.field.removeprefix("workflow").removeprefix(".")
+        node_id = path.removesuffix(".class_type").removesuffix(".inputs")
+        wrong = {"field": path[len(node_id) + 1 :] or None, "reason": "node_invalid", "message": error.message}
+        raise InvalidWorkflow(str(error), {node_id: [wrong]} if path else {}) from None
+    if (loose := workflow.dangling_link(graph)) is not None:
+        node_id, name, source = map(shown_key, loose)
+        message = f"Node {node_id}: its input {name} is linked to node {source}, which does not exist."
+        raise InvalidWorkflow(message, {node_id: [{"field": name, "reason": "input_missing", "message": message}]})
+    return cast(workflow.Workflow, graph)
+
+
+def is_label(key: str, value: Any) -> bool:
+    """Return whether a pair of ``metadata`` can be stored and searched."""
+    return 1 <= len(key) <= 100 and isinstance(value, str) and len(value) <= 200 and "\0" not in key + value
+
+
+def _labels(given: Any) -> dict[str, str]:
+    if not isinstance(given, dict):
+        raise MetadataInvalid(f"metadata must be an object. {LABELS}")
+    if len(given) > _MAX_LABELS:
+        raise MetadataInvalid(f"metadata has {len(given)} pairs; at most {_MAX_LABELS} are allowed.")
+    for key, value in given.items():
+        if not is_label(key, value):
+            raise MetadataInvalid(f"metadata, {shown_key(key)!r}: {LABELS}")
+    return given
+
+
+def _secret(extra_data: Any) -> str:
+    """Return the key in ``extra_data``. No error repeats what was given."""
+    if not isinstance(extra_data, dict) or extra_data.keys() != {_KEY}:
+        raise InvalidRequest.of_field("extra_data", f"Must be an object with {_KEY} alone; leave it out without a key.")
+    key = extra_data[_KEY]
+    if not isinstance(key, str) or not _KEY_FORM.fullmatch(key):
+        message = "Must have 8 to 512 letters, digits and some of . _ ~ + = -."
+        raise InvalidRequest.of_field(f"extra_data.{_KEY}", message)
+    return key
+
+
+def _own_seeds(graph: workflow.Workflow) -> tuple[dict[str, dict[str, Any]], int | None]:
+    """Return parameters and a base seed with which a job keeps the seeds of its workflow."""
+    slots = workflow.build_template(graph).seed_slots
+    values = [graph[node_id]["inputs"][name] for node_id, name in slots]
+    base = next((one for one in values if type(one) is int and 0 <= one <= MAX_SEED), None)
+    parameters: dict[str, dict[str, Any]] = {}
+    for (node_id, name), value in zip(slots, values, strict=True):
+        if type(value) is not int or value != base:
+            parameters.setdefault(node_id, {})[name] = value
+    return parameters, base

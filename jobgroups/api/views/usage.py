@@ -1,0 +1,44 @@
+"""Usage as JSON, and as a CSV file."""
+
+import csv
+from typing import Any, Final
+
+from django.http import HttpResponse
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from jobgroups.api.requests.query_params import UsageQuery
+from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.groups import with_query
+from jobgroups.domain.clock import iso_or_none
+from jobgroups.queries import usage
+
+#: A spreadsheet takes a text that begins with one of these for a formula.
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+class UsageView(ApiView):
+    def get(self, request: Request) -> HttpResponse | Response:
+        """Return GPU time, jobs, failures and retries by one to three dimensions."""
+        query = UsageQuery.read_query(request.query_params)
+        by, first, last, offset = query["by"], query["from"], query["to"], query["offset"]
+        found = usage.usage(by, first, last, offset=offset, limit=query["limit"])
+        following = with_query(request, offset=str(offset + query["limit"])) if found.has_more else None
+        if query["format"] == "csv" or (not query["format"] and "text/csv" in request.headers.get("Accept", "")):
+            answer = _csv(by, found.rows)
+            answer.headers["Content-Disposition"] = f'attachment; filename="usage-{first}-{last}.csv"'
+            if following:
+                answer.headers["Link"] = f'<{following}>; rel="next"'
+            return answer
+        rows = [{"dimensions": {name: row.pop(name) for name in by}, **row} for row in found.rows]
+        since = iso_or_none(found.since)
+        return Response(
+            {"first_day": first, "last_day": last, "since": since, "by": by, "results": rows, "next": following}
+        )
+
+
+def _csv(by: list[str], rows: list[dict[str, Any]]) -> HttpResponse:
+    answer = HttpResponse(content_type="text/csv; charset=utf-8")
+    for row in ([*by, *usage.MEASURES], *(row.values() for row in rows)):
+        csv.writer(answer).writerow(f"'{one}" if str(one).startswith(_FORMULA) else one for one in row)
+    return answer

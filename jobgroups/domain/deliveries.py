@@ -1,0 +1,28 @@
+"""Times of deliveries that are repeated until they succeed or are given up. Pure."""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryIntervals:
+    """The times of deliveries, in seconds; those of webhooks by default."""
+
+    poll: float = 1.0  #: Between two queries of due deliveries.
+    timeout: float = 15.0  #: Of one delivery.
+    claim: float = 60.0  #: After this long without a result, the runner that claimed a delivery counts as dead.
+    retry_first: float = 5.0  #: The first pause before a failed delivery is tried again; it doubles each time.
+    retry_most: float = 3_600.0  #: The longest pause.
+    give_up: float = 86_400.0  #: The age after which a failed delivery is tried no more.
+    retention: float = 30 * 86_400.0  #: The age at which a row is deleted.
+
+    @classmethod
+    def scaled(cls, factor: float) -> Self:
+        """Return the intervals multiplied by ``factor``, for tests."""
+        whole = cls()
+        return cls(**{one.name: getattr(whole, one.name) * factor for one in fields(cls)})
+
+    def pause_after(self, tries: int) -> float:
+        """Return the pause after so many tries that failed."""
+        # The exponent is bounded: a float has no 2 ** 1024.
+        return min(self.retry_first * 2.0 ** min(max(tries, 1) - 1, 64), self.retry_most)

@@ -1,0 +1,189 @@
+"""Assets of the Comfy API v2: stored, minted and deleted as records; resolved in workflows.
+
+Records share an asset by its content. An asset that records alone name (``is_recorded_only``) goes with the last of them.
+"""
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any, Final
+
+from django.db import IntegrityError
+
+from jobgroups.database.retry import retried_transaction
+from jobgroups.domain.clock import now
+from jobgroups.domain.media_types import media_type
+from jobgroups.errors import AssetHeld, AssetInUse, AssetNotFound, BlobNotFound, IdempotencyKeyReuse, MissingAsset
+from jobgroups.models import Asset, AssetRecord, Capture, DeletedSubmission, StoredFile
+from jobgroups.queries.asset_records import assets_by_path, content_by_hash, named_asset
+from jobgroups.services import stored_files
+from jobgroups.services.assets import ReceivedFile, asset_store, locked_delete, records_delete
+from jobgroups.services.submission import IDEMPOTENCY_TTL
+from jobgroups.workflow.assets import FILE_INPUTS, REFERENCE_TYPE, asset_references
+from jobgroups.workflow.graph import Workflow, WorkflowCopy
+
+_CHUNK: Final = 4 * 2**20
+_CAPTURE_SECONDS: Final = 5.0  #: How long a submission waits until the output of a job that has just ended is stored.
+_POLL_SECONDS: Final = 0.2
+
+
+def record_store(*, received: ReceivedFile, file_path: str, idempotency_key: str | None) -> tuple[str, bool]:
+    """Store an uploaded file with a new record; return the record's id and whether the content is new.
+
+    Raises ``IdempotencyKeyReuse``, or as ``asset_store`` does.
+    """
+    _require_unused(idempotency_key)
+    record = AssetRecord(id=str(uuid.uuid4()), file_path=file_path, idempotency_key=idempotency_key, created_at=now())
+    try:
+        _, is_new = asset_store(received, record)
+    except IntegrityError:
+        _require_unused(idempotency_key)  # another request with the key was faster
+        raise
+    return record.pk, is_new
+
+
+def _require_unused(key: str | None) -> None:
+    if key is None:
+        return
+    oldest = now() - IDEMPOTENCY_TTL
+    DeletedSubmission.objects.filter(created_at__lte=oldest).delete()
+    rows = AssetRecord.objects.filter(idempotency_key=key)
+    rows.filter(created_at__lte=oldest).update(idempotency_key=None)
+    if rows.exists() or DeletedSubmission.objects.filter(submitter="", idempotency_key=key).exists():
+        raise IdempotencyKeyReuse
+
+
+def record_mint(*, content_hash: str, file_path: str | None) -> tuple[str, bool]:
+    """Return the id of a record of known content and whether it is new: one with the same path is used again.
+
+    Raises ``BlobNotFound``. ``file_path`` None: the name of the first upload of the content.
+    """
+    content = content_by_hash(content_hash)
+    if isinstance(content, StoredFile):
+        content = _asset_of(content, file_path or "file")
+    return _mint(content.pk, file_path or content.name)
+
+
+@retried_transaction
+def _mint(asset_id: str, file_path: str) -> tuple[str, bool]:
+    if not Asset.objects.filter(pk=asset_id).update(used_at=now()):
+        raise BlobNotFound
+    known = AssetRecord.objects.filter(asset=asset_id, file_path=file_path).first()
+    if known is not None:
+        return known.pk, False
+    new = {"id": str(uuid.uuid4()), "file_path": file_path, "created_at": now()}
+    return AssetRecord.objects.create(asset_id=asset_id, **new).pk, True
+
+
+def record_delete(*, asset_id: str) -> None:
+    """Delete an asset by its id; its content stays while another asset has it.
+
+    Raises ``AssetNotFound``, or ``AssetHeld`` if an open group needs the content, or if it is the output of a job.
+    """
+    content, _ = named_asset(asset_id)
+    if not isinstance(content, Asset):
+        raise AssetHeld(asset_id)
+    with stored_files.marked(content.stored_name):
+        try:
+            is_last = _delete(content.pk, asset_id)
+        except AssetInUse:
+            raise AssetHeld(asset_id) from None
+        if is_last:
+            stored_files.delete_file(content.stored_name)
+
+
+@retried_transaction
+def _delete(content_id: str, asset_id: str) -> bool:
+    """Delete the rows of an asset; return whether those of its content are among them."""
+    content = Asset.objects.select_for_update().filter(pk=content_id).first()
+    record, is_own = AssetRecord.objects.filter(pk=asset_id), content_id == asset_id
+    if content is None or (content.is_recorded_only if is_own else not record.exists()):
+        raise AssetNotFound(asset_id)
+    if (is_own or content.is_recorded_only) and not content.records.exclude(pk=asset_id).exists():
+        locked_delete(content)
+        return True
+    if is_own:
+        Asset.objects.filter(pk=content_id).update(is_recorded_only=True)
+    else:
+        records_delete(record)
+    return False
+
+
+def resolve(graph: Workflow) -> Workflow:
+    """Return a workflow whose references name assets of our own API, and with them the names of uploaded files.
+
+    A name is that of a file if the input takes one and a record has it as its whole path; the newest one counts.
+
+    Raises ``MissingAsset`` if a reference has no asset, or is where none can be.
+    """
+    copy = WorkflowCopy(graph)
+    for node_id, name, asset_id in asset_references(graph):
+        try:
+            copy.set(node_id, name, _reference(_content_of(asset_id).pk))
+        except AssetNotFound:
+            raise MissingAsset(node_id, name, "There is no asset with this id.") from None
+        except BlobNotFound:
+            reason = "The output is not stored here. Download it, and upload it as an asset."
+            raise MissingAsset(node_id, name, reason) from None
+    known = assets_by_path([value for *_, value in _file_names(graph)])
+    for node_id, name, value in _file_names(graph):
+        if value in known:
+            copy.set(node_id, name, _reference(known[value]))
+    return copy.nodes
+
+
+def _file_names(graph: Workflow) -> Iterator[tuple[str, str, str]]:
+    for node_id, node in graph.items():
+        for name, value in node["inputs"].items():
+            if isinstance(value, str) and name in FILE_INPUTS:
+                yield node_id, name, value
+            elif isinstance(value, list) and any(isinstance(one, dict) and "__type" in one for one in value):
+                raise MissingAsset(node_id, name, "A reference must be the whole value of an input.")
+
+
+def _reference(asset_id: str) -> dict[str, Any]:
+    return {"__type": REFERENCE_TYPE, "info": {"id": asset_id}}
+
+
+def _content_of(asset_id: str) -> Asset:
+    """Return the content of an asset; raise ``AssetNotFound``, or ``BlobNotFound`` if an output is not stored."""
+    # Its own id, also if records alone name it: the workflow of a job has that id.
+    if (own := Asset.objects.filter(pk=asset_id).first()) is not None:
+        return own
+    until = time.monotonic() + _CAPTURE_SECONDS
+    while not isinstance(content := named_asset(asset_id)[0], Asset):
+        if content.stored is not None:
+            return _asset_of(content.stored, content.filename)
+        pending = Capture.objects.filter(child=content.job_id, due_at__isnull=False)
+        if time.monotonic() > until or not pending.exists():
+            raise BlobNotFound
+        time.sleep(_POLL_SECONDS)
+    return content
+
+
+def _asset_of(file: StoredFile, name: str) -> Asset:
+    """Return an asset with the content of a captured output, which is copied unless there is one.
+
+    Raises ``BlobNotFound`` if the storage does not have the whole file.
+    """
+    if (known := Asset.objects.filter(hash=file.blake3).first()) is not None:
+        return known
+    incoming = stored_files.IncomingFile()
+    try:
+        while incoming.size_bytes < file.size_bytes:
+            if not (chunk := stored_files.read_file(file.stored_name, incoming.size_bytes, _CHUNK)):
+                raise BlobNotFound
+            incoming.write(chunk)
+        incoming.close()
+        received = ReceivedFile(
+            path=incoming.path,
+            name=name,
+            content_type=media_type(name),
+            size_bytes=incoming.size_bytes,
+            hash=file.blake3,
+        )
+        return asset_store(received)[0]
+    except FileNotFoundError:
+        raise BlobNotFound from None
+    finally:
+        incoming.discard()

@@ -1,0 +1,76 @@
+"""Changes of a group by users that are no events: its name, whether the lists show it, and its deletion."""
+
+import json
+from dataclasses import dataclass, replace
+
+from django.db.models import Value
+from django.db.models.functions import Coalesce
+
+from jobgroups.database.retry import retried_transaction
+from jobgroups.domain.clock import now
+from jobgroups.domain.outputs import reported_files
+from jobgroups.errors import GroupNotFound, GroupOpen, GroupStopping
+from jobgroups.events import log
+from jobgroups.models import JobGroup
+from jobgroups.services.captures import files_collect
+from jobgroups.services.purge import ended_groups, files_of, groups_delete, unfinished_attempts
+from jobgroups.services.revisions import groups_revise
+
+
+@retried_transaction
+def group_change(*, group_id: str, name: str | None = None, archived: bool | None = None) -> None:
+    """Set the name of a group (empty: none), and archive it or end that; None leaves either as it is.
+
+    Open pages are notified. Raises ``GroupNotFound``.
+    """
+    if not groups_revise([group_id]):
+        raise GroupNotFound(group_id)
+    fields: dict[str, object] = {} if name is None else {"name": name}
+    if archived is not None:
+        # A group that is archived already keeps the time.
+        fields["archived_at"] = Coalesce("archived_at", Value(now())) if archived else None
+    JobGroup.objects.filter(pk=group_id).update(**fields)
+    log.publish_changed(group_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """What the deletion of a group removes; files at backends stay there."""
+
+    jobs: int
+    starred: int  #: Of the jobs.
+    files: int  #: Captured files that no other group has.
+    bytes: int
+    kept_at_backends: bool  #: Whether its jobs reported files that may still be at their backends.
+
+
+def group_deletion(*, group_id: str) -> Deletion:
+    """Return what :func:`group_delete` would remove, or raise as it does."""
+    group = JobGroup.objects.filter(pk=group_id).only("completed_at", "total_count").first()
+    if group is None:
+        raise GroupNotFound(group_id)
+    if group.completed_at is None:
+        raise GroupOpen(group_id)
+    active = unfinished_attempts().filter(child__group=group_id)
+    if backends := sorted(set(active.values_list("backend_id", flat=True))):
+        raise GroupStopping(group_id, ", ".join(backends))
+    starred = group.children.filter(starred=True).count()
+    made = group.children.filter(outputs_json__isnull=False).order_by().values_list("outputs_json", flat=True)
+    reported = (file for outputs in made.iterator() for file in reported_files(json.loads(outputs or "{}")))
+    kept = any(not file.get("missing") for file in reported)
+    return Deletion(group.total_count, starred, *files_of(group_id), kept_at_backends=kept)
+
+
+def group_delete(*, group_id: str) -> Deletion:
+    """Delete a group that has ended, with its jobs, events and captured files, also starred ones.
+
+    Raises ``GroupNotFound``, ``GroupOpen``, or ``GroupStopping`` while one of its prompts may still run.
+    """
+    found = group_deletion(group_id=group_id)
+    deleted, _, file_ids = groups_delete([group_id], ended_groups())
+    if not deleted:
+        # Another request was faster, or a retry has opened the group.
+        group_deletion(group_id=group_id)
+        raise GroupOpen(group_id)
+    count, size = files_collect(file_ids)
+    return replace(found, files=count, bytes=size)

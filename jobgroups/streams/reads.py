@@ -1,0 +1,53 @@
+"""Database reads of the streams, in threads of their own.
+
+In Django's shared thread a slow request would block every stream; in the runner's threads many clients that
+connect at once would delay the runner.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, ParamSpec, TypeVar
+
+from jobgroups.database.threads import DatabaseThreads
+from jobgroups.queries import groups
+from jobgroups.streams.stream import ChildHead
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PAGE: Final = 200  #: Events per read.
+
+_database = DatabaseThreads(threads=4, name="sockets")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStart:
+    seq: int  #: The last event that the client knows or that ``initial_state`` contains.
+    initial_state: str | None  #: The text of the first frame; None for a client that resumes.
+    children: list[ChildHead]  #: The state of the children at ``seq`` or later.
+    #: ``(seq, text)`` of the first page after ``seq``, with every event that ``children`` reflects unless it is full.
+    events: list[tuple[int, str]]
+
+
+async def read(query: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a query in a database thread; repeat it while the database is unavailable."""
+    return await _database.run_with_retry(query, *args, **kwargs)
+
+
+async def read_seqs(group_ids: list[str]) -> dict[str, int]:
+    """Return the last ``seq`` of each group, for the hub's timer; a database error is raised."""
+    return await _database.run(groups.group_seqs, group_ids)
+
+
+def close_rows() -> None:
+    """Close the threads and their connections at the end of the process."""
+    _database.close()
+
+
+def stream_start(group_id: str, since: int | None) -> StreamStart:
+    """Read the start of a stream, in a database thread; raise ``GroupNotFound`` if there is no such group."""
+    seq, text = groups.group_stream_start(group_id, since)
+    children = [ChildHead(*state) for state in groups.child_states(group_id)]
+    # Read last, so that they include every event that the children reflect.
+    events = groups.group_events(group_id, since=seq, limit=PAGE)
+    return StreamStart(seq, text, children, events)

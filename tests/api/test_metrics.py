@@ -1,0 +1,71 @@
+"""``/metrics``: who gets it, and what it reads of the database."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from django.db import OperationalError
+from prometheus_client.parser import text_string_to_metric_families
+from pytest_django import Settings
+
+from director.web import metrics
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import AttemptState
+from jobgroups.models import ChildJob
+from tests.api.conftest import Api, play, play_to_the_end
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_KEPT_SECONDS", -1.0)
+
+
+def _gauges(answer: Any) -> dict[tuple[str, ...], float]:
+    assert answer.status_code == 200, answer.content
+    families = text_string_to_metric_families(answer.content.decode())
+    samples = [one for family in families for one in family.samples if one.name.startswith("director_")]
+    return {(one.name.removeprefix("director_"), *one.labels.values()): one.value for one in samples}
+
+
+def test_gauges_show_queue_prompts_and_states(api: Api, farm: list[str]) -> None:
+    api.submit("gpu-1", "gpu-1", "gpu-2")
+    api.submit("*", count=2)
+    play("gpu-1")
+    ChildJob.objects.filter(backend="gpu-2").update(queued_at=now() - dt.timedelta(hours=1))
+    api.post("/api/backends/gpu-3/pause", None)
+    found = _gauges(api.get("/metrics"))
+    assert (found["queued_jobs", "pool"], found["queued_jobs", "bound"]) == (2, 2)
+    assert 3_600 <= found["oldest_queued_seconds", "bound"] < 3_700
+    assert 0 <= found["oldest_queued_seconds", "pool"] < 100
+    assert found["backend_prompts", "gpu-1", "running"] == 1
+    assert found["backend_queued_jobs", "gpu-1"] == found["backend_queued_jobs", "gpu-2"] == 1
+    assert found["backend_state", "gpu-3", "paused"] == found["backend_state", "gpu-1", "busy"] == 1
+    assert (found["backends", "online"], found["backends", "offline"]) == (1, 0)
+    assert (found["open_groups", "running"], found["runners",], found["database_up",]) == (2, 1, 1)
+
+
+def test_queued_jobs_of_a_partly_completed_group_are_counted(api: Api, farm: list[str]) -> None:
+    api.submit(*["gpu-1"] * 4)
+    play_to_the_end("gpu-1")
+    play_to_the_end("gpu-1", AttemptState.ERROR)
+    found = _gauges(api.get("/metrics"))
+    assert (found["queued_jobs", "bound"], found["backend_queued_jobs", "gpu-1"]) == (2, 2)
+    assert (found["open_groups", "partial_complete"], found["open_groups", "running"]) == (1, 0)
+
+
+def test_metrics_need_the_token(api: Api, settings: Settings) -> None:
+    settings.DIRECTOR_TOKEN = "a-token-of-sixteen"
+    assert api.get("/metrics").json()["code"] == "sign_in_required"
+    assert _gauges(api.get("/metrics", authorization="Bearer a-token-of-sixteen"))
+
+
+def test_metrics_without_a_database_show_that(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise OperationalError("no route to db.internal")
+
+    monkeypatch.setattr(metrics, "farm_gauges", away)
+    answer = api.get("/metrics")
+    assert _gauges(answer)["database_up",] == 0
+    assert b"queued_jobs" not in answer.content

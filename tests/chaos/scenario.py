@@ -1,0 +1,245 @@
+"""One run: groups are submitted, watched and cancelled while processes are killed, paused and cut off."""
+
+import itertools
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import httpx
+
+from tests.chaos import checks
+from tests.chaos.farm import Farm, farm
+from tests.harness.cases import cases
+from tests.harness.graphs import picture
+from tests.harness.machines import Machine
+from tests.harness.processes import Launched
+from tests.harness.waits import until
+from tests.harness.watcher import Watcher
+
+#: Kind of strike, what it hits, how often it comes in a round, the method, and its least and longest duration.
+KINDS: Final = {kind: (what, often, method, lasts) for kind, what, often, method, *lasts in cases(__file__, "kinds")}
+#: Seconds in which the farm must come to rest after the last strike.
+_PEACE: Final = 240.0
+#: Open children, so many that every machine always has waiting jobs.
+_OPEN: Final = 80
+_POLICIES: Final[tuple[dict[str, Any], ...]] = (
+    {"max_attempts": 3, "retry_elsewhere": True},
+    {"max_attempts": 3, "retry_elsewhere": "any"},
+    {"max_attempts": 2},
+    {},
+)
+#: State of an attempt, and the fault that holds an attempt in it for a while.
+_HELD_BY: Final = {"intent": "delay_answer", "uncertain": "late_post", "accepted": "", "running": ""}
+_IN_FLIGHT: Final = (
+    "SELECT a.backend_id, a.state FROM jobgroups_attempt a LEFT JOIN jobgroups_lease l ON l.backend_id = a.backend_id"
+    " WHERE a.ended_at IS NULL AND (%s IN (a.backend_id, l.runner) OR %s !~ '^(gpu|runner)')"
+)
+_FAULTS: Final[dict[str, dict[str, dict[str, int]]]] = {
+    "cut sockets": {"drop_sockets": {}},
+    "half-open": {"stall_sockets": {}, "hang_http": {"count": 2}},
+    "reset in a POST's answer": {"lose_answer": {}},
+    "refuse connections": {"refuse_connections": {}},
+}
+
+
+def run(folder: Path, *, seed: int, strikes: int, children: int) -> tuple[Counter[str], Counter[str]]:
+    """Strike a farm that works, check all laws, and return the strikes of each kind, and the states that they hit.
+
+    The folder keeps a copy of the database, the audit log of the machines, the strikes and all logs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with farm(folder, seconds=0.3) as built, (folder / "strikes.log").open("w", encoding="utf-8") as log:
+        built.start()
+        load = Load(built, seed=seed, children=children)
+        with ThreadPoolExecutor() as threads:
+            loading = threads.submit(load.run)
+            try:
+                striker = Strikes(built, threads, log, seed)
+                kinds = striker.work_off(strikes)
+            finally:
+                load.stopping.set()
+            loading.result(_PEACE + children / 2)
+        for watcher in load.watchers.values():
+            watcher.wait_ended(_PEACE)
+        with built.connect() as database:
+            query = "SELECT prompt_id, backend_id, state FROM jobgroups_attempt WHERE ended_at IS NULL"
+            until(lambda: not database.execute(query).fetchall(), _PEACE, built.printed)
+            built.machines.wait_idle()
+            checks.copy(database, folder)
+        checks.check(folder, list(load.watchers))
+        for watcher in load.watchers.values():
+            checks.check_stream(folder, watcher, built.ask("GET", f"/api/job-groups/{watcher.group_id}").json())
+        built.stop()
+    return kinds, striker.hits
+
+
+class Strikes:
+    """Strikes in an order that the seed decides; each is mended by a thread when its time is over."""
+
+    def __init__(self, built: Farm, threads: ThreadPoolExecutor, log: TextIO, seed: int) -> None:
+        self._farm, self._threads, self._log = built, threads, log
+        self._dice = random.Random(seed)
+        self._processes: dict[str, Launched] = {**built.runners, **built.webs, **built.machines.by_name}
+        self._mends: dict[str, Future[None]] = {}
+        #: How many strikes hit an attempt in each state.
+        self.hits: Counter[str] = Counter()
+
+    def work_off(self, count: int) -> Counter[str]:
+        done: Counter[str] = Counter()
+        wanted = self._order(list(_HELD_BY))
+        of_a_round = [kind for kind, (_, often, *_) in KINDS.items() for _ in range(often)]
+        for kind in itertools.islice(self._order(of_a_round), count):
+            time.sleep(self._dice.uniform(0.1, 1.0))
+            what, _, method, lasts = KINDS[kind]
+            name, seconds = self._victim(what), self._dice.uniform(*lasts)
+            hit = self._wait_in_flight(name, next(wanted))
+            self.hits.update({*hit, "any"} if hit else ())
+            print(
+                f"{time.time():.1f} {kind}: {name} for {seconds:.1f} s, hit {Counter(hit)}", file=self._log, flush=True
+            )
+            getattr(self, f"_{method}")(kind, name, seconds)
+            done[kind] += 1
+        for mend in self._mends.values():
+            mend.result()
+        self._farm.machines.clear_faults()
+        return done
+
+    def _order(self, of_a_round: list[str]) -> Iterator[str]:
+        """Yield rounds without end, each in an order of its own: nothing is left out for long."""
+        while True:
+            yield from self._dice.sample(of_a_round, len(of_a_round))
+
+    def _victim(self, what: str) -> str:
+        """Return one that is up; wait for one if all are down."""
+        names = [one for one in self._processes if one.startswith("gpu" if what == "machine" else what)] or [what]
+        up = [one for one in names if self._is_up(one)]
+        working = [one for one in up if one.startswith("runner") and self._attempts(one)]
+        name: str = self._dice.choice(working or up or names)
+        if name in self._mends:
+            self._mends[name].result()
+        return name
+
+    def _is_up(self, name: str) -> bool:
+        return name not in self._mends or self._mends[name].done()
+
+    def _attempts(self, name: str) -> list[tuple[str, str]]:
+        """Return backend and state of the attempts in flight that a strike hits."""
+        with self._farm.connect() as database:
+            return database.execute(_IN_FLIGHT, [name, name]).fetchall()
+
+    def _wait_in_flight(self, name: str, state: str) -> list[str]:
+        """Wait a while for an attempt in a state, which a fault makes longer; return the states that are hit."""
+        if fault := _HELD_BY[state]:
+            backends = [name] if name.startswith("gpu") else [one for one, _ in self._attempts(name)]
+            for backend in [one for one in backends if self._is_up(one)][:3]:
+                with suppress(httpx.HTTPError):
+                    self._farm.machines[backend].fault(fault, seconds=1.5)
+        end = time.monotonic() + 6.0
+        while state not in (found := [one for _, one in self._attempts(name)]) and time.monotonic() < end:
+            time.sleep(0.02)
+        return found
+
+    def _kill(self, _: str, name: str, seconds: float) -> None:
+        process = self._processes[name]
+        process.unplug() if isinstance(process, Machine) else process.kill()
+        # A process that starts while PostgreSQL is away waits for that by itself.
+        self._later(seconds, name, lambda: process.start(wait=isinstance(process, Machine)))
+
+    def _pause(self, _: str, name: str, seconds: float) -> None:
+        pid = self._processes[name].process.pid
+        os.killpg(pid, signal.SIGSTOP)
+        self._later(seconds, name, lambda: os.killpg(pid, signal.SIGCONT))
+
+    def _cut_database(self, _: str, name: str, __: float) -> None:
+        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
+        with self._farm.connect() as database:
+            # A runner that has just been started is not connected yet.
+            until(lambda: database.execute(query, [name]).rowcount)
+
+    def _fault(self, kind: str, name: str, seconds: float) -> None:
+        for fault, options in _FAULTS[kind].items():
+            lasts = {"seconds": seconds} if fault == "refuse_connections" else {}
+            self._farm.machines[name].fault(fault, **options, **lasts)
+        self._later(seconds, name, lambda: None)
+
+    def _restart(self, _: str, name: str, seconds: float) -> None:
+        server = self._farm.redis if name == "redis" else self._farm.postgres
+        server.stop()
+        self._later(seconds, name, server.start)
+        if name == "postgres":
+            self._mends[name].result()
+
+    def _later(self, seconds: float, name: str, mend: Callable[[], None]) -> None:
+        def wait() -> None:
+            time.sleep(seconds)
+            mend()
+
+        self._mends[name] = self._threads.submit(wait)
+
+
+class PatientWatcher(Watcher):
+    """A watcher that waits before it connects again."""
+
+    def _connect_once(self) -> None:
+        super()._connect_once()
+        time.sleep(0.2)
+
+
+class Load:
+    """Submits until it is stopped, and at least so many children."""
+
+    def __init__(self, built: Farm, *, seed: int, children: int) -> None:
+        self.watchers: dict[str, Watcher] = {}
+        self.stopping = threading.Event()
+        self._farm, self._least, self._submitted = built, children, 0
+        self._dice = random.Random(seed)
+
+    def run(self) -> None:
+        while not self.stopping.is_set() or self._submitted < self._least:
+            if self._open() < _OPEN:
+                self._submit(len(self.watchers) + 1)
+            else:
+                time.sleep(0.1)
+
+    def _open(self) -> int:
+        children = [one for watcher in self.watchers.values() for one in list(watcher.state.children.values())]
+        return sum(one["status"] in ("queued", "running") for one in children)
+
+    def _submit(self, number: int) -> None:
+        names = self._farm.machines.names
+        count = self._dice.randint(4, 16)
+        body = {
+            "workflow_json": picture(number),
+            "timeout_seconds": 120,
+            "metadata": {"number": number},
+            **self._dice.choice(_POLICIES),
+        }
+        if number % 2:
+            body["backend_ids"] = [self._dice.choice(names) for _ in range(count)]
+        else:
+            body |= {"count": count, "backend_ids": self._dice.sample(names, 2)}
+            body.pop("retry_elsewhere", None)
+        # If the answer is lost, the repeated request gets the same group.
+        headers = {"Idempotency-Key": f"chaos-{number}"}
+        answer = self._farm.ask("POST", "/api/job-group", json=body, headers=headers)
+        assert answer.status_code in (200, 201), answer.text
+        group_id = answer.json()["job_group_id"]
+        # Backends that are away are left out.
+        self._submitted += len(answer.json()["child_jobs"])
+        self.watchers[group_id] = watcher = PatientWatcher(self._farm, group_id)
+        watcher.started.wait(20.0)
+        if number % 6 == 0:
+            answer = self._farm.ask("DELETE", f"/api/job-groups/{group_id}")
+            assert answer.status_code == 200, answer.text
+        if number % 4 == 0:
+            # Another client's prompt; a machine that is away gets none.
+            with suppress(httpx.HTTPError):
+                self._farm.machines[self._dice.choice(names)].stranger(number, 0.2)
