@@ -1,5 +1,5 @@
 // The backends: a table that is searched and filtered here, and sorted by the server.
-import { $, call, counted, toast } from "./dom.js";
+import { $, call, confirmed, counted, toast } from "./dom.js";
 import { act, each } from "./holds.js";
 import { afterMorph } from "./parts.js";
 import { follow } from "./working.js";
@@ -145,11 +145,9 @@ async function changeTags(word, targets) {
   $("tag-yes").textContent = isNew ? "Add" : "Remove";
   $("tag-name").value = "";
   $("tag-known").replaceChildren(...tagsOf(isNew ? rows().map((row) => row.dataset) : targets).map((tag) => new Option(tag)));
-  $("tag").returnValue = "no";
-  $("tag").showModal();
-  await new Promise((resolve) => { $("tag").addEventListener("close", resolve, { once: true }); });
+  if (!await confirmed($("tag"))) return null;
   const tag = $("tag-name").value.trim();
-  if ($("tag").returnValue !== "yes" || !tag) return null;
+  if (!tag) return null;
   return each(targets, async (path) => {
     const { tags } = await call("GET", path);
     const others = tags.filter((one) => one !== tag);

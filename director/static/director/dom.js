@@ -14,20 +14,29 @@ export function toast(text) {
   toast.timer = setTimeout(() => { box.hidden = true; }, 6000);
 }
 
+const waiting = new WeakMap(); // by dialog, what resolves its question
+
+// Opens a dialog; resolves to whether it was closed with yes. The event of its last closing may come after it was opened
+// again: that is no answer to the new question, and the old one was answered by no.
+export function confirmed(dialog) {
+  waiting.get(dialog)?.(false);
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    waiting.set(dialog, resolve);
+    dialog.onclose = () => { if (!dialog.open) resolve(dialog.returnValue === "yes"); };
+  });
+}
+
 // Asks with a dialog; resolves to whether the person said yes.
 // tone: "danger" where yes takes something away.
 export function ask(title, text, yes, no = "Cancel", tone = "danger") {
-  const dialog = $("ask");
   $("ask-title").textContent = title;
   $("ask-text").textContent = text;
   $("ask-yes").textContent = yes;
   $("ask-yes").className = `button ${tone}`;
   $("ask-no").textContent = no;
-  dialog.returnValue = "no";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
-  });
+  return confirmed($("ask"));
 }
 
 // Calls the API. Resolves to its answer; rejects with an Error whose message is its sentence and

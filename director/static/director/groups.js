@@ -1,5 +1,5 @@
 // The list of groups: rows morph when their group moves, new ones come in at the top.
-import { $, ask, call, counted, toast } from "./dom.js";
+import { $, ask, call, confirmed, counted, toast } from "./dom.js";
 import { afterMorph, refresh } from "./parts.js";
 import { chime, favicon, monitor } from "./live.js";
 import { tryAgain } from "./images.js";
@@ -165,16 +165,11 @@ async function archive(some) {
   toast(failed.length ? `${counted(failed.length, "group")} could not be changed: ${failed[0].reason.message}` : `${counted(some.length, "group is", "groups are")} ${what}.`);
 }
 
-function rename(row) {
-  const dialog = $("rename");
+async function rename(row) {
   $("rename-name").value = row.dataset.own;
   $("rename-name").placeholder = row.dataset.name;
-  dialog.returnValue = "no";
-  dialog.showModal();
-  dialog.addEventListener("close", async () => {
-    if (dialog.returnValue !== "yes") return;
-    try { await call("PATCH", `/api/job-groups/${row.id}`, { name: $("rename-name").value.trim() }); } catch (error) { toast(error.message); }
-  }, { once: true });
+  if (!await confirmed($("rename"))) return;
+  try { await call("PATCH", `/api/job-groups/${row.id}`, { name: $("rename-name").value.trim() }); } catch (error) { toast(error.message); }
 }
 
 $("rename-no").addEventListener("click", () => $("rename").close());

@@ -1,5 +1,5 @@
 // Pause, drain, quarantine, resume, release, lift, disable, for one backend or several: the question names what each concerns.
-import { $, ask, call, counted } from "./dom.js";
+import { $, ask, call, confirmed, counted } from "./dom.js";
 
 const REMEMBERED = "director.submitter"; // the name that is given when submitting
 function remembered() {
@@ -44,9 +44,8 @@ function sums(targets) {
 }
 
 // Asks with the dialog; resolves to the body of the request, or to null.
-function askHold(act, subject, hit) {
+async function askHold(act, subject, hit) {
   const words = WORDS[act];
-  const dialog = $("hold");
   const isNow = () => act !== "quarantine" && $("hold-form").elements.when.value === "now";
   const say = () => { $("hold-text").textContent = words.text(hit, isNow()); };
   $("hold-form").reset();
@@ -57,21 +56,15 @@ function askHold(act, subject, hit) {
   $("hold-by").value = remembered();
   $("hold-when").onchange = say;
   say();
-  dialog.returnValue = "no";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      if (dialog.returnValue !== "yes") { resolve(null); return; }
-      const [reason, by, minutes] = ["hold-reason", "hold-by", "hold-minutes"].map((id) => $(id).value.trim());
-      remember(by);
-      resolve({
-        ...(isNow() && { now: true }),
-        ...(reason && { reason }),
-        ...(by && { by }),
-        ...(act === "quarantine" && minutes && { minutes: Number(minutes) }),
-      });
-    }, { once: true });
-  });
+  if (!await confirmed($("hold"))) return null;
+  const [reason, by, minutes] = ["hold-reason", "hold-by", "hold-minutes"].map((id) => $(id).value.trim());
+  remember(by);
+  return {
+    ...(isNow() && { now: true }),
+    ...(reason && { reason }),
+    ...(by && { by }),
+    ...(act === "quarantine" && minutes && { minutes: Number(minutes) }),
+  };
 }
 
 const by = () => (remembered() ? { by: remembered() } : {});

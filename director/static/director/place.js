@@ -1,5 +1,5 @@
 // The dialog that asks at which backend jobs are rendered: for a retry and for a move.
-import { $, call } from "./dom.js";
+import { $, call, confirmed } from "./dom.js";
 
 const GIB = 2 ** 30;
 const CLOSED = ["disabled", "draining", "quarantined"];
@@ -23,7 +23,6 @@ export async function askPlace({ title, text, yes, own, chosen }) {
   if (chosen === "auto") general.push(new Option("Any backend of the group that is free", "where:auto"));
   if (chosen && own.id) general.push(new Option(`The same backend (${own.name})`, "where:same"));
   if (chosen) general.push(new Option("Another backend that works", "where:other"));
-  const dialog = $("place");
   const select = $("place-where");
   select.replaceChildren(...general, ...others);
   if (chosen) select.value = `where:${chosen}`;
@@ -31,15 +30,9 @@ export async function askPlace({ title, text, yes, own, chosen }) {
   $("place-text").textContent = text;
   $("place-yes").textContent = yes;
   $("place-yes").disabled = !select.value;
-  dialog.returnValue = "no";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      if (dialog.returnValue !== "yes") { resolve(null); return; }
-      const at = select.value.indexOf(":");
-      resolve({ [select.value.slice(0, at) === "where" ? "where" : "backend_id"]: select.value.slice(at + 1) });
-    }, { once: true });
-  });
+  if (!await confirmed($("place"))) return null;
+  const at = select.value.indexOf(":");
+  return { [select.value.slice(0, at) === "where" ? "where" : "backend_id"]: select.value.slice(at + 1) };
 }
 
 $("place-no").addEventListener("click", () => $("place").close("no"));
