@@ -6,7 +6,8 @@ import schemathesis
 
 
 def _is_sent_empty(value: Any) -> bool:
-    return value in ("", None, {}) or (isinstance(value, list) and all(map(_is_sent_empty, value)))
+    # Of an object, the keys are sent.
+    return value in ("", None) or (isinstance(value, list | dict) and all(map(_is_sent_empty, value)))
 
 
 @schemathesis.hook
