@@ -26,9 +26,9 @@ def cancel(connection: Connection, group_ids: Sequence[str], jobs: Sequence[str]
     """
     if jobs and len(group_ids) != 1:
         raise click.UsageError("--job needs exactly one group.")
-    with connection.results() as done, connection.director() as director:
+    with connection.results() as done:
         for name in jobs or group_ids:
-            result = director.cancel_job(group_ids[0], name) if jobs else director.cancel(name)
+            result = connection.director.cancel_job(group_ids[0], name) if jobs else connection.director.cancel(name)
             done.append(({"id": name, **result.raw}, _cancelled(name, result)))
 
 
@@ -79,18 +79,17 @@ def retry(
     if sum(option is not None for option in (where, backend, elsewhere)) > 1:
         raise click.UsageError("Use one of --where, --backend and --elsewhere.")
     options = DownloadOptions(folder, file_name)
-    with connection.director() as director:
-        policy = RetryOptions(retry_elsewhere=elsewhere, by=environment.submitter())
-        if backend is not None:
-            policy["backend_id"] = selection.exactly_one(backend, director.backends()).backend_id
-        elif elsewhere is None:
-            policy["where"] = where or "auto"
-        for result in _retry(director, group_id, jobs, policy):
-            raw = {"type": "retried", **result.raw}
-            connection.show(raw, [_retried(result)], indent=None)
-        if not is_watched and folder is None:
-            return int(Status.OK)
-        return watch_to_end(connection, director, group_id, options)
+    policy = RetryOptions(retry_elsewhere=elsewhere, by=environment.submitter())
+    if backend is not None:
+        policy["backend_id"] = selection.exactly_one(backend, connection.director.backends()).backend_id
+    elif elsewhere is None:
+        policy["where"] = where or "auto"
+    for result in _retry(connection.director, group_id, jobs, policy):
+        raw = {"type": "retried", **result.raw}
+        connection.show(raw, [_retried(result)], indent=None)
+    if not is_watched and folder is None:
+        return int(Status.OK)
+    return watch_to_end(connection, group_id, options)
 
 
 def _retry(director: Director, group_id: str, jobs: Sequence[str], policy: RetryOptions) -> Iterator[RetryResult]:
@@ -126,9 +125,8 @@ def move(connection: Connection, group_id: str, job_id: str, backend: str) -> No
 
     Its prompt is removed from the queue of its old backend first. A job that has started stays.
     """
-    with connection.director() as director:
-        target = selection.exactly_one(backend, director.backends())
-        result = director.move(group_id, job_id, target.backend_id, by=environment.submitter())
+    target = selection.exactly_one(backend, connection.director.backends())
+    result = connection.director.move(group_id, job_id, target.backend_id, by=environment.submitter())
     old = result.removing_from
     first = f", after its prompt is removed from the queue of {old}" if old else ""
     line = f"{job_id} is queued on {result.backend_id} now{first}. See: director watch {group_id}"
@@ -143,8 +141,7 @@ def move(connection: Connection, group_id: str, job_id: str, backend: str) -> No
 @with_connection
 def rename(connection: Connection, group_id: str, name: str) -> None:
     """Set the name of the group ID. An empty NAME removes it: the prompt names the group again."""
-    with connection.director() as director:
-        group = director.rename(group_id, name)
+    group = connection.director.rename(group_id, name)
     connection.show(group.raw, [f"{group_id} is called {text.plain_line(group.title)}."])
 
 
@@ -155,9 +152,9 @@ def rename(connection: Connection, group_id: str, name: str) -> None:
 def archive(connection: Connection, group_ids: Sequence[str], undo: bool) -> None:
     """Move groups out of the lists. They continue, and are kept as long as others."""
     state = "in the lists again" if undo else "archived"
-    with connection.results() as done, connection.director() as director:
+    with connection.results() as done:
         for name in group_ids:
-            group = director.archive(name, archived=not undo)
+            group = connection.director.archive(name, archived=not undo)
             done.append((group.raw, f"{group.job_group_id} is {state}."))
 
 
@@ -170,18 +167,18 @@ def delete(connection: Connection, group_ids: Sequence[str], yes: bool) -> None:
 
     First it shows what is deleted, and asks. Files at the backends stay there.
     """
-    with connection.results() as done, connection.director() as director:
+    with connection.results() as done:
         if not yes:
             for group_id in group_ids:
-                title = text.plain_line(director.status(group_id, jobs=False).title)
-                click.echo(f"{group_id} {title}: {_deletion(director.deletion(group_id))}", err=True)
+                title = text.plain_line(connection.director.status(group_id, jobs=False).title)
+                click.echo(f"{group_id} {title}: {_deletion(connection.director.deletion(group_id))}", err=True)
             try:
                 click.confirm(f"Delete {pluralize(len(group_ids), 'group')}?", err=True, abort=True)
             except click.Abort:
                 hint = "With --yes there is no question."
                 raise CommandError("Nothing was deleted.", Status.INTERRUPTED, hint=hint) from None
         for group_id in group_ids:
-            result = director.delete(group_id)
+            result = connection.director.delete(group_id)
             done.append(({"id": group_id, **result.raw}, f"{group_id} is deleted: {_deletion(result)}"))
 
 
@@ -200,8 +197,7 @@ def open_(connection: Connection, group_id: str | None, only_print: bool) -> Non
     """Open the page of the group ID in the browser; without ID, the list of all groups."""
     url = connection.url.rstrip("/") + "/"
     if group_id is not None:
-        with connection.director() as director:
-            director.status(group_id, jobs=False)
+        connection.director.status(group_id, jobs=False)
         url = f"{url}groups/{group_id}"
     connection.show({"url": url}, [url])
     if not only_print and not connection.as_json:

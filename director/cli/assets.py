@@ -24,16 +24,14 @@ def assets() -> None:
 @with_connection
 def upload(connection: Connection, paths: Sequence[Path]) -> None:
     """Store files. A file whose content the Director has is not sent."""
-    with connection.director() as director:
-        _show(connection, [upload_file(director, path) for path in paths])
+    _show(connection, [upload_file(connection.director, path) for path in paths])
 
 
 @assets.command("list")
 @with_connection
 def list_(connection: Connection) -> None:
     """List all assets, newest first."""
-    with connection.director() as director:
-        _show(connection, director.assets.list())
+    _show(connection, connection.director.assets.list())
 
 
 @assets.command()
@@ -41,9 +39,8 @@ def list_(connection: Connection) -> None:
 @with_connection
 def delete(connection: Connection, ids: Sequence[str]) -> None:
     """Delete assets that no open group needs."""
-    with connection.director() as director:
-        for one in ids:
-            director.assets.delete(one)
+    for one in ids:
+        connection.director.assets.delete(one)
     connection.show({"deleted": list(ids)}, [f"{one}: deleted" for one in ids])
 
 

@@ -52,8 +52,7 @@ def backends(ctx: click.Context) -> None:
 @with_connection
 def list_(connection: Connection, names: Sequence[str]) -> None:
     """List backends: status, queued and running jobs, and the reason of a status."""
-    with connection.director() as director:
-        known = director.backends()
+    known = connection.director.backends()
     shown = selection.by_name(names, known) if names else list(known)
     heads = ("ID", "STATUS", "JOBS", "OTHERS", "VRAM", "COMFYUI", "TAGS", "URL", "REASON")
     rows = [
@@ -112,8 +111,7 @@ def add(connection: Connection, *, url: str, disabled: bool, **fields: Any) -> N
     given = {name: value for name, value in fields.items() if value not in (None, (), {}, False)}
     if disabled:
         given["enabled"] = False
-    with connection.director() as director:
-        added = director.add_backend(url, **given)
+    added = connection.director.add_backend(url, **given)
     connection.show([added.raw], _states([added]))
 
 
@@ -129,13 +127,12 @@ def _headers(pairs: Sequence[str]) -> dict[str, str]:
 @with_connection
 def find(connection: Connection, is_added: bool) -> None:
     """Probe ports 8188 to 8199 of the Director's own host."""
-    with connection.director() as director:
-        found = director.find_backends()
-        added = {
-            comfyui.url: director.add_backend(comfyui.url).backend_id
-            for comfyui in found
-            if is_added and comfyui.backend_id is None
-        }
+    found = connection.director.find_backends()
+    added = {
+        comfyui.url: connection.director.add_backend(comfyui.url).backend_id
+        for comfyui in found
+        if is_added and comfyui.backend_id is None
+    }
     ids = {comfyui.url: added.get(comfyui.url, comfyui.backend_id) for comfyui in found}
     lines = []
     for comfyui in found:
@@ -161,13 +158,12 @@ def _line(comfyui: Found, state: str) -> str:
 @with_connection
 def found(connection: Connection, added: Sequence[str], ignored: Sequence[str], unignored: Sequence[str]) -> None:
     """List the ComfyUIs that discovery found on the Director's host and that are not registered."""
-    with connection.director() as director:
-        registered = [director.add_found_backend(url) for url in added]
-        for url in ignored:
-            director.ignore_backend(url)
-        for url in unignored:
-            director.unignore_backend(url)
-        rows = director.found_backends()
+    registered = [connection.director.add_found_backend(url) for url in added]
+    for url in ignored:
+        connection.director.ignore_backend(url)
+    for url in unignored:
+        connection.director.unignore_backend(url)
+    rows = connection.director.found_backends()
     raw = {"added": [one.raw for one in registered], "found": [one.raw for one in rows]}
     lines = _states(registered)
     for comfyui in rows:
@@ -183,9 +179,8 @@ def found(connection: Connection, added: Sequence[str], ignored: Sequence[str], 
 @with_connection
 def test(connection: Connection, name: str) -> int:
     """Test whether a ComfyUI answers at an address or for a backend. Registers nothing."""
-    with connection.director() as director:
-        urls = [backend.url for backend in director.backends() if name in (backend.backend_id, *backend.tags)]
-        results = [director.test_backend(url) for url in urls or [name]]
+    urls = [backend.url for backend in connection.director.backends() if name in (backend.backend_id, *backend.tags)]
+    results = [connection.director.test_backend(url) for url in urls or [name]]
     lines = []
     for result in results:
         well = f"answers: ComfyUI {result.comfyui_version or '?'} {_memory(result)}".rstrip()
@@ -208,11 +203,10 @@ def exclusions(connection: Connection, name: str, lift: str | None) -> None:
     """List the workflows that a backend cannot run, as failures of jobs of the pool showed."""
     if lift not in (None, "all") and not lift.isdecimal():
         raise usage_error("--lift takes the number of an exclusion, or nothing for all.")
-    with connection.director() as director:
-        backend_id = selection.exactly_one(name, director.backends()).backend_id
-        if lift is not None:
-            director.lift_exclusions(backend_id, None if lift == "all" else int(lift))
-        rows = director.exclusions(backend_id)
+    backend_id = selection.exactly_one(name, connection.director.backends()).backend_id
+    if lift is not None:
+        connection.director.lift_exclusions(backend_id, None if lift == "all" else int(lift))
+    rows = connection.director.exclusions(backend_id)
     heads = ("N", "KIND", "COUNT", "UNTIL", "GROUP", "REASON")
     cells = [
         (row.exclusion_id, row.kind, row.count, text.local(row.until), row.group_id or "all", row.reason)
@@ -230,12 +224,11 @@ _NAMES: Final = click.argument("names", metavar="NAME...", nargs=-1, required=Tr
 @with_connection
 def remove(connection: Connection, names: Sequence[str]) -> None:
     """Remove backends. Finished groups keep their ids."""
-    with connection.director() as director:
-        for backend in selection.by_name(names, director.backends()):
-            name = backend.backend_id
-            director.delete_backend(name)
-            removed = {"type": "removed", "backend_id": name}
-            connection.show(removed, [f"{name} removed"], indent=None)
+    for backend in selection.by_name(names, connection.director.backends()):
+        name = backend.backend_id
+        connection.director.delete_backend(name)
+        removed = {"type": "removed", "backend_id": name}
+        connection.show(removed, [f"{name} removed"], indent=None)
 
 
 _REASON: Final = click.option("--reason", help="The reason, for other users.")
@@ -248,12 +241,11 @@ def _change(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Backend]]
     def decorate(change: Callable[..., Backend]) -> click.Command:
         @functools.wraps(change)
         def command(connection: Connection, *, names: Sequence[str], **values: Any) -> None:
-            with connection.director() as director:
-                named = selection.by_name(names, director.backends())
-                with connection.results() as done:
-                    for one in named:
-                        changed = change(director, one.backend_id, **values)
-                        done.append((changed.raw, "\n".join(_states([changed]))))
+            named = selection.by_name(names, connection.director.backends())
+            with connection.results() as done:
+                for one in named:
+                    changed = change(connection.director, one.backend_id, **values)
+                    done.append((changed.raw, "\n".join(_states([changed]))))
 
         decorated = _NAMES(functools.reduce(lambda f, option: option(f), reversed(options), command))
         return backends.command()(with_connection(decorated))

@@ -27,12 +27,11 @@ def check(connection: Connection, source: str, names: Sequence[str], tags: Seque
     WORKFLOW is as of director submit. Without -b and --tag every backend is checked. Nothing is submitted.
     """
     content = read_source(source)
-    with connection.director() as director:
-        graph = workflow_in(content, source, director)
-        with_parameters(graph, options["parameters"])
-        known = director.backends() if names or tags else ()
-        candidates = selection.for_pool(names, tags, count=1, known=known).backend_ids
-        found = director.check(graph, candidates, **options)
+    graph = workflow_in(content, source, connection.director)
+    with_parameters(graph, options["parameters"])
+    known = connection.director.backends() if names or tags else ()
+    candidates = selection.for_pool(names, tags, count=1, known=known).backend_ids
+    found = connection.director.check(graph, candidates, **options)
     connection.show(found.raw, check_lines(found.backends))
     return int(Status.OK if found.can_run else Status.FAILED)
 

@@ -39,13 +39,18 @@ _WORDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Connection:
     """Address and token of the Director, and whether the output is JSON."""
 
     url: str
     token: str | None
     as_json: bool
+
+    @functools.cached_property
+    def director(self) -> Director:
+        """The client. It is closed at the end of the command."""
+        return click.get_current_context().with_resource(Director(self.url, self.token))
 
     def show(self, value: Any, lines: Iterable[str], *, empty: str = "", indent: int | None = 2) -> None:
         """Print ``value`` as JSON for programs, or ``lines`` for users; without lines ``empty`` as an error."""
@@ -65,18 +70,12 @@ class Connection:
         finally:
             self.show([value for value, _ in done], [line for _, line in done])
 
-    @contextmanager
-    def director(self) -> Iterator[Director]:
-        """Connect; an error of the client becomes a ``CommandError``."""
-        try:
-            with Director(self.url, self.token) as director:
-                yield director
-        except DirectorError as error:
-            raise failure_of(error, self) from error
-
 
 def with_connection(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--server`` and ``--json`` to a command; its first argument is a ``Connection``."""
+    """Add ``--server`` and ``--json`` to a command, whose first argument is a ``Connection``.
+
+    An error of the client becomes a ``CommandError``.
+    """
 
     @option_types.connection_options
     @click.pass_context
@@ -84,7 +83,11 @@ def with_connection(command: Callable[..., Any]) -> Callable[..., Any]:
     def connected(ctx: click.Context, /, *args: Any, **options: Any) -> Any:
         given = ctx.find_root().ensure_object(dict)
         url = given.get("server") or environment.value("DIRECTOR_URL") or DEFAULT_URL
-        return command(Connection(_address(url), _token(), bool(given.get("as_json"))), *args, **options)
+        connection = Connection(_address(url), _token(), bool(given.get("as_json")))
+        try:
+            return command(connection, *args, **options)
+        except DirectorError as error:
+            raise failure_of(error, connection) from error
 
     return connected
 

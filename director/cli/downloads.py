@@ -90,11 +90,11 @@ class Downloader:
     ``on_saved`` is called with the job's id and the path of each saved file, in a thread.
     """
 
-    def __init__(self, director: Director, folder: Path, name: str, on_saved: Callable[[str, Path], None]) -> None:
+    def __init__(self, director: Director, options: DownloadOptions, on_saved: Callable[[str, Path], None]) -> None:
         self._director = director
-        self._folder = folder
-        self._template = name
-        self._names = FileNames(Template(name))
+        self._folder = options.folder or Path()
+        self._template = options.name
+        self._names = FileNames(Template(options.name))
         self._on_saved = on_saved
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="save")
         self._jobs: set[str] = set()

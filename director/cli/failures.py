@@ -18,8 +18,7 @@ _WITHIN: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 @with_connection
 def failures(connection: Connection, window: str) -> None:
     """Show recent failures by cause, backend and workflow, the most frequent first."""
-    with connection.director() as director:
-        found = director.failures(window)
+    found = connection.director.failures(window)
     connection.show(found.raw, failure_lines(found))
 
 

@@ -37,9 +37,8 @@ def watch(connection: Connection, group_id: str, folder: Path | None, file_name:
     Exit status 0: the group is completed. 1: a job failed, timed out or was cancelled.
     """
     download_options = DownloadOptions(folder, file_name)
-    with connection.director() as director:
-        director.status(group_id, jobs=False)  # an unknown group is an error at once
-        return watch_to_end(connection, director, group_id, download_options, quiet=quiet)
+    connection.director.status(group_id, jobs=False)  # an unknown group is an error at once
+    return watch_to_end(connection, group_id, download_options, quiet=quiet)
 
 
 @click.command("list")
@@ -81,15 +80,14 @@ def list_(
     if mine:
         filters["submitter"] = environment.submitter()
     wanted = _wanted(states, is_failed=is_failed)
-    with connection.director() as director:
-        lists = [director.list(status=state, **filters) for state in wanted]
-        newest = heapq.merge(*lists, key=lambda g: (g.created_at, g.job_group_id), reverse=True)
-        groups = list(islice(_each_once(newest), limit))
-        if backend is not None and not groups:
-            # A backend that was removed still has groups.
-            ids = [known.backend_id for known in director.backends()]
-            if backend not in ids:
-                raise selection.unknown_backend(backend, "the id", ids)
+    lists = [connection.director.list(status=state, **filters) for state in wanted]
+    newest = heapq.merge(*lists, key=lambda g: (g.created_at, g.job_group_id), reverse=True)
+    groups = list(islice(_each_once(newest), limit))
+    if backend is not None and not groups:
+        # A backend that was removed still has groups.
+        ids = [known.backend_id for known in connection.director.backends()]
+        if backend not in ids:
+            raise selection.unknown_backend(backend, "the id", ids)
     heads = ("ID", "STATUS", "COMPLETED", "FAILED", "CREATED", "TITLE")
     rows = [
         (
@@ -139,15 +137,14 @@ def _title(group: Group) -> str:
 @with_connection
 def show(connection: Connection, group_id: str, job_id: str | None, workflow: bool) -> None:
     """Show the group ID with its jobs; with JOB, one job with its attempts."""
-    with connection.director() as director:
-        if workflow:
-            click.echo(json.dumps(director.workflow(group_id), indent=2, ensure_ascii=False))
-        elif job_id is not None:
-            child = director.job(group_id, job_id)
-            connection.show(child.raw, _child_lines(child))
-        else:
-            group = director.status(group_id)
-            connection.show(group.raw, _group_lines(group))
+    if workflow:
+        click.echo(json.dumps(connection.director.workflow(group_id), indent=2, ensure_ascii=False))
+    elif job_id is not None:
+        child = connection.director.job(group_id, job_id)
+        connection.show(child.raw, _child_lines(child))
+    else:
+        group = connection.director.status(group_id)
+        connection.show(group.raw, _group_lines(group))
 
 
 def _group_lines(group: Group) -> Iterator[str]:
@@ -242,14 +239,13 @@ def provenance(connection: Connection, source: str, job_id: str | None) -> None:
 
     The job is JOB of the group ID, or the one that made FILE.
     """
-    with connection.director() as director:
-        if job_id is None:
-            try:
-                found = director.find_job(Path(source))
-            except OSError as error:
-                raise usage_error(f"{source} cannot be read: {error.strerror or error}.") from None
-            source, job_id = found.job_group_id, found.job_id
-        record = director.provenance(option_types.identifier(source), job_id)
+    if job_id is None:
+        try:
+            found = connection.director.find_job(Path(source))
+        except OSError as error:
+            raise usage_error(f"{source} cannot be read: {error.strerror or error}.") from None
+        source, job_id = found.job_group_id, found.job_id
+    record = connection.director.provenance(option_types.identifier(source), job_id)
     connection.show(record, [json.dumps(record, indent=2, ensure_ascii=False)])
 
 
@@ -263,11 +259,13 @@ def provenance(connection: Connection, source: str, job_id: str | None) -> None:
 def save(connection: Connection, group_id: str, folder: Path, file_name: str) -> int:
     """Save all output files of the group ID so far. A file that exists already is not saved twice."""
     download_options = DownloadOptions(folder, file_name)
-    with connection.director() as director, make_display(as_json=connection.as_json) as display:
-        group = director.status(group_id)
-        with Downloader(director, folder, file_name, display.on_saved) as downloader:
-            downloader.download_all(group)
-            missing = downloader.finish()
+    group = connection.director.status(group_id)
+    with (
+        make_display(as_json=connection.as_json) as display,
+        Downloader(connection.director, download_options, display.on_saved) as downloader,
+    ):
+        downloader.download_all(group)
+        missing = downloader.finish()
     if missing:
         raise failed_to_save(missing, group_id, download_options)
     if not group.files:
@@ -292,11 +290,10 @@ def save(connection: Connection, group_id: str, folder: Path, file_name: str) ->
 @with_connection
 def sheet(connection: Connection, group_id: str, path: Path, axes: str) -> None:
     """Save the contact sheet of the group ID: the grid of a sweep, or all jobs in order, with labels."""
-    with connection.director() as director:
-        try:
-            paths = director.sheet(group_id, path, axes=[axes] if axes else [])
-        except OSError as error:
-            raise usage_error(f"{path} cannot be written: {error.strerror or error}.") from None
+    try:
+        paths = connection.director.sheet(group_id, path, axes=[axes] if axes else [])
+    except OSError as error:
+        raise usage_error(f"{path} cannot be written: {error.strerror or error}.") from None
     connection.show([str(one) for one in paths], [str(one) for one in paths])
 
 
@@ -307,20 +304,19 @@ def sheet(connection: Connection, group_id: str, path: Path, axes: str) -> None:
 @with_connection
 def events(connection: Connection, group_id: str, since: int, follow: bool) -> None:
     """Print the events of the group ID, one per line."""
-    with connection.director() as director:
-        stored = director.events(group_id, since)
-        for event in stored:
-            connection.show(event.raw, _event_lines(event), indent=None)
-        if not follow:
-            return
-        last = max((event.seq or 0 for event in stored), default=since)
-        try:
-            with closing(director.stream(group_id, since=last)) as new:
-                for event in new:
-                    if event.seq is not None:
-                        connection.show(event.raw, _event_lines(event), indent=None)
-        except KeyboardInterrupt:
-            raise CommandError(f"Stopped watching. {group_id} continues.", Status.INTERRUPTED) from None
+    stored = connection.director.events(group_id, since)
+    for event in stored:
+        connection.show(event.raw, _event_lines(event), indent=None)
+    if not follow:
+        return
+    last = max((event.seq or 0 for event in stored), default=since)
+    try:
+        with closing(connection.director.stream(group_id, since=last)) as new:
+            for event in new:
+                if event.seq is not None:
+                    connection.show(event.raw, _event_lines(event), indent=None)
+    except KeyboardInterrupt:
+        raise CommandError(f"Stopped watching. {group_id} continues.", Status.INTERRUPTED) from None
 
 
 def _event_lines(event: Event) -> Iterator[str]:

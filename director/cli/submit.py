@@ -18,7 +18,7 @@ from director.cli.exit_status import CommandError, Status
 from director.cli.selection import SelectedBackends
 from director.cli.watch import watch_to_end
 from director.cli.workflow_input import read_source, workflow_in
-from director.client import Director, Group, SkippedBackend, Unreachable
+from director.client import Group, SkippedBackend, Unreachable
 from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.domain.states import PartialOutputs, RetryScope
 from jobgroups.domain.text import pluralize
@@ -157,40 +157,37 @@ def submit(
         raise click.UsageError("--sweep, --csv and --inputs make the number of jobs: use them without --count.")
     in_pool = count is not None or has_batch or bool(tags) or not (names or every)
     content = read_source(source)
-    with connection.director() as director:
-        graph = workflow_in(content, source, director)
-        template = dry_runs.with_parameters(graph, fields["parameters"])
-        batch = batches.read(
-            graph, template, sweeps=sweeps, csv_file=csv_file, globs=globs, is_zip=is_zip, upload=upload
-        )
-        # A submission to the pool of all backends is sent without reading them.
-        known = () if in_pool and not (names or tags) else director.backends()
-        selected = (
-            selection.for_pool(names, tags, count=batch.total if batch else count or 1, known=known)
-            if in_pool
-            else selection.for_children(names, known=known)
-        )
-        fields |= {"count": None} | batch.fields if batch else {"count": selected.count}
-        if dry_run:
-            plan = director.plan(graph, selected.backend_ids, **_options(fields))
-            changed = list(dry_runs.changes(graph, template))
-            left_out = [*selected.left_out, *(SkippedBackend(**one) for one in plan.skipped_backends)]
-            shown = {"skipped_backends": [asdict(one) for one in left_out], "changes": changed}
-            connection.show(plan.raw | shown, dry_runs.lines(plan, changed))
-            _warn(plan.warnings)
-            _warn_of_backends(left_out, in_pool=in_pool)
-            return int(Status.OK)
-        in_names = {*fields["metadata"], *(batch.names if batch else ())}
-        download_options = DownloadOptions(folder, file_name, known=in_names)
-        if upload:
-            graph, fields["parameters"] = with_uploads(director, graph, fields["parameters"])
-        if batch:
-            fields |= batch.uploaded(director)
-        group = _send(connection, director, graph, selected, fields, key=key)
-        _announce(connection, group, selected, quiet=quiet)
-        if not is_watched and folder is None:
-            return int(Status.OK)
-        return watch_to_end(connection, director, group.job_group_id, download_options, quiet=quiet)
+    graph = workflow_in(content, source, connection.director)
+    template = dry_runs.with_parameters(graph, fields["parameters"])
+    batch = batches.read(graph, template, sweeps=sweeps, csv_file=csv_file, globs=globs, is_zip=is_zip, upload=upload)
+    # A submission to the pool of all backends is sent without reading them.
+    known = () if in_pool and not (names or tags) else connection.director.backends()
+    selected = (
+        selection.for_pool(names, tags, count=batch.total if batch else count or 1, known=known)
+        if in_pool
+        else selection.for_children(names, known=known)
+    )
+    fields |= {"count": None} | batch.fields if batch else {"count": selected.count}
+    if dry_run:
+        plan = connection.director.plan(graph, selected.backend_ids, **_options(fields))
+        changed = list(dry_runs.changes(graph, template))
+        left_out = [*selected.left_out, *(SkippedBackend(**one) for one in plan.skipped_backends)]
+        shown = {"skipped_backends": [asdict(one) for one in left_out], "changes": changed}
+        connection.show(plan.raw | shown, dry_runs.lines(plan, changed))
+        _warn(plan.warnings)
+        _warn_of_backends(left_out, in_pool=in_pool)
+        return int(Status.OK)
+    in_names = {*fields["metadata"], *(batch.names if batch else ())}
+    download_options = DownloadOptions(folder, file_name, known=in_names)
+    if upload:
+        graph, fields["parameters"] = with_uploads(connection.director, graph, fields["parameters"])
+    if batch:
+        fields |= batch.uploaded(connection.director)
+    group = _send(connection, graph, selected, fields, key=key)
+    _announce(connection, group, selected, quiet=quiet)
+    if not is_watched and folder is None:
+        return int(Status.OK)
+    return watch_to_end(connection, group.job_group_id, download_options, quiet=quiet)
 
 
 def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +196,6 @@ def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _send(
     connection: Connection,
-    director: Director,
     graph: dict[str, Any],
     selected: SelectedBackends,
     fields: Mapping[str, Any],
@@ -211,7 +207,7 @@ def _send(
     options = _options(fields) | {"submitter": environment.submitter(), "idempotency_key": key}
     again = f"Repeat the command with --key {key}: it makes one group, also if this one arrived."
     try:
-        return director.submit(graph, selected.backend_ids, **options)
+        return connection.director.submit(graph, selected.backend_ids, **options)
     except Unreachable as error:
         failure = failure_of(error, connection)
         failure.hint = f"{failure.hint}\n{again}"

@@ -18,8 +18,7 @@ _DAY: Final = click.DateTime(["%Y-%m-%d"])
 @with_connection
 def usage(connection: Connection, by: str, first: dt.datetime | None, last: dt.datetime | None) -> None:
     """Show GPU hours, jobs, failures and retries by day, submitter, backend or metadata."""
-    with connection.director() as director:
-        found = director.usage(by.split(","), first_day=first and first.date(), last_day=last and last.date())
+    found = connection.director.usage(by.split(","), first_day=first and first.date(), last_day=last and last.date())
     heads = [*(name.upper() for name in found.by), "GPU HOURS", "JOBS", "FAILURES", "RETRIES"]
     rows = [
         (

@@ -1,6 +1,6 @@
 """Watches a group to its end, and saves its files."""
 
-from contextlib import ExitStack, closing
+from contextlib import closing
 
 import click
 
@@ -9,19 +9,17 @@ from director.cli.connection import Connection, failure_of
 from director.cli.display import make_display
 from director.cli.downloads import Downloader, DownloadOptions, Unsaved, failed_to_save
 from director.cli.exit_status import CommandError, Status
-from director.client import ChildCompleted, Director, Event, Group, InitialState, Unreachable
+from director.client import ChildCompleted, Group, InitialState, Unreachable
 
 
-def watch_to_end(
-    connection: Connection, director: Director, group_id: str, options: DownloadOptions, *, quiet: bool = False
-) -> int:
+def watch_to_end(connection: Connection, group_id: str, options: DownloadOptions, *, quiet: bool = False) -> int:
     """Show a group until it has ended, then its result; return the exit status.
 
     Raises ``CommandError`` after Ctrl-C (the group continues) or for files that could not be saved, and
     ``DirectorError`` if the Director was away too long.
     """
     try:
-        missing = _show(connection, director, group_id, options, quiet=quiet)
+        missing = _show(connection, group_id, options, quiet=quiet)
     except KeyboardInterrupt:
         raise CommandError(
             f"Stopped watching. {group_id} continues.",
@@ -32,7 +30,7 @@ def watch_to_end(
         failure = failure_of(error, connection)
         failure.hint = f"{failure.hint}\nThe group continues: director watch {group_id}"
         raise failure from error
-    group = director.status(group_id)
+    group = connection.director.status(group_id)
     if not connection.as_json and not quiet:
         conclude(group)
     if missing:
@@ -40,31 +38,25 @@ def watch_to_end(
     return int(Status.OK if group.finished and group.status == "completed" else Status.FAILED)
 
 
-def _show(
-    connection: Connection, director: Director, group_id: str, options: DownloadOptions, *, quiet: bool
-) -> list[Unsaved]:
+def _show(connection: Connection, group_id: str, options: DownloadOptions, *, quiet: bool) -> list[Unsaved]:
     """Show the group to its end; return the files that could not be saved."""
-    with ExitStack() as stack:
-        downloader: Downloader | None = None
-        display = stack.enter_context(make_display(as_json=connection.as_json, quiet=quiet))
-        if options.folder is not None:
-            downloader = Downloader(director, options.folder, options.name, display.on_saved)
-            stack.enter_context(downloader)
-        for event in stack.enter_context(closing(director.stream(group_id))):
+    director = connection.director
+    with (
+        make_display(as_json=connection.as_json, quiet=quiet) as display,
+        Downloader(director, options, display.on_saved) as downloader,
+        closing(director.stream(group_id)) as events,
+    ):
+        for event in events:
             display.on_event(event)
-            if downloader is not None:
-                _save(downloader, director, group_id, event)
-        return [] if downloader is None else downloader.finish()
-
-
-def _save(downloader: Downloader, director: Director, group_id: str, event: Event) -> None:
-    match event:
-        case ChildCompleted():
-            downloader.download(group_id, event.job_id, event.outputs)
-        case InitialState():
-            # The state of a large group comes without outputs.
-            is_whole = "truncated" not in event.raw
-            downloader.download_all(event.group if is_whole else director.status(group_id))
+            if options.folder is None:
+                continue
+            if isinstance(event, ChildCompleted):
+                downloader.download(group_id, event.job_id, event.outputs)
+            elif isinstance(event, InitialState):
+                # The state of a large group comes without outputs.
+                is_whole = "truncated" not in event.raw
+                downloader.download_all(event.group if is_whole else director.status(group_id))
+        return downloader.finish()
 
 
 def conclude(group: Group) -> None:

@@ -25,8 +25,7 @@ def webhooks() -> None:
 @with_connection
 def list_(connection: Connection, group: str | None, state: str | None, limit: int) -> None:
     """List the deliveries of the last 30 days, newest first."""
-    with connection.director() as director:
-        _show(connection, islice(director.webhooks.list(group=group, state=state), limit))
+    _show(connection, islice(connection.director.webhooks.list(group=group, state=state), limit))
 
 
 @webhooks.command()
@@ -34,8 +33,7 @@ def list_(connection: Connection, group: str | None, state: str | None, limit: i
 @with_connection
 def replay(connection: Connection, ids: Sequence[int]) -> None:
     """Send deliveries again, in the order of their groups."""
-    with connection.director() as director:
-        _show(connection, [director.webhooks.replay(one) for one in ids])
+    _show(connection, [connection.director.webhooks.replay(one) for one in ids])
 
 
 @webhooks.command()
@@ -43,8 +41,7 @@ def replay(connection: Connection, ids: Sequence[int]) -> None:
 @with_connection
 def test(connection: Connection, url: str) -> int:
     """Send a signed test message to URL, and show the answer."""
-    with connection.director() as director:
-        found = director.webhooks.test(url)
+    found = connection.director.webhooks.test(url)
     if not found.delivered and not connection.as_json:
         raise CommandError(f"Not delivered: {found.error}", Status.REFUSED, hint=text.plain_line(found.answer))
     connection.show(found.raw, [f"Delivered: {found.status} {text.plain_line(found.answer)}".rstrip()])
