@@ -5,20 +5,16 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
-from django.utils.text import capfirst
+from django.db.models import F, QuerySet
 
 from backends.inventory import FRESH_SECONDS, node_classes
 from backends.models import Backend
 from backends.queries import backend_find, is_on_probation
-from director.pages import text
 from director.pages.backends import backend_rows, device_texts
-from jobgroups.domain.clock import iso, now
-from jobgroups.domain.text import failure_label
 from jobgroups.errors import BackendNotFound
 from jobgroups.models import TITLE, Attempt
 from jobgroups.queries.failures import failure_report
 
-_MOMENTS: Final = ("changed_at", "last_seen_at", "unreachable_since", "failures_reset_at", "created_at")
 _ATTEMPTS: Final = 20  #: Newest attempts that are shown.
 _WINDOW: Final = "7d"  #: Period of the failures.
 _MODELS_SECONDS: Final = 6.0  #: Seconds in which the backend must answer with its models.
@@ -36,7 +32,6 @@ def backend_page(backend_id: str) -> dict[str, Any]:
     """Return what the page of a backend shows without its models. Raises ``BackendNotFound``."""
     backend = _backend(backend_id)
     (row,) = backend_rows([backend])
-    moment = now()
     return {
         "row": row,
         "devices": [device_texts(one) for one in backend.devices if isinstance(one, Mapping)],
@@ -44,8 +39,6 @@ def backend_page(backend_id: str) -> dict[str, Any]:
         "failures": _failures(backend_id),
         "window": _WINDOW,
         "is_on_probation": is_on_probation(backend),
-        # What the database keeps of the past of a backend: moment and age by column.
-        "moments": {name: (iso(at), text.ago(at, moment)) for name in _MOMENTS if (at := getattr(backend, name))},
     }
 
 
@@ -56,25 +49,12 @@ def _backend(backend_id: str) -> Backend:
     return backend
 
 
-def _attempts(backend_id: str) -> list[dict[str, Any]]:
-    """Return the newest attempts at a backend, each with its result, and its seconds if it ran."""
+def _attempts(backend_id: str) -> QuerySet[Attempt]:
+    """Return the newest attempts at a backend; ``lasted`` is how long one ran."""
     wanted = ("state", "number", "failure_class", "error_message", "created_at", "started_at", "ended_at")
     names = [*wanted, "child__position", *(f"child__group__{name}" for name in TITLE)]
     rows = Attempt.objects.filter(backend_id=backend_id).select_related("child__group").only(*names)
-    moment = now()
-    return [
-        {
-            "attempt": one,
-            "child": one.child,
-            "group": one.child.group,
-            "result": capfirst(text.ATTEMPT_LABELS[one.state]),
-            "failure": failure_label(one.failure_class) if one.failure_class else "",
-            "seconds": (one.ended_at - one.started_at).total_seconds() if one.ended_at and one.started_at else None,
-            "at": iso(one.ended_at or one.created_at),
-            "age": text.ago(one.ended_at or one.created_at, moment),
-        }
-        for one in rows.order_by("-id")[:_ATTEMPTS]
-    ]
+    return rows.annotate(lasted=F("ended_at") - F("started_at")).order_by("-id")[:_ATTEMPTS]
 
 
 def _failures(backend_id: str) -> list[tuple[str, int]]:
@@ -83,7 +63,7 @@ def _failures(backend_id: str) -> list[tuple[str, int]]:
     counts: Counter[str] = Counter()
     for row in [*report.rows, *report.recovered]:
         counts[row.failure_class] += row.failures
-    return [(capfirst(failure_label(failure_class)), count) for failure_class, count in counts.most_common()]
+    return counts.most_common()
 
 
 def backend_models(backend_id: str) -> list[dict[str, Any]]:

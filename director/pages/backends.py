@@ -19,7 +19,6 @@ from backends.states import ATTENTION_ORDER, TAKES_CHILDREN, BackendState, Hold
 from director.pages import text
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope
-from jobgroups.domain.text import duration
 from jobgroups.models import TITLE, Attempt, ChildJob, JobGroup, Variant
 from jobgroups.queries import backends
 from jobgroups.queries.backends import backend_loads
@@ -88,8 +87,7 @@ def backend_rows(shown_backends: Collection[Backend]) -> list[dict[str, Any]]:
     for backend in shown_backends:
         load = loads.get(backend.id, backends.NO_LOAD)
         shown = backends.serialize_backend(backend, load)
-        status, since = BackendState(shown["status"]), shown["status_since"]
-        age = None if since is None else now() - dt.datetime.fromisoformat(since)
+        status = BackendState(shown["status"])
         gpu, vram, free_bytes = _device(backend.devices)
         done, jobs = ends[backend.id], work[backend.id]
         is_away = backend.reachability == Reachability.OFFLINE and status != BackendState.OFFLINE
@@ -102,24 +100,20 @@ def backend_rows(shown_backends: Collection[Backend]) -> list[dict[str, Any]]:
                 "name": backend.name or backend.id,
                 "status": status.value,
                 "reason": shown["status_reason"] or "",
-                "since": "" if age is None else duration(age.total_seconds()),
-                "since_at": since or "",
+                "since": shown["status_since"],
                 # Why it is unreachable, if its status shows something else.
                 "offline_reason": (backend.status_reason or "no answer") if is_away else "",
                 # The user who set the status; empty if it was observed or no name was given.
                 "changed_by": shown["status_by"] or "",
-                # Time until a quarantined backend is probed; empty: until a user releases it.
-                "probed_in": until(backend.quarantine_until),
                 "gpu": gpu,
                 "vram": vram,
                 "memory": vram.removesuffix(" free").replace(" GB of ", " of "),
                 "free_bytes": free_bytes,
-                "tags": [str(tag) for tag in backend.tags],
+                "tags": backend.tags,
                 "limitations": shown["limitations"],
                 # Whether its children are sent now; whether more may be submitted for it: on a paused one they wait.
                 "is_online": status in (BackendState.ONLINE, BackendState.BUSY),
                 "takes_children": status in TAKES_CHILDREN,
-                "is_quarantined": status == BackendState.QUARANTINED,
                 "can_be_removed": can_be_removed,
                 "actions": _actions(backend, has_work=bool(jobs), can_be_removed=can_be_removed),
                 "work": jobs,
@@ -229,19 +223,12 @@ def _exclusions() -> dict[str, list[dict[str, Any]]]:
             {
                 "id": one.id,
                 "reason": reason_of(one),
-                "ends_in": until(ends_at(one)),
+                "ends_at": ends_at(one),
                 "group_id": one.group_id or "",
                 "group_name": names.get(one.group_id, ""),
             }
         )
     return found
-
-
-def until(moment: dt.datetime | None) -> str:
-    if moment is None:
-        return ""
-    left = (moment - now()).total_seconds()
-    return duration(left) if left > 0 else "a moment"
 
 
 def _device(devices: Any) -> tuple[str, str, int]:

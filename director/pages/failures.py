@@ -3,15 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from django.utils.text import capfirst
-
 from backends.models import Backend
 from backends.queries import backends_by_id
 from backends.states import Hold
-from director.pages import text as words
-from jobgroups.domain import text
-from jobgroups.domain.clock import iso, now
-from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 from jobgroups.queries import failures as failing
 
 _WINDOW_LABELS: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
@@ -52,11 +46,8 @@ def tally() -> str:
 def _cause(row: failing.FailureRow, known: Mapping[str, Backend]) -> dict[str, Any]:
     """Return all failures with one cause at one backend in one workflow."""
     backend = known.get(row.backend_id)
-    moment = now()
     return {
         "row": row,
-        "title": capfirst(text.failure_label(row.failure_class)),
-        "sentence": TAXONOMY[FailureClass(row.failure_class)].sentence,
         # None if it was removed, or if no backend had the jobs: no candidate of the pool could take them.
         "backend": backend,
         "backend_name": (backend and backend.name) or row.backend_id or "no backend",
@@ -64,10 +55,4 @@ def _cause(row: failing.FailureRow, known: Mapping[str, Backend]) -> dict[str, A
         and backend.enabled
         and backend.quarantined_at is None
         and Hold(backend.hold) is not Hold.DRAIN,
-        # Whether a retry on another backend may avoid the cause.
-        "better_elsewhere": row.failure_class in BETTER_ELSEWHERE,
-        "first_at": iso(row.first),
-        "first": words.ago(row.first, moment),
-        "last_at": iso(row.last),
-        "last": words.ago(row.last, moment),
     }

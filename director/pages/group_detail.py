@@ -15,7 +15,6 @@ from director.pages import text as words
 from director.pages.grid import grid_of, number
 from director.pages.outputs import outputs_of, texts_of
 from jobgroups.domain import text
-from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 from jobgroups.domain.outputs import reported_files
 from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus, Placement
 from jobgroups.domain.waiting_reasons import left_running
@@ -35,16 +34,9 @@ _SHOWN: Final = {
 _MAX_MADE: Final = 12  #: Backends in the line of completed jobs; those with fewer jobs are counted together.
 #: Details of an error that its card shows elsewhere.
 _SHOWN_ELSEWHERE: Final = ("node_id", "node_type", "node_title", "exception_type", "phase")
-_FAILURE: Final = ("error_message", "failure_class")
 _ATTEMPT_FIELDS: Final = (
-    "child_id",
-    "number",
-    "run",
-    "backend_id",
-    "state",
-    *_FAILURE,
-    "stop_requested_at",
-    "ended_at",
+    *("child_id", "number", "run", "backend_id", "state", "error_message", "failure_class"),
+    *("stop_requested_at", "ended_at"),
 )
 
 
@@ -79,10 +71,8 @@ def group_page(group_id: str, query: Mapping[str, str], *, with_cards: bool = Tr
         page = min(max(page, 1), pages)
         positions = list(found[(page - 1) * PAGE_SIZE : page * PAGE_SIZE])
     head = groups.group_page(group_id, positions=positions) if with_cards else groups.group_head(group_id)
-    children = dict(zip(_existing(group_id, positions), head.get("child_jobs", ()), strict=False)) if with_cards else {}
     in_pool = head["placement"] == Placement.POOL
-    of_group = {"id": group_id, "run": group.run, "ended": row["ended"], "in_pool": in_pool}
-    cards = dict(zip(children, _cards(of_group, list(children.items())), strict=True))
+    cards = {card["position"] - 1: card for card in _cards(group, head.get("child_jobs", ()))}
     open_ones = Attempt.objects.filter(child__group_id=group_id, ended_at__isnull=True)
     away = Backend.objects.filter(reachability=Reachability.OFFLINE, pk__in=open_ones.values("backend_id"))
     skipped = Counter((one["backend_id"], one["reason"]) for one in head["skipped_backends"])
@@ -103,8 +93,10 @@ def group_page(group_id: str, query: Mapping[str, str], *, with_cards: bool = Tr
             ("running", "Running", row["running"]),
         ],
         "summary": _summary(group, sweep),
-        "metadata": _metadata(head["metadata"]),
-        "warnings": [str(one) for one in head["warnings"]],
+        "metadata": [
+            (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+            for key, value in head["metadata"].items()
+        ],
         # Backends that could take no jobs at the submission, and how often each was named.
         "skipped": [{"backend_id": name, "reason": why, "count": count} for (name, why), count in skipped.items()],
         "skipped_text": _skipped_text(skipped, in_pool=in_pool),
@@ -147,11 +139,6 @@ def _position_of(group_id: str, job_id: str) -> int | None:
     return rows.values_list("position", flat=True).first()
 
 
-def _existing(group_id: str, positions: Sequence[int]) -> list[int]:
-    rows = ChildJob.objects.filter(group_id=group_id, position__in=positions).order_by("position")
-    return list(rows.values_list("position", flat=True))
-
-
 def _with_files(group_id: str, **which: bool) -> Iterator[bool]:
     """Return whether each child with outputs has a file that can be downloaded."""
     rows = ChildJob.objects.filter(group_id=group_id, outputs_json__isnull=False, **which)
@@ -161,16 +148,13 @@ def _with_files(group_id: str, **which: bool) -> Iterator[bool]:
 
 def child_card(group_id: str, job_id: str) -> dict[str, Any]:
     """Return one child's card, or raise ``GroupNotFound`` or ``ChildNotFound``."""
-    rows = JobGroup.objects.filter(pk=group_id).values_list("run", "completed_at", "placement")
-    if not (row := rows.first()):
+    group = JobGroup.objects.filter(pk=group_id).only("run", "completed_at", "placement").first()
+    if group is None:
         raise GroupNotFound(group_id)
-    run, completed_at, placement = row
-    group = {"id": group_id, "run": run, "ended": completed_at is not None, "in_pool": placement == Placement.POOL}
-    detail = groups.child_detail(group_id, job_id)
-    position = ChildJob.objects.filter(pk=job_id).values_list("position", flat=True).first()
-    if position is None:
+    cards = _cards(group, [groups.child_detail(group_id, job_id)])
+    if not cards:
         raise ChildNotFound(job_id)
-    return _cards(group, [(position, detail)])[0]
+    return cards[0]
 
 
 def _made(group_id: str) -> str:
@@ -187,56 +171,34 @@ def _made(group_id: str) -> str:
     return " · ".join(said)
 
 
-def _metadata(metadata: Any) -> list[tuple[str, str]]:
-    if not isinstance(metadata, Mapping):
-        return []
-    return [
-        (str(key), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for key, value in metadata.items()
-    ]
-
-
-def _cards(group: Mapping[str, Any], children: Sequence[tuple[int, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Return a card for each child; ``group`` has its id and run, and whether it has ended and is in the pool."""
-    rows = list(
-        Attempt.objects.filter(child_id__in=[child["job_id"] for _, child in children])
-        .order_by("child_id", "number")
-        .only(*_ATTEMPT_FIELDS)
-    )
-    named = {child["backend_id"] or "" for _, child in children} | {row.backend_id for row in rows}
-    known = backends_by_id(named)
+def _cards(group: JobGroup, children: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a card for each child that was not deleted meanwhile."""
+    ids = [child["job_id"] for child in children]
+    positions = dict(ChildJob.objects.filter(pk__in=ids).values_list("id", "position"))
+    rows = list(Attempt.objects.filter(child_id__in=ids).order_by("child_id", "number").only(*_ATTEMPT_FIELDS))
+    known = backends_by_id({child["backend_id"] or "" for child in children} | {row.backend_id for row in rows})
     tries = _attempt_rows(rows, known)
     done_on = group_list.attempts_needed(
         child["job_id"]
-        for _, child in children
+        for child in children
         if child["status"] == ChildStatus.COMPLETED and len(tries[child["job_id"]]) > 1
     )
     return [
-        _card(
-            group,
-            position,
-            child,
-            backend=known.get(child["backend_id"] or ""),
-            attempts=tries[child["job_id"]],
-            completed_on=done_on.get(child["job_id"], 1),
-        )
-        for position, child in children
+        {
+            "position": positions[child["job_id"]] + 1,
+            "attempts_text": _attempts_text(child, tries[child["job_id"]], done_on.get(child["job_id"], 1)),
+            **_card(group, child, known.get(child["backend_id"] or ""), tries[child["job_id"]]),
+        }
+        for child in children
+        if child["job_id"] in positions
     ]
 
 
 def _card(
-    group: Mapping[str, Any],
-    position: int,
-    child: Mapping[str, Any],
-    *,
-    backend: Backend | None,
-    attempts: Sequence[Mapping[str, Any]],
-    completed_on: int,
+    group: JobGroup, child: Mapping[str, Any], backend: Backend | None, attempts: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return one card; ``completed_on``: number of the attempt that completed it, failed attempts counted; else 1."""
-    status, outputs = child["status"], outputs_of(group["id"], child)
+    status, outputs = child["status"], outputs_of(group.id, child)
     details = child["error_details"] if isinstance(child["error_details"], Mapping) else {}
-    is_open = status not in CHILD_FINAL
     is_queued, eta = status == ChildStatus.QUEUED, child["eta_seconds"]
     name = _name(backend) or child["backend_id"] or ("any backend" if is_queued else "no backend")
     ends = f"Done in about {text.duration(eta)}." if is_queued and eta is not None else ""
@@ -248,37 +210,28 @@ def _card(
     notes += [one["left_running"] for one in attempts if one["left_running"]]
     notes += child["warnings"]
     notes += [words.replaced_text(one, name) for one in outputs if one["replaced"]]
-    retried = (CHILD_FINAL - {ChildStatus.COMPLETED}) if group["ended"] else CHILD_RETRIED_IN_RUN
+    retried = (CHILD_FINAL - {ChildStatus.COMPLETED}) if group.completed_at else CHILD_RETRIED_IN_RUN
     return {
         "group": group,
         "child": child,
-        "position": position + 1,
         "status": status,
         "label": words.child_label(status, child["stopped_by"]),
-        # How it differs from the other jobs: short for the card, with more of long values, and with its seed.
-        "variation": words.variation_text(child["variation"]),
-        "variation_title": words.variation_text(child["variation"], 300),
+        # How it differs from the other jobs.
         "difference": " · ".join(filter(None, [words.variation_text(child["variation"]), f"seed {child['seed']}"])),
-        "failure": text.failure_label(child["failure_class"]) if child["failure_class"] else "",
         # Empty while it waits in the pool.
         "backend_id": child["backend_id"] or "",
         "backend_name": name,
         "is_stale": is_stale,
         # The waiting reason, and the expected end of a queued child.
         "waits": words.unbroken(f"{child['waiting_reason'] or ''} {ends}".strip()),
-        "took": "" if (seconds := _seconds(child)) is None else text.duration(seconds),
-        "seconds": seconds,
+        "seconds": _seconds(child),
         # Whether it can be cancelled, and retried in this group.
-        "open": is_open,
+        "open": status not in CHILD_FINAL,
         "to_retry": status in retried,
-        "meaning": _meaning(child["failure_class"] or ""),
-        # Whether a retry on another backend may avoid the cause.
-        "better_elsewhere": child["failure_class"] in BETTER_ELSEWHERE,
         "error_node": _error_node(details),
         "traceback": _traceback(details),
         "attempts": attempts,
-        "attempts_text": _attempts_text(attempts, completed_on, is_open=is_open),
-        "shows_attempts": len(attempts) > 1 or any(one["failure"] for one in attempts),
+        "shows_attempts": len(attempts) > 1 or any(one["attempt"].failure_class for one in attempts),
         "spans_runs": len({one["attempt"].run for one in attempts}) > 1,
         # A prompt is being stopped: the card changes without an event.
         "is_stopping": any(one["attempt"].is_stopping for one in attempts),
@@ -315,13 +268,14 @@ def _traceback(details: Mapping[str, Any]) -> str:
     return json.dumps(rest, indent=2, ensure_ascii=False) if rest else ""
 
 
-def _attempts_text(attempts: Sequence[Mapping[str, Any]], completed_on: int, *, is_open: bool) -> str:
-    """Return the attempt that completed a child, else the number of attempts."""
+def _attempts_text(child: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]], completed_on: int) -> str:
+    """Return the attempt that completed a child, failed attempts counted, else the number of attempts."""
     if completed_on > 1:
         return f"Completed {text.on_attempt(completed_on)}"
-    failed = [one["failure"] for one in attempts if one["failure"]]
-    if is_open and failed:
-        last = f"the last: {failed[-1]}" if len(failed) > 1 else failed[-1]
+    failed = [one["attempt"].failure_class for one in attempts if one["attempt"].failure_class]
+    if child["status"] not in CHILD_FINAL and failed:
+        label = text.failure_label(failed[-1])
+        last = f"the last: {label}" if len(failed) > 1 else label
         return f"{text.pluralize(len(failed), 'failed attempt')}, {last}"
     return text.pluralize(len(attempts), "attempt")
 
@@ -335,22 +289,8 @@ def _attempt_rows(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         backend = known.get(row.backend_id)
-        label = words.ATTEMPT_LABELS.get(row.state, row.state)
+        # Why the prompt still runs although a stop is pending.
         why = left_running(row.state, backend.status_reason if backend else "", stopping=row.is_stopping)
-        found[row.child_id].append(
-            {
-                "attempt": row,
-                "backend_name": _name(backend) or row.backend_id,
-                "label": "is being stopped" if row.is_stopping else label,
-                # Explanation and short label of a failure; else empty.
-                "meaning": _meaning(row.failure_class),
-                "failure": text.failure_label(row.failure_class) if row.failure_class else "",
-                # Why the prompt still runs although a stop is pending.
-                "left_running": why,
-            }
-        )
+        of_row = {"attempt": row, "backend_name": _name(backend) or row.backend_id, "left_running": why}
+        found[row.child_id].append(of_row)
     return found
-
-
-def _meaning(failure_class: str) -> str:
-    return TAXONOMY[FailureClass(failure_class)].sentence if failure_class else ""

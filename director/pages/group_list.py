@@ -10,7 +10,6 @@ from django.db.models import Count, F
 
 from director.pages import filters, text
 from director.pages.outputs import outputs_of
-from jobgroups.domain.clock import iso, now
 from jobgroups.domain.states import CHILD_FINAL, ChildStatus, GroupStatus
 from jobgroups.domain.text import duration
 from jobgroups.errors import GroupNotFound
@@ -76,13 +75,11 @@ def rows_of(groups: Sequence[JobGroup]) -> list[dict[str, Any]]:
         cancelled, all_cancelled = group.cancelled_count - stopped, group.status == GroupStatus.CANCELLED
         left = ends.get(group.id)
         ended = group.completed_at is not None
-        title = group.title
         rows.append(
             {
                 "group": group,
                 "id": group.id,
-                "name": title,
-                "has_name": title != group.id,
+                "name": group.title,
                 "status": group.status,
                 "label": text.status_label(group.status, ended=ended),
                 "ended": ended,
@@ -99,8 +96,6 @@ def rows_of(groups: Sequence[JobGroup]) -> list[dict[str, Any]]:
                 "to_retry": (group.failed_count + (cancelled if all_cancelled else 0)) if ended else 0,
                 "percent": round(sum(done) / max(len(members), 1)),
                 "bar": bar_of(members),
-                "created_at": iso(group.created_at),
-                "age": text.ago(group.created_at, now()),
                 "estimate": "" if left is None else f"about {duration(left)} left",
                 "thumbnails": pictures.get(group.id, []),
             }

@@ -1,19 +1,25 @@
-"""Texts of the pages: names, ages, durations, statuses. Pure."""
+"""Texts of the pages: names, ages, durations, statuses. Every template has the filters of ``register``."""
 
 import datetime as dt
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from django.utils.html import conditional_escape
+from django import template
+from django.utils.html import conditional_escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
+from jobgroups.domain.clock import iso, now
+from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 from jobgroups.domain.states import PartialOutputs
 from jobgroups.domain.text import duration, failure_label, input_labels, on_attempt, value_line
 
-#: State of an attempt, as the end of a sentence: "attempt 1 on gpu-1 …".
-ATTEMPT_LABELS: Final = {
+register = template.Library()
+register.filter("duration", duration)
+register.filter("failure_label", failure_label)
+
+_ATTEMPT_LABELS: Final = {
     "intent": "is being sent",
     "uncertain": "may have been accepted; being looked up",
     "accepted": "is pending",
@@ -27,6 +33,24 @@ ATTEMPT_LABELS: Final = {
     "never_accepted": "was never accepted",
     "lost": "was forgotten by ComfyUI",
 }
+
+
+@register.filter
+def attempt_label(state: str) -> str:
+    """Return the state of an attempt, as the end of a sentence: "attempt 1 on gpu-1 …"."""
+    return _ATTEMPT_LABELS[state]
+
+
+@register.filter
+def failure_sentence(failure_class: str) -> str:
+    """Return the explanation of a failure class."""
+    return TAXONOMY[FailureClass(failure_class)].sentence
+
+
+@register.filter
+def better_elsewhere(failure_class: str) -> bool:
+    """Return whether a retry on another backend may avoid such a failure."""
+    return failure_class in BETTER_ELSEWHERE
 
 
 def status_label(status: str, *, ended: bool) -> str:
@@ -117,12 +141,35 @@ def candidates_text(candidates: Sequence[str]) -> str:
     return f"any of: {', '.join(said)}"
 
 
-def ago(moment: dt.datetime | None, now: dt.datetime) -> str:
-    """Return how long ago it was, ``just now`` below five seconds."""
-    if moment is None:
-        return ""
-    seconds = (now - moment).total_seconds()
-    return "just now" if seconds < 5 else f"{duration(seconds)} ago"
+@register.filter
+def ago(moment: dt.datetime | str) -> SafeString:
+    """Return the element that shows how long ago it was, ``just now`` below five seconds; scripts keep it current."""
+    seconds = _seconds_since(moment)
+    said = "just now" if seconds < 5 else f"{duration(seconds)} ago"
+    return format_html('<time datetime="{}">{}</time>', _iso(moment), said)
+
+
+@register.filter
+def since(moment: dt.datetime | str) -> SafeString:
+    """Return the element that shows for how long something has lasted; scripts keep it current."""
+    said = duration(_seconds_since(moment))
+    return format_html('<time datetime="{}" data-for>{}</time>', _iso(moment), said)
+
+
+@register.filter
+def until(moment: dt.datetime) -> str:
+    """Return the time that is left, ``a moment`` if it has passed."""
+    left = -_seconds_since(moment)
+    return duration(left) if left > 0 else "a moment"
+
+
+def _seconds_since(moment: dt.datetime | str) -> float:
+    at = dt.datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return (now() - at).total_seconds()
+
+
+def _iso(moment: dt.datetime | str) -> str:
+    return moment if isinstance(moment, str) else iso(moment)
 
 
 def memory(size: object) -> str:
@@ -140,6 +187,7 @@ def shown_value(value: Any, most: int = 36) -> str:
     return f"{line[: most - 1]}…" if " " in line else f"…{line[1 - most :]}"
 
 
+@register.filter("variation")
 def variation_text(variation: Any, most: int = 36) -> str:
     """Return how a job differs from the others of its group: ``cfg 7 · ckpt b.safetensors``."""
     values = dict(_flat(variation)) if isinstance(variation, Mapping) else {}

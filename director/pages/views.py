@@ -1,6 +1,5 @@
 """The pages, and the fragments that a page reloads. They only read."""
 
-import datetime as dt
 from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
@@ -16,7 +15,6 @@ from director.pages import backends as backend_pages
 from director.pages import failures as failure_pages
 from director.pages.usage import usage_page
 from jobgroups.api.requests.payloads import POOL_ATTEMPTS
-from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus, RetryScope
 from jobgroups.errors import BackendNotFound, ChildNotFound, GroupNotFound
 from jobgroups.queries.assets import asset_list
@@ -114,8 +112,7 @@ def assets(request: HttpRequest) -> HttpResponse:
     """The uploaded files, newest first."""
     given = str(request.GET.get("cursor", ""))[:200]
     page = filters.page_after(given, lambda cursor: asset_list(cursor=cursor, limit=filters.PAGE_SIZE))
-    ages = [text.ago(dt.datetime.fromisoformat(one["used_at"]), now()) for one in page.results]
-    return _page(request, "assets", {"page": page, "rows": list(zip(page.results, ages, strict=True))})
+    return _page(request, "assets", {"page": page})
 
 
 def webhooks(request: HttpRequest) -> HttpResponse:
@@ -123,10 +120,9 @@ def webhooks(request: HttpRequest) -> HttpResponse:
     given = {name: str(request.GET.get(name, "")).replace("\0", "")[:200] for name in ("group", "state", "cursor")}
     read = partial(delivery_list, group=given["group"], state=given["state"], limit=filters.PAGE_SIZE)
     page = filters.page_after(given["cursor"], lambda cursor: read(cursor=cursor))
-    ages = [text.ago(dt.datetime.fromisoformat(one["created_at"]), now()) for one in page.results]
     states = [("", "All"), *((name, capfirst(name.replace("_", " "))) for name in STATES)]
-    shown = {"page": page, "rows": list(zip(page.results, ages, strict=True)), "states": states}
-    return _page(request, "webhooks", {**shown, "chosen": given["state"], "group": given["group"]})
+    shown = {"page": page, "states": states, "chosen": given["state"], "group": given["group"]}
+    return _page(request, "webhooks", shown)
 
 
 def document(request: HttpRequest, name: str = "") -> HttpResponse:

@@ -231,7 +231,7 @@ def test_page_of_a_backend_shows_what_it_did_and_failed_at(client: Client) -> No
     for _ in range(24):
         factories.finish(factories.begin(fence), fence)
     page = client.get("/backends/gpu-1")
-    assert [one["child"].position for one in page.context["shown"]["attempts"]] == list(range(24, 4, -1))
+    assert [one.child.position for one in page.context["shown"]["attempts"]] == list(range(24, 4, -1))
     assert page.content.decode().count(f"/groups/{group.id}?job=") == 20
     assert ">Shot &lt;1&gt;</a>" in page.content.decode()
 
