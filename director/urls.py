@@ -1,7 +1,7 @@
 """Every HTTP path of the Director."""
 
 from django.contrib import admin
-from django.urls import include, path, re_path
+from django.urls import include, path
 from django.views.generic import RedirectView
 
 from director.pages import api_docs
@@ -18,7 +18,6 @@ urlpatterns = [
     path("api/docs", api_docs.page, {"tool": "swagger"}),
     path("api/redoc", api_docs.page, {"tool": "redoc"}),
     path("api/", include("jobgroups.api.urls")),
-    re_path(r"^api(?:/.*)?$", errors.unknown_path),
     path("metrics", metrics),
     path("sign-in", sign_in),
     path("sign-in/", sign_in),
@@ -29,6 +28,3 @@ urlpatterns = [
 ]
 
 handler400 = errors.bad_request
-handler403 = errors.permission_denied
-handler404 = errors.page_not_found
-handler500 = errors.server_error

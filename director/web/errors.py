@@ -8,16 +8,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import psycopg
-from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig
+from django.core.exceptions import DisallowedHost, RequestDataTooBig
 from django.db import connection
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.request import split_domain_port
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.template import loader
 from django.utils.decorators import sync_and_async_middleware
 from django.views import defaults
-from django.views.decorators.csrf import csrf_exempt
 from psycopg_pool import PoolTimeout
 from rest_framework.exceptions import APIException, MethodNotAllowed
 
@@ -71,7 +70,7 @@ def plain_error(status: int) -> JsonResponse:
 
 
 def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpResponse | None:
-    """Return the response to an exception of a view; None if it is unexpected: Django logs it and answers 500."""
+    """Return the response to an exception of a view; None for others: Django answers them, and logs unexpected ones."""
     if isinstance(exc, JobGroupsError):
         headers = None if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
         return error_response(exc.status, exc.detail, exc.code, extra=exc.extra, headers=headers)
@@ -83,15 +82,9 @@ def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpRespons
     if isinstance(exc, MethodNotAllowed):
         allowed = [one for one in context["view"].allowed_methods if one != "OPTIONS"]
         return error_response(405, f"This path takes {', '.join(allowed)}.", "method_not_allowed")
-    status = _status_of(exc)
-    return None if status is None else plain_error(status)
-
-
-def _status_of(exc: Exception) -> int | None:
-    if isinstance(exc, APIException):
-        return exc.status_code
-    meant = {Http404: 404, PermissionDenied: 403, RequestDataTooBig: 413}
-    return next((status for kind, status in meant.items() if isinstance(exc, kind)), None)
+    if isinstance(exc, RequestDataTooBig):
+        return plain_error(413)
+    return plain_error(exc.status_code) if isinstance(exc, APIException) else None
 
 
 def _database_unavailable(exc: Exception) -> JsonResponse:
@@ -133,40 +126,16 @@ def is_api(request: HttpRequest) -> bool:
     return (request.path in ("/api", "/metrics") or request.path.startswith("/api/")) and not is_page
 
 
-@csrf_exempt
-def unknown_path(_request: HttpRequest, **_captured: str) -> HttpResponse:
-    """Answer an unknown path below ``/api/``, for every method."""
-    return plain_error(404)
-
-
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """``handler400``: a Host, URL or body that Django refused."""
-    wrong_host = isinstance(exception, DisallowedHost)
-    if not is_api(request):
-        return _unknown_host(request) if wrong_host else defaults.bad_request(request, exception)
-    if wrong_host:
+    """``handler400``: a Host, URL or body that Django refused. An unknown Host is named with its remedy."""
+    if not isinstance(exception, DisallowedHost):
+        return defaults.bad_request(request, exception)
+    if is_api(request):
         return error_response(400, _WRONG_HOST, _PLAIN[400][0])
-    return plain_error(400)
-
-
-def _unknown_host(request: HttpRequest) -> HttpResponse:
     host, _ = split_domain_port(request.headers.get("Host", ""))
     name = host if len(host) <= _LONGEST_NAME else ""
     context = {"name": name, "port": request.META.get("SERVER_PORT", "")}
     return render(request, "director/strange_host.html", context, status=400)
-
-
-def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return plain_error(403) if is_api(request) else defaults.permission_denied(request, exception)
-
-
-def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return plain_error(404) if is_api(request) else defaults.page_not_found(request, exception)
-
-
-def server_error(request: HttpRequest) -> HttpResponse:
-    """``handler500``: Django has logged the traceback."""
-    return plain_error(500) if is_api(request) else defaults.server_error(request)
 
 
 def as_json_error(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
