@@ -34,7 +34,7 @@ def fuzz(folder: Path, *options: str) -> int:
             config.write_text((FOLDER / "schemathesis.toml").read_text() + _known_ids(served.url), encoding="utf-8")
             command = [Path(sys.executable).with_name("schemathesis"), "--config-file", config, "run", DOCUMENT]
             done = subprocess.run(
-                [*command, "--url", served.url, "--checks", "all", "--no-color", *options],
+                [*command, "--url", served.url, "--no-color", *options],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 capture_output=True,
