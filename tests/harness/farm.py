@@ -5,6 +5,7 @@ import contextlib
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,8 @@ from tests.harness.graphs import text_to_image
 QUICK = Timeouts(connect_s=0.5, silence_s=0.6, total_s=0.8, submit_s=0.8, open_s=0.8, close_s=0.2)
 #: The runner's times, shortened so that a look every 5 s is one every half second.
 SCALE = 0.1
+#: A prompt or a worker counts as stuck after 1.5 s instead of 60.
+SOON_STUCK = replace(Intervals.scaled(SCALE), stuck_after=1.5, stalled_after=1.5)
 #: The ComfyUIs of the recordings: one without jobs and their cancel, and one with them.
 both_versions = pytest.mark.parametrize("version", ["0.3.64", "0.33.0"])
 

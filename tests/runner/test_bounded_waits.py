@@ -16,14 +16,14 @@ from jobgroups.queries.waiting_reasons import outlooks
 from jobgroups.runner.attempt.driver import AttemptDriver
 from jobgroups.runner.service import RunnerService
 from jobgroups.services import holds
-from tests.harness.farm import QUICK, Farm, in_thread, until_row
+from tests.harness.farm import QUICK, SOON_STUCK, Farm, in_thread, until_row
 from tests.harness.graphs import Graph, sampler
 
 
 async def bounded_runner(farm: Farm, **changes: Any) -> RunnerService:
     """Start a runner that moves jobs after 1 s of absence, and gives up after 2 s."""
     limits = {"move_after_s": 1.0, "give_up_s": 2.0, "timeouts": QUICK, "max_answer_bytes": 2**20}
-    return await farm.runner(**{**limits, **changes})
+    return await farm.runner(**{"intervals": SOON_STUCK, **limits, **changes})
 
 
 async def ends_unreachable(farm: Farm, group: JobGroup, because: str, within: float = 20.0) -> None:
@@ -35,31 +35,31 @@ async def ends_unreachable(farm: Farm, group: JobGroup, because: str, within: fl
 
 #: So that a test need not wait for the limits of bytes and seconds.
 FASTER: dict[str, dict[str, Any]] = {"endless": {"megabytes_per_second": 100.0}, "trickle": {"bytes_per_second": 10.0}}
-BROKEN_PROBES = [
-    ("endless", "/system_stats", "GET /system_stats was answered with more than 1048576 bytes"),
-    ("hang_http", "/system_stats", "0.6 s passed without a byte"),
-    ("trickle", "/prompt", "No whole answer came within 0.8 s"),
-]
+#: By backend: the fault, where it is, and what users read of it.
+BROKEN_PROBES = {
+    "endless": ("endless", "/system_stats", "GET /system_stats was answered with more than 1048576 bytes"),
+    "silent": ("hang_http", "/system_stats", "0.6 s passed without a byte"),
+    "slow": ("trickle", "/prompt", "No whole answer came within 0.8 s"),
+}
 
 
-@pytest.mark.parametrize(("fault", "route", "because"), BROKEN_PROBES)
-async def test_backend_with_a_broken_probe_is_unavailable_and_its_jobs_move_or_end(
-    farm: Farm, fault: str, route: str, because: str
-) -> None:
-    sick = await farm.backend("sick")
+async def test_backend_with_a_broken_probe_is_unavailable_and_its_jobs_move_or_end(farm: Farm) -> None:
     await farm.backend("gpu-1", seconds=0.05)
-    options = FASTER.get(fault, {})
-    sick.fault(fault, count=0, route=route, method="GET", **options)
+    for name, (fault, route, _) in BROKEN_PROBES.items():
+        sick = await farm.backend(name)
+        sick.fault(fault, count=0, route=route, method="GET", **FASTER.get(fault, {}))
     await bounded_runner(farm)
     await farm.seen("gpu-1")
-    await until_row(Backend.objects.filter(pk="sick", status_reason__contains=because))
-    moves = await farm.submit("sick", retry_elsewhere=RetryScope.ANY, max_attempts=2)
-    stays = await farm.submit("sick")
+    for name, (_, _, because) in BROKEN_PROBES.items():
+        await until_row(Backend.objects.filter(pk=name, status_reason__contains=because))
+    moves = await farm.submit(*BROKEN_PROBES, retry_elsewhere=RetryScope.ANY, max_attempts=2)
+    stay = {name: await farm.submit(name) for name in BROKEN_PROBES}
     assert (await farm.finished(moves)).status == "completed"
-    await ends_unreachable(farm, stays, because)
-    seen = await farm.row("sick")
-    assert (seen.reachability, because in seen.status_reason) == ("offline", True)
-    assert farm.kinds("sick").count("accepted") == 0
+    for name, (_, _, because) in BROKEN_PROBES.items():
+        await ends_unreachable(farm, stay[name], because)
+        seen = await farm.row(name)
+        assert (seen.reachability, because in seen.status_reason) == ("offline", True)
+        assert farm.kinds(name).count("accepted") == 0
 
 
 async def test_event_sockets_alone_do_not_make_a_backend_available(farm: Farm) -> None:
@@ -79,20 +79,19 @@ async def test_event_sockets_alone_do_not_make_a_backend_available(farm: Farm) -
         task.cancel()
 
 
-@pytest.mark.parametrize("fault", ["hang_http", "html"])
-async def test_job_ends_when_the_event_socket_of_its_backend_never_opens(farm: Farm, fault: str) -> None:
-    sick = await farm.backend("sick")
-    sick.fault(fault, count=0, route="/ws")
+async def test_job_ends_when_the_event_socket_of_its_backend_never_opens(farm: Farm) -> None:
+    for fault in ("hang_http", "html"):
+        (await farm.backend(fault)).fault(fault, count=0, route="/ws")
     await bounded_runner(farm)
-    group = await farm.submit("sick")
-    await ends_unreachable(farm, group, "vent socket")
+    for group in [await farm.submit(name) for name in farm.sims]:
+        await ends_unreachable(farm, group, "vent socket")
 
 
-@pytest.mark.parametrize("version", ["", "nightly", "v0.3.64-12-gdeadbee"])
-async def test_job_is_sent_to_a_backend_whose_version_is_unreadable(farm: Farm, version: str) -> None:
-    await farm.backend("sick", seconds=0.05, version=version)
+async def test_job_is_sent_to_a_backend_whose_version_is_unreadable(farm: Farm) -> None:
+    for number, version in enumerate(("", "nightly", "v0.3.64-12-gdeadbee")):
+        await farm.backend(f"gpu-{number}", seconds=0.05, version=version)
     await bounded_runner(farm)
-    assert (await farm.finished(await farm.submit("sick"))).status == "completed"
+    await farm.completes(*farm.sims)
 
 
 async def test_job_ends_when_new_connections_are_refused_and_kept_ones_work(farm: Farm) -> None:
@@ -105,16 +104,17 @@ async def test_job_ends_when_new_connections_are_refused_and_kept_ones_work(farm
     assert len(await farm.attempts(group)) <= 2
 
 
-@pytest.mark.parametrize(("fault", "route"), [("endless", "/queue"), ("trickle", "/history")])
-async def test_uncertain_job_ends_when_no_look_up_succeeds(farm: Farm, fault: str, route: str) -> None:
-    sick = await farm.backend("sick")
+async def test_uncertain_job_ends_when_no_look_up_succeeds(farm: Farm) -> None:
+    faults = {"endless": "/queue", "trickle": "/history"}
+    for fault in faults:
+        await farm.backend(fault)
     await bounded_runner(farm)
-    await farm.seen("sick")
-    options = FASTER.get(fault, {})
-    sick.fault("reset_http", count=1, route="/prompt", method="POST")
-    sick.fault(fault, count=0, route=route, method="GET", **options)
-    group = await farm.submit("sick")
-    await ends_unreachable(farm, group, "no look-up of a prompt has succeeded", 30)
+    await farm.seen(*faults)
+    for fault, route in faults.items():
+        farm.sims[fault].fault("reset_http", count=1, route="/prompt", method="POST")
+        farm.sims[fault].fault(fault, count=0, route=route, method="GET", **FASTER[fault])
+    for group in [await farm.submit(name) for name in faults]:
+        await ends_unreachable(farm, group, "no look-up of a prompt has succeeded", 30)
 
 
 async def test_long_queue_of_other_clients_is_no_failure_of_a_backend(farm: Farm) -> None:
@@ -166,16 +166,17 @@ async def test_job_ends_when_every_slot_is_taken_by_a_prompt_that_cannot_be_foll
     assert (broken.status, broken.error_type) == ("failed", "InternalError")
 
 
-@pytest.mark.parametrize(("version", "depth"), [("0.3.64", 1), ("0.3.56", 1), ("0.33.0", 2)])
-async def test_job_ends_when_a_prompt_before_it_does_not_stop(farm: Farm, version: str, depth: int) -> None:
-    sick = await farm.backend("sick", version=version)
-    sick.fault("stuck", count=1, interruptible=False)
-    await bounded_runner(farm, depth=depth)
-    hangs = await farm.running("sick", timeout_seconds=1)
-    waits = await farm.submit("sick")
-    assert (await farm.finished(hangs)).status == "failed"
-    await ends_unreachable(farm, waits, "its prompt was to be stopped")
-    sick.clear_faults("stuck")
+async def test_job_ends_when_a_prompt_before_it_does_not_stop(farm: Farm) -> None:
+    versions = {"old": "0.3.56", "gpu-1": "0.3.64", "gpu-2": "0.33.0"}
+    for name, version in versions.items():
+        (await farm.backend(name, version=version)).fault("stuck", count=1, interruptible=False)
+    await bounded_runner(farm, depth=1)
+    hang = [await farm.running(name, timeout_seconds=1) for name in versions]
+    wait = [await farm.submit(name) for name in versions]
+    for group in hang:
+        assert (await farm.finished(group)).status == "failed"
+    for group in wait:
+        await ends_unreachable(farm, group, "its prompt was to be stopped")
 
 
 def waiting_reason(group: JobGroup) -> str:
@@ -201,23 +202,22 @@ async def test_job_ends_when_the_director_has_quarantined_its_backend_for_too_lo
     assert farm.kinds("sick").count("accepted") == 0
 
 
-@pytest.mark.parametrize("held", ["pause", "drain", "quarantine"])
-async def test_job_waits_for_a_backend_that_a_person_holds_and_its_reason_says_so(farm: Farm, held: str) -> None:
-    await farm.backend("sick", seconds=0.05)
+async def test_job_waits_for_a_backend_that_a_person_holds_and_its_reason_says_so(farm: Farm) -> None:
+    for name in ("pause", "drain", "quarantine"):
+        await farm.backend(name)
     await bounded_runner(farm)
-    await farm.seen("sick")
-    if held == "quarantine":
-        await in_thread(holds.backend_quarantine)(backend_id="sick", by="anna", reason="smoke")
-    else:
-        await in_thread(holds.backend_hold)(backend_id="sick", hold=Hold(held), by="anna")
-    group = await farm.submit("sick")
+    await farm.seen(*farm.sims)
+    for held in (Hold.PAUSE, Hold.DRAIN):
+        await in_thread(holds.backend_hold)(backend_id=held.value, hold=held, by="anna")
+    await in_thread(holds.backend_quarantine)(backend_id="quarantine", by="anna", reason="smoke")
+    groups = [await farm.submit(name) for name in farm.sims]
     farm.wake()
-    await asyncio.sleep(2.8)
-    (child,) = await farm.children(group)
-    assert child.status == "queued"
-    sentence = await in_thread(waiting_reason)(group)
-    assert "by anna" in sentence
-    assert "at most until" in sentence
+    await asyncio.sleep(2.8)  # the runner gives up after 2 s
+    for group in groups:
+        assert [child.status for child in await farm.children(group)] == ["queued"]
+        sentence = await in_thread(waiting_reason)(group)
+        assert "by anna" in sentence
+        assert "at most until" in sentence
 
 
 def silent(seconds: float) -> Graph:

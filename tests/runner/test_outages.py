@@ -185,15 +185,15 @@ async def test_short_cut_moves_nothing(farm: Farm) -> None:
 
 
 async def test_backend_whose_events_arrive_is_not_offline_when_its_answers_do_not(farm: Farm) -> None:
-    sim = await farm.backend(seconds=9.0)
+    sim = await farm.backend(seconds=6.0)
     await farm.backend("gpu-2")
     await farm.runner(move_after_s=0.8, seen=["gpu-1", "gpu-2"])
-    # An event of progress each 0.2 s.
+    # An event of progress each 0.15 s.
     group = await submit(farm, workflow=text_to_image(steps=40), timeout_seconds=60)
     await farm.status_of(group, "running")
     sim.fault("reset_http", count=0)
     # A fifth of it is enough for the move on an idle machine.
-    await asyncio.sleep(6.0)
+    await asyncio.sleep(4.0)
     (child,) = await farm.children(group)
     assert (child.status, child.backend_id) == ("running", "gpu-1")
     sim.clear_faults()

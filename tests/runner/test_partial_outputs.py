@@ -8,7 +8,7 @@ import pytest
 from backends.simulator import Simulator
 from jobgroups.domain.states import PartialOutputs, RetryScope
 from jobgroups.models import Attempt, JobGroup
-from tests.harness.farm import Farm, until_row
+from tests.harness.farm import SOON_STUCK, Farm, until_row
 from tests.harness.graphs import text_to_image
 from tests.runner.test_retry_elsewhere import outcome
 
@@ -170,7 +170,7 @@ async def test_prompt_that_cannot_be_stopped_delays_the_failure_for_a_bounded_ti
 ) -> None:
     sim = await farm.backend(seconds=60.0)
     sim.fault("interrupt_lost", count=0)
-    await farm.runner()
+    await farm.runner(intervals=SOON_STUCK)
     group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
     if crash:
         await sim.wait_for("started")

@@ -9,7 +9,7 @@ from jobgroups.queries import work
 from jobgroups.services.assignment import Choice
 from jobgroups.services.moves import Moved, child_move
 from jobgroups.services.retries import group_retry
-from tests.harness.farm import Farm, both_versions, in_thread, until, until_row
+from tests.harness.farm import SOON_STUCK, Farm, both_versions, in_thread, until, until_row
 
 
 async def submit(farm: Farm, *names: str, **fields: Any) -> JobGroup:
@@ -67,7 +67,7 @@ async def test_a_machine_that_hangs_keeps_its_child_from_elsewhere_for_a_minute_
     sim = await farm.backend("gpu-1")
     await farm.backend("gpu-2")
     sim.fault("stuck", step=2, interruptible=False)
-    await farm.runner(seen=["gpu-1", "gpu-2"])
+    await farm.runner(seen=["gpu-1", "gpu-2"], intervals=SOON_STUCK)
     group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.ANY, timeout_seconds=1)
     done = await farm.finished(group, 40)
     assert done.status == "completed"

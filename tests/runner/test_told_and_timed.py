@@ -148,7 +148,7 @@ async def test_backends_are_read_where_they_may_have_changed_and_not_for_each_gr
 
 
 #: Seconds of the runner's own time that are looked at.
-_LOOKED_AT = 25.0
+_LOOKED_AT = 15.0
 
 
 @pytest.fixture
