@@ -11,7 +11,7 @@ from director.cli.connection import Connection, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option
 from director.cli.exit_status import CommandError, Status
 from director.cli.watch import watch_to_end
-from director.client import CancelResult, Deletion, Director, GroupNotFinished, RetryOptions, RetryResult
+from director.client import CancelResult, Conflict, Deletion, Director, RetryOptions, RetryResult
 from jobgroups.domain.text import pluralize
 
 
@@ -97,8 +97,8 @@ def _retry(director: Director, group_id: str, jobs: Sequence[str], policy: Retry
     if len(jobs) != 1:
         try:
             yield director.retry(group_id, list(jobs) or None, **policy)
-        except GroupNotFinished:
-            if not jobs:
+        except Conflict as error:
+            if error.code != "group_not_finished" or not jobs:
                 raise
         else:
             return

@@ -13,18 +13,7 @@ import click
 from director.cli import environment, option_types
 from director.cli.exit_status import CommandError, Status, usage_error
 from director.cli.text import plain_line
-from director.client import (
-    BackendNotFound,
-    Director,
-    DirectorError,
-    GroupNotFound,
-    IdempotencyConflict,
-    NoOnlineBackends,
-    NotAllowed,
-    RunnerAbsent,
-    UnexpectedAnswer,
-    Unreachable,
-)
+from director.client import Director, DirectorError, UnexpectedAnswer, Unreachable
 from director.client.transport import DEFAULT_URL, Address
 
 #: The words of the command line for fields of the API after which no option of the command is called.
@@ -117,57 +106,43 @@ def _token() -> str | None:
     return token
 
 
-def failure_of(error: DirectorError, connection: Connection) -> CommandError:
-    """Return the error for users of an error of the client."""
-    details = {"code": error.code, "errors": [_named(e.field, e.message) for e in error.errors]}
-    message, status, hint = _error_text(error, connection)
-    return CommandError(message, status, hint=hint, details=details)
-
-
 _NOT_STARTED: Final = "Start one with director serve, or set its address: --server URL, or DIRECTOR_URL."
 _NOT_THERE: Final = "Is it running, and is this its address? (--server, or DIRECTOR_URL)"
-#: Text (None: the Director's), exit status and hint of some errors.
-_KNOWN: Final[tuple[tuple[type[DirectorError], str | None, Status, str], ...]] = (
-    (
-        RunnerAbsent,
-        "The Director has no runner; nothing was stored.",
-        Status.UNREACHABLE,
-        "Start one on the Director's host: director runner. To find out more: director doctor.",
-    ),
-    (IdempotencyConflict, None, Status.REFUSED, "Its group: director list --mine. Did --all mean other backends then?"),
-    (GroupNotFound, None, Status.REFUSED, "director list shows the newest groups."),
-    (BackendNotFound, None, Status.REFUSED, "director backends shows all of them."),
-)
+#: What a user does about some errors, by their code.
+_HINTS: Final = {
+    "idempotency_conflict": "Its group: director list --mine. Did --all mean other backends then?",
+    "group_not_found": "director list shows the newest groups.",
+    "backend_not_found": "director backends shows all of them.",
+}
 
 
-def _error_text(error: DirectorError, connection: Connection) -> tuple[str, Status, str]:
+def failure_of(error: DirectorError, connection: Connection) -> CommandError:
+    """Return the error for users of an error of the client."""
+    # The Director's reasons, with fields as options of the command line.
+    fields = [_named(one.field, one.message) for one in error.errors]
+    message, status, hint = "\n".join(fields) or str(error), Status.REFUSED, ""
     if isinstance(error, Unreachable):
         is_default = connection.url.rstrip("/") == DEFAULT_URL
-        return error.detail, Status.UNREACHABLE, _NOT_STARTED if is_default else _NOT_THERE
-    if isinstance(error, NotAllowed) and error.code == "sign_in_required":
+        message, status, hint = error.detail, Status.UNREACHABLE, _NOT_STARTED if is_default else _NOT_THERE
+    elif error.code == "sign_in_required":
         problem, hint = ("needs a token", "Set DIRECTOR_TOKEN to the Director's token.")
         if connection.token is not None:
             problem, hint = "refuses the token in DIRECTOR_TOKEN", "It must be the Director's token."
-        return f"The Director at {connection.url} {problem}.", Status.REFUSED, hint
-    for kind, message, status, hint in _KNOWN:
-        if isinstance(error, kind):
-            return message or error.detail, status, hint
-    if isinstance(error, UnexpectedAnswer) or (error.code is None and error.status is not None):
-        message = f"{connection.url} does not answer as a Director does: {error}"
+        message = f"The Director at {connection.url} {problem}."
+    elif error.code == "runner_absent":
+        message, status = "The Director has no runner; nothing was stored.", Status.UNREACHABLE
+        hint = "Start one on the Director's host: director runner. To find out more: director doctor."
+    elif error.code in _HINTS:
+        message, hint = error.detail, _HINTS[error.code]
+    elif isinstance(error, UnexpectedAnswer) or (error.code is None and error.status is not None):
+        message, status = f"{connection.url} does not answer as a Director does: {error}", Status.UNREACHABLE
         hint = "Is this its address? Set another one with --server URL, or DIRECTOR_URL."
-        return message, Status.UNREACHABLE, hint
-    if error.transient:
-        return str(error), Status.UNREACHABLE, "Try again later, or run director doctor."
-    return _refused(error)
-
-
-def _refused(error: DirectorError) -> tuple[str, Status, str]:
-    """Return the Director's reasons, with fields as options of the command line."""
-    if isinstance(error, NoOnlineBackends):
+    elif error.transient:
+        message, status, hint = str(error), Status.UNREACHABLE, "Try again later, or run director doctor."
+    elif error.code == "no_online_backends":
         refused = no_backends_error(error.skipped_backends)
-        return refused.message, refused.status, refused.hint
-    fields = [_named(field.field, field.message) for field in error.errors]
-    return "\n".join(fields) or str(error), Status.REFUSED, ""
+        message, hint = refused.message, refused.hint
+    return CommandError(message, status, hint=hint, details={"code": error.code, "errors": fields})
 
 
 def no_backends_error(reasons: Iterable[tuple[str, str]]) -> CommandError:

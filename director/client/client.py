@@ -121,10 +121,10 @@ class _Client:
                 ``backend_ids``, ``jobs`` and ``sweep``.
 
         Raises:
-            BadRequest: Nothing was stored; ``errors`` has the reasons.
-            NoOnlineBackends: None of the backends or candidates can take work now.
-            RunnerAbsent: The Director has no runner.
-            IdempotencyConflict: The key was used for another submission.
+            BadRequest: Nothing was stored; ``errors`` has the reasons, or for ``no_online_backends``, if none of the
+                backends or candidates can take work now, ``skipped_backends``.
+            Unavailable: The Director has no runner (``runner_absent``).
+            Conflict: The key was used for another submission (``idempotency_conflict``).
             Unreachable: No answer, also after repetitions.
         """
         request = submit(workflow, backend_ids, count=count, **options)
@@ -143,7 +143,7 @@ class _Client:
     ) -> SubmissionPlan:
         """Return what ``submit`` would make of the same arguments: jobs, seeds, backends and the time. Nothing is stored.
 
-        Raises ``BadRequest`` and ``NoOnlineBackends`` as ``submit`` does.
+        Raises ``BadRequest`` as ``submit`` does.
         """
         return await self._read(SubmissionPlan, plan(workflow, backend_ids, count=count, **options))
 
@@ -321,13 +321,11 @@ class _Client:
             **options: On which backends (``where="auto"``); see :class:`~director.client.RetryOptions`.
 
         Raises:
-            GroupNotFinished: A job in it is not final; wait, or cancel the group.
-            NothingToRetry: No job in it failed.
-            JobCompleted: A named job has its result.
-            BackendUnavailable: A job's backend accepts no work, and the job may not move; or the
-                named backend accepts no work or lacks a capability; or no candidate of the pool accepts work.
-            NoOtherBackend: A job is to move to another backend, and there is none for it.
-            RunPassed: The group is not in the run of the options.
+            Conflict: ``group_not_finished``: a job in it is not final; wait, or cancel the group. ``nothing_to_retry``:
+                no job in it failed. ``job_completed``: a named job has its result. ``backend_unavailable``: a job's
+                backend accepts no work, and the job may not move; or the named backend accepts no work or lacks a
+                capability; or no candidate of the pool accepts work. ``no_other_backend``: a job is to move to another
+                backend, and there is none for it. ``run_passed``: the group is not in the run of the options.
         """
         return await self._retry(group_id, job_ids=job_ids, **checked(RetryOptions, options))
 
@@ -336,7 +334,7 @@ class _Client:
         """Retry one job; see ``retry``. While its group runs, a job that failed or timed out.
 
         Raises:
-            JobNotFailed: The group runs, and the job has not failed.
+            Conflict: The group runs, and the job has not failed (``job_not_failed``).
         """
         return await self._retry(group_id, "jobs", job_id, **checked(RetryOptions, options))
 
@@ -356,8 +354,8 @@ class _Client:
             by: Your name, for the events.
 
         Raises:
-            JobNotWaiting: The job runs, or has ended.
-            BackendUnavailable: The backend accepts no work, or lacks what the group requires.
+            Conflict: The job runs, or has ended (``job_not_waiting``); or the backend accepts no work, or lacks what
+                the group requires (``backend_unavailable``).
         """
         path = ("job-groups", group_id, "jobs", job_id, "move")
         return await self._read(MoveResult, post(*path, backend_id=backend_id, by=by))
@@ -459,7 +457,7 @@ class _Client:
         """Remove a backend; finished groups keep its id.
 
         Raises:
-            BackendInUse: It has jobs that are not final.
+            Conflict: It has jobs that are not final (``backend_in_use``).
         """
         await calls.accepted(self._wire, delete("backends", backend_id))
 
@@ -603,7 +601,7 @@ class Director(_Client, BlockingClient):
     """A client of the Director with blocking calls. A context manager; may be shared by threads.
 
     Each method raises a ``DirectorError`` if the Director refuses or does not answer; a method with an id
-    raises ``GroupNotFound``, ``JobNotFound`` or ``BackendNotFound`` if there is no such object.
+    raises ``NotFound`` if there is no such object.
 
     Args:
         url: Address of the Director, with a path prefix if a proxy adds one.

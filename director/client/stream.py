@@ -15,7 +15,7 @@ from typing import Any, Final
 from director.client import calls, requests
 from director.client.calls import Outage
 from director.client.decode import load
-from director.client.errors import DirectorError, GroupNotFound, StreamClosed, UnexpectedAnswer, error_from_body
+from director.client.errors import DirectorError, NotFound, StreamClosed, UnexpectedAnswer, error_from_body
 from director.client.events import Event, GroupComplete, InitialState, parse_event
 from director.client.groups import parse_group
 from director.client.wire import Wire
@@ -91,7 +91,7 @@ class Stream:
         code, frame = closed.close_code, self.error_frame or {}
         if code == NOT_FOUND:
             detail = frame.get("detail") or f"Job group {self.group_id} not found"
-            return GroupNotFound(str(detail), code="group_not_found", body=frame)
+            return NotFound(str(detail), body={"code": "group_not_found", **frame})
         if code in _APPLICATION_CODES and code not in {TOO_SLOW, SHUTTING_DOWN} and frame:
             return error_from_body(frame, status=None)
         return closed
@@ -120,7 +120,7 @@ async def stream(
 ) -> AsyncGenerator[Event]:
     """Yield the events of a group.
 
-    Raises ``GroupNotFound``, ``StreamClosed`` if the connection ended and ``reconnect`` is off, or the error of the
+    Raises ``NotFound``, ``StreamClosed`` if the connection ended and ``reconnect`` is off, or the error of the
     last connection after ``give_up_seconds``.
     """
     requests.stream_path(group_id, since)  # a wrong id raises at once

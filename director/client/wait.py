@@ -124,7 +124,7 @@ class Watch:
 async def wait(wire: Wire, group_id: str, timeout: float | None, outage: Outage) -> Group:
     """Return the group with its jobs once ``completed_at`` is set.
 
-    Raises ``WaitTimeout`` after ``timeout`` seconds, ``GroupNotFound``, or the error of an outage of
+    Raises ``WaitTimeout`` after ``timeout`` seconds, ``NotFound``, or the error of an outage of
     ``give_up_seconds``.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout

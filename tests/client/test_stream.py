@@ -176,14 +176,14 @@ def test_follow_continues_after_the_end(either: Driven, server: FakeDirector) ->
 
 def test_stream_of_an_unknown_group_raises(director: Director) -> None:
     for since in (None, 3):
-        with pytest.raises(client.GroupNotFound, match="Job group jg_none not found"):
+        with pytest.raises(client.NotFound, match="Job group jg_none not found"):
             list(director.stream("jg_none", since=since))
 
 
 def test_final_close_has_its_error(director: Director, server: FakeDirector) -> None:
     group_id, events = open_stream(director, server)
     server.close_sockets(group_id, 4404)
-    with pytest.raises(client.GroupNotFound, match=f"Job group {group_id} not found"):
+    with pytest.raises(client.NotFound, match=f"Job group {group_id} not found"):
         list(events)
     group_id, events = open_stream(director, server)
     server.send(group_id, {"type": "error", "code": "token_expired", "detail": "Sign in again."})

@@ -127,5 +127,5 @@ def test_waits_leave_connections_for_other_requests(server: FakeDirector) -> Non
 
 
 def test_wait_for_an_unknown_group_raises(director: Director) -> None:
-    with pytest.raises(client.GroupNotFound):
+    with pytest.raises(client.NotFound):
         director.wait("jg_none", timeout=5)
