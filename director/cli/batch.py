@@ -43,7 +43,6 @@ class BatchRequest(NamedTuple):
     """The jobs of a submission, each with inputs of its own."""
 
     fields: dict[str, Any]  #: ``sweep`` or ``jobs``, with a ``LocalFile`` for each file that is not uploaded.
-    total: int  #: Number of jobs.
     names: set[str]  #: Of what its jobs give to the names of saved files.
 
     def uploaded(self, director: Director) -> dict[str, Any]:
@@ -127,7 +126,7 @@ def _checked(fields: dict[str, Any], where: Sequence[str], expand: Callable[[Any
     except BatchInvalid as error:
         raise _invalid(error, where, f"--{'csv' if 'jobs' in fields else 'sweep'}") from None
     names = {name for job in jobs for name in facts(variation=job.variation, metadata=job.metadata)}
-    return BatchRequest(fields, len(jobs), names)
+    return BatchRequest(fields, names)
 
 
 def _invalid(error: BatchInvalid, where: Sequence[str], option: str) -> CommandError:

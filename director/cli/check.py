@@ -30,7 +30,7 @@ def check(connection: Connection, source: str, names: Sequence[str], tags: Seque
     graph = workflow_in(content, source, connection.director)
     with_parameters(graph, options["parameters"])
     known = connection.director.backends() if names or tags else ()
-    candidates = selection.for_pool(names, tags, count=1, known=known).backend_ids
+    candidates = selection.for_pool(names, tags, known=known)
     found = connection.director.check(graph, candidates, **options)
     connection.show(found.raw, check_lines(found.backends))
     return int(Status.OK if found.can_run else Status.FAILED)

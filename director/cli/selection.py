@@ -1,31 +1,11 @@
 """Selects the backends of a command: by id, by tag, all of them, or the candidates of the pool."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
 
 from director.cli.connection import closest_match, none_registered
 from director.cli.exit_status import CommandError, Status, usage_error
-from director.client import Backend, SkippedBackend
+from director.client import Backend
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
-
-#: A backend with one of these statuses gets no jobs.
-_NO_JOBS: Final = {"disabled", "offline", "quarantined", "draining"}
-
-
-@dataclass(frozen=True, slots=True)
-class SelectedBackends:
-    """The backends of a submission.
-
-    Attributes:
-        backend_ids: The backend of each job, in order; in the pool the candidates.
-        left_out: Backends without a job; in the pool those that can take none now.
-        count: Jobs in the pool; None: each job has its backend.
-    """
-
-    backend_ids: list[str]
-    left_out: list[SkippedBackend]
-    count: int | None = None
 
 
 def by_name(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
@@ -71,30 +51,25 @@ def unknown_backend(name: str, kind: str, names: Iterable[str]) -> CommandError:
     return CommandError(message, Status.REFUSED, hint=hint, details={"code": "backend_not_found"})
 
 
-def for_children(names: Sequence[str], *, known: Sequence[Backend]) -> SelectedBackends:
-    """Return the backends of a submission whose jobs have a backend each.
+def for_children(names: Sequence[str], *, known: Sequence[Backend]) -> list[str]:
+    """Return the backend of each job of a submission: those with these names, as often as named; without names, all.
 
-    Named backends get one job for each time they are named; the Director refuses those that cannot accept it. Without
-    names, all available backends get one; if none is available, all are sent, and the Director returns the reasons.
-    Raises ``CommandError`` if no backend is registered, or no backend has such a name.
+    The Director leaves out those that cannot accept a job. Raises ``CommandError`` if no backend is registered, or no
+    backend has such a name.
     """
-    if names:
-        return SelectedBackends([backend.backend_id for backend in _meant(names, known)], [])
-    if not known:
+    if not names and not known:
         raise none_registered()
-    able = [backend for backend in known if backend.status not in _NO_JOBS] or known
-    left_out = [SkippedBackend(backend_id=one.backend_id, reason=_reason(one)) for one in known if one not in able]
-    return SelectedBackends([one.backend_id for one in able], left_out)
+    return [backend.backend_id for backend in (_meant(names, known) if names else known)]
 
 
-def for_pool(names: Sequence[str], tags: Sequence[str], *, count: int, known: Sequence[Backend]) -> SelectedBackends:
+def for_pool(names: Sequence[str], tags: Sequence[str], *, known: Sequence[Backend]) -> list[str]:
     """Return the candidates of a submission to the pool; without names and tags every backend is one.
 
     A tag stands also for backends that get it later. Names are as of ``by_name``. Raises ``CommandError`` if no backend
     has such a name or tag.
     """
     if not names and not tags:
-        return SelectedBackends([ANY_BACKEND], [], count)
+        return [ANY_BACKEND]
     if names:
         _meant(names, known)
     ids = {backend.backend_id for backend in known}
@@ -104,7 +79,7 @@ def for_pool(names: Sequence[str], tags: Sequence[str], *, count: int, known: Se
         if tag not in in_use:
             raise unknown_backend(tag, "the tag", in_use)
     found += [f"{TAG_PREFIX}{tag}" for tag in tags]
-    return SelectedBackends(list(dict.fromkeys(found)), [], count)
+    return list(dict.fromkeys(found))
 
 
 def _meant(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
@@ -112,9 +87,3 @@ def _meant(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
     if not found:
         raise usage_error("--backend has no name.", "It is empty; is the variable set?")
     return found
-
-
-def _reason(backend: Backend) -> str:
-    """Return why a backend gets no jobs now."""
-    reason = (backend.status_reason or "").rstrip(".")
-    return f"{backend.status}: {reason}" if reason else backend.status

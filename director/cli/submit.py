@@ -1,8 +1,7 @@
 """``director submit``: submits a workflow; watches the group and saves its files if requested."""
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from director.cli.assets import with_uploads
 from director.cli.connection import Connection, failure_of, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option
 from director.cli.exit_status import CommandError, Status
-from director.cli.selection import SelectedBackends
 from director.cli.watch import watch_to_end
 from director.cli.workflow_input import read_source, workflow_in
 from director.client import Group, SkippedBackend, Unreachable
@@ -162,20 +160,18 @@ def submit(
     batch = batches.read(graph, template, sweeps=sweeps, csv_file=csv_file, globs=globs, is_zip=is_zip, upload=upload)
     # A submission to the pool of all backends is sent without reading them.
     known = () if in_pool and not (names or tags) else connection.director.backends()
-    selected = (
-        selection.for_pool(names, tags, count=batch.total if batch else count or 1, known=known)
-        if in_pool
-        else selection.for_children(names, known=known)
-    )
-    fields |= {"count": None} | batch.fields if batch else {"count": selected.count}
+    if in_pool:
+        backend_ids = selection.for_pool(names, tags, known=known)
+        count = count or 1
+    else:
+        backend_ids = selection.for_children(names, known=known)
+    fields |= batch.fields if batch else {"count": count}
     if dry_run:
-        plan = connection.director.plan(graph, selected.backend_ids, **_options(fields))
+        plan = connection.director.plan(graph, backend_ids, **_options(fields))
         changed = list(dry_runs.changes(graph, template))
-        left_out = [*selected.left_out, *(SkippedBackend(**one) for one in plan.skipped_backends)]
-        shown = {"skipped_backends": [asdict(one) for one in left_out], "changes": changed}
-        connection.show(plan.raw | shown, dry_runs.lines(plan, changed))
+        connection.show(plan.raw | {"changes": changed}, dry_runs.lines(plan, changed))
         _warn(plan.warnings)
-        _warn_of_backends(left_out, in_pool=in_pool)
+        _warn_of_backends((SkippedBackend(**one) for one in plan.skipped_backends), in_pool=in_pool)
         return int(Status.OK)
     in_names = {*fields["metadata"], *(batch.names if batch else ())}
     download_options = DownloadOptions(folder, file_name, known=in_names)
@@ -183,8 +179,8 @@ def submit(
         graph, fields["parameters"] = with_uploads(connection.director, graph, fields["parameters"])
     if batch:
         fields |= batch.uploaded(connection.director)
-    group = _send(connection, graph, selected, fields, key=key)
-    _announce(connection, group, selected, quiet=quiet)
+    group = _send(connection, graph, backend_ids, fields, key=key)
+    _announce(connection, group, backend_ids, in_pool=in_pool, quiet=quiet)
     if not is_watched and folder is None:
         return int(Status.OK)
     return watch_to_end(connection, group.job_group_id, download_options, quiet=quiet)
@@ -197,7 +193,7 @@ def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _send(
     connection: Connection,
     graph: dict[str, Any],
-    selected: SelectedBackends,
+    backend_ids: Sequence[str],
     fields: Mapping[str, Any],
     *,
     key: str | None,
@@ -207,7 +203,7 @@ def _send(
     options = _options(fields) | {"submitter": environment.submitter(), "idempotency_key": key}
     again = f"Repeat the command with --key {key}: it makes one group, also if this one arrived."
     try:
-        return connection.director.submit(graph, selected.backend_ids, **options)
+        return connection.director.submit(graph, backend_ids, **options)
     except Unreachable as error:
         failure = failure_of(error, connection)
         failure.hint = f"{failure.hint}\n{again}"
@@ -217,36 +213,26 @@ def _send(
         raise CommandError("Interrupted before the answer.", Status.INTERRUPTED, hint=again) from None
 
 
-def _announce(connection: Connection, group: Group, selected: SelectedBackends, *, quiet: bool) -> None:
-    left_out = [*selected.left_out, *dict.fromkeys(group.skipped_backends)]
+def _announce(connection: Connection, group: Group, backend_ids: Sequence[str], *, in_pool: bool, quiet: bool) -> None:
     if connection.as_json:
-        shown = [asdict(backend) for backend in left_out]
-        submitted = {"type": "submitted", **group.raw, "skipped_backends": shown}
-        connection.show(submitted, (), indent=None)
+        connection.show({"type": "submitted", **group.raw}, (), indent=None)
         return
-    in_pool = selected.count is not None
     _warn(group.warnings)
     # Also with --quiet, if the group may have fewer jobs than requested.
     if not (quiet and in_pool):
-        _warn_of_backends(left_out, in_pool=in_pool)
+        _warn_of_backends(group.skipped_backends, in_pool=in_pool)
     if quiet:
         click.echo(group.job_group_id)
         return
     if group.replayed:
         click.echo("This key was used before: this is its group, no new one.", err=True)
     number = pluralize(len(group.child_jobs), "job")
-    click.echo(f"{group.job_group_id}: {number} on {_where(group, selected)}. See: director watch {group.job_group_id}")
-
-
-def _where(group: Group, selected: SelectedBackends) -> str:
-    if selected.count is None:
-        ids = list(dict.fromkeys(child.backend_id or "" for child in group.child_jobs))
-    elif selected.backend_ids == [ANY_BACKEND]:
-        return "any free backend"
-    else:
-        ids = selected.backend_ids
-    shown = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
-    return shown if selected.count is None else f"any free backend of {shown}"
+    where = "any free backend of " if in_pool else ""
+    ids = backend_ids if in_pool else list(dict.fromkeys(child.backend_id or "" for child in group.child_jobs))
+    where += ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
+    if backend_ids == [ANY_BACKEND]:
+        where = "any free backend"
+    click.echo(f"{group.job_group_id}: {number} on {where}. See: director watch {group.job_group_id}")
 
 
 def _warn(warnings: Sequence[str]) -> None:
@@ -254,8 +240,8 @@ def _warn(warnings: Sequence[str]) -> None:
         click.echo(text.plain_line(f"Warning: {warning}"), err=True)
 
 
-def _warn_of_backends(left_out: Sequence[SkippedBackend], *, in_pool: bool) -> None:
+def _warn_of_backends(left_out: Iterable[SkippedBackend], *, in_pool: bool) -> None:
     """Print the backends without jobs; of the pool, the candidates that can take none now."""
     head = "Not ready" if in_pool else "Left out"
-    for backend in left_out:
+    for backend in dict.fromkeys(left_out):
         click.echo(text.plain_line(f"{head}: {backend.backend_id}: {backend.reason}"), err=True)

@@ -46,10 +46,11 @@ def test_values_of_a_sweep_have_the_type_of_the_input(text: str, values: list[An
 def test_axes_are_combined_or_paired_and_name_files() -> None:
     read = _read("3.cfg=5,7,9", "seed=x4")
     assert read is not None
-    assert (read.total, read.names >= {"cfg", "3.cfg"}) == (12, True)
+    assert read.names >= {"cfg", "3.cfg"}
+    assert read.fields["sweep"]["mode"] == "product"
     paired = _read("3.cfg=5,7", "6.text=a,b", is_zip=True)
     assert paired is not None
-    assert (paired.total, paired.fields["sweep"]["mode"]) == (2, "zip")
+    assert paired.fields["sweep"]["mode"] == "zip"
     assert _read() is None
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from director.cli import option_types, selection, text
 from director.cli.display import FINAL, GroupProgress, Row, drawn, line
 from director.cli.exit_status import CommandError
-from director.client import Backend, Group, SkippedBackend
+from director.client import Backend, Group
 from director.client.events import parse_event
 from director.client.groups import parse_group
 from tests.harness.cases import cases
@@ -55,31 +55,22 @@ def test_id_takes_precedence_over_a_tag() -> None:
         selection.by_name(["d"], known)
 
 
-def test_each_available_backend_gets_one_job() -> None:
+def test_each_backend_gets_one_job() -> None:
     known = [_backend("a"), _backend("b", "offline"), _backend("c", "busy")]
-    selected = selection.for_children([], known=known)
-    assert (selected.backend_ids, selected.count) == (["a", "c"], None)
-    assert selected.left_out == [SkippedBackend(backend_id="b", reason="offline")]
-    named = selection.for_children(["b", "a"], known=known)
-    assert named.backend_ids == ["b", "a"], "the Director returns the reasons"
-
-
-def test_all_backends_are_sent_if_none_is_available() -> None:
-    known = [_backend("a", "offline"), _backend("b", "offline")]
-    assert selection.for_children([], known=known).backend_ids == ["a", "b"]
+    assert selection.for_children([], known=known) == ["a", "b", "c"], "the Director leaves out unavailable ones"
+    assert selection.for_children(["b", "a", "b"], known=known) == ["b", "a", "b"]
 
 
 @pytest.mark.parametrize(("names", "tags", "candidates"), cases(__file__, "candidates_are_ids_and_tags_each_once"))
 def test_candidates_are_ids_and_tags_each_once(names: list[str], tags: list[str], candidates: list[str]) -> None:
     known = [_backend("a", tags=("big",)), _backend("b", tags=("small",))]
-    selected = selection.for_pool(names, tags, count=5, known=known)
-    assert (selected.backend_ids, selected.count) == (candidates, 5)
+    assert selection.for_pool(names, tags, known=known) == candidates
 
 
 @pytest.mark.parametrize(("names", "tags"), [(["c"], []), ([], ["c"]), ([], ["a"]), ([""], [])])
 def test_unknown_candidate_is_refused(names: list[str], tags: list[str]) -> None:
     with pytest.raises(CommandError):
-        selection.for_pool(names, tags, count=1, known=[_backend("a")])
+        selection.for_pool(names, tags, known=[_backend("a")])
 
 
 def _state(**child: Any) -> Any:
