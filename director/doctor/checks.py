@@ -8,11 +8,11 @@ import tempfile
 import tomllib
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from django.conf import settings
 from django.core import checks
@@ -45,11 +45,9 @@ class Level(StrEnum):
 SEVERITY: Final = tuple(Level)  #: The levels, the worst last.
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """Result of one check."""
 
-    subject: str  #: The part that was checked.
     level: Level
     said: str  #: The result, without secrets.
     todo: str = ""  #: Remedies, one in a line; empty if none is needed.
@@ -59,8 +57,7 @@ _PACKAGE: Final = "comfyui-director"
 
 
 def python() -> Finding:
-    said = f"{platform.python_version()} at {sys.executable}, {platform.platform(terse=True)}."
-    return Finding("Python", Level.OK, said)
+    return Finding(Level.OK, f"{platform.python_version()} at {sys.executable}, {platform.platform(terse=True)}.")
 
 
 def packages() -> Finding:
@@ -68,8 +65,7 @@ def packages() -> Finding:
     todo = f"Install the requirements: {sys.executable} -m pip install -U {_PACKAGE}"
     needed = list(_requirements())
     if missing := [one.name for one in needed if _version(one.name) is None]:
-        said = f"Missing: {', '.join(missing)}."
-        return Finding("Packages", Level.PROBLEM, said, todo)
+        return Finding(Level.PROBLEM, f"Missing: {', '.join(missing)}.", todo)
     versions = {one.name: _version(one.name) or "" for one in needed}
     odd = [
         f"{one.name} is {versions[one.name]}; the Director requires {one.specifier}."
@@ -77,9 +73,9 @@ def packages() -> Finding:
         if not one.specifier.contains(versions[one.name], prereleases=True)
     ]
     if odd:
-        return Finding("Packages", Level.WARNING, " ".join(odd), todo)
+        return Finding(Level.WARNING, " ".join(odd), todo)
     shown = ", ".join(f"{name} {_version(name)}" for name in ("Django", "channels", "httpx"))
-    return Finding("Packages", Level.OK, f"All requirements are installed: {shown} …")
+    return Finding(Level.OK, f"All requirements are installed: {shown} …")
 
 
 def _requirements() -> Iterator[Requirement]:
@@ -108,22 +104,19 @@ def variables() -> Finding:
         message.msg for message in checks.run_checks() if message.id is not None and message.id.startswith("director.")
     ]
     if warned:
-        todo = "Correct the variable's name, or unset it."
-        return Finding("Settings", Level.WARNING, " ".join(warned), todo)
+        return Finding(Level.WARNING, " ".join(warned), "Correct the variable's name, or unset it.")
     if wrong := _malformed_backend():
-        todo = "Correct it: serve and runner do not start with it."
-        return Finding("Settings", Level.PROBLEM, wrong, todo)
+        return Finding(Level.PROBLEM, wrong, "Correct it: serve and runner do not start with it.")
     made = sorted(name for name in settings.DIRECTOR_SETTINGS if str(env.str(name, default="")).strip())
-    said = f"Set: {', '.join(made)}." if made else "All have their defaults."
-    return Finding("Settings", Level.OK, said)
+    return Finding(Level.OK, f"Set: {', '.join(made)}." if made else "All have their defaults.")
 
 
 def ffmpeg() -> Finding:
     """Check for the optional program that makes the posters of videos."""
     if settings.FFMPEG is not None:
-        return Finding("ffmpeg", Level.OK, f"{settings.FFMPEG}.")
+        return Finding(Level.OK, f"{settings.FFMPEG}.")
     said = "It is not on the PATH: videos have no poster, and width, height and duration of videos are not known."
-    return Finding("ffmpeg", Level.NOTE, said, "Install ffmpeg with ffprobe, and restart serve and runners.")
+    return Finding(Level.NOTE, said, "Install ffmpeg with ffprobe, and restart serve and runners.")
 
 
 def _malformed_backend() -> str:
@@ -151,13 +144,12 @@ def data_folder() -> Finding:
     if not folder.exists():
         return _not_made(folder)
     if not folder.is_dir():
-        todo = "Set DIRECTOR_DATA_DIR to a folder."
-        return Finding("Data folder", Level.PROBLEM, f"{folder} is not a folder.", todo)
+        return Finding(Level.PROBLEM, f"{folder} is not a folder.", "Set DIRECTOR_DATA_DIR to a folder.")
     if why := _why_unwritable(folder):
         todo = "Make it writable for this user, or set DIRECTOR_DATA_DIR to another folder."
-        return Finding("Data folder", Level.PROBLEM, f"{folder} cannot be written: {why}.", todo)
+        return Finding(Level.PROBLEM, f"{folder} cannot be written: {why}.", todo)
     if any(folder.iterdir()) and (wrong := permission_problem(folder)):
-        return Finding("Data folder", Level.WARNING, wrong, f"chmod 700 {folder}")
+        return Finding(Level.WARNING, wrong, f"chmod 700 {folder}")
     return _room(folder)
 
 
@@ -165,10 +157,9 @@ def _not_made(folder: Path) -> Finding:
     above = next(one for one in folder.parents if one.exists())
     why = _why_unwritable(above) if above.is_dir() else "it is not a folder"
     if not why:
-        return Finding("Data folder", Level.NOTE, f"{folder} does not exist yet: serve makes it.")
-    todo = "Set DIRECTOR_DATA_DIR to a folder that can be created."
+        return Finding(Level.NOTE, f"{folder} does not exist yet: serve makes it.")
     said = f"{folder} does not exist and cannot be made: {above} cannot be written ({why})."
-    return Finding("Data folder", Level.PROBLEM, said, todo)
+    return Finding(Level.PROBLEM, said, "Set DIRECTOR_DATA_DIR to a folder that can be created.")
 
 
 def _why_unwritable(folder: Path) -> str:
@@ -191,13 +182,13 @@ def _room(folder: Path) -> Finding:
     if free < _LOW_SPACE:
         level = Level.PROBLEM if free < _NO_SPACE else Level.WARNING
         todo = "Free disk space: director purge --older-than 90d deletes old groups."
-        return Finding("Data folder", level, said, todo)
+        return Finding(level, said, todo)
     kind = file_system(folder)
     if kind in _REMOTE and settings.DIRECTOR_ON_SQLITE:
         todo = "Set DIRECTOR_DATA_DIR to a local disk, or use PostgreSQL (DIRECTOR_DATABASE_URL)."
         said = f"{said} It is on a network file system ({kind}), where SQLite may lose data."
-        return Finding("Data folder", Level.WARNING, said, todo)
-    return Finding("Data folder", Level.OK, said)
+        return Finding(Level.WARNING, said, todo)
+    return Finding(Level.OK, said)
 
 
 def file_system(folder: Path, mounts: Path = _MOUNTS) -> str:
@@ -217,39 +208,35 @@ def file_system(folder: Path, mounts: Path = _MOUNTS) -> str:
 
 def port(number: int) -> Finding:
     """Check which program answers on the port."""
-    subject = f"Port {number}"
     try:
         url, token = f"http://localhost:{number}", settings.DIRECTOR_TOKEN or None
         with Director(url, token, timeout=_ANSWER_TIMEOUT_S) as director:
             health = director.health()
     except Unreachable:
-        return _no_response(subject, number)
+        return _no_response(number)
     except DirectorError as error:
         if error.code == "sign_in_required":
-            todo = "Set the same DIRECTOR_TOKEN here for a full check."
             said = "A Director answers and requires its token."
-            return Finding(subject, Level.NOTE, said, todo)
+            return Finding(Level.NOTE, said, "Set the same DIRECTOR_TOKEN here for a full check.")
         todo = f"End it, or use another port: director serve --port {number + 1}"
-        return Finding(subject, Level.WARNING, "Another program than a Director answers.", todo)
+        return Finding(Level.WARNING, "Another program than a Director answers.", todo)
     failed = [(name, one) for name, one in health.checks.items() if one.get("status") != "ok"]
     details = "".join(f" {name}: {one.get('detail')}" for name, one in failed)
     said = f"A Director {health.version} answers and is {health.status}.{details}"
     if health.version != __version__:
         todo = f"This is version {__version__}. Restart the other one, or run its own `director doctor`."
-        return Finding(subject, Level.WARNING, said, todo)
-    level = {"ok": Level.OK, "down": Level.PROBLEM}.get(health.status, Level.WARNING)
-    return Finding(subject, level, said)
+        return Finding(Level.WARNING, said, todo)
+    return Finding(_LEVELS.get(health.status, Level.WARNING), said)
 
 
-def _no_response(subject: str, number: int) -> Finding:
+def _no_response(number: int) -> Finding:
     try:
         listen.listen_addresses("localhost", number)
     except listen.CannotListen:
         todo = f"Find the program that uses it, or use another port: director serve --port {number + 1}"
-        said = "It is in use, and the program does not answer."
-        return Finding(subject, Level.PROBLEM, said, todo)
+        return Finding(Level.PROBLEM, "It is in use, and the program does not answer.", todo)
     todo = "director serve; for a Director on another port: director doctor --port PORT"
-    return Finding(subject, Level.NOTE, "No Director runs on this port.", todo)
+    return Finding(Level.NOTE, "No Director runs on this port.", todo)
 
 
 _LEVELS: Final = {"ok": Level.OK, "degraded": Level.WARNING, "down": Level.PROBLEM}
@@ -263,8 +250,7 @@ def database() -> Finding:
     path = Path(connection.settings_dict["NAME"]) if settings.DIRECTOR_ON_SQLITE else None
     # SQLite would create the file.
     if path is not None and not path.exists():
-        said = f"{path} does not exist yet: serve makes it."
-        return Finding("Database", Level.NOTE, said, "director serve")
+        return Finding(Level.NOTE, f"{path} does not exist yet: serve makes it.", "director serve")
     try:
         if path is None and (reason := startup.database_error()) is not None:
             return _closed(path, reason)
@@ -277,8 +263,7 @@ def database() -> Finding:
 
 def _closed(path: Path | None, reason: str) -> Finding:
     todo = "Check DIRECTOR_DATABASE_URL and DIRECTOR_DATA_DIR, and that the server runs."
-    said = f"{_where(path)} does not open: {reason}"
-    return Finding("Database", Level.PROBLEM, said, todo)
+    return Finding(Level.PROBLEM, f"{_where(path)} does not open: {reason}", todo)
 
 
 def _where(path: Path | None) -> str:
@@ -291,18 +276,17 @@ def _where(path: Path | None) -> str:
 
 def _tables(where: str) -> Finding:
     if not connection.introspection.table_names():
-        return Finding("Database", Level.NOTE, f"{where}: it has no tables yet: serve makes them.", "director serve")
+        return Finding(Level.NOTE, f"{where}: it has no tables yet: serve makes them.", "director serve")
     if not health.is_migrated():
         said = f"{where}: its tables are of an older release."
-        return Finding("Database", Level.PROBLEM, said, "director serve migrates them at its start.")
+        return Finding(Level.PROBLEM, said, "director serve migrates them at its start.")
     if newer := startup.unknown_migrations():
         said = f"{where}: a newer release has used it ({', '.join(newer)})."
-        return Finding("Database", Level.PROBLEM, said, "Install that release again.")
+        return Finding(Level.PROBLEM, said, "Install that release again.")
     if (skew := _clock_skew()) > _CLOCK_S:
-        todo = "Synchronize both clocks by NTP: heartbeats of runners depend on them."
         said = f"{where}: its clock and this machine's differ by {skew:.0f} s."
-        return Finding("Database", Level.WARNING, said, todo)
-    return Finding("Database", Level.OK, f"{where} opens; its tables are of this release.")
+        return Finding(Level.WARNING, said, "Synchronize both clocks by NTP: heartbeats of runners depend on them.")
+    return Finding(Level.OK, f"{where} opens; its tables are of this release.")
 
 
 def _clock_skew() -> float:
@@ -315,17 +299,17 @@ def _clock_skew() -> float:
     return float(abs((now() - row[0]).total_seconds()))
 
 
-def webhooks() -> list[Finding]:
+def webhooks() -> dict[str, Finding]:
     """Check that all machines of a farm with webhooks have one secret: each would make its own."""
     is_used = bool(settings.DIRECTOR_WEBHOOK_URLS) or WebhookDelivery.objects.exists()
     if settings.DIRECTOR_ON_SQLITE or not is_used or str(env.str("DIRECTOR_WEBHOOK_SECRET", default="")).strip():
-        return []
+        return {}
     said = "DIRECTOR_WEBHOOK_SECRET is not set: each machine signs with a secret of its own."
     todo = "Set it, the same for every process: the file webhook-secret in a data folder has one."
-    return [Finding("Webhooks", Level.WARNING, said, todo)]
+    return {"Webhooks": Finding(Level.WARNING, said, todo)}
 
 
-def other_parts() -> list[Finding]:
+def other_parts() -> dict[str, Finding]:
     """Check channel layer, runner and storage, as ``/api/health`` does."""
     layer = health.channel_layer_check(settings.DIRECTOR_REDIS_URL)
     checks = health.run_checks()["checks"]
@@ -334,10 +318,10 @@ def other_parts() -> list[Finding]:
         ("Runner", checks["runner"], "Start one: director serve, or director runner."),
         ("Storage", _storage(checks["storage"]), _STORAGE_TODO),
     )
-    return [
-        Finding(name, _LEVELS[one["status"]], one["detail"], "" if one["status"] == "ok" else todo)
+    return {
+        name: Finding(_LEVELS[one["status"]], one["detail"], "" if one["status"] == "ok" else todo)
         for name, one, todo in found
-    ]
+    }
 
 
 def _storage(check: dict[str, str]) -> dict[str, str]:

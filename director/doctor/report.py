@@ -37,19 +37,13 @@ class _Answer:
     skew: float | None
 
 
-def backends() -> list[Finding]:
+def backends() -> dict[str, Finding]:
     rows = backend_list()
     if not rows:
-        return [
-            Finding(
-                "Backends",
-                Level.WARNING,
-                "None is registered.",
-                "director backends add http://HOST:8188, or director backends find --add",
-            )
-        ]
+        todo = "director backends add http://HOST:8188, or director backends find --add"
+        return {"Backends": Finding(Level.WARNING, "None is registered.", todo)}
     answers = asyncio.run(_probe_all(rows))
-    return [_finding(row, answers[row.id], _sharing(row, rows, answers)) for row in rows]
+    return {f"Backend {row.id}": _finding(row, answers[row.id], _sharing(row, rows, answers)) for row in rows}
 
 
 def _sharing(row: Backend, rows: Sequence[Backend], answers: Mapping[str, _Answer | str]) -> list[str]:
@@ -85,10 +79,8 @@ async def _probe(row: Backend) -> _Answer | str:
 
 
 def _finding(row: Backend, answer: _Answer | str, sharing: Sequence[str] = ()) -> Finding:
-    subject = f"Backend {row.id}"
     if not row.enabled:
-        todo = f"director backends enable {row.id}"
-        return Finding(subject, Level.NOTE, f"{row.url} is disabled.", todo)
+        return Finding(Level.NOTE, f"{row.url} is disabled.", f"director backends enable {row.id}")
     if isinstance(answer, str):
         todo = (
             "Is ComfyUI running there, started with --listen, and no firewall between?"
@@ -99,13 +91,13 @@ def _finding(row: Backend, answer: _Answer | str, sharing: Sequence[str] = ()) -
                 f"\nIf its log says that the database of assets is in use: it starts from the same folder as"
                 f" {', '.join(sharing)}. Give it a --database-url of its own, or --disable-assets."
             )
-        return Finding(subject, Level.PROBLEM, f"{row.url} does not answer: {answer}", todo)
+        return Finding(Level.PROBLEM, f"{row.url} does not answer: {answer}", todo)
     level, sentences, todos = Level.OK, [f"{row.url}: {_described(answer)}."], []
     for severity, problem, todo in sorted(_problems(row, answer), key=lambda one: -SEVERITY.index(one[0])):
         level = max(level, severity, key=SEVERITY.index)
         sentences.append(problem)
         todos.append(todo)
-    return Finding(subject, level, " ".join(filter(None, sentences)), "\n".join(dict.fromkeys(todos)))
+    return Finding(level, " ".join(filter(None, sentences)), "\n".join(dict.fromkeys(todos)))
 
 
 def _described(answer: _Answer) -> str:
@@ -145,11 +137,18 @@ def _reason(given: str) -> str:
     return given.rstrip(".") or "no reason was given"
 
 
-def run_checks(port: int) -> list[Finding]:
-    found = [one() for one in (checks.python, checks.packages, checks.variables, checks.ffmpeg, checks.data_folder)]
-    database = checks.database()
-    found += [checks.port(port), database]
+def run_checks(port: int) -> dict[str, Finding]:
+    """Return the findings by the part that was checked."""
+    found = {
+        "Python": checks.python(),
+        "Packages": checks.packages(),
+        "Settings": checks.variables(),
+        "ffmpeg": checks.ffmpeg(),
+        "Data folder": checks.data_folder(),
+        f"Port {port}": checks.port(port),
+        "Database": checks.database(),
+    }
     # The other checks need a database that is open and migrated.
-    if database.level in (Level.OK, Level.WARNING):
-        found += [*checks.other_parts(), *checks.webhooks(), *backends()]
+    if found["Database"].level in (Level.OK, Level.WARNING):
+        found |= checks.other_parts() | checks.webhooks() | backends()
     return found

@@ -116,9 +116,9 @@ def test_farm_with_webhooks_needs_one_secret(
     settings.DIRECTOR_ON_SQLITE, settings.DIRECTOR_WEBHOOK_URLS = False, urls
     monkeypatch.setenv("DIRECTOR_WEBHOOK_SECRET", secret)
     found = checks.webhooks()
-    assert [one.level for one in found] == [Level.WARNING] * count
+    assert [one.level for one in found.values()] == [Level.WARNING] * count
     settings.DIRECTOR_ON_SQLITE = True
-    assert checks.webhooks() == []
+    assert checks.webhooks() == {}
 
 
 def test_missing_ffmpeg_is_a_note(settings: Any) -> None:
@@ -176,7 +176,7 @@ def test_tables_of_another_release_are_a_problem() -> None:
 @pytest.mark.django_db
 def test_absent_runner_is_a_problem_and_absent_backends_are_a_warning(tmp_path: Path, settings: Any) -> None:
     settings.DIRECTOR_DATA_DIR = tmp_path
-    found = {one.subject: one for one in report.run_checks(9)}
+    found = report.run_checks(9)
     assert found["Runner"].level is Level.PROBLEM
     assert "director serve" in found["Runner"].todo
     assert found["Backends"].level is Level.WARNING

@@ -4,8 +4,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand
@@ -38,23 +37,23 @@ class Command(BaseCommand):
         # The findings report what would be logged.
         logging.disable(logging.CRITICAL)
         found = report.run_checks(options["port"])
-        worst = max((one.level for one in found), key=SEVERITY.index)
+        worst = max((one.level for one in found.values()), key=SEVERITY.index)
         if options["json"]:
             said = {"version": __version__, "created_at": iso(now()), "status": worst}
-            findings = [asdict(one) for one in found]
+            findings = [{"subject": subject, **one._asdict()} for subject, one in found.items()]
             self.stdout.write(json.dumps({**said, "findings": findings}, indent=2, ensure_ascii=False))
         else:
             self._print(found)
         if worst is Level.PROBLEM:
             sys.exit(1)
 
-    def _print(self, found: Sequence[Finding]) -> None:
+    def _print(self, found: Mapping[str, Finding]) -> None:
         self.stdout.write(f"Director {__version__}")
-        for one in found:
-            self.stdout.write(f"{one.level.value:<8} {one.subject}: {one.said}".rstrip())
+        for subject, one in found.items():
+            self.stdout.write(f"{one.level.value:<8} {subject}: {one.said}".rstrip())
             for line in one.todo.splitlines():
                 self.stdout.write(f"{_INDENT}→ {line}")
-        levels = [one.level for one in found]
+        levels = [one.level for one in found.values()]
         problems, warnings = levels.count(Level.PROBLEM), levels.count(Level.WARNING)
         if problems or warnings:
             self.stdout.write(f"\nProblems: {problems}. Warnings: {warnings}.")
