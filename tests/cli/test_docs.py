@@ -4,9 +4,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import click
 import pytest
+from django.core.management import get_commands, load_command_class
 
+from director.cli import app
 from director.cli.app import _CLIENT, _LOCAL
 from director.cli.exit_status import Status
 from tests.cli.conftest import LOAD, Desk
@@ -14,14 +18,20 @@ from tests.harness.processes import ROOT, migrated
 from tests.harness.simulator_thread import SimulatorThread
 
 _PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-_EXAMPLES = [
-    line
-    for block in re.findall(r"```bash\n(.*?)```", _PAGE, re.DOTALL)
-    for line in block.splitlines()
-    # These run until a signal; tests of their own start them.
-    if line.strip() and not line.startswith(("director demo", "director serve", "director simulate"))
-]
+_LINES = [line for block in re.findall(r"```bash\n(.*?)```", _PAGE, re.DOTALL) for line in block.splitlines() if line]
+#: These run until a signal; tests of their own start them.
+_ENDLESS = ("director demo", "director serve", "director simulate")
+_EXAMPLES = [line for line in _LINES if not line.startswith(_ENDLESS)]
 _GROUP, _JOB = "jg_0c1d9a77e3f2", "j_91ce44d07b3a"
+
+
+def _write_files(folder: Path) -> None:
+    """Write the files that the examples name, except images."""
+    (folder / "prompt.txt").write_text("a red fox\n", encoding="utf-8")
+    (folder / "lines.txt").write_text("a red fox\na cat\n", encoding="utf-8")
+    (folder / "shots.csv").write_text("6.text,seed,meta:shot\na cat,7,1\n", encoding="utf-8")
+    (folder / "load.json").write_text(json.dumps(LOAD), encoding="utf-8")
+    (folder / "frames").mkdir()
 
 
 def _run_in_shell(desk: Desk, line: str) -> None:
@@ -57,6 +67,24 @@ def _prepared(desk: Desk, line: str, failed_group: str) -> str:
     return line.replace(_GROUP, group_id).replace(_JOB, job)
 
 
+def test_every_example_is_accepted_by_the_parser_of_its_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parsed: list[str] = []
+    monkeypatch.setattr(click.Command, "invoke", lambda command, _context: parsed.append(command.name))
+    monkeypatch.chdir(tmp_path)
+    _write_files(tmp_path)
+    for line in _LINES:
+        program, name, *options = shlex.split(line.rpartition("| ")[2])
+        assert program == "director", line
+        if name in _CLIENT:
+            assert app.run([name, *options]) == 0, line
+            assert name in parsed, line
+        else:
+            load_command_class(get_commands()[name], name).create_parser(program, name).parse_args(options)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the examples are for a POSIX shell")
 @pytest.mark.timeout(600)
 def test_every_example_runs(desk: Desk, failed_group: str) -> None:
@@ -64,11 +92,7 @@ def test_every_example_runs(desk: Desk, failed_group: str) -> None:
     desk.run("submit", "workflow.json", "-b", "gpu-1", "--save", "made")
     [image] = (desk.folder / "made").iterdir()
     shutil.copy(image, desk.folder / "image.png")
-    (desk.folder / "prompt.txt").write_text("a red fox\n", encoding="utf-8")
-    (desk.folder / "lines.txt").write_text("a red fox\na cat\n", encoding="utf-8")
-    (desk.folder / "shots.csv").write_text("6.text,seed,meta:shot\na cat,7,1\n", encoding="utf-8")
-    (desk.folder / "load.json").write_text(json.dumps(LOAD), encoding="utf-8")
-    (desk.folder / "frames").mkdir()
+    _write_files(desk.folder)
     shutil.copy(image, desk.folder / "frames")
     with SimulatorThread(seconds=0.2) as attic:
         for line in _EXAMPLES:
