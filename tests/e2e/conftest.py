@@ -37,7 +37,7 @@ class Leases:
         (found,) = self._rows("SELECT count(*) FROM jobgroups_attempt WHERE uncertain_since IS NOT NULL")
         return int(str(found[0]))
 
-    def wait(self, within: float = 20.0, **held: int) -> float:
+    def wait(self, within: float = 60.0, **held: int) -> float:
         wanted = Counter({name.replace("_", "-"): count for name, count in held.items()})
         began = time.monotonic()
         while self.held() != wanted:

@@ -58,7 +58,7 @@ class Director(Served):
             variables |= {"PLUG_CALL": str(step.call)}
         super().start(wait=wait, **variables)
 
-    def wait_ready(self, within: float = 40.0) -> None:
+    def wait_ready(self, within: float = 90.0) -> None:
         """Wait until it is ready or has killed itself."""
         try:
             super().wait_ready(within)
@@ -69,13 +69,13 @@ class Director(Served):
         with self._url_known:
             self._url_known.notify_all()
 
-    def wait_url(self, within: float = 60.0) -> str:
+    def wait_url(self, within: float = 90.0) -> str:
         """Return where it answers; while it is down, wait for its next start."""
         with self._url_known:
             assert self._url_known.wait_for(lambda: self.url, within), "no Director"
             return self.url
 
-    def wait_killed(self, within: float = 40.0) -> None:
+    def wait_killed(self, within: float = 90.0) -> None:
         """Wait until it has killed itself; fail if it does not reach the step."""
         try:
             code = self.process.wait(within)
@@ -89,7 +89,7 @@ class Director(Served):
         self._forget_url()
         super().kill()
 
-    def stop(self, number: int = signal.SIGTERM, *, within: float = 20.0, again_after: float | None = None) -> int:
+    def stop(self, number: int = signal.SIGTERM, *, within: float = 30.0, again_after: float | None = None) -> int:
         """Ask it to end, if wanted once more after some seconds, and return its exit status."""
         self._forget_url()
         return super().stop(number, within=within, again_after=again_after)
@@ -101,7 +101,7 @@ class Director(Served):
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         return rows(self.data, query, *values)
 
-    def wait_settled(self, within: float = 40.0) -> None:
+    def wait_settled(self, within: float = 90.0) -> None:
         """Wait until every group has ended and no attempt is active: all stops were honoured."""
 
         def open_rows() -> list[tuple[Any, ...]]:
@@ -111,7 +111,7 @@ class Director(Served):
 
 
 def rows(data: Path, query: str, *values: Any) -> list[sqlite3.Row]:
-    with closing(sqlite3.connect(data / "director.sqlite3", timeout=20.0)) as database:
+    with closing(sqlite3.connect(data / "director.sqlite3", timeout=60.0)) as database:
         database.row_factory = sqlite3.Row
         return database.execute(query, values).fetchall()
 

@@ -48,7 +48,7 @@ def in_thread(work: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     return sync_to_async(run, thread_sensitive=False)
 
 
-async def until(condition: Callable[[], Any], within: float = 20.0) -> Any:
+async def until(condition: Callable[[], Any], within: float = 60.0) -> Any:
     """Return the first true result of a function or coroutine function, within some seconds."""
     end = time.monotonic() + within
     while True:
@@ -61,7 +61,7 @@ async def until(condition: Callable[[], Any], within: float = 20.0) -> Any:
         await asyncio.sleep(0.02)
 
 
-async def until_row(rows: QuerySet[Any], within: float = 20.0) -> Any:
+async def until_row(rows: QuerySet[Any], within: float = 60.0) -> Any:
     return await until(in_thread(rows.first), within)
 
 
@@ -202,7 +202,7 @@ class Farm:
     async def states(self, group: JobGroup) -> list[str]:
         return [row.state for row in await self.attempts(group)]
 
-    async def in_states(self, group: JobGroup, *states: str, within: float = 20.0) -> None:
+    async def in_states(self, group: JobGroup, *states: str, within: float = 60.0) -> None:
         async def are_there() -> bool:
             return await self.states(group) == list(states)
 
@@ -217,20 +217,20 @@ class Farm:
         rows = group.events.order_by("seq").values_list("type", flat=True)
         return await in_thread(lambda: list(rows))()
 
-    async def finished(self, group: JobGroup, within: float = 20.0) -> JobGroup:
+    async def finished(self, group: JobGroup, within: float = 60.0) -> JobGroup:
         async def ended() -> JobGroup | None:
             now = await self.group(group)
             return now if now.completed_at else None
 
         return await until(ended, within)
 
-    async def failed(self, group: JobGroup, within: float = 20.0) -> Any:
+    async def failed(self, group: JobGroup, within: float = 60.0) -> Any:
         """Wait until a group of one child has failed, and return the child."""
         assert (await self.finished(group, within)).status == "failed"
         (child,) = await self.children(group)
         return child
 
-    async def settled(self, group: JobGroup, within: float = 20.0) -> list[Any]:
+    async def settled(self, group: JobGroup, within: float = 60.0) -> list[Any]:
         """Wait until no attempt of the group is active, and return its attempts."""
 
         async def ended() -> list[Any]:
@@ -239,7 +239,7 @@ class Farm:
 
         return await until(ended, within)
 
-    async def status_of(self, group: JobGroup, status: str, within: float = 20.0) -> Any:
+    async def status_of(self, group: JobGroup, status: str, within: float = 60.0) -> Any:
         async def there() -> Any:
             return next((c for c in await self.children(group) if c.status == status), None)
 

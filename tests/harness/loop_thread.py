@@ -37,6 +37,6 @@ class LoopThread:
         self.loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
 
-    def call(self, work: Coroutine[Any, Any, R], timeout: float = 30.0) -> R:
+    def call(self, work: Coroutine[Any, Any, R], timeout: float = 60.0) -> R:
         """Run a coroutine in the thread, and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)

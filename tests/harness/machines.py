@@ -75,7 +75,7 @@ class Machine(Launched):
         self._words = [*where, *self._common, *faults]
         super().start(wait=wait, **variables)
 
-    def wait_ready(self, within: float = 60.0) -> None:
+    def wait_ready(self, within: float = 90.0) -> None:
         self.url = self.wait_printed(self.ready, within)[1]
 
     def unplug(self) -> None:
@@ -104,7 +104,7 @@ class Machine(Launched):
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         # A connection of its own: it may be another process than the one that answered last.
-        return httpx.request(method, f"{self.url}{path}", trust_env=False, timeout=20.0, **options)
+        return httpx.request(method, f"{self.url}{path}", trust_env=False, timeout=60.0, **options)
 
 
 class Machines:
@@ -139,7 +139,7 @@ class Machines:
         """Return all entries of the audit log, oldest first."""
         return read_audit_log(self._audit_log)
 
-    def wait_seen(self, what: Callable[[list[Entry]], bool], within: float = 30.0) -> None:
+    def wait_seen(self, what: Callable[[list[Entry]], bool], within: float = 90.0) -> None:
         """Wait until the audit log's entries satisfy a condition."""
         until(lambda: what(self.seen()), within, lambda: self.seen()[-10:])
 
@@ -162,7 +162,7 @@ class Machines:
         self.fault("restart", down=0.0)
         self.wait_kind("restarted", len(self.by_name), after=before)
         for url in self.urls:
-            until(lambda url=url: answers(f"{url}/prompt"), 10.0)
+            until(lambda url=url: answers(f"{url}/prompt"))
 
     def strangers(self, each: int = 1) -> None:
         """Queue prompts of another client at every machine."""
@@ -170,7 +170,7 @@ class Machines:
             self._strangers += 1
             machine.stranger(self._strangers)
 
-    def wait_idle(self, within: float = 60.0) -> None:
+    def wait_idle(self, within: float = 90.0) -> None:
         for machine in self:
             until(lambda machine=machine: not machine.standing(), within, machine.standing)
 

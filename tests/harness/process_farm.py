@@ -1,5 +1,6 @@
 """A web process and runners as processes of their own, over one database."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.harness import laws
@@ -14,12 +15,12 @@ TIME_SCALE = "0.3"
 class ProcessFarm:
     """A web process and runners over one database, over simulated ComfyUIs."""
 
-    def __init__(self, folder: Path, gpus: Machines, **environment: str) -> None:
+    def __init__(self, folder: Path, gpus: Machines, *, web: Sequence[str] = WEB, **environment: str) -> None:
         self.gpus = gpus
         self._folder = folder
         self._settings = {"DIRECTOR_BACKENDS": ",".join(gpus.urls), "DIRECTOR_TIME_SCALE": TIME_SCALE, **environment}
         self._launched: list[Launched] = []
-        self.web = Served(folder, arguments=WEB, environment=self._settings, start=False)
+        self.web = Served(folder, arguments=web, environment=self._settings, start=False)
         self._launched.append(self.web)
 
     def another_web(self) -> Served:

@@ -79,10 +79,10 @@ class Launched:
     def printed(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
-    def wait_ready(self, within: float = 40.0) -> None:
+    def wait_ready(self, within: float = 90.0) -> None:
         self.wait_printed(self.ready, within)
 
-    def wait_printed(self, what: re.Pattern[str] | str, within: float = 20.0) -> re.Match[str]:
+    def wait_printed(self, what: re.Pattern[str] | str, within: float = 90.0) -> re.Match[str]:
         """Wait until it has printed something; fail if it ends before."""
         end = time.monotonic() + within
         while True:
@@ -104,7 +104,7 @@ class Launched:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def stop(self, number: int = signal.SIGTERM, *, within: float = 15.0, again_after: float | None = None) -> int:
+    def stop(self, number: int = signal.SIGTERM, *, within: float = 30.0, again_after: float | None = None) -> int:
         """Ask it to end, if wanted once more after some seconds, and return its exit status."""
         self.process.send_signal(number)
         if again_after is not None:
@@ -131,7 +131,10 @@ class LaunchedRunner(Launched):
 
 
 class Served(Launched):
-    """``serve`` as a process, and where it answers; with ``keeps_port``, there again after each start."""
+    """``serve`` as a process, and where it answers; with ``keeps_port``, there again after each start.
+
+    With ``start``, it finds the tables in its data folder: to create them takes as long as all the rest of a start.
+    """
 
     ready = re.compile(r"Director is ready at (http://\S+)")
 
@@ -154,9 +157,11 @@ class Served(Launched):
         self.data = Path(variables["DIRECTOR_DATA_DIR"])
         self.url = ""
         if start:
+            if "DIRECTOR_DATABASE_URL" not in variables and not self.data.exists():
+                shutil.copytree(migrated(), self.data)
             self.start()
 
-    def wait_ready(self, within: float = 40.0) -> None:
+    def wait_ready(self, within: float = 90.0) -> None:
         self.url = self.wait_printed(self.ready, within)[1]
 
     def wait_url(self) -> str:
@@ -165,7 +170,7 @@ class Served(Launched):
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Make one request, on a connection of its own."""
         url = f"{self.wait_url()}{path}"
-        return httpx.request(method, url, trust_env=False, timeout=20.0, **options)
+        return httpx.request(method, url, trust_env=False, timeout=60.0, **options)
 
     def submit(self, workflow: Mapping[str, Any], backend_ids: Sequence[str], **fields: Any) -> str:
         body = {"workflow_json": workflow, "backend_ids": backend_ids, **fields}
@@ -178,12 +183,12 @@ class Served(Launched):
         found: dict[str, Any] = self.ask("GET", f"/api/job-groups/{group_id}").json()
         return found
 
-    def wait_ended(self, group_id: str, within: float = 60.0) -> dict[str, Any]:
+    def wait_ended(self, group_id: str, within: float = 90.0) -> dict[str, Any]:
         """Return a group once it has ended."""
         until(lambda: self.group(group_id)["completed_at"], within)
         return self.group(group_id)
 
-    def wait_online(self, within: float = 20.0) -> None:
+    def wait_online(self, within: float = 90.0) -> None:
         def statuses() -> set[str]:
             rows = self.ask("GET", "/api/backends").json()["backends"]
             return {row["status"] for row in rows}
@@ -238,7 +243,7 @@ def serving(
 
 
 def stop_in_order(
-    *processes: Launched, number: int = signal.SIGTERM, within: float = 15.0, again_after: float | None = None
+    *processes: Launched, number: int = signal.SIGTERM, within: float = 30.0, again_after: float | None = None
 ) -> None:
     """End processes side by side by one signal or two, and check time, exit status and logs."""
 

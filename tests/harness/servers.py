@@ -93,7 +93,7 @@ class Postgres:
         return f"postgres://{_POSTGRES}@127.0.0.1:{self.port}/{name}"
 
     def connect(self, name: str) -> psycopg.Connection[Any]:
-        return psycopg.connect(self.url(name), autocommit=True, connect_timeout=5)
+        return psycopg.connect(self.url(name), autocommit=True, connect_timeout=30)
 
     @property
     def is_running(self) -> bool:
@@ -144,7 +144,7 @@ class Redis:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        end = time.monotonic() + 20.0
+        end = time.monotonic() + 60.0
         with redis.Redis.from_url(self.url) as client:
             while True:
                 with suppress(redis.ConnectionError):

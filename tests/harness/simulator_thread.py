@@ -46,7 +46,7 @@ class SimulatorThread(LoopThread):
 
         self.call(order())
 
-    def wait_for(self, kind: str, *, on: int = 0, timeout: float = 10.0, **match: Any) -> Entry:
+    def wait_for(self, kind: str, *, on: int = 0, timeout: float = 60.0, **match: Any) -> Entry:
         return self.call(self.simulators[on].wait_for(kind, timeout=timeout, **match), timeout + 5)
 
     def restart(self, *, on: int = 0, down_s: float = 0.0) -> None:

@@ -9,7 +9,7 @@ import httpx
 PAUSE_SECONDS = 0.02
 
 
-def until(ask: Callable[[], Any], within: float = 30.0, state: Callable[[], object] = str) -> Any:
+def until(ask: Callable[[], Any], within: float = 60.0, state: Callable[[], object] = str) -> Any:
     end = time.monotonic() + within
     while not (found := ask()):
         assert time.monotonic() < end, f"not within {within:g} s: {state()}"
@@ -20,6 +20,6 @@ def until(ask: Callable[[], Any], within: float = 30.0, state: Callable[[], obje
 def answers(url: str) -> bool:
     """Whether a GET is answered with success."""
     try:
-        return httpx.get(url, trust_env=False, timeout=5.0).is_success
+        return httpx.get(url, trust_env=False, timeout=20.0).is_success
     except httpx.HTTPError:
         return False

@@ -46,7 +46,7 @@ class Watcher:
     def count(self, kind: str) -> int:
         return sum(frame["type"] == kind for _, frame in list(self.frames))
 
-    def wait_ended(self, within: float = 60.0) -> None:
+    def wait_ended(self, within: float = 90.0) -> None:
         """Wait for ``group_complete``; fail with what went wrong in the thread."""
         self._thread.join(within)
         if self._failure is not None:

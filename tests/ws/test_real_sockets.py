@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
 from tests.bench.sockets import StreamSocket, allow_many, read_all
-from tests.harness.processes import Served, migrated
+from tests.harness.processes import Served
 from tests.ws.served import TALK
 
 DEADLINE = 30.0
@@ -24,7 +23,6 @@ DEADLINE = 30.0
 
 class PlayedDirector(Served):
     def __init__(self, folder: Path) -> None:
-        shutil.copytree(migrated(), folder / "data")
         super().__init__(
             folder, arguments=["--no-runner", "--port", "0"], program=["-m", "tests.ws.served"], has_stdin=True
         )
