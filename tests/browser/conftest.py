@@ -2,55 +2,55 @@
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
-from tests.browser.desk import Desk
+from tests.browser.desk import Desk, at_desk
 from tests.harness.simulator_thread import SimulatorThread
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
+#: For what takes a second on an idle machine.
+PATIENCE_MS = 60_000
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-proxy-server"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     """Debian's Chromium; its tests are skipped where there is none.
 
-    For one file, not for the session: while Playwright's blocking interface is open, a loop runs in
+    For this package, not for the session: while Playwright's blocking interface is open, a loop runs in
     this thread, and Django refuses the database to every other test.
     """
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed (on Debian: apt install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    sync_api.expect.set_options(timeout=15_000)
-    with sync_api.sync_playwright() as playwright:
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def simulators() -> Iterator[SimulatorThread]:
     """Four ComfyUIs that paint for two seconds and show previews."""
     with SimulatorThread(4, seconds=2.0, preview_fps=8.0, lenient=True) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    folder: Path = tmp_path_factory.mktemp("director")
-    made = Desk(folder, simulators)
-    yield made
-    made.close()
+    """A Director with the groups of all tests before. A file whose tests count groups or failures has its own."""
+    with at_desk(tmp_path_factory.mktemp("director"), simulators) as made:
+        yield made
 
 
 @pytest.fixture
 def context(browser: Any) -> Iterator[Any]:
     """A browser profile of a test's own. What a page logs as an error fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE_MS)
     wrong: list[str] = []
     context.on("weberror", lambda error: wrong.append(f"{error.error}"))
     context.on(

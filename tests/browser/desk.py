@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Desk:
             folder, self.simulators, environment={"DIRECTOR_TIME_SCALE": "0.4", **environment}, keeps_port=True
         )
         self.served.wait_online()
-        self.http = httpx.Client(trust_env=False, timeout=20)
+        self.http = httpx.Client(trust_env=False, timeout=60)
 
     @property
     def url(self) -> str:
@@ -74,7 +75,7 @@ class Desk:
         return found
 
     def until(self, group_id: str, true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        until(lambda: true(self.status(group_id)), 40, lambda: self.status(group_id))
+        until(lambda: true(self.status(group_id)), 90, lambda: self.status(group_id))
         return self.status(group_id)
 
     def until_ended(self, group_id: str) -> dict[str, Any]:
@@ -107,7 +108,7 @@ class Desk:
         for row in self.http.get(f"{self.url}/api/job-groups?limit=50").json()["results"]:
             if row["completed_at"] is None:
                 self.http.delete(f"{self.url}/api/job-groups/{row['job_group_id']}")
-        until(lambda: not any(row["queue_ours"] for row in self._backends()), 20, self._backends)
+        until(lambda: not any(row["queue_ours"] for row in self._backends()), 60, self._backends)
 
     def _backends(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.http.get(f"{self.url}/api/backends").json()["backends"]
@@ -116,6 +117,15 @@ class Desk:
     def close(self) -> None:
         self.http.close()
         stop_in_order(self.served)
+
+
+@contextmanager
+def at_desk(folder: Path, simulators: SimulatorThread, **environment: str) -> Iterator[Desk]:
+    made = Desk(folder, simulators, **environment)
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def bring_workflow(page: Any) -> None:

@@ -1,12 +1,13 @@
 """The page of failures: empty, with a bad day, and what can be done about it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
-from tests.browser.desk import Desk
-
-expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
+from tests.browser.desk import Desk, at_desk
+from tests.harness.simulator_thread import SimulatorThread
 
 MARKUP = "<img src=x onerror=\"document.title='taken'\">"
 
@@ -17,6 +18,12 @@ def fail(desk: Desk, index: int, message: str, **fields: Any) -> str:
     group = desk.submit(1, **fields)
     assert desk.until_ended(group)["failed_count"] == 1
     return group
+
+
+@pytest.fixture(scope="module")
+def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    with at_desk(tmp_path_factory.mktemp("director"), simulators) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
-from tests.browser.desk import Desk, submit, wait_loaded
+from tests.browser.desk import Desk, at_desk, submit, wait_loaded
 from tests.browser.test_soundness import sound
 from tests.harness.graphs import png
 from tests.harness.simulator_thread import SimulatorThread
-
-expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
 LIMIT = 2**20
 GRAPH = {
@@ -32,9 +31,8 @@ def simulators() -> Iterator[SimulatorThread]:
 
 @pytest.fixture(scope="module")
 def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    made = Desk(tmp_path_factory.mktemp("director"), simulators, DIRECTOR_MAX_ASSET_BYTES=str(LIMIT))
-    yield made
-    made.close()
+    with at_desk(tmp_path_factory.mktemp("director"), simulators, DIRECTOR_MAX_ASSET_BYTES=str(LIMIT)) as made:
+        yield made
 
 
 @pytest.fixture

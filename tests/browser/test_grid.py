@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import pytest
+from playwright.sync_api import expect
 
 from tests.browser.desk import SHIFTS, Desk, wait_loaded
-
-expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
 _TRANSFORM = "images => images.map(image => image.style.transform)"
 

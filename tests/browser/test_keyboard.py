@@ -3,12 +3,10 @@
 import json
 from typing import Any
 
-import pytest
+from playwright.sync_api import expect
 
 from director.demo.workflow import text_to_image
 from tests.browser.desk import Desk
-
-expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
 #: Whether what has the focus shows it.
 _SHOWN = "one => getComputedStyle(one).outlineStyle !== 'none' && one.matches(':focus-visible')"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from backends.simulator import nodes
 from backends.simulator.media import encode_webm
@@ -16,8 +17,6 @@ from backends.simulator.node_context import NodeContext, Outcome
 from backends.simulator.pictures import encode_animation
 from tests.browser.desk import Desk, wait_loaded
 from tests.harness.graphs import black_png
-
-expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
 Report = Callable[..., str]
 SCRIPT = "<script>document.title = parent.document.title = 'executed'</script>"

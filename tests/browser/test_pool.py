@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
-from tests.browser.desk import Desk, bring_workflow, submit
+from tests.browser.desk import Desk, at_desk, bring_workflow, submit
 from tests.browser.test_soundness import sound
 from tests.harness.simulator_thread import SimulatorThread
-
-expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
 CHOSEN = "of those chosen by tag or name"
 
@@ -19,6 +18,12 @@ CHOSEN = "of those chosen by tag or name"
 def simulators() -> Iterator[SimulatorThread]:
     with SimulatorThread(2, seconds=0.5, preview_fps=8.0, lenient=True) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    with at_desk(tmp_path_factory.mktemp("director"), simulators) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -4,14 +4,12 @@ import json
 import re
 from typing import Any
 
-import pytest
+from playwright.sync_api import expect
 
 from director.demo.workflow import text_to_image
 from tests.browser.desk import Desk, bring_workflow, submit, wait_loaded
 from tests.browser.test_soundness import sound
 from tests.harness.graphs import EDITOR_FILE, png
-
-expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
 
 def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_go_to_all_in_turn(desk: Desk, page: Any) -> None:

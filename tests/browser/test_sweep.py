@@ -4,12 +4,11 @@ import itertools
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.desk import Desk, bring_workflow, submit
 from tests.browser.test_keyboard import button, tab_to
 from tests.browser.test_soundness import sound
-
-expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
 PROMPTS = ["a red fox", "an owl,\nat night"]
 

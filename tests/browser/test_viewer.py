@@ -1,17 +1,15 @@
 """The viewer: zoom, keys, the film strip, the job of a file; and pictures that it cannot show as they are."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from jobgroups.domain import media_types
-from tests.browser.desk import Desk, wait_loaded
+from tests.browser.desk import Desk, at_desk, wait_loaded
 from tests.browser.test_media import silence
 from tests.harness.simulator_thread import SimulatorThread
-
-expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
 #: The least that the setting takes; the simulator's picture of this size is longer.
 LIMIT = 2**16
@@ -20,10 +18,9 @@ SIDE = 2_048
 
 @pytest.fixture(scope="module")
 def narrow(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    folder: Path = tmp_path_factory.mktemp("narrow")
-    made = Desk(folder, simulators, DIRECTOR_PROXY_MAX_BYTES=str(LIMIT), DIRECTOR_CAPTURE="0")
-    yield made
-    made.close()
+    variables = {"DIRECTOR_PROXY_MAX_BYTES": str(LIMIT), "DIRECTOR_CAPTURE": "0"}
+    with at_desk(tmp_path_factory.mktemp("narrow"), simulators, **variables) as made:
+        yield made
 
 
 def shown_width(page: Any) -> int:
