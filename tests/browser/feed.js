@@ -9,13 +9,12 @@
       if (socket.url.includes(path)) socket.onmessage(new MessageEvent("message", { data }));
     }
   };
-  window.feed = (path, jobs, group, seconds, from, to) => {
+  window.feed = (path, jobs, group, seconds) => {
     clearInterval(timer);
     const start = performance.now();
     const thrown = path.includes("monitor");  // together, four times a second
     timer = setInterval(() => {
-      const part = Math.min((performance.now() - start) / seconds / 1000, 1);
-      const percent = from + (to - from) * part;
+      const percent = Math.min((performance.now() - start) / seconds / 10, 100);
       if (thrown) put(path, { type: "progress", children: jobs.map((job) => [group, job, percent]) });
       else for (const job of jobs) put(path, { type: "child_progress", job_id: job, progress: percent,
         current_step: "KSampler", steps_completed: Math.round(percent / 5), steps_total: 20 });

@@ -47,21 +47,12 @@ for fence in fences:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """The share of one core, and the growth of each figure from the first third to the other two."""
-
-    share: float
-    work: float
-    heap: float
-    nodes: float
-    listeners: float
-
-
-@dataclass(frozen=True, slots=True)
 class Load:
+    """The seconds to the first paint, and the share of one core that each page takes."""
+
     first_paint: float
-    groups: Stretch
-    group: Stretch
+    groups: float
+    group: float
 
 
 _FEED = Path(__file__).with_name("feed.js")
@@ -79,12 +70,12 @@ def _share(browser: Any, page: Any, seconds: float) -> float:
     return (used() - before) / (time.monotonic() - start)
 
 
-def _fed(browser: Any, page: Any, feed: list[Any], seconds: float, *, start: float, end: float) -> float:
-    """Feed one of the page's sockets from a percentage to another; return the share of a core."""
-    page.evaluate("said => feed(...said)", [*feed, seconds, start, end])
+def _fed(browser: Any, page: Any, feed: list[Any], seconds: float) -> float:
+    """Feed one of the page's sockets with the progress of a whole job; return the share of a core."""
+    page.evaluate("said => feed(...said)", [*feed, seconds])
     share = _share(browser, page, seconds)
     shown = page.eval_on_selector(f'progress[data-job="{feed[1][0]}"]', "bar => bar.value")
-    assert shown > (start + end) / 2, "the progress did not reach the page"
+    assert shown > 50, "the progress did not reach the page"
     return share
 
 
@@ -96,14 +87,6 @@ def _kept(page: Any) -> dict[str, float]:
     found = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
     session.detach()
     return {name: found[name] for name in ("JSHeapUsedSize", "Nodes", "JSEventListeners")}
-
-
-def _stretch(browser: Any, page: Any, feed: list[Any], seconds: float) -> Stretch:
-    first = _fed(browser, page, feed, seconds / 3, start=0, end=34)
-    before = _kept(page)
-    last = _fed(browser, page, feed, seconds * 2 / 3, start=34, end=100)
-    after = _kept(page)
-    return Stretch(last, last / first, *(after[name] / before[name] for name in before))
 
 
 def _day(page: Any, path: str, jobs: list[str], groups: list[str]) -> dict[str, float]:
@@ -162,8 +145,8 @@ def measure(browser: Any, folder: Path, seconds: float) -> Load:
         paint = first_paint(page, url)
         jobs = page.eval_on_selector_all(f"#{group} progress[data-job]", "bars => bars.map(bar => bar.dataset.job)")
         assert len(jobs) == RUNNING, jobs
-        listed = _stretch(browser, page, ["/ws/monitor", jobs, group], seconds)
+        listed = _fed(browser, page, ["/ws/monitor", jobs, group], seconds)
         page.goto(f"{url}/groups/{group}")
         page.locator(f"#{jobs[-1]}").wait_for()
         stream = [f"/ws/job-groups/{group}", jobs, group]
-        return Load(paint, listed, _stretch(browser, page, stream, seconds))
+        return Load(paint, listed, _fed(browser, page, stream, seconds))
