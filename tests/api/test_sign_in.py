@@ -99,23 +99,27 @@ def test_paths_are_those_of_the_url_table() -> None:
     assert {"/", "/failures", "/api/failures/jobs", "/api/backends/x/drain", "/admin", "/api/v2/assets"} <= {*PATHS}
 
 
-def _marked(path: str) -> Any:
-    """Return the parameter of a path; views in the event loop write by threads of their own."""
-    return pytest.param(path, marks=pytest.mark.django_db(transaction=path.startswith(("/api/job-groups", "/api/v2"))))
+def _is_refused(api: Api, method: str, path: str, **headers: str) -> bool:
+    answer = api.ask(method, path, b"{}", origin="http://localhost:9820", **headers)
+    return answer.status_code == 401 or answer.headers.get("Location", "").startswith("/sign-in?next=")
 
 
-@pytest.mark.parametrize("path", [*map(_marked, PATHS)])
-def test_every_method_of_a_path_requires_credentials(
+@pytest.mark.parametrize("path", PATHS)
+def test_every_method_of_a_path_requires_credentials(api: Api, path: str, reading_threads: None) -> None:
+    assert [method for method in METHODS if not _is_refused(api, method, path)] == []
+    assert not _is_refused(api, "GET", path, authorization=f"Bearer {TOKEN}")
+
+
+@pytest.mark.parametrize("path", ["/", "/admin/", "/api/backends", "/api/v2/jobs", "/docs/x"])
+def test_wrong_credentials_are_refused_and_right_ones_are_not(
     api: Api, path: str, monkeypatch: pytest.MonkeyPatch, reading_threads: None
 ) -> None:
-    for method, (is_right, given) in itertools.product(METHODS, CREDENTIALS):
+    for method, (is_right, given) in itertools.product(("GET", "DELETE"), CREDENTIALS):
         monkeypatch.setattr(sign_in, "throttle", sign_in.Throttle())
-        headers = {**given, "origin": "http://localhost:9820"}
+        headers = {**given}
         if cookie := headers.pop("cookie", ""):
             headers["cookie"] = f"{COOKIE}={sign_in.new_session() if cookie == COOKIE else cookie}"
-        answer = api.ask(method, path, b"{}", **headers)
-        asks = answer.status_code == 401 or answer.headers.get("Location", "").startswith("/sign-in?next=")
-        assert asks is not is_right, (method, path, given, answer.status_code)
+        assert _is_refused(api, method, path, **headers) is not is_right, (method, given)
 
 
 def test_ten_wrong_tokens_block_that_address_only(api: Api, phone: Client, monkeypatch: pytest.MonkeyPatch) -> None:
