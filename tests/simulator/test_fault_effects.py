@@ -42,27 +42,6 @@ async def test_small_card_fails_at_large_images_only(sim: Simulator, me: Artist)
         assert end in types((await me.run(text_to_image(side=side)))[1])
 
 
-async def test_broken_gpu_fails_each_prompt_until_a_restart(sim: Simulator) -> None:
-    sim.fault("cuda_fatal")
-    async with artist(sim) as me:
-        for seed in (1, 2):
-            _, frames = await me.run(text_to_image(seed=seed))
-            assert "illegal memory" in the("execution_error", frames)["exception_message"]
-    await sim.restart()
-    async with artist(sim) as me:
-        assert "execution_success" in types((await me.run(text_to_image(seed=3)))[1])
-
-
-async def test_stuck_prompt_ignores_an_interrupt_until_the_order_is_withdrawn(sim: Simulator, me: Artist) -> None:
-    sim.fault("stuck", step=3, interruptible=False)
-    prompt_id = await me.queue(sampler())
-    await me.until(lambda f: f["type"] == "progress" and f["data"]["value"] == 2)
-    await me.interrupt(prompt_id)
-    assert await me.receives_nothing()
-    sim.clear_faults("stuck")
-    assert "execution_interrupted" in types(await me.until_end(prompt_id))
-
-
 @pytest.mark.parametrize(("name", "options", "end"), cases(__file__, "interrupt_comes_too_early_too_late_or_never"))
 async def test_interrupt_comes_too_early_too_late_or_never(
     name: str, options: dict[str, Any], end: str, sim: Simulator, me: Artist
@@ -146,12 +125,6 @@ async def test_hanging_route_never_answers_and_a_slow_one_late(sim: Simulator, m
     assert asyncio.get_running_loop().time() - start >= 0.3
 
 
-async def test_endless_body_has_no_end(sim: Simulator, me: Artist) -> None:
-    sim.fault("endless", route="/system_stats", megabytes_per_second=100)
-    async with me.session.get("/system_stats") as answer:
-        await answer.content.readexactly(2_000_000)
-
-
 async def test_dropped_sockets_end_without_a_close_frame(sim: Simulator, me: Artist) -> None:
     sim.fault("drop_sockets", at="step", step=2)
     prompt_id = await me.queue(sampler())
@@ -225,22 +198,6 @@ def test_route_is_a_prefix_and_method_is_exact(faults: Faults) -> None:
     assert faults.take_route(method="GET", path="/history/x")
     assert not faults.take_route(method="POST", path="/history")
     assert not faults.take_route(method="GET", path="/queue")
-
-
-def test_actions_wait_for_their_moment_and_step(faults: Faults) -> None:
-    faults.inject("drop_sockets", at="step", step=3)
-    assert faults.take_actions("started") == []
-    assert faults.take_actions("step", 2) == []
-    assert [fault.name for fault in faults.take_actions("step", 3)] == ["drop_sockets"]
-
-
-def test_withdrawn_orders_are_gone(faults: Faults) -> None:
-    stuck = faults.inject("stuck")
-    faults.inject("slow")
-    faults.clear("stuck")
-    assert not faults.is_ordered(stuck)
-    faults.clear()
-    assert faults.take("slow") is None
 
 
 @pytest.mark.parametrize(

@@ -2,39 +2,17 @@
 
 import io
 import json
-import time
 from pathlib import Path
-from typing import Any
 
-import pytest
 from PIL import Image
 
 from backends.simulator import Simulator
-from backends.simulator.pictures import encode_png, encode_preview, paint
-from backends.simulator.values import MAX_SIDE, Latent, Picture
-from tests.harness.graphs import Graph, plain_image, reference_example, sampler, text_to_image
+from backends.simulator.pictures import encode_png, paint
+from backends.simulator.values import Latent, Picture
+from tests.harness.graphs import Graph, reference_example, sampler, text_to_image
 from tests.simulator.artist import Artist, artist, steps, the, types
 
 END = ["executed", "execution_success", "status", "executing"]
-
-
-async def test_seconds_are_spread_over_the_steps() -> None:
-    async with Simulator(seconds=0.4) as sim, artist(sim) as me:
-        start = time.monotonic()
-        prompt_id = await me.queue(text_to_image(steps=4))
-        await me.until_type("progress")
-        first = time.monotonic() - start
-        await me.until_end(prompt_id)
-        total = time.monotonic() - start
-    assert total >= 0.4
-    assert 0.09 <= first < total * 0.7
-
-
-async def test_steps_and_previews_are_those_of_the_server() -> None:
-    async with Simulator(seconds=0.5, steps=20, preview_fps=4) as sim, artist(sim) as me:
-        _, frames = await me.run(text_to_image(steps=4))
-    assert steps(frames) == list(range(1, 21))
-    assert 2 <= types(frames).count("binary") <= 4
 
 
 async def test_lenient_server_runs_what_comfyui_refuses() -> None:
@@ -50,24 +28,9 @@ async def test_lenient_server_runs_what_comfyui_refuses() -> None:
     assert entry["prompt"][4] == ["3"]
 
 
-@pytest.mark.parametrize("prompt", [{}, [], "text", None, {"1": "node"}, 5])
-async def test_lenient_server_still_refuses_what_is_no_graph(prompt: Any) -> None:
-    async with Simulator(lenient=True) as sim, artist(sim) as me:
-        status, _ = await me.post(prompt)
-        assert status in {400, 500}
-        assert sim.prompts == []
-
-
 async def test_prefix_that_leaves_the_folder_fails_the_prompt(me: Artist) -> None:
     error = the("execution_error", (await me.run(sampler(prefix="../../etc/x")))[1])
     assert error["exception_message"].startswith("Saving image outside the output folder")
-
-
-async def test_class_without_a_runner_passes_images_on(me: Artist) -> None:
-    graph = sampler()
-    graph["3"] = {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}}
-    graph["2"]["inputs"]["images"] = ["3", 0]
-    assert types((await me.run(graph))[1])[-4:] == END
 
 
 def test_seed_text_position_and_backend_decide_the_image() -> None:
@@ -80,22 +43,6 @@ def test_seed_text_position_and_backend_decide_the_image() -> None:
     first, second = paint(Picture(), "gpu-1"), paint(Picture(), "gpu-2")
     assert first.tobytes() != second.tobytes()
     assert first.crop((0, 0, 512, 400)).tobytes() == second.crop((0, 0, 512, 400)).tobytes()
-
-
-def test_size_and_pixels_are_the_workflows_within_reason(tmp_path: Path) -> None:
-    assert paint(Picture().sized(640, 360), "").size == (640, 360)
-    assert Picture().sized(100_000, 1).shape == (8, MAX_SIDE, 3)
-    assert paint(Picture(color=0x102030), "").getpixel((0, 0)) == (0x10, 0x20, 0x30)
-    Image.new("RGB", (8, 8), (9, 8, 7)).save(tmp_path / "in.png")
-    loaded = Picture(width=8, height=8, file=tmp_path / "in.png")
-    assert paint(loaded, "").getpixel((3, 3)) == (9, 8, 7)
-
-
-@pytest.mark.parametrize(("size", "shown"), [((1024, 512), (512, 256)), ((64, 64), (512, 512))])
-def test_preview_is_a_jpeg_of_512_pixels(size: tuple[int, int], shown: tuple[int, int]) -> None:
-    with Image.open(io.BytesIO(encode_preview(Picture().sized(*size), "", 0.5))) as image:
-        assert image.format == "JPEG"
-        assert image.size == shown
 
 
 NAN = float("nan")
@@ -148,19 +95,3 @@ async def test_saved_image_has_the_hash_of_its_file_and_history_does_not(tmp_pat
     assert len(answer) == 64
     assert "is_changed" not in saved["2"]
     assert "is_changed" not in history
-
-
-async def test_file_removed_while_its_prompt_waits_has_no_hash_and_is_missed(tmp_path: Path) -> None:
-    other = {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}
-    graph = {"4": other, "3": plain_image()["1"]} | loading()
-    async with Simulator(output_dir=tmp_path) as sim, artist(sim) as me:
-        picture(tmp_path)
-        before = await me.queue(sampler(steps=1, delay=0.2))
-        prompt_id = await me.queue(graph)
-        (tmp_path / "input" / "picture.png").unlink()
-        await me.until_end(before)
-        frames = await me.until_end(prompt_id)
-        shown = the("executed", frames)["output"]["images"][0]
-        with Image.open(sim.output_folder.parent / "temp" / shown["filename"]) as image:
-            assert '"is_changed": NaN' in image.info["prompt"]
-    assert the("execution_error", frames)["exception_type"] == "FileNotFoundError"
