@@ -9,21 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.bench import (
-    captures,
-    farm,
-    first_prompts,
-    frames,
-    http_api,
-    line,
-    metrics,
-    pool,
-    startup,
-    status,
-    stored,
-    throughput,
-    watchers,
-)
+from tests.bench import farm, first_prompts, frames, http_api, line, startup, status, stored, throughput, watchers
 from tests.bench.figures import Figure, machine, table
 from tests.e2e import test_idle_gap
 
@@ -38,13 +24,9 @@ MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
     "groups": throughput.measure,
     "watchers": watchers.measure,
     "farm": farm.measure,
-    "captures": captures.measure,
-    "pool": pool.measure,
-    "long": pool.long_group,
     "line": line.measure,
     "list": stored.measure,
     "usage": stored.usage,
-    "metrics": metrics.measure,
     # Only where it is named.
     GAP: test_idle_gap.measured,
 }

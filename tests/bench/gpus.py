@@ -3,21 +3,17 @@
 The process reads a JSON list a line, ``[word, …]``, and prints its answer as JSON:
 
 - ``["hold"]``, ``["go"]``: samplers stand still; go on.
-- ``["freeze"]``: they hang: samplers stand still, requests and sockets get no answer.
 - ``["beat", N]``: each sends frames of its running prompt N times a second, or of no known prompt where it
   has none; 0 ends it. The sampler's ``value`` is the moment of sending (``stamp``).
-- ``["files", N, BYTES]``: a SaveImage writes so many files of that size, each with other content.
 - ``["counts"]``: frames sent to sockets, prompts that run or wait, and running prompts whose client is
   connected, over all of them.
 """
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -25,8 +21,7 @@ from typing import Any
 
 from aiohttp import web
 
-from backends.simulator import Simulator, nodes, read_audit_log
-from backends.simulator.node_context import NodeContext, Outcome
+from backends.simulator import Simulator, read_audit_log
 from tests.harness.processes import ROOT
 from tests.harness.waits import until
 
@@ -47,9 +42,9 @@ def stamp(moment: float | None = None) -> int:
 class Gpus:
     """The process, and its simulators' URLs and ids."""
 
-    def __init__(self, folder: Path, count: int, seconds: float, steps: int, load_seconds: float) -> None:
+    def __init__(self, folder: Path, count: int, seconds: float, steps: int) -> None:
         self._audit_log = folder / "audit.jsonl"
-        words = [str(count), str(seconds), str(steps), str(load_seconds), str(self._audit_log)]
+        words = [str(count), str(seconds), str(steps), str(self._audit_log)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.bench.gpus", *words],
             cwd=ROOT,
@@ -85,11 +80,9 @@ class Gpus:
 
 
 @contextmanager
-def simulated(
-    folder: Path, count: int, *, seconds: float = 0.0, steps: int = 1, load_seconds: float = 0.0
-) -> Iterator[Gpus]:
+def simulated(folder: Path, count: int, *, seconds: float = 0.0, steps: int = 1) -> Iterator[Gpus]:
     """Run simulators whose prompts take so many seconds in so many steps, of two frames each."""
-    gpus = Gpus(folder, count, seconds, steps, load_seconds)
+    gpus = Gpus(folder, count, seconds, steps)
     try:
         yield gpus
     finally:
@@ -121,12 +114,6 @@ class _Controls:
         for one in self._simulators:
             one.clear_faults()
 
-    def freeze(self) -> None:
-        self.hold()
-        for one in self._simulators:
-            one.fault("hang_http", count=0)
-            one.fault("stall_sockets")
-
     def beat(self, rate: float) -> None:
         for task in self._beats:
             task.cancel()
@@ -135,17 +122,6 @@ class _Controls:
             # Spread over the time between two frames: GPUs do not step together.
             first = number / len(self._simulators) / rate
             self._beats.append(asyncio.get_running_loop().create_task(_beat(one, rate, first)))
-
-    def files(self, count: int, size: int) -> None:
-        async def save(ctx: NodeContext, _inputs: dict[str, Any]) -> Outcome:
-            names = [f"{uuid.uuid4().hex}.latent" for _ in range(count)]
-            for name in names:
-                path = Path(ctx.state.folders.of("output"), name)
-                path.write_bytes(os.urandom(2**16))
-                os.truncate(path, size)
-            return Outcome(ui={"images": [{"filename": name, "subfolder": "", "type": "output"} for name in names]})
-
-        nodes.RUNNERS["SaveImage"] = save
 
     def counts(self) -> dict[str, int]:
         standing = followed = 0
@@ -174,10 +150,9 @@ def _node(node_id: str, prompt_id: str, value: float, total: float, state: str) 
     return {"value": value, "max": total, "state": state, **names, **whose}
 
 
-async def _serve(count: str, seconds: str, steps: str, load_seconds: str, audit_log: str) -> None:
+async def _serve(count: str, seconds: str, steps: str, audit_log: str) -> None:
     """Serve until the standard input ends."""
     options: dict[str, Any] = {"seconds": float(seconds), "steps": int(steps), "audit_log": Path(audit_log)}
-    options["load_seconds"] = float(load_seconds)
     async with AsyncExitStack() as stack:
         simulators = [
             await stack.enter_async_context(Simulator(name=f"gpu-{number}", **options))

@@ -21,16 +21,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_kib(pid: int) -> int:
-    return _kib(pid, "VmRSS")
-
-
-def highest_resident_kib(pid: int) -> int:
-    """Return the most memory that a process ever had."""
-    return _kib(pid, "VmHWM")
-
-
-def _kib(pid: int, name: str) -> int:
-    return int(Path(f"/proc/{pid}/status").read_text().split(f"{name}:")[1].split()[0])
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0])
 
 
 @dataclass(slots=True)

@@ -6,12 +6,12 @@ Other tests run beside it: only CPU time, multiples of a floor of the same momen
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.bench import frames, line, pool, status, stored, throughput, watchers
+from tests.bench import frames, line, status, stored, throughput, watchers
 from tests.bench.figures import Figure
 from tests.bench.gpus import Gpus, simulated
 from tests.harness.processes import ROOT, Served, serving
@@ -69,12 +69,6 @@ def test_every_watcher_gets_every_event(served: Served, gpus: Gpus) -> None:
     heard = watchers.many(served, gpus, 100)
     assert heard.complete == 100
     assert heard.idle_kib <= 2 * 30
-
-
-@pytest.mark.parametrize("part", [pool.unequal, pool.models, pool.hangs])
-def test_the_pool_takes_less_than_twice_as_long_as_it_may(tmp_path: Path, part: Callable[..., Figure]) -> None:
-    figure = part(tmp_path, jobs=100, times=0.5)
-    assert figure.reaches(2 * (figure.gate or 0))
 
 
 def test_the_list_is_quick_over_many_children(tmp_path: Path) -> None:

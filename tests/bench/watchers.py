@@ -1,6 +1,5 @@
-"""A thousand clients of one group, what an idle one costs, and one that reads nothing."""
+"""A thousand clients of one group, and what an idle one costs."""
 
-import select
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -13,25 +12,12 @@ from tests.bench.submission import Client
 from tests.harness.processes import Served, serving
 
 WATCHERS = 1_000
-#: A client that reads nothing may cost what it would have been sent in so many seconds.
-_STREAM_SECONDS = 50.0
-#: Children of the group that they watch, each telling something ten times a second.
-_TALKERS = 40
-#: So many at once: what the Director itself grows by meanwhile does not show.
-_STALLED = 20
-_BUFFER = 4_096
 
 
-def measure(folder: Path, *, watchers: int = WATCHERS, stalled_seconds: float = 75.0) -> list[Figure]:
+def measure(folder: Path, *, watchers: int = WATCHERS) -> list[Figure]:
     allow_many()
-    with simulated(subfolder(folder, "gpus"), 3) as gpus, serving(subfolder(folder, "many"), gpus.urls) as served:
-        rows = many(served, gpus, watchers).figures(watchers)
-    with (
-        simulated(subfolder(folder, "talkers"), _TALKERS, seconds=3_600) as gpus,
-        serving(subfolder(folder, "stalled"), gpus.urls) as served,
-    ):
-        rows += _stalled(served, gpus, stalled_seconds)
-    return rows
+    with simulated(folder, 3) as gpus, serving(subfolder(folder, "served"), gpus.urls) as served:
+        return many(served, gpus, watchers).figures(watchers)
 
 
 class Heard:
@@ -83,49 +69,3 @@ def many(served: Served, gpus: Gpus, count: int) -> Heard:
     for one in (*warm, *watchers):
         one.close()
     return Heard(watchers, last_seq, idle_kib=idle)
-
-
-def _stalled(served: Served, gpus: Gpus, seconds: float) -> list[Figure]:
-    with Client(served.url) as client:
-        group_id = client.submit(gpus.ids)
-        client.wait_running(group_id, len(gpus.ids))
-        path = f"/ws/job-groups/{group_id}"
-        gpus.tell("beat", 20)
-        healthy = StreamSocket(served.url, path)
-        read_all([healthy], within=5)  # and the Director's memory settles
-        said = sum(len(data) for _, data in healthy.pieces) / 5
-        healthy.close()
-        stream_kib = said * _STREAM_SECONDS / 1024
-        before = resident_kib(served.process.pid)
-        stalled = [StreamSocket(served.url, path, buffer=_BUFFER) for _ in range(_STALLED)]
-        grown, dropped_after = _until_dropped(served, stalled, before, seconds)
-        for one in stalled:
-            one.close()
-    gpus.tell("beat", 0)
-    with Client(served.url) as client:
-        client.cancel(group_id)
-    gpus.wait_counts(lambda counts: counts["standing"] == 0)
-    return [
-        Figure(
-            f"memory of a stalled client (stream {said / 1024:.0f} KiB/s)",
-            grown / 1024 / _STALLED,
-            "MiB",
-            gate=stream_kib / 1024,
-        ),
-        Figure("a stalled client is dropped after", dropped_after, "s"),
-    ]
-
-
-def _until_dropped(served: Served, stalled: list[StreamSocket], before: int, seconds: float) -> tuple[int, float]:
-    """Return the most that the Director grew by, in KiB, and when it had cut all connections."""
-    began = time.monotonic()
-    poll = select.poll()
-    for one in stalled:
-        poll.register(one.socket, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
-    left, grown, passed = len(stalled), 0, 0.0
-    while left and (passed := time.monotonic() - began) < seconds:
-        grown = max(grown, resident_kib(served.process.pid) - before)
-        for file, _ in poll.poll(500):
-            poll.unregister(file)
-            left -= 1
-    return grown, float("inf") if left else passed
