@@ -91,9 +91,9 @@ def test_requests_share_a_few_threads_and_connections(farm: list[str], monkeypat
 
 
 @contextmanager
-def _silent() -> Iterator[str]:
+def _silent() -> Iterator[tuple[socket.socket, str]]:
     with socket.create_server(("127.0.0.1", 0), backlog=200) as silent:
-        yield f"http://127.0.0.1:{silent.getsockname()[1]}"
+        yield silent, f"http://127.0.0.1:{silent.getsockname()[1]}"
 
 
 async def _timed(*request: Any) -> tuple[float, int]:
@@ -115,13 +115,13 @@ def test_submissions_that_wait_for_backends_delay_no_other_request(
             looked = tasks.create_task(_timed("GET", "/api/backends", None, {}))
         return [looked.result(), *(one.result() for one in posts)]
 
-    with _silent() as url:
+    with _silent() as (_, url):
         make_backend("gpu-1", seen=False, url=url)
         (seconds, status), *posts = asyncio.run(ask())
     assert status == 200
     assert [status for _, status in posts] == [400] * 20
     # One after the other they would take 16 s.
-    assert max(seconds for seconds, _ in posts) < 4
+    assert max(seconds for seconds, _ in posts) < 10
     assert seconds < min(taken for taken, _ in posts)
 
 
@@ -129,21 +129,24 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
     farm: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """64 of them held every submission for 9.5 s."""
-    monkeypatch.setattr(probe_views, "_TEST_SECONDS", 1.0)
+    monkeypatch.setattr(probe_views, "_TEST_SECONDS", 60.0)
+    accepted = handlers.PROBE_THREADS + handlers.PROBES_WAITING
 
-    async def ask(url: str) -> tuple[float, int, list[Any]]:
+    async def ask(silent: socket.socket, url: str) -> list[Any]:
         async with asyncio.TaskGroup() as tasks:
             probe = (ThreadedHandler(), "POST", "/api/backends/test", {"url": url}, {})
             probes = [tasks.create_task(asgi_answer(*probe)) for _ in range(64)]
-            await asyncio.sleep(0.2)
-            taken, status = await _timed("POST", "/api/job-group", GOOD, {})
-        return taken, status, [one.result() for one in probes]
+            async with asyncio.timeout(20):
+                while sum(one.done() for one in probes) < 64 - accepted:
+                    await asyncio.sleep(0.01)
+            assert (await _timed("POST", "/api/job-group", GOOD, {}))[1] == 201
+            assert sum(one.done() for one in probes) == 64 - accepted, "the submission waited for probes"
+            silent.close()  # resets their connections
+        return [one.result() for one in probes]
 
-    with _silent() as url:
-        taken, status, probes = asyncio.run(ask(url))
-    assert (status, taken < 0.7) == (201, True), taken
-    done = handlers.PROBE_THREADS + handlers.PROBES_WAITING
-    assert sorted(status for status, _, _ in probes) == [200] * done + [429] * (64 - done)
+    with _silent() as silent:
+        probes = asyncio.run(ask(*silent))
+    assert sorted(status for status, _, _ in probes) == [200] * accepted + [429] * (64 - accepted)
     _, headers, body = next(one for one in probes if one[0] == 429)
     assert json.loads(body)["code"] == "too_many_requests"
     assert (b"Retry-After", b"5") in headers

@@ -64,7 +64,7 @@ async def completed(farm: Farm, group: JobGroup, *, on_first: int) -> list[Any]:
 
 
 async def test_a_recalled_prompt_renders_elsewhere_once(farm: Farm, version: str) -> None:
-    _, group, _ = await waiting(farm, version, usual=30)
+    _, group, _ = await waiting(farm, version, usual=300)
     rows = await completed(farm, group, on_first=0)
     shown = [(one.backend_id, one.state, one.is_counted) for one in rows if one.stop_reason]
     assert shown == [("gpu-1", "interrupted", False)]

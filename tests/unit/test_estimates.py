@@ -110,7 +110,7 @@ def test_a_reading_of_4000_rows_takes_milliseconds(backends: int) -> None:
         return time.thread_time() - begun
 
     # 0.01 s on an idle machine.
-    assert min(seconds() for _ in range(5)) < 0.04
+    assert min(seconds() for _ in range(5)) < 0.1
 
 
 NOON: Final = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
