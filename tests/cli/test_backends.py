@@ -100,7 +100,7 @@ def test_exclusions_are_listed_and_lifted(desk: Desk, served: Served) -> None:
     graph["9"]["inputs"]["images"] = ["90", 0]
     body = {"workflow_json": graph, "backend_ids": ["gpu-1"], "count": 1}
     group = served.ask("POST", "/api/job-group", json=body).json()["job_group_id"]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (rows := desk.json("backends", "exclusions", "gpu-1")):
         assert time.monotonic() < deadline
         time.sleep(0.1)

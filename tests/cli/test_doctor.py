@@ -1,6 +1,6 @@
 import datetime as dt
+import io
 import json
-import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from backends.simulator import Simulator
 from director.doctor import checks, report
 from director.doctor.checks import Finding, Level
 from director.doctor.report import _Answer, _finding, _sharing
+from director.management.commands.doctor import Command
 from tests.harness.processes import Served, python, stop_in_order
 from tests.harness.simulator_thread import SimulatorThread
 
@@ -77,12 +78,18 @@ def test_report_names_each_part_and_no_secret(farm: tuple[Path, str]) -> None:
         assert found[subject]["level"] == "ok", found[subject]
 
 
-def test_report_is_readable_in_a_terminal(farm: tuple[Path, str]) -> None:
-    folder, port = farm
-    output = _doctor(folder, "--port", port)
-    away = "problem  Backend away: http://localhost:9 does not answer: .*\n         → Is ComfyUI"
-    assert re.search(away, output)
-    assert "Problems: " in output.splitlines()[-1]
+def test_report_is_readable_in_a_terminal() -> None:
+    out = io.StringIO()
+    away = Finding(Level.PROBLEM, "http://localhost:9 does not answer.", "Is ComfyUI\nrunning there?")
+    Command(stdout=out)._print({"Python": Finding(Level.OK, "3.11"), "Backend away": away})
+    assert out.getvalue().splitlines()[1:] == [
+        "ok       Python: 3.11",
+        "problem  Backend away: http://localhost:9 does not answer.",
+        "         → Is ComfyUI",
+        "         → running there?",
+        "",
+        "Problems: 1. Warnings: 0.",
+    ]
 
 
 def test_before_the_first_start_nothing_is_made(tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,16 +162,13 @@ def test_unreachable_database_is_a_problem(tmp_path: Path) -> None:
     assert found["said"].startswith("PostgreSQL director at 127.0.0.1:9 does not open: ")
 
 
-def test_database_without_tables_is_a_note(tmp_path: Path) -> None:
-    (tmp_path / "director.sqlite3").touch()
-    ended = python("-m", "director", "doctor", "--json", DIRECTOR_DATA_DIR=str(tmp_path))
-    found = _by_subject(ended.stdout)["Database"]
-    assert (ended.returncode, found["level"], found["todo"]) == (0, "note", "director serve")
-    assert found["said"].endswith("it has no tables yet: serve makes them.")
-
-
 @pytest.mark.django_db
-def test_tables_of_another_release_are_a_problem() -> None:
+def test_absent_tables_are_a_note_and_those_of_another_release_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(connection.introspection, "table_names", list)
+        found = checks.database()
+    assert (found.level, found.todo) == (Level.NOTE, "director serve")
+    assert found.said.endswith("it has no tables yet: serve makes them.")
     MigrationRecorder(connection).record_applied("jobgroups", "9999_from_tomorrow")
     assert "a newer release has used it (jobgroups 9999_from_tomorrow)" in checks.database().said
     MigrationRecorder.Migration.objects.filter(app="jobgroups").delete()
@@ -256,7 +260,7 @@ def test_problems_of_a_backend_are_ordered_worst_first() -> None:
 async def test_clock_of_a_backend_is_read_from_its_responses() -> None:
     async with Simulator() as sim, ComfyClient(sim.url) as comfy:
         clock = await comfy.clock()
-    assert abs((clock - dt.datetime.now(dt.UTC)).total_seconds()) < 5
+    assert abs((clock - dt.datetime.now(dt.UTC)).total_seconds()) < 60
 
 
 def test_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_events_are_followed_until_the_end(desk: Desk) -> None:
     group_id = desk.out("submit", "workflow.json", "-b", "gpu-1", "-q").strip()
     with desk.start("events", group_id, "--follow", "--json") as process:
         seqs = [event["seq"] for event in desk.lines("events", group_id, "--follow")]
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=60)
     assert seqs == [1, 2, 3, 4]
     assert [json.loads(line)["seq"] for line in out.splitlines()] == seqs
 

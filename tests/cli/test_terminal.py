@@ -47,7 +47,7 @@ def _on_terminal(
             if keys and "KSampler" in said.decode(errors="replace"):
                 os.write(ours, keys.encode())
                 keys = ""
-        return process.wait(20), said.decode(errors="replace")
+        return process.wait(60), said.decode(errors="replace")
     finally:
         process.kill()
         os.close(ours)

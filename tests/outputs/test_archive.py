@@ -11,7 +11,7 @@ from tests.api.conftest import error_of, wrong_fields
 from tests.harness.farm import in_thread
 from tests.outputs.conftest import Gallery, body, file
 
-db = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 async def _unzipped(gallery: Gallery, path: str) -> dict[str, bytes]:
@@ -23,7 +23,6 @@ async def _unzipped(gallery: Gallery, path: str) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-@db
 async def test_zip_has_every_file(gallery: Gallery) -> None:
     for name in ("a.png", "b.png", "c.mp4"):
         gallery.put(name, name.encode() * 100_000)
@@ -39,7 +38,6 @@ async def test_zip_has_every_file(gallery: Gallery) -> None:
     }
 
 
-@db
 async def test_template_names_files_in_the_zip_as_in_the_client(gallery: Gallery) -> None:
     for name in ("a.png", "b.webp"):
         gallery.put(name, name.encode())
@@ -63,7 +61,6 @@ async def test_template_names_files_in_the_zip_as_in_the_client(gallery: Gallery
         assert message in wrong_fields(await gallery.get(f"{path}/outputs.zip?name={wrong}"))["name"]
 
 
-@db
 async def test_zip_of_starred_jobs(gallery: Gallery) -> None:
     gallery.put("a.png", b"a")
     group, jobs = await gallery.done(*[{"images": [file("a.png")]}] * 2)
@@ -75,7 +72,6 @@ async def test_zip_of_starred_jobs(gallery: Gallery) -> None:
     assert "all, starred" in wrong_fields(await gallery.get(path + "s"))["which"]
 
 
-@db
 async def test_missing_file_is_listed(gallery: Gallery) -> None:
     gallery.put("a.png", b"a")
     group, _ = await gallery.done({"images": [file("a.png"), file("gone.png")]})
@@ -84,7 +80,6 @@ async def test_missing_file_is_listed(gallery: Gallery) -> None:
     assert b"7_gpu-1_gone.png: The output is gone." in found["MISSING.txt"]
 
 
-@db
 async def test_offline_backend_is_requested_once(gallery: Gallery) -> None:
     group, _ = await gallery.done(*[{"images": [file("a.png")]}] * 3)
     await in_thread(Backend.objects.filter(pk="gpu-1").update)(url="http://localhost:9")
@@ -95,14 +90,12 @@ async def test_offline_backend_is_requested_once(gallery: Gallery) -> None:
     assert sum("for an earlier file" in line for line in lines) == 2
 
 
-@db
 async def test_group_without_files_and_unknown_group_are_404(gallery: Gallery) -> None:
     group, _ = await gallery.done({"images": []})
     error_of(await gallery.get(f"/api/job-groups/{group}/outputs.zip"), 404, "no_outputs")
     error_of(await gallery.get("/api/job-groups/jg_none/outputs.zip"), 404, "group_not_found")
 
 
-@db
 async def test_star_can_be_removed_and_is_not_an_event(gallery: Gallery) -> None:
     group, (job,) = await gallery.done({"images": []})
     star = f"/api/job-groups/{group}/jobs/{job}/star"

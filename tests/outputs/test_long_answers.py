@@ -19,13 +19,14 @@ from tests.harness.waits import until
 SIZE = 60 * 2**20
 
 
-@pytest.fixture
-def farm(tmp_path: Path) -> Iterator[tuple[Served, SimulatorThread, str]]:
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, SimulatorThread, str]]:
+    folder = tmp_path_factory.mktemp("director")
     # Answers of the backend, not of the storage.
     environment = {"DIRECTOR_CAPTURE": "0"}
     with (
-        SimulatorThread(output_dir=tmp_path / "comfy") as sims,
-        serving(tmp_path, sims.urls, environment=environment) as director,
+        SimulatorThread(output_dir=folder / "comfy") as sims,
+        serving(folder, sims.urls, environment=environment) as director,
     ):
         backend = httpx.get(f"{director.url}/api/backends").json()["backends"][0]["backend_id"]
         body = {"workflow_json": text_to_image(), "backend_ids": [backend]}
@@ -33,7 +34,7 @@ def farm(tmp_path: Path) -> Iterator[tuple[Served, SimulatorThread, str]]:
         group, job = made["job_group_id"], made["child_jobs"][0]["job_id"]
         url = f"{director.url}/api/job-groups/{group}"
         until(lambda: httpx.get(url).json()["completed_at"])
-        (output,) = (tmp_path / "comfy" / "output").glob("*.png")
+        (output,) = (folder / "comfy" / "output").glob("*.png")
         written = output.stat().st_mtime
         output.write_bytes(bytes(SIZE))
         # A younger file would be another job's.
@@ -49,7 +50,7 @@ def _resident(served: Served) -> int:
 def _asking(served: Served, path: str, **headers: str) -> socket.socket:
     """Ask for a path and read nothing of the answer."""
     address = urlsplit(served.url)
-    client = socket.create_connection(("127.0.0.1", address.port or 0), timeout=20)
+    client = socket.create_connection(("127.0.0.1", address.port or 0), timeout=60)
     more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n".encode())
     return client
@@ -97,17 +98,18 @@ def test_an_answer_whose_backend_dies_is_cut(farm: tuple[Served, SimulatorThread
                 raise EOFError
     client.close()
     assert "response aborted" in director.printed()
-    assert httpx.get(f"{director.url}{path}", timeout=20).status_code == 200
+    assert httpx.get(f"{director.url}{path}", timeout=60).status_code == 200
 
 
 def test_a_client_that_leaves_with_its_whole_file_is_no_broken_answer(
     farm: tuple[Served, SimulatorThread, str],
 ) -> None:
     director, _, path = farm
+    aborted = director.printed().count("response aborted")
     for _ in range(40):
         with _asking(director, path, Range="bytes=0-99999") as client:
             answer = client.recv(65_536)
             while b"\r\n\r\n" not in answer or len(answer.partition(b"\r\n\r\n")[2]) < 100_000:
                 answer += client.recv(65_536)
     assert httpx.get(f"{director.url}{path}", headers={"Range": "bytes=0-0"}).status_code == 206
-    assert "response aborted" not in director.printed()
+    assert director.printed().count("response aborted") == aborted
