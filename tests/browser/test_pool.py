@@ -46,8 +46,8 @@ def pause(desk: Desk) -> None:
 
 def test_twelve_jobs_are_completed_by_whichever_backend_is_free(desk: Desk, page: Any) -> None:
     fast, slow = desk.backend_ids()
-    desk.order(0, name="slow", seconds=0.6, count=0)
-    desk.order(1, name="slow", seconds=3.0, count=0)
+    desk.order(0, name="slow", seconds=0.4, count=0)
+    desk.order(1, name="slow", seconds=2.0, count=0)
     page.goto(f"{desk.url}/submit")
     bring_workflow(page)
     page.get_by_role("button", name="12 jobs").click()

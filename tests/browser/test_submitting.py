@@ -109,25 +109,27 @@ def test_your_name_is_asked_once_in_a_browser_and_groups_are_found_by_it(desk: D
     expect(page.locator(f"#{second}")).to_have_count(0)
 
 
+def open_form(desk: Desk, page: Any) -> None:
+    """Open the form with a workflow, for the chosen backends in turn."""
+    page.goto(f"{desk.url}/submit")
+    bring_workflow(page)
+    page.locator("#more > summary").click()
+    page.get_by_label("On the chosen backends in turn").check()
+
+
 def policy(desk: Desk, group: str) -> tuple[int, bool | str]:
     status = desk.status(group)
     return status["max_attempts"], status["retry_elsewhere"]
 
 
 def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(desk: Desk, page: Any) -> None:
-    page.goto(f"{desk.url}/submit")
-    bring_workflow(page)
-    page.locator("#more > summary").click()
-    page.get_by_label("On the chosen backends in turn").check()
+    open_form(desk, page)
     fails, tries = page.get_by_label("When a job fails"), page.get_by_label("Attempts at most")
     # As the API does where nothing is said.
     expect(fails).to_have_value("no")
     expect(tries).to_be_hidden()
     assert policy(desk, submit(page)) == (1, False)
-    page.goto(f"{desk.url}/submit")
-    bring_workflow(page)
-    page.locator("#more > summary").click()
-    page.get_by_label("On the chosen backends in turn").check()
+    open_form(desk, page)
     fails.select_option("Retry on any backend")
     tries.fill("0")
     page.get_by_role("button", name="Submit", exact=True).click()
@@ -181,10 +183,7 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(desk
 
 
 def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(desk: Desk, page: Any) -> None:
-    page.goto(f"{desk.url}/submit")
-    bring_workflow(page)
-    page.locator("#more > summary").click()
-    page.get_by_label("On the chosen backends in turn").check()
+    open_form(desk, page)
     box = page.locator("#retry-on-box")
     # Nothing to choose where it is not tried again.
     expect(box).to_be_hidden()
@@ -205,10 +204,7 @@ def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(desk: Desk
     expect(page.locator("#about")).to_contain_text(
         "up to 3 attempts, also on the other backends of the group, only after: node or model missing, out of memory"
     )
-    page.goto(f"{desk.url}/submit")
-    bring_workflow(page)
-    page.locator("#more > summary").click()
-    page.get_by_label("On the chosen backends in turn").check()
+    open_form(desk, page)
     # A class that this Director does not know, as after an update under an open page.
     box.evaluate("box => { box.open = true; box.querySelector('input').value = 'fire'; }")
     box.locator("input").first.check()

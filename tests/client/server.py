@@ -104,7 +104,7 @@ class FakeDirector(LoopThread):
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return once ``condition`` holds; it is checked after each request."""
         with self._changed:
-            assert self._changed.wait_for(condition, timeout=10)
+            assert self._changed.wait_for(condition, timeout=60)
 
     def _notify(self) -> None:
         with self._changed:

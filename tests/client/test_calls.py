@@ -89,7 +89,7 @@ def test_group_of_many_pages_has_all_jobs(either: Driven, server: FakeDirector) 
     assert not either.status(made.job_group_id, jobs=False).child_jobs
     state = next(either.stream(made.job_group_id)).group
     server.finish(made.job_group_id)
-    ended = either.wait(made.job_group_id, timeout=10)
+    ended = either.wait(made.job_group_id, timeout=60)
     for group in (made, read, state, ended):
         assert len({job.job_id for job in group.child_jobs}) == len(group.raw["child_jobs"]) == 1_001
         assert (group.total_count, group.raw["children_next"]) == (1_001, None)

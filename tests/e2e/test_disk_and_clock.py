@@ -17,7 +17,7 @@ from tests.harness.processes import stop_in_order
 from tests.harness.waits import until
 from tests.harness.watcher import Watcher
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 needs_mount = pytest.mark.skipif(shutil.which("mount") is None, reason="mount is needed")
 DAY = 86_400
@@ -56,7 +56,7 @@ def test_full_disk_is_reported_and_work_continues_when_it_has_space(tmp_path: Pa
         director.wait_online()
         group_id = submit_and_start(director, gpus, each=4)
         watcher = Watcher(director, group_id)
-        assert watcher.started.wait(10)
+        assert watcher.started.wait(60)
         disk.fill()
         director.wait_printed("database or disk is full")
         body = {"workflow_json": picture(), "backend_ids": gpus.ids}
@@ -86,7 +86,7 @@ def test_end_on_a_full_disk_loses_nothing(is_killed: bool, tmp_path: Path) -> No
         if is_killed:
             director.kill()
         else:
-            assert director.stop(within=5.0) == 0, director.printed()
+            assert director.stop(within=20.0) == 0, director.printed()
         gpus.wait_idle()
         disk.free()
         director.start()
@@ -99,7 +99,7 @@ def test_start_on_an_unusable_disk_is_refused(is_full: bool, tmp_path: Path) -> 
     with on_a_small_disk(tmp_path, seconds=0.1) as (director, _gpus, disk):
         (disk.fill if is_full else disk.make_read_only)()
         director.start(wait=False)
-        assert director.process.wait(30) == 1
+        assert director.process.wait(60) == 1
         printed = director.printed()
         assert "Traceback" not in printed, printed
         if not is_full:
@@ -140,7 +140,7 @@ def test_clock_that_jumps_ends_no_job(jump: int, tmp_path: Path) -> None:
             found: str | None = answer.json().get("job_group_id")
             return found
 
-        second = until(accepted, within=5.0)
+        second = until(accepted)
         offset.write_text(str(jump // 2))
         watcher.wait_ended()
         finish(director, gpus, **{group_id: {"completed": 15}, second: {"completed": 3}})

@@ -41,7 +41,7 @@ def _submit(served: Served, count: int = 1, **headers: str) -> tuple[str, str]:
     def status() -> str:
         return str(served.ask("GET", f"/api/job-groups/{group_id}").json()["status"])
 
-    until(lambda: status() not in ("pending", "running"), 20.0, status)
+    until(lambda: status() not in ("pending", "running"), state=status)
     return group_id, answer.headers["X-Request-ID"]
 
 
@@ -94,7 +94,7 @@ def worked(served: Served, gpus: Machines) -> Samples:
             gpus.fault("node_error", message="boom")
             group = director.submit(text_to_image(side=64, checkpoint=checkpoint), count=2, max_attempts=2)
             assert list(director.stream(group.job_group_id))
-    until(lambda: any(key[0] == "director_backend_busy_seconds_total" for key in _scraped(served)), 10.0)
+    until(lambda: any(key[0] == "director_backend_busy_seconds_total" for key in _scraped(served)))
     return _scraped(served)
 
 
@@ -147,7 +147,7 @@ def test_counters_do_not_decrease_when_groups_are_deleted_and_the_process_is_kil
     group_id, _ = _submit(served)
     before, monotonic = _metrics(served.ask("GET", "/metrics").text)
     assert {"director_jobs_total", "director_job_seconds_bucket", "director_backend_job_seconds_sum"} <= monotonic
-    until(lambda: served.ask("POST", f"/api/job-groups/{group_id}/delete").status_code < 300, 10.0)
+    until(lambda: served.ask("POST", f"/api/job-groups/{group_id}/delete").status_code < 300)
     served.kill()
     served.start()
     after = _scraped(served)
@@ -165,7 +165,7 @@ def test_web_shows_the_metrics_of_a_runner_beside_it_which_may_have_an_address_o
     try:
         runner.start()
         busy = ("director_database_seconds_count", "threads=runner-pulse")
-        until(lambda: busy in _metrics(web.ask("GET", "/metrics", headers=token).text)[0], 10.0)
+        until(lambda: busy in _metrics(web.ask("GET", "/metrics", headers=token).text)[0])
         url = f"http://{address}/metrics"
         assert httpx.get(url, trust_env=False).status_code == 401
         own = _metrics(httpx.get(url, trust_env=False, headers=token).text)[0]

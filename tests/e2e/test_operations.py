@@ -113,7 +113,7 @@ def wait_complete(http: httpx.Client, group_id: str) -> dict[str, Any]:
         found: dict[str, Any] = http.get(f"/api/job-groups/{group_id}").json()
         return found
 
-    until(lambda: group().get("completed_at"), 60.0, group)
+    until(lambda: group().get("completed_at"), 90.0, group)
     assert {child["status"] for child in group()["child_jobs"]} == {"completed"}, group()
     return group()
 
@@ -157,7 +157,7 @@ def test_systemd_accepts_the_units(farm: Machine) -> None:
             ["systemd-analyze", "verify", "--man=no", folder / name],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         # Messages about other units of this machine are ignored.
@@ -237,7 +237,7 @@ def test_images_and_long_workflows_pass_and_a_too_long_body_is_refused(
         env=farm.people(),
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=120,
         check=False,
     )
     assert saved.returncode == 0, saved.stderr
@@ -312,7 +312,7 @@ def test_uvicorn_serves_as_the_page_says(farm: Machine, http: httpx.Client, gpus
         assert "child_progress" in kinds
     finally:
         served.terminate()
-        served.wait(10)
+        served.wait(60)
 
 
 # --- backup and restore -----------------------------------------------------------------------------
@@ -506,7 +506,7 @@ def test_procfile_starts_the_same_farm(farm: Machine, http: httpx.Client) -> Non
             wait_complete(http, submit(http, each=1))
             for one in started:
                 one.send_signal(signal.SIGTERM)
-            assert [one.wait(10) for one in started] == [0, 0, 0, 0]
+            assert [one.wait(60) for one in started] == [0, 0, 0, 0]
         finally:
             for one in started:
                 one.kill()

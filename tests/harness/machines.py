@@ -16,7 +16,7 @@ from backends.simulator import read_audit_log
 from backends.simulator.config import RECORDED_VERSIONS
 from tests.harness.graphs import strangers_id, strangers_picture
 from tests.harness.processes import Launched
-from tests.harness.waits import answers, until
+from tests.harness.waits import NO_TLS, answers, until
 
 STRANGER = "a-stranger"
 Entry = dict[str, Any]
@@ -104,7 +104,7 @@ class Machine(Launched):
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         # A connection of its own: it may be another process than the one that answered last.
-        return httpx.request(method, f"{self.url}{path}", trust_env=False, timeout=60.0, **options)
+        return httpx.request(method, f"{self.url}{path}", trust_env=False, verify=NO_TLS, timeout=60.0, **options)
 
 
 class Machines:

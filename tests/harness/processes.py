@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import httpx
 
 from tests.harness.servers import free_port
-from tests.harness.waits import until
+from tests.harness.waits import NO_TLS, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,8 +126,15 @@ class LaunchedRunner(Launched):
 
     ready = re.compile(r"Runner (\S+) is ready")
 
-    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
-        super().__init__(folder, ["runner", *arguments], settings_of(folder, environment=environment))
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("manage.py",),
+    ) -> None:
+        variables = settings_of(folder, environment=environment)
+        super().__init__(folder, ["runner", *arguments], variables, program=program)
 
 
 class Served(Launched):
@@ -170,7 +177,7 @@ class Served(Launched):
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Make one request, on a connection of its own."""
         url = f"{self.wait_url()}{path}"
-        return httpx.request(method, url, trust_env=False, timeout=60.0, **options)
+        return httpx.request(method, url, trust_env=False, verify=NO_TLS, timeout=60.0, **options)
 
     def submit(self, workflow: Mapping[str, Any], backend_ids: Sequence[str], **fields: Any) -> str:
         body = {"workflow_json": workflow, "backend_ids": backend_ids, **fields}

@@ -27,7 +27,7 @@ def race(*calls: Callable[[], Any], refused: type[Exception] | tuple[type[Except
     start = threading.Barrier(len(calls))
 
     def run(call: Callable[[], Any]) -> Any:
-        start.wait(10)
+        start.wait(60)
         try:
             return connected(call)
         except refused as error:

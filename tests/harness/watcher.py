@@ -104,6 +104,6 @@ def all_events(director: Director, group_id: str, *, runs: int = 1) -> list[dict
     ends = 0
     with connect(f"{url}/ws/job-groups/{group_id}?since=0", proxy=None, close_timeout=1) as socket:
         while ends < runs:
-            found.append(json.loads(socket.recv(timeout=20)))
+            found.append(json.loads(socket.recv(timeout=60)))
             ends += found[-1]["type"] == "group_complete"
     return found

@@ -11,7 +11,7 @@ from channels.testing import WebsocketCommunicator
 from director.asgi import application
 from tests.harness.contract import check_frame
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class Watcher:

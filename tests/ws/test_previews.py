@@ -57,7 +57,7 @@ class Showing:
         self.previews.publish(Preview(image_type="jpeg", image=image, prompt_id=prompt_id))
 
 
-async def _taken(subscription: Any, within: float = 2.0) -> list[dict[str, Any]]:
+async def _taken(subscription: Any, within: float = 30.0) -> list[dict[str, Any]]:
     async with asyncio.timeout(within):
         return [json.loads(entry.text) for entry in await subscription.take()]
 

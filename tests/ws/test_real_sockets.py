@@ -18,7 +18,7 @@ from tests.bench.sockets import StreamSocket, allow_many, read_all
 from tests.harness.processes import Served
 from tests.ws.served import TALK
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 class PlayedDirector(Served):

@@ -193,7 +193,7 @@ class Machine:
             headers=options.pop("headers", token),
             verify=ssl.create_default_context(cafile=str(self.certificate)),
             trust_env=False,
-            timeout=20.0,
+            timeout=60.0,
             **options,
         )
 
@@ -202,7 +202,7 @@ class Machine:
             found: dict[str, Any] = client.get("/api/health").json()
             return found
 
-        until(lambda: health().get("status") == "ok", 30.0, health)
+        until(lambda: health().get("status") == "ok", 90.0, health)
 
     def close(self) -> None:
         self.systemd.close()

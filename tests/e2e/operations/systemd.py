@@ -45,7 +45,7 @@ class Unit(Launched):
         is_oneshot = self._setting("Type") == "oneshot"
         super().start(wait=wait and not is_oneshot, **variables)
         if is_oneshot:
-            assert self.process.wait(30) == 0, self.printed()
+            assert self.process.wait(60) == 0, self.printed()
 
     def _command(self) -> list[str]:
         return shlex.split(self._setting("ExecStart"))

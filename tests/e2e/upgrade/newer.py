@@ -1,12 +1,11 @@
 """A newer release: this tree with one more migration, which expands the schema, and its model."""
 
 import shutil
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from django.db.migrations.loader import MigrationLoader
 
-from tests.harness.processes import ROOT, Launched, LaunchedRunner, settings_of
+from tests.harness.processes import ROOT
 
 MIGRATION = "9999_shelves"
 
@@ -23,13 +22,3 @@ def newer_release(to: Path) -> Path:
     text = Path(__file__).with_name("newer_migration.txt").read_text(encoding="utf-8").format(latest=latest)
     (to / f"jobgroups/migrations/{MIGRATION}.py").write_text(text, encoding="utf-8")
     return to
-
-
-class AnyRunner(Launched):
-    """``runner`` of either release, named as its folder. It is not started yet."""
-
-    ready = LaunchedRunner.ready
-
-    def __init__(self, folder: Path, settings: Mapping[str, str], program: Sequence[str]) -> None:
-        variables = settings_of(folder, environment=settings)
-        super().__init__(folder, ["runner", "--name", folder.name], variables, program=program)
