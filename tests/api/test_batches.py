@@ -121,13 +121,15 @@ def test_10000_jobs_of_a_batch_are_answered_in_bounded_time_and_memory(
     assert time.process_time() - began < 3.0
     if kind == "sweep":
         return  # its jobs take less memory
+    # tracemalloc takes long: a fifth of the jobs.
+    body = json.dumps({**BODY, "workflow_json": graph, "jobs": jobs[:2_000]}).encode()
     tracemalloc.start()
     try:
         assert api.post(PATH, body).status_code == 201
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 64 * 2**20 + 5 * len(body)
+    assert peak < 13 * 2**20 + 5 * len(body)
 
 
 @pytest.mark.parametrize("size", [{"count": 3}, {"sweep": {"axes": [CFG, {"input": "seed", "count": 2}]}}, {}])

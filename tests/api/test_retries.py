@@ -47,17 +47,6 @@ def test_retry_needs_no_body(api: Api, ended: dict[str, Any]) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_retry_of_one_job_by_its_path(api: Api, ended: dict[str, Any]) -> None:
-    answer = api.post(_path(ended, 1), {})
-    assert (answer.status_code, answer.json()["job_ids"]) == (200, [_job(ended, 1)])
-    detail = api.get(f"/api/job-groups/{ended['job_group_id']}/jobs/{_job(ended, 1)}").json()
-    assert (detail["status"], detail["attempt_count"]) == ("queued", 1)
-    play_to_the_end("gpu-2", AttemptState.SUCCESS)
-    detail = api.get(f"/api/job-groups/{ended['job_group_id']}/jobs/{_job(ended, 1)}").json()
-    assert [(one["number"], one["run"]) for one in detail["attempts"]] == [(1, 1), (2, 2)]
-
-
-@pytest.mark.django_db(transaction=True)
 def test_retry_needs_no_runner(api: Api, ended: dict[str, Any]) -> None:
     runners.runner_deregister(name="runner-1", instance="abc")
     assert api.post(_path(ended), {}).status_code == 200

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Any
 
 import httpx
@@ -16,7 +15,11 @@ from tests.contract.replay import Player
 from tests.contract.servers import Process, Server
 
 
-@pytest.mark.parametrize("chain", recording.chains(), ids=itemgetter(0))
+def _marked(chain: tuple[str, ...]) -> Any:
+    return pytest.param(chain, id=chain[0], marks=pytest.mark.slow if chain[0] in recording.OFF_WIRE["slow"] else ())
+
+
+@pytest.mark.parametrize("chain", [*map(_marked, recording.chains())])
 async def test_recorded_requests_bring_the_recorded_frames_and_answers(chain: tuple[str, ...], serve: Serve) -> None:
     """Order, type, keys and node of every frame; status, headers and body of every answer."""
     events = {name: recording.load_events(name) for name in chain}

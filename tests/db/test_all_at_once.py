@@ -30,7 +30,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 NAMES: Final = ("gpu-1", "gpu-2", "gpu-3")
 #: Seconds of concurrent work.
-FOR: Final = 3.0
+FOR: Final = 2.0
 FINAL: Final = ("child_completed", "child_failed", "child_timeout", "child_cancelled")
 KINDS: Final = (
     FailureClass.OUT_OF_MEMORY,

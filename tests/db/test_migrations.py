@@ -55,6 +55,9 @@ class Scratch:
         connections.settings[ALIAS] = {**default, "NAME": path, "OPTIONS": options}
         return connections[ALIAS]
 
+    def has(self, name: str) -> bool:
+        return name in self._names
+
     def close(self) -> None:
         """Close the open database: PostgreSQL copies none that is in use."""
         if ALIAS in connections.settings:
@@ -79,12 +82,9 @@ class Scratch:
 def scratch(
     tmp_path_factory: pytest.TempPathFactory, django_db_setup: None, django_db_blocker: Any
 ) -> Iterator[Scratch]:
-    """A database after each migration, with rows, named by its number."""
     with django_db_blocker.unblock():
         made = Scratch(tmp_path_factory.mktemp("migrations"))
         try:
-            for number, _ in enumerate(STATES):
-                _migrate_one(made, number)
             yield made
         finally:
             made.drop()
@@ -93,19 +93,23 @@ def scratch(
 STATES: Final = every_migration()
 
 
-def _migrate_one(scratch: Scratch, number: int) -> None:
-    """Make the database of one state from the one before, and insert rows into a copy of it."""
-    before = f"empty_{number - 1}" if number else None
-    database = scratch.open(f"empty_{number}", template=before)
-    for app in ("admin", "sessions") if number == 0 else ():
+def _open_state(scratch: Scratch, number: int) -> BaseDatabaseWrapper:
+    """Open a database after so many migrations, with rows."""
+    if scratch.has(f"rows_{number}"):
+        return scratch.open(f"rows_{number}")
+    before = max((one for one in range(number) if scratch.has(f"empty_{one}")), default=-1)
+    database = scratch.open(f"empty_{number}", template=f"empty_{before}" if before >= 0 else None)
+    for app in ("admin", "sessions") if before < 0 else ():
         call_command("migrate", app, database=ALIAS, verbosity=0)
-    executor = MigrationExecutor(database)
-    executor.loader = loader_of(STATES[number], database)
-    executor.migrate([STATES[number]])
+    for state in STATES[before + 1 : number + 1]:
+        executor = MigrationExecutor(database)
+        executor.loader = loader_of(state, database)
+        executor.migrate([state])
     applied = [node for node in executor.loader.graph.nodes if node in STATES[: number + 1]]
-    state = executor.loader.project_state(applied).apps
-    scratch.open(f"rows_{number}", template=f"empty_{number}")
-    _insert_rows(state)
+    apps_of_state = executor.loader.project_state(applied).apps
+    database = scratch.open(f"rows_{number}", template=f"empty_{number}")
+    _insert_rows(apps_of_state)
+    return database
 
 
 def _value(field: Field[Any, Any], rows: dict[str, Model]) -> Any:
@@ -179,9 +183,23 @@ def _schema(database: BaseDatabaseWrapper) -> dict[str, Any]:
         }
 
 
-@pytest.mark.parametrize("number", range(len(STATES)), ids=[name for _, name in STATES])
+def _number_of(name: str) -> int:
+    return next(number for number, (_, one) in enumerate(STATES) if one == name)
+
+
+#: The first state, one in the middle of the squashed migrations, their last one, and the last two; the others are slow.
+SAMPLE: Final = {0, _number_of("0006_child_failed"), _number_of("0012_notice_state"), len(STATES) - 2, len(STATES) - 1}
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, id=name, marks=() if number in SAMPLE else pytest.mark.slow)
+        for number, (_, name) in enumerate(STATES)
+    ],
+)
 def test_database_of_an_earlier_release_keeps_its_rows(scratch: Scratch, number: int) -> None:
-    database = scratch.open(f"rows_{number}")
+    database = _open_state(scratch, number)
     before = _rows(database, _tables(database))
     call_command("migrate", database=ALIAS, verbosity=0)
     for table, row in _rows(database, before).items():
@@ -193,7 +211,7 @@ def test_database_of_an_earlier_release_keeps_its_rows(scratch: Scratch, number:
 
 
 def test_fresh_database_has_the_same_schema_by_squashed_migrations(scratch: Scratch) -> None:
-    newest = _schema(scratch.open(f"rows_{len(STATES) - 1}"))
+    newest = _schema(_open_state(scratch, len(STATES) - 1))
     database = scratch.open("fresh")
     executor = MigrationExecutor(database)
     plan = executor.migration_plan(executor.loader.graph.leaf_nodes())

@@ -4,8 +4,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from backends.models import Backend
 from jobgroups.queries import groups
 from jobgroups.runner.interrupts import InterruptLog
@@ -30,18 +28,22 @@ async def test_user_interrupt_right_after_our_stop_ends_the_job(farm: Farm, vers
     assert await farm.states(first) == ["interrupted"]
 
 
-@pytest.mark.parametrize("version", ["0.3.56", "unreadable"])
-async def test_old_comfyui_is_interrupted_while_only_prompts_of_ours_are_there(farm: Farm, version: str) -> None:
-    await farm.start(seconds=3.0, version=version)
-    first = await farm.submit("gpu-1")
-    second = await farm.submit("gpu-1")
-    await farm.status_of(first, "running")
-    await farm.in_states(second, "accepted")
-    await farm.cancel(first)
-    (row,) = await farm.settled(first, 2)
-    assert (row.state, row.error_message) == ("interrupted", "Cancelled")
-    assert (await farm.finished(second)).status == "completed"
-    assert await farm.states(second) == ["success"]
+async def test_old_comfyui_is_interrupted_while_only_prompts_of_ours_are_there(farm: Farm) -> None:
+    versions = {"old": "0.3.56", "unreadable": "unreadable"}
+    for name, version in versions.items():
+        await farm.backend(name, seconds=3.0, version=version)
+    await farm.runner()
+    firsts = [await farm.running(name) for name in versions]
+    seconds = [await farm.submit(name) for name in versions]
+    for first, second in zip(firsts, seconds, strict=True):
+        await farm.in_states(second, "accepted")
+        await farm.cancel(first)
+    for first, second in zip(firsts, seconds, strict=True):
+        (row,) = await farm.settled(first)
+        assert (row.state, row.error_message) == ("interrupted", "Cancelled")
+        assert (await farm.finished(second)).status == "completed"
+        assert await farm.states(second) == ["success"]
+    assert all(farm.kinds(name).count("interrupted") == 1 for name in versions)
 
 
 async def test_old_comfyui_is_not_interrupted_while_a_foreign_prompt_waits(farm: Farm) -> None:

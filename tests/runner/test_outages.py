@@ -12,10 +12,9 @@ import pytest
 from backends.simulator import Simulator
 from jobgroups.domain.states import RetryScope
 from jobgroups.models import JobGroup
-from jobgroups.queries import groups
 from jobgroups.runner.intervals import Intervals
 from tests.harness.cable import Cable
-from tests.harness.farm import SCALE, Farm, in_thread, until
+from tests.harness.farm import SCALE, Farm
 from tests.harness.graphs import text_to_image
 
 
@@ -49,24 +48,15 @@ async def test_crash_without_retry_elsewhere_fails_the_job_as_lost_at_its_timeou
     sim = await farm.backend(seconds=20)
     await farm.backend("gpu-2")
     await farm.runner(move_after_s=0.3, seen=["gpu-1", "gpu-2"])
-    group = await farm.running("gpu-1", timeout_seconds=6)
+    group = await farm.running("gpu-1", timeout_seconds=3)
     sim.crash()
-
-    async def reason() -> str | None:
-        snapshot = await in_thread(groups.group_snapshot)(group.id)
-        return snapshot["child_jobs"][0]["waiting_reason"]
-
-    said = await until(reason, 6)
-    assert said.startswith("gpu-1 has not been reachable since ")
-    assert "Fails at" in said
     await ended(farm, group)
     (child,) = await farm.children(group)
     assert (child.status, child.failure_class) == ("failed", "backend_lost")
     assert (child.error_type, child.attempt_count) == ("ConnectionError", 1)
     assert "gpu-1 went offline at " in child.error_message
     assert child.error_message.endswith(", while it rendered this job")
-    assert (child.completed_at - child.started_at).total_seconds() >= 6
-    assert await reason() is None
+    assert (child.completed_at - child.started_at).total_seconds() >= 3
     assert farm.recorded("started", "gpu-2") == []
     # Back without a memory of the prompt: the first cause stays, and counts once.
     await sim.restart()

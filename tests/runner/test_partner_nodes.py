@@ -43,8 +43,7 @@ def keys(sim: Simulator) -> list[str | None]:
     return [entry["extra_data"].get("api_key_comfy_org") for entry in sim.prompts]
 
 
-@pytest.mark.parametrize("version", ["0.3.68", "0.33.0"])
-@pytest.mark.parametrize("is_known", [True, None])
+@pytest.mark.parametrize(("version", "is_known"), [("0.3.68", True), ("0.33.0", None)])
 async def test_confirmed_backend_gets_the_key_with_partner_nodes_alone(
     farm: Farm, version: str, is_known: bool | None
 ) -> None:
@@ -55,8 +54,7 @@ async def test_confirmed_backend_gets_the_key_with_partner_nodes_alone(
     assert [(await farm.group(one)).uses_partner_nodes for one in (paid, other)] == [True, is_known and False]
 
 
-@pytest.mark.parametrize("is_known", [True, None])
-@pytest.mark.parametrize("key", [KEY, ""])
+@pytest.mark.parametrize(("key", "is_known"), [(KEY, True), ("", None)])
 async def test_key_of_the_submitter_replaces_that_of_the_installation(
     farm: Farm, settings: Settings, key: str, is_known: bool | None
 ) -> None:
@@ -84,13 +82,12 @@ async def test_job_whose_key_was_lost_fails_with_what_to_do(farm: Farm) -> None:
     assert sim.prompts == []
 
 
-@pytest.mark.parametrize("count", [None, 1])
 @pytest.mark.parametrize(
-    ("options", "key", "message"),
+    ("options", "key", "message", "count"),
     [
-        ({"allowed": False}, KEY, "Not confirmed for partner nodes: allow them on this backend."),
-        ({"version": "0.3.67"}, KEY, "ComfyUI 0.3.67 shows the key of partner nodes to its other users: update it"),
-        ({}, "", "Partner nodes need an API key of Comfy.org: set DIRECTOR_COMFY_ORG_API_KEY."),
+        ({"allowed": False}, KEY, "Not confirmed for partner nodes: allow them on this backend.", None),
+        ({"version": "0.3.67"}, KEY, "ComfyUI 0.3.67 shows the key of partner nodes to its other users: update it", 1),
+        ({}, "", "Partner nodes need an API key of Comfy.org: set DIRECTOR_COMFY_ORG_API_KEY.", None),
     ],
 )
 async def test_backend_without_the_key_gets_no_prompt_with_partner_nodes(

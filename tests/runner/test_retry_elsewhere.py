@@ -2,13 +2,10 @@
 
 from typing import Any
 
-from backends.models import Backend
 from jobgroups.domain.states import RetryScope
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.queries import work
-from jobgroups.services.assignment import Choice
 from jobgroups.services.moves import Moved, child_move
-from jobgroups.services.retries import group_retry
 from tests.harness.farm import SOON_STUCK, Farm, both_versions, in_thread, until, until_row
 
 
@@ -143,18 +140,3 @@ async def test_a_stop_that_was_read_before_its_move_was_void_stops_nothing(farm:
     assert (await farm.finished(group)).status == "completed"
     assert "interrupted" not in farm.kinds("gpu-1")
     assert farm.recorded("accepted", "gpu-2") == []
-
-
-async def test_what_was_cancelled_on_a_machine_that_died_is_rendered_elsewhere(farm: Farm) -> None:
-    sim = await farm.backend("gpu-1", seconds=60.0)
-    await farm.backend("gpu-2", seconds=0.2)
-    await farm.runner(move_after_s=0.5)
-    group = await farm.running("gpu-1")
-    sim.crash()
-    await until_row(Backend.objects.filter(pk="gpu-1", reachability="offline"))
-    await farm.cancel(group)
-    done = await in_thread(group_retry)(group_id=group.id, choice=Choice(elsewhere=RetryScope.ANY))
-    assert list(done.moved.values()) == ["gpu-2"]
-    farm.wake()
-    assert (await farm.finished(group)).status == "completed"
-    assert (len(farm.recorded("started", "gpu-1")), len(farm.recorded("started", "gpu-2"))) == (1, 1)

@@ -13,7 +13,7 @@ from django.db import OperationalError
 from pytest_django import Settings
 
 from backends import discovery as rule
-from backends.models import Backend, FoundBackend
+from backends.models import Backend
 from backends.services import backend_observed
 from backends.simulator import Simulator
 from jobgroups.database.threads import DatabaseThreads
@@ -24,7 +24,6 @@ from jobgroups.runner.service import RunnerReplaced, RunnerService
 from jobgroups.runner.supervisor import RunnerSupervisor
 from jobgroups.services import bucket as bucket_service
 from jobgroups.services import runners
-from tests.api.bad_servers import WRONGS, bad_server
 from tests.harness.bucket import BucketServer
 from tests.harness.farm import Farm, in_thread, until, until_row
 from tests.runner.conftest import supervised
@@ -93,27 +92,6 @@ async def test_comfyuis_on_this_machine_are_found_also_later_ones_and_once(
             await until(are_found)
             await asyncio.sleep(0.3)
     assert await are_found()
-
-
-async def test_what_is_no_comfyui_is_neither_registered_nor_offered(
-    farm: Farm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "LOOK_EVERY", 0.1)
-    quick_wrongs = sorted({*WRONGS} - {"endless", "nothing"})
-    with contextlib.ExitStack() as servers:
-        urls = [servers.enter_context(bad_server(wrong)) for wrong in quick_wrongs]
-        ports = [int(url.rsplit(":", 1)[1]) for url in urls]
-        async with Simulator(name="first") as first, Simulator(name="second") as second:
-            async with discovering(farm, *ports, first.port):
-                await until(in_thread(Backend.objects.exists))
-            # After a decision by a user, a found ComfyUI is offered and not registered.
-            await in_thread(Backend.objects.update)(adopted_at=None)
-            async with discovering(farm, *ports, first.port, second.port):
-                await until(in_thread(FoundBackend.objects.exists))
-                await asyncio.sleep(0.3)
-    found = await in_thread(lambda: list(FoundBackend.objects.values_list("url", flat=True)))()
-    assert await backend_ids() == {f"localhost_{first.port}"}
-    assert found == [f"http://localhost:{second.port}"]
 
 
 async def test_an_adopted_comfyui_that_left_is_removed_and_registered_when_it_answers(

@@ -23,8 +23,8 @@ from tests.harness.receiver import Receiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-#: An hour is 3.6 s here. A message to this machine may still take a while on a loaded one.
-PACE = replace(DeliveryIntervals.scaled(0.001), poll=0.05, timeout=1.0, claim=2.0)
+#: An hour is 1.8 s here. A message to this machine may still take a while on a loaded one.
+PACE = replace(DeliveryIntervals.scaled(0.0005), poll=0.05, timeout=1.0, claim=2.0)
 Receivers = Callable[..., Receiver]
 
 
@@ -54,16 +54,16 @@ async def submit(farm: Farm, url: str, *backend_ids: str, **fields: Any) -> JobG
 async def test_webhook_that_fails_for_an_hour_gets_everything_in_order_over_a_kill(
     farm: Farm, receivers: Receivers, settings: Settings
 ) -> None:
-    """Forty jobs, five of which fail; a machine goes while it renders."""
+    """Twelve jobs, five of which fail; a machine goes while it renders."""
     settings.DIRECTOR_QUARANTINE_FAILURES = 0
     status, other = [500], receivers()
     hook = receivers(lambda _: status[0])
-    for name in ("gpu-1", "gpu-2", "gpu-3"):
-        await farm.backend(name, seconds=0.05)
+    for name, seconds in {"gpu-1": 0.05, "gpu-2": 0.05, "gpu-3": 1.0}.items():
+        await farm.backend(name, seconds=seconds)
     farm.sims["gpu-1"].fault("node_error", count=5)
     await farm.runner(seen=list(farm.sims), move_after_s=0.3)
     elsewhere = {"retry_elsewhere": RetryScope.ANY, "max_attempts": 2, "retry_on": ["backend_lost"]}
-    group = await submit(farm, hook.url, *["gpu-1", "gpu-1", "gpu-2", "gpu-3"] * 10, **elsewhere)
+    group = await submit(farm, hook.url, *["gpu-1", "gpu-1", "gpu-2", "gpu-3"] * 3, **elsewhere)
     async with sending("one"):
         await until(lambda: len(hook.seen) >= 2)
         farm.sims["gpu-3"].crash()
@@ -81,7 +81,7 @@ async def test_webhook_that_fails_for_an_hour_gets_everything_in_order_over_a_ki
         await until(lambda: len(hook.got) == len(expected), within=40)
     assert hook.events == expected
     kinds = [kind for kind, _ in expected]
-    assert (len(kinds), kinds.count("child_failed") >= 5, kinds[-1]) == (41, True, "group_complete")
+    assert (len(kinds), kinds.count("child_failed") >= 5, kinds[-1]) == (13, True, "group_complete")
 
 
 async def test_webhook_that_hangs_delays_no_other_one(farm: Farm, receivers: Receivers) -> None:
@@ -89,7 +89,7 @@ async def test_webhook_that_hangs_delays_no_other_one(farm: Farm, receivers: Rec
     await farm.start(seconds=0.01)
     with socket.create_server(("127.0.0.1", 0)) as abyss:
         url = f"http://127.0.0.1:{abyss.getsockname()[1]}/"
-        for _ in range(40):
+        for _ in range(8):
             await submit(farm, url)
         await farm.finished(await submit(farm, hook.url), within=60)
         async with sending(pace=replace(PACE, timeout=30.0, claim=60.0)):

@@ -5,8 +5,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.harness.processes import python
 
 _SCRIPT = """
@@ -56,10 +54,10 @@ def test_values_continue_and_labels_are_bounded(tmp_path: Path) -> None:
     assert [one["director_failures_total|gpu-2|stalled"] for one in (first, second, third)] == [1, 1, 2]
 
 
-@pytest.mark.parametrize("damage", [b"", b"\xff" * 100, struct.pack("ii", 400, 0) + b"\0" * 400])
-def test_damaged_file_begins_at_zero(tmp_path: Path, damage: bytes) -> None:
+def test_damaged_file_begins_at_zero(tmp_path: Path) -> None:
     assert _process(tmp_path, ["gpu-1"], ["w0"])[f"{SECONDS}|w0"] == 2.0
-    (tmp_path / "metrics" / "histogram_1.db").write_bytes(damage)
-    (tmp_path / "metrics" / "counter_7.db").write_bytes(damage)
+    (tmp_path / "metrics" / "histogram_1.db").write_bytes(b"\xff" * 100)
+    (tmp_path / "metrics" / "counter_7.db").write_bytes(struct.pack("ii", 400, 0) + b"\0" * 400)
+    (tmp_path / "metrics" / "counter_8.db").write_bytes(b"")
     again = _process(tmp_path, ["gpu-1"], ["w0"])
     assert (again[f"{SECONDS}|w0"], again["director_backend_job_seconds_sum|gpu-1|w0"]) == (2.0, 4.0)

@@ -38,7 +38,7 @@ def director(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             served.close()
 
 
-@pytest.fixture(params=["Comfy", "AsyncComfy"])
+@pytest.fixture(params=["AsyncComfy", pytest.param("Comfy", marks=pytest.mark.slow)])
 def comfy(request: pytest.FixtureRequest, director: Served, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("COMFY_BASE_URL", director.url)
     monkeypatch.setenv("COMFY_API_KEY", TOKEN)
