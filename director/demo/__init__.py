@@ -1,4 +1,4 @@
-"""The demo: three job groups on three simulated ComfyUIs and a separate Director.
+"""The demo: three job groups on three simulated ComfyUIs, in its own event loop, and a Director in another process.
 
-Except for starting processes, injecting faults and killing the Director, it uses ``director.client`` only.
+Except for injecting faults, starting and killing the Director, it uses ``director.client`` only.
 """

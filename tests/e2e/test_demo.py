@@ -13,7 +13,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.harness.cases import cases
 from tests.harness.processes import Launched
 from tests.harness.waits import until
 
@@ -103,18 +102,18 @@ def test_interrupted_demo_leaves_no_process(moment: str, demo: Demo) -> None:
 
 
 def test_killed_demo_leaves_no_process(demo: Demo) -> None:
-    """The closed standard input ends the child processes."""
+    """The closed standard input ends the child process."""
     demo.wait_printed("gpu-1 seed .*: running", WITHIN)
-    assert len(demo.processes()) == 2
+    assert len(demo.processes()) == 1
     demo.process.kill()
     until(lambda: not demo.processes(), WITHIN, demo.processes)
 
 
-@pytest.mark.parametrize(("command", "reason"), cases(__file__, "unexpected_end_of_a_child_process_fails_the_demo"))
-def test_unexpected_end_of_a_child_process_fails_the_demo(command: str, reason: str, demo: Demo) -> None:
+def test_unexpected_end_of_the_director_fails_the_demo(demo: Demo) -> None:
     demo.wait_printed("gpu-1 seed .*: running", WITHIN)
-    (child,) = [number for number, line in demo.processes().items() if command in line]
+    (child,) = demo.processes()
     os.kill(child, signal.SIGKILL)
     assert demo.process.wait(WITHIN) == 1, demo.printed()
-    assert re.search(reason, demo.printed())
+    # Either the end of the process or the end of the stream is detected first.
+    assert re.search("Director ended with status -9|event stream was closed", demo.printed())
     assert "Traceback" not in demo.printed()

@@ -37,8 +37,9 @@ class Command(BaseCommand):
         demo = run(folder, once=options["once"], seconds=options["seconds"])
         try:
             found = asyncio.run(_interruptible(demo))
-        except ExceptionGroup as errors:
-            raise CommandError(_in_words(errors, folder)) from errors
+        except (ProcessFailed, DirectorError, TimeoutError, OSError) as error:
+            reason = str(error) or "It took too long."
+            raise CommandError(f"The demo failed.\n{reason}\nLog of the Director: {folder}/director.log") from error
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.exit(_INTERRUPTED)
         if found:
@@ -67,12 +68,3 @@ def _folder(wanted: Path | None) -> Path:
             raise CommandError(f"{folder} cannot be used: {error.strerror or error}.") from error
         return Path(tempfile.mkdtemp(prefix="director-demo-"))
     return folder
-
-
-def _in_words(errors: ExceptionGroup[Exception], folder: Path) -> str:
-    """Return what went wrong in sentences; raise an unexpected error again."""
-    expected, defects = errors.split((ProcessFailed, DirectorError, TimeoutError, OSError))
-    if defects is not None or expected is None:
-        raise errors
-    sentences = [str(error) or "It took too long." for error in expected.exceptions]
-    return "\n".join(["The demo failed.", *sentences, f"Logs of its processes: {folder}"])
