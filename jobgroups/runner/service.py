@@ -6,7 +6,7 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import Set
+from collections.abc import Callable, Coroutine, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,6 +46,9 @@ _PART_PAUSE: Final = 0.05  #: Seconds between two parts of the retention.
 _LONGEST_RESTART_PAUSE: Final = 30.0  #: Seconds: the longest pause before a session that failed is opened again.
 
 
+Loops = Mapping[str, Callable[[], Coroutine[Any, Any, None]]]  #: By name, what runs until it is cancelled.
+
+
 class RunnerReplaced(Exception):
     """Another process runs under this runner's name: this one must write nothing more."""
 
@@ -64,14 +67,15 @@ class RunnerService:
     """One runner, from its start to its orderly end or to an unexpected error.
 
     The caller holds the lock on the runner's name for as long as this runs. It closes ``background``, the threads of
-    the loops whose jobs are rare.
+    the loops whose jobs are rare. ``loops`` run beside the service's own while it is registered.
     """
 
     def __init__(
-        self, settings: RunnerSettings, hub: Hub, background: DatabaseThreads, name_lock: Lock | None = None
+        self, settings: RunnerSettings, hub: Hub, background: DatabaseThreads, loops: Loops, name_lock: Lock | None
     ) -> None:
         self._settings = settings
         self._name_lock = name_lock
+        self._loops = loops
         self._intervals = settings.intervals
         self._hub = hub
         self._instance = secrets.token_hex(6)
@@ -79,7 +83,6 @@ class RunnerService:
         self._look_at_backends = True  #: Whether the next dispatch also reconciles the sessions.
         self._sessions: dict[str, _SessionHandle] = {}
         self._stopping = asyncio.Event()
-        self._ready = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
         threads = settings.threads
         self._database = DatabaseThreads(threads=threads, name="runner-db", batch_commits=threads == 1)
@@ -103,21 +106,19 @@ class RunnerService:
         self._look_at_backends |= not work_only
         self._work.set()
 
-    async def wait_ready(self) -> None:
-        """Wait until the runner is registered as alive."""
-        await self._ready.wait()
-
-    async def run(self) -> None:
+    async def run(self, ready: Callable[[], None] | None = None) -> None:
         """Run until :meth:`stop`; raise ``RunnerReplaced`` if another process runs under this name.
 
-        After any other error, which was not expected in one of its loops, start another service.
+        ``ready`` is called when the runner is registered as alive. After any other error, which was not expected in one
+        of its loops, start another service.
         """
         self._loop = asyncio.get_running_loop()
         if self._settings.comfy_org_api_key:
             self._hub.keys[INSTALLATION] = self._settings.comfy_org_api_key
         try:
             if await self._register():
-                self._ready.set()
+                if ready is not None:
+                    ready()
                 await self._hub.add_runner_listener(self.notify)
                 await self._serve()
             await self._deregister()
@@ -142,15 +143,16 @@ class RunnerService:
                 instance=self._instance,
                 settings=settings,
             )
-            services = [
-                tasks.create_task(self._heartbeat_loop(), name="runner: beat"),
-                tasks.create_task(self._hold_name_lock_loop(), name="runner: name"),
-                tasks.create_task(self._clean_loop(), name="runner: files"),
-                tasks.create_task(self._reporter.run(), name="runner: progress"),
-                tasks.create_task(self._dispatch_loop(tasks, context), name="runner: work"),
-            ]
-            if self._settings.captures:
-                services.append(tasks.create_task(self._capturer.run(), name="runner: captures"))
+            loops: Loops = {
+                "beat": self._heartbeat_loop,
+                "name": self._hold_name_lock_loop,
+                "files": self._clean_loop,
+                "progress": self._reporter.run,
+                "work": functools.partial(self._dispatch_loop, tasks, context),
+                **({"captures": self._capturer.run} if self._settings.captures else {}),
+                **self._loops,
+            }
+            services = [tasks.create_task(loop(), name=f"runner: {name}") for name, loop in loops.items()]
             await self._stopping.wait()
             await self._finish_sending()
             for task in [*services, *(held.task for held in self._sessions.values())]:

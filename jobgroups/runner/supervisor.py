@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from django.conf import settings
@@ -58,12 +59,21 @@ class RunnerSupervisor:
     def __init__(self, *, name: str, hub: Hub, find_local: bool, lock: Lock | None = None) -> None:
         self._settings = runner_settings(name)
         self._lock = lock
-        self._background = DatabaseThreads(threads=_BACKGROUND, name="runner-background", keeps_connections=False)
+        self._background = background = DatabaseThreads(
+            threads=_BACKGROUND, name="runner-background", keeps_connections=False
+        )
         self._hub = hub
-        self._find_local = find_local
         self._service: RunnerService | None = None
         self._stopping = False
-        self._ended: asyncio.Task[None] | None = None
+        scale = settings.DIRECTOR_TIME_SCALE
+        sender = WebhookSender(name=name, pace=DeliveryIntervals.scaled(scale), database=background)
+        self._loops = {"webhooks": sender.run}
+        if settings.DIRECTOR_NOTIFY:
+            pace, urls = NoticeIntervals.scaled(scale), settings.DIRECTOR_NOTIFY
+            self._loops["notices"] = Notifier(urls=urls, name=name, pace=pace, database=background).run
+        if find_local:
+            ports = settings.DIRECTOR_DISCOVER_PORTS
+            self._loops["discovery"] = partial(discover, ports=ports, database=background, hub=hub)
 
     def stop(self) -> None:
         """End the current service soon, and start no other one."""
@@ -78,9 +88,9 @@ class RunnerSupervisor:
         """
         try:
             while not self._stopping:
-                self._service = RunnerService(self._settings, self._hub, self._background, self._lock)
+                self._service = RunnerService(self._settings, self._hub, self._background, self._loops, self._lock)
                 try:
-                    await self._run_once(self._service, ready)
+                    await self._service.run(ready)
                 except* RunnerReplaced as replaced:
                     raise RunnerReplaced(str(innermost(replaced))) from None
                 except* Exception as defect:
@@ -90,35 +100,6 @@ class RunnerSupervisor:
                 ready = None
         finally:
             await asyncio.shield(asyncio.to_thread(self._background.close))
-
-    async def _run_once(self, service: RunnerService, ready: Callable[[], None] | None) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(service.run(), name="runner")
-            helpers = [tasks.create_task(self._when_ready(service, ready), name="runner: ready")]
-            if self._find_local:
-                finding = discover(ports=settings.DIRECTOR_DISCOVER_PORTS, database=self._background, hub=self._hub)
-                helpers.append(tasks.create_task(finding, name="runner: discovery"))
-            helpers.append(tasks.create_task(self._send_webhooks(service), name="runner: webhooks"))
-            if settings.DIRECTOR_NOTIFY:
-                helpers.append(tasks.create_task(self._notify(service), name="runner: notices"))
-            await asyncio.wait([running])
-            for helper in helpers:
-                helper.cancel()
-
-    async def _when_ready(self, service: RunnerService, ready: Callable[[], None] | None) -> None:
-        await service.wait_ready()
-        if ready is not None:
-            ready()
-
-    async def _notify(self, service: RunnerService) -> None:
-        await service.wait_ready()
-        pace, name = NoticeIntervals.scaled(settings.DIRECTOR_TIME_SCALE), self._settings.name
-        await Notifier(urls=settings.DIRECTOR_NOTIFY, name=name, pace=pace, database=self._background).run()
-
-    async def _send_webhooks(self, service: RunnerService) -> None:
-        await service.wait_ready()
-        pace = DeliveryIntervals.scaled(settings.DIRECTOR_TIME_SCALE)
-        await WebhookSender(name=self._settings.name, pace=pace, database=self._background).run()
 
     async def _record(self, defect: Exception) -> None:
         cause = innermost(defect)

@@ -102,9 +102,10 @@ class Farm:
             "threads": 1 if connection.vendor == "sqlite" else 4,
             "intervals": Intervals.scaled(SCALE),
         }
-        service = RunnerService(RunnerSettings(**{**options, **changes}), self.hub, self._background)
-        self._tasks[service] = asyncio.get_running_loop().create_task(service.run())
-        await service.wait_ready()
+        service = RunnerService(RunnerSettings(**{**options, **changes}), self.hub, self._background, {}, None)
+        ready = asyncio.Event()
+        self._tasks[service] = asyncio.get_running_loop().create_task(service.run(ready.set))
+        await ready.wait()
         if seen:
             await self.seen(*seen)
         return service
