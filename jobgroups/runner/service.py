@@ -7,7 +7,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping, Set
-from dataclasses import dataclass
 from typing import Any, Final
 
 from backends import queries as backend_queries
@@ -26,7 +25,7 @@ from jobgroups.runner.context import LeaseClock, RunnerContext, RunnerSettings, 
 from jobgroups.runner.intervals import wait_set
 from jobgroups.runner.pool import Pool
 from jobgroups.runner.progress import ProgressWriter
-from jobgroups.runner.session.session import BackendAddress, BackendSession, address_of
+from jobgroups.runner.session.session import BackendSession
 from jobgroups.services import leases, runners
 from jobgroups.services.assets import clean_and_expire
 from jobgroups.services.captures import captures_clean
@@ -53,16 +52,6 @@ class RunnerReplaced(Exception):
     """Another process runs under this runner's name: this one must write nothing more."""
 
 
-@dataclass(slots=True)
-class _SessionHandle:
-    address: BackendAddress
-    session: BackendSession
-    task: asyncio.Task[None]
-    since: float  #: Monotonic: the lease was ours then.
-    ending: bool = False
-    releases_lease: bool = False  #: Whether its lease is handed over once the session is over.
-
-
 class RunnerService:
     """One runner, from its start to its orderly end or to an unexpected error.
 
@@ -81,7 +70,7 @@ class RunnerService:
         self._instance = secrets.token_hex(6)
         self._work = asyncio.Event()
         self._look_at_backends = True  #: Whether the next dispatch also reconciles the sessions.
-        self._sessions: dict[str, _SessionHandle] = {}
+        self._sessions: dict[str, BackendSession] = {}
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
         threads = settings.threads
@@ -155,13 +144,13 @@ class RunnerService:
             services = [tasks.create_task(loop(), name=f"runner: {name}") for name, loop in loops.items()]
             await self._stopping.wait()
             await self._finish_sending()
-            for task in [*services, *(held.task for held in self._sessions.values())]:
+            for task in [*services, *(session.task for session in self._sessions.values())]:
                 task.cancel()
             completer.cancel()
 
     async def _finish_sending(self) -> None:
         """Wait for the answers to prompts that are being sent; else they are uncertain for half a minute."""
-        sessions = [held.session for held in self._sessions.values()]
+        sessions = list(self._sessions.values())
         for session in sessions:
             session.start_handover()
         with contextlib.suppress(TimeoutError):
@@ -213,8 +202,8 @@ class RunnerService:
 
     def _count_busy(self, seconds: float) -> None:
         # A sample of each heartbeat: exact for long prompts, and right on average for short ones.
-        for backend_id, held in self._sessions.items():
-            is_busy = any(one.state is AttemptState.RUNNING for one in held.session.attempts.drivers.values())
+        for backend_id, session in self._sessions.items():
+            is_busy = any(one.state is AttemptState.RUNNING for one in session.attempts.drivers.values())
             metrics.busy_seconds.labels(backend_id).inc(seconds if is_busy else 0.0)
 
     def _renew(self) -> bool:
@@ -233,12 +222,11 @@ class RunnerService:
     def _cancel_lost_sessions(self) -> None:
         """End the sessions of backends that are other runners' now; each of their writes is refused."""
         asked_at, held = self._renewed
-        for backend_id, entry in self._sessions.items():
+        for backend_id, session in self._sessions.items():
             # One that was taken since may be missing in what was read before.
-            if entry.since < asked_at and entry.session.context.fence not in held and not entry.ending:
+            if session.opened_at < asked_at and session.context.fence not in held and not session.is_ending:
                 logger.warning("%s: lease lost to another runner; closing the session.", backend_id)
-                entry.ending = True
-                entry.task.cancel()
+                session.end()
 
     async def _hold_name_lock_loop(self) -> None:
         """Hold the lock on the name, which a restart of PostgreSQL takes away."""
@@ -304,17 +292,17 @@ class RunnerService:
         await context.pool.refresh()
         if context.pool.is_open:
             free = {
-                backend_id: len(held.session.attempts.drivers)
-                for backend_id, held in self._sessions.items()
-                if held.session.claimer.may_claim
+                backend_id: len(session.attempts.drivers)
+                for backend_id, session in self._sessions.items()
+                if session.claimer.may_claim
             }
             waiting |= set(context.pool.takers(free))
             idle = [one for one, prompts in free.items() if not prompts and one not in waiting]
             await context.pool.recall(idle)
-        for backend_id, held in self._sessions.items():
+        for backend_id, session in self._sessions.items():
             if backend_id in waiting:
-                held.session.context.work_available.set()
-            held.session.attempts.request_stop(stops.get(backend_id, ()))
+                session.context.work_available.set()
+            session.attempts.request_stop(stops.get(backend_id, ()))
 
     async def _store_timings(self, context: RunnerContext) -> None:
         samples = context.timings.copy()
@@ -334,18 +322,16 @@ class RunnerService:
         busy = await context.database.run_with_retry(work.backends_with_prompts)
         leases = await context.database.run_with_retry(lease_table, self._settings.name)
         wanted = {row["id"]: row for row in rows if row["enabled"] or row["id"] in busy}
-        for backend_id, held in list(self._sessions.items()):
+        for backend_id, session in list(self._sessions.items()):
             row = wanted.get(backend_id)
-            if held.task.done():
-                await self._close(held, context)
-            elif row is None or address_of(row) != held.address:
+            if session.task.done():
+                await self._close(session, context)
+            elif row is None or (row["url"], row["headers"]) != session.address:
                 # Another is opened when this one is over: two sockets with one id silence both.
-                if not held.ending:
-                    held.ending = True
-                    held.task.cancel()
+                session.end()
             else:
-                held.session.context.set_desired_state(desired_state(row))
-        given = {backend_id for backend_id, held in self._sessions.items() if held.releases_lease}
+                session.context.set_desired_state(desired_state(row))
+        given = {backend_id for backend_id, session in self._sessions.items() if session.releases_lease}
         for backend_id in leases_to_acquire(wanted.keys() - given, self._sessions.keys() - given, leases):
             await self._open(wanted[backend_id], tasks, context)
             if backend_id in leases.unclaimed and leases.live_runners:
@@ -360,39 +346,35 @@ class RunnerService:
         if fence is None:
             return
         self.lease_clock.add(fence, asked_at)
-        address = address_of(row)
-        session = BackendSession(address, fence, context, desired_state(row))
-        task = tasks.create_task(self._run_supervised(session), name=f"session {row['id']}")
-        task.add_done_callback(lambda _: self.notify())
-        self._sessions[row["id"]] = _SessionHandle(address, session, task, since=time.monotonic())
+        self._sessions[row["id"]] = session = BackendSession(row, fence, context)
+        session.task = tasks.create_task(self._run_supervised(session), name=f"session {row['id']}")
+        session.task.add_done_callback(lambda _: self.notify())
 
-    async def _close(self, held: _SessionHandle, context: RunnerContext) -> None:
+    async def _close(self, session: BackendSession, context: RunnerContext) -> None:
         """Release the lease of a session that is over."""
-        await context.database.run_with_retry(leases.lease_release, fence=held.session.context.fence)
-        if held.releases_lease:
+        fence = session.context.fence
+        await context.database.run_with_retry(leases.lease_release, fence=fence)
+        if session.releases_lease:
             self._hub.notify_runners()
-        if held.ending:
-            context.unavailable_since.pop(held.address.backend_id, None)
-        del self._sessions[held.address.backend_id]
+        if session.is_ending:
+            context.unavailable_since.pop(fence.backend_id, None)
+        del self._sessions[fence.backend_id]
 
     def _rebalance(self, wanted: Set[str], leases: LeaseTable) -> None:
         """Have backends go to runners that have fewer, those without prompts of ours first."""
-        staying = {backend_id: held for backend_id, held in self._sessions.items() if not held.ending}
+        staying = {backend_id: session for backend_id, session in self._sessions.items() if not session.is_ending}
         count = 0
         if time.monotonic() >= self._no_rebalance_before:
             count = release_count(wanted, staying.keys(), leases)
-        ready = sorted(staying.values(), key=lambda held: len(held.session.attempts.drivers))
-        for place, held in enumerate(ready):
-            if place >= count:
-                if held.session.claimer.is_handing_over:
-                    held.session.cancel_handover()
-                continue
-            held.session.start_handover()
-            if held.session.can_hand_over:
-                logger.info("%s is handed over to another runner.", held.address.backend_id)
-                held.ending = held.releases_lease = True
-                held.task.cancel()
-        is_pending = any(held.session.claimer.is_handing_over and not held.releases_lease for held in staying.values())
+        ready = sorted(staying.values(), key=lambda session: len(session.attempts.drivers))
+        for session in ready[count:]:
+            session.cancel_handover()
+        for session in ready[:count]:
+            session.start_handover()
+            if session.can_hand_over:
+                logger.info("%s is handed over to another runner.", session.context.backend_id)
+                session.end(releases_lease=True)
+        is_pending = any(not session.is_ending for session in ready[:count])
         self._look_within = self._intervals.poll
         if leases.next_free_in is not None:
             self._look_within = min(self._look_within, max(leases.next_free_in, 0.0) + 0.05)

@@ -234,7 +234,7 @@ async def test_an_error_frame_alone_ends_nothing(farm: Farm) -> None:
     await farm.backend(seconds=1.0)
     service = await farm.runner()
     group = await farm.running("gpu-1", workflow=text_to_image(steps=10))
-    (driver,) = service._sessions["gpu-1"].session.attempts.drivers.values()
+    (driver,) = service._sessions["gpu-1"].attempts.drivers.values()
     # As where one of two outputs is blocked: the other one is rendered all the same.
     driver.on_event(ExecutionError(prompt_id=driver.prompt_id, exception_message="Execution Blocked"))
     await completes_once(farm, group)
@@ -264,7 +264,7 @@ async def test_an_interrupt_that_comes_too_late_hits_no_stranger(farm: Farm, ver
     sim.fault("foreign_prompt", at="now", seconds=1.0)
     stranger = sim.prompts[-1]["prompt_id"]
     await sim.wait_for("started", prompt_id=stranger)
-    await service._sessions["gpu-1"].session.context.interrupter.interrupt(over.prompt_id)
+    await service._sessions["gpu-1"].context.interrupter.interrupt(over.prompt_id)
     assert (await sim.wait_for("ended", prompt_id=stranger))["outcome"] == "success"
     assert {"interrupted", "cancelled"} & set(farm.kinds())
 
@@ -305,7 +305,7 @@ async def test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only(
     sim = await farm.backend(seconds=1.0)
     service = await farm.runner(threads=1)
     group = await farm.running("gpu-1")
-    database = service._sessions["gpu-1"].session.context.database
+    database = service._sessions["gpu-1"].context.database
     await database.run(allow_writes, allowed=False)
     await sim.wait_for("ended")
 

@@ -30,8 +30,8 @@ async def session_of(service: RunnerService, name: str = "gpu-1") -> BackendSess
     """Wait until a backend's main socket hears, and return its session."""
 
     sessions = service._sessions
-    await until(lambda: name in sessions and sessions[name].session.sockets.client_id)
-    return sessions[name].session
+    await until(lambda: name in sessions and sessions[name].sockets.client_id)
+    return sessions[name]
 
 
 async def at_work(farm: Farm, seconds: float, **changes: Any) -> tuple[RunnerService, BackendSession]:

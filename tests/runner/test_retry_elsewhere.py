@@ -136,7 +136,7 @@ async def test_a_stop_that_was_read_before_its_move_was_void_stops_nothing(farm:
     service = await farm.runner()
     attempts = Attempt.objects.filter(child__group=group)
     await until(in_thread(lambda: not attempts.exclude(stop_reason="").exists()))
-    service._sessions["gpu-1"].session.attempts.request_stop(stops["gpu-1"])
+    service._sessions["gpu-1"].attempts.request_stop(stops["gpu-1"])
     assert (await farm.finished(group)).status == "completed"
     assert "interrupted" not in farm.kinds("gpu-1")
     assert farm.recorded("accepted", "gpu-2") == []

@@ -4,8 +4,9 @@ A slow backend delays no other one: each session waits for its own. Each part ha
 events, the health probe observes, the claimer sends, the reconciler applies the desired state.
 """
 
+import asyncio
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from backends.comfyui.client import ComfyClient
@@ -15,7 +16,7 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
 from jobgroups.log_context import bind
 from jobgroups.runner.availability import Availability
-from jobgroups.runner.context import DesiredState, RunnerContext, SessionContext
+from jobgroups.runner.context import RunnerContext, SessionContext, desired_state
 from jobgroups.runner.inputs import InputFiles, PartnerNodes
 from jobgroups.runner.interrupts import Interrupter
 from jobgroups.runner.session.attempts import ActiveAttempts
@@ -27,33 +28,28 @@ from jobgroups.runner.session.sockets import Sockets
 from jobgroups.services import backends
 
 
-@dataclass(frozen=True, slots=True)
-class BackendAddress:
-    """What a session was opened with; another address needs another session."""
-
-    backend_id: str
-    url: str
-    headers: tuple[tuple[str, str], ...]
-
-
 class BackendSession:
-    """Builds and runs the parts that drive one backend."""
+    """Builds and runs the parts that drive one backend, by its row."""
 
-    def __init__(
-        self, address: BackendAddress, fence: FencingToken, runner: RunnerContext, desired: DesiredState
-    ) -> None:
-        self._address = address
+    task: asyncio.Task[None]  #: Runs the session; set by the runner.
+
+    def __init__(self, row: Mapping[str, Any], fence: FencingToken, runner: RunnerContext) -> None:
+        #: URL and headers; others need another session.
+        self.address: tuple[str, dict[str, str]] = (row["url"], row["headers"])
+        self.opened_at = time.monotonic()  #: The lease was ours then.
+        self.is_ending = False
+        self.releases_lease = False  #: Whether its lease is handed over once the session is over.
         self.context = context = SessionContext(
-            backend_id=address.backend_id,
+            backend_id=row["id"],
             fence=fence,
             runner=runner,
-            desired_state=desired,
-            availability=Availability(address.backend_id, runner.unavailable_since),
+            desired_state=desired_state(row),
+            availability=Availability(row["id"], runner.unavailable_since),
         )
         self.attempts = ActiveAttempts(context)
         self._previews = SessionPreviews(
             runner.progress.hub,
-            address.backend_id,
+            context.backend_id,
             lambda: ((prompt, driver.spec) for prompt, driver in self.attempts.drivers.items()),
         )
         self.sockets = Sockets(
@@ -67,14 +63,21 @@ class BackendSession:
         self.attempts.on_accepted = self.sockets.expect_status_since
         self.sockets.on_open = self._health.on_socket_open
 
+    def end(self, *, releases_lease: bool = False) -> None:
+        """End soon, once."""
+        if not self.is_ending:
+            self.is_ending, self.releases_lease = True, releases_lease
+            self.task.cancel()
+
     def start_handover(self) -> None:
         """Claim nothing more: the backend is to be handed over as soon as it :attr:`can_hand_over`."""
         self.claimer.is_handing_over = True
 
     def cancel_handover(self) -> None:
-        """Claim again: the backend is not handed over after all."""
-        self.claimer.is_handing_over = False
-        self.context.work_available.set()
+        """Claim again if the backend was to be handed over."""
+        if self.claimer.is_handing_over:
+            self.claimer.is_handing_over = False
+            self.context.work_available.set()
 
     @property
     def can_hand_over(self) -> bool:
@@ -98,11 +101,12 @@ class BackendSession:
         error.
         """
         context, name = self.context, self.context.backend_id
+        url, headers = self.address
         bind(backend=name)
         # Here and not before: a malformed address ends this session only.
         context.client = client = ComfyClient(
-            self._address.url,
-            headers=dict(self._address.headers),
+            url,
+            headers=headers,
             max_answer_bytes=context.runner.settings.max_answer_bytes,
             timeouts=context.runner.settings.timeouts,
             secrets=context.runner.progress.hub.keys.values(),
@@ -115,7 +119,7 @@ class BackendSession:
         )
         context.inputs = InputFiles(client, context.database, context.intervals.restart_pause)
         context.partners = PartnerNodes(
-            name, self._address.url, client, context.database, context.runner.progress.hub, context.intervals.key_wait
+            name, url, client, context.database, context.runner.progress.hub, context.intervals.key_wait
         )
         async with client, context.task_group as tasks:
             await self.attempts.resume_all()
@@ -145,7 +149,3 @@ class BackendSession:
             case _:
                 self._previews.track(event)
                 self.attempts.on_event(event)
-
-
-def address_of(row: Mapping[str, Any]) -> BackendAddress:
-    return BackendAddress(row["id"], row["url"], tuple(sorted(row["headers"].items())))
