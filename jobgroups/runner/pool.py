@@ -8,18 +8,26 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.clock import monotonic_now
-from jobgroups.domain.pool import Line, OpenVariant, PoolBackend
+from jobgroups.domain.pool import Line, PoolBackend
 from jobgroups.queries import pool
 from jobgroups.services import expiry, moves
-from jobgroups.services.claims import PoolChoice
+from jobgroups.services.claims import ClaimResult, PoolChoice
 
 #: Seconds after which a free backend is left out of the plan of a job that it does not take, and for how long.
 _OVERLOOKED_S, _LEFT_OUT_S = 5.0, 30.0
 _LEFTOVER_POLL: Final = 1.0  #: Seconds between two readings while a backend found no job where one is counted.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PooledChoice(PoolChoice):
+    """A choice of a job, which ``line`` counts as sent until :meth:`Pool.settle`. Another line may be read meanwhile."""
+
+    line: Line
 
 
 class Pool:
@@ -115,10 +123,26 @@ class Pool:
 
         The backend has a free slot, and so many ``prompts`` of ours.
         """
-        variant = self._line.next_for(backend_id, prompts=prompts)
+        line = self._line
+        variant = line.next_for(backend_id, prompts=prompts)
         if variant is None:
             return None
-        return PooledChoice(self._line, variant, backend_id, self._in_vain_at, self._leftover)
+        line.take(variant, backend_id)
+        return PooledChoice(variant=variant, has_rival=line.has_rival(variant, backend_id), line=line)
+
+    def settle(self, chosen: PooledChoice, backend_id: str, result: ClaimResult) -> None:
+        """Take in what the claim of a choice came to."""
+        line, variant = chosen.line, chosen.variant
+        if result.in_vain:
+            line.note_in_vain(variant, backend_id)
+            self._in_vain_at[backend_id] = time.monotonic()
+            self._leftover.add(variant.variant_id)
+        elif result.from_pool:
+            # Jobs before it may have been bypassed.
+            line.note_bypass(variant, backend_id)
+        else:
+            # Another one was older, or no slot was free.
+            line.put_back(variant, backend_id)
 
     async def end_overdue(self) -> None:
         """Note which variants have no candidate, and end jobs that have waited too long."""
@@ -140,39 +164,3 @@ class Pool:
         limit = dt.timedelta(seconds=self._queued_limit_s)
         for variant_id in self._line.overdue(moment - limit):
             await self._database.run_with_retry(expiry.pool_expire, variant_id=variant_id, limit_s=self._queued_limit_s)
-
-
-class PooledChoice:
-    """A job of the line that one backend is about to claim; it counts as sent until the claim says otherwise."""
-
-    def __init__(
-        self, line: Line, variant: OpenVariant, backend_id: str, in_vain_at: dict[str, float], leftover: set[int]
-    ) -> None:
-        self._in_vain_at = in_vain_at
-        self._leftover = leftover
-        self._line = line
-        self._variant = variant
-        self._backend_id = backend_id
-        line.take(variant, backend_id)
-        self.choice = PoolChoice(
-            variant_id=variant.variant_id,
-            group_id=variant.group_id,
-            queued_at=variant.queued_at,
-            needs=variant.needs,
-            workflow_digest=variant.workflow_digest,
-            has_rival=line.has_rival(variant, backend_id),
-        )
-
-    def put_back(self) -> None:
-        """The job was not claimed: another one was older, or no slot was free."""
-        self._line.put_back(self._variant, self._backend_id)
-
-    def note_claimed(self) -> None:
-        """The job was claimed; jobs before it may have been bypassed."""
-        self._line.note_bypass(self._variant, self._backend_id)
-
-    def note_in_vain(self) -> None:
-        """There was no job for this backend."""
-        self._line.note_in_vain(self._variant, self._backend_id)
-        self._in_vain_at[self._backend_id] = time.monotonic()
-        self._leftover.add(self._variant.variant_id)

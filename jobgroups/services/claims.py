@@ -21,7 +21,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.failures import ONLY_ELSEWHERE, OVERTAKEN
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.pool import Needs, fits
+from jobgroups.domain.pool import OpenVariant, fits
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
 from jobgroups.domain.states import AttemptState, ChildStatus, StopReason
 from jobgroups.events import log
@@ -105,11 +105,7 @@ class Claim:
 class PoolChoice:
     """The variant of which a backend is to take a job, as the runner chose it."""
 
-    variant_id: int
-    group_id: str
-    queued_at: dt.datetime
-    needs: Needs
-    workflow_digest: str
+    variant: OpenVariant
     #: Whether another backend works and can take the job: one that failed a job, or from which it was recalled, leaves it
     #: to others for a while.
     has_rival: bool
@@ -156,7 +152,7 @@ def child_claim(
     in_vain = False
     try:
         place = None if bound is None else (bound.queued_at, bound.group_id)
-        if choice is not None and (place is None or (choice.queued_at, choice.group_id) < place):
+        if choice is not None and (place is None or (choice.variant.queued_at, choice.variant.group_id) < place):
             claim = _claim_from_pool(choice, fence, client_id, slots)
             if claim is not None:
                 return ClaimResult(claim, from_pool=True)
@@ -287,26 +283,29 @@ def _claim_from_pool(choice: PoolChoice, fence: FencingToken, client_id: str, sl
 
     A row that another claim or a cancel has locked is skipped.
     """
-    return _claim_in_group(choice.group_id, fence, lambda group: _claim_next(choice, group, fence, client_id, slots))
+    return _claim_in_group(
+        choice.variant.group_id, fence, lambda group: _claim_next(choice, group, fence, client_id, slots)
+    )
 
 
 def _claim_next(choice: PoolChoice, group: JobGroup, fence: FencingToken, client_id: str, slots: Slots) -> Claim | None:
+    variant = choice.variant
     row = slots.free(locked=True)
     if row is None:
         raise _NoFreeSlot
     # Its row is locked: a tag that was removed before is seen, one that is removed later comes after this claim.
-    if not fits(choice.needs, row.id, capabilities_of(row)):
+    if not fits(variant.needs, row.id, capabilities_of(row)):
         return None
     # Learned before this claim; one that is learned later waits for the row.
-    cannot = {"digest": choice.workflow_digest, "variant": choice.variant_id, **valid_since()}
+    cannot = {"digest": variant.workflow_digest, "variant": variant.variant_id, **valid_since()}
     if _excluded.first(fence.backend_id, **cannot) is not None:
         return None
     times = _time_parameters()
     left_alone = _LEFT_TO_RIVALS if choice.has_rival else dt.timedelta()
     child = _next_of_variant.first(
-        fence.backend_id, variant=choice.variant_id, since=times["moment"] - left_alone, **times
+        fence.backend_id, variant=variant.variant_id, since=times["moment"] - left_alone, **times
     )
-    return None if child is None else _store(child, group, fence, client_id, choice.workflow_digest)
+    return None if child is None else _store(child, group, fence, client_id, variant.workflow_digest)
 
 
 #: A backend that failed a job, or from which it was recalled, does not take it again for so long if another backend can.

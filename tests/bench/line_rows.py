@@ -18,8 +18,8 @@ from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.leases import FencingToken
 from jobgroups.models import Exclusion, Timing, Variant
 from jobgroups.queries import etas, pool
-from jobgroups.runner.pool import PooledChoice
 from jobgroups.services import claims
+from jobgroups.services.claims import PoolChoice
 from tests.harness import factories
 
 _WORKFLOWS, _MODELS, _TAGS, _TIMED = 200, 20, 10, 20
@@ -87,7 +87,8 @@ def measure(rounds: int = 20, each: int = 10) -> None:
             with timed("choice"):
                 variant = line.next_for(name, prompts=1)
             assert variant is not None
-            choice = PooledChoice(line, variant, name, {}, set()).choice
+            line.take(variant, name)
+            choice = PoolChoice(variant=variant, has_rival=line.has_rival(variant, name))
             with timed("claim"):
                 found = claims.child_claim(fence=FencingToken(name, 1), client_id="c", depth=rounds, choice=choice)
             assert found.from_pool

@@ -168,14 +168,7 @@ def choices(group: JobGroup) -> list[claims.PoolChoice]:
     """Return what a backend may choose, in the order of the line."""
     line = LineReader().read(())
     return [
-        claims.PoolChoice(
-            variant_id=one.variant_id,
-            group_id=one.group_id,
-            queued_at=one.queued_at,
-            needs=one.needs,
-            workflow_digest=one.workflow_digest,
-            has_rival=False,
-        )
+        claims.PoolChoice(variant=one, has_rival=False)
         for one in line.variants
         if one.group_id == group.id and one.unsent
     ]

@@ -13,7 +13,7 @@ from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.pool import Needs
+from jobgroups.domain.pool import Needs, OpenVariant
 from jobgroups.domain.states import AttemptState, ErrorType, RetryScope
 from jobgroups.models import Asset, ChildJob, JobGroup
 from jobgroups.services import assets, attempts, claims, holds, leases, stored_files
@@ -68,14 +68,16 @@ def submit_to_pool(count: int, *candidates: str, **fields: Any) -> JobGroup:
 
 def pool_choice(group: JobGroup, *, has_rival: bool = False) -> PoolChoice:
     variant = group.variants.get(number=0)
-    return PoolChoice(
+    chosen = OpenVariant(
         variant_id=variant.pk,
         group_id=group.pk,
+        number=0,
         queued_at=variant.queued_at,
         needs=Needs(tuple(variant.candidates), tuple(group.required_capabilities)),
         workflow_digest=variant.workflow_digest,
-        has_rival=has_rival,
+        unsent=1,
     )
+    return PoolChoice(variant=chosen, has_rival=has_rival)
 
 
 def claim_from_pool(fence: FencingToken, group: JobGroup) -> Claim:

@@ -11,6 +11,7 @@ from jobgroups.domain.states import RetryScope
 from jobgroups.models import JobGroup, Timing, Variant
 from jobgroups.runner.pool import Pool
 from jobgroups.services import backends
+from jobgroups.services.claims import ClaimResult
 from tests.harness.farm import Farm, in_thread, until, until_row
 from tests.harness.graphs import text_to_image
 
@@ -58,7 +59,7 @@ async def test_a_bypass_by_a_claim_during_a_reading_of_the_line_is_stored(farm: 
     choice = pool.choose("gpu-1", prompts=0)
     await read()
     assert choice is not None
-    choice.note_claimed()
+    pool.settle(choice, "gpu-1", ClaimResult(from_pool=True))
     await read()
     assert await Variant.objects.filter(group=older, bypassed_at__isnull=False).aexists()
 

@@ -10,13 +10,12 @@ from jobgroups.database.threads import TRANSIENT
 from jobgroups.queries import work
 from jobgroups.runner.context import SessionContext
 from jobgroups.runner.intervals import wait_set
-from jobgroups.runner.pool import PooledChoice
 from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.runner.session.reconciler import Reconciler
 from jobgroups.runner.session.sockets import Sockets
 from jobgroups.services import attempts as attempt_services
 from jobgroups.services import claims
-from jobgroups.services.claims import ClaimResult
+from jobgroups.services.claims import ClaimResult, PoolChoice
 
 logger = logging.getLogger(__name__)
 
@@ -97,18 +96,13 @@ class Claimer:
             chosen = pool.choose(name, prompts=len(self._attempts.drivers))
             result = await self._claim(client_id, chosen)
             if chosen is not None:
-                if result.in_vain:
-                    chosen.note_in_vain()
-                elif result.from_pool:
-                    chosen.note_claimed()
-                else:
-                    chosen.put_back()
+                pool.settle(chosen, name, result)
             if result.claim is not None:
                 await self._attempts.start_claimed(result.claim)
             elif not result.in_vain:
                 return
 
-    async def _claim(self, client_id: str, chosen: PooledChoice | None) -> ClaimResult:
+    async def _claim(self, client_id: str, chosen: PoolChoice | None) -> ClaimResult:
         """Claim a child; without a claim there is none, or the commit was not confirmed."""
         context = self._context
         self._is_claiming = True
@@ -119,7 +113,7 @@ class Claimer:
                 fence=context.fence,
                 client_id=client_id,
                 depth=context.runner.settings.depth,
-                choice=None if chosen is None else chosen.choice,
+                choice=chosen,
                 cancelled=self._attempts.cancelled,
             )
         except TRANSIENT as error:
