@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -144,7 +145,11 @@ class SessionContext:
     interrupter: Interrupter = field(init=False)
     inputs: InputFiles = field(init=False)
     partners: PartnerNodes = field(init=False)
+    follow_socket: Callable[[str], None] = field(init=False)  #: Has the events of an older client id received.
+    #: Called with the monotonic time of a POST that ComfyUI accepted.
+    expect_status_since: Callable[[float], None] = field(init=False)
     task_group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)  #: Entered when the session runs.
+    refused_at: float = -math.inf  #: When ComfyUI last refused a prompt, in monotonic time.
     #: ComfyUI's version, and whether the health probe has read it: some versions get no prompt.
     version: str | None = None
     version_is_known: bool = False

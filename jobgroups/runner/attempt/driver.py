@@ -48,22 +48,14 @@ class AttemptDriver:
     """Follows one prompt until its end is stored. One task runs :meth:`run`."""
 
     def __init__(
-        self,
-        context: SessionContext,
-        spec: AttemptSpec,
-        *,
-        on_refused: Callable[[], None],
-        on_renamed: Callable[[AttemptDriver, str], None],
-        on_accepted: Callable[[float], None],
+        self, context: SessionContext, spec: AttemptSpec, *, on_renamed: Callable[[AttemptDriver, str], None]
     ) -> None:
         self.spec = spec
         self.prompt_id = spec.prompt_id
         self.client_id = spec.client_id
         self.state = spec.state
         self._context = context
-        self._on_refused = on_refused
         self._on_renamed = on_renamed
-        self._on_accepted = on_accepted
         self._intervals = context.intervals
         self._changed = asyncio.Event()
         self._tracker = ProgressTracker(dict(spec.workflow))
@@ -311,7 +303,7 @@ class AttemptDriver:
             if other is not None:
                 self._on_renamed(self, other)
             await self._accepted(other, accepted.node_errors)
-            self._on_accepted(sent_at)
+            self._context.expect_status_since(sent_at)
 
     async def _extra_data(self) -> dict[str, Any]:
         """Return the ``extra_data`` of the prompt; raise ``NotSendable`` if it needs a key and does not get the key."""
@@ -329,7 +321,7 @@ class AttemptDriver:
         return extra_data | await context.partners.key(context.version, own_of)
 
     def _refused(self) -> None:
-        self._on_refused()
+        self._context.refused_at = time.monotonic()
         self._done = True
 
     async def _reject_dangling_link(self, node: str, name: str, missing: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,10 +28,6 @@ class ActiveAttempts:
     """Starts and holds the drivers of one session."""
 
     context: SessionContext
-    follow_socket: Callable[[str], None] = field(init=False)  #: Has the events of an older client id received.
-    on_refused: Callable[[], None] = field(init=False)  #: Called after ComfyUI refused a prompt.
-    #: Called with the monotonic time of a POST that ComfyUI accepted.
-    on_accepted: Callable[[float], None] = field(init=False)
     drivers: dict[str, AttemptDriver] = field(default_factory=dict, init=False)  #: By prompt id.
     #: Ids of the attempts that are driven, or will be again after an unexpected error.
     owned_attempt_ids: set[int] = field(default_factory=set, init=False)
@@ -68,12 +64,10 @@ class ActiveAttempts:
         )
 
     def _new_driver(self, spec: AttemptSpec) -> AttemptDriver:
-        driver = AttemptDriver(
-            self.context, spec, on_refused=self.on_refused, on_renamed=self._rename, on_accepted=self.on_accepted
-        )
+        driver = AttemptDriver(self.context, spec, on_renamed=self._rename)
         self.drivers[driver.prompt_id] = driver
         # Also for a new claim: its socket may have broken while the claim was stored.
-        self.follow_socket(spec.client_id)
+        self.context.follow_socket(spec.client_id)
         return driver
 
     def _rename(self, driver: AttemptDriver, prompt_id: str) -> None:

@@ -37,11 +37,11 @@ class Claimer:
         self._is_claiming = False
         #: Until when, in monotonic time, a claim may turn up whose commit was not confirmed.
         self._unsure_until = float("-inf")
-        self._backs_off_until = float("-inf")  #: Until when, in monotonic time, nothing is claimed after a refusal.
 
-    def back_off(self) -> None:
-        """Claim nothing for a moment: the backend refused a prompt, and may refuse the next as fast."""
-        self._backs_off_until = time.monotonic() + self._context.intervals.refusal_backoff
+    @property
+    def _rest(self) -> float:
+        """Seconds for which nothing is claimed: the backend refused a prompt, and may refuse the next as fast."""
+        return self._context.refused_at + self._context.intervals.refusal_backoff - time.monotonic()
 
     async def run(self) -> None:
         """Claim and send while a child waits and a slot is free; else wait for a notification."""
@@ -51,7 +51,7 @@ class Claimer:
                 await self._release_orphaned_claims()
             await self._claim_all()
             delay = await self._poll_delay() if self._may_be_delayed else poll
-            if (rest := self._backs_off_until - time.monotonic()) > 0:
+            if (rest := self._rest) > 0:
                 delay = min(delay, rest)
             # A writer that queues a child here notifies, and the runner does so every few seconds.
             self._may_be_delayed = await wait_set(work_available, within=delay) or delay < poll
@@ -77,7 +77,7 @@ class Claimer:
         context = self._context
         return (
             not self.is_handing_over
-            and time.monotonic() >= self._backs_off_until
+            and self._rest <= 0
             and self._reconciler.ran_once
             and context.desired_state.is_schedulable
             and context.version_is_known

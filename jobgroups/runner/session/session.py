@@ -58,9 +58,8 @@ class BackendSession:
         self._reconciler = Reconciler(context, self.attempts)
         self._health = HealthProbe(context, self.attempts, self.sockets)
         self.claimer = Claimer(context, self.attempts, self.sockets, self._reconciler)
-        self.attempts.follow_socket = self.sockets.follow
-        self.attempts.on_refused = self.claimer.back_off
-        self.attempts.on_accepted = self.sockets.expect_status_since
+        context.follow_socket = self.sockets.follow
+        context.expect_status_since = self.sockets.expect_status_since
         self.sockets.on_open = self._health.on_socket_open
 
     def end(self, *, releases_lease: bool = False) -> None:
