@@ -5,12 +5,13 @@ import base64
 import json
 import struct
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from backends.comfyui.event_socket import EventSocket
-from backends.comfyui.protocol import Executing, ExecutionStart, Preview
+from backends.comfyui.protocol import Preview
 from jobgroups.events.hub import Hub
 from jobgroups.events.hub import hub as process_hub
 from jobgroups.events.messages import Message, PreviewFrame
@@ -50,8 +51,8 @@ def course(child: str = "j_1", group: str = "g") -> AttemptSpec:
 class Showing:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self.specs = {"p-j_1": course("j_1"), "p-j_2": course("j_2")}
-        self.previews = SessionPreviews(hub, "gpu-1", self.specs.items)
+        self.drivers = {f"p-{one}": SimpleNamespace(spec=course(one), is_executing=False) for one in ("j_1", "j_2")}
+        self.previews = SessionPreviews(hub, "gpu-1", self.drivers)  # type: ignore[arg-type]
 
     def publish(self, image: bytes = b"x", prompt_id: str | None = None) -> None:
         self.previews.publish(Preview(image_type="jpeg", image=image, prompt_id=prompt_id))
@@ -93,11 +94,11 @@ async def test_preview_names_its_child(hub: Hub) -> None:
         "image": base64.b64encode(b"picture").decode(),
     }
     showing.publish(b"of no prompt of ours")
-    showing.previews.track(ExecutionStart(prompt_id="p-j_2"))
+    showing.drivers["p-j_2"].is_executing = True
     assert (await shown(b"x"))["job_id"] == "j_2"
-    showing.previews.track(Executing(node=None, prompt_id="p-j_2"))
+    showing.drivers["p-j_2"].is_executing = False
     showing.publish(b"foreign")
-    showing.previews.track(Executing(node="3", prompt_id="p-j_1"))
+    showing.drivers["p-j_1"].is_executing = True
     showing.publish(b"foreign", "another client's")
     frame = await shown(b"ours")
     assert (frame["job_id"], base64.b64decode(frame["image"])) == ("j_1", b"ours")

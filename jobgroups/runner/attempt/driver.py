@@ -178,6 +178,11 @@ class AttemptDriver:
         return self.state is AttemptState.ACCEPTED and not self._heard_start
 
     @property
+    def is_executing(self) -> bool:
+        """Whether it executes, by the events that came."""
+        return self._heard_start and not self._closing_frame and self._heard_end is None
+
+    @property
     def can_hand_over(self) -> bool:
         """Whether another runner may resume it now without repeating a request or a decision."""
         return (

@@ -7,20 +7,13 @@ They are not stored, and no other work waits for them.
 import asyncio
 import base64
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from typing import Final
 
-from backends.comfyui.protocol import (
-    Event,
-    Executing,
-    ExecutionError,
-    ExecutionInterrupted,
-    ExecutionStart,
-    ExecutionSuccess,
-    Preview,
-)
+from backends.comfyui.protocol import Preview
 from jobgroups.events.hub import Hub
 from jobgroups.events.messages import Message, PreviewFrame
+from jobgroups.runner.attempt.driver import AttemptDriver
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.serializers import MAX_FRAME_BYTES, to_json
 
@@ -30,42 +23,38 @@ MIN_INTERVAL: Final = 0.25  #: Seconds between two previews of a child.
 
 
 class SessionPreviews:
-    """Previews of one backend, for the attempts that ``specs`` returns."""
+    """Previews of one backend, for the attempts of ``drivers``, which are by prompt id."""
 
-    def __init__(self, hub: Hub, backend_id: str, specs: Callable[[], Iterable[tuple[str, AttemptSpec]]]) -> None:
+    def __init__(self, hub: Hub, backend_id: str, drivers: Mapping[str, AttemptDriver]) -> None:
         self._hub = hub
         self._backend_id = backend_id
-        self._specs = specs
-        self._executing: str | None = None
+        self._drivers = drivers
         self._throttles: dict[str, _Throttle] = {}
 
     def are_wanted(self) -> bool:
         """Return whether a client is subscribed to a group with a prompt at the backend."""
-        return any(self._hub.wants_previews(spec.group_id) for _, spec in self._specs())
-
-    def track(self, event: Event) -> None:
-        """Record which prompt executes: a preview without a name (type 1) belongs to it."""
-        match event:
-            case ExecutionStart(prompt_id=prompt_id):
-                self._executing = prompt_id
-            case Executing(node=str(), prompt_id=str(prompt_id)):
-                self._executing = prompt_id
-            case Executing(node=None) | ExecutionSuccess() | ExecutionError() | ExecutionInterrupted():
-                # ComfyUI shows everybody the previews of prompts that were sent without a client.
-                self._executing = None
+        return any(self._hub.wants_previews(driver.spec.group_id) for driver in self._drivers.values())
 
     def publish(self, preview: Preview) -> None:
         """Publish a preview of a prompt of ours, if a client is subscribed to its group."""
-        prompt_id = preview.prompt_id or self._executing
-        spec = dict(self._specs()).get(prompt_id or "")
-        if prompt_id is None or spec is None or not self._hub.wants_previews(spec.group_id):
+        prompt_id = preview.prompt_id or self._executing()
+        driver = self._drivers.get(prompt_id)
+        if driver is None or not self._hub.wants_previews(driver.spec.group_id):
             return
         throttle = self._throttles.get(prompt_id)
         if throttle is None:
-            present = {active_id for active_id, _ in self._specs()}
-            self._throttles = {active_id: w for active_id, w in self._throttles.items() if active_id in present}
-            throttle = self._throttles[prompt_id] = _Throttle(self._hub, self._backend_id, spec)
+            self._throttles = {one: kept for one, kept in self._throttles.items() if one in self._drivers}
+            throttle = self._throttles[prompt_id] = _Throttle(self._hub, self._backend_id, driver.spec)
         throttle.publish(preview)
+
+    def _executing(self) -> str:
+        """Return the prompt of ours that executes, to which a preview without a name (type 1) belongs; else ``""``.
+
+        ComfyUI shows everybody the previews of prompts that were sent without a client.
+        """
+        executing = [prompt_id for prompt_id, driver in self._drivers.items() if driver.is_executing]
+        # The last: the end of an earlier one may have been lost.
+        return executing[-1] if executing else ""
 
 
 class _Throttle:

@@ -47,11 +47,7 @@ class BackendSession:
             availability=Availability(row["id"], runner.unavailable_since),
         )
         self.attempts = ActiveAttempts(context)
-        self._previews = SessionPreviews(
-            runner.progress.hub,
-            context.backend_id,
-            lambda: ((prompt, driver.spec) for prompt, driver in self.attempts.drivers.items()),
-        )
+        self._previews = SessionPreviews(runner.progress.hub, context.backend_id, self.attempts.drivers)
         self.sockets = Sockets(
             context, self.attempts, on_event=self._on_event, wants_previews=self._previews.are_wanted
         )
@@ -146,5 +142,4 @@ class BackendSession:
             case Preview():
                 self._previews.publish(event)
             case _:
-                self._previews.track(event)
                 self.attempts.on_event(event)
