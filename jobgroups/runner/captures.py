@@ -10,8 +10,8 @@ import functools
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Final, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
 
 from blake3 import blake3
 from django.db import DatabaseError
@@ -30,8 +30,6 @@ from jobgroups.services.files import output_replaced
 from jobgroups.services.stored_files import IncomingFile, require_space, require_storage
 
 logger = logging.getLogger(__name__)
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _AT_ONCE: Final = 4  #: Files that are copied at once.
 _FROM_ONE: Final = 2  #: From one backend.
@@ -135,31 +133,24 @@ class Capturer:
                 self._away[file.backend_id] = time.monotonic() + pause
 
     async def _copy(self, capture_id: int, file: OutputFile, client: ComfyClient | None) -> None:
-        creating: asyncio.Future[IncomingFile] | None = None
+        incoming: IncomingFile | None = None
         try:
             async with download.open_file(file, client=client) as answer:
                 chunks = download.joined(answer.chunks(), _CHUNK)
-                creating = self._in_thread(_create, await anext(chunks), answer.length or 0)
-                incoming = await asyncio.shield(creating)
+                # If the task is cancelled meanwhile, the file is left for the next process, which removes it.
+                incoming = await self._threads.run(_create, await anext(chunks), answer.length or 0)
                 await self._receive(chunks, incoming)
             if tag := answer.headers.get("etag"):
                 # A prompt may write to the same name while the file is read.
                 async with download.open_file(file, headers={"If-None-Match": tag}, client=client) as again:
                     if again.headers.get("etag", tag) != tag:
                         raise OutputReplaced(file.filename, file.backend_id)
-            storing = self._in_thread(_store, capture_id, file.filename, incoming)
-            creating = None
-            # Not cancelled before it has begun: it discards the file.
-            await asyncio.shield(storing)
-        finally:
-            if creating is not None:
-                # Also of a task that was cancelled while the file was created.
-                incoming = await creating
-                # Not awaited: a task that is cancelled meanwhile would take it back. The end of the threads waits for it.
+            await self._threads.run(_store, capture_id, file.filename, incoming)
+        except BaseException:
+            if incoming is not None:
+                # Not awaited: a task that is cancelled could not. The end of the threads waits for it.
                 self._threads.submit(incoming.discard)
-
-    def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
-        return asyncio.wrap_future(self._threads.submit(functools.partial(work, *args, **kwargs)))
+            raise
 
     async def _receive(self, chunks: AsyncIterator[bytearray], incoming: IncomingFile) -> None:
         """Write a file of a backend while it arrives."""
@@ -168,7 +159,7 @@ class Capturer:
             async for chunk in chunks:
                 if writing is not None:
                     await writing
-                writing = self._in_thread(incoming.write, chunk)
+                writing = asyncio.wrap_future(self._threads.submit(functools.partial(incoming.write, chunk)))
         finally:
             if writing is not None:
                 await asyncio.wait([writing])
