@@ -16,7 +16,6 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -214,8 +213,6 @@ class Hub:
         self._relay: LayerRelay | None = None
         #: The keys for partner nodes that the runner of this process has, by group; see ``INSTALLATION``.
         self.keys: dict[str, str] = {}
-        #: By group: progress and previews that wait for the layer and are replaced by newer ones.
-        self._latest: dict[str, messages.LatestFrames] = {}
         #: Groups whose previews another process wants, with the loop's time at which that expires.
         self._interest: dict[str, float] = {}
         #: Groups whose previews a client of any process wanted, with the loop's time until which that is lately.
@@ -313,32 +310,13 @@ class Hub:
         self._broadcast(message)
         if self._relay is None or (message.previews and not self._is_wanted_elsewhere(message.group_id)):
             return
-        if message.events or message.stars or message.replaced or message.changed:
-            # Later progress must follow this message.
-            self._latest.pop(message.group_id, None)
-            self._relay.send(_layer_group(message.group_id), msgspec.to_builtins(message))
-        else:
-            self._send_latest(message, self._relay)
-
-    def _send_latest(self, message: Message, relay: LayerRelay) -> None:
-        """Queue progress and previews; when they are sent, only the newest frame of each child is left.
-
-        With a slow layer the queue would otherwise grow, and delay the events behind it.
-        """
-        latest = self._latest.get(message.group_id)
-        if latest is not None:
-            latest.add(message)
-            return
-        latest = self._latest[message.group_id] = messages.LatestFrames(message.group_id)
-        latest.add(message)
-        make = partial(self._serialize_latest, message.group_id, latest)
-        relay.send_lazy(_layer_group(message.group_id), make)
-
-    def _serialize_latest(self, group_id: str, latest: messages.LatestFrames) -> dict[str, Any]:
-        if self._latest.get(group_id) is latest:
-            del self._latest[group_id]
-        form: dict[str, Any] = msgspec.to_builtins(latest.message())
-        return form
+        for event in message.events:
+            # Later frames must follow this event.
+            for kind in (ProgressFrame, PreviewFrame):
+                self._relay.detach((message.group_id, kind, event.child_id))
+        frames: tuple[ProgressFrame | PreviewFrame, ...] = (*message.progress, *message.previews)
+        key = (message.group_id, type(frames[0]), frames[0].child_id) if frames else None
+        self._relay.send(_layer_group(message.group_id), msgspec.to_builtins(message), key=key)
 
     def _broadcast(self, message: Message, origin: str = "same") -> None:
         if message.group_id in self._channels:

@@ -60,7 +60,7 @@ Entry = EventFrame | ProgressFrame | PreviewFrame | StarFrame | ReplacedFrame | 
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", tag="hub.message"):
-    """Frames of one group: the events of one transaction, progress, previews, or marks for pages."""
+    """Frames of one group: the events of one transaction, a child's progress or preview, or marks for pages."""
 
     group_id: str = msgspec.field(name="group")
     events: tuple[EventFrame, ...] = ()
@@ -70,19 +70,3 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", tag="hub.message"):
     replaced: tuple[str, ...] = ()  #: Children of which a file was replaced.
     changed: bool = False  #: Whether the group was renamed, archived or deleted.
     stored_at: float = 0.0  #: When its events were stored, in seconds since 1970.
-
-
-class LatestFrames:
-    """Progress and previews of one group that wait to be sent: the newest frame of each child."""
-
-    def __init__(self, group_id: str) -> None:
-        self._group_id = group_id
-        self._progress: dict[str, ProgressFrame] = {}
-        self._previews: dict[str, PreviewFrame] = {}
-
-    def add(self, message: Message) -> None:
-        self._progress |= {frame.child_id: frame for frame in message.progress}
-        self._previews |= {frame.child_id: frame for frame in message.previews}
-
-    def message(self) -> Message:
-        return Message(self._group_id, progress=tuple(self._progress.values()), previews=tuple(self._previews.values()))

@@ -7,7 +7,8 @@ dropped; sockets read missed events from the database (see ``jobgroups.events.hu
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Final
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,8 @@ class LayerRelay:
         self._channel_lock = asyncio.Lock()
         self._wanted: set[str] = set()
         self._joined: set[str] = set()
-        self._outgoing: asyncio.Queue[tuple[str, Callable[[], Form]]]
-        self._outgoing = asyncio.Queue(OUTGOING_LIMIT)
+        self._outgoing: OrderedDict[Hashable, tuple[str, Form]] = OrderedDict()
+        self._has_outgoing = asyncio.Event()
         self._is_unavailable = False
 
     async def join(self, group: str) -> None:
@@ -67,31 +68,34 @@ class LayerRelay:
             if self._is_unavailable:
                 return
 
-    def send(self, group: str, form: Form) -> None:
-        """Queue a message for the group's other processes; drop it if the queue is full."""
-        self.send_lazy(group, lambda: form)
+    def send(self, group: str, form: Form, *, key: Hashable = None) -> None:
+        """Queue a message for the group's other processes; drop it if the queue is full.
 
-    def send_lazy(self, group: str, make: Callable[[], Form]) -> None:
-        """Queue a message; ``make`` is called when it is sent or dropped."""
-        try:
-            self._outgoing.put_nowait((group, make))
-        except asyncio.QueueFull:
-            make()
+        It replaces an unsent message with the same ``key`` at its position: a layer that is slower than the progress must
+        not delay the events more and more.
+        """
+        key = object() if key is None else key
+        if len(self._outgoing) >= OUTGOING_LIMIT and key not in self._outgoing:
             self._log_outage("its queue is full")
+            return
+        self._outgoing[key] = group, form
+        self._has_outgoing.set()
+
+    def detach(self, key: Hashable) -> None:
+        """Have later messages with this key follow what is sent next, instead of replacing what waits."""
+        if (waiting := self._outgoing.pop(key, None)) is not None:
+            self._outgoing[object()] = waiting
 
     async def run_sending(self) -> None:
         """Send the queued messages until cancelled."""
         while True:
-            group, make = await self._outgoing.get()
-            form = {**make(), "sender": self._sender}
-            if not await self._attempt_call(self._layer.group_send(group, form)):
-                self._drop_outgoing()
-
-    def _drop_outgoing(self) -> None:
-        # Processes read missed events from the database, so late messages are worthless.
-        while not self._outgoing.empty():
-            _, make = self._outgoing.get_nowait()
-            make()
+            await self._has_outgoing.wait()
+            self._has_outgoing.clear()
+            while self._outgoing:
+                _, (group, form) = self._outgoing.popitem(last=False)
+                if not await self._attempt_call(self._layer.group_send(group, {**form, "sender": self._sender})):
+                    # Processes read missed events from the database, so late messages are worthless.
+                    self._outgoing.clear()
 
     async def run_receiving(self) -> None:
         while True:
