@@ -7,8 +7,7 @@ close that the client did not request.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from enum import StrEnum
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 from autobahn.exception import Disconnected  # daphne's, where others raise OSError
@@ -40,25 +39,20 @@ _UNKNOWN_MESSAGE: Final = error_frame(
 _INTERNAL_ERROR: Final = error_frame("internal_error", "The stream broke; connect again with ?since= the last seq.")
 
 
-class _ClientMessage(StrEnum):
-    PING = "ping"
-    CLOSE = "close"
-
-
 class _Typed(msgspec.Struct):
-    type: _ClientMessage
+    type: Literal["ping", "close"]
 
 
 _decoder = msgspec.json.Decoder(_Typed)
 
 
-def _parse(text: str | None) -> _ClientMessage | None:
+def _parse(text: str | None) -> str | None:
     """Return the message of a text frame, None for an unknown one and for a binary frame (``text`` is None)."""
     if text is None or len(text) > _MAX_LENGTH:
         return None
     bare = text.strip()
-    if bare in _ClientMessage.__members__.values():
-        return _ClientMessage(bare)
+    if bare in ("ping", "close"):
+        return bare
     try:
         return _decoder.decode(bare).type
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -140,11 +134,11 @@ class Socket(AsyncConsumer):
                 return
             await self._ready.wait()
             match _parse(message.get("text")):
-                case _ClientMessage.PING:
+                case "ping":
                     await self.send_text(_PONG)
-                case _ClientMessage.CLOSE:
+                case "close":
                     self.request_close(NORMAL)
-                case None:
+                case _:
                     await self.send_text(_UNKNOWN_MESSAGE)
 
     async def _close(self, code: int) -> None:
