@@ -16,7 +16,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 from asgiref.sync import async_to_sync
@@ -45,13 +45,9 @@ _INTEREST_SECONDS: Final = 3 * POLL_SECONDS  #: Seconds after which another proc
 _LATELY_SECONDS: Final = 60.0
 
 ReadSeqs = Callable[[list[str]], Awaitable[dict[str, int]]]
-
-
-class RunnerCallback(Protocol):
-    """A callback of a runner for notifications of possible work."""
-
-    def __call__(self, *, work_only: bool) -> None:
-        """Check for work, and unless ``work_only`` for changed backends."""
+RunnerCallback = Callable[
+    ..., None
+]  #: Called with ``work_only``: whether there may be work, but no backend has changed.
 
 
 def _layer_group(group_id: str) -> str:
