@@ -19,6 +19,7 @@ from backends.comfyui.refusals import refused_outputs
 from jobgroups import metrics
 from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import ATTEMPT_ENDED, AttemptState
 from jobgroups.queries import work
 from jobgroups.queries.assets import input_names
@@ -265,8 +266,7 @@ class AttemptDriver:
             return
         if not self._context.lease_is_fresh:
             # Another runner may hold the lease by now, and send this child itself.
-            await self._store(attempts.attempt_not_sent)
-            self._done = True
+            await self._not_sent()
             return
         try:
             prompt = await self._context.inputs.place(
@@ -282,23 +282,15 @@ class AttemptDriver:
                 may_send=lambda: self._context.lease_is_fresh,
             )
         except errors.SendAborted:
-            await self._store(attempts.attempt_not_sent)
-            self._done = True
+            await self._not_sent()
         except NotSendable as cause:
-            await self._store(attempts.attempt_refused, message=cause.message, details=cause.details, kind=cause.kind)
-            self._refused()
+            await self._refused(message=cause.message, details=cause.details, kind=cause.kind)
         except errors.BackendUnreachable as error:
-            await self._store(attempts.attempt_not_sent)
-            self._done = True
+            await self._not_sent()
             self._context.availability.connection_failed(error.detail)
         except errors.PromptRefused as error:
-            await self._store(
-                attempts.attempt_refused,
-                message=error.detail,
-                details=_refusal(error),
-                kind=result.refusal_class(error),
-            )
-            self._refused()
+            kind, details = result.refusal(error)
+            await self._refused(message=error.detail, details=details, kind=kind)
         except errors.ResponseLost as error:
             logger.info("%s: %s", self._context.backend_id, error)
             self._answer = error if isinstance(error, errors.PromptUnconfirmed) else None
@@ -325,7 +317,13 @@ class AttemptDriver:
         own_of = self.spec.group_id if self.spec.has_secret else None
         return extra_data | await context.partners.key(context.version, own_of)
 
-    def _refused(self) -> None:
+    async def _not_sent(self) -> None:
+        await self._store(attempts.attempt_not_sent)
+        self._done = True
+
+    async def _refused(self, **fields: Any) -> None:
+        """Store that ComfyUI refused the prompt, or that it could not be sent."""
+        await self._store(attempts.attempt_refused, **fields)
         self._context.refused_at = time.monotonic()
         self._done = True
 
@@ -496,14 +494,13 @@ class AttemptDriver:
         )
 
     async def _refused_by_answer(self, answer: errors.PromptUnconfirmed) -> None:
-        await self._store(
-            attempts.attempt_refused,
+        await self._refused(
             message=result.unconfirmed_message(answer, self._context.backend_id),
             details=result.unconfirmed_details(answer),
-            kind=result.unconfirmed_class(answer),
+            # For its workflow, or since no ComfyUI answers there.
+            kind=FailureClass.WORKFLOW_REFUSED if answer.raised else FailureClass.UNREACHABLE,
             remember_until=None if answer.raised else self._remember_until(),
         )
-        self._refused()
 
     async def _never_accepted(self) -> None:
         await self._store(attempts.attempt_never_accepted, remember_until=self._remember_until())
@@ -555,7 +552,9 @@ class AttemptDriver:
 
     async def _ended(self, lookup: PromptLookup) -> None:
         assert lookup.entry is not None  # noqa: S101 a sight of the history has its entry
-        self._cached |= _cached_nodes(lookup)
+        for kind, data in lookup.entry.messages:
+            if kind == "execution_cached":
+                self._cached.update(data.get("nodes", ()))
         self._cached_known = True
         self._listed_outputs = lookup.entry.item.outputs
         found = await self._omitted_outputs(lookup)
@@ -773,16 +772,3 @@ class AttemptDriver:
             attempt_id=self.spec.attempt_id,
             number=self.spec.number,
         )
-
-
-def _refusal(error: errors.PromptRefused) -> dict[str, Any]:
-    refusal = error.refusal
-    known = {"details": refusal.details, "extra_info": refusal.extra_info, "node_errors": refusal.node_errors}
-    return {"status": error.status, "refusal_type": refusal.error_type, **known}
-
-
-def _cached_nodes(lookup: PromptLookup) -> set[str]:
-    assert lookup.entry is not None  # noqa: S101 a sight of the history has its entry
-    return {
-        node for kind, data in lookup.entry.messages if kind == "execution_cached" for node in data.get("nodes", ())
-    }

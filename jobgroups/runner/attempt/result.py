@@ -218,15 +218,12 @@ async def free_memory(client: ComfyClient) -> None:
             await client.free()
 
 
-def refusal_class(error: PromptRefused) -> FailureClass:
-    """Return why a prompt was refused."""
-    refusal = error.refusal
-    return class_of_refusal(refusal.error_type, refusal.message, refusal.node_errors)
-
-
-def unconfirmed_class(answer: PromptUnconfirmed) -> FailureClass:
-    """Return why a prompt was not taken: for its workflow, or since no ComfyUI answers there."""
-    return FailureClass.WORKFLOW_REFUSED if answer.raised else FailureClass.UNREACHABLE
+def refusal(error: PromptRefused) -> tuple[FailureClass, dict[str, Any]]:
+    """Return why a prompt was refused, and the details that are stored of it."""
+    said = error.refusal
+    known = {"details": said.details, "extra_info": said.extra_info, "node_errors": said.node_errors}
+    details = {"status": error.status, "refusal_type": said.error_type, **known}
+    return class_of_refusal(said.error_type, said.message, said.node_errors), details
 
 
 def unconfirmed_message(answer: PromptUnconfirmed, backend_id: str) -> str:

@@ -85,17 +85,15 @@ class ActiveAttempts:
         bind(group=spec.group_id, job=spec.child_id, attempt=spec.number, backend=context.backend_id)
         errors = 0
         current: AttemptDriver | None = driver
-        while current is not None:
-            error = await self._run_driver(current)
-            if error is None:
-                break
+        while current is not None and (error := await self._run_driver(current)) is not None:
             errors += 1
             if errors == _MAX_ERRORS:
                 self.broken.add(attempt_id)
                 message = f"The Director failed at it ({type(error).__name__}); see its log."
                 await self._fail(attempt_id, message)
             await asyncio.sleep(context.intervals.restart_pause * min(errors, _MOST_PAUSES))
-            current = await self._restart_driver(attempt_id)
+            row = await self._loaded(attempt_id)
+            current = None if row.ended_at is not None else self._new_driver(self._specs.from_row(row))
         self.owned_attempt_ids.discard(attempt_id)
         self.broken.discard(attempt_id)
         context.work_available.set()
@@ -115,10 +113,6 @@ class ActiveAttempts:
         finally:
             self.drivers.pop(driver.prompt_id, None)
         return None
-
-    async def _restart_driver(self, attempt_id: int) -> AttemptDriver | None:
-        row = await self._loaded(attempt_id)
-        return None if row.ended_at is not None else self._new_driver(self._specs.from_row(row))
 
     async def _loaded(self, attempt_id: int) -> Attempt:
         return await self.context.database.run_with_retry(work.attempt_with_group, attempt_id)
