@@ -15,7 +15,7 @@ from jobgroups.models import Attempt, ChildJob, JobGroup, Notice
 from jobgroups.queries.groups import group_snapshot
 from jobgroups.queries.pool import LineReader
 from jobgroups.queries.provenance import job_provenance
-from jobgroups.runner.attempt.spec import AttemptSpecs
+from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.serializers import serialize_group
 from jobgroups.services import attempts, cancellation, claims, moves, retries
 from jobgroups.services.claims import Claim
@@ -217,12 +217,12 @@ def test_claim_sends_the_workflow_of_the_job_and_a_resumed_attempt_has_it_too() 
     group = submit(ckpt_name=None, **{"4.ckpt_name": ["a.safetensors"], "cfg": None, "3.cfg": [9]})
     claimed = claims.child_claim(fence=fence, client_id="c", depth=2, choice=choices(group)[0]).claim
     assert claimed is not None
-    spec = AttemptSpecs().from_claim(claimed)
+    spec = AttemptSpec.from_claim(claimed)
     assert spec.workflow["3"]["inputs"] == {"seed": 5, "steps": 20, "cfg": 9}
     assert spec.workflow["4"]["inputs"] == {"ckpt_name": "a.safetensors"}
     attempt = ChildJob.objects.select_related("current_attempt__child__group").get(pk=claimed.child_id).current_attempt
     assert attempt is not None
-    resumed = AttemptSpecs().from_row(attempt)
+    resumed = AttemptSpec.from_row(attempt)
     assert (resumed.workflow, resumed.workflow_digest) == (spec.workflow, spec.workflow_digest)
     assert spec.workflow_digest == group.variants.get().workflow_digest != group.workflow_digest
     found = job_provenance(group.id, claimed.child_id)

@@ -114,13 +114,13 @@ def _wire(step: str, moment: str, call: int) -> None:
 
 
 def _shorten_timeouts(seconds: float) -> None:
-    from jobgroups.runner.attempt.spec import AttemptSpecs
+    from jobgroups.runner.attempt.spec import AttemptSpec
 
     def shortened(make: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda self, row: dataclasses.replace(make(self, row), timeout_s=seconds)
+        return lambda row: dataclasses.replace(make(row), timeout_s=seconds)
 
-    AttemptSpecs.from_claim = shortened(AttemptSpecs.from_claim)  # type: ignore[method-assign]
-    AttemptSpecs.from_row = shortened(AttemptSpecs.from_row)  # type: ignore[method-assign]
+    AttemptSpec.from_claim = shortened(AttemptSpec.from_claim)  # type: ignore[method-assign]
+    AttemptSpec.from_row = shortened(AttemptSpec.from_row)  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -4,10 +4,9 @@ import datetime as dt
 import json
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Self
 
 from backends.comfyui.errors import PromptUnconfirmed
 from jobgroups import workflow
@@ -19,8 +18,6 @@ from jobgroups.runner.attempt import result
 from jobgroups.services.claims import Claim
 
 logger = logging.getLogger(__name__)
-
-_KEPT: Final = 32  #: Groups whose prepared workflow is kept: their children follow each other.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,16 +60,10 @@ class AttemptSpec:
         wanted = {"extra_pnginfo": self.mark} if marks_outputs else {}
         return self.mark | wanted | ({"preview_method": "auto"} if has_previews else {})
 
-
-class AttemptSpecs:
-    """Makes attempt specs; keeps the prepared workflows of the last groups."""
-
-    def __init__(self) -> None:
-        self._prepared: OrderedDict[str, workflow.WorkflowTemplate] = OrderedDict()
-
-    def from_claim(self, claim: Claim) -> AttemptSpec:
+    @classmethod
+    def from_claim(cls, claim: Claim) -> Self:
         """Return the spec of a new claim, whose prompt is still to be sent."""
-        return AttemptSpec(
+        return cls(
             attempt_id=claim.attempt_id,
             number=claim.number,
             prompt_id=claim.prompt_id,
@@ -81,17 +72,18 @@ class AttemptSpecs:
             child_id=claim.child_id,
             timeout_s=claim.timeout_seconds,
             stall_s=claim.stall_seconds or math.inf,
-            workflow=self._workflow(claim, claim.group_id, claim),
+            workflow=_workflow(claim, claim),
             workflow_digest=claim.workflow_digest,
             uses_partner_nodes=claim.uses_partner_nodes,
             has_secret=claim.has_secret,
             is_new=True,
         )
 
-    def from_row(self, row: Attempt) -> AttemptSpec:
+    @classmethod
+    def from_row(cls, row: Attempt) -> Self:
         """Return the spec of a stored attempt (child and group loaded) that is resumed."""
         group = row.child.group
-        return AttemptSpec(
+        return cls(
             attempt_id=row.pk,
             number=row.number,
             prompt_id=row.prompt_id,
@@ -100,7 +92,7 @@ class AttemptSpecs:
             child_id=row.child_id,
             timeout_s=group.timeout_seconds,
             stall_s=group.stall_seconds or math.inf,
-            workflow=self._workflow_of(row),
+            workflow=_workflow_of(row),
             workflow_digest=(row.child.variant or group).workflow_digest,
             state=AttemptState(row.state),
             stop_requested=row.stop_requested_at is not None,
@@ -113,24 +105,20 @@ class AttemptSpecs:
             node_errors=None if row.node_errors_json is None else json.loads(row.node_errors_json),
         )
 
-    def _workflow_of(self, row: Attempt) -> dict[str, Any]:
-        """Return the workflow that was sent, for progress and titles; an empty one if it cannot be prepared.
 
-        One row must not keep a session from resuming the attempts at its backend.
-        """
-        group = row.child.group
-        try:
-            return self._workflow(group, group.id, row.child)
-        except Exception:
-            with bound(group=group.id, job=row.child_id, attempt=row.number, backend=row.backend_id):
-                logger.exception("%s: workflow cannot be prepared again", row.child_id)
-            return {}
+def _workflow_of(row: Attempt) -> dict[str, Any]:
+    """Return the workflow that was sent, for progress and titles; an empty one if it cannot be prepared.
 
-    def _workflow(self, of_group: Claim | JobGroup, group_id: str, of_job: Claim | ChildJob) -> dict[str, Any]:
-        prepared = self._prepared.pop(group_id, None)
-        if prepared is None:
-            prepared = workflow.build_template(json.loads(of_group.workflow_json), json.loads(of_group.parameters_json))
-        self._prepared[group_id] = prepared
-        if len(self._prepared) > _KEPT:
-            self._prepared.popitem(last=False)
-        return workflow.with_seed(workflow.varied(prepared, json.loads(of_job.variation_json or "null")), of_job.seed)
+    One row must not keep a session from resuming the attempts at its backend.
+    """
+    try:
+        return _workflow(row.child.group, row.child)
+    except Exception:
+        with bound(group=row.child.group_id, job=row.child_id, attempt=row.number, backend=row.backend_id):
+            logger.exception("%s: workflow cannot be prepared again", row.child_id)
+        return {}
+
+
+def _workflow(of_group: Claim | JobGroup, of_job: Claim | ChildJob) -> dict[str, Any]:
+    template = workflow.build_template(json.loads(of_group.workflow_json), json.loads(of_group.parameters_json))
+    return workflow.with_seed(workflow.varied(template, json.loads(of_job.variation_json or "null")), of_job.seed)

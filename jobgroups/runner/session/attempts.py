@@ -12,7 +12,7 @@ from jobgroups.log_context import bind, bound
 from jobgroups.models import Attempt
 from jobgroups.queries import work
 from jobgroups.runner.attempt.driver import AttemptDriver
-from jobgroups.runner.attempt.spec import AttemptSpec, AttemptSpecs
+from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.runner.context import SessionContext
 from jobgroups.services import attempts
 from jobgroups.services.claims import Claim
@@ -33,24 +33,23 @@ class ActiveAttempts:
     owned_attempt_ids: set[int] = field(default_factory=set, init=False)
     #: Of these, the ones that unexpected errors keep from being followed: each still takes a slot.
     broken: set[int] = field(default_factory=set, init=False)
-    _specs: AttemptSpecs = field(default_factory=AttemptSpecs, init=False)
 
     async def resume_all(self) -> None:
         """Start a driver of each active attempt at the backend."""
         database = self.context.database
         for row in await database.run_with_retry(work.active_attempts, self.context.backend_id):
-            self._start(self._specs.from_row(row))
+            self._start(AttemptSpec.from_row(row))
 
     async def resume(self, attempt_id: int) -> None:
         """Start a driver of a stored attempt, unless it has one."""
         row = await self._loaded(attempt_id)
         if row.prompt_id not in self.drivers:
-            self._start(self._specs.from_row(row))
+            self._start(AttemptSpec.from_row(row))
 
     async def start_claimed(self, claim: Claim) -> None:
         """Start a driver of a new claim; its child fails if its workflow cannot be prepared."""
         try:
-            self._start(self._specs.from_claim(claim))
+            self._start(AttemptSpec.from_claim(claim))
         except Exception as error:
             with bound(group=claim.group_id, job=claim.child_id, attempt=claim.number):
                 logger.exception("%s: workflow cannot be prepared", claim.child_id)
@@ -93,7 +92,7 @@ class ActiveAttempts:
                 await self._fail(attempt_id, message)
             await asyncio.sleep(context.intervals.restart_pause * min(errors, _MOST_PAUSES))
             row = await self._loaded(attempt_id)
-            current = None if row.ended_at is not None else self._new_driver(self._specs.from_row(row))
+            current = None if row.ended_at is not None else self._new_driver(AttemptSpec.from_row(row))
         self.owned_attempt_ids.discard(attempt_id)
         self.broken.discard(attempt_id)
         context.work_available.set()

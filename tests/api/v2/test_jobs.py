@@ -134,9 +134,9 @@ def test_workflow_keeps_its_seeds(api: Api, farm: None) -> None:
     job = submit(api, graph).json()
     fence = factories.lease("gpu-1")
     claim = factories.claim_from_pool(fence, JobGroup.objects.get())
-    from jobgroups.runner.attempt.spec import AttemptSpecs
+    from jobgroups.runner.attempt.spec import AttemptSpec
 
-    assert AttemptSpecs().from_claim(claim).workflow == graph
+    assert AttemptSpec.from_claim(claim).workflow == graph
     assert claim.seed == graph["3"]["inputs"]["seed"]
     assert api.get(f"{JOBS}/{job['id']}/workflow").json() == {"workflow": graph, "format": "api"}
 
