@@ -12,7 +12,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.db import connection, transaction
 
-from jobgroups.database.statements import insert
+from jobgroups.database.statements import insert, update_where
 from jobgroups.domain.clock import iso, iso_or_none, now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.webhooks import webhooks_of
@@ -169,10 +169,6 @@ def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
     )
 
 
-#: Plain SQL: building this statement would take Django longer than executing it.
-_SET_SEQ: Final = f"UPDATE {JobGroup._meta.db_table} SET seq = %s WHERE id = %s"  # noqa: S608 a name of ours
-
-
 def append_events(group: JobGroup, new: Sequence[NewEvent]) -> None:
     """Number the events, store them with their deliveries to webhooks, and publish them as one message after the commit.
 
@@ -195,8 +191,7 @@ def append_events(group: JobGroup, new: Sequence[NewEvent]) -> None:
     if group.webhook_json is not None or settings.DIRECTOR_WEBHOOK_URLS:
         insert(_deliveries(group, rows))
     group.seq += len(rows)
-    with connection.cursor() as cursor:
-        cursor.execute(_SET_SEQ, [group.seq, group.pk])
+    update_where(JobGroup, group.pk, {"seq": group.seq})
     frames = tuple(
         EventFrame(row.seq, row.frame, event.child_id, event.is_final) for row, event in zip(rows, new, strict=True)
     )
