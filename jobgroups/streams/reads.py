@@ -4,20 +4,18 @@ In Django's shared thread a slow request would block every stream; in the runner
 connect at once would delay the runner.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.queries import groups
 from jobgroups.streams.stream import ChildHead
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 PAGE: Final = 200  #: Events per read.
 
 _database = DatabaseThreads(threads=4, name="sockets")
+read: Final = _database.run_with_retry  #: Runs a query, and repeats it while the database is unavailable.
+close_rows: Final = _database.close  #: Closes the threads and their connections at the end of the process.
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +27,9 @@ class StreamStart:
     events: list[tuple[int, str]]
 
 
-async def read(query: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a query in a database thread; repeat it while the database is unavailable."""
-    return await _database.run_with_retry(query, *args, **kwargs)
-
-
 async def read_seqs(group_ids: list[str]) -> dict[str, int]:
     """Return the last ``seq`` of each group, for the hub's timer; a database error is raised."""
     return await _database.run(groups.group_seqs, group_ids)
-
-
-def close_rows() -> None:
-    """Close the threads and their connections at the end of the process."""
-    _database.close()
 
 
 def stream_start(group_id: str, since: int | None) -> StreamStart:
