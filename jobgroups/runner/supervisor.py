@@ -32,24 +32,6 @@ logger = logging.getLogger(__name__)
 _BACKGROUND: Final = 6
 
 
-def runner_settings(name: str) -> RunnerSettings:
-    """Return what Django's settings say about a runner of this name."""
-    return RunnerSettings(
-        name=name,
-        version=settings.DIRECTOR_VERSION,
-        depth=settings.DIRECTOR_DEPTH,
-        give_up_s=settings.DIRECTOR_GIVE_UP_SECONDS,
-        move_after_s=settings.DIRECTOR_MOVE_AFTER_SECONDS,
-        queued_limit_s=settings.DIRECTOR_QUEUED_LIMIT_SECONDS,
-        max_answer_bytes=settings.DIRECTOR_MAX_ANSWER_BYTES,
-        captures=settings.DIRECTOR_CAPTURE,
-        marks_outputs=settings.DIRECTOR_MARK_OUTPUTS,
-        comfy_org_api_key=settings.DIRECTOR_COMFY_ORG_API_KEY,
-        threads=1 if settings.DIRECTOR_ON_SQLITE else 4,
-        intervals=Intervals.scaled(settings.DIRECTOR_TIME_SCALE),
-    )
-
-
 class RunnerSupervisor:
     """Runs runner services one after the other until :meth:`stop`.
 
@@ -57,7 +39,20 @@ class RunnerSupervisor:
     """
 
     def __init__(self, *, name: str, hub: Hub, find_local: bool, lock: Lock | None = None) -> None:
-        self._settings = runner_settings(name)
+        self._settings = RunnerSettings(
+            name=name,
+            version=settings.DIRECTOR_VERSION,
+            depth=settings.DIRECTOR_DEPTH,
+            give_up_s=settings.DIRECTOR_GIVE_UP_SECONDS,
+            move_after_s=settings.DIRECTOR_MOVE_AFTER_SECONDS,
+            queued_limit_s=settings.DIRECTOR_QUEUED_LIMIT_SECONDS,
+            max_answer_bytes=settings.DIRECTOR_MAX_ANSWER_BYTES,
+            captures=settings.DIRECTOR_CAPTURE,
+            marks_outputs=settings.DIRECTOR_MARK_OUTPUTS,
+            comfy_org_api_key=settings.DIRECTOR_COMFY_ORG_API_KEY,
+            threads=1 if settings.DIRECTOR_ON_SQLITE else 4,
+            intervals=Intervals.scaled(settings.DIRECTOR_TIME_SCALE),
+        )
         self._lock = lock
         self._background = background = DatabaseThreads(
             threads=_BACKGROUND, name="runner-background", keeps_connections=False
