@@ -1,5 +1,6 @@
 """An option that holds a real ComfyUI against the recordings instead of the simulator."""
 
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -29,18 +30,19 @@ def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Serve:
 
     @asynccontextmanager
     async def served(chain: tuple[str, ...]) -> AsyncIterator[Server | Process]:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
         previews = not set(chain).isdisjoint(recording.OFF_WIRE["with_previews"])
         version = recording.version_of(chain[0])
         if command is None and set(chain).isdisjoint(recording.OFF_WIRE["with_process"]):
             fps = 1000.0 if previews else 0.0
             models = () if chain[0] in recording.OFF_WIRE["without_models"] else DEFAULT_CHECKPOINTS
             settings: dict[str, Any] = {"preview_fps": fps, "version": version, "checkpoints": models}
-            async with Simulator(name="contract", output_dir=tmp_path, **settings) as running:
+            async with Simulator(name="contract", output_dir=folder, **settings) as running:
                 yield Server(running.url, running.output_folder)
             return
         options = " --preview-method latent2rgb" if previews else ""
         simulated = f"{SIMULATOR} --seconds 0 --comfyui-version {version}"
-        server = Process(f"{command}{options}" if command else simulated, tmp_path)
+        server = Process(f"{command}{options}" if command else simulated, folder)
         try:
             server.start()
             yield server
