@@ -75,7 +75,7 @@ def test_silent_backends_are_probed_side_by_side(api: Api, runner: Runner, make_
         began = time.monotonic()
         made = api.submit(*names)
         # One after the other would take a second for each.
-        assert time.monotonic() - began < 10.0
+        assert time.monotonic() - began < 15.0
     assert [one["backend_id"] for one in made["child_jobs"]] == ["good"]
     assert len(made["skipped_backends"]) == len(wrong)
     assert all(one["reason"].startswith("Offline: ") for one in made["skipped_backends"])

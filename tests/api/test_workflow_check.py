@@ -226,7 +226,7 @@ def test_backend_that_answers_wrongly_is_not_known_and_may_run(
         make_backend("gpu-1", url=url)
         start = time.monotonic()
         api.submit("*", count=2)
-        assert time.monotonic() - start < 3.0
+        assert time.monotonic() - start < 20.0
         if wrong == "nothing":
             return
         found = entries(api, GRAPH)["gpu-1"]

@@ -85,7 +85,7 @@ async def test_crash_with_retry_elsewhere_moves_the_running_and_the_accepted_job
     group = await submit(farm, "gpu-1", "gpu-1", max_attempts=2, timeout_seconds=60)
     await farm.in_states(group, "running", "accepted")
     sim.crash()
-    done = await ended(farm, group, 15)
+    done = await ended(farm, group)
     assert (done.status, done.completed_count) == ("completed", 2)
     assert sorted(await farm.outcomes(group)) == [
         ("gpu-1", "accepted", "unreachable"),
@@ -112,7 +112,7 @@ async def test_dead_backend_is_noticed_by_the_next_runner_too(farm: Farm, end: s
     sim.crash()
     await (farm.stop(first) if end == "stop" else farm.kill(first))
     await farm.runner(move_after_s=0.5)
-    assert (await ended(farm, moves, 15)).status == "completed"
+    assert (await ended(farm, moves)).status == "completed"
     assert [row[2] for row in await farm.outcomes(moves)] == ["backend_lost", ""]
     # What never began is sent again once its backend is back, and is no second render.
     await sim.restart()

@@ -17,7 +17,7 @@ from jobgroups.services.timings import timings_store
 from tests.harness.farm import Farm, both_versions, in_thread, until, until_row
 from tests.harness.laws import executed_once
 
-pytestmark = [pytest.mark.django_db(transaction=True), both_versions]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
@@ -63,6 +63,7 @@ async def completed(farm: Farm, group: JobGroup, *, on_first: int) -> list[Any]:
     return await farm.settled(group)
 
 
+@both_versions
 async def test_a_recalled_prompt_renders_elsewhere_once(farm: Farm, version: str) -> None:
     _, group, _ = await waiting(farm, version, usual=300)
     rows = await completed(farm, group, on_first=0)
@@ -70,6 +71,7 @@ async def test_a_recalled_prompt_renders_elsewhere_once(farm: Farm, version: str
     assert shown == [("gpu-1", "interrupted", False)]
 
 
+@both_versions
 @pytest.mark.usefixtures("by_hand")
 async def test_a_prompt_that_starts_before_its_recall_renders_once_where_it_is(farm: Farm, version: str) -> None:
     runner, group, pending = await waiting(farm, version, seconds=1.0)
@@ -83,8 +85,8 @@ async def test_a_prompt_that_starts_before_its_recall_renders_once_where_it_is(f
 
 
 @pytest.mark.usefixtures("by_hand")
-async def test_a_recall_continues_after_its_runner_died_behind_the_deletion(farm: Farm, version: str) -> None:
-    runner, group, pending = await waiting(farm, version)
+async def test_a_recall_continues_after_its_runner_died_behind_the_deletion(farm: Farm) -> None:
+    runner, group, pending = await waiting(farm, "0.33.0")
     await farm.kill(runner)
     await recall(farm, pending)
     async with ComfyClient(farm.sims["gpu-1"].url) as client:
@@ -95,8 +97,8 @@ async def test_a_recall_continues_after_its_runner_died_behind_the_deletion(farm
 
 
 @pytest.mark.usefixtures("by_hand")
-async def test_a_prompt_that_ended_before_its_deletion_is_no_recall_without_a_history(farm: Farm, version: str) -> None:
-    _, group, pending = await waiting(farm, version)
+async def test_a_prompt_that_ended_before_its_deletion_is_no_recall_without_a_history(farm: Farm) -> None:
+    _, group, pending = await waiting(farm, "0.3.64")
     sim = farm.sims["gpu-1"]
     sim.fault("no_history", prompt_id=pending.prompt_id)
     late = sim.fault("slow_http", route="/queue", method="POST", seconds=0.5)

@@ -122,7 +122,7 @@ async def test_a_stop_is_heard_before_the_runner_could_sign_on(farm: Farm, monke
     running = asyncio.get_running_loop().create_task(runner.run())
     await asyncio.sleep(0.5)
     runner.stop()
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(20):
         await running
 
 
@@ -132,7 +132,7 @@ async def test_an_end_that_cannot_be_stored_is_no_defect(
     async with supervised(farm):
         monkeypatch.setattr(runners, "runner_deregister", _away)
         began = time.monotonic()
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < 15
     assert "The end of this runner was not stored" in caplog.text
     assert "Traceback" not in caplog.text
 
@@ -149,7 +149,7 @@ async def test_what_is_being_sent_when_a_stop_comes_is_answered_first_where_that
     await until(lambda: farm.attempts(group))
     began = time.monotonic()
     await farm.stop(service)
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 15
     # Nothing more was claimed meanwhile.
     (attempt,) = await farm.attempts(group)
     assert (attempt.state != AttemptState.INTENT) is (seconds < 1)
