@@ -269,9 +269,8 @@ class Variant(models.Model):
         ordering: ClassVar = ["group", "number"]
         constraints: ClassVar = [models.UniqueConstraint(name="variant_number", fields=["group", "number"])]
         indexes: ClassVar = [
-            # The line reads the few marked variants.
-            models.Index(name="variant_bypassed", fields=["bypassed_at"], condition=Q(bypassed_at__isnull=False)),
-            models.Index(name="variant_unplaced", fields=["unplaced_since"], condition=Q(unplaced_since__isnull=False)),
+            # A runner reads the few marked variants.
+            models.Index(name="variant_unplaced", fields=["unplaced_since"], condition=Q(unplaced_since__isnull=False))
         ]
 
     def __str__(self) -> str:

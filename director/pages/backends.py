@@ -18,12 +18,13 @@ from backends.queries import backend_list
 from backends.states import ATTENTION_ORDER, TAKES_CHILDREN, BackendState, Hold
 from director.pages import text
 from jobgroups.domain.clock import now
+from jobgroups.domain.pool import Line
 from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope
 from jobgroups.models import TITLE, Attempt, ChildJob, JobGroup, Variant
 from jobgroups.queries import backends
 from jobgroups.queries.backends import backend_loads
 from jobgroups.queries.exclusions import active_exclusions, ends_at, reason_of
-from jobgroups.queries.pool import waiting_line
+from jobgroups.queries.pool import open_variants, pool_backends
 
 _WORK: Final = (
     *("backend_id", "state", "stop_requested_at", "child__progress", "child__current_step"),
@@ -81,7 +82,7 @@ def _natural(name: str) -> list[str | int]:
 
 def backend_rows(shown_backends: Collection[Backend]) -> list[dict[str, Any]]:
     """Return what the pages show of these backends."""
-    line, loads, ends = waiting_line(), backend_loads(), _results_of_day()
+    line, loads, ends = Line(open_variants(), pool_backends()), backend_loads(), _results_of_day()
     work, movable, cannot_run = _work(), _movable(), _exclusions()
     rows = []
     for backend in shown_backends:

@@ -3,13 +3,13 @@
 import datetime as dt
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from django.db.models import BooleanField, Count, F, Min, OuterRef, QuerySet, Subquery
+from django.db.models import BooleanField, Count, F, Min, OuterRef, QuerySet, Subquery, Value
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Coalesce
 
@@ -40,131 +40,48 @@ def _estimates_of(newest: dt.datetime | None) -> Estimates:  # noqa: ARG001 the 
     return Estimates(TimingRow(*row) for row in rows[:MAX_ROWS])
 
 
-#: The variants of open groups; up to so many of them are read by the ids of their groups.
-_OPEN: Final = {"group__completed_at__isnull": True, "group__placement": Placement.POOL}
-_MOST_NAMED: Final = 500
-_COUNTED_AT_ONCE: Final = 500  #: Variants whose jobs are counted by one statement.
-#: The number of a group's children that are not final.
-_UNENDED: Final = F("total_count") - F("completed_count") - F("failed_count") - F("cancelled_count")
+def read_line(
+    backends: Iterable[PoolBackend], overlooked: frozenset[tuple[int, str]] = frozenset(), *, with_bound: bool = False
+) -> Line:
+    """Return the variants of open groups with their unsent jobs, and what the backends do beside them.
+
+    ``backends`` are all registered ones; for ``overlooked`` see :class:`Line`. ``with_bound``: prompts are read also
+    while no group of the pool is open.
+    """
+    variants = open_variants()
+    if not variants and not with_bound:
+        return Line((), backends)
+    newest = max((one.queued_at for one in variants), default=None)
+    return Line(
+        variants,
+        backends,
+        estimates=current_estimates(),
+        prompts=_prompts(),
+        bound={} if newest is None else _bound_waiting(newest),
+        overlooked=overlooked,
+    )
 
 
-class LineReader:
-    """Reads the line, and keeps what does not change of a group's run from one reading to the next."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, int], list[dict[str, Any]]] = {}  #: By group and run.
-        self._bound: dict[int, tuple[str, str]] = {}  #: Groups and workflows of the active attempts of bound children.
-
-    def read(
-        self,
-        backends: Iterable[PoolBackend],
-        overlooked: frozenset[tuple[int, str]] = frozenset(),
-        *,
-        with_bound: bool = False,
-    ) -> Line:
-        """Return the variants of open groups that may have unsent jobs, and what the backends do beside them.
-
-        ``backends`` are all registered ones; for ``overlooked`` see :class:`Line`. ``with_bound``: prompts are read also
-        while no group of the pool is open.
-        """
-        # Groups before attempts: a job that is claimed between the two is counted as sent.
-        groups = list(
-            JobGroup.objects.filter(completed_at__isnull=True, placement=Placement.POOL)
-            .order_by("created_at", "id")
-            .values_list("id", "run", _UNENDED)
-        )
-        if not groups and not with_bound:
-            self._known.clear()
-            return Line((), backends)
-        self._learn([(group_id, run) for group_id, run, _ in groups])
-        active = list(
-            Attempt.objects.filter(ended_at__isnull=True)
-            .order_by("backend_id", "id")
-            .only("backend_id", "variant_id", "created_at", "started_at", "stop_requested_at")
-        )
-        sent = Counter(one.variant_id for one in active if not one.is_stopping)
-        excluded, bypassed = _excluded_backends(), self._bypassed()
-        unsent_of = _unsent_by_variant([row["id"] for some in self._known.values() if len(some) > 1 for row in some])
-        variants = [
-            _open_variant(
-                row, unsent_of.get(row["id"], max(left - sent[row["id"]], 0)), excluded, bypassed.get(row["id"])
-            )
-            for group_id, run, left in groups
-            for row in self._known[group_id, run]
-        ]
-        newest = max((one.queued_at for one in variants), default=None)
-        return Line(
-            variants,
-            backends,
-            estimates=current_estimates(),
-            prompts=self._prompts(active),
-            bound={} if newest is None else _bound_waiting(newest),
-            overlooked=overlooked,
-        )
-
-    def _bypassed(self) -> dict[int, dt.datetime | None]:
-        """Return since when backends take later variants; they do only for the sake of models."""
-        rows = [row for rows in self._known.values() for row in rows]
-        if len({row["models_digest"] for row in rows}) < 2:
-            return {}
-        marked = Variant.objects.filter(bypassed_at__isnull=False, **_OPEN)
-        return dict(marked.values_list("id", "bypassed_at").order_by())
-
-    def _prompts(self, active: Sequence[Attempt]) -> dict[str, list[ActivePrompt]]:
-        moment = now()
-        of_variant = {row["id"]: row for rows in self._known.values() for row in rows}
-        bound = [one.pk for one in active if one.variant_id not in of_variant]
-        self._bound = {key: self._bound[key] for key in bound if key in self._bound}
-        if unknown := [key for key in bound if key not in self._bound]:
-            rows = Attempt.objects.filter(pk__in=unknown).order_by()
-            its_digest = Coalesce("child__variant__workflow_digest", "child__group__workflow_digest")
-            self._bound |= {
-                pk: (group, own) for pk, group, own in rows.values_list("pk", "child__group_id", its_digest)
-            }
-        found = defaultdict[str, list[ActivePrompt]](list)
-        for one in active:
-            variant = of_variant.get(one.variant_id)
-            # A group that was deleted meanwhile has no row.
-            group_id, digest = self._bound.get(one.pk, ("", ""))
-            started = one.started_at
-            prompt = ActivePrompt(
+def _prompts() -> dict[str, list[ActivePrompt]]:
+    """Return the active prompts of each backend, oldest first."""
+    rows = Attempt.objects.filter(ended_at__isnull=True).order_by("backend_id", "id")
+    rows = rows.only("backend_id", "variant_id", "created_at", "started_at", "stop_requested_at")
+    workflow = Coalesce("child__variant__workflow_digest", "child__group__workflow_digest")
+    models = Coalesce("child__variant__models_digest", Value(""))
+    moment, found = now(), defaultdict[str, list[ActivePrompt]](list)
+    for one in rows.annotate(group_id=F("child__group_id"), workflow=workflow, models=models):
+        found[one.backend_id].append(
+            ActivePrompt(
                 attempt_id=one.pk,
-                group_id=variant["group"] if variant else group_id,
-                workflow_digest=variant["workflow_digest"] if variant else digest,
-                models_digest=variant["models_digest"] if variant else "",
+                group_id=one.group_id,
+                workflow_digest=one.workflow,
+                models_digest=one.models,
                 waited=(moment - one.created_at).total_seconds(),
-                running_for=None if started is None else (moment - started).total_seconds(),
+                running_for=None if one.started_at is None else (moment - one.started_at).total_seconds(),
                 variant_id=None if one.is_stopping else one.variant_id,
             )
-            found[one.backend_id].append(prompt)
-        return found
-
-    def _learn(self, keys: list[tuple[str, int]]) -> None:
-        unknown = {group_id for group_id, run in keys if (group_id, run) not in self._known}
-        self._known = {key: self._known.get(key, []) for key in keys}
-        if not unknown:
-            return
-        # A statement of SQLite takes 32,766 values.
-        which = {"group__in": unknown} if len(unknown) <= _MOST_NAMED else _OPEN
-        for row in _variant_rows(**which):
-            if row["group"] in unknown:
-                self._known.setdefault((row["group"], row["run"]), []).append(row)
-
-
-def _unsent_by_variant(variant_ids: Sequence[int]) -> dict[int, int]:
-    """Return the number of unsent jobs of variants; the counts of a group do not have it if it has several variants."""
-    found = dict.fromkeys(variant_ids, 0)
-    for first in range(0, len(variant_ids), _COUNTED_AT_ONCE):
-        some = unsent().filter(is_bound=False, variant_id__in=variant_ids[first : first + _COUNTED_AT_ONCE])
-        found |= dict(some.values_list("variant_id").annotate(Count("position")))
+        )
     return found
-
-
-def _bound_waiting(before: dt.datetime) -> dict[str, int]:
-    """Return the number of unsent bound children that were queued before a time, by backend."""
-    waiting = count_by_backend(unsent().filter(queued_at__lt=before))
-    rows = Backend.objects.order_by().annotate(jobs=waiting).values_list("id", "jobs")
-    return {backend_id: jobs for backend_id, jobs in rows if jobs}
 
 
 def count_by_backend(children: QuerySet[ChildJob]) -> Subquery:
@@ -187,12 +104,49 @@ def unsent() -> QuerySet[ChildJob]:
     ).order_by()
 
 
-def _variant_rows(**which: Any) -> list[dict[str, Any]]:
-    rows = Variant.objects.filter(**which).order_by("group", "number")
-    fields = ("id", "group", "number", "queued_at", "candidates", "workflow_digest", "models_digest")
-    of_group = ("run", "required_capabilities", "uses_partner_nodes", "has_secret")
-    joined = {name: F(f"group__{name}") for name in of_group}
-    return [dict(row) for row in rows.values(*fields, **joined)]
+def open_variants() -> list[OpenVariant]:
+    """Return the variants of open groups, with the numbers of their unsent jobs; a moved job is bound to its backend."""
+    jobs = (
+        unsent().filter(is_bound=False, variant_id=OuterRef("pk")).values("variant_id").annotate(jobs=Count("position"))
+    )
+    rows = (
+        Variant.objects.filter(group__completed_at__isnull=True, group__placement=Placement.POOL)
+        .order_by()
+        .values(
+            *("id", "group_id", "number", "queued_at", "candidates", "workflow_digest", "models_digest", "bypassed_at"),
+            required=F("group__required_capabilities"),
+            is_paid=F("group__uses_partner_nodes"),
+            has_own_key=F("group__has_secret"),
+            unsent=Coalesce(Subquery(jobs.values("jobs")), 0),
+        )
+    )
+    excluded, moment, none = _excluded_backends(), now(), frozenset[str]()
+    found = []
+    for row in rows:
+        digest, bypassed_at = row["workflow_digest"], row["bypassed_at"]
+        needed = needed_capabilities(row["required"], row["is_paid"], has_own_key=row["has_own_key"])
+        cannot = excluded.get((digest, 0), none) | excluded.get((digest, row["id"]), none)
+        found.append(
+            OpenVariant(
+                variant_id=row["id"],
+                group_id=row["group_id"],
+                number=row["number"],
+                queued_at=row["queued_at"],
+                needs=Needs(tuple(row["candidates"]), tuple(needed), cannot),
+                workflow_digest=digest,
+                models_digest=row["models_digest"],
+                bypassed_for=None if bypassed_at is None else (moment - bypassed_at).total_seconds(),
+                unsent=row["unsent"],
+            )
+        )
+    return found
+
+
+def _bound_waiting(before: dt.datetime) -> dict[str, int]:
+    """Return the number of unsent bound children that were queued before a time, by backend."""
+    waiting = count_by_backend(unsent().filter(queued_at__lt=before))
+    rows = Backend.objects.order_by().annotate(jobs=waiting).values_list("id", "jobs")
+    return {backend_id: jobs for backend_id, jobs in rows if jobs}
 
 
 def _excluded_backends() -> dict[tuple[str, int], frozenset[str]]:
@@ -202,28 +156,6 @@ def _excluded_backends() -> dict[tuple[str, int], frozenset[str]]:
     for digest, variant_id, backend_id in rows:
         found[digest, variant_id].add(backend_id)
     return {key: frozenset(backends) for key, backends in found.items()}
-
-
-def _open_variant(
-    row: dict[str, Any],
-    unsent: int,
-    excluded: dict[tuple[str, int], frozenset[str]],
-    bypassed_at: dt.datetime | None = None,
-) -> OpenVariant:
-    digest, none = row["workflow_digest"], frozenset[str]()
-    needed = needed_capabilities(row["required_capabilities"], row["uses_partner_nodes"], has_own_key=row["has_secret"])
-    cannot = excluded.get((digest, 0), none) | excluded.get((digest, row["id"]), none)
-    return OpenVariant(
-        variant_id=row["id"],
-        group_id=row["group"],
-        number=row["number"],
-        queued_at=row["queued_at"],
-        needs=Needs(tuple(row["candidates"]), tuple(needed), cannot),
-        workflow_digest=digest,
-        models_digest=row["models_digest"],
-        bypassed_for=None if bypassed_at is None else (now() - bypassed_at).total_seconds(),
-        unsent=unsent,
-    )
 
 
 class BoundJobs(NamedTuple):
@@ -271,7 +203,6 @@ class _LineCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._reader = LineReader()
         self._current = CurrentLine(Line(), (), ())
         #: Monotonic: the line is not read again before, unless a reader needs what the reading lacks.
         self._kept_until = float("-inf")
@@ -291,7 +222,7 @@ class _LineCache:
             is_old = started > (self._rests_until if is_incomplete else self._kept_until)
             if is_old or not all(map(self._current.line.has, variant_ids)):
                 rows = _backend_rows()
-                line = self._reader.read(_as_pooled(rows), with_bound=True)
+                line = read_line(_as_pooled(rows), with_bound=True)
                 self._current = CurrentLine(line, rows, _bound_jobs())
                 ended = time.monotonic()
                 self._rests_until = ended + (ended - started) / READING_PART
@@ -310,15 +241,6 @@ def current_line(variant_ids: Collection[int] = (), *, is_incomplete: bool = Fal
     ``is_incomplete``: the last reading lacks what the caller needs; it is kept for a part of the second then.
     """
     return _cache.get(variant_ids, is_incomplete=is_incomplete)
-
-
-def waiting_line() -> Line:
-    """Return the line with the exact numbers of jobs that wait in the pool: a moved job is bound to its backend."""
-    jobs: dict[int, int] = dict(unsent().filter(is_bound=False).values_list("variant_id").annotate(Count("id")))
-    rows = _variant_rows(pk__in=jobs) if jobs else []
-    excluded = _excluded_backends() if jobs else {}
-    variants = [_open_variant(row, jobs[row["id"]], excluded) for row in rows]
-    return Line(variants, pool_backends())
 
 
 def pool_candidates(group_id: str) -> list[str]:

@@ -40,7 +40,6 @@ class Pool:
         self._database = database
         self._give_up_s = give_up_s
         self._queued_limit_s = queued_limit_s
-        self._reader = pool.LineReader()
         self._line = Line()
         self._backends: Sequence[PoolBackend] = ()
         #: Monotonic: when each backend last found no job where one was counted.
@@ -74,7 +73,7 @@ class Pool:
         self.is_stale = False
         await self._store_bypasses()
         overlooked = frozenset(pair for pair, since in self._allotted_since.items() if started > since + _OVERLOOKED_S)
-        line = await self._database.run_with_retry(self._reader.read, self._backends, overlooked)
+        line = await self._database.run_with_retry(pool.read_line, self._backends, overlooked)
         # Claims of jobs of the earlier line may still be in progress.
         line.bypasses = self._line.bypasses
         self._line = line

@@ -75,11 +75,10 @@ def measure(rounds: int = 20, each: int = 10) -> None:
         taken[name].append(time.perf_counter() - began)
         taken[f"CPU of {name}"].append(time.process_time() - cpu)
 
-    backends, reader = pool.pool_backends(), pool.LineReader()
-    reader.read(backends)
+    backends = pool.pool_backends()
     for at in range(rounds):
         with timed("reading"):
-            line = reader.read(backends)
+            line = pool.read_line(backends)
         with timed("first choice"):
             line.next_for("gpu-0", prompts=1)
         for more in range(at * each, (at + 1) * each):

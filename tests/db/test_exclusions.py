@@ -14,7 +14,7 @@ from jobgroups.errors import BackendNotFound, BackendUnavailable, ExclusionNotFo
 from jobgroups.models import Attempt, Exclusion, JobGroup, Variant
 from jobgroups.queries.exclusions import active_exclusions, exclusions_json
 from jobgroups.queries.groups import group_snapshot
-from jobgroups.queries.pool import LineReader
+from jobgroups.queries.pool import read_line
 from jobgroups.services import attempts, backends, exclusions, expiry, retries, runners
 from jobgroups.services.claims import ClaimResult
 from jobgroups.workflow import build_template
@@ -74,7 +74,7 @@ def test_a_refusal_excludes_the_backend_and_costs_the_job_nothing() -> None:
     assert not Attempt.objects.get().is_counted
     assert claim(first, group).in_vain
     assert claim(first, same).in_vain, "another group with the same workflow"
-    heads = {one.group_id: one.needs.excluded for one in LineReader().read(()).variants}
+    heads = {one.group_id: one.needs.excluded for one in read_line(()).variants}
     assert heads == {group.id: {"gpu-1"}, same.id: {"gpu-1"}}
     result = claim(second, group)
     assert result.claim is not None

@@ -13,7 +13,7 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.errors import NothingToRetry
 from jobgroups.models import Attempt, ChildJob, JobGroup, Notice
 from jobgroups.queries.groups import group_snapshot
-from jobgroups.queries.pool import LineReader
+from jobgroups.queries.pool import read_line
 from jobgroups.queries.provenance import job_provenance
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.serializers import serialize_group
@@ -166,7 +166,7 @@ def submit(**axes: Any) -> JobGroup:
 
 def choices(group: JobGroup) -> list[claims.PoolChoice]:
     """Return what a backend may choose, in the order of the line."""
-    line = LineReader().read(())
+    line = read_line(())
     return [
         claims.PoolChoice(variant=one, has_rival=False)
         for one in line.variants
@@ -175,7 +175,7 @@ def choices(group: JobGroup) -> list[claims.PoolChoice]:
 
 
 def unsent(group: JobGroup) -> list[int]:
-    return [one.unsent for one in LineReader().read(()).variants if one.group_id == group.id]
+    return [one.unsent for one in read_line(()).variants if one.group_id == group.id]
 
 
 def test_jobs_of_a_batch_are_stored_with_their_variant_and_variation() -> None:

@@ -20,6 +20,7 @@ REVIEWED: Final = {
     "jobgroups 0013_pool Create constraint child_bound_or_in_pool on model childjob": "new columns",
     "jobgroups 0013_pool Create constraint variant_number on model variant": "a new table",
     "jobgroups 0015_timing Alter field stop_reason on attempt": "another choice",
+    "jobgroups 0030_variant_bypassed_index Remove index variant_bypassed from variant": "its query finds the rows without",
 }
 
 
