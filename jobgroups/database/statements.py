@@ -234,32 +234,5 @@ def insert(rows: Sequence[Model]) -> None:
         Insertion(rows).execute()
 
 
-def insert_returning_id(row: Model) -> None:
-    """Insert one row and set its generated key."""
-    number = type(row)._meta.auto_field
-    if number is None or not connection.features.can_return_columns_from_insert:
-        # SQLite below 3.35.
-        row.save(force_insert=True)
-        return
-    sql, fields = _insertion(type(row))
-    values = [field.get_db_prep_save(field.pre_save(row, True), connection) for field in fields]
-    with connection.cursor() as cursor:
-        cursor.execute(f"{sql} RETURNING {connection.ops.quote_name(str(number.column))}", values)
-        row.pk = cursor.fetchone()[0]
-    row._state.adding = False
-    row._state.db = connection.alias
-
-
-@cache
-def _insertion(model: type[Model]) -> tuple[str, list[Field[Any, Any]]]:
-    """Return the statement of one row, and the fields whose values it takes in order."""
-    fields = _inserted(model)
-    quote = connection.ops.quote_name
-    columns = ", ".join(quote(str(field.column)) for field in fields)
-    places = ", ".join(["%s"] * len(fields))
-    sql = f"INSERT INTO {quote(model._meta.db_table)} ({columns}) VALUES ({places})"  # noqa: S608 names of the schema
-    return sql, fields
-
-
 def _inserted(model: type[Model]) -> list[Field[Any, Any]]:
     return [field for field in model._meta.local_concrete_fields if field is not model._meta.auto_field]

@@ -9,14 +9,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from backends.eligibility import capabilities_of
 from backends.models import Backend
 from backends.states import prompt_limit
 from jobgroups.database.retry import retry_on_conflict
-from jobgroups.database.statements import KEY, Parameter, PreparedQuery, insert_returning_id, update_where
+from jobgroups.database.statements import KEY, Parameter, PreparedQuery, update_where
 from jobgroups.domain.clock import now
 from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.failures import ONLY_ELSEWHERE, OVERTAKEN
@@ -25,7 +25,7 @@ from jobgroups.domain.pool import OpenVariant, fits
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
 from jobgroups.domain.states import AttemptState, ChildStatus, StopReason
 from jobgroups.events import log
-from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup, Variant
+from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup
 from jobgroups.queries.exclusions import is_active, valid_since
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.leases import verify_fence
@@ -80,27 +80,6 @@ _holds: Final = PreparedQuery(_what_holds)
 _locked_holds: Final = PreparedQuery(lambda: _what_holds().select_for_update(no_key=True))
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What the runner needs to send a child, committed as an intent before anything is sent."""
-
-    attempt_id: int
-    number: int
-    prompt_id: str
-    client_id: str
-    group_id: str
-    child_id: str
-    seed: int
-    variation_json: str | None
-    timeout_seconds: int
-    stall_seconds: int | None
-    workflow_json: str
-    workflow_digest: str
-    parameters_json: str
-    uses_partner_nodes: bool | None
-    has_secret: bool  #: Whether the key for partner nodes is that of its submitter.
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolChoice:
     """The variant of which a backend is to take a job, as the runner chose it."""
@@ -119,7 +98,7 @@ class ClaimResult:
     there is being interrupted (ComfyUI's flag is process-wide and could stop a second prompt).
     """
 
-    claim: Claim | None = None
+    claim: Attempt | None = None  #: With child, variant and group, whose columns are loaded that a prompt needs.
     from_pool: bool = False  #: Whether the claim is of the chosen variant.
     in_vain: bool = False  #: Whether the chosen variant had no job for this backend.
 
@@ -211,7 +190,12 @@ _oldest: Final = PreparedQuery(
     lambda: _claimable(backend_id=KEY).order_by("queued_at", "group_id", "position").only("group_id", "queued_at")[:1]
 )
 _still_waiting: Final = PreparedQuery(
-    lambda: _claimable(backend_id=KEY, pk=Parameter("child_id")).select_for_update(of=("self",)).order_by()
+    lambda: (
+        _claimable(backend_id=KEY, pk=Parameter("child_id"))
+        .select_related("variant")
+        .select_for_update(of=("self",))
+        .order_by()
+    )
 )
 
 
@@ -224,23 +208,19 @@ def _oldest_bound(backend_id: str) -> ChildJob | None:
     return _oldest.first(backend_id, **_time_parameters())
 
 
-def _claim_bound(oldest: ChildJob, fence: FencingToken, client_id: str, slots: Slots) -> Claim | None:
-    def claim(group: JobGroup) -> Claim | None:
+def _claim_bound(oldest: ChildJob, fence: FencingToken, client_id: str, slots: Slots) -> Attempt | None:
+    def claim(group: JobGroup) -> Attempt | None:
         # Under the fence: who holds the backend back has its lease, and was before this or comes after it.
         if slots.free(locked=True) is None:
             raise _NoFreeSlot
         # It may have been reassigned or delayed since the first query.
         child = _still_waiting.first(fence.backend_id, child_id=oldest.id, **_time_parameters())
-        if child is None:
-            return None
-        variant = None if child.variant_id is None else _its_variant.first(child.variant_id)
-        digest = group.workflow_digest if variant is None else variant.workflow_digest
-        return _store(child, group, fence, client_id, digest)
+        return None if child is None else _store(child, group, fence, client_id)
 
     return _claim_in_group(oldest.group_id, fence, claim)
 
 
-def _claim_in_group(group_id: str, fence: FencingToken, claim: Callable[[JobGroup], Claim | None]) -> Claim | None:
+def _claim_in_group(group_id: str, fence: FencingToken, claim: Callable[[JobGroup], Attempt | None]) -> Attempt | None:
     """Run a claim in a transaction that locks the lease, and the group's row only for the group's first claim.
 
     So claims of one group for many backends wait neither for one another nor for outcomes of the group. The row of the
@@ -261,24 +241,18 @@ def _claim_in_group(group_id: str, fence: FencingToken, claim: Callable[[JobGrou
 
 
 _SENT: Final = (
-    "timeout_seconds",
-    "stall_seconds",
-    "workflow_json",
-    "parameters_json",
-    "uses_partner_nodes",
-    "has_secret",
+    *("workflow_json", "parameters_json", "workflow_digest", "timeout_seconds", "stall_seconds"),
+    *("uses_partner_nodes", "has_secret"),
 )
 _claimed_group: Final = PreparedQuery(
-    lambda: JobGroup.objects.filter(pk=KEY).only("has_claimed_child", "workflow_digest", *_SENT).order_by()
+    lambda: JobGroup.objects.filter(pk=KEY).only("has_claimed_child", *_SENT).order_by()
 )
-#: Of a job that was bound to a backend by a user.
-_its_variant: Final = PreparedQuery(lambda: Variant.objects.filter(pk=KEY).only("workflow_digest").order_by())
 
 
 # --- from the pool --------------------------------------------------------------------------------
 
 
-def _claim_from_pool(choice: PoolChoice, fence: FencingToken, client_id: str, slots: Slots) -> Claim | None:
+def _claim_from_pool(choice: PoolChoice, fence: FencingToken, client_id: str, slots: Slots) -> Attempt | None:
     """Claim the first job of a variant that this backend may take; None: there is none.
 
     A row that another claim or a cancel has locked is skipped.
@@ -288,7 +262,9 @@ def _claim_from_pool(choice: PoolChoice, fence: FencingToken, client_id: str, sl
     )
 
 
-def _claim_next(choice: PoolChoice, group: JobGroup, fence: FencingToken, client_id: str, slots: Slots) -> Claim | None:
+def _claim_next(
+    choice: PoolChoice, group: JobGroup, fence: FencingToken, client_id: str, slots: Slots
+) -> Attempt | None:
     variant = choice.variant
     row = slots.free(locked=True)
     if row is None:
@@ -305,7 +281,7 @@ def _claim_next(choice: PoolChoice, group: JobGroup, fence: FencingToken, client
     child = _next_of_variant.first(
         fence.backend_id, variant=variant.variant_id, since=times["moment"] - left_alone, **times
     )
-    return None if child is None else _store(child, group, fence, client_id, variant.workflow_digest)
+    return None if child is None else _store(child, group, fence, client_id)
 
 
 #: A backend that failed a job, or from which it was recalled, does not take it again for so long if another backend can.
@@ -332,7 +308,8 @@ def _refused_by_history() -> QuerySet[Attempt]:
 
 def _claimable_of_variant() -> QuerySet[ChildJob]:
     rows = _claimable(variant_id=Parameter("variant"), is_bound=False).filter(~Exists(_refused_by_history()))
-    return rows.order_by("position").select_for_update(of=("self",), skip_locked=True)[:1]
+    rows = rows.order_by("position").select_related("variant")
+    return rows.select_for_update(of=("self",), skip_locked=True)[:1]
 
 
 _next_of_variant: Final = PreparedQuery(_claimable_of_variant)
@@ -341,11 +318,12 @@ _next_of_variant: Final = PreparedQuery(_claimable_of_variant)
 # --- stored ---------------------------------------------------------------------------------------
 
 
-def _store(child: ChildJob, group: JobGroup, fence: FencingToken, client_id: str, digest: str) -> Claim:
-    """Store the attempt. ``digest`` is that of the child's workflow, by which its time is learned."""
+def _store(child: ChildJob, group: JobGroup, fence: FencingToken, client_id: str) -> Attempt:
+    child.group = group
+    last = _last.first(child.id)
     attempt = Attempt(
         child=child,
-        number=1 + _last_number(child.id),
+        number=1 if last is None else last.number + 1,
         run=child.run,
         backend_id=fence.backend_id,
         variant_id=None if child.is_bound else child.variant_id,
@@ -354,31 +332,12 @@ def _store(child: ChildJob, group: JobGroup, fence: FencingToken, client_id: str
         epoch=fence.epoch,
         created_at=now(),
     )
-    insert_returning_id(attempt)
-    claimed = {"current_attempt": attempt.pk, "backend": fence.backend_id}
-    update_where(ChildJob, child.pk, claimed)
-    return Claim(
-        attempt_id=attempt.pk,
-        number=attempt.number,
-        prompt_id=attempt.prompt_id,
-        client_id=client_id,
-        group_id=group.id,
-        child_id=child.id,
-        seed=child.seed,
-        variation_json=child.variation_json,
-        workflow_digest=digest,
-        **{name: getattr(group, name) for name in _SENT},
-    )
+    attempt.save(force_insert=True)
+    update_where(ChildJob, child.pk, {"current_attempt": attempt.pk, "backend": fence.backend_id})
+    return attempt
 
 
-def _last_number(child_id: str) -> int:
-    with connection.cursor() as cursor:
-        cursor.execute(_LAST_NUMBER, [child_id])
-        return cursor.fetchone()[0] or 0
-
-
-#: Written out, as the events' statement is.
-_LAST_NUMBER: Final = f"SELECT MAX(number) FROM {Attempt._meta.db_table} WHERE child_id = %s"  # noqa: S608 a name of ours
+_last: Final = PreparedQuery(lambda: Attempt.objects.filter(child_id=KEY).only("number").order_by("-number")[:1])
 
 
 def _first_claim(tx: GroupTransaction) -> None:

@@ -14,9 +14,8 @@ from backends.services import backend_create, backend_observed
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
 from jobgroups.events import log
-from jobgroups.models import Runner
+from jobgroups.models import Attempt, Runner
 from jobgroups.services import runners
-from jobgroups.services.claims import Claim
 from tests.harness import factories
 from tests.harness.contract import check_answer
 from tests.outputs.conftest import reading_threads  # noqa: F401 a fixture
@@ -95,7 +94,7 @@ def wrong_fields(answer: Any, code: str = "invalid_request") -> dict[str, str]:
     return {error["field"]: error["message"] for error in body["errors"]}
 
 
-def play(backend_id: str) -> tuple[FencingToken, Claim]:
+def play(backend_id: str) -> tuple[FencingToken, Attempt]:
     """Play the runner: claim the oldest child of a backend and start it."""
     fence = factories.lease(backend_id)
     return fence, factories.begin(fence)

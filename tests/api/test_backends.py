@@ -10,7 +10,6 @@ from backends.services import BackendInvalid, backend_observed, backends_ensure
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.models import Attempt, ChildJob
-from jobgroups.services.claims import Claim
 from tests.api.bad_servers import bad_server, dead_port
 from tests.api.conftest import Api, Made, error_of, wrong_fields
 from tests.harness import factories
@@ -20,7 +19,7 @@ PATH = "/api/backends"
 pytestmark = pytest.mark.django_db
 
 
-def _claim(backend_id: str) -> tuple[FencingToken, Claim]:
+def _claim(backend_id: str) -> tuple[FencingToken, Attempt]:
     fence = factories.lease(backend_id)
     return fence, factories.claim(fence)
 

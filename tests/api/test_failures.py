@@ -20,7 +20,6 @@ from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import failures as failing
 from jobgroups.services import attempts, cancellation, expiry, retries
-from jobgroups.services.claims import Claim
 from tests.api.conftest import Api
 from tests.harness import factories
 
@@ -225,7 +224,7 @@ def _online(backend_id: str = "gpu-1") -> Step:
     return lambda _: backend_observed(backend_id=backend_id, reachable=True)
 
 
-def _begin(fence: FencingToken) -> Claim:
+def _begin(fence: FencingToken) -> Attempt:
     ChildJob.objects.update(not_before=None)
     return factories.begin(fence)
 

@@ -72,7 +72,7 @@ def ended_page(client: Client, *backend_ids: str, end: AttemptResult, **fields: 
     fence = factories.online()
     group = factories.submit(*backend_ids, **fields)
     claimed = factories.begin(fence)
-    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+    attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=end)
     return group, client.get(f"/groups/{group.id}").content.decode()
 
 
@@ -222,7 +222,7 @@ def test_page_of_a_backend_shows_what_it_did_and_failed_at(client: Client) -> No
     factories.online("gpu-2")
     group = factories.submit(*["gpu-1"] * 25, metadata={"name": "Shot <1>"})
     failed = factories.end(AttemptState.ERROR, failure=FailureClass.OUT_OF_MEMORY)
-    attempts.attempt_ended(attempt_id=factories.begin(fence).attempt_id, fence=fence, end=failed)
+    attempts.attempt_ended(attempt_id=factories.begin(fence).pk, fence=fence, end=failed)
     assert "1 Out of memory" in texts(client, "/backends/gpu-1")
     assert "Raised an error out of memory" in texts(client, "/backends/gpu-1")
     assert "No failures." in texts(client, "/backends/gpu-2")

@@ -42,7 +42,7 @@ def test_card_names_the_backend_from_the_start_of_a_job_until_it_is_queued_again
     running = card(client, job)
     assert "gpu-1" in running
     assert "any backend" not in running
-    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=factories.end(AttemptState.LOST))
+    attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=factories.end(AttemptState.LOST))
     factories.online("gpu-2")
     again = card(client, factories.fresh(job))
     assert ("any backend" in again) == (factories.fresh(job).status == "queued")

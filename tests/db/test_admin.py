@@ -44,7 +44,7 @@ def group() -> models.JobGroup:
     factories.start(factories.claim(fence), fence)
     third = factories.claim(fence)
     factories.abandon(third, fence)
-    models.ReportedFile.objects.create(attempt_id=third.attempt_id, digest="d" * 32, executed=True)
+    models.ReportedFile.objects.create(attempt_id=third.pk, digest="d" * 32, executed=True)
     FoundBackend.objects.create(url="http://localhost:8198", first_seen_at=now(), last_seen_at=now())
     moments = dict.fromkeys(("created_at", "used_at"), now())
     models.Asset.objects.create(id="a", hash="0", name="cat.png", content_type="image/png", size_bytes=1, **moments)

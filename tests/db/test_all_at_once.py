@@ -21,7 +21,6 @@ from jobgroups.errors import JobGroupsError
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, claims, expiry, holds, moves, outages, retries
 from jobgroups.services.assignment import Choice
-from jobgroups.services.claims import Claim
 from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
 from tests.harness.races import started
@@ -49,7 +48,7 @@ class Driver:
         self.name = name
         self.jitter = jitter
         #: Prompts with a pending stop, which end later.
-        self.late: list[Claim] = []
+        self.late: list[Attempt] = []
 
     def step(self) -> bool:
         if self.late and self.jitter.random() < 0.5:
@@ -60,9 +59,9 @@ class Driver:
             self.handle(claimed)
         return claimed is not None
 
-    def handle(self, claimed: Claim) -> None:
+    def handle(self, claimed: Attempt) -> None:
         """Send a prompt, and have it end in one of the possible ways."""
-        it: dict[str, Any] = {"attempt_id": claimed.attempt_id, "fence": self.fence}
+        it: dict[str, Any] = {"attempt_id": claimed.pk, "fence": self.fence}
         way = self.jitter.choice(["success", "success", "error", "lost", "not sent", "time", "forgotten", "offline"])
         if way == "not sent":
             attempts.attempt_not_sent(**it)
@@ -91,12 +90,12 @@ class Driver:
             case _:
                 attempts.attempt_ended(**it, end=factories.end())
 
-    def end_late(self, claimed: Claim) -> None:
+    def end_late(self, claimed: Attempt) -> None:
         """Have a prompt end after its stop was requested."""
         state = self.jitter.choice([AttemptState.SUCCESS, AttemptState.INTERRUPTED])
         failure = FailureClass.INTERRUPTED if state is AttemptState.INTERRUPTED else None
         end = factories.end(state, failure=failure)
-        attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=self.fence, end=end)
+        attempts.attempt_ended(attempt_id=claimed.pk, fence=self.fence, end=end)
 
     def housekeep(self) -> None:
         holds.prompts_evict(fence=self.fence)

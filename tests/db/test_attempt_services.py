@@ -125,7 +125,7 @@ def test_late_result_of_a_cancelled_job_is_stored_on_its_attempt_only(fence: Fen
 def test_refused_job_fails_without_a_start(fence: FencingToken) -> None:
     group = factories.submit()
     attempts.attempt_refused(
-        attempt_id=factories.claim(fence).attempt_id,
+        attempt_id=factories.claim(fence).pk,
         fence=fence,
         message="PromptInfo has no outputs",
         details={"node_errors": {}},
@@ -159,9 +159,9 @@ def test_abandoned_prompt_that_runs_is_adopted_while_its_job_waits(fence: Fencin
     group, claimed = factories.claiming(fence)
     abandon(claimed, fence)
     for _ in range(2):
-        assert attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=fence, running=True)
+        assert attempts.abandoned_prompt_found(attempt_id=claimed.pk, fence=fence, running=True)
     child = group.children.get()
-    assert (child.status, child.current_attempt_id) == ("running", claimed.attempt_id)
+    assert (child.status, child.current_attempt_id) == ("running", claimed.pk)
     assert not AbandonedPrompt.objects.exists()
     factories.finish(claimed, fence)
     assert factories.fresh(group).status == "completed"
@@ -171,10 +171,10 @@ def test_abandoned_prompt_is_not_adopted_when_its_job_has_a_newer_attempt(fence:
     group, old = factories.claiming(fence)
     abandon(old, fence)
     new = factories.claim(fence)
-    assert not attempts.abandoned_prompt_found(attempt_id=old.attempt_id, fence=fence, running=True)
+    assert not attempts.abandoned_prompt_found(attempt_id=old.pk, fence=fence, running=True)
     # Its late success is recorded where it belongs, and decides nothing.
     factories.finish(old, fence)
-    assert group.children.get().current_attempt_id == new.attempt_id
+    assert group.children.get().current_attempt_id == new.pk
     assert group.children.get().status == "queued"
     assert AbandonedPrompt.objects.count() == 0
 
@@ -202,7 +202,7 @@ def test_error_of_a_stopped_attempt_does_not_blame_another_client(reason: StopRe
     claimed = begin(fence)
     Attempt.objects.update(stop_requested_at=now(), stop_reason=reason)
     stopped = result.interrupted(result.PromptInfo(prompt_id="p", workflow={}, base_url="http://localhost:8188"), {})
-    assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=stopped)
+    assert attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=stopped)
     said = Attempt.objects.get().error_message
     assert said
     assert "at the machine" not in said
@@ -219,7 +219,7 @@ def test_claims_are_limited_by_depth_and_stopping_prompts_count(fence: FencingTo
     # A running prompt is being stopped: its interrupt could hit the next one, whatever the depth.
     assert claims.child_claim(fence=fence, client_id="c", depth=9).claim is None
     # The cancel of its job could not.
-    cancelled = {first.attempt_id}
+    cancelled = {first.pk}
     assert claims.child_claim(fence=fence, client_id="c", depth=2, cancelled=cancelled).claim is None
     assert claims.child_claim(fence=fence, client_id="c", depth=9, cancelled=cancelled).claim is not None
 
@@ -228,7 +228,7 @@ def test_stale_fencing_token_writes_nothing(fence: FencingToken) -> None:
     group, claimed = factories.claiming(fence)
     factories.submit()
     factories.lease()
-    it: Any = {"attempt_id": claimed.attempt_id, "fence": fence}
+    it: Any = {"attempt_id": claimed.pk, "fence": fence}
     calls: list[Callable[[], object]] = [
         lambda: attempts.attempt_accepted(**it),
         lambda: attempts.attempt_started(**it),
@@ -241,7 +241,7 @@ def test_stale_fencing_token_writes_nothing(fence: FencingToken) -> None:
     for call in calls:
         with pytest.raises(LeaseLost):
             call()
-    assert Attempt.objects.get(pk=claimed.attempt_id).state == "intent"
+    assert Attempt.objects.get(pk=claimed.pk).state == "intent"
     assert factories.types(group) == ["group_created"]
 
 

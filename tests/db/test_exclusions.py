@@ -46,7 +46,7 @@ def faulty(*inputs: str) -> dict[str, Any]:
 def refuse(result: ClaimResult, fence: FencingToken, *inputs: str) -> None:
     assert result.claim is not None
     attempts.attempt_refused(
-        attempt_id=result.claim.attempt_id,
+        attempt_id=result.claim.pk,
         fence=fence,
         message=LACKS,
         details={"status": 400, "node_errors": faulty(*inputs or ("ckpt_name",))},
@@ -129,7 +129,7 @@ def test_an_error_that_does_not_name_a_model_excludes_the_group_alone(error: tup
         error_message=error[1],
         error_details={"exception_type": error[0]},
     )
-    attempts.attempt_ended(attempt_id=result.claim.attempt_id, fence=fence, end=failed)
+    attempts.attempt_ended(attempt_id=result.claim.pk, fence=fence, end=failed)
     assert (Exclusion.objects.get().variant_id == 0) is everywhere
     assert factories.only(group).status == "queued"
 
@@ -139,7 +139,7 @@ def test_a_part_that_is_refused_excludes_the_backend_too() -> None:
     group = submit_to_pool(1, partial_outputs=PartialOutputs.FAIL)
     result = claim(fence, group)
     assert result.claim is not None
-    attempts.attempt_accepted(attempt_id=result.claim.attempt_id, fence=fence, node_errors=faulty("ckpt_name"))
+    attempts.attempt_accepted(attempt_id=result.claim.pk, fence=fence, node_errors=faulty("ckpt_name"))
     assert Attempt.objects.get().stop_reason == StopReason.PARTLY_REFUSED
     assert excluded() == [("gpu-1", "missing", 1)]
     assert finish(result.claim, fence, AttemptState.INTERRUPTED)

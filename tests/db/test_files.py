@@ -16,7 +16,6 @@ from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob, ReportedFile
 from jobgroups.services import attempts, files, late_results
-from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import AttemptResult
 from tests.harness import factories
 from tests.harness.factories import online
@@ -28,7 +27,7 @@ NOON: Final = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
 NAME: Final = "shot_00001_.png"
 
 
-def begin(fence: FencingToken) -> Claim:
+def begin(fence: FencingToken) -> Attempt:
     factories.submit(fence.backend_id)
     claimed = factories.claim(fence, depth=9)
     factories.start(claimed, fence)
@@ -54,15 +53,15 @@ def result(
     )
 
 
-def end(claimed: Claim, fence: FencingToken, *items: dict[str, str], **told: Any) -> None:
+def end(claimed: Attempt, fence: FencingToken, *items: dict[str, str], **told: Any) -> None:
     ended = result(*(items or ({"filename": NAME},)), prompt_id=claimed.prompt_id, **told)
-    assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=ended)
+    assert attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=ended)
 
 
-def reasons(claimed: Claim) -> list[str | None]:
+def reasons(claimed: Attempt) -> list[str | None]:
     """Return the reason of each output of a job, None where it is not missing."""
     child = ChildJob.objects.get(pk=claimed.child_id)
-    attempt = Attempt.objects.get(pk=claimed.attempt_id)
+    attempt = Attempt.objects.get(pk=claimed.pk)
     shown, kept = (json.loads(row.outputs_json or "{}")["images"] for row in (child, attempt))
     assert shown == kept
     assert all(bool(one.get("missing")) == ("reason" in one) for one in shown)
@@ -110,7 +109,7 @@ def test_result_that_is_stored_late_does_not_replace_a_later_one(cached: bool) -
     assert reasons(first) == ["replaced"]
     child = ChildJob.objects.get(pk=first.child_id)
     assert child.warnings_json.count("was replaced: a later job wrote") == 1
-    attempt = Attempt.objects.get(pk=first.attempt_id)
+    attempt = Attempt.objects.get(pk=first.pk)
     assert attempt.failure_class == FailureClass.OUTPUT_GONE
     assert attempt.backend_ended_at == NOON
 
@@ -195,7 +194,7 @@ def test_result_needs_three_more_statements_for_its_files() -> None:
     for items in ([], [{"filename": f"{number}.png"} for number in range(100)]):
         claimed, ended = begin(fence), result(*items)
         with CaptureQueriesContext(connection) as asked:
-            attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=ended)
+            attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=ended)
         counted.append(len(asked))
     assert counted[1] - counted[0] == 3
 
@@ -207,7 +206,7 @@ def test_second_result_records_no_files() -> None:
     second = begin(fence)
     end(second, fence, at=9)
     again = result({"filename": NAME})
-    assert not attempts.attempt_ended(attempt_id=first.attempt_id, fence=fence, end=again)
+    assert not attempts.attempt_ended(attempt_id=first.pk, fence=fence, end=again)
     assert reasons(second) == [None]
 
 
@@ -232,7 +231,7 @@ def test_output_replaced_marks_one_job_once() -> None:
     first, again = begin(fence), begin(fence)
     end(first, fence, at=0)
     end(again, fence, at=1, cached=True)
-    digest = ReportedFile.objects.filter(attempt=first.attempt_id).get().digest
+    digest = ReportedFile.objects.filter(attempt=first.pk).get().digest
     for _ in range(2):
         files.output_replaced(job_id=first.child_id, digest=digest)
     assert (reasons(first), reasons(again)) == (["replaced"], [None])

@@ -46,7 +46,7 @@ def test_cancel_ends_open_jobs_and_keeps_final_ones(fence: FencingToken) -> None
     assert stored.status == "cancelled"
     assert stored.completed_at is not None
     assert factories.types(group)[-3:] == ["child_cancelled", "child_cancelled", "group_complete"]
-    attempt = Attempt.objects.get(pk=running.attempt_id)
+    attempt = Attempt.objects.get(pk=running.pk)
     assert (attempt.stop_reason, attempt.ended_at) == ("cancel", None)
 
 
@@ -88,14 +88,14 @@ def test_unstarted_jobs_of_an_unreachable_backend_fail(fence: FencingToken) -> N
     group = factories.submit("gpu-1", "gpu-1", "gpu-1")
     running, sent = factories.claim(fence), factories.claim(fence)
     factories.start(running, fence)
-    attempts.attempt_accepted(attempt_id=sent.attempt_id, fence=fence)
+    attempts.attempt_accepted(attempt_id=sent.pk, fence=fence)
     assert expiry.children_fail_unavailable(fence=fence, away_s=600.0, reason="refused") == 2
     statuses = [child.status for child in group.children.order_by("position")]
     assert statuses == ["running", "failed", "failed"]
     child = group.children.get(position=1)
     assert child.error_message == "gpu-1 was not reachable for 600 s: refused"
-    assert Attempt.objects.get(pk=sent.attempt_id).stop_reason == "gave_up"
-    assert Attempt.objects.get(pk=running.attempt_id).stop_requested_at is None
+    assert Attempt.objects.get(pk=sent.pk).stop_reason == "gave_up"
+    assert Attempt.objects.get(pk=running.pk).stop_requested_at is None
 
 
 def test_job_times_out_after_a_day_in_the_queue(fence: FencingToken) -> None:
@@ -217,7 +217,7 @@ def end_of(**fields: Any) -> JobGroup:
     fence = factories.online()
     group, claimed = factories.claiming(fence)
     end = factories.end(**fields)
-    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+    attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=end)
     return group
 
 

@@ -13,7 +13,7 @@ from jobgroups.domain.states import AttemptState, RetryScope, StopReason
 from jobgroups.errors import Conflict, LeaseLost
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, claims, holds, outcomes, quarantine
-from jobgroups.services.claims import Claim, Slots
+from jobgroups.services.claims import Slots
 from tests.harness import factories
 from tests.harness.factories import begin, evict, idle, only, row, stall, time_out
 from tests.harness.races import race
@@ -31,7 +31,7 @@ def drain(**said: Any) -> None:
     holds.backend_hold(backend_id=GPU, hold=Hold.DRAIN, **said)
 
 
-def run(fence: FencingToken) -> Claim:
+def run(fence: FencingToken) -> Attempt:
     factories.submit(fence.backend_id)
     return begin(fence)
 
@@ -117,8 +117,8 @@ def test_repeated_hold_keeps_author_reason_and_time(fence: FencingToken) -> None
 def test_eviction_requeues_the_child_and_counts_no_attempt(fence: FencingToken) -> None:
     group, claimed = factories.running(fence)
     pause(at_once=True, by="anna")
-    assert holds.prompts_evict(fence=fence) == {claimed.attempt_id}
-    attempt = Attempt.objects.get(pk=claimed.attempt_id)
+    assert holds.prompts_evict(fence=fence) == {claimed.pk}
+    attempt = Attempt.objects.get(pk=claimed.pk)
     assert (attempt.stop_reason, attempt.is_counted) == (StopReason.GIVEN_BACK, False)
     assert attempt.ended_at is None, "its stop is pending until its prompt ends"
     child = only(group)
@@ -154,8 +154,8 @@ def test_success_before_the_stop_is_the_result(fence: FencingToken) -> None:
 def test_prompt_without_a_response_is_evicted(fence: FencingToken) -> None:
     group, claimed = factories.claiming(fence)
     pause(at_once=True)
-    assert holds.prompts_evict(fence=fence) == {claimed.attempt_id}
-    told = attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    assert holds.prompts_evict(fence=fence) == {claimed.pk}
+    told = attempts.attempt_accepted(attempt_id=claimed.pk, fence=fence)
     assert told.stop_requested
     assert group.children.get().current_attempt_id is None
     assert factories.types(group) == ["group_created"]
@@ -168,7 +168,7 @@ def test_eviction_needs_a_pause_at_once_and_no_other_stop(fence: FencingToken) -
     pause(at_once=True)
     holds.backend_resume(backend_id=GPU)
     assert holds.prompts_evict(fence=fence) == set()
-    assert Attempt.objects.get(pk=claimed.attempt_id).stop_requested_at is None
+    assert Attempt.objects.get(pk=claimed.pk).stop_requested_at is None
     group = JobGroup.objects.get()
     cancellation.group_cancel(group_id=group.id)
     pause(at_once=True)

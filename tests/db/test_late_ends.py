@@ -17,7 +17,6 @@ from jobgroups.events.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, claims, expiry, holds, outages, retries
 from jobgroups.services.assignment import Choice
-from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import MAX_UNCOUNTED
 from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
@@ -34,7 +33,7 @@ def give_up(fence: FencingToken) -> None:
     expiry.children_fail_unavailable(fence=fence, away_s=600, reason="connection refused")
 
 
-def hang(fence: FencingToken) -> Claim:
+def hang(fence: FencingToken) -> Attempt:
     factories.submit(fence.backend_id)
     claimed = begin(fence)
     factories.time_out(claimed, fence)
@@ -124,7 +123,7 @@ def test_retry_waits_for_the_result_of_the_prompt_at_the_returned_backend() -> N
     assert Attempt.objects.count() == 1
 
 
-Overtaken = tuple[JobGroup, Claim, Claim, FencingToken, ClientState]
+Overtaken = tuple[JobGroup, Attempt, Attempt, FencingToken, ClientState]
 
 
 @pytest.fixture
@@ -142,37 +141,37 @@ def overtaken() -> Overtaken:
     return group, claimed, again, second, client
 
 
-def fail_started(claimed: Claim, fence: FencingToken) -> None:
+def fail_started(claimed: Attempt, fence: FencingToken) -> None:
     factories.start(claimed, fence)
     fail(claimed, fence)
 
 
-def refuse(claimed: Claim, fence: FencingToken) -> None:
-    attempts.attempt_refused(attempt_id=claimed.attempt_id, fence=fence, message="no such node", details={})
+def refuse(claimed: Attempt, fence: FencingToken) -> None:
+    attempts.attempt_refused(attempt_id=claimed.pk, fence=fence, message="no such node", details={})
 
 
-def evict_started(claimed: Claim, fence: FencingToken) -> None:
+def evict_started(claimed: Attempt, fence: FencingToken) -> None:
     factories.start(claimed, fence)
     evict(fence)
 
 
-def give_up_accepted(claimed: Claim, fence: FencingToken) -> None:
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+def give_up_accepted(claimed: Attempt, fence: FencingToken) -> None:
+    attempts.attempt_accepted(attempt_id=claimed.pk, fence=fence)
     give_up(fence)
     # Its slot is taken, and its stop pending, until its end is seen.
-    assert Attempt.objects.get(pk=claimed.attempt_id).stop_reason == "gave_up"
+    assert Attempt.objects.get(pk=claimed.pk).stop_reason == "gave_up"
 
 
-def go_offline(claimed: Claim, fence: FencingToken) -> None:
+def go_offline(claimed: Attempt, fence: FencingToken) -> None:
     factories.start(claimed, fence)
     Backend.objects.filter(pk=fence.backend_id).update(reachability=Reachability.OFFLINE, unreachable_since=now())
-    assert outages.attempts_move(fence=fence, reason="It does not answer.") == {claimed.attempt_id}
+    assert outages.attempts_move(fence=fence, reason="It does not answer.") == {claimed.pk}
 
 
-def lose_files(claimed: Claim, fence: FencingToken) -> None:
+def lose_files(claimed: Attempt, fence: FencingToken) -> None:
     factories.start(claimed, fence)
     gone = factories.end(failure=FailureClass.OUTPUT_GONE)
-    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=gone)
+    attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=gone)
 
 
 @pytest.mark.parametrize(
@@ -188,13 +187,13 @@ def lose_files(claimed: Claim, fence: FencingToken) -> None:
     ],
 )
 def test_late_result_is_adopted_when_the_last_attempt_gives_none(
-    overtaken: Overtaken, end_last: Callable[[Claim, FencingToken], None], was_started: bool
+    overtaken: Overtaken, end_last: Callable[[Attempt, FencingToken], None], was_started: bool
 ) -> None:
     group, claimed, last, second, client = overtaken
     end_last(last, second)
     child = only(group)
     assert (child.status, child.backend_id, child.outputs_reused) == ("completed", "gpu-1", True)
-    assert child.current_attempt_id == claimed.attempt_id
+    assert child.current_attempt_id == claimed.pk
     assert (child.error_message, child.failure_class) == (None, "")
     assert idle(second)
     stored = factories.fresh(group)
@@ -207,11 +206,11 @@ def test_late_result_is_adopted_when_the_last_attempt_gives_none(
         "child_completed",
         "group_complete",
     ]
-    assert Attempt.objects.get(pk=claimed.attempt_id).failure_class == ""
+    assert Attempt.objects.get(pk=claimed.pk).failure_class == ""
 
 
-def met(claimed: Claim, fence: FencingToken) -> bool:
-    return attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=fence, running=True)
+def met(claimed: Attempt, fence: FencingToken) -> bool:
+    return attempts.abandoned_prompt_found(attempt_id=claimed.pk, fence=fence, running=True)
 
 
 def test_abandoned_prompt_with_a_pending_stop_is_not_adopted() -> None:
@@ -253,7 +252,7 @@ def test_result_of_a_newer_attempt_is_used_when_the_adopted_prompt_fails() -> No
     factories.finish(newer, fence)
     fail(old, fence)
     child = only(group)
-    assert (child.status, child.current_attempt_id) == ("completed", newer.attempt_id)
+    assert (child.status, child.current_attempt_id) == ("completed", newer.pk)
 
 
 def test_cancelled_prompt_at_an_offline_backend_does_not_block_a_retry_elsewhere() -> None:
@@ -270,11 +269,11 @@ def test_cancelled_prompt_at_an_offline_backend_does_not_block_a_retry_elsewhere
     assert expiry.children_unblock(fence=fence) == 0
     factories.finish(begin(other), other)
     assert only(group).status == "completed"
-    old = Attempt.objects.get(pk=claimed.attempt_id)
+    old = Attempt.objects.get(pk=claimed.pk)
     assert (old.ended_at, old.stop_reason, old.failure_class) == (None, "cancel", "unreachable")
 
 
-def interrupt(claimed: Claim, fence: FencingToken) -> None:
+def interrupt(claimed: Attempt, fence: FencingToken) -> None:
     factories.finish(claimed, fence, AttemptState.INTERRUPTED)
 
 
@@ -282,7 +281,7 @@ def interrupt(claimed: Claim, fence: FencingToken) -> None:
     ("end", "ran"), [(factories.not_sent, False), (abandon, False), (lose, True), (interrupt, True)]
 )
 def test_runners_are_notified_when_a_blocking_attempt_ends(
-    end: Callable[[Claim, FencingToken], object],
+    end: Callable[[Attempt, FencingToken], object],
     ran: bool,
     monkeypatch: pytest.MonkeyPatch,
     django_capture_on_commit_callbacks: Any,
@@ -378,7 +377,7 @@ def test_late_success_without_all_outputs_is_no_result_when_the_group_wants_all(
     group, claimed = factories.claiming(fence, partial_outputs=PartialOutputs.FAIL)
     abandon(claimed, fence)
     late = factories.end(node_errors=NODE_ERRORS)
-    assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=late)
+    assert attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=late)
     child = only(group)
     assert (child.status, child.current_attempt_id) == ("queued", None)
     old = child.attempts.get()
@@ -393,7 +392,7 @@ def test_late_success_without_all_outputs_is_a_result_with_its_warnings() -> Non
     group, claimed = factories.running(fence)
     factories.time_out(claimed, fence)
     warned = factories.end(node_errors=NODE_ERRORS, warnings=("Output 9 was not executed.",))
-    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=warned)
+    attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=warned)
     assert only(group).status == "timeout"
     retries.group_retry(group_id=group.id)
     child = only(group)
@@ -403,7 +402,7 @@ def test_late_success_without_all_outputs_is_a_result_with_its_warnings() -> Non
 def test_cancelled_job_stays_cancelled_when_its_prompt_was_refused_in_part() -> None:
     fence = online("gpu-1")
     group, claimed = factories.claiming(fence, partial_outputs=PartialOutputs.FAIL)
-    stored = attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence, node_errors=NODE_ERRORS)
+    stored = attempts.attempt_accepted(attempt_id=claimed.pk, fence=fence, node_errors=NODE_ERRORS)
     assert (stored.stop_requested, only(group).status) == (True, "queued")
     cancellation.group_cancel(group_id=group.id)
     assert factories.finish(claimed, fence, AttemptState.INTERRUPTED)
@@ -416,7 +415,7 @@ def test_prompt_of_an_old_comfyui_counts_as_hanging_only_for_a_refusal_in_part()
     partly = factories.submit(partial_outputs=PartialOutputs.FAIL)
     timed = factories.submit()
     first, second = factories.claim(fence), factories.claim(fence)
-    attempts.attempt_accepted(attempt_id=first.attempt_id, fence=fence, node_errors=NODE_ERRORS)
+    attempts.attempt_accepted(attempt_id=first.pk, fence=fence, node_errors=NODE_ERRORS)
     factories.start(second, fence)
     factories.time_out(second, fence)
     for claimed, hangs in ((first, True), (first, False), (second, False)):

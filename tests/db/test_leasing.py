@@ -186,7 +186,7 @@ def test_progress_of_a_group_does_not_wait_for_the_lock_of_another() -> None:
     fence = factories.online()
     groups = [factories.submit(), factories.submit()]
     claims = [factories.begin(fence) for _ in groups]
-    rows = [ProgressRow(one.child_id, one.attempt_id, 50.0, None, 1, 2) for one in claims]
+    rows = [ProgressRow(one.child_id, one.pk, 50.0, None, 1, 2) for one in claims]
     for locked in groups:
         ChildJob.objects.update(progress=0.0)
         with ThreadPoolExecutor() as pool:
@@ -223,7 +223,7 @@ def test_progress_is_not_stored_under_a_lost_lease() -> None:
     new = factories.lease()
 
     def flush(percent: float, fence: FencingToken) -> float:
-        progress_flush(rows=[ProgressRow(claimed.child_id, claimed.attempt_id, percent, "", 1, 4, fence)])
+        progress_flush(rows=[ProgressRow(claimed.child_id, claimed.pk, percent, "", 1, 4, fence)])
         return ChildJob.objects.get(pk=claimed.child_id).progress
 
     assert flush(75.0, new) == 75.0

@@ -11,7 +11,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.errors import BackendUnavailable, JobNotWaiting
 from jobgroups.models import Attempt, JobGroup
-from jobgroups.services import attempts, cancellation, claims, expiry
+from jobgroups.services import attempts, cancellation, expiry
 from jobgroups.services.moves import Moved, child_move
 from tests.harness import factories
 from tests.harness.factories import accept, begin, farm, idle, only, removed
@@ -24,7 +24,7 @@ def move(group: JobGroup, backend_id: str = "gpu-2", by: str = "") -> Moved:
     return child_move(group_id=group.id, job_id=only(group).id, backend_id=backend_id, by=by)
 
 
-def accepted(fence: FencingToken) -> tuple[JobGroup, claims.Claim]:
+def accepted(fence: FencingToken) -> tuple[JobGroup, Attempt]:
     return factories.submit(fence.backend_id), accept(fence)
 
 
@@ -51,7 +51,7 @@ def test_move_to_the_same_backend_changes_nothing() -> None:
     done = move(group, "gpu-1")
     assert (done.moved, done.removing_from) == (False, None)
     assert factories.log(group) == before
-    assert only(group).current_attempt_id == claimed.attempt_id
+    assert only(group).current_attempt_id == claimed.pk
 
 
 def test_move_ends_the_backoff() -> None:
@@ -126,7 +126,7 @@ def test_move_is_void_when_the_prompt_starts_before_its_removal() -> None:
     first, second = farm(2)
     group, claimed = accepted(first)
     move(group)
-    stored = attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)
+    stored = attempts.attempt_started(attempt_id=claimed.pk, fence=first)
     assert not stored.stop_requested
     child, attempt = only(group), Attempt.objects.get()
     assert (child.status, child.backend_id) == ("running", "gpu-1")
@@ -154,35 +154,35 @@ def test_moved_job_that_is_cancelled_is_stopped_at_its_old_backend() -> None:
     group, claimed = accepted(first)
     move(group)
     cancellation.group_cancel(group_id=group.id)
-    stored = attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)
+    stored = attempts.attempt_started(attempt_id=claimed.pk, fence=first)
     assert stored.stop_requested
     assert Attempt.objects.get().stop_reason == "cancel"
     assert only(group).status == "cancelled"
 
 
-def never_accepted(claimed: claims.Claim, fence: FencingToken) -> None:
-    attempts.attempt_never_accepted(attempt_id=claimed.attempt_id, fence=fence, remember_until=now())
+def never_accepted(claimed: Attempt, fence: FencingToken) -> None:
+    attempts.attempt_never_accepted(attempt_id=claimed.pk, fence=fence, remember_until=now())
 
 
 def test_uncertain_prompt_is_looked_up_before_the_moved_job_is_sent() -> None:
     first, second = farm(2)
     group, claimed = factories.claiming(first)
-    attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=first)
+    attempts.attempt_uncertain(attempt_id=claimed.pk, fence=first)
     assert move(group).removing_from == "gpu-1"
     assert idle(second)
     never_accepted(claimed, first)
     assert factories.claim(second).child_id == only(group).id
     # It arrives later, when its job has another attempt: it is removed.
-    assert not attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=first, running=True)
+    assert not attempts.abandoned_prompt_found(attempt_id=claimed.pk, fence=first, running=True)
 
 
 def test_abandoned_prompt_that_runs_after_a_move_is_adopted() -> None:
     first, _ = farm(2)
     group, claimed = factories.claiming(first)
-    attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=first)
+    attempts.attempt_uncertain(attempt_id=claimed.pk, fence=first)
     move(group)
     never_accepted(claimed, first)
-    assert attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=first, running=True)
+    assert attempts.abandoned_prompt_found(attempt_id=claimed.pk, fence=first, running=True)
     assert (only(group).status, only(group).backend_id) == ("running", "gpu-1")
     assert Attempt.objects.get().stop_requested_at is None
 
@@ -205,9 +205,9 @@ def test_job_leaves_an_unreachable_backend_at_once() -> None:
     assert move(group).removing_from is None
     sent = factories.claim(second)
     # Back again: it had the prompt, which must not run a second time.
-    stored = attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)
+    stored = attempts.attempt_started(attempt_id=claimed.pk, fence=first)
     assert stored.stop_requested
-    assert Attempt.objects.get(pk=claimed.attempt_id).stop_reason == "superseded"
+    assert Attempt.objects.get(pk=claimed.pk).stop_reason == "superseded"
     factories.start(sent, second)
     assert only(group).backend_id == "gpu-2"
 
@@ -217,18 +217,18 @@ def test_unreachable_backend_that_starts_the_moved_job_first_keeps_it() -> None:
     group, claimed = accepted(first)
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     move(group)
-    attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)
+    attempts.attempt_started(attempt_id=claimed.pk, fence=first)
     assert idle(second)
     assert (only(group).status, Attempt.objects.get().failure_class) == ("running", "")
 
 
-def unreachable(claimed: claims.Claim, fence: FencingToken) -> None:
+def unreachable(claimed: Attempt, fence: FencingToken) -> None:
     assert expiry.children_unblock(fence=fence) == 1
 
 
 @pytest.mark.parametrize("event", [unreachable, factories.stall, factories.crash])
 def test_moved_job_is_claimed_when_its_old_backend_cannot_confirm_the_removal(
-    event: Callable[[claims.Claim, FencingToken], object],
+    event: Callable[[Attempt, FencingToken], object],
 ) -> None:
     first, second = farm(2)
     group, claimed = accepted(first)
@@ -236,7 +236,7 @@ def test_moved_job_is_claimed_when_its_old_backend_cannot_confirm_the_removal(
     assert idle(second)
     event(claimed, first)
     assert factories.claim(second).child_id == only(group).id
-    assert Attempt.objects.get(pk=claimed.attempt_id).ended_at is None
+    assert Attempt.objects.get(pk=claimed.pk).ended_at is None
     factories.lose(claimed, first)
     assert only(group).backend_id == "gpu-2"
 
@@ -246,7 +246,7 @@ def test_concurrent_move_and_start_leave_one_current_attempt() -> None:
     first, second = farm(2)
     for _ in range(6):
         group, claimed = accepted(first)
-        start = partial(attempts.attempt_started, attempt_id=claimed.attempt_id, fence=first)
+        start = partial(attempts.attempt_started, attempt_id=claimed.pk, fence=first)
         race(start, partial(move, group), refused=JobNotWaiting)
         child = only(group)
         assert (child.status, child.backend_id) == ("running", "gpu-1")

@@ -14,7 +14,6 @@ from jobgroups.domain.states import AttemptState, RetryScope
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.queries import groups
 from jobgroups.services import attempts, backends, cancellation, outages, runners
-from jobgroups.services.claims import Claim
 from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
 from tests.harness.factories import accept, begin, farm, idle, lose, online, only, row, time_out
@@ -39,8 +38,8 @@ def move(fence: FencingToken) -> set[int]:
     return outages.attempts_move(fence=fence, reason=AWAY)
 
 
-def attempt_of(claimed: Claim) -> Attempt:
-    return Attempt.objects.get(pk=claimed.attempt_id)
+def attempt_of(claimed: Attempt) -> Attempt:
+    return Attempt.objects.get(pk=claimed.pk)
 
 
 def submit(*names: str, **fields: Any) -> JobGroup:
@@ -79,7 +78,7 @@ def test_running_job_is_retried_on_another_backend_and_counts() -> None:
     group = submit()
     claimed = begin(fence)
     go_offline()
-    assert move(fence) == {claimed.attempt_id}
+    assert move(fence) == {claimed.pk}
     child, attempt = only(group), attempt_of(claimed)
     assert (child.status, child.backend_id, child.progress) == ("queued", "gpu-2", 0.0)
     assert (attempt.failure_class, attempt.stop_reason) == ("backend_lost", "gave_up")
@@ -99,7 +98,7 @@ def test_job_that_was_accepted_and_not_started_moves_uncounted() -> None:
     group = submit(max_attempts=1, retry_on=["node_error"])
     claimed = accept(fence)
     go_offline()
-    assert move(fence) == {claimed.attempt_id}
+    assert move(fence) == {claimed.pk}
     attempt = attempt_of(claimed)
     assert (attempt.failure_class, attempt.is_counted) == ("unreachable", False)
     told = factories.log(group)[-1]
@@ -176,7 +175,7 @@ def test_cause_of_a_moved_job_stays_when_its_prompt_starts_and_is_stopped() -> N
     claimed = accept(fence)
     go_offline()
     move(fence)
-    attempts.attempt_started(attempt_id=claimed.attempt_id, fence=fence)
+    attempts.attempt_started(attempt_id=claimed.pk, fence=fence)
     factories.finish(claimed, fence, AttemptState.INTERRUPTED)
     attempt = attempt_of(claimed)
     assert (attempt.state, attempt.failure_class) == ("interrupted", "unreachable")
@@ -210,7 +209,7 @@ def test_lost_attempt_counts_once_against_its_backend(settings: Settings, policy
     if policy is RetryScope.NEVER:
         time_out(first, fence, offline=True)
     else:
-        assert move(fence) == {first.attempt_id, second.attempt_id}
+        assert move(fence) == {first.pk, second.pk}
     # One that ran is counted, one that waited in the queue is not.
     assert row().quarantined_at is None
     for claimed in (first, second):

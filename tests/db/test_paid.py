@@ -11,9 +11,8 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import RetryScope
-from jobgroups.models import ChildJob, JobGroup
+from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, expiry, outages, retries
-from jobgroups.services.claims import Claim
 from jobgroups.services.moves import prompt_recall
 from tests.harness import factories
 
@@ -25,17 +24,17 @@ def has_key(settings: Settings) -> None:
     settings.DIRECTOR_COMFY_ORG_API_KEY = "comfyui-0123456789abcdef"
 
 
-End = Callable[[Claim, FencingToken], object]
+End = Callable[[Attempt, FencingToken], object]
 
 
-def _unreachable(claimed: Claim, fence: FencingToken) -> None:
+def _unreachable(claimed: Attempt, fence: FencingToken) -> None:
     Backend.objects.filter(pk=fence.backend_id).update(unreachable_since=now())
     assert not outages.attempts_move(fence=fence, reason="It does not answer.")
     expiry.children_fail_unavailable(fence=fence, away_s=600, reason="it does not answer")
 
 
-def _accepted(claimed: Claim, fence: FencingToken) -> None:
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+def _accepted(claimed: Attempt, fence: FencingToken) -> None:
+    attempts.attempt_accepted(attempt_id=claimed.pk, fence=fence)
 
 
 _LACKS = FailureClass.NODE_OR_MODEL_MISSING
@@ -49,7 +48,7 @@ EXECUTED: list[tuple[End, End]] = [
 ]
 
 
-def _claimed(*, in_pool: bool, **fields: object) -> tuple[JobGroup, Claim, FencingToken]:
+def _claimed(*, in_pool: bool, **fields: object) -> tuple[JobGroup, Attempt, FencingToken]:
     fence, _ = factories.farm(2, partner_nodes_allowed=True, comfyui_version="0.33.0")
     fields = {"uses_partner_nodes": True, "max_attempts": 3, **fields}
     if in_pool:
@@ -84,7 +83,7 @@ def test_paid_job_that_never_ran_waits_again(end: End, in_pool: bool) -> None:
 def test_refused_paid_job_of_the_pool_waits_for_another_backend() -> None:
     _, claimed, fence = _claimed(in_pool=True)
     details = {"refused_by": "director"}
-    attempts.attempt_refused(attempt_id=claimed.attempt_id, fence=fence, message="no key", details=details, kind=_LACKS)
+    attempts.attempt_refused(attempt_id=claimed.pk, fence=fence, message="no key", details=details, kind=_LACKS)
     assert ChildJob.objects.get().status == "queued"
 
 
@@ -99,6 +98,6 @@ def test_paid_job_is_retried_only_after_a_failure_that_retry_on_names(named: str
 def test_paid_prompt_is_not_recalled() -> None:
     _, claimed, fence = _claimed(in_pool=True)
     _accepted(claimed, fence)
-    assert not prompt_recall(attempt_id=claimed.attempt_id)
+    assert not prompt_recall(attempt_id=claimed.pk)
     JobGroup.objects.update(uses_partner_nodes=False)
-    assert prompt_recall(attempt_id=claimed.attempt_id)
+    assert prompt_recall(attempt_id=claimed.pk)

@@ -182,7 +182,7 @@ def test_a_prompt_that_was_not_sent_goes_back_to_the_pool() -> None:
     result = claim(first, group)
     assert result.claim is not None
     assert unsent(group) == 0
-    attempts.attempt_not_sent(attempt_id=result.claim.attempt_id, fence=first)
+    attempts.attempt_not_sent(attempt_id=result.claim.pk, fence=first)
     assert unsent(group) == 1
     assert factories.only(group).backend_id is None
     assert claim(second, group).claim is not None
@@ -257,11 +257,11 @@ def test_the_older_of_a_bound_job_and_a_job_of_the_pool_is_claimed() -> None:
     bound, pooled = factories.submit("gpu-1"), submit_to_pool(1)
     first = claim(fence, pooled)
     assert first.claim is not None
-    assert (first.claim.group_id, first.from_pool) == (bound.id, False)
+    assert (first.claim.child.group_id, first.from_pool) == (bound.id, False)
     younger = factories.submit("gpu-1")
     second = claim(fence, pooled)
     assert second.claim is not None
-    assert (second.claim.group_id, second.from_pool) == (pooled.id, True)
+    assert (second.claim.child.group_id, second.from_pool) == (pooled.id, True)
     assert younger
 
 

@@ -15,7 +15,6 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.queries.groups import group_snapshot
 from jobgroups.services import attempts, cancellation, claims, expiry, moves, runners
-from jobgroups.services.claims import Claim
 from jobgroups.services.moves import MAX_RECALLS, prompt_recall
 from tests.harness import factories
 from tests.harness.factories import farm, finish, only, removed
@@ -29,25 +28,25 @@ def fences() -> list[FencingToken]:
     return farm(2)
 
 
-def accepted(fence: FencingToken, **fields: Any) -> tuple[JobGroup, Claim]:
+def accepted(fence: FencingToken, **fields: Any) -> tuple[JobGroup, Attempt]:
     """Submit a job to the pool that stands in the backend's queue."""
     group = factories.submit_to_pool(1, **fields)
     claimed = factories.claim_from_pool(fence, group)
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    attempts.attempt_accepted(attempt_id=claimed.pk, fence=fence)
     return group, claimed
 
 
-def take(fence: FencingToken, group: JobGroup, *, has_rival: bool = True) -> Claim | None:
+def take(fence: FencingToken, group: JobGroup, *, has_rival: bool = True) -> Attempt | None:
     choice = factories.pool_choice(group, has_rival=has_rival)
     return claims.child_claim(fence=fence, client_id="c", depth=5, choice=choice).claim
 
 
-def recall(claimed: Claim) -> bool:
-    return prompt_recall(attempt_id=claimed.attempt_id)
+def recall(claimed: Attempt) -> bool:
+    return prompt_recall(attempt_id=claimed.pk)
 
 
-def started(claimed: Claim, fence: FencingToken) -> attempts.StoredAttempt:
-    return attempts.attempt_started(attempt_id=claimed.attempt_id, fence=fence)
+def started(claimed: Attempt, fence: FencingToken) -> attempts.StoredAttempt:
+    return attempts.attempt_started(attempt_id=claimed.pk, fence=fence)
 
 
 def test_recalled_job_is_claimed_elsewhere_after_its_prompt_is_removed(fences: list[FencingToken]) -> None:
@@ -96,17 +95,17 @@ def test_job_is_recalled_twice_in_a_run_at_most(fences: list[FencingToken]) -> N
         removed(claimed, fences[number % 2])
         fence = fences[(number + 1) % 2]
         claimed = factories.claim_from_pool(fence, group)
-        attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+        attempts.attempt_accepted(attempt_id=claimed.pk, fence=fence)
     assert not recall(claimed)
 
 
-def _cancelled(claimed: Claim, _fence: FencingToken) -> None:
-    cancellation.group_cancel(group_id=claimed.group_id)
+def _cancelled(claimed: Attempt, _fence: FencingToken) -> None:
+    cancellation.group_cancel(group_id=claimed.child.group_id)
 
 
 @pytest.mark.parametrize("event", [started, finish, _cancelled])
 def test_prompt_that_does_not_wait_in_a_queue_is_not_recalled(
-    fences: list[FencingToken], event: Callable[[Claim, FencingToken], object]
+    fences: list[FencingToken], event: Callable[[Attempt, FencingToken], object]
 ) -> None:
     _, claimed = accepted(fences[0])
     event(claimed, fences[0])
@@ -140,9 +139,9 @@ def test_prompt_that_failed_unseen_during_its_recall_decides_the_job(fences: lis
     group, claimed = accepted(fences[0], max_attempts=1)
     recall(claimed)
     end = factories.end(AttemptState.ERROR, error_message="bad latent")
-    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fences[0], end=end)
+    attempts.attempt_ended(attempt_id=claimed.pk, fence=fences[0], end=end)
     assert (only(group).status, Attempt.objects.get().is_counted) == ("failed", True)
-    assert not attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fences[0], end=end)
+    assert not attempts.attempt_ended(attempt_id=claimed.pk, fence=fences[0], end=end)
 
 
 def test_recalled_job_that_is_cancelled_is_stopped_at_its_backend(fences: list[FencingToken]) -> None:
@@ -164,13 +163,13 @@ def test_recalled_job_that_is_moved_stays_if_its_prompt_starts(fences: list[Fenc
     assert types[1:] == ["child_retrying", "child_retrying", "child_started"]
 
 
-def _unreachable(_claimed: Claim, fence: FencingToken) -> None:
+def _unreachable(_claimed: Attempt, fence: FencingToken) -> None:
     assert expiry.children_unblock(fence=fence) == 1
 
 
 @pytest.mark.parametrize("event", [_unreachable, factories.stall, factories.crash, factories.lose])
 def test_recalled_job_is_claimed_when_its_removal_cannot_be_confirmed(
-    fences: list[FencingToken], event: Callable[[Claim, FencingToken], object]
+    fences: list[FencingToken], event: Callable[[Attempt, FencingToken], object]
 ) -> None:
     group, claimed = accepted(fences[0])
     recall(claimed)

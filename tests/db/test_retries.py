@@ -18,7 +18,6 @@ from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups
 from jobgroups.services import cancellation, expiry, runners
 from jobgroups.services.assignment import Choice
-from jobgroups.services.claims import Claim
 from jobgroups.services.retries import group_retry
 from tests.harness import factories
 from tests.harness.factories import begin, idle, only, time_out
@@ -41,7 +40,7 @@ def ended(fence: FencingToken, *states: AttemptState) -> JobGroup:
     return factories.fresh(group)
 
 
-def timed_out(fence: FencingToken) -> tuple[JobGroup, Claim]:
+def timed_out(fence: FencingToken) -> tuple[JobGroup, Attempt]:
     """Submit a group whose only job timed out; its prompt is still to be stopped."""
     group, claimed = factories.running(fence)
     time_out(claimed, fence)
@@ -237,7 +236,7 @@ def test_retried_job_is_not_claimed_while_its_earlier_prompt_may_run(fence: Fenc
     "late", [factories.start, factories.lose, factories.interrupted_by_other, factories.fail, time_out, factories.crash]
 )
 def test_earlier_attempt_changes_nothing_of_a_retried_job(
-    fence: FencingToken, late: Callable[[Claim, FencingToken], object]
+    fence: FencingToken, late: Callable[[Attempt, FencingToken], object]
 ) -> None:
     group, claimed = timed_out(fence)
     group_retry(group_id=group.id)
@@ -252,7 +251,7 @@ def late_success(fence: FencingToken) -> tuple[JobGroup, Attempt]:
     """Submit a group whose only job timed out, and whose prompt succeeded nevertheless."""
     group, claimed = timed_out(fence)
     factories.finish(claimed, fence)
-    return factories.fresh(group), Attempt.objects.get(pk=claimed.attempt_id)
+    return factories.fresh(group), Attempt.objects.get(pk=claimed.pk)
 
 
 def test_retry_adopts_a_late_result(fence: FencingToken) -> None:

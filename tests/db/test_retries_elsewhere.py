@@ -284,7 +284,7 @@ def test_internal_error_does_not_block_a_retry_elsewhere(fence: FencingToken) ->
     child = group.children.get(position=0)
     retry_one(group, child, OTHER)
     assert factories.claim(other).child_id == child.id
-    assert Attempt.objects.get(pk=claimed.attempt_id).ended_at is None
+    assert Attempt.objects.get(pk=claimed.pk).ended_at is None
 
 
 def test_retry_within_a_run_adopts_a_late_result(fence: FencingToken) -> None:
@@ -429,4 +429,4 @@ def test_named_backend_does_not_wait_for_an_offline_one(cards: dict[str, Fencing
     child = ChildJob.objects.get(pk=claimed.child_id)
     retry_one(group, child, Choice(backend_id="gpu-3"))
     assert factories.claim(cards["gpu-3"]).child_id == child.id
-    assert Attempt.objects.get(pk=claimed.attempt_id).failure_class == "unreachable"
+    assert Attempt.objects.get(pk=claimed.pk).failure_class == "unreachable"

@@ -15,7 +15,6 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, RetryScope
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, candidates, claims, expiry
-from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import MAX_UNCOUNTED
 from tests.harness import factories
 from tests.harness.cases import cases
@@ -79,7 +78,7 @@ def test_failed_job_is_retried_elsewhere_with_its_seed() -> None:
     assert factories.fresh(group).status == "running"
     factories.finish(other, second)
     again = begin(second)
-    assert (again.child_id, again.seed) == (child.id, child.seed)
+    assert (again.child_id, again.child.seed) == (child.id, child.seed)
     factories.finish(again, second)
     stored = factories.fresh(group)
     assert (stored.status, stored.completed_count, stored.failed_count) == ("completed", 2, 0)
@@ -210,7 +209,7 @@ def test_five_lost_prompts_count_as_one_attempt() -> None:
 
 
 @pytest.fixture
-def timed_out() -> tuple[JobGroup, Claim, FencingToken, FencingToken]:
+def timed_out() -> tuple[JobGroup, Attempt, FencingToken, FencingToken]:
     """A job that timed out at gpu-1 and waits for gpu-2."""
     first, second = farm(2)
     group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
@@ -219,7 +218,7 @@ def timed_out() -> tuple[JobGroup, Claim, FencingToken, FencingToken]:
     return group, claimed, first, second
 
 
-TimedOut = tuple[JobGroup, Claim, FencingToken, FencingToken]
+TimedOut = tuple[JobGroup, Attempt, FencingToken, FencingToken]
 
 
 def test_timed_out_job_is_retried_after_its_prompt_ended(timed_out: TimedOut) -> None:
@@ -230,7 +229,7 @@ def test_timed_out_job_is_retried_after_its_prompt_ended(timed_out: TimedOut) ->
     assert idle(second)
     assert not time_out(claimed, first)
     stopped = factories.end(AttemptState.INTERRUPTED, failure=FailureClass.INTERRUPTED)
-    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=first, end=stopped)
+    attempts.attempt_ended(attempt_id=claimed.pk, fence=first, end=stopped)
     attempt = Attempt.objects.get()
     assert (attempt.state, attempt.failure_class) == ("timeout", "timeout")
     factories.finish(begin(second), second)
@@ -252,8 +251,8 @@ def test_late_result_changes_nothing_when_the_next_attempt_was_claimed(timed_out
     assert factories.log(group) == before
     child = only(group)
     assert child.status == ("completed" if is_completed else "queued")
-    assert (child.current_attempt_id, child.backend_id) == (again.attempt_id, "gpu-2")
-    assert Attempt.objects.get(pk=claimed.attempt_id).state == "success"
+    assert (child.current_attempt_id, child.backend_id) == (again.pk, "gpu-2")
+    assert Attempt.objects.get(pk=claimed.pk).state == "success"
 
 
 def test_late_result_is_adopted_while_its_job_waits(timed_out: TimedOut) -> None:
@@ -278,16 +277,16 @@ def test_concurrent_late_result_and_claim_give_one_result(transactional_db: None
     again = result.claim
     child = only(group)
     if again is None:
-        assert (child.status, child.current_attempt_id) == ("completed", claimed.attempt_id)
+        assert (child.status, child.current_attempt_id) == ("completed", claimed.pk)
     else:
-        assert (child.status, child.current_attempt_id) == ("queued", again.attempt_id)
+        assert (child.status, child.current_attempt_id) == ("queued", again.pk)
         factories.finish(again, second)
     assert factories.types(group).count("child_completed") == 1
 
 
-def gone(claimed: Claim, fence: FencingToken) -> None:
+def gone(claimed: Attempt, fence: FencingToken) -> None:
     end = factories.end(failure=FailureClass.OUTPUT_GONE, error_message="All gone.", warnings=("a.png is gone.",))
-    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+    attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=end)
 
 
 @pytest.mark.parametrize("max_attempts", [1, 2])
@@ -337,16 +336,16 @@ def test_jobs_of_an_unreachable_backend_fail_or_move() -> None:
     factories.claim(away)
     ChildJob.objects.filter(group=stays).update(queued_at=now())
     sent = factories.claim(away)
-    assert sent.group_id == goes.id
+    assert sent.child.group_id == goes.id
     assert expiry.children_fail_unavailable(fence=away, away_s=600.0, reason="no answer") == 4
     assert only_statuses(stays) == ["failed", "failed"]
     assert {event["failure_class"] for event in factories.log(stays)[1:3]} == {"unreachable"}
     assert set(goes.children.values_list("status", "backend_id")) == {("queued", "gpu-2")}
-    old = Attempt.objects.get(pk=sent.attempt_id)
+    old = Attempt.objects.get(pk=sent.pk)
     assert (old.stop_reason, old.failure_class, old.ended_at) == ("gave_up", "unreachable", None)
     # The backend may never return: its attempt delays no other.
-    assert factories.claim(second).group_id == goes.id
-    assert factories.claim(second).group_id == goes.id
+    assert factories.claim(second).child.group_id == goes.id
+    assert factories.claim(second).child.group_id == goes.id
 
 
 def test_stalled_backend_is_quarantined_for_its_jobs(settings: Settings) -> None:

@@ -10,7 +10,7 @@ from django.db.models import F, Model, Q
 from django.db.models.sql.compiler import SQLCompiler
 from django.test.utils import CaptureQueriesContext
 
-from jobgroups.database.statements import KEY, Parameter, PreparedQuery, insert, insert_returning_id, update_where
+from jobgroups.database.statements import KEY, Parameter, PreparedQuery, insert, update_where
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
@@ -154,25 +154,6 @@ def test_insert_stores_the_values_of_the_instances(retry_on: list[str] | None) -
     insert(labels)  # the database gives their ids
     assert GroupLabel.objects.filter(group=group, key__startswith="k").count() == 3
     insert([])
-
-
-@pytest.mark.parametrize("old", [False, True], ids=["", "SQLite below 3.35"])
-def test_insert_returning_id_sets_the_id(old: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if old and connection.vendor != "sqlite":
-        pytest.skip("PostgreSQL tells them always.")
-    if old:
-        monkeypatch.setattr(connection.features, "can_return_columns_from_insert", False)
-    group = _group()
-    child = ChildJob.objects.filter(group=group, status="queued").get()
-    given = {"child": child, "run": 1, "backend_id": "gpu-1", "epoch": 1, "created_at": now()}
-    made = Attempt(number=1, prompt_id="p", client_id="c", **given)
-    insert_returning_id(made)
-    assert not made._state.adding
-    stored = Attempt.objects.get(pk=made.pk)
-    assert _values(stored) == _values(made)
-    other = Attempt(number=2, prompt_id="q", client_id="c", **given)
-    insert_returning_id(other)
-    assert other.pk > made.pk
 
 
 def test_insert_stores_no_row_when_one_violates_a_constraint() -> None:

@@ -18,7 +18,6 @@ from jobgroups.queries.provenance import job_provenance
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.serializers import serialize_group
 from jobgroups.services import attempts, cancellation, claims, moves, retries
-from jobgroups.services.claims import Claim
 from jobgroups.services.transactions import FencedWrite, group_store
 from jobgroups.workflow import build_template
 from jobgroups.workflow.batch import sweep_of
@@ -34,10 +33,8 @@ def statuses(group: JobGroup) -> Counter[str]:
     return Counter(child.stopped_by or child.status for child in group.children.all())
 
 
-def ended(fence: FencingToken, claim: Claim) -> FencedWrite:
-    return FencedWrite(
-        fence, partial(attempts.attempt_ended, attempt_id=claim.attempt_id, fence=fence, end=factories.end())
-    )
+def ended(fence: FencingToken, claim: Attempt) -> FencedWrite:
+    return FencedWrite(fence, partial(attempts.attempt_ended, attempt_id=claim.pk, fence=fence, end=factories.end()))
 
 
 def test_rest_is_stopped_on_every_backend_and_the_group_is_completed(settings: Any) -> None:
@@ -54,7 +51,7 @@ def test_rest_is_stopped_on_every_backend_and_the_group_is_completed(settings: A
     stored = factories.fresh(group)
     assert (stored.status, stored.completed_count, stored.cancelled_count) == ("completed", 2, 4)
     assert statuses(group) == {"completed": 2, "stop_when": 4}
-    attempt = Attempt.objects.get(pk=begun[2].attempt_id)
+    attempt = Attempt.objects.get(pk=begun[2].pk)
     assert (attempt.stop_reason, attempt.ended_at) == ("cancel", None)
     events = factories.log(group)
     assert [one["type"] for one in events[-6:]] == ["child_completed", *["child_cancelled"] * 4, "group_complete"]
@@ -90,7 +87,7 @@ def test_late_success_of_a_stopped_job_stays_with_its_attempt(fence: FencingToke
     factories.finish(first, fence)
     factories.finish(second, fence)
     assert statuses(group) == {"completed": 1, "stop_when": 1}
-    assert Attempt.objects.get(pk=second.attempt_id).state == AttemptState.SUCCESS
+    assert Attempt.objects.get(pk=second.pk).state == AttemptState.SUCCESS
 
 
 def test_retry_does_not_stop_again_and_leaves_out_what_was_stopped(fence: FencingToken) -> None:
@@ -203,7 +200,7 @@ def test_unsent_jobs_are_counted_for_each_variant_through_claims_ends_moves_and_
     assert unsent(group) == [1, 1, 0, 1, 0, 1]
     bound = claims.child_claim(fence=other, client_id="c", depth=2).claim
     assert bound is not None
-    assert bound.workflow_digest == group.variants.get(number=4).workflow_digest
+    assert bound.child.variant == group.variants.get(number=4)
     cancellation.group_cancel(group_id=group.id)
     factories.removed(bound, other)
     assert unsent(group) == []

@@ -93,7 +93,7 @@ def test_upgrade_learns_the_newest_attempts() -> None:
         assert factories.finish(claimed, fence, AttemptState.SUCCESS)
         ended = now()
         started = ended - dt.timedelta(seconds=seconds)
-        Attempt.objects.filter(pk=claimed.attempt_id).update(started_at=started, ended_at=ended)
+        Attempt.objects.filter(pk=claimed.pk).update(started_at=started, ended_at=ended)
     seeding = importlib.import_module("jobgroups.migrations.0016_seed_timings")
     for _ in range(2):
         seeding.seed(apps, SimpleNamespace(connection=connection))

@@ -26,7 +26,6 @@ from jobgroups.errors import LeaseLost
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobEvent, JobGroup, Lease
 from jobgroups.runner.completer import Completer
 from jobgroups.services import attempts
-from jobgroups.services.claims import Claim
 from jobgroups.services.progress import ProgressRow, progress_flush, relax_durability
 from jobgroups.services.transactions import FencedWrite, group_store
 from tests.harness import factories
@@ -353,7 +352,7 @@ def test_transaction_that_has_only_read_keeps_other_writers_out() -> None:
         other.execute("BEGIN IMMEDIATE")
 
 
-Begun = tuple[FencingToken, Claim]
+Begun = tuple[FencingToken, Attempt]
 
 
 def begun(count: int, **fields: Any) -> tuple[Any, list[Begun]]:
@@ -363,9 +362,9 @@ def begun(count: int, **fields: Any) -> tuple[Any, list[Begun]]:
     return group, [(fence, factories.begin(fence)) for fence in fences]
 
 
-def ended(fence: FencingToken, claim: Claim, **end: Any) -> FencedWrite:
+def ended(fence: FencingToken, claim: Attempt, **end: Any) -> FencedWrite:
     return FencedWrite(
-        fence, partial(attempts.attempt_ended, attempt_id=claim.attempt_id, fence=fence, end=factories.end(**end))
+        fence, partial(attempts.attempt_ended, attempt_id=claim.pk, fence=fence, end=factories.end(**end))
     )
 
 
@@ -390,7 +389,7 @@ def test_a_start_and_its_end_may_share_a_transaction() -> None:
     fence = factories.online()
     group = factories.submit()
     claim = factories.accept(fence)
-    start = FencedWrite(fence, partial(attempts.attempt_started, attempt_id=claim.attempt_id, fence=fence))
+    start = FencedWrite(fence, partial(attempts.attempt_started, attempt_id=claim.pk, fence=fence))
     group_store(group_id=group.id, writes=[start, ended(fence, claim)])
     assert factories.types(group)[-3:] == ["child_started", "child_completed", "group_complete"]
 
@@ -448,9 +447,7 @@ async def test_what_arrives_during_a_transaction_shares_the_next_one(threads: Da
         completer = Completer(threads, tasks)
         results = await asyncio.gather(
             *(
-                completer.store(
-                    group.id, attempts.attempt_ended, fence=fence, attempt_id=claim.attempt_id, end=factories.end()
-                )
+                completer.store(group.id, attempts.attempt_ended, fence=fence, attempt_id=claim.pk, end=factories.end())
                 for fence, claim in jobs
             )
         )
@@ -473,7 +470,7 @@ async def test_one_bad_write_of_a_batch_fails_alone(threads: DatabaseThreads) ->
                 group.id,
                 bad if number == 3 else attempts.attempt_ended,
                 fence=fence,
-                attempt_id=claim.attempt_id,
+                attempt_id=claim.pk,
                 end=factories.end(),
             )
             for number, (fence, claim) in enumerate(jobs)

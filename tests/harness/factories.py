@@ -15,9 +15,9 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.pool import Needs, OpenVariant
 from jobgroups.domain.states import AttemptState, ErrorType, RetryScope
-from jobgroups.models import Asset, ChildJob, JobGroup
+from jobgroups.models import Asset, Attempt, ChildJob, JobGroup
 from jobgroups.services import assets, attempts, claims, holds, leases, stored_files
-from jobgroups.services.claims import Claim, PoolChoice
+from jobgroups.services.claims import PoolChoice
 from jobgroups.services.outcomes import AttemptResult
 from jobgroups.services.submission import Submission, group_submit
 
@@ -80,79 +80,77 @@ def pool_choice(group: JobGroup, *, has_rival: bool = False) -> PoolChoice:
     return PoolChoice(variant=chosen, has_rival=has_rival)
 
 
-def claim_from_pool(fence: FencingToken, group: JobGroup) -> Claim:
+def claim_from_pool(fence: FencingToken, group: JobGroup) -> Attempt:
     choice = pool_choice(group)
     found = claims.child_claim(fence=fence, client_id="socket-1", depth=2, choice=choice).claim
     assert found is not None
     return found
 
 
-def claim(fence: FencingToken, depth: int = 2) -> Claim:
+def claim(fence: FencingToken, depth: int = 2) -> Attempt:
     found = claims.child_claim(fence=fence, client_id="socket-1", depth=depth).claim
     assert found is not None
     return found
 
 
-def start(claimed: Claim, fence: FencingToken) -> None:
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
-    attempts.attempt_started(attempt_id=claimed.attempt_id, fence=fence)
+def start(claimed: Attempt, fence: FencingToken) -> None:
+    attempts.attempt_accepted(attempt_id=claimed.pk, fence=fence)
+    attempts.attempt_started(attempt_id=claimed.pk, fence=fence)
 
 
-def begin(fence: FencingToken, depth: int = 2) -> Claim:
+def begin(fence: FencingToken, depth: int = 2) -> Attempt:
     claimed = claim(fence, depth)
     start(claimed, fence)
     return claimed
 
 
-def claiming(fence: FencingToken, *backend_ids: str, **fields: Any) -> tuple[JobGroup, Claim]:
+def claiming(fence: FencingToken, *backend_ids: str, **fields: Any) -> tuple[JobGroup, Attempt]:
     """Submit a group, of one job at the backend by default, and claim its first job."""
     return submit(*backend_ids or [fence.backend_id], **fields), claim(fence)
 
 
-def running(fence: FencingToken, *backend_ids: str, **fields: Any) -> tuple[JobGroup, Claim]:
+def running(fence: FencingToken, *backend_ids: str, **fields: Any) -> tuple[JobGroup, Attempt]:
     """Submit a group, of one job at the backend by default, and start its first job."""
     return submit(*backend_ids or [fence.backend_id], **fields), begin(fence)
 
 
-def accept(fence: FencingToken) -> Claim:
+def accept(fence: FencingToken) -> Attempt:
     claimed = claim(fence)
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    attempts.attempt_accepted(attempt_id=claimed.pk, fence=fence)
     return claimed
 
 
-def abandon(claimed: Claim, fence: FencingToken) -> None:
+def abandon(claimed: Attempt, fence: FencingToken) -> None:
     """Have a prompt sent, and never accepted as far as the runner can see."""
-    attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
-    attempts.attempt_never_accepted(
-        attempt_id=claimed.attempt_id, fence=fence, remember_until=now() + dt.timedelta(days=1)
-    )
+    attempts.attempt_uncertain(attempt_id=claimed.pk, fence=fence)
+    attempts.attempt_never_accepted(attempt_id=claimed.pk, fence=fence, remember_until=now() + dt.timedelta(days=1))
 
 
-def time_out(claimed: Claim, fence: FencingToken, *, offline: bool = False) -> bool:
+def time_out(claimed: Attempt, fence: FencingToken, *, offline: bool = False) -> bool:
     """Have the time of an attempt be up, at an offline backend or one that answers."""
-    return attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=offline)
+    return attempts.attempt_timed_out(attempt_id=claimed.pk, fence=fence, offline=offline)
 
 
-def stall(claimed: Claim, fence: FencingToken, **fields: bool) -> bool:
+def stall(claimed: Attempt, fence: FencingToken, **fields: bool) -> bool:
     """Have an attempt hang long after its stop."""
-    return attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, **fields)
+    return attempts.attempt_stalled(attempt_id=claimed.pk, fence=fence, **fields)
 
 
-def lose(claimed: Claim, fence: FencingToken) -> bool:
-    return attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason=f"{fence.backend_id} restarted")
+def lose(claimed: Attempt, fence: FencingToken) -> bool:
+    return attempts.attempt_lost(attempt_id=claimed.pk, fence=fence, reason=f"{fence.backend_id} restarted")
 
 
-def not_sent(claimed: Claim, fence: FencingToken) -> None:
-    attempts.attempt_not_sent(attempt_id=claimed.attempt_id, fence=fence)
+def not_sent(claimed: Attempt, fence: FencingToken) -> None:
+    attempts.attempt_not_sent(attempt_id=claimed.pk, fence=fence)
 
 
-def interrupted_by_other(claimed: Claim, fence: FencingToken) -> None:
+def interrupted_by_other(claimed: Attempt, fence: FencingToken) -> None:
     interrupted = end(AttemptState.INTERRUPTED)
-    attempts.attempt_interrupted_by_other(attempt_id=claimed.attempt_id, fence=fence, end=interrupted)
+    attempts.attempt_interrupted_by_other(attempt_id=claimed.pk, fence=fence, end=interrupted)
 
 
-def crash(claimed: Claim, fence: FencingToken) -> None:
-    attempts.attempt_failed_internally(attempt_id=claimed.attempt_id, fence=fence, message="A defect.")
+def crash(claimed: Attempt, fence: FencingToken) -> None:
+    attempts.attempt_failed_internally(attempt_id=claimed.pk, fence=fence, message="A defect.")
 
 
 def row(backend_id: str = "gpu-1") -> Backend:
@@ -176,18 +174,18 @@ def end(state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> AttemptRes
     return AttemptResult(state=state, outputs=fields.pop("outputs", OUTPUTS), **fields)
 
 
-def finish(claimed: Claim, fence: FencingToken, state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> bool:
-    return attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end(state, **fields))
+def finish(claimed: Attempt, fence: FencingToken, state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> bool:
+    return attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=end(state, **fields))
 
 
-def removed(claimed: Claim, fence: FencingToken) -> None:
+def removed(claimed: Attempt, fence: FencingToken) -> None:
     gone = end(AttemptState.INTERRUPTED, error_type=ErrorType.INTERRUPTED, outputs={}, ran=False)
-    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=gone)
+    attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=gone)
 
 
-def fail(claimed: Claim, fence: FencingToken, failure: FailureClass = FailureClass.NODE_ERROR) -> None:
+def fail(claimed: Attempt, fence: FencingToken, failure: FailureClass = FailureClass.NODE_ERROR) -> None:
     failed = end(AttemptState.ERROR, failure=failure, error_message=f"It met {failure}.")
-    assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=failed)
+    assert attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=failed)
 
 
 def asset(content: bytes = b"cat", name: str = "cat.png") -> Asset:

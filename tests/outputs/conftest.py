@@ -72,9 +72,7 @@ class Gallery:
                 continue
             outputs = collect_outputs({"9": reported}, self.sim.url, claimed.prompt_id)
             factories.attempts.attempt_ended(
-                attempt_id=claimed.attempt_id,
-                fence=fence,
-                end=factories.end(outputs=outputs, node_outputs={"9": reported}),
+                attempt_id=claimed.pk, fence=fence, end=factories.end(outputs=outputs, node_outputs={"9": reported})
             )
             jobs.append(claimed.child_id)
         return group.id, jobs

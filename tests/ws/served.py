@@ -37,7 +37,7 @@ def obey() -> None:
             percent = count * 99 / TALK
             fields = {"type": "child_progress", "filler": "x" * 4_000, "progress": percent}
             frame = ProgressFrame(claim.child_id, claim.number, percent, json.dumps(fields))
-            hub.publish(Message(group_id=claim.group_id, progress=(frame,)))
+            hub.publish(Message(group_id=claim.child.group_id, progress=(frame,)))
             # The sockets' writers take each frame before the next one is published.
             asyncio.run_coroutine_threadsafe(asyncio.sleep(0), hub._loop).result()
 

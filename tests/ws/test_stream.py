@@ -167,7 +167,7 @@ async def test_progress_never_decreases_within_an_attempt(writer: Writer, group:
 
 async def test_progress_below_the_snapshot_is_not_sent(writer: Writer, group: str) -> None:
     claim = await writer.do(writer.runner.begin, "gpu_1")
-    row = ProgressRow(claim.child_id, claim.attempt_id, 50.0, "KSampler", 10, 20)
+    row = ProgressRow(claim.child_id, claim.pk, 50.0, "KSampler", 10, 20)
     await writer.do(progress_flush, rows=[row])
     async with watching(group) as client:
         first = await client.next()

@@ -13,9 +13,8 @@ from jobgroups import workflow
 from jobgroups.domain.outputs import MARK_KEY
 from jobgroups.domain.states import AttemptState
 from jobgroups.log_context import bound
-from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.models import Attempt
 from jobgroups.runner.attempt import result
-from jobgroups.services.claims import Claim
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +33,8 @@ class AttemptSpec:
     stall_s: float = math.inf  #: Seconds without an event after which its time is up; infinity: any.
     workflow: Mapping[str, Any]
     workflow_digest: str = ""
-    uses_partner_nodes: bool | None = None  #: Of a new claim, whether a node is a partner's; None: not known.
-    has_secret: bool = False  #: Of a new claim, whether the key for partner nodes is that of its submitter.
+    uses_partner_nodes: bool | None = None  #: Whether a node is a partner's; None: not known.
+    has_secret: bool = False  #: Whether the key for partner nodes is that of its submitter.
     state: AttemptState = AttemptState.INTENT  #: INTENT for a new claim, whose prompt is still to be sent.
     is_new: bool = False
     stop_requested: bool = False
@@ -61,28 +60,28 @@ class AttemptSpec:
         return self.mark | wanted | ({"preview_method": "auto"} if has_previews else {})
 
     @classmethod
-    def from_claim(cls, claim: Claim) -> Self:
+    def from_claim(cls, row: Attempt) -> Self:
         """Return the spec of a new claim, whose prompt is still to be sent."""
-        return cls(
-            attempt_id=claim.attempt_id,
-            number=claim.number,
-            prompt_id=claim.prompt_id,
-            client_id=claim.client_id,
-            group_id=claim.group_id,
-            child_id=claim.child_id,
-            timeout_s=claim.timeout_seconds,
-            stall_s=claim.stall_seconds or math.inf,
-            workflow=_workflow(claim, claim),
-            workflow_digest=claim.workflow_digest,
-            uses_partner_nodes=claim.uses_partner_nodes,
-            has_secret=claim.has_secret,
-            is_new=True,
-        )
+        return cls._of(row, _workflow(row), is_new=True)
 
     @classmethod
     def from_row(cls, row: Attempt) -> Self:
-        """Return the spec of a stored attempt (child and group loaded) that is resumed."""
-        group = row.child.group
+        """Return the spec of a stored attempt that is resumed, with child, variant and group loaded.
+
+        Its workflow is for progress and titles. It is empty if it cannot be prepared: one row must not keep a session from
+        resuming the attempts at its backend.
+        """
+        try:
+            sent = _workflow(row)
+        except Exception:
+            with bound(group=row.child.group_id, job=row.child_id, attempt=row.number, backend=row.backend_id):
+                logger.exception("%s: workflow cannot be prepared again", row.child_id)
+            sent = {}
+        return cls._of(row, sent)
+
+    @classmethod
+    def _of(cls, row: Attempt, sent: Mapping[str, Any], *, is_new: bool = False) -> Self:
+        group, is_uncertain = row.child.group, row.state == AttemptState.UNCERTAIN
         return cls(
             attempt_id=row.pk,
             number=row.number,
@@ -92,33 +91,22 @@ class AttemptSpec:
             child_id=row.child_id,
             timeout_s=group.timeout_seconds,
             stall_s=group.stall_seconds or math.inf,
-            workflow=_workflow_of(row),
+            workflow=sent,
             workflow_digest=(row.child.variant or group).workflow_digest,
+            uses_partner_nodes=group.uses_partner_nodes,
+            has_secret=group.has_secret,
             state=AttemptState(row.state),
+            is_new=is_new,
             stop_requested=row.stop_requested_at is not None,
             started_at=row.started_at,
             node_outputs=json.loads(row.node_outputs_json),
             warnings=json.loads(row.warnings_json),
-            answer=result.unconfirmed_stored(row.error_message, row.error_details_json)
-            if row.state == AttemptState.UNCERTAIN
-            else None,
+            answer=result.unconfirmed_stored(row.error_message, row.error_details_json) if is_uncertain else None,
             node_errors=None if row.node_errors_json is None else json.loads(row.node_errors_json),
         )
 
 
-def _workflow_of(row: Attempt) -> dict[str, Any]:
-    """Return the workflow that was sent, for progress and titles; an empty one if it cannot be prepared.
-
-    One row must not keep a session from resuming the attempts at its backend.
-    """
-    try:
-        return _workflow(row.child.group, row.child)
-    except Exception:
-        with bound(group=row.child.group_id, job=row.child_id, attempt=row.number, backend=row.backend_id):
-            logger.exception("%s: workflow cannot be prepared again", row.child_id)
-        return {}
-
-
-def _workflow(of_group: Claim | JobGroup, of_job: Claim | ChildJob) -> dict[str, Any]:
-    template = workflow.build_template(json.loads(of_group.workflow_json), json.loads(of_group.parameters_json))
-    return workflow.with_seed(workflow.varied(template, json.loads(of_job.variation_json or "null")), of_job.seed)
+def _workflow(row: Attempt) -> dict[str, Any]:
+    child, group = row.child, row.child.group
+    template = workflow.build_template(json.loads(group.workflow_json), json.loads(group.parameters_json))
+    return workflow.with_seed(workflow.varied(template, json.loads(child.variation_json or "null")), child.seed)

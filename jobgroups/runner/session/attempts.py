@@ -15,7 +15,6 @@ from jobgroups.runner.attempt.driver import AttemptDriver
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.runner.context import SessionContext
 from jobgroups.services import attempts
-from jobgroups.services.claims import Claim
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +45,14 @@ class ActiveAttempts:
         if row.prompt_id not in self.drivers:
             self._start(AttemptSpec.from_row(row))
 
-    async def start_claimed(self, claim: Claim) -> None:
+    async def start_claimed(self, claim: Attempt) -> None:
         """Start a driver of a new claim; its child fails if its workflow cannot be prepared."""
         try:
             self._start(AttemptSpec.from_claim(claim))
         except Exception as error:
-            with bound(group=claim.group_id, job=claim.child_id, attempt=claim.number):
+            with bound(group=claim.child.group_id, job=claim.child_id, attempt=claim.number):
                 logger.exception("%s: workflow cannot be prepared", claim.child_id)
-            await self._fail(claim.attempt_id, f"Its workflow cannot be made ready: {error}")
+            await self._fail(claim.pk, f"Its workflow cannot be made ready: {error}")
 
     def _start(self, spec: AttemptSpec) -> None:
         driver = self._new_driver(spec)

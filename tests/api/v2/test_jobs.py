@@ -137,7 +137,7 @@ def test_workflow_keeps_its_seeds(api: Api, farm: None) -> None:
     from jobgroups.runner.attempt.spec import AttemptSpec
 
     assert AttemptSpec.from_claim(claim).workflow == graph
-    assert claim.seed == graph["3"]["inputs"]["seed"]
+    assert claim.child.seed == graph["3"]["inputs"]["seed"]
     assert api.get(f"{JOBS}/{job['id']}/workflow").json() == {"workflow": graph, "format": "api"}
 
 
