@@ -1,5 +1,6 @@
 """When open jobs and groups end: from learned times, the prompts of the backends and the line ahead."""
 
+import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ def latest(ends: Collection[float | None]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """The bound jobs of one group that wait for one backend."""
+    """The bound jobs of one group that wait for one backend and were queued at one time."""
 
     starts_in: float | None  #: Seconds until the first of them starts; None: not known.
     seconds: float | None  #: Seconds of each; None: not known.
-    before: int  #: Number of jobs of other groups before them.
+    before: int  #: Number of jobs before them.
 
     def ends_in(self, rank: int) -> float | None:
         if self.starts_in is None or self.seconds is None:
@@ -39,11 +40,12 @@ class Etas:
     """
 
     def __init__(self, current: CurrentLine) -> None:
-        self._line = line = current.line
+        self.current = current
+        line = current.line
         self._prompts: dict[int, float | None] = {}
-        self._ahead: dict[int, int] = {}  #: Unsent jobs before each variant, once they were counted.
         self._of_group = defaultdict[str, list[float | None]](list)
-        self._bound: dict[tuple[str, str], _Waiting] = {}
+        self._ahead: dict[int, int] = {}  #: Unsent jobs before each variant, once they were counted.
+        self._bound: dict[tuple[str | None, str, dt.datetime], _Waiting] = {}
         free: dict[str, float | None] = {}
         for row in current.backends:
             is_offline = row.reachability != Reachability.ONLINE
@@ -57,7 +59,7 @@ class Etas:
         for one in current.bound:
             seconds = line.estimates.seconds(one.workflow_digest, one.backend_id)
             waiting = _Waiting(free.get(one.backend_id), seconds, before[one.backend_id])
-            self._bound[one.backend_id, one.group_id] = waiting
+            self._bound[one.backend_id, one.group_id, one.queued_at] = waiting
             before[one.backend_id] += one.jobs
             free[one.backend_id] = waiting.ends_in(one.jobs)
             self._of_group[one.group_id].append(free[one.backend_id])
@@ -74,6 +76,19 @@ class Etas:
         """Return the seconds until the last open job of a group ends; None: not known, or no job is open."""
         return latest(self._of_group.get(group_id, []))
 
+    def ahead_of(self, child: ChildJob) -> int | None:
+        """Return the number of jobs before those of its group that wait in the same line as a job; None: not known.
+
+        The job was not sent. It waits for its backend since its queueing time, or in the pool.
+        """
+        if child.is_bound:
+            waiting = self._bound.get((child.backend_id, child.group_id, child.queued_at))
+            return None if waiting is None else waiting.before
+        variant_id = child.variant_id or 0
+        if variant_id not in self._ahead:
+            self._ahead[variant_id] = self.current.line.ahead_of(variant_id)
+        return self._ahead[variant_id]
+
     def of_job(self, child: ChildJob, position: int | None) -> float | None:
         """Return the seconds until an open job ends; None: not known.
 
@@ -83,16 +98,12 @@ class Etas:
             return self._prompts.get(child.current_attempt_id)
         if position is None:
             return None
+        rank = max(position - (self.ahead_of(child) or 0), 1)
         if child.is_bound:
-            waiting = self._bound.get((child.backend_id or "", child.group_id))
-            return None if waiting is None else waiting.ends_in(max(position - waiting.before, 1))
-        variant_id = child.variant_id or 0
-        ends = self._line.ends(variant_id)
-        if ends is None:
-            return None
-        if variant_id not in self._ahead:
-            self._ahead[variant_id] = self._line.ahead_of(variant_id)
-        return ends.of(max(position - self._ahead[variant_id], 1))
+            waiting = self._bound.get((child.backend_id, child.group_id, child.queued_at))
+            return None if waiting is None else waiting.ends_in(rank)
+        ends = self.current.line.ends(child.variant_id or 0)
+        return None if ends is None else ends.of(rank)
 
 
 def current_etas(variant_ids: Collection[int] = (), group_ids: Collection[str] = ()) -> Etas:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from django.db.models import BooleanField, Count, F, Min, OuterRef, QuerySet, Subquery, Value
+from django.db.models import BooleanField, Count, F, OuterRef, QuerySet, Subquery, Value
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Coalesce
 
@@ -159,9 +159,10 @@ def _excluded_backends() -> dict[tuple[str, int], frozenset[str]]:
 
 
 class BoundJobs(NamedTuple):
-    """The unsent bound jobs of one group that wait for one backend."""
+    """The unsent bound jobs of one group that wait for one backend and were queued at one time."""
 
     backend_id: str
+    queued_at: dt.datetime
     group_id: str
     workflow_digest: str
     jobs: int
@@ -170,16 +171,13 @@ class BoundJobs(NamedTuple):
 def _bound_jobs() -> list[BoundJobs]:
     """Return what waits for each backend, in the order of claims."""
     # Without a join: the literal condition names no table.
-    grouped = unsent().filter(backend_id__gt="").values("backend_id", "group_id")
-    ordered = grouped.annotate(since=Min("queued_at"), jobs=Count("position")).order_by(
-        "backend_id", "since", "group_id"
-    )
-    counted = list(ordered.values_list("backend_id", "group_id", "jobs"))
+    place = ("backend_id", "queued_at", "group_id")
+    counted = unsent().filter(backend_id__gt="").values_list(*place).annotate(Count("position")).order_by(*place)
     # A group may be deleted meanwhile.
-    groups = JobGroup.objects.only("workflow_digest").in_bulk({group_id for _, group_id, _ in counted})
+    groups = JobGroup.objects.only("workflow_digest").in_bulk({group_id for _, _, group_id, _ in counted})
     return [
-        BoundJobs(backend_id or "", group_id, groups[group_id].workflow_digest, jobs)
-        for backend_id, group_id, jobs in counted
+        BoundJobs(backend_id or "", queued_at, group_id, groups[group_id].workflow_digest, jobs)
+        for backend_id, queued_at, group_id, jobs in counted
         if group_id in groups
     ]
 

@@ -5,9 +5,9 @@ The number of queries does not depend on the number of children.
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db.models import Count, F, Q
@@ -17,7 +17,6 @@ from backends.models import Backend
 from backends.queries import backend_status, is_offline
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass
-from jobgroups.domain.pool import Line
 from jobgroups.domain.states import CHILD_OPEN, VOID_ONCE_STARTED, AttemptState, ChildStatus, RetryScope, StopReason
 from jobgroups.domain.text import first_of
 from jobgroups.domain.waiting_reasons import (
@@ -31,9 +30,7 @@ from jobgroups.domain.waiting_reasons import (
 )
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import pool
-from jobgroups.queries.etas import current_etas
-
-_MOMENTS_AT_ONCE: Final = 50  #: Queueing times per query; the children of a group usually share one.
+from jobgroups.queries.etas import Etas, current_etas
 
 
 class Outlook(NamedTuple):
@@ -57,9 +54,10 @@ def outlooks(group: JobGroup, children: Sequence[ChildJob], *, runner_alive: boo
     running = [one for one in waiting_ones if one.status == ChildStatus.RUNNING]
     reasons = _offline_reasons(group, running, known, moment) if runner_alive else {}
     queued = [one for one in waiting_ones if one.status == ChildStatus.QUEUED]
-    of_queued, positions = _queued_reasons(group, children, queued, known, moment=moment, runner_alive=runner_alive)
-    reasons |= of_queued
     etas = current_etas({one.variant_id for one in waiting_ones if one.variant_id}, [group.id])
+    queue = queued if not queued or len(children) == group.total_count else _unsent_children(group)
+    positions = _positions([one for one in queue if one.current_attempt_id is None], etas)
+    reasons |= _queued_reasons(group, queued, known, etas, positions, moment=moment, runner_alive=runner_alive)
     return {
         one.id: Outlook(reasons.get(one.id), etas.of_job(one, positions.get(one.id)) if runner_alive else None)
         for one in waiting_ones
@@ -96,33 +94,23 @@ def _offline_reasons(
 
 def _queued_reasons(
     group: JobGroup,
-    children: Sequence[ChildJob],
     queued: Sequence[ChildJob],
     known: Mapping[str, QueueBackend],
+    etas: Etas,
+    positions: dict[str, int],
     *,
     moment: dt.datetime,
     runner_alive: bool,
-) -> tuple[dict[str, str], dict[str, int]]:
-    """Return the sentence for each queued child, and the place in line of each one that was not sent."""
-    if not queued:
-        return {}, {}
+) -> dict[str, str]:
+    """Return the sentence for each queued child. The position is removed of each one that no working backend may take."""
     unsent = [one for one in queued if one.current_attempt_id is None]
-    queue = unsent if len(children) == group.total_count else _unsent_children(group)
-    bound = [one for one in unsent if one.is_bound]
-    positions = _queue_positions(group, [one for one in queue if one.is_bound], bound)
-    pooled = {one.id for one in unsent if not one.is_bound}
-    lines: dict[int | None, PoolLine] = {}
-    failed: dict[str, PoolLine] = {}
-    if pooled:
-        in_pool = [one for one in queue if not one.is_bound]
-        current = pool.current_line({one or 0 for one in _variants(in_pool)})
-        positions |= _pool_positions(in_pool, current.line)
-        lines = _pool_lines(group, current, moment)
-        for child_id, line in _lines_of_failed(in_pool, lines).items():
-            failed[child_id] = line
-            if not line.workers:
-                # It waits for a backend of which nothing is known.
-                del positions[child_id]
+    in_pool = [one for one in unsent if not one.is_bound]
+    lines = _pool_lines(group, etas.current, moment) if in_pool else {}
+    failed = _lines_of_failed(in_pool, lines)
+    for child_id, line in failed.items():
+        if not line.workers:
+            # It waits for a backend of which nothing is known.
+            positions.pop(child_id, None)
     stopping = _stopping_attempts(group) if unsent else {}
     limit = dt.timedelta(seconds=settings.DIRECTOR_QUEUED_LIMIT_SECONDS)
     states = {one.id: one.current_attempt.state for one in queued if one.current_attempt is not None}
@@ -142,27 +130,29 @@ def _queued_reasons(
             ends_at=one.queued_at + limit if one.attempt_count == 0 else None,
             partly_refused=attempt is not None and attempt.stop_reason == StopReason.PARTLY_REFUSED,
         )
-        if one.id in pooled:
+        if one.current_attempt_id is None and not one.is_bound:
             line = failed.get(one.id) or lines[one.variant_id]
             return pool_reason(child, line, now=moment, runner_alive=runner_alive)
         backend = known.get(one.backend_id or "")
         return waiting_reason(child, backend, now=moment, runner_alive=runner_alive)
 
-    return {one.id: reason(one) for one in queued}, positions
+    return {one.id: reason(one) for one in queued}
 
 
-def _pool_positions(queue: Sequence[ChildJob], line: Line) -> dict[str, int]:
-    """Return the place in line of each unclaimed job of the pool of a group, from 1."""
-    place = {variant_id: line.ahead_of(variant_id or 0) for variant_id in _variants(queue)}
+def _positions(unsent: Iterable[ChildJob], etas: Etas) -> dict[str, int]:
+    """Return the place of each unsent child of a group in its backend's line or in that of the pool, from 1, if it is known.
+
+    The children that were queued for one backend at one time, and those of a variant, follow each other.
+    """
+    places: dict[object, int | None] = {}
     positions: dict[str, int] = {}
-    for child in sorted(queue, key=lambda one: one.position):
-        place[child.variant_id] += 1
-        positions[child.id] = place[child.variant_id]
+    for child in sorted(unsent, key=lambda one: one.position):
+        line = (child.backend_id, child.queued_at) if child.is_bound else child.variant_id
+        before = places[line] if line in places else etas.ahead_of(child)
+        places[line] = None if before is None else before + 1
+        if before is not None:
+            positions[child.id] = before + 1
     return positions
-
-
-def _variants(children: Iterable[ChildJob]) -> set[int | None]:
-    return {one.variant_id for one in children}
 
 
 def _pool_lines(group: JobGroup, current: pool.CurrentLine, moment: dt.datetime) -> dict[int | None, PoolLine]:
@@ -238,51 +228,5 @@ def _unsent_children(group: JobGroup) -> list[Any]:
     Of 10,000 children Django makes instances in 0.22 s, which each page of the children would take.
     """
     unsent = group.children.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
-    fields = ("id", "backend_id", "queued_at", "position", "is_bound", "variant_id", "attempt_count")
+    fields = ("id", "group_id", "backend_id", "queued_at", "position", "is_bound", "variant_id", "current_attempt_id")
     return list(unsent.values_list(*fields, named=True))
-
-
-def _queue_positions(group: JobGroup, own: Iterable[ChildJob], unsent: Sequence[ChildJob]) -> dict[str, int]:
-    """Return the position of each unsent child in its backend's queue, from 1.
-
-    The queue has the unsent children of a backend in the order of claims. The database counts those of other
-    groups, once for each queueing time; those of this group are in ``own``.
-    """
-    if not unsent:
-        return {}
-    queues: dict[str, list[ChildJob]] = defaultdict(list)
-    for child in own:
-        queues[child.backend_id or ""].append(child)
-    before = _count_ahead(group, queues.keys(), {one.queued_at for one in unsent})
-    positions: dict[str, int] = {}
-    for backend_id, queue in queues.items():
-        queue.sort(key=lambda one: (one.queued_at, one.position))
-        for ahead, child in enumerate(queue):
-            others = before.get((backend_id, child.queued_at))
-            if others is not None:
-                positions[child.id] = 1 + ahead + others
-    return positions
-
-
-def _count_ahead(
-    group: JobGroup, backend_ids: Collection[str], moments: Collection[dt.datetime]
-) -> dict[tuple[str, dt.datetime], int]:
-    """Return the number of children of other groups before each queueing time, by backend."""
-    backends = Backend.objects.filter(pk__in=backend_ids).order_by()
-    others = pool.unsent().exclude(group=group)
-    found: dict[tuple[str, dt.datetime], int] = {}
-    in_order = sorted(moments)
-    for first in range(0, len(in_order), _MOMENTS_AT_ONCE):
-        some = in_order[first : first + _MOMENTS_AT_ONCE]
-        counts = {
-            f"before_{at}": pool.count_by_backend(
-                others.filter(queued_at__lte=moment).exclude(queued_at=moment, group_id__gt=group.id)
-            )
-            for at, moment in enumerate(some)
-        }
-        rows = backends.annotate(**counts).values_list("id", *counts)
-        counted = {backend_id: [number or 0 for number in numbers] for backend_id, *numbers in rows}
-        for backend_id in backend_ids:
-            numbers = counted.get(backend_id, [0] * len(some))
-            found |= {(backend_id, at): int(n) for at, n in zip(some, numbers, strict=True)}
-    return found
