@@ -243,7 +243,8 @@ class _Operation(AutoSchema):
         statuses, answer = [self.row.get("status", 200), *self.row.get("also", ())], self.row.get("answer")
         found: Schema = {str(one): {"description": HTTPStatus(one).phrase} for one in statuses}
         if answer is not None:
-            content = {answer: {"schema": {"type": "string", "format": "binary"}}}
+            binary = {"type": "string", "format": "binary"}
+            content = {answer: {"schema": _TABLE["event"] if answer == "text/event-stream" else binary}}
             if "/" not in answer:
                 content = {"application/json": {"schema": {"$ref": _TYPES + answer}}}
                 examples = map(_example, re.findall(r"```json\n(.*?)```", _section(self.name), re.DOTALL))

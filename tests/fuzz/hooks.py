@@ -12,6 +12,8 @@ def _is_sent_empty(value: Any) -> bool:
 
 @schemathesis.hook
 def filter_case(context: Any, case: Any) -> bool:
-    """An empty parameter or form field counts as absent, or is not sent at all."""
+    """An empty parameter, header or form field counts as absent, or is not sent at all."""
     form = case.body if case.media_type == "multipart/form-data" and isinstance(case.body, dict) else {}
-    return not any(map(_is_sent_empty, [*dict(case.query or {}).values(), *form.values()]))
+    return not any(
+        map(_is_sent_empty, [*dict(case.query or {}).values(), *dict(case.headers or {}).values(), *form.values()])
+    )
