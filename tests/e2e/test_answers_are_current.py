@@ -18,10 +18,10 @@ from tests.harness.process_farm import ProcessFarm
 from tests.harness.processes import Served, serving
 from tests.harness.servers import needs_servers
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 #: For which clients write and read.
-SECONDS = 5.0
+SECONDS = 3.0
 JOBS = 6
 GPUS = {"count": 2, "seconds": 60.0}
 
@@ -50,7 +50,7 @@ class Client:
 
     def __init__(self, stack: ExitStack, webs: list[Served], group: dict[str, Any]) -> None:
         self._addresses = itertools.cycle([f"{web.url}/api/job-groups/{group['job_group_id']}" for web in webs])
-        self._http = stack.enter_context(httpx.Client(trust_env=False, timeout=20.0))
+        self._http = stack.enter_context(httpx.Client(trust_env=False, timeout=60.0))
         self._kept: dict[str, httpx.Response] = {}
 
     def send(self, method: str, path: str = "") -> None:

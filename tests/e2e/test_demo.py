@@ -61,9 +61,18 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
     assert started.processes() == {}
 
 
-def test_once_ends_with_status_0_after_its_own_checks(tmp_path: Path) -> None:
-    """The demo itself checks the status and the images of its three groups."""
-    demo = Demo(tmp_path, "--once")
+@pytest.mark.parametrize(
+    "end", [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, None))]
+)
+def test_demo_shows_three_groups_and_ends_with_status_0(end: signal.Signals | None, tmp_path: Path) -> None:
+    """It ends on a signal, or by itself with ``--once``. It checks the status and the images of its groups itself."""
+    demo = Demo(tmp_path, *([] if end else ["--once"]))
+    if end:
+        url = demo.wait_printed(r"Watch it in a browser: (http://localhost:\d+)", WITHIN)[1]
+        demo.wait_printed("press Ctrl-C", WITHIN)
+        health = httpx.get(f"{url}/api/health", trust_env=False, timeout=WITHIN).json()
+        assert health["checks"]["runner"]["status"] == "ok"
+        demo.process.send_signal(end)
     assert demo.process.wait(WITHIN) == 0, demo.printed()
     printed = demo.printed()
     assert "CHECK FAILED" not in printed
@@ -85,16 +94,9 @@ def test_once_ends_with_status_0_after_its_own_checks(tmp_path: Path) -> None:
     assert demo.processes() == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_demo_serves_until_it_is_interrupted(number: signal.Signals, demo: Demo) -> None:
-    url = demo.wait_printed(r"Watch it in a browser: (http://localhost:\d+)", WITHIN)[1]
-    demo.wait_printed("press Ctrl-C", WITHIN)
-    health = httpx.get(f"{url}/api/health", trust_env=False).json()
-    assert health["checks"]["runner"]["status"] == "ok"
-    assert demo.stop(number, within=WITHIN) == 0, demo.printed()
-
-
-@pytest.mark.parametrize("moment", ["gpu-1 seed .*: running", "The Director's process was killed"])
+@pytest.mark.parametrize(
+    "moment", ["gpu-1 seed .*: running", pytest.param("The Director's process was killed", marks=pytest.mark.slow)]
+)
 def test_interrupted_demo_leaves_no_process(moment: str, demo: Demo) -> None:
     demo.wait_printed(moment, WITHIN)
     assert demo.stop(signal.SIGINT, within=WITHIN) == 130, demo.printed()

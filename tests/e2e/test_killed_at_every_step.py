@@ -22,7 +22,7 @@ from tests.harness.waits import until
 from tests.harness.watcher import Watcher, all_events
 from tests.ws.client_state import picked
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 CHILDREN = 40
 
@@ -260,7 +260,7 @@ def _moved_until_killed(play: Scene) -> tuple[str, str]:
                     break
         return play.director.process.poll() is not None
 
-    until(is_killed, within=20.0)
+    until(is_killed)
     return job, target
 
 
@@ -295,7 +295,7 @@ def check(director: Director) -> None:
         found = (one for one in files if one.suffix != ".lock" and one.parent.name != "runners")
         return {str(one.relative_to(folder)) for one in found} ^ expected.keys()
 
-    until(lambda: not left(), 20.0, left)
+    until(lambda: not left(), state=left)
     for name, known in expected.items():
         content = (folder / name).read_bytes()
         assert (hashlib.sha256(content).hexdigest(), len(content)) == known
@@ -314,7 +314,7 @@ def test_kill_in_a_capture_loses_nothing(tmp_path: Path, step: Step) -> None:
             jobs = director.group(group)["child_jobs"]
             return [file["captured"] for job in jobs for file in (job["outputs"] or {}).get("images", ())]
 
-        until(lambda: captured() == [True] * 4, 40.0, captured)
+        until(lambda: captured() == [True] * 4, state=captured)
         check(director)
         stop_in_order(director)
         assert len(director.rows("SELECT * FROM jobgroups_storedfile")) == 4

@@ -65,7 +65,7 @@ def test_misspelt_setting_is_reported_with_the_nearest_name(served: Served) -> N
 def test_serve_listens_on_both_loopback_addresses(served: Served) -> None:
     port = int(served.url.rsplit(":", 1)[1])
     for host in ["127.0.0.1", "[::1]"] if socket.has_ipv6 else ["127.0.0.1"]:
-        answer = httpx.get(f"http://{host}:{port}/api/health", trust_env=False)
+        answer = httpx.get(f"http://{host}:{port}/api/health", trust_env=False, timeout=60)
         assert answer.status_code == 200, answer.text
 
 
@@ -121,7 +121,7 @@ def test_serve_on_all_addresses_prints_each_and_who_may_use_it(tmp_path: Path, t
     try:
         name, port = director.url.removeprefix("http://").split(":")
         urls = [f"http://{host}:{port}" for host in display_hosts("0.0.0.0")]
-        answers = [httpx.get(f"{url}/api/backends", trust_env=False) for url in urls]
+        answers = [httpx.get(f"{url}/api/backends", trust_env=False, timeout=60) for url in urls]
     finally:
         assert director.stop() == 0
     assert name == "localhost"
