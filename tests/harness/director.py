@@ -4,7 +4,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -41,13 +40,13 @@ class Director(Served):
 
     def __init__(self, folder: Path, backends: list[str], environment: dict[str, str] | None = None) -> None:
         self._note = folder / "killed-at"
-        self._url_known = threading.Condition()
         super().__init__(
             folder,
             backends,
             environment={"DIRECTOR_TIME_SCALE": TIME_SCALE, "PLUG_NOTE": str(self._note), **(environment or {})},
             program=["-m", "tests.harness.kill_switch"],
             start=False,
+            keeps_port=True,
         )
 
     def start(self, step: Step | None = None, *, wait: bool = True, **variables: str) -> None:
@@ -66,14 +65,6 @@ class Director(Served):
             if self.process.returncode == -signal.SIGKILL and self._note.exists():
                 return  # as ordered
             raise
-        with self._url_known:
-            self._url_known.notify_all()
-
-    def wait_url(self, within: float = 90.0) -> str:
-        """Return where it answers; while it is down, wait for its next start."""
-        with self._url_known:
-            assert self._url_known.wait_for(lambda: self.url, within), "no Director"
-            return self.url
 
     def wait_killed(self, within: float = 90.0) -> None:
         """Wait until it has killed itself; fail if it does not reach the step."""
@@ -81,22 +72,8 @@ class Director(Served):
             code = self.process.wait(within)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it never came to the step:\n{self.printed()}") from None
-        self._forget_url()
         assert code == -signal.SIGKILL, f"ended with {code}:\n{self.printed()}"
         assert self._note.exists(), "another process killed it"
-
-    def kill(self) -> None:
-        self._forget_url()
-        super().kill()
-
-    def stop(self, number: int = signal.SIGTERM, *, within: float = 30.0, again_after: float | None = None) -> int:
-        """Ask it to end, if wanted once more after some seconds, and return its exit status."""
-        self._forget_url()
-        return super().stop(number, within=within, again_after=again_after)
-
-    def _forget_url(self) -> None:
-        with self._url_known:
-            self.url = ""
 
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         return rows(self.data, query, *values)
