@@ -1,11 +1,10 @@
 """An HTTP server that receives notices from apprise's ``json://``."""
 
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.harness.receiver import PostServer
 from tests.harness.servers import free_port
 
 #: Stands in its URL, and must stand nowhere else.
@@ -20,7 +19,7 @@ class Inbox:
         self.got: list[dict[str, Any]] = []
         #: When each came, by the monotonic clock.
         self.at: list[float] = []
-        self._server: ThreadingHTTPServer | None = None
+        self._server: PostServer | None = None
 
     @property
     def url(self) -> str:
@@ -32,24 +31,14 @@ class Inbox:
         return [one["title"] for one in self.got]
 
     def open(self, *, answers_after: float = 0.0) -> None:
-        got, at = self.got, self.at
+        def take(_path: str, _headers: dict[str, str], body: bytes) -> int:
+            self.at.append(time.monotonic())
+            self.got.append(json.loads(body))
+            time.sleep(answers_after)
+            return 200
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                at.append(time.monotonic())
-                got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                time.sleep(answers_after)
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._server = PostServer(take, self.port)
 
     def close(self) -> None:
         if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+            self._server.close()
