@@ -20,7 +20,7 @@ from jobgroups.models import Attempt, ChildJob, JobGroup, ReportedFile
 from tests.api.conftest import error_of
 from tests.harness.farm import Farm, in_thread
 from tests.harness.graphs import text_to_image
-from tests.outputs.conftest import Gallery, body, fetched, file, picture
+from tests.outputs.conftest import Gallery, body, fetched, picture
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -50,23 +50,12 @@ async def test_image_is_served_unchanged_to_get_and_head_and_304_to_a_client_tha
     assert "GET" in refused.headers["Allow"]
 
 
-async def test_files_are_numbered_images_first(gallery: Gallery) -> None:
-    for name in ("clip.mp4", "one.png", "two.png"):
-        gallery.put(name, name.encode())
-    reported = {"gifs": [file("clip.mp4")], "images": [file("one.png"), file("two.png")]}
-    group, (job,) = await gallery.done(reported)
-    found = [
-        await body(await gallery.get(f"/api/job-groups/{group}/jobs/{job}/outputs/{number}")) for number in range(3)
-    ]
-    assert found == [b"one.png", b"two.png", b"clip.mp4"]
-    error_of(await gallery.get(f"/api/job-groups/{group}/jobs/{job}/outputs/3"), 404, "output_not_found")
-
-
 async def test_only_reported_files_are_served(gallery: Gallery) -> None:
     gallery.put("secret.png", picture())
     url = await gallery.one("mine.png", picture())
-    for path in ("-1", "secret.png", "0x0", "1"):
+    for path in ("-1", "secret.png", "0x0"):
         assert (await gallery.get(url[:-1] + path)).status_code == 404, path
+    error_of(await gallery.get(url[:-1] + "1"), 404, "output_not_found")
     error_of(await gallery.get(f"{url}?filename=secret.png"), 400, "invalid_request")
     group, job = url.split("/")[3], url.split("/")[5]
     error_of(await gallery.get(url.replace(group, "jg_nobody")), 404, "group_not_found")
@@ -245,19 +234,6 @@ async def test_a_replaced_file_is_never_served_for_the_earlier_job(studio: Studi
     assert list(await studio.zipped(second)) == [f"2_gpu-1_{NAME}"]
 
 
-async def test_a_preview_replaced_after_a_restart_of_comfyui_is_missing(studio: Studio) -> None:
-    workflow = text_to_image()
-    workflow["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
-    first = await studio.render(1, workflow=workflow)
-    shown = (await studio.job(first))["outputs"]["images"][0]
-    assert shown["type"] == "temp"
-    temp = studio.folder.parent / "temp"
-    (temp / shown["filename"]).write_bytes(picture())
-    later = (await in_thread(Attempt.objects.get)()).backend_ended_at.timestamp() + 60
-    os.utime(temp / shown["filename"], (later, later))
-    error_of(await studio.output(first), 410, "output_gone")
-
-
 async def test_a_file_written_after_the_end_of_its_job_is_not_its_own(studio: Studio) -> None:
     group = await studio.render(1)
     attempt = await in_thread(Attempt.objects.get)()
@@ -289,21 +265,6 @@ async def test_a_file_server_whose_clock_is_ahead_replaces_nothing(studio: Studi
     late = file.stat().st_mtime + 5
     os.utime(file, (late, late))
     assert await studio.status(group) == 410
-
-
-async def test_two_save_nodes_and_a_cached_one_keep_what_is_theirs(studio: Studio) -> None:
-    workflow = text_to_image(prefix="shot")
-    first = await studio.render(1, workflow=workflow)
-    more = {**workflow, "10": {**workflow["9"], "inputs": {"images": ["8", 0], "filename_prefix": "other"}}}
-    second = await studio.render(1, workflow=more)
-    names = [one["filename"] for one in (await studio.job(second))["outputs"]["images"]]
-    assert names == [NAME, "other_00001_.png"]
-    (studio.folder / "other_00001_.png").unlink()
-    await studio.render(2, workflow=more)
-    shown = (await studio.job(second))["outputs"]["images"]
-    assert [one.get("reason") for one in shown] == [None, "replaced"]
-    assert await studio.status(first) == 200
-    assert await studio.status(second) == 200
 
 
 async def test_a_cached_node_does_not_show_the_file_that_another_node_wrote(studio: Studio) -> None:
