@@ -385,7 +385,6 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    "rest_framework",
     "drf_spectacular_sidecar",
     "jobgroups",
     "backends",
@@ -456,14 +455,7 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W016",  # secure CSRF cookie: plain HTTP on loopback
 ]
 
-REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": [],  # the API reads no cookie
-    "DEFAULT_PERMISSION_CLASSES": [],
-    "UNAUTHENTICATED_USER": None,
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": [],  # jobgroups.api.requests.body reads the body
-    "EXCEPTION_HANDLER": "director.web.errors.exception_handler",
-}
+API_EXCEPTION_HANDLER = "director.web.errors.exception_handler"
 
 DIRECTOR_LOG_LEVEL = str(env.str("DIRECTOR_LOG_LEVEL", default="INFO")).strip().upper()
 if DIRECTOR_LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR"):

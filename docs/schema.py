@@ -151,7 +151,7 @@ def _changed(schema: Schema, changes: Mapping[str, Any]) -> Schema:
 
 
 class _Endpoints(EndpointEnumerator):
-    """The paths of the API without the slash at their end, also those of views that are not DRF's."""
+    """The paths of the API without the slash at their end."""
 
     def should_include_endpoint(self, path: str, callback: Callable[..., Any]) -> bool:
         is_ours = path.startswith("/api/") and not path.startswith("/api/v2/") and not path.endswith("/")
@@ -166,7 +166,7 @@ class _Generator(SchemaGenerator):
     endpoint_inspector_cls = _Endpoints
 
     def create_view(self, callback: Any, method: str, request: object = None) -> APIView:
-        """Return a view of DRF that stands for any view."""
+        """Return a view of DRF that stands for one of Django."""
         view = APIView()
         self._set_schema_to_view(view, _Operation(getattr(callback.view_class, method.lower())))
         return view

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 
@@ -13,7 +14,7 @@ class JobGroupsError(Exception):
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 400
     text: ClassVar[str] = "{}"  #: The sentence for the client, with a place for each argument of the error.
-    retry_after: ClassVar[int | None] = None  #: Seconds in the header ``Retry-After``; None: without it.
+    headers: Mapping[str, str] = MappingProxyType({})  #: Of the response, beside the usual ones.
 
     def __init_subclass__(cls, code: str | None = None, status: int | None = None) -> None:
         cls.code, cls.status = code or cls.code, status or cls.status
@@ -22,6 +23,14 @@ class JobGroupsError(Exception):
         self.detail = self.text.format(*values)
         super().__init__(self.detail)
         self.extra: dict[str, Any] = dict(extra or {})  #: More keys for the JSON body, beside ``detail`` and ``code``.
+
+
+class MethodNotAllowed(JobGroupsError, code="method_not_allowed", status=405):
+    """The path does not take the request's method."""
+
+    def __init__(self, methods: Sequence[str]) -> None:
+        super().__init__(f"This path takes {', '.join(one for one in methods if one != 'OPTIONS')}.")
+        self.headers = {"Allow": ", ".join(methods)}
 
 
 class InvalidRequest(JobGroupsError, code="invalid_request"):
@@ -74,7 +83,7 @@ class TooManyWaiting(JobGroupsError, code="too_many_waiting", status=429):
 
 class TooManyStreams(JobGroupsError, code="too_many_streams", status=429):
     text = "{} event streams are open already. Close one, or request the state of the jobs from time to time."
-    retry_after = 5
+    headers = MappingProxyType({"Retry-After": "5"})
 
 
 class ExclusionNotFound(JobGroupsError, code="exclusion_not_found", status=404):

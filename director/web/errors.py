@@ -18,7 +18,6 @@ from django.template import loader
 from django.utils.decorators import sync_and_async_middleware
 from django.views import defaults
 from psycopg_pool import PoolTimeout
-from rest_framework.exceptions import APIException, MethodNotAllowed
 
 from director.web.middleware import middleware
 from jobgroups.api.v2.errors import enveloped
@@ -69,22 +68,16 @@ def plain_error(status: int) -> JsonResponse:
     return error_response(status, detail, code)
 
 
-def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpResponse | None:
+def exception_handler(exc: Exception) -> HttpResponse | None:
     """Return the response to an exception of a view; None for others: Django answers them, and logs unexpected ones."""
     if isinstance(exc, JobGroupsError):
-        headers = None if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
-        return error_response(exc.status, exc.detail, exc.code, extra=exc.extra, headers=headers)
+        return error_response(exc.status, exc.detail, exc.code, extra=exc.extra, headers=exc.headers)
     if isinstance(exc, FieldInvalid):
         errors = [{"field": exc.field, "message": exc.message}]
         return error_response(400, str(exc), "invalid_request", extra={"errors": errors})
     if isinstance(exc, TRANSIENT):
         return _database_unavailable(exc)
-    if isinstance(exc, MethodNotAllowed):
-        allowed = [one for one in context["view"].allowed_methods if one != "OPTIONS"]
-        return error_response(405, f"This path takes {', '.join(allowed)}.", "method_not_allowed")
-    if isinstance(exc, RequestDataTooBig):
-        return plain_error(413)
-    return plain_error(exc.status_code) if isinstance(exc, APIException) else None
+    return plain_error(413) if isinstance(exc, RequestDataTooBig) else None
 
 
 def _database_unavailable(exc: Exception) -> JsonResponse:

@@ -16,11 +16,10 @@ import redis
 from django.conf import settings
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
-from rest_framework.request import Request
-from rest_framework.response import Response
+from django.http import HttpRequest, HttpResponse
 
 from backends.queries import backend_list
-from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.domain.clock import iso
 from jobgroups.domain.text import gibibytes
 from jobgroups.models import Runner
@@ -77,10 +76,10 @@ class StorageReport:
 
 
 class HealthView(ApiView):
-    def get(self, request: Request) -> Response:
+    def get(self, request: HttpRequest) -> HttpResponse:
         """Return all checks; status 503 if one of them is down."""
         health = run_checks()
-        return Response(health, status=503 if health["status"] == Level.DOWN else 200)
+        return json_response(health, status=503 if health["status"] == Level.DOWN else 200)
 
 
 def run_checks() -> dict[str, Any]:

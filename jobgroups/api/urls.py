@@ -1,13 +1,12 @@
 """Every path under ``/api/``, each also with a slash at its end."""
 
 from django.urls import URLPattern, path
-from rest_framework.views import APIView
 
 from jobgroups.api.views import assets, backends, failures, groups, outputs, retries, usage, webhooks
-from jobgroups.api.views.async_base import AsyncApiView
+from jobgroups.api.views.base import ApiView
 
 
-def with_optional_slash(route: str, view: type[APIView | AsyncApiView], **arguments: object) -> list[URLPattern]:
+def with_optional_slash(route: str, view: type[ApiView], **arguments: object) -> list[URLPattern]:
     """Serve a path with and without a slash at its end: a redirect would lose the body of a POST."""
     handler = view.as_view()
     return [path(route, handler, arguments), path(f"{route}/", handler, arguments)]

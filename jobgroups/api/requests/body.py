@@ -9,9 +9,8 @@ from collections import Counter
 from typing import Any, Final, NoReturn
 
 from django.conf import settings
-from django.http import UnreadablePostError
+from django.http import HttpRequest, UnreadablePostError
 from django.utils.http import parse_header_parameters
-from rest_framework.request import Request
 
 from jobgroups.errors import InvalidRequest, JobGroupsError
 from jobgroups.workflow import check_text
@@ -41,10 +40,8 @@ class _Refused(ValueError):
     """JSON that only Python's parser accepts; the text is the clause for the client."""
 
 
-def json_body(request: Request) -> dict[str, Any]:
+def json_body(request: HttpRequest) -> dict[str, Any]:
     """Return the request's body, which must be a JSON object.
-
-    DRF's ``request.data`` is not used: it reads a chunked body as empty, and accepts ``*/*`` as the media type.
 
     Raises:
         UnsupportedMediaType: another media type, charset or encoding, or no media type.
@@ -63,7 +60,7 @@ def json_body(request: Request) -> dict[str, Any]:
         raise InvalidJSON("The body is incomplete.") from None
 
 
-def optional_json_body(request: Request) -> dict[str, Any]:
+def optional_json_body(request: HttpRequest) -> dict[str, Any]:
     """Return the request's body as :func:`json_body` does, and ``{}`` for a request without a body.
 
     ``curl -X POST`` sends neither a body nor a media type.
@@ -74,7 +71,7 @@ def optional_json_body(request: Request) -> dict[str, Any]:
     return json_body(request)
 
 
-def read_body(request: Request) -> bytes:
+def read_body(request: HttpRequest) -> bytes:
     """Return the body, of which at most one byte more than the limit is read: it may have no length.
 
     Raises:
@@ -88,10 +85,10 @@ def read_body(request: Request) -> bytes:
     return content
 
 
-def media_type(request: Request) -> tuple[str, dict[str, str]]:
+def media_type(request: HttpRequest) -> tuple[str, dict[str, str]]:
     """Return the declared media type of the body in lower case, and its parameters; of an unreadable header, none."""
     try:
-        declared, parameters = parse_header_parameters(request.content_type)
+        declared, parameters = parse_header_parameters(request.headers.get("Content-Type", ""))
     except ValueError:
         return "", {}
     return declared, parameters
@@ -108,7 +105,7 @@ def parse(content: bytes) -> dict[str, Any]:
     return body
 
 
-def _check_media_type(request: Request) -> None:
+def _check_media_type(request: HttpRequest) -> None:
     declared, parameters = media_type(request)
     charset = parameters.get("charset", "utf-8").lower()
     encoding = request.headers.get("Content-Encoding", "identity").lower()

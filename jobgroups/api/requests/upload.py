@@ -9,8 +9,8 @@ from typing import Any, Final
 import multipart
 from blake3 import blake3
 from django.conf import settings
+from django.http import HttpRequest
 from django.utils.http import parse_header_parameters
-from rest_framework.request import Request
 
 from jobgroups.api.requests.body import PayloadTooLarge, UnsupportedMediaType
 from jobgroups.errors import InvalidRequest, StorageFull
@@ -126,7 +126,7 @@ class Upload:
 
 
 @contextlib.contextmanager
-def received_upload(request: Request) -> Iterator[Upload]:
+def received_upload(request: HttpRequest) -> Iterator[Upload]:
     """Yield the whole body of a request; its file is removed afterwards, unless it was moved into the storage.
 
     Raises:
@@ -148,7 +148,7 @@ def received_upload(request: Request) -> Iterator[Upload]:
         upload.discard()
 
 
-def _read_body(request: Request, upload: Upload) -> None:
+def _read_body(request: HttpRequest, upload: Upload) -> None:
     """Read the body that another ASGI server has received."""
     received, limit = 0, upload_limit()
     while chunk := request.read(_CHUNK):

@@ -4,15 +4,13 @@ from dataclasses import replace
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from rest_framework.request import Request
-from rest_framework.response import Response
 
 from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.upload import received_upload, stored_name, stored_type
 from jobgroups.api.v2.requests import MintedAsset, UploadedAsset, base_url, content_url, idempotency_key
-from jobgroups.api.views.async_base import AsyncApiView, act, json_response, read
-from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.async_base import act, read
+from jobgroups.api.views.base import ApiView, json_response, no_content
 from jobgroups.api.views.outputs import noting_replaced, original
 from jobgroups.errors import HashMismatch
 from jobgroups.models import Asset
@@ -23,14 +21,14 @@ from jobgroups.queries.outputs import OutputFile
 from jobgroups.services.asset_records import record_delete, record_mint, record_store
 
 
-def _created(request: Request, asset_id: str, *, is_record_new: bool, is_content_new: bool) -> Response:
+def _created(request: HttpRequest, asset_id: str, *, is_record_new: bool, is_content_new: bool) -> HttpResponse:
     _, facts = named_asset(asset_id)
     body = {**facts, "url": content_url(base_url(request), asset_id), "created_new": is_content_new}
-    return Response(body, status=201 if is_record_new else 200)
+    return json_response(body, status=201 if is_record_new else 200)
 
 
 class UploadView(ApiView):
-    def post(self, request: Request) -> Response:
+    def post(self, request: HttpRequest) -> HttpResponse:
         """Store an uploaded file with a new record: 201 if its content is new."""
         key = idempotency_key(request, "v2-asset")
         with received_upload(request) as upload:
@@ -44,7 +42,7 @@ class UploadView(ApiView):
 
 
 class FromHashView(ApiView):
-    def post(self, request: Request) -> Response:
+    def post(self, request: HttpRequest) -> HttpResponse:
         """Mint a record of known content: 200 if there is one with the same path."""
         body = MintedAsset.read_known(json_body(request))
         asset_id, is_new = record_mint(content_hash=body["hash"], file_path=body.get("file_path"))
@@ -52,13 +50,13 @@ class FromHashView(ApiView):
 
 
 class ByHashView(ApiView):
-    def head(self, request: Request, asset_hash: str) -> Response:
+    def head(self, request: HttpRequest, asset_hash: str) -> HttpResponse:
         """Return 200 if the content is known."""
         content_by_hash(asset_hash)
-        return Response()
+        return HttpResponse()
 
 
-class AssetView(AsyncApiView):
+class AssetView(ApiView):
     async def get(self, request: HttpRequest, asset_id: str) -> HttpResponse:
         """Return an asset; the size of an output that is not stored yet is that of its backend."""
         content, facts = await read(named_asset, path_params.asset_id(asset_id))
@@ -70,10 +68,10 @@ class AssetView(AsyncApiView):
     async def delete(self, request: HttpRequest, asset_id: str) -> HttpResponse:
         """Delete an asset that no open job needs."""
         await act(record_delete, asset_id=path_params.asset_id(asset_id))
-        return HttpResponse(status=204)
+        return no_content()
 
 
-class ContentView(AsyncApiView):
+class ContentView(ApiView):
     async def get(self, request: HttpRequest, asset_id: str) -> HttpResponseBase:
         """Return the file, or the part of it that ``Range`` names."""
         content, facts = await read(named_asset, path_params.asset_id(asset_id))

@@ -5,8 +5,6 @@ from typing import Any, Final
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from rest_framework.request import Request
-from rest_framework.response import Response
 
 from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import json_body
@@ -16,8 +14,7 @@ from jobgroups.api.v2.answers import job_answer, serialize_job, serialize_summar
 from jobgroups.api.v2.events import job_frames
 from jobgroups.api.v2.requests import base_url, idempotency_key
 from jobgroups.api.v2.submission import LABELS, is_label, submit_job
-from jobgroups.api.views.async_base import AsyncApiView
-from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.views.groups import encoded
 from jobgroups.errors import InvalidCursor, InvalidMetadataFilter, InvalidRequest
 from jobgroups.queries.single_jobs import SingleJob, single_jobs
@@ -28,14 +25,14 @@ _FILTER: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
 class JobListView(ApiView):
-    def post(self, request: Request) -> Response:
+    def post(self, request: HttpRequest) -> HttpResponse:
         """Submit a job."""
         group = submit_job(json_body(request), idempotency_key(request, "v2"))
-        return Response(serialize_job(SingleJob.read(group.pk), base_url(request)), status=201)
+        return json_response(serialize_job(SingleJob.read(group.pk), base_url(request)), status=201)
 
-    def get(self, request: Request) -> Response:
+    def get(self, request: HttpRequest) -> HttpResponse:
         """List jobs, newest first."""
-        given = request.query_params.copy()
+        given = request.GET.copy()
         filters = {name: given.pop(name) for name in list(given) if name.startswith("metadata")}
         try:
             page = single_jobs(metadata=_labels_of(filters), **AssetListQuery.read_query(given))
@@ -43,7 +40,7 @@ class JobListView(ApiView):
             if any(one["field"] == "cursor" for one in error.extra.get("errors", ())):
                 raise InvalidCursor from None
             raise
-        return Response({"jobs": list(map(serialize_summary, page.results)), "next_cursor": page.next_cursor})
+        return json_response({"jobs": list(map(serialize_summary, page.results)), "next_cursor": page.next_cursor})
 
 
 def _labels_of(filters: dict[str, list[Any]]) -> dict[str, str]:
@@ -57,28 +54,28 @@ def _labels_of(filters: dict[str, list[Any]]) -> dict[str, str]:
     return labels
 
 
-class JobView(AsyncApiView):
+class JobView(ApiView):
     async def get(self, request: HttpRequest, job_id: str) -> HttpResponseBase:
         """Return a job."""
         return encoded(request, await job_answer(path_params.job_id(job_id), base_url(request)))
 
 
 class JobWorkflowView(ApiView):
-    def get(self, request: Request, job_id: str) -> HttpResponse:
+    def get(self, request: HttpRequest, job_id: str) -> HttpResponse:
         """Return the workflow of a job as it is executed."""
         text = SingleJob.read(path_params.job_id(job_id)).group.workflow_json
         return HttpResponse(f'{{"workflow":{text},"format":"api"}}', content_type="application/json")
 
 
 class JobCancelView(ApiView):
-    def post(self, request: Request, job_id: str) -> Response:
+    def post(self, request: HttpRequest, job_id: str) -> HttpResponse:
         """Cancel a job, unless it has ended; return the job."""
         group_id = SingleJob.read(path_params.job_id(job_id)).group.pk
         group_cancel(group_id=group_id)
-        return Response(serialize_job(SingleJob.read(group_id), base_url(request)))
+        return json_response(serialize_job(SingleJob.read(group_id), base_url(request)))
 
 
-class JobEventsView(AsyncApiView):
+class JobEventsView(ApiView):
     async def get(self, request: HttpRequest, job_id: str) -> HttpResponseBase:
         """Stream what changes of a job, until it has ended."""
         group_id, base = path_params.job_id(job_id), base_url(request)

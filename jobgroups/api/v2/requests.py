@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from django.http import HttpRequest
-from rest_framework.request import Request
 
 from jobgroups.api.requests import fields
 from jobgroups.api.requests.payloads import idempotency_key_problem
@@ -52,7 +51,7 @@ class UploadedAsset(KnownFields):
         return cls.read_known(form)
 
 
-def base_url(request: Request | HttpRequest) -> str:
+def base_url(request: HttpRequest) -> str:
     """Return the address by which the client reaches the Director, with a slash at its end."""
     return request.build_absolute_uri("/")
 
@@ -62,7 +61,7 @@ def content_url(base: str, asset_id: str) -> str:
     return f"{base}api/v2/assets/{asset_id}/content"
 
 
-def idempotency_key(request: Request | HttpRequest, kind: str) -> str | None:
+def idempotency_key(request: HttpRequest, kind: str) -> str | None:
     """Return what is stored for the ``Idempotency-Key`` of a request, if it has one. ``kind``: of what it makes."""
     given = request.headers.get("Idempotency-Key")
     if given is None:

@@ -1,15 +1,13 @@
 """Assets: upload, list, read, delete."""
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from rest_framework.request import Request
-from rest_framework.response import Response
 
 from jobgroups.api.requests import path_params
 from jobgroups.api.requests.query_params import AssetListQuery
 from jobgroups.api.requests.upload import received_upload
-from jobgroups.api.views.async_base import AsyncApiView, read
-from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.async_base import read
+from jobgroups.api.views.base import ApiView, json_response, no_content
 from jobgroups.api.views.groups import page_response
 from jobgroups.outputs.stored import file_response
 from jobgroups.queries import assets
@@ -17,40 +15,40 @@ from jobgroups.services.assets import asset_delete, asset_store
 
 
 class AssetListView(ApiView):
-    def get(self, request: Request) -> Response:
+    def get(self, request: HttpRequest) -> HttpResponse:
         """List assets, newest first."""
-        query = AssetListQuery.read_query(request.query_params)
+        query = AssetListQuery.read_query(request.GET)
         return page_response(request, assets.asset_list(**query))
 
-    def post(self, request: Request) -> Response:
+    def post(self, request: HttpRequest) -> HttpResponse:
         """Store an uploaded file."""
         with received_upload(request) as upload:
             asset, created = asset_store(upload.received())
         body = {**assets.serialize_asset(asset), "created_new": created}
-        return Response(body, status=201 if created else 200)
+        return json_response(body, status=201 if created else 200)
 
 
 class AssetView(ApiView):
-    def get(self, request: Request, asset_id: str) -> Response:
+    def get(self, request: HttpRequest, asset_id: str) -> HttpResponse:
         """Return an asset."""
         asset = assets.asset_by_id(path_params.asset_id(asset_id))
-        return Response(assets.serialize_asset(asset))
+        return json_response(assets.serialize_asset(asset))
 
-    def delete(self, request: Request, asset_id: str) -> Response:
+    def delete(self, request: HttpRequest, asset_id: str) -> HttpResponse:
         """Delete an asset that no open group needs."""
         asset_delete(asset_id=path_params.asset_id(asset_id))
-        return Response(status=204)
+        return no_content()
 
 
 class AssetByHashView(ApiView):
     """``/api/assets/by-hash/{hash}``; ``HEAD`` saves an upload"""
 
-    def get(self, request: Request, asset_hash: str) -> Response:
+    def get(self, request: HttpRequest, asset_hash: str) -> HttpResponse:
         """Return the asset with a hash."""
-        return Response(assets.serialize_asset(assets.asset_by_hash(asset_hash)))
+        return json_response(assets.serialize_asset(assets.asset_by_hash(asset_hash)))
 
 
-class AssetContentView(AsyncApiView):
+class AssetContentView(ApiView):
     async def get(self, request: HttpRequest, asset_id: str) -> HttpResponseBase:
         """Return the file, or the part of it that ``Range`` names."""
         asset = await read(assets.asset_by_id, path_params.asset_id(asset_id))

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from asgiref.sync import async_to_sync
 from django.conf import settings
-from rest_framework.request import Request
-from rest_framework.response import Response
+from django.http import HttpRequest, HttpResponse
 
 from backends import discovery, probes, services
 from backends import queries as backend_queries
@@ -33,7 +32,7 @@ from jobgroups.api.requests.payloads import (
     NewBackendRequest,
     QuarantineRequest,
 )
-from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.base import ApiView, json_response, no_content
 from jobgroups.domain.clock import iso, iso_or_none
 from jobgroups.errors import AddressNotFound, BackendExists, BackendNotFound
 from jobgroups.queries import backends
@@ -45,28 +44,28 @@ from jobgroups.workflow import FieldInvalid
 
 
 class BackendListView(ApiView):
-    def get(self, request: Request) -> Response:
+    def get(self, request: HttpRequest) -> HttpResponse:
         """Return every backend."""
         loads = backends.backend_loads()
         rows = backend_queries.backend_list()
         listed = [backends.serialize_backend(row, loads.get(row.id, backends.NO_LOAD)) for row in rows]
-        return Response({"backends": listed})
+        return json_response({"backends": listed})
 
-    def post(self, request: Request) -> Response:
+    def post(self, request: HttpRequest) -> HttpResponse:
         """Register a backend and probe it."""
         values = NewBackendRequest.read(json_body(request))
         with translated():
             row = backend_create(**values)
         probe_if_new(row)
-        return Response(backend_json(row.id), status=201)
+        return json_response(backend_json(row.id), status=201)
 
 
 class BackendView(ApiView):
-    def get(self, request: Request, backend_id: str) -> Response:
+    def get(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Return one backend."""
-        return Response(backend_json(path_params.backend_id(backend_id)))
+        return json_response(backend_json(path_params.backend_id(backend_id)))
 
-    def patch(self, request: Request, backend_id: str) -> Response:
+    def patch(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Change the fields in the body; the address only while no prompt of ours may be there."""
         known = _get_backend(path_params.backend_id(backend_id))
         values = BackendRequest.read(json_body(request))
@@ -75,20 +74,20 @@ class BackendView(ApiView):
         with translated():
             row = backend_update(backend_id=known.id, **values)
         probe_if_new(row)
-        return Response(backend_json(row.id))
+        return json_response(backend_json(row.id))
 
-    def delete(self, request: Request, backend_id: str) -> Response:
+    def delete(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Remove a backend without queued jobs, on which no prompt of ours may run."""
         backend_delete(backend_id=path_params.backend_id(backend_id))
-        return Response(status=204)
+        return no_content()
 
 
 class BackendStatusView(ApiView):
-    def get(self, request: Request, backend_id: str) -> Response:
+    def get(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Return the fields of a backend that change without a request."""
         row = _get_backend(path_params.backend_id(backend_id))
         load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
-        return Response(backends.serialize_backend_status(row, load))
+        return json_response(backends.serialize_backend_status(row, load))
 
 
 def _get_backend(backend_id: str) -> Backend:
@@ -137,59 +136,59 @@ _ACTIONS: Final[dict[str, tuple[type[RequestSerializer], Callable[..., None]]]] 
 
 
 class HoldView(ApiView):
-    def post(self, request: Request, backend_id: str, *, action: str) -> Response:
+    def post(self, request: HttpRequest, backend_id: str, *, action: str) -> HttpResponse:
         """Store the request and return the backend."""
         known = path_params.backend_id(backend_id)
         fields, service = _ACTIONS[action]
         service(backend_id=known, **fields.read(optional_json_body(request)))
-        return Response(backend_json(known))
+        return json_response(backend_json(known))
 
 
 class ExclusionsView(ApiView):
-    def get(self, request: Request, backend_id: str) -> Response:
+    def get(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Return the active exclusions of a backend."""
         known = path_params.backend_id(backend_id)
         if backend_queries.backend_find(known) is None:
             raise BackendNotFound(known)
-        return Response({"exclusions": exclusions_json(known)})
+        return json_response({"exclusions": exclusions_json(known)})
 
-    def delete(self, request: Request, backend_id: str) -> Response:
+    def delete(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Lift all exclusions of a backend."""
         exclusions_lift(backend_id=path_params.backend_id(backend_id))
-        return Response(status=204)
+        return no_content()
 
 
 class ExclusionView(ApiView):
-    def delete(self, request: Request, backend_id: str, exclusion_id: str) -> Response:
+    def delete(self, request: HttpRequest, backend_id: str, exclusion_id: str) -> HttpResponse:
         """Lift one exclusion."""
         number = path_params.number(exclusion_id)
         exclusions_lift(backend_id=path_params.backend_id(backend_id), exclusion_id=number)
-        return Response(status=204)
+        return no_content()
 
 
 class FoundListView(ApiView):
-    def get(self, request: Request) -> Response:
+    def get(self, request: HttpRequest) -> HttpResponse:
         """Return the ComfyUIs that are offered or ignored."""
-        return Response({"found": [_found_json(row) for row in discovery.found_list()]})
+        return json_response({"found": [_found_json(row) for row in discovery.found_list()]})
 
 
 class FoundAddView(ApiView):
-    def post(self, request: Request) -> Response:
+    def post(self, request: HttpRequest) -> HttpResponse:
         """Register a ComfyUI that was found."""
         url = AddressRequest.read(json_body(request))["url"]
         with _listed():
             row = found_add(url=url)
         probe_if_new(row)
-        return Response(backend_json(row.id), status=201)
+        return json_response(backend_json(row.id), status=201)
 
 
 class FoundIgnoreView(ApiView):
-    def post(self, request: Request, *, ignored: bool) -> Response:
+    def post(self, request: HttpRequest, *, ignored: bool) -> HttpResponse:
         """Stop or resume offering a ComfyUI."""
         url = AddressRequest.read(json_body(request))["url"]
         with _listed():
             row = discovery.found_ignore(url=url, ignored=ignored)
-        return Response(_found_json(row))
+        return json_response(_found_json(row))
 
 
 @contextmanager
@@ -219,23 +218,23 @@ _FIND_SECONDS: Final = 1.5
 
 
 class BackendTestView(BackendView):
-    def post(self, request: Request, backend_id: str) -> Response:
+    def post(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Return whether a ComfyUI answers at an address, or what is wrong."""
         values = NewBackendRequest.read(json_body(request))
         url = _checked_url(values["url"], values["headers"])
         answer = async_to_sync(attempt)(values["url"], headers=values["headers"], timeout=_TEST_SECONDS)
         failed = isinstance(answer, str)
-        return Response({"ok": not failed, **_probe_json(url, answer, _registered_ids())})
+        return json_response({"ok": not failed, **_probe_json(url, answer, _registered_ids())})
 
 
 class BackendFindView(BackendView):
-    def post(self, request: Request, backend_id: str) -> Response:
+    def post(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Return the ComfyUIs that answer on this machine's usual ports."""
         urls = [f"http://localhost:{port}" for port in settings.DIRECTOR_DISCOVER_PORTS]
         answers = async_to_sync(attempt_all)(urls, timeout=_FIND_SECONDS)
         known = _registered_ids()
         found = [_probe_json(url, answer, known) for url, answer in answers.items() if isinstance(answer, SystemStats)]
-        return Response({"found": found})
+        return json_response({"found": found})
 
 
 def _checked_url(url: str, headers: Mapping[str, str] | None) -> str:

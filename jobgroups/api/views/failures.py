@@ -2,22 +2,21 @@
 
 from typing import Any
 
-from rest_framework.request import Request
-from rest_framework.response import Response
+from django.http import HttpRequest, HttpResponse
 
 from jobgroups.api.requests.query_params import FailedJobsQuery, FailuresQuery
-from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.domain.clock import iso
 from jobgroups.queries import failures
 from jobgroups.serializers import truncate
 
 
 class FailuresView(ApiView):
-    def get(self, request: Request) -> Response:
+    def get(self, request: HttpRequest) -> HttpResponse:
         """Return recent failures by class, backend and workflow, the most frequent first."""
-        window = FailuresQuery.read_query(request.query_params)["window"]
+        window = FailuresQuery.read_query(request.GET)["window"]
         found = failures.failure_report(window)
-        return Response(
+        return json_response(
             {
                 "window": window,
                 "since": iso(found.since),
@@ -31,10 +30,10 @@ class FailuresView(ApiView):
 
 
 class FailedJobsView(ApiView):
-    def get(self, request: Request) -> Response:
+    def get(self, request: HttpRequest) -> HttpResponse:
         """Return the failed jobs behind a row by group."""
-        found = failures.failed_jobs(**FailedJobsQuery.read_query(request.query_params))
-        return Response(
+        found = failures.failed_jobs(**FailedJobsQuery.read_query(request.GET))
+        return json_response(
             {
                 "groups": [
                     {"job_group_id": one.group_id, "name": one.name, "finished": one.finished, "job_ids": one.job_ids}

@@ -9,8 +9,6 @@ from typing import Final
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response
-from rest_framework.request import Request
-from rest_framework.response import Response
 
 from jobgroups import workflow
 from jobgroups.api.answers import answers
@@ -22,8 +20,8 @@ from jobgroups.api.requests.body import json_body, optional_json_body
 from jobgroups.api.requests.query_params import DEFAULT_PAGE, EventsQuery, EventStreamQuery, GroupListQuery, StatusQuery
 from jobgroups.api.sse import sse_frame, sse_response
 from jobgroups.api.submission import submit
-from jobgroups.api.views.async_base import AsyncApiView, act, json_response
-from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.async_base import act
+from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.workflow_check import JobKinds, check, offered
 from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import GroupNotFound
@@ -41,34 +39,34 @@ EVENTS_PAGE: Final = 500  #: Events per page. Most have some hundred bytes, a fe
 
 
 class CheckView(ApiView):
-    def post(self, request: Request) -> Response:
+    def post(self, request: HttpRequest) -> HttpResponse:
         """Return which backends can execute a workflow, why the others cannot, and the choices of its inputs."""
         values = payloads.check(converted_body(json_body(request))[0])
         prepared = workflow.build_template(values["workflow_json"], values["parameters"])
         known_references(prepared.workflow)
         answer = check(JobKinds(prepared), values["backend_ids"], values["required_capabilities"])
-        return Response(answer | offered(prepared, [one["backend_id"] for one in answer["backends"]]))
+        return json_response(answer | offered(prepared, [one["backend_id"] for one in answer["backends"]]))
 
 
 class ConvertView(ApiView):
-    def post(self, request: Request) -> Response:
+    def post(self, request: HttpRequest) -> HttpResponse:
         """Return a workflow of the editor's format in the API format."""
         body, warnings = converted_body(payloads.ConvertRequest.read(json_body(request)))
         workflow.check_workflow(body["workflow_json"])
-        return Response({"workflow": body["workflow_json"], "warnings": warnings})
+        return json_response({"workflow": body["workflow_json"], "warnings": warnings})
 
 
 class PlanView(ApiView):
     """``/api/job-groups/plan``"""
 
-    def post(self, request: Request) -> Response:
+    def post(self, request: HttpRequest) -> HttpResponse:
         """Return what a submission would make."""
         body, warnings = converted_body(json_body(request))
-        return Response(plan(payloads.submission(body, None, warnings=warnings)))
+        return json_response(plan(payloads.submission(body, None, warnings=warnings)))
 
 
 class SubmitView(ApiView):
-    def post(self, request: Request) -> Response:
+    def post(self, request: HttpRequest) -> HttpResponse:
         """Submit a group."""
         body, key = json_body(request), request.headers.get("Idempotency-Key")
         made = None
@@ -83,19 +81,19 @@ class SubmitView(ApiView):
         answer = serialize_submission(made.group, made.children)
         if not made.children:
             answer["children_next"] = request.build_absolute_uri(groups.children_path(made.group.id))
-        return Response(answer, status=201, headers=headers)
+        return json_response(answer, status=201, headers=headers)
 
 
 class GroupListView(ApiView):
-    def get(self, request: Request) -> Response:
+    def get(self, request: HttpRequest) -> HttpResponse:
         """List groups, newest first."""
-        query = GroupListQuery.read_query(request.query_params)
+        query = GroupListQuery.read_query(request.GET)
         cursor, limit = query.pop("cursor"), query.pop("limit")
         page = groups.group_list(filters=groups.GroupFilter(**query), cursor=cursor, limit=limit)
         return page_response(request, page)
 
 
-class GroupView(AsyncApiView):
+class GroupView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
         """Return a group with its jobs, without them, or with a page of them."""
         group = path_params.group_id(group_id)
@@ -124,7 +122,7 @@ class GroupView(AsyncApiView):
     async def patch(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
         """Set the name of a group, archive it or end that; return the group without its jobs."""
         group = path_params.group_id(group_id)
-        await act(group_change, group_id=group, **payloads.GroupRequest.read(json_body(Request(request))))
+        await act(group_change, group_id=group, **payloads.GroupRequest.read(json_body(request)))
         return encoded(request, await answers.get(group, "head", make=partial(group_status.read_head, group)))
 
     async def delete(self, _request: HttpRequest, group_id: str) -> HttpResponse:
@@ -134,27 +132,27 @@ class GroupView(AsyncApiView):
 
 
 class DeletionView(ApiView):
-    def get(self, request: Request, group_id: str) -> Response:
+    def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
         """Return what a deletion of the group would remove."""
-        return Response(asdict(group_deletion(group_id=path_params.group_id(group_id))))
+        return json_response(asdict(group_deletion(group_id=path_params.group_id(group_id))))
 
-    def post(self, request: Request, group_id: str) -> Response:
+    def post(self, request: HttpRequest, group_id: str) -> HttpResponse:
         """Delete the group; return what was removed."""
         payloads.DeletionRequest.read(optional_json_body(request))
-        return Response(asdict(group_delete(group_id=path_params.group_id(group_id))))
+        return json_response(asdict(group_delete(group_id=path_params.group_id(group_id))))
 
 
 class WorkflowView(ApiView):
-    def get(self, request: Request, group_id: str) -> HttpResponse:
+    def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
         """Return the workflow as it was submitted: the stored text."""
         text = groups.group_workflow(path_params.group_id(group_id))
         return HttpResponse(text, content_type="application/json")
 
 
 class EventsView(ApiView):
-    def get(self, request: Request, group_id: str) -> HttpResponse:
+    def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
         """Return a page of stored events, with the text of the frames that sockets receive."""
-        since = EventsQuery.read_query(request.query_params)["since"]
+        since = EventsQuery.read_query(request.GET)["since"]
         if not groups.group_exists(path_params.group_id(group_id)):
             raise GroupNotFound(group_id)
         found = groups.group_events(group_id, since=since, limit=EVENTS_PAGE + 1)
@@ -165,7 +163,7 @@ class EventsView(ApiView):
         return HttpResponse(text, content_type="application/json")
 
 
-class EventStreamView(AsyncApiView):
+class EventStreamView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
         """Return the stream of a group as Server-Sent Events, from an event on or with the snapshot first."""
         group = path_params.group_id(group_id)
@@ -190,7 +188,7 @@ async def _stream_frames(group_id: str, since: int | None, *, previews: bool) ->
     yield sse_frame(last)
 
 
-class JobView(AsyncApiView):
+class JobView(ApiView):
     async def get(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponseBase:
         """Return a job with its attempts."""
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
@@ -228,9 +226,9 @@ def encoded(request: HttpRequest, answer: Answer, end: bytes = b"") -> HttpRespo
     return response
 
 
-def page_response(request: Request, page: groups.Page) -> Response:
+def page_response(request: HttpRequest, page: groups.Page) -> HttpResponse:
     """Return a page of a list, with the URLs of its neighbours."""
-    return Response(
+    return json_response(
         {
             "results": page.results,
             "next": with_query(request, cursor=page.next_cursor),
@@ -239,7 +237,7 @@ def page_response(request: Request, page: groups.Page) -> Response:
     )
 
 
-def with_query(request: HttpRequest | Request, **params: str | None) -> str | None:
+def with_query(request: HttpRequest, **params: str | None) -> str | None:
     """Return this request's URL with the parameters set; None if one of them is None."""
     query = request.GET.copy()
     for name, value in params.items():

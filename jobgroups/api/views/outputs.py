@@ -12,8 +12,6 @@ from typing import Final
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
-from rest_framework.request import Request
-from rest_framework.response import Response
 
 from backends.comfyui.exchange import StreamedAnswer
 from backends.comfyui.outputs import view_url
@@ -23,8 +21,8 @@ from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import UnsupportedMediaType, media_type, read_body
 from jobgroups.api.requests.query_params import OutputQuery, SeedsQuery, SheetQuery, ZipQuery
 from jobgroups.api.requests.upload import received_upload
-from jobgroups.api.views.async_base import AsyncApiView, note_replaced, read
-from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.async_base import note_replaced, read
+from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.domain import media_types
 from jobgroups.domain.file_names import TemplateInvalid
 from jobgroups.errors import (
@@ -58,7 +56,7 @@ _RANGE: Final = re.compile(r"bytes=(?:[0-9]+-[0-9]*|-[0-9]+)")
 _PASSED_ON: Final = ("etag", "last-modified", "content-range", "accept-ranges")
 
 
-class OutputView(AsyncApiView):
+class OutputView(ApiView):
     async def get(self, request: HttpRequest, group_id: str, job_id: str, number: str) -> HttpResponseBase:
         """Return the file from the storage, else as the backend has it; or a thumbnail if the query has ``w``."""
         query = OutputQuery.read_query(request.GET)
@@ -176,7 +174,7 @@ def _headers(file: OutputFile, answer: StreamedAnswer | StoredAnswer) -> dict[st
     return headers | {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
 
 
-class ZipView(AsyncApiView):
+class ZipView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> StreamingHttpResponse:
         """Return all originals of a group, or those of its starred children."""
         query = ZipQuery.read_query(request.GET)
@@ -198,33 +196,33 @@ class ZipView(AsyncApiView):
 
 
 class StarView(ApiView):
-    def put(self, request: Request, group_id: str, job_id: str) -> Response:
+    def put(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
         """Star a child."""
         return self._set(group_id, job_id, starred=True)
 
-    def delete(self, request: Request, group_id: str, job_id: str) -> Response:
+    def delete(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
         """Remove a child's star."""
         return self._set(group_id, job_id, starred=False)
 
-    def _set(self, group_id: str, job_id: str, *, starred: bool) -> Response:
+    def _set(self, group_id: str, job_id: str, *, starred: bool) -> HttpResponse:
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
         child_star(group_id=group, job_id=job, starred=starred)
-        return Response({"job_id": job, "starred": starred})
+        return json_response({"job_id": job, "starred": starred})
 
 
 class SeedsView(ApiView):
-    def get(self, request: Request) -> Response:
+    def get(self, request: HttpRequest) -> HttpResponse:
         """Return the seeds that a submission with these fields would use."""
-        query = SeedsQuery.read_query(request.query_params)
+        query = SeedsQuery.read_query(request.GET)
         strategy, base = query["strategy"], query["base_seed"]
         if base is None:
             base = secrets.randbelow(MAX_SEED + 1)
         found = seeds(strategy, base, query["count"])
-        return Response({"strategy": strategy, "base_seed": base, "seeds": found})
+        return json_response({"strategy": strategy, "base_seed": base, "seeds": found})
 
 
 class WorkflowFromPngView(ApiView):
-    def post(self, request: Request) -> Response:
+    def post(self, request: HttpRequest) -> HttpResponse:
         """Return the workflow with which a PNG was made."""
         if media_type(request)[0] != "image/png":
             raise UnsupportedMediaType("The body must be sent as Content-Type: image/png.")
@@ -232,7 +230,7 @@ class WorkflowFromPngView(ApiView):
             content = read_body(request)
         except UnreadablePostError:
             raise NoWorkflow("The body is incomplete.") from None
-        return Response(converted_body({"workflow_json": workflow_in_png(content)})[0])
+        return json_response(converted_body({"workflow_json": workflow_in_png(content)})[0])
 
 
 _SLOT_WITHIN: Final = 10.0  #: Seconds for which a request waits for others.
@@ -240,7 +238,7 @@ _SLOT_WITHIN: Final = 10.0  #: Seconds for which a request waits for others.
 _slots: Final = asyncio.Semaphore(2)
 
 
-class SheetView(AsyncApiView):
+class SheetView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
         """Return a page of the contact sheet of a group as WebP."""
         query, group = SheetQuery.read_query(request.GET), path_params.group_id(group_id)
@@ -275,21 +273,21 @@ _HEAD_BYTES: Final = 16 * 2**20
 
 
 class ProvenanceView(ApiView):
-    def get(self, request: Request, group_id: str, job_id: str) -> Response:
+    def get(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
         """Return the workflow as it was sent, with input files, backend, versions, times and seconds of the nodes."""
-        return Response(job_provenance(path_params.group_id(group_id), path_params.job_id(job_id)))
+        return json_response(job_provenance(path_params.group_id(group_id), path_params.job_id(job_id)))
 
 
 class ProvenanceSearchView(ApiView):
-    def post(self, request: Request) -> Response:
+    def post(self, request: HttpRequest) -> HttpResponse:
         """Return the job that made an uploaded file. The file is not kept."""
         with received_upload(request) as upload:
             file = upload.received()
             with file.path.open("rb") as content:
                 head = content.read(_HEAD_BYTES)
         try:
-            return Response({**job_of_mark(mark_in_png(head)), "found_by": "mark"})
+            return json_response({**job_of_mark(mark_in_png(head)), "found_by": "mark"})
         except ProvenanceUnknown as unknown:
             if (found := job_of_content(file.hash)) is None:
                 raise ProvenanceUnknown(f"{unknown.detail} No captured file has this content.") from None
-            return Response({**found, "found_by": "hash"})
+            return json_response({**found, "found_by": "hash"})

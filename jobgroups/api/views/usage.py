@@ -3,12 +3,10 @@
 import csv
 from typing import Any, Final
 
-from django.http import HttpResponse
-from rest_framework.request import Request
-from rest_framework.response import Response
+from django.http import HttpRequest, HttpResponse
 
 from jobgroups.api.requests.query_params import UsageQuery
-from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.views.groups import with_query
 from jobgroups.domain.clock import iso_or_none
 from jobgroups.queries import usage
@@ -18,9 +16,9 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 class UsageView(ApiView):
-    def get(self, request: Request) -> HttpResponse | Response:
+    def get(self, request: HttpRequest) -> HttpResponse:
         """Return GPU time, jobs, failures and retries by one to three dimensions."""
-        query = UsageQuery.read_query(request.query_params)
+        query = UsageQuery.read_query(request.GET)
         by, first, last, offset = query["by"], query["from"], query["to"], query["offset"]
         found = usage.usage(by, first, last, offset=offset, limit=query["limit"])
         following = with_query(request, offset=str(offset + query["limit"])) if found.has_more else None
@@ -32,8 +30,15 @@ class UsageView(ApiView):
             return answer
         rows = [{"dimensions": {name: row.pop(name) for name in by}, **row} for row in found.rows]
         since = iso_or_none(found.since)
-        return Response(
-            {"first_day": first, "last_day": last, "since": since, "by": by, "results": rows, "next": following}
+        return json_response(
+            {
+                "first_day": first.isoformat(),
+                "last_day": last.isoformat(),
+                "since": since,
+                "by": by,
+                "results": rows,
+                "next": following,
+            }
         )
 
 

@@ -3,14 +3,13 @@
 import secrets
 
 from asgiref.sync import async_to_sync
-from rest_framework.request import Request
-from rest_framework.response import Response
+from django.http import HttpRequest, HttpResponse
 
 from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import json_body, optional_json_body
 from jobgroups.api.requests.payloads import ReplayRequest, WebhookTestRequest
 from jobgroups.api.requests.query_params import DeliveryListQuery
-from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.views.groups import page_response
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.deliveries import DeliveryIntervals
@@ -21,24 +20,24 @@ from jobgroups.services.webhooks import delivery_replay
 
 
 class DeliveryListView(ApiView):
-    def get(self, request: Request) -> Response:
+    def get(self, request: HttpRequest) -> HttpResponse:
         """List the deliveries of events to webhooks, newest first."""
-        return page_response(request, delivery_list(**DeliveryListQuery.read_query(request.query_params)))
+        return page_response(request, delivery_list(**DeliveryListQuery.read_query(request.GET)))
 
 
 class ReplayView(ApiView):
-    def post(self, request: Request, delivery_id: str) -> Response:
+    def post(self, request: HttpRequest, delivery_id: str) -> HttpResponse:
         """Send a delivery again."""
         ReplayRequest.read(optional_json_body(request))
-        return Response(serialize_delivery(delivery_replay(delivery_id=path_params.number(delivery_id))))
+        return json_response(serialize_delivery(delivery_replay(delivery_id=path_params.number(delivery_id))))
 
 
 class WebhookTestView(ApiView):
-    def post(self, request: Request) -> Response:
+    def post(self, request: HttpRequest) -> HttpResponse:
         """Send a signed test message to a URL, and return the answer."""
         answer = async_to_sync(_send_test)(WebhookTestRequest.read(json_body(request))["url"])
         found = {"status": answer.status, "answer": answer.text, "error": answer.error or None}
-        return Response({"delivered": not answer.error, **found})
+        return json_response({"delivered": not answer.error, **found})
 
 
 async def _send_test(url: str) -> WebhookAnswer:
