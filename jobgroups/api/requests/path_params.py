@@ -1,24 +1,24 @@
 """Identifiers in paths. A text that cannot be an identifier is not looked up, and only repeated in printable form."""
 
 import re
-from collections.abc import Callable
-from functools import partial
+from typing import Final
 
-from jobgroups.errors import AssetNotFound, BackendNotFound, ChildNotFound, GroupNotFound
+from jobgroups.errors import AssetNotFound, BackendNotFound, ChildNotFound, GroupNotFound, JobGroupsError
 from jobgroups.workflow.validation import shown_key
 
+#: The parameters of paths that are ids, with the error of an unknown one.
+_UNKNOWN: Final[dict[str, type[JobGroupsError]]] = {
+    "group_id": GroupNotFound,
+    "job_id": ChildNotFound,
+    "backend_id": BackendNotFound,
+    "asset_id": AssetNotFound,
+}
 
-def _checked(unknown: Callable[[str], Exception], text: str) -> str:
-    """Return an id, or raise the error of an unknown one: PostgreSQL refuses a NUL."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
-        raise unknown(shown_key(text))
-    return text
 
-
-group_id = partial(_checked, GroupNotFound)
-job_id = partial(_checked, ChildNotFound)
-backend_id = partial(_checked, BackendNotFound)
-asset_id = partial(_checked, AssetNotFound)
+def check_id(name: str, text: str) -> None:
+    """Raise the error of an unknown id, if the parameter with this name is one: PostgreSQL refuses a NUL."""
+    if name in _UNKNOWN and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+        raise _UNKNOWN[name](shown_key(text))
 
 
 def number(text: str) -> int:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.upload import received_upload, stored_name, stored_type
 from jobgroups.api.v2.requests import MintedAsset, UploadedAsset, base_url, content_url, idempotency_key
@@ -59,7 +58,7 @@ class ByHashView(ApiView):
 class AssetView(ApiView):
     async def get(self, request: HttpRequest, asset_id: str) -> HttpResponse:
         """Return an asset; the size of an output that is not stored yet is that of its backend."""
-        content, facts = await read(named_asset, path_params.asset_id(asset_id))
+        content, facts = await read(named_asset, asset_id)
         if isinstance(content, OutputFile) and content.stored is None:
             async with noting_replaced(content), open_file(content) as answer:
                 facts["size_bytes"] = answer.length or 0
@@ -67,14 +66,14 @@ class AssetView(ApiView):
 
     async def delete(self, request: HttpRequest, asset_id: str) -> HttpResponse:
         """Delete an asset that no open job needs."""
-        await act(record_delete, asset_id=path_params.asset_id(asset_id))
+        await act(record_delete, asset_id=asset_id)
         return no_content()
 
 
 class ContentView(ApiView):
     async def get(self, request: HttpRequest, asset_id: str) -> HttpResponseBase:
         """Return the file, or the part of it that ``Range`` names."""
-        content, facts = await read(named_asset, path_params.asset_id(asset_id))
+        content, facts = await read(named_asset, asset_id)
         if isinstance(content, Asset):
             name, size, tag = stored_name(facts["file_path"]), content.size_bytes, content.hash
             return await file_response(request, content.stored_name, name=name, size=size, tag=tag)

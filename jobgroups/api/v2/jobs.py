@@ -6,7 +6,6 @@ from typing import Any, Final
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.query_params import AssetListQuery
 from jobgroups.api.sse import sse_response
@@ -57,20 +56,20 @@ def _labels_of(filters: dict[str, list[Any]]) -> dict[str, str]:
 class JobView(ApiView):
     async def get(self, request: HttpRequest, job_id: str) -> HttpResponseBase:
         """Return a job."""
-        return encoded(request, await job_answer(path_params.job_id(job_id), base_url(request)))
+        return encoded(request, await job_answer(job_id, base_url(request)))
 
 
 class JobWorkflowView(ApiView):
     def get(self, request: HttpRequest, job_id: str) -> HttpResponse:
         """Return the workflow of a job as it is executed."""
-        text = SingleJob.read(path_params.job_id(job_id)).group.workflow_json
+        text = SingleJob.read(job_id).group.workflow_json
         return HttpResponse(f'{{"workflow":{text},"format":"api"}}', content_type="application/json")
 
 
 class JobCancelView(ApiView):
     def post(self, request: HttpRequest, job_id: str) -> HttpResponse:
         """Cancel a job, unless it has ended; return the job."""
-        group_id = SingleJob.read(path_params.job_id(job_id)).group.pk
+        group_id = SingleJob.read(job_id).group.pk
         group_cancel(group_id=group_id)
         return json_response(serialize_job(SingleJob.read(group_id), base_url(request)))
 
@@ -78,6 +77,6 @@ class JobCancelView(ApiView):
 class JobEventsView(ApiView):
     async def get(self, request: HttpRequest, job_id: str) -> HttpResponseBase:
         """Stream what changes of a job, until it has ended."""
-        group_id, base = path_params.job_id(job_id), base_url(request)
-        await job_answer(group_id, base)  # an unknown job is an error, not a stream
-        return sse_response(job_frames(group_id, base))
+        base = base_url(request)
+        await job_answer(job_id, base)  # an unknown job is an error, not a stream
+        return sse_response(job_frames(job_id, base))

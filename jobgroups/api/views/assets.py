@@ -3,7 +3,6 @@
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from jobgroups.api.requests import path_params
 from jobgroups.api.requests.query_params import AssetListQuery
 from jobgroups.api.requests.upload import received_upload
 from jobgroups.api.views.async_base import read
@@ -31,12 +30,12 @@ class AssetListView(ApiView):
 class AssetView(ApiView):
     def get(self, request: HttpRequest, asset_id: str) -> HttpResponse:
         """Return an asset."""
-        asset = assets.asset_by_id(path_params.asset_id(asset_id))
+        asset = assets.asset_by_id(asset_id)
         return json_response(assets.serialize_asset(asset))
 
     def delete(self, request: HttpRequest, asset_id: str) -> HttpResponse:
         """Delete an asset that no open group needs."""
-        asset_delete(asset_id=path_params.asset_id(asset_id))
+        asset_delete(asset_id=asset_id)
         return no_content()
 
 
@@ -51,7 +50,7 @@ class AssetByHashView(ApiView):
 class AssetContentView(ApiView):
     async def get(self, request: HttpRequest, asset_id: str) -> HttpResponseBase:
         """Return the file, or the part of it that ``Range`` names."""
-        asset = await read(assets.asset_by_id, path_params.asset_id(asset_id))
+        asset = await read(assets.asset_by_id, asset_id)
         return await file_response(request, asset.stored_name, name=asset.name, size=asset.size_bytes, tag=asset.hash)
 
     head = get

@@ -21,9 +21,9 @@ from backends.comfyui.destinations import check_url
 from backends.comfyui.probe import attempt, attempt_all
 from backends.models import Backend, FoundBackend
 from backends.states import Hold
-from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import json_body, optional_json_body
 from jobgroups.api.requests.fields import RequestSerializer
+from jobgroups.api.requests.path_params import number
 from jobgroups.api.requests.payloads import (
     AddressRequest,
     BackendRequest,
@@ -63,11 +63,11 @@ class BackendListView(ApiView):
 class BackendView(ApiView):
     def get(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Return one backend."""
-        return json_response(backend_json(path_params.backend_id(backend_id)))
+        return json_response(backend_json(backend_id))
 
     def patch(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Change the fields in the body; the address only while no prompt of ours may be there."""
-        known = _get_backend(path_params.backend_id(backend_id))
+        known = _get_backend(backend_id)
         values = BackendRequest.read(json_body(request))
         if values.pop("backend_id") not in (None, known.id):
             raise FieldInvalid("backend_id", "Cannot be changed: jobs refer to it.")
@@ -78,14 +78,14 @@ class BackendView(ApiView):
 
     def delete(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Remove a backend without queued jobs, on which no prompt of ours may run."""
-        backend_delete(backend_id=path_params.backend_id(backend_id))
+        backend_delete(backend_id=backend_id)
         return no_content()
 
 
 class BackendStatusView(ApiView):
     def get(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Return the fields of a backend that change without a request."""
-        row = _get_backend(path_params.backend_id(backend_id))
+        row = _get_backend(backend_id)
         load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
         return json_response(backends.serialize_backend_status(row, load))
 
@@ -138,31 +138,27 @@ _ACTIONS: Final[dict[str, tuple[type[RequestSerializer], Callable[..., None]]]] 
 class HoldView(ApiView):
     def post(self, request: HttpRequest, backend_id: str, *, action: str) -> HttpResponse:
         """Store the request and return the backend."""
-        known = path_params.backend_id(backend_id)
         fields, service = _ACTIONS[action]
-        service(backend_id=known, **fields.read(optional_json_body(request)))
-        return json_response(backend_json(known))
+        service(backend_id=backend_id, **fields.read(optional_json_body(request)))
+        return json_response(backend_json(backend_id))
 
 
 class ExclusionsView(ApiView):
     def get(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Return the active exclusions of a backend."""
-        known = path_params.backend_id(backend_id)
-        if backend_queries.backend_find(known) is None:
-            raise BackendNotFound(known)
-        return json_response({"exclusions": exclusions_json(known)})
+        row = _get_backend(backend_id)
+        return json_response({"exclusions": exclusions_json(row.id)})
 
     def delete(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Lift all exclusions of a backend."""
-        exclusions_lift(backend_id=path_params.backend_id(backend_id))
+        exclusions_lift(backend_id=backend_id)
         return no_content()
 
 
 class ExclusionView(ApiView):
     def delete(self, request: HttpRequest, backend_id: str, exclusion_id: str) -> HttpResponse:
         """Lift one exclusion."""
-        number = path_params.number(exclusion_id)
-        exclusions_lift(backend_id=path_params.backend_id(backend_id), exclusion_id=number)
+        exclusions_lift(backend_id=backend_id, exclusion_id=number(exclusion_id))
         return no_content()
 
 

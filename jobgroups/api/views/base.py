@@ -11,6 +11,7 @@ from django.utils.module_loading import import_string
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
+from jobgroups.api.requests.path_params import check_id
 from jobgroups.errors import MethodNotAllowed
 from jobgroups.serializers import to_json
 
@@ -44,6 +45,9 @@ class ApiView(View):
     ) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if request.method not in self.allowed_methods:
             raise MethodNotAllowed(self.allowed_methods)
+        if request.method != "OPTIONS":
+            for name, text in kwargs.items():
+                check_id(name, text)
         answer: HttpResponseBase = getattr(self, request.method.lower())(request, *args, **kwargs)
         return answer
 

@@ -15,7 +15,7 @@ from jobgroups.api.answers import answers
 from jobgroups.api.conversion import converted_body
 from jobgroups.api.long_polls import long_polls
 from jobgroups.api.plan import plan
-from jobgroups.api.requests import path_params, payloads
+from jobgroups.api.requests import payloads
 from jobgroups.api.requests.body import json_body, optional_json_body
 from jobgroups.api.requests.query_params import DEFAULT_PAGE, EventsQuery, EventStreamQuery, GroupListQuery, StatusQuery
 from jobgroups.api.sse import sse_frame, sse_response
@@ -96,56 +96,54 @@ class GroupListView(ApiView):
 class GroupView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
         """Return a group with its jobs, without them, or with a page of them."""
-        group = path_params.group_id(group_id)
         # DRF takes 0.1 ms for the parameters, even if there are none.
         query = StatusQuery.read_query(request.GET) if request.GET else {}
         since, after, limit = (query.get(name) for name in ("since", "children_after", "limit"))
-        if since is not None and not await long_polls.has_moved(group, since=since, seconds=query["wait"]):
+        if since is not None and not await long_polls.has_moved(group_id, since=since, seconds=query["wait"]):
             # Without the ETag of this moment: progress may have changed the answer that the client has.
             return HttpResponseNotModified(headers={"Cache-Control": "no-cache"})
         if query.get("children") == "0":
-            return encoded(request, await answers.get(group, "head", make=partial(group_status.read_head, group)))
+            return encoded(request, await answers.get(group_id, "head", make=partial(group_status.read_head, group_id)))
         if after is None and limit is None:
-            answer = await answers.get(group, make=partial(group_status.read_status, group))
+            answer = await answers.get(group_id, make=partial(group_status.read_status, group_id))
             if answer.jobs:
                 return encoded(request, answer)
-            return _with_next(request, answer, request.build_absolute_uri(groups.children_path(group)))
-        return await self._page(request, group, after, limit or DEFAULT_PAGE)
+            return _with_next(request, answer, request.build_absolute_uri(groups.children_path(group_id)))
+        return await self._page(request, group_id, after, limit or DEFAULT_PAGE)
 
-    async def _page(self, request: HttpRequest, group: str, after: int | None, limit: int) -> HttpResponseBase:
+    async def _page(self, request: HttpRequest, group_id: str, after: int | None, limit: int) -> HttpResponseBase:
         first = 0 if after is None else after + 1
-        make = partial(group_status.read_page, group, first, limit)
-        answer = await answers.get(group, "page", str(first), str(limit), make=make)
+        make = partial(group_status.read_page, group_id, first, limit)
+        answer = await answers.get(group_id, "page", str(first), str(limit), make=make)
         following = None if answer.last is None else with_query(request, children_after=str(answer.last))
         return _with_next(request, answer, following)
 
     async def patch(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
         """Set the name of a group, archive it or end that; return the group without its jobs."""
-        group = path_params.group_id(group_id)
-        await act(group_change, group_id=group, **payloads.GroupRequest.read(json_body(request)))
-        return encoded(request, await answers.get(group, "head", make=partial(group_status.read_head, group)))
+        await act(group_change, group_id=group_id, **payloads.GroupRequest.read(json_body(request)))
+        return encoded(request, await answers.get(group_id, "head", make=partial(group_status.read_head, group_id)))
 
     async def delete(self, _request: HttpRequest, group_id: str) -> HttpResponse:
         """Cancel all jobs of a group that are not final."""
-        done = await act(cancellation.group_cancel, group_id=path_params.group_id(group_id))
+        done = await act(cancellation.group_cancel, group_id=group_id)
         return json_response(asdict(done))
 
 
 class DeletionView(ApiView):
     def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
         """Return what a deletion of the group would remove."""
-        return json_response(asdict(group_deletion(group_id=path_params.group_id(group_id))))
+        return json_response(asdict(group_deletion(group_id=group_id)))
 
     def post(self, request: HttpRequest, group_id: str) -> HttpResponse:
         """Delete the group; return what was removed."""
         payloads.DeletionRequest.read(optional_json_body(request))
-        return json_response(asdict(group_delete(group_id=path_params.group_id(group_id))))
+        return json_response(asdict(group_delete(group_id=group_id)))
 
 
 class WorkflowView(ApiView):
     def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
         """Return the workflow as it was submitted: the stored text."""
-        text = groups.group_workflow(path_params.group_id(group_id))
+        text = groups.group_workflow(group_id)
         return HttpResponse(text, content_type="application/json")
 
 
@@ -153,7 +151,7 @@ class EventsView(ApiView):
     def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
         """Return a page of stored events, with the text of the frames that sockets receive."""
         since = EventsQuery.read_query(request.GET)["since"]
-        if not groups.group_exists(path_params.group_id(group_id)):
+        if not groups.group_exists(group_id):
             raise GroupNotFound(group_id)
         found = groups.group_events(group_id, since=since, limit=EVENTS_PAGE + 1)
         page, more = found[:EVENTS_PAGE], len(found) > EVENTS_PAGE
@@ -166,14 +164,13 @@ class EventsView(ApiView):
 class EventStreamView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
         """Return the stream of a group as Server-Sent Events, from an event on or with the snapshot first."""
-        group = path_params.group_id(group_id)
         given = request.GET.copy()
         # A browser that reconnects sends it with the URL of the first request.
         if last := request.headers.get("Last-Event-ID"):
             given["since"] = last
         query = EventStreamQuery.read_query(given)
-        await answers.version(group)  # 404 rather than a stream that ends
-        return sse_response(_stream_frames(group, query["since"], previews=query["previews"]))
+        await answers.version(group_id)  # 404 rather than a stream that ends
+        return sse_response(_stream_frames(group_id, query["since"], previews=query["previews"]))
 
 
 async def _stream_frames(group_id: str, since: int | None, *, previews: bool) -> AsyncGenerator[str, None]:
@@ -191,14 +188,14 @@ async def _stream_frames(group_id: str, since: int | None, *, previews: bool) ->
 class JobView(ApiView):
     async def get(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponseBase:
         """Return a job with its attempts."""
-        group, job = path_params.group_id(group_id), path_params.job_id(job_id)
-        return encoded(request, await answers.get(group, "job", job, make=partial(group_status.read_job, group, job)))
+        return encoded(
+            request, await answers.get(group_id, "job", job_id, make=partial(group_status.read_job, group_id, job_id))
+        )
 
     async def delete(self, _request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
         """Cancel one job; the response has the fields of a group's cancellation."""
-        group, job = path_params.group_id(group_id), path_params.job_id(job_id)
-        by_us = await act(cancellation.child_cancel, group_id=group, job_id=job)
-        status = (await act(groups.child_detail, group, job))["status"]
+        by_us = await act(cancellation.child_cancel, group_id=group_id, job_id=job_id)
+        status = (await act(groups.child_detail, group_id, job_id))["status"]
         return json_response(
             {
                 "cancelled": status == ChildStatus.CANCELLED,

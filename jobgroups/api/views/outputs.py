@@ -17,7 +17,6 @@ from backends.comfyui.exchange import StreamedAnswer
 from backends.comfyui.outputs import view_url
 from jobgroups.api.answers import answers
 from jobgroups.api.conversion import converted_body
-from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import UnsupportedMediaType, media_type, read_body
 from jobgroups.api.requests.query_params import OutputQuery, SeedsQuery, SheetQuery, ZipQuery
 from jobgroups.api.requests.upload import received_upload
@@ -60,10 +59,9 @@ class OutputView(ApiView):
     async def get(self, request: HttpRequest, group_id: str, job_id: str, number: str) -> HttpResponseBase:
         """Return the file from the storage, else as the backend has it; or a thumbnail if the query has ``w``."""
         query = OutputQuery.read_query(request.GET)
-        group, job = path_params.group_id(group_id), path_params.job_id(job_id)
         if not _NUMBER.fullmatch(number):
             raise Http404
-        file = await read(child_output, group, job, int(number))
+        file = await read(child_output, group_id, job_id, int(number))
         async with noting_replaced(file):
             if query["w"] is not None:
                 return await _thumbnail(request, file, int(query["w"]))
@@ -178,15 +176,15 @@ class ZipView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> StreamingHttpResponse:
         """Return all originals of a group, or those of its starred children."""
         query = ZipQuery.read_query(request.GET)
-        starred, group = query["which"] == "starred", path_params.group_id(group_id)
+        starred = query["which"] == "starred"
         try:
-            files = await read(group_outputs, group, starred=starred, template=query["name"])
+            files = await read(group_outputs, group_id, starred=starred, template=query["name"])
         except TemplateInvalid as error:
             raise InvalidRequest.of_field("name", str(error)) from None
         if not files:
             raise NoOutputs(starred=starred)
         body = iter_zip(files, note_replaced)
-        name = f"{group}-starred.zip" if starred else f"{group}.zip"
+        name = f"{group_id}-starred.zip" if starred else f"{group_id}.zip"
         headers = {
             **media_types.GUARD_HEADERS,
             "Content-Type": "application/zip",
@@ -205,9 +203,8 @@ class StarView(ApiView):
         return self._set(group_id, job_id, starred=False)
 
     def _set(self, group_id: str, job_id: str, *, starred: bool) -> HttpResponse:
-        group, job = path_params.group_id(group_id), path_params.job_id(job_id)
-        child_star(group_id=group, job_id=job, starred=starred)
-        return json_response({"job_id": job, "starred": starred})
+        child_star(group_id=group_id, job_id=job_id, starred=starred)
+        return json_response({"job_id": job_id, "starred": starred})
 
 
 class SeedsView(ApiView):
@@ -241,14 +238,14 @@ _slots: Final = asyncio.Semaphore(2)
 class SheetView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
         """Return a page of the contact sheet of a group as WebP."""
-        query, group = SheetQuery.read_query(request.GET), path_params.group_id(group_id)
+        query = SheetQuery.read_query(request.GET)
         # Read before the rows: if one changes meanwhile, the next request gets another sheet.
-        seq, revision = await answers.version(group)
+        seq, revision = await answers.version(group_id)
         tag = f'"{seq}-{revision}"'
         headers = {**media_types.GUARD_HEADERS, "Content-Type": "image/webp"}
         if matches_etag(request, tag):
             return HttpResponse(status=304, headers={**headers, "ETag": tag})
-        sheet = await read(group_sheet, group, axes=query["axes"], number=query["page"])
+        sheet = await read(group_sheet, group_id, axes=query["axes"], number=query["page"])
         try:
             async with asyncio.timeout(_SLOT_WITHIN):
                 await _slots.acquire()
@@ -262,7 +259,7 @@ class SheetView(ApiView):
         if all(isinstance(one, bytes) for one in pictures.values()):
             headers["ETag"] = tag
         headers["X-Sheet-Pages"] = str(sheet.page_count)
-        headers["Content-Disposition"] = f"inline; {media_types.named(f'{group}-sheet.webp')}"
+        headers["Content-Disposition"] = f"inline; {media_types.named(f'{group_id}-sheet.webp')}"
         return HttpResponse(content, headers=headers)
 
     head = get
@@ -275,7 +272,7 @@ _HEAD_BYTES: Final = 16 * 2**20
 class ProvenanceView(ApiView):
     def get(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
         """Return the workflow as it was sent, with input files, backend, versions, times and seconds of the nodes."""
-        return json_response(job_provenance(path_params.group_id(group_id), path_params.job_id(job_id)))
+        return json_response(job_provenance(group_id, job_id))
 
 
 class ProvenanceSearchView(ApiView):

@@ -5,8 +5,8 @@ import secrets
 from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse
 
-from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import json_body, optional_json_body
+from jobgroups.api.requests.path_params import number
 from jobgroups.api.requests.payloads import ReplayRequest, WebhookTestRequest
 from jobgroups.api.requests.query_params import DeliveryListQuery
 from jobgroups.api.views.base import ApiView, json_response
@@ -29,7 +29,7 @@ class ReplayView(ApiView):
     def post(self, request: HttpRequest, delivery_id: str) -> HttpResponse:
         """Send a delivery again."""
         ReplayRequest.read(optional_json_body(request))
-        return json_response(serialize_delivery(delivery_replay(delivery_id=path_params.number(delivery_id))))
+        return json_response(serialize_delivery(delivery_replay(delivery_id=number(delivery_id))))
 
 
 class WebhookTestView(ApiView):
