@@ -16,8 +16,9 @@ from django.db import transaction
 from django.db.models import Q
 
 from backends.comfyui.answers import SystemStats
+from backends.errors import AddressNotFound, BackendExists
 from backends.models import Backend, Discovery, FoundBackend
-from backends.services import BackendExists, address_taken, backend_create, current_time, normalised
+from backends.services import address_taken, backend_create, current_time, normalised
 
 #: For how long after the first adoption further ComfyUIs are adopted: users start several in turn.
 ADOPTION_WINDOW: Final = dt.timedelta(minutes=10)
@@ -25,10 +26,6 @@ ADOPTION_WINDOW: Final = dt.timedelta(minutes=10)
 DEPARTURE_AFTER: Final = dt.timedelta(minutes=10)
 #: A found ComfyUI is offered for so long after its last response; discovery probes every 10 s.
 OFFERED_FOR: Final = dt.timedelta(seconds=40)
-
-
-class NotFound(Exception):
-    """No ComfyUI is offered or ignored at this address."""
 
 
 def addresses_registered() -> dict[str, str]:
@@ -129,13 +126,13 @@ def found_list() -> list[FoundBackend]:
 def found_add(*, url: str) -> Backend:
     """Register a ComfyUI that is offered or ignored.
 
-    Raises ``BackendInvalid`` for a malformed address, ``BackendExists``, or ``NotFound``.
+    Raises ``FieldInvalid`` for a malformed address, ``BackendExists``, or ``AddressNotFound``.
     """
     return backend_create(url=_listed(url).url)
 
 
 def found_ignore(*, url: str, ignored: bool) -> FoundBackend:
-    """Stop or resume offering a ComfyUI; raise ``BackendInvalid`` or ``NotFound`` as :func:`found_add`."""
+    """Stop or resume offering a ComfyUI; raise ``FieldInvalid`` or ``AddressNotFound`` as :func:`found_add`."""
     row = _listed(url)
     if ignored != (row.ignored_at is not None):
         row.ignored_at = current_time() if ignored else None
@@ -147,5 +144,5 @@ def _listed(url: str) -> FoundBackend:
     address = normalised(url).url
     row = FoundBackend.objects.filter(pk=address, backend_id="").first()
     if row is None:
-        raise address_taken(address) or NotFound(address)
+        raise address_taken(address) or AddressNotFound
     return row

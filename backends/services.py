@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from backends.comfyui.address import BackendAddress, normalise_url, slug_for_url
 from backends.comfyui.destinations import check_url
+from backends.errors import BackendExists, FieldInvalid
 from backends.models import Backend, FoundBackend, Reachability
 from backends.states import Hold
 
@@ -39,24 +40,6 @@ QUARANTINE_CLEARED: Final[dict[str, Any]] = {
 }
 
 
-class BackendInvalid(ValueError):
-    """A value for a backend is not valid. ``message`` does not repeat the value."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field = field
-        self.message = message
-
-
-class BackendExists(Exception):
-    """The address or the id is registered already, as ``backend_id``."""
-
-    def __init__(self, message: str, backend_id: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.backend_id = backend_id
-
-
 def current_time() -> dt.datetime:
     """Return the time in whole milliseconds, the precision of the API."""
     moment = timezone.now()
@@ -76,7 +59,7 @@ def backend_create(
 ) -> Backend:
     """Register a ComfyUI. One address is registered once, however it is spelled; credentials in it become a header.
 
-    Raises ``BackendInvalid`` or ``BackendExists``.
+    Raises ``FieldInvalid`` or ``BackendExists``.
 
     Args:
         backend_id: None: host and port, with a number appended if that id is taken.
@@ -86,11 +69,11 @@ def backend_create(
     """
     address = _permitted(url)
     if backend_id is not None and not _BACKEND_ID.fullmatch(backend_id):
-        raise BackendInvalid(
+        raise FieldInvalid(
             "backend_id", "Must begin with a letter or digit and have at most 64 letters, digits, . _ or -."
         )
     if backend_id == _RESERVED_ID:
-        raise BackendInvalid("backend_id", "Is reserved for a path of the API; choose another id.")
+        raise FieldInvalid("backend_id", "Is reserved for a path of the API; choose another id.")
     row = Backend(
         id=backend_id or _free_id(address.url),
         name=(name or backend_id or address.url.split("://", 1)[1])[:_MAX_NAME],
@@ -152,7 +135,7 @@ def backend_update(
 def backends_ensure(addresses: Iterable[str]) -> list[str]:
     """Register each address that is not registered, and return the ids of the new backends.
 
-    The addresses are as in ``DIRECTOR_BACKENDS``. Raises ``BackendInvalid`` for a malformed one; those before it stay
+    The addresses are as in ``DIRECTOR_BACKENDS``. Raises ``FieldInvalid`` for a malformed one; those before it stay
     registered. The message gives its number, since the address may contain a password.
     """
     created: list[str] = []
@@ -163,8 +146,8 @@ def backends_ensure(addresses: Iterable[str]) -> list[str]:
                 created.append(backend_create(url=url).id)
         except BackendExists:
             continue
-        except BackendInvalid as error:
-            raise BackendInvalid("url", f"Address {number}: {error.message}") from error
+        except FieldInvalid as error:
+            raise FieldInvalid("url", f"Address {number}: {error.message}") from error
     return created
 
 
@@ -174,15 +157,15 @@ def _field(name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise BackendInvalid(name, str(error)) from error
+        raise FieldInvalid(name, str(error)) from error
 
 
 def normalised(url: str) -> BackendAddress:
-    """Return the address in its one spelling, or raise ``BackendInvalid``."""
+    """Return the address in its one spelling, or raise ``FieldInvalid``."""
     with _field("url"):
         address = normalise_url(url)
     if len(address.url) > _MAX_URL:
-        raise BackendInvalid("url", f"Must have at most {_MAX_URL} characters.")
+        raise FieldInvalid("url", f"Must have at most {_MAX_URL} characters.")
     return address
 
 

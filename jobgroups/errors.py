@@ -5,27 +5,12 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any
+
+from backends.errors import InvalidRequest, RequestError
 
 
-class JobGroupsError(Exception):
-    """An error that a client receives as JSON."""
-
-    code: ClassVar[str] = "error"
-    status: ClassVar[int] = 400
-    text: ClassVar[str] = "{}"  #: The sentence for the client, with a place for each argument of the error.
-    headers: Mapping[str, str] = MappingProxyType({})  #: Of the response, beside the usual ones.
-
-    def __init_subclass__(cls, code: str | None = None, status: int | None = None) -> None:
-        cls.code, cls.status = code or cls.code, status or cls.status
-
-    def __init__(self, *values: object, extra: Mapping[str, Any] | None = None) -> None:
-        self.detail = self.text.format(*values)
-        super().__init__(self.detail)
-        self.extra: dict[str, Any] = dict(extra or {})  #: More keys for the JSON body, beside ``detail`` and ``code``.
-
-
-class MethodNotAllowed(JobGroupsError, code="method_not_allowed", status=405):
+class MethodNotAllowed(RequestError, code="method_not_allowed", status=405):
     """The path does not take the request's method."""
 
     def __init__(self, methods: Sequence[str]) -> None:
@@ -33,30 +18,18 @@ class MethodNotAllowed(JobGroupsError, code="method_not_allowed", status=405):
         self.headers = {"Allow": ", ".join(methods)}
 
 
-class InvalidRequest(JobGroupsError, code="invalid_request"):
-    """The request's body, parameters or headers are invalid; nothing was stored."""
-
-    def __init__(self, detail: str, *, errors: Sequence[Mapping[str, str]] = ()) -> None:
-        super().__init__(detail, extra={"errors": list(errors)} if errors else None)
-
-    @classmethod
-    def of_field(cls, field: str, message: str) -> Self:
-        """Return the error of one field."""
-        return cls(f"{field}: {message}", errors=[{"field": field, "message": message}])
-
-
 class TooManyChildren(InvalidRequest, code="too_many_children"):
     """The request has more backend ids than a group may have children."""
 
 
-class NoOnlineBackends(JobGroupsError, code="no_online_backends"):
+class NoOnlineBackends(RequestError, code="no_online_backends"):
     """No backend of the request can take a child now."""
 
     def __init__(self, skipped: Sequence[Mapping[str, str]]) -> None:
         super().__init__("No valid online backends available", extra={"skipped_backends": list(skipped)})
 
 
-class NothingDescribed(JobGroupsError, code="nothing_described", status=503):
+class NothingDescribed(RequestError, code="nothing_described", status=503):
     """A workflow of the editor's format needs a backend for its conversion."""
 
     text = (
@@ -65,36 +38,32 @@ class NothingDescribed(JobGroupsError, code="nothing_described", status=503):
     )
 
 
-class GroupNotFound(JobGroupsError, code="group_not_found", status=404):
+class GroupNotFound(RequestError, code="group_not_found", status=404):
     text = "Job group {} not found"
 
 
-class ChildNotFound(JobGroupsError, code="job_not_found", status=404):
+class ChildNotFound(RequestError, code="job_not_found", status=404):
     text = "Job {} not found"
 
 
-class BackendNotFound(JobGroupsError, code="backend_not_found", status=404):
+class BackendNotFound(RequestError, code="backend_not_found", status=404):
     text = "Backend {} not found"
 
 
-class TooManyWaiting(JobGroupsError, code="too_many_waiting", status=429):
+class TooManyWaiting(RequestError, code="too_many_waiting", status=429):
     text = "{} requests wait for events already. Send the request without wait, or use the WebSocket."
 
 
-class TooManyStreams(JobGroupsError, code="too_many_streams", status=429):
+class TooManyStreams(RequestError, code="too_many_streams", status=429):
     text = "{} event streams are open already. Close one, or request the state of the jobs from time to time."
     headers = MappingProxyType({"Retry-After": "5"})
 
 
-class ExclusionNotFound(JobGroupsError, code="exclusion_not_found", status=404):
+class ExclusionNotFound(RequestError, code="exclusion_not_found", status=404):
     text = "Backend {} has no exclusion {}"
 
 
-class AddressNotFound(JobGroupsError, code="address_not_found", status=404):
-    text = "No ComfyUI was found at this address."
-
-
-class OutputNotFound(JobGroupsError, code="output_not_found", status=404):
+class OutputNotFound(RequestError, code="output_not_found", status=404):
     """The child reported fewer files."""
 
     def __init__(self, job_id: str, number: int, count: int) -> None:
@@ -102,21 +71,21 @@ class OutputNotFound(JobGroupsError, code="output_not_found", status=404):
         super().__init__(f"Job {job_id} has reported {files}; there is no number {number}.")
 
 
-class AssetNotFound(JobGroupsError, code="asset_not_found", status=404):
+class AssetNotFound(RequestError, code="asset_not_found", status=404):
     text = "Asset {} not found"
 
 
-class DeliveryNotFound(JobGroupsError, code="delivery_not_found", status=404):
+class DeliveryNotFound(RequestError, code="delivery_not_found", status=404):
     text = "Webhook delivery {} not found"
 
 
-class StorageFull(JobGroupsError, code="storage_full", status=507):
+class StorageFull(RequestError, code="storage_full", status=507):
     """A file cannot be written, or should not: the disk is almost full."""
 
     text = "The file cannot be stored: {}. Nothing was kept of it; free some space."
 
 
-class StorageAway(JobGroupsError, code="storage_unavailable", status=503):
+class StorageAway(RequestError, code="storage_unavailable", status=503):
     """The storage of files does not answer, or refuses a request."""
 
     def __init__(self, reason: str) -> None:
@@ -125,11 +94,11 @@ class StorageAway(JobGroupsError, code="storage_unavailable", status=503):
         )
 
 
-class NoThumbnail(JobGroupsError, code="no_thumbnail", status=404):
+class NoThumbnail(RequestError, code="no_thumbnail", status=404):
     text = "There is no thumbnail of this output. {}"
 
 
-class OutputTooLarge(JobGroupsError, code="output_too_large", status=413):
+class OutputTooLarge(RequestError, code="output_too_large", status=413):
     """The file exceeds the limit of the proxy, and the client does not follow redirects."""
 
     def __init__(self, *, size: int, limit: int, backend_id: str, url: str) -> None:
@@ -140,26 +109,26 @@ class OutputTooLarge(JobGroupsError, code="output_too_large", status=413):
         )
 
 
-class NoOutputs(JobGroupsError, code="no_outputs", status=404):
+class NoOutputs(RequestError, code="no_outputs", status=404):
     """The group, or its starred children, have no files yet."""
 
     def __init__(self, *, starred: bool) -> None:
         super().__init__("Nothing that is starred has a file." if starred else "The group has no files yet.")
 
 
-class TooManySheets(JobGroupsError, code="too_many_sheets", status=429):
+class TooManySheets(RequestError, code="too_many_sheets", status=429):
     text = "Other contact sheets are being drawn. Send the request again."
 
 
-class NoWorkflow(JobGroupsError, code="no_workflow"):
+class NoWorkflow(RequestError, code="no_workflow"):
     """The PNG has no valid workflow."""
 
 
-class ProvenanceUnknown(JobGroupsError, code="provenance_unknown", status=404):
+class ProvenanceUnknown(RequestError, code="provenance_unknown", status=404):
     """No job is known that made a file."""
 
 
-class OutputGone(JobGroupsError, code="output_gone", status=410):
+class OutputGone(RequestError, code="output_gone", status=410):
     """The child reported the file, but it no longer exists."""
 
     text = "The output is gone. {}"
@@ -173,15 +142,15 @@ class OutputReplaced(OutputGone):
         self.extra["reason"] = "replaced"
 
 
-class RangeNotSatisfiable(JobGroupsError, code="range_not_satisfiable", status=416):
+class RangeNotSatisfiable(RequestError, code="range_not_satisfiable", status=416):
     text = "The file has no such part."
 
 
-class BackendAway(JobGroupsError, code="backend_unreachable", status=502):
+class BackendAway(RequestError, code="backend_unreachable", status=502):
     text = "Backend {} has it, and does not answer now. {}"
 
 
-class Conflict(JobGroupsError, code="conflict", status=409):
+class Conflict(RequestError, code="conflict", status=409):
     """The request is valid, but not in the present state."""
 
 
@@ -203,13 +172,6 @@ class AssetDeleted(Conflict, code="asset_deleted"):
     text = "Node {}: the file of its input {!r} was deleted. Upload it again and submit a new group."
 
 
-class BackendExists(Conflict, code="backend_exists"):
-    """The address, or the id, is registered already."""
-
-    def __init__(self, detail: str, backend_id: str) -> None:
-        super().__init__(detail, extra={"backend_id": backend_id})
-
-
 class GroupOpen(Conflict, code="group_open"):
     text = "Job group {} has not ended. Cancel it or wait for its end, then delete it."
 
@@ -218,7 +180,7 @@ class GroupStopping(Conflict, code="group_stopping"):
     text = "A prompt of job group {} may still run at {}. Delete the group after its end there."
 
 
-class GroupDeleted(JobGroupsError, code="group_deleted", status=410):
+class GroupDeleted(RequestError, code="group_deleted", status=410):
     text = "This Idempotency-Key was used within 24 h, and its job group was deleted. Use a new key to run it again."
 
 
@@ -297,13 +259,13 @@ class BackendUnavailable(Conflict, code="backend_unavailable"):
         )
 
 
-class RunnerAbsent(JobGroupsError, code="runner_absent", status=503):
+class RunnerAbsent(RequestError, code="runner_absent", status=503):
     """No runner is alive; nothing was stored."""
 
     text = "ParallelJobManager not initialized"
 
 
-class ComfyApiError(JobGroupsError):
+class ComfyApiError(RequestError):
     """An error with a code of the Comfy API v2, which only its paths raise; docs/comfy-api-v2.md lists them."""
 
 

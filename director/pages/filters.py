@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 from django.db.models import QuerySet
 from django.http import QueryDict
 
+from backends.errors import InvalidRequest
 from jobgroups.domain.states import GroupStatus
-from jobgroups.errors import InvalidRequest
 from jobgroups.models import JobGroup
 from jobgroups.queries.groups import GroupFilter, Page, filtered, paged
 

@@ -5,9 +5,9 @@ from urllib.parse import urlencode
 
 from django.http import QueryDict
 
+from backends.errors import InvalidRequest
 from jobgroups.api.requests.query_params import UsageQuery
 from jobgroups.domain.clock import iso_or_none
-from jobgroups.errors import InvalidRequest
 from jobgroups.queries import usage
 
 _DEFAULT: Final = ["submitter", "backend"]

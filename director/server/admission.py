@@ -18,6 +18,7 @@ from django.conf import settings
 from django.http import HttpResponse
 from twisted.internet import reactor as _reactor
 
+from backends.errors import RequestError
 from director.security import sign_in
 from director.web.asgi_types import Scope
 from director.web.errors import error_response, plain_error
@@ -26,7 +27,7 @@ from director.web.request_id import HEADER, request_id_of
 from jobgroups.api.requests.body import PayloadTooLarge
 from jobgroups.api.requests.upload import UPLOAD_PATHS, Upload, upload_limit
 from jobgroups.api.v2.errors import enveloped
-from jobgroups.errors import JobGroupsError, StorageFull
+from jobgroups.errors import StorageFull
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class _Admission(ThreadedHandler):
         return _answer_to(PayloadTooLarge(limit))
 
 
-def _answer_to(error: JobGroupsError) -> HttpResponse:
+def _answer_to(error: RequestError) -> HttpResponse:
     return error_response(error.status, error.detail, error.code, extra=error.extra)
 
 
@@ -152,7 +153,7 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
         header = self.requestHeaders.getRawHeaders(b"content-type", [b""])[0]
         try:
             self.upload = Upload(header.decode("latin-1"))
-        except JobGroupsError as error:
+        except RequestError as error:
             self._refuse(_answer_to(error))
         except OSError as error:
             self._refuse(_answer_to(StorageFull(error.strerror or "")))
@@ -178,7 +179,7 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
         self.channel._networkProducer.resumeProducing()
         if error is not None:
             logger.info("Upload refused: %s", error)
-            self._refuse(_answer_to(error) if isinstance(error, JobGroupsError) else plain_error(500))
+            self._refuse(_answer_to(error) if isinstance(error, RequestError) else plain_error(500))
             self._drop_upload()
             if self._whole is not None:
                 self.transport.loseConnection()

@@ -18,8 +18,9 @@ from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.migrations.loader import MigrationLoader
 
+from backends.errors import FieldInvalid
 from backends.models import Backend
-from backends.services import BackendInvalid, backends_ensure
+from backends.services import backends_ensure
 from director.web.health import is_migrated
 from jobgroups.database.locks import DatabaseLock, FileLock, Lock, dedicated_connection
 from jobgroups.metrics import open_files
@@ -117,7 +118,7 @@ def open_database(*, migrate: bool, say: Say) -> None:
 
     try:
         _retry_while_unavailable(opened, say)
-    except BackendInvalid as error:
+    except FieldInvalid as error:
         raise CannotStart(f"DIRECTOR_BACKENDS: {error}") from error
 
 

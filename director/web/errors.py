@@ -19,11 +19,10 @@ from django.utils.decorators import sync_and_async_middleware
 from django.views import defaults
 from psycopg_pool import PoolTimeout
 
+from backends.errors import RequestError
 from director.web.middleware import middleware
 from jobgroups.api.v2.errors import enveloped
 from jobgroups.database.threads import TRANSIENT
-from jobgroups.errors import JobGroupsError
-from jobgroups.workflow import FieldInvalid
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +69,8 @@ def plain_error(status: int) -> JsonResponse:
 
 def exception_handler(exc: Exception) -> HttpResponse | None:
     """Return the response to an exception of a view; None for others: Django answers them, and logs unexpected ones."""
-    if isinstance(exc, JobGroupsError):
+    if isinstance(exc, RequestError):
         return error_response(exc.status, exc.detail, exc.code, extra=exc.extra, headers=exc.headers)
-    if isinstance(exc, FieldInvalid):
-        errors = [{"field": exc.field, "message": exc.message}]
-        return error_response(400, str(exc), "invalid_request", extra={"errors": errors})
     if isinstance(exc, TRANSIENT):
         return _database_unavailable(exc)
     return plain_error(413) if isinstance(exc, RequestDataTooBig) else None

@@ -15,10 +15,8 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
-from backends.discovery import NotFound
-from backends.services import BackendExists
+from backends.errors import RequestError
 from jobgroups.domain.text import pluralize
-from jobgroups.errors import JobGroupsError
 
 _MAX_SHOWN = 20_000  #: Longer JSON is cut: browsers cannot show a workflow of megabytes.
 
@@ -151,7 +149,7 @@ def action(
             try:
                 changed = service(**dict(zip(page.keys, row, strict=True)), **by, **arguments)
                 count += 1 if noun is None else changed
-            except (JobGroupsError, BackendExists, NotFound) as error:
+            except RequestError as error:
                 page.message_user(request, str(error), messages.WARNING)
         page.message_user(request, f"{pluralize(count, *(noun or page.noun))} {result}.", messages.SUCCESS)
 

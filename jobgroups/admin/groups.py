@@ -11,11 +11,12 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from backends.errors import RequestError
 from jobgroups import models
 from jobgroups.admin.base import Column, JsonText, Link, ListLink, ReadOnlyAdmin, action, register_rows
 from jobgroups.domain.states import Where
 from jobgroups.domain.text import pluralize
-from jobgroups.errors import GroupNotFinished, JobGroupsError
+from jobgroups.errors import GroupNotFinished
 from jobgroups.services.assignment import Choice
 from jobgroups.services.cancellation import child_cancel, group_cancel
 from jobgroups.services.groups import Deletion, group_change, group_delete, group_deletion
@@ -34,7 +35,7 @@ def _retry(page: ReadOnlyAdmin, request: HttpRequest, wanted: Mapping[str, Seque
             for retried in _retried(group_id, job_ids, request.user.get_username()):
                 queued += len(retried.job_ids)
                 adopted += len(retried.adopted_job_ids)
-        except JobGroupsError as error:
+        except RequestError as error:
             page.message_user(request, f"Group {group_id}: {error.detail}", messages.WARNING)
     if queued or adopted:
         text = f"{pluralize(queued, 'job is', 'jobs are')} queued again."
@@ -111,7 +112,7 @@ class JobGroupAdmin(ReadOnlyAdmin):
         for group in queryset:
             try:
                 found.append((group, group_deletion(group_id=group.pk)))
-            except JobGroupsError as error:
+            except RequestError as error:
                 found.append((group, error.detail))
         shown = self.admin_site.each_context(request) | {"title": "Delete groups?", "opts": self.opts, "found": found}
         return render(request, "admin/delete_groups.html", shown)

@@ -6,9 +6,9 @@ from typing import Any, Final
 from django.utils import timezone
 
 from backends import inventory
+from backends.errors import InvalidRequest
 from backends.models import Reachability
 from jobgroups.api.backend_selection import candidate_rows
-from jobgroups.api.requests.fields import raise_errors
 from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.errors import NothingDescribed
 from jobgroups.workflow.editor import class_types, convert
@@ -46,8 +46,7 @@ def converted_body(body: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     try:
         converted, problems = convert(graph, classes, now=timezone.localtime())
     except ConversionFailed as failed:
-        raise_errors([_error(one) for one in failed.errors[:_MAX_ERRORS]])
-        raise
+        raise InvalidRequest(errors=[_error(one) for one in failed.errors[:_MAX_ERRORS]]) from None
     warnings = [f"Node {one.node_id} ({one.class_type}): {one.message}" for one in problems]
     return body | {"workflow_json": converted}, warnings
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from PIL.PngImagePlugin import PngImageFile
 
+from backends.errors import FieldInvalid
 from jobgroups.domain.outputs import MARK_KEY
 from jobgroups.errors import NoWorkflow, ProvenanceUnknown
-from jobgroups.workflow import FieldInvalid, check_text, check_workflow
+from jobgroups.workflow import check_text, check_workflow
 from jobgroups.workflow.validation import is_editor_format
 
 

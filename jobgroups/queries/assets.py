@@ -5,8 +5,9 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from backends.errors import InvalidRequest
 from jobgroups.domain.clock import iso
-from jobgroups.errors import AssetNotFound, InvalidRequest
+from jobgroups.errors import AssetNotFound
 from jobgroups.models import Asset
 from jobgroups.queries.groups import Page, paged
 from jobgroups.workflow import Workflow
@@ -73,8 +74,7 @@ def known_references(graph: Workflow, of_jobs: Mapping[str, str] = MappingProxyT
         if asset_id not in known
     ]
     if errors:
-        more = f" ({len(errors) - 1} more in errors.)" if len(errors) > 1 else ""
-        raise InvalidRequest(f"{errors[0]['field']}: {errors[0]['message']}{more}", errors=errors)
+        raise InvalidRequest(errors=errors)
     return known
 
 

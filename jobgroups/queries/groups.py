@@ -13,12 +13,13 @@ from typing import Any, Final, TypeVar
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
+from backends.errors import InvalidRequest
 from backends.models import Backend
 from jobgroups.database.statements import KEY, PreparedQuery
 from jobgroups.domain.clock import iso
 from jobgroups.domain.states import CHILD_OPEN, GroupStatus, Placement
 from jobgroups.domain.waiting_reasons import left_running
-from jobgroups.errors import ChildNotFound, GroupNotFound, InvalidRequest
+from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
 from jobgroups.queries.etas import group_etas
 from jobgroups.queries.leases import runner_alive

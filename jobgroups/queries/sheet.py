@@ -5,10 +5,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from backends.errors import FieldInvalid
 from jobgroups.domain import text
 from jobgroups.domain.sheet import AxisUnknown, Page, axes_of, pages
 from jobgroups.domain.states import ChildStatus
-from jobgroups.errors import GroupNotFound, InvalidRequest
+from jobgroups.errors import GroupNotFound
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.queries.outputs import OutputFile, first_pictures
 
@@ -41,10 +42,10 @@ def group_sheet(group_id: str, *, axes: Sequence[str], number: int) -> Sheet:
     try:
         order = axes_of(json.loads(group.sweep_json or "null"), axes)
     except AxisUnknown as error:
-        raise InvalidRequest.of_field("axes", str(error)) from None
+        raise FieldInvalid("axes", str(error)) from None
     found = pages(group.total_count, order)
     if number > len(found):
-        raise InvalidRequest.of_field("page", f"The sheet has {text.pluralize(len(found), 'page')}.")
+        raise FieldInvalid("page", f"The sheet has {text.pluralize(len(found), 'page')}.")
     page = found[number - 1]
     jobs = {
         child.position: SheetJob(*_state(child), "" if order else _caption(child), file)

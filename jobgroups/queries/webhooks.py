@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
+from backends.errors import FieldInvalid
 from jobgroups.domain.clock import iso, iso_or_none
-from jobgroups.errors import InvalidRequest
 from jobgroups.models import WebhookDelivery
 from jobgroups.queries.groups import Page, paged
 
@@ -43,4 +43,4 @@ def delivery_list(*, group: str | None, state: str | None, cursor: str | None, l
     try:
         return paged(rows, serialize_delivery, cursor=cursor, limit=limit)
     except (ValueError, OverflowError):
-        raise InvalidRequest.of_field("cursor", "Is not one that this list gave; start without it.") from None
+        raise FieldInvalid("cursor", "Is not one that this list gave; start without it.") from None

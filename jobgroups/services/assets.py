@@ -14,10 +14,11 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 
+from backends.errors import InvalidRequest
 from jobgroups.database.retry import retried_transaction
 from jobgroups.database.statements import insert
 from jobgroups.domain.clock import now
-from jobgroups.errors import AssetDeleted, AssetInUse, AssetNotFound, InvalidRequest
+from jobgroups.errors import AssetDeleted, AssetInUse, AssetNotFound
 from jobgroups.models import Asset, AssetRecord, AssetUse, ChildJob, DeletedSubmission, JobGroup
 from jobgroups.services import stored_files
 from jobgroups.workflow import build_template

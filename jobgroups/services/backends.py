@@ -56,7 +56,7 @@ def backend_update(*, backend_id: str, url: str | None = None, **values: Any) ->
     """Change a backend, as ``backends.services.backend_update`` does, and notify the runners.
 
     Raises:
-        BackendInvalid, BackendExists: as ``backends.services`` raises them.
+        FieldInvalid, BackendExists: as ``backends.services`` raises them.
         BackendInUse: the address is to change, and prompts may still run at the present one.
         BackendNotFound: there is no such backend.
     """

@@ -23,9 +23,10 @@ from django.core.files.storage import FileSystemStorage, storages
 from django.db import IntegrityError
 from django.db.models import Manager
 
+from backends.errors import RequestError
 from jobgroups.database.locks import FileLock
 from jobgroups.domain.text import gibibytes
-from jobgroups.errors import JobGroupsError, StorageAway, StorageFull
+from jobgroups.errors import StorageAway, StorageFull
 from jobgroups.models import Asset, StoredFile
 
 logger = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ def marked(*names: str) -> Iterator[None]:
         # No row was stored.
         mark.replace(mark.parent.parent / mark.name)
         raise
-    except JobGroupsError:
+    except RequestError:
         mark.unlink()
         raise
     mark.unlink()

@@ -18,7 +18,6 @@ from jobgroups.workflow.template import WorkflowTemplate as WorkflowTemplate
 from jobgroups.workflow.template import build_template as build_template
 from jobgroups.workflow.template import varied as varied
 from jobgroups.workflow.template import with_seed as with_seed
-from jobgroups.workflow.validation import FieldInvalid as FieldInvalid
 from jobgroups.workflow.validation import TextInvalid as TextInvalid
 from jobgroups.workflow.validation import WorkflowInvalid as WorkflowInvalid
 from jobgroups.workflow.validation import check_text as check_text

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
+from backends.errors import FieldInvalid
 from jobgroups.workflow.assets import referenced_asset
 from jobgroups.workflow.graph import Workflow, WorkflowCopy, is_integer, is_literal, nodes_by_title
-from jobgroups.workflow.validation import FieldInvalid, shown_key
+from jobgroups.workflow.validation import shown_key
 
 SEED_INPUTS: Final = ("seed", "noise_seed")
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeGuard
 
+from backends.errors import FieldInvalid
+
 #: Maximum depth of objects and lists. ComfyUI's own graphs have about 5 levels; Python's JSON writer, here and
 #: in ComfyUI, fails at some hundreds.
 MAX_DEPTH: Final = 100
@@ -18,19 +20,6 @@ _SHOWN_KEY_CHARACTERS: Final = 64
 
 #: JSON types that are always valid. Long lists consist of them.
 _VALID_TYPES: Final = frozenset({int, bool, type(None)})
-
-
-class FieldInvalid(ValueError):
-    """A field of a request is invalid.
-
-    ``field`` is its path (``workflow_json.3.inputs``) in printable characters; ``message`` is a sentence
-    without values of the request.
-    """
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field = field
-        self.message = message
 
 
 class WorkflowInvalid(FieldInvalid):

@@ -5,8 +5,9 @@ import pytest
 
 from backends import queries, services
 from backends.comfyui.destinations import allow_link_local
+from backends.errors import FieldInvalid
 from backends.models import Backend
-from backends.services import BackendInvalid, backend_observed, backends_ensure
+from backends.services import backend_observed, backends_ensure
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.models import Attempt, ChildJob
@@ -85,7 +86,7 @@ def test_link_local_address_is_refused_wherever_it_is_given_unless_allowed(api: 
     url = {"url": "http://169.254.169.254:8188"}
     for answer in (api.post(PATH, url), api.patch(f"{PATH}/gpu-1", url), api.post(f"{PATH}/test", url)):
         assert "DIRECTOR_ALLOW_LINK_LOCAL" in wrong_fields(answer)["url"]
-    with pytest.raises(BackendInvalid, match="Address 1: The address is link-local"):
+    with pytest.raises(FieldInvalid, match="Address 1: The address is link-local"):
         backends_ensure([url["url"]])
     assert [row.id for row in Backend.objects.all()] == ["gpu-1"]
     allow_link_local(True)

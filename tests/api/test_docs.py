@@ -4,8 +4,9 @@ import re
 from django.urls import get_resolver
 from pytest_django import Settings
 
+from backends.errors import RequestError
 from director.web.errors import _PLAIN
-from jobgroups.errors import ComfyApiError, JobGroupsError
+from jobgroups.errors import ComfyApiError
 from jobgroups.workflow import ALIASES
 from tests.harness.processes import ROOT
 
@@ -19,7 +20,7 @@ def _section(title: str) -> str:
     return TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def _codes(root: type[JobGroupsError]) -> set[str]:
+def _codes(root: type[RequestError]) -> set[str]:
     return {root.code}.union(*(_codes(one) for one in root.__subclasses__()))
 
 
@@ -40,7 +41,7 @@ def test_docs_list_every_alias_of_a_parameter() -> None:
 def test_docs_list_every_error_code() -> None:
     first_cells = re.findall(r"^\| (`.*?`) \|", _section("Error codes"), re.MULTILINE)
     listed = {code for cell in first_cells for code in re.findall(r"`(\w+)`", cell)}
-    known = _codes(JobGroupsError) | {code for code, _ in _PLAIN.values()}
+    known = _codes(RequestError) | {code for code, _ in _PLAIN.values()}
     known |= {"origin_not_allowed", "database_unavailable", "sign_in_required"}
     assert listed == known - _UNUSED - {one.code for one in ComfyApiError.__subclasses__()} | {"asset_in_use"}
 

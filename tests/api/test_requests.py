@@ -5,9 +5,10 @@ import pytest
 from django.http import QueryDict
 from pytest_django import Settings
 
+from backends.errors import InvalidRequest
 from jobgroups.api.requests import payloads, query_params
 from jobgroups.api.requests.fields import RequestSerializer
-from jobgroups.errors import InvalidRequest, TooManyChildren
+from jobgroups.errors import TooManyChildren
 from tests.api.conftest import GRAPH
 from tests.harness.cases import cases
 

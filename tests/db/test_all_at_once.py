@@ -11,13 +11,13 @@ from typing import Any, Final
 import pytest
 from pytest_django import Settings
 
+from backends.errors import RequestError
 from backends.models import Backend, Reachability
 from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope, Where
-from jobgroups.errors import JobGroupsError
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, claims, expiry, holds, moves, outages, retries
 from jobgroups.services.assignment import Choice
@@ -124,7 +124,7 @@ def use(jitter: random.Random) -> None:
     ]
     if jitter.random() < 0.05:
         actions = [lambda: cancellation.group_cancel(group_id=group_id)]
-    with contextlib.suppress(JobGroupsError):
+    with contextlib.suppress(RequestError):
         jitter.choice(actions)()
 
 

@@ -15,10 +15,11 @@ from django.core.management import CommandError, call_command
 from django.db import transaction
 from pytest_django import Settings
 
+from backends.errors import InvalidRequest
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.errors import AssetDeleted, AssetInUse, InvalidRequest
+from jobgroups.errors import AssetDeleted, AssetInUse
 from jobgroups.models import Asset, AssetUse, Capture, ChildJob, JobGroup, StoredFile
 from jobgroups.queries.groups import child_detail
 from jobgroups.queries.outputs import due_backends, due_captures

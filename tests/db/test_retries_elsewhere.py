@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from backends.errors import RequestError
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import FailureClass
@@ -17,7 +18,6 @@ from jobgroups.errors import (
     ChildNotFound,
     Conflict,
     JobCompleted,
-    JobGroupsError,
     JobNotFailed,
     RunPassed,
 )
@@ -307,7 +307,7 @@ def test_retry_by_a_person_ignores_max_attempts(fence: FencingToken) -> None:
     assert retry_one(group, failed).job_ids == [failed.id]
 
 
-def refused(group: JobGroup, child: ChildJob, kind: type[JobGroupsError], **said: Any) -> None:
+def refused(group: JobGroup, child: ChildJob, kind: type[RequestError], **said: Any) -> None:
     before = factories.log(group)
     rows = list(ChildJob.objects.order_by("pk").values())
     with pytest.raises(kind):

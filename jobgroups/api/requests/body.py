@@ -12,27 +12,27 @@ from django.conf import settings
 from django.http import HttpRequest, UnreadablePostError
 from django.utils.http import parse_header_parameters
 
-from jobgroups.errors import InvalidRequest, JobGroupsError
+from backends.errors import InvalidRequest, RequestError
 from jobgroups.workflow import check_text
 from jobgroups.workflow.validation import shown_key
 
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
 
-class UnsupportedMediaType(JobGroupsError, code="unsupported_media_type", status=415):
+class UnsupportedMediaType(RequestError, code="unsupported_media_type", status=415):
     """The body is not declared as what the path takes, mostly JSON in UTF-8."""
 
     def __init__(self, detail: str = "The body must be sent as Content-Type: application/json, in UTF-8.") -> None:
         super().__init__(detail)
 
 
-class PayloadTooLarge(JobGroupsError, code="payload_too_large", status=413):
+class PayloadTooLarge(RequestError, code="payload_too_large", status=413):
     """The body is longer than ``DIRECTOR_MAX_BODY_BYTES``."""
 
     text = "The body must have at most {} bytes."
 
 
-class InvalidJSON(JobGroupsError, code="invalid_json"):
+class InvalidJSON(RequestError, code="invalid_json"):
     """The body is not JSON."""
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
-from jobgroups.errors import InvalidRequest
+from backends.errors import InvalidRequest
 from jobgroups.serializers import to_json
 from jobgroups.workflow.validation import shown_key
 
@@ -156,7 +156,8 @@ class RequestSerializer(serializers.Serializer[Any]):
         """
         values, wrong = cls.check(body)
         unknown = [{"field": name, "message": cls.unknown} for name in cls.unknown_fields(body)]
-        raise_errors([*(errors or ()), *wrong, *unknown])
+        if found := [*(errors or ()), *wrong, *unknown]:
+            raise InvalidRequest(errors=found)
         return values
 
     @classmethod
@@ -181,14 +182,6 @@ class RequestSerializer(serializers.Serializer[Any]):
 @cache
 def _shared(kind: type[RequestSerializer]) -> RequestSerializer:
     return kind()
-
-
-def raise_errors(errors: FieldErrors, refusal: type[InvalidRequest] = InvalidRequest) -> None:
-    """Raise ``refusal`` with all errors; return if there are none."""
-    if errors:
-        first = f"{errors[0]['field']}: {errors[0]['message']}"
-        more = len(errors) - 1
-        raise refusal(f"{first} ({more} more in errors.)" if more else first, errors=errors)
 
 
 def _flat(detail: Any, path: str = "") -> FieldErrors:

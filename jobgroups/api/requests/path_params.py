@@ -3,11 +3,12 @@
 import re
 from typing import Final
 
-from jobgroups.errors import AssetNotFound, BackendNotFound, ChildNotFound, GroupNotFound, JobGroupsError
+from backends.errors import RequestError
+from jobgroups.errors import AssetNotFound, BackendNotFound, ChildNotFound, GroupNotFound
 from jobgroups.workflow.validation import shown_key
 
 #: The parameters of paths that are ids, with the error of an unknown one.
-_UNKNOWN: Final[dict[str, type[JobGroupsError]]] = {
+_UNKNOWN: Final[dict[str, type[RequestError]]] = {
     "group_id": GroupNotFound,
     "job_id": ChildNotFound,
     "backend_id": BackendNotFound,

@@ -12,6 +12,7 @@ from django.conf import settings
 from rest_framework.exceptions import ValidationError
 
 from backends.comfyui.destinations import is_not_public
+from backends.errors import FieldInvalid, InvalidRequest
 from jobgroups import workflow
 from jobgroups.api.requests import fields
 from jobgroups.api.requests.fields import RequestSerializer
@@ -19,10 +20,9 @@ from jobgroups.domain.failures import RETRIED, FailureClass
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 from jobgroups.domain.states import PartialOutputs, RetryScope, Where
 from jobgroups.domain.webhooks import ENDS, EVENTS, MAX_URL, url_problem
-from jobgroups.errors import InvalidRequest, TooManyChildren
+from jobgroups.errors import TooManyChildren
 from jobgroups.serializers import to_json
 from jobgroups.services.submission import Submission
-from jobgroups.workflow import FieldInvalid
 from jobgroups.workflow.batch import MAX_JOBS, Batch, BatchInvalid, jobs_of, sweep_of
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy, random_base
 from jobgroups.workflow.validation import shown_key
@@ -246,7 +246,8 @@ def submission(
     batch = None
     if template is not None and values:
         batch = _batch(body, values, template, errors)
-    fields.raise_errors(errors, TooManyChildren if too_many else InvalidRequest)
+    if errors:
+        raise (TooManyChildren if too_many else InvalidRequest)(errors=errors)
     values["batch"] = batch
     if batch is not None:
         values["count"] = len(batch.jobs)

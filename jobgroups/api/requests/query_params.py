@@ -13,6 +13,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.fields import empty
 
+from backends.errors import FieldInvalid
 from jobgroups.api.long_polls import LONGEST
 from jobgroups.api.requests import fields
 from jobgroups.api.requests.fields import FieldErrors, RequestSerializer
@@ -25,7 +26,7 @@ from jobgroups.queries import usage
 from jobgroups.queries.failures import DEFAULT_WINDOW, WINDOWS
 from jobgroups.queries.groups import MAX_PAGE
 from jobgroups.queries.webhooks import STATES
-from jobgroups.workflow import FieldInvalid, check_text
+from jobgroups.workflow import check_text
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
 from jobgroups.workflow.validation import shown_key
 

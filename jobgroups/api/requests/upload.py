@@ -12,8 +12,9 @@ from django.conf import settings
 from django.http import HttpRequest
 from django.utils.http import parse_header_parameters
 
+from backends.errors import FieldInvalid, InvalidRequest
 from jobgroups.api.requests.body import PayloadTooLarge, UnsupportedMediaType
-from jobgroups.errors import InvalidRequest, StorageFull
+from jobgroups.errors import StorageFull
 from jobgroups.services.assets import ReceivedFile
 from jobgroups.services.stored_files import IncomingFile
 
@@ -77,7 +78,7 @@ class Upload:
             self._part = event
             if event.name == "file":
                 if self._of_file is not None or event.filename is None:
-                    raise InvalidRequest.of_field("file", "Must be one file.")
+                    raise FieldInvalid("file", "Must be one file.")
                 self._of_file = event
             else:
                 self._fields.append((event.name, bytearray()))
@@ -106,11 +107,11 @@ class Upload:
         except multipart.MultipartError:
             raise InvalidRequest("The body is incomplete.") from None
         if self._of_file is None or not self._of_file.size:
-            raise InvalidRequest.of_field("file", "Must be a file that is not empty.")
+            raise FieldInvalid("file", "Must be a file that is not empty.")
         found = self._hash.hexdigest()
         declared = "".join(self.texts(_HASH)).strip().lower()
         if declared and declared.removeprefix("blake3:") != found:
-            raise InvalidRequest.of_field(_HASH, "The file has another hash, or it is no BLAKE3 hash.")
+            raise FieldInvalid(_HASH, "The file has another hash, or it is no BLAKE3 hash.")
         name = stored_name(self._of_file.filename or "")
         return ReceivedFile(
             path=self._file.path,

@@ -6,6 +6,7 @@ from typing import Any, Final
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
+from backends.errors import InvalidRequest
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.query_params import AssetListQuery
 from jobgroups.api.sse import sse_response
@@ -15,7 +16,7 @@ from jobgroups.api.v2.requests import base_url, idempotency_key
 from jobgroups.api.v2.submission import LABELS, is_label, submit_job
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.views.groups import encoded
-from jobgroups.errors import InvalidCursor, InvalidMetadataFilter, InvalidRequest
+from jobgroups.errors import InvalidCursor, InvalidMetadataFilter
 from jobgroups.queries.single_jobs import SingleJob, single_jobs
 from jobgroups.services.cancellation import group_cancel
 

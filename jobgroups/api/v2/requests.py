@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from django.http import HttpRequest
 
+from backends.errors import FieldInvalid
 from jobgroups.api.requests import fields
 from jobgroups.api.requests.payloads import idempotency_key_problem
 from jobgroups.api.requests.upload import Upload
-from jobgroups.errors import InvalidRequest
 
 _MAX_PATH: Final = 1024  #: Characters of a path.
 
@@ -67,5 +67,5 @@ def idempotency_key(request: HttpRequest, kind: str) -> str | None:
     if given is None:
         return None
     if problem := idempotency_key_problem(given):
-        raise InvalidRequest.of_field("Idempotency-Key", problem)
+        raise FieldInvalid("Idempotency-Key", problem)
     return f"{kind}:{hashlib.sha256(given.encode()).hexdigest()}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, cast
 
+from backends.errors import FieldInvalid
 from jobgroups import workflow
 from jobgroups.api.requests import payloads
 from jobgroups.api.submission import submit
@@ -15,7 +16,6 @@ from jobgroups.errors import (
     GroupDeleted,
     IdempotencyConflict,
     IdempotencyKeyReuse,
-    InvalidRequest,
     InvalidWorkflow,
     MetadataInvalid,
     NoOnlineBackends,
@@ -47,7 +47,7 @@ def submit_job(body: Mapping[str, Any], idempotency_key: str | None) -> JobGroup
     """
     for name in _RESERVED:
         if name in body:
-            raise InvalidRequest.of_field(name, "Is reserved. Leave it out.")
+            raise FieldInvalid(name, "Is reserved. Leave it out.")
     labels = {} if body.get("metadata") is None else _labels(body["metadata"])
     secret = _secret(body["extra_data"]) if body.get("extra_data") is not None else ""
     graph = resolve(_checked(body.get("workflow")))
@@ -137,11 +137,11 @@ def _labels(given: Any) -> dict[str, str]:
 def _secret(extra_data: Any) -> str:
     """Return the key in ``extra_data``. No error repeats what was given."""
     if not isinstance(extra_data, dict) or extra_data.keys() != {_KEY}:
-        raise InvalidRequest.of_field("extra_data", f"Must be an object with {_KEY} alone; leave it out without a key.")
+        raise FieldInvalid("extra_data", f"Must be an object with {_KEY} alone; leave it out without a key.")
     key = extra_data[_KEY]
     if not isinstance(key, str) or not _KEY_FORM.fullmatch(key):
         message = "Must have 8 to 512 letters, digits and some of . _ ~ + = -."
-        raise InvalidRequest.of_field(f"extra_data.{_KEY}", message)
+        raise FieldInvalid(f"extra_data.{_KEY}", message)
     return key
 
 

@@ -4,8 +4,7 @@ A backend's JSON counts its jobs, which ``backends`` cannot read. Requests for h
 ``found`` are among the paths of backends: ``found`` is a reserved id, a backend with one of the others is served there too.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -13,12 +12,13 @@ from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
-from backends import discovery, probes, services
+from backends import discovery, probes
 from backends import queries as backend_queries
 from backends.comfyui.address import check_headers, normalise_url
 from backends.comfyui.answers import SystemStats
 from backends.comfyui.destinations import check_url
 from backends.comfyui.probe import attempt, attempt_all
+from backends.errors import FieldInvalid
 from backends.models import Backend, FoundBackend
 from backends.states import Hold
 from jobgroups.api.requests.body import json_body, optional_json_body
@@ -34,13 +34,12 @@ from jobgroups.api.requests.payloads import (
 )
 from jobgroups.api.views.base import ApiView, json_response, no_content
 from jobgroups.domain.clock import iso, iso_or_none
-from jobgroups.errors import AddressNotFound, BackendExists, BackendNotFound
+from jobgroups.errors import BackendNotFound
 from jobgroups.queries import backends
 from jobgroups.queries.exclusions import exclusions_json
 from jobgroups.services import holds
 from jobgroups.services.backends import backend_create, backend_delete, backend_update, found_add
 from jobgroups.services.exclusions import exclusions_lift
-from jobgroups.workflow import FieldInvalid
 
 
 class BackendListView(ApiView):
@@ -54,8 +53,7 @@ class BackendListView(ApiView):
     def post(self, request: HttpRequest) -> HttpResponse:
         """Register a backend and probe it."""
         values = NewBackendRequest.read(json_body(request))
-        with translated():
-            row = backend_create(**values)
+        row = backend_create(**values)
         probe_if_new(row)
         return json_response(backend_json(row.id), status=201)
 
@@ -71,8 +69,7 @@ class BackendView(ApiView):
         values = BackendRequest.read(json_body(request))
         if values.pop("backend_id") not in (None, known.id):
             raise FieldInvalid("backend_id", "Cannot be changed: jobs refer to it.")
-        with translated():
-            row = backend_update(backend_id=known.id, **values)
+        row = backend_update(backend_id=known.id, **values)
         probe_if_new(row)
         return json_response(backend_json(row.id))
 
@@ -108,17 +105,6 @@ def probe_if_new(row: Backend) -> None:
     """Probe a backend without any response so far, for its status in the response."""
     if row.enabled and row.last_seen_at is None:
         probes.probe_backends([row])
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Translate errors of ``backends.services`` to errors of the API."""
-    try:
-        yield
-    except services.BackendInvalid as error:
-        raise FieldInvalid(error.field, error.message) from None
-    except services.BackendExists as error:
-        raise BackendExists(error.message, error.backend_id) from None
 
 
 def _hold(hold: Hold, *, now: bool, **values: Any) -> None:
@@ -172,8 +158,7 @@ class FoundAddView(ApiView):
     def post(self, request: HttpRequest) -> HttpResponse:
         """Register a ComfyUI that was found."""
         url = AddressRequest.read(json_body(request))["url"]
-        with _listed():
-            row = found_add(url=url)
+        row = found_add(url=url)
         probe_if_new(row)
         return json_response(backend_json(row.id), status=201)
 
@@ -182,18 +167,8 @@ class FoundIgnoreView(ApiView):
     def post(self, request: HttpRequest, *, ignored: bool) -> HttpResponse:
         """Stop or resume offering a ComfyUI."""
         url = AddressRequest.read(json_body(request))["url"]
-        with _listed():
-            row = discovery.found_ignore(url=url, ignored=ignored)
+        row = discovery.found_ignore(url=url, ignored=ignored)
         return json_response(_found_json(row))
-
-
-@contextmanager
-def _listed() -> Iterator[None]:
-    try:
-        with translated():
-            yield
-    except discovery.NotFound:
-        raise AddressNotFound from None
 
 
 def _found_json(row: FoundBackend) -> dict[str, Any]:

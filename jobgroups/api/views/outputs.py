@@ -15,6 +15,7 @@ from django.http.response import HttpResponseBase
 
 from backends.comfyui.exchange import StreamedAnswer
 from backends.comfyui.outputs import view_url
+from backends.errors import FieldInvalid
 from jobgroups.api.answers import answers
 from jobgroups.api.conversion import converted_body
 from jobgroups.api.requests.body import UnsupportedMediaType, media_type, read_body
@@ -25,7 +26,6 @@ from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.domain import media_types
 from jobgroups.domain.file_names import TemplateInvalid
 from jobgroups.errors import (
-    InvalidRequest,
     NoOutputs,
     NoWorkflow,
     OutputGone,
@@ -180,7 +180,7 @@ class ZipView(ApiView):
         try:
             files = await read(group_outputs, group_id, starred=starred, template=query["name"])
         except TemplateInvalid as error:
-            raise InvalidRequest.of_field("name", str(error)) from None
+            raise FieldInvalid("name", str(error)) from None
         if not files:
             raise NoOutputs(starred=starred)
         body = iter_zip(files, note_replaced)
