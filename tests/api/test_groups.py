@@ -292,8 +292,12 @@ def test_lists_of_archived_and_of_other_groups_use_their_indexes() -> None:
 
 def test_wrong_query_is_refused(api: Api) -> None:
     forged = urlsafe_b64encode(b"f|2026-13-01T00:00:00.000Z|jg_0123456789ab").decode()
-    wrong = {"?page=2": "page", "/jg_1/events?page=2": "page", f"?cursor={forged}": "cursor"}
-    for query, field in wrong.items():
+    without_time, with_nul = (
+        "ZnwyMDI2LTAxLTAxfGpnXzAxMjM0NTY3ODlhYg==",
+        "ZnwyMDI2LTAxLTAxVDAwOjAwOjAwLjAwMFp8amdfMDEyMzQ1Njc4OWEA",
+    )
+    wrong = {f"?cursor={one}": "cursor" for one in ("nonsense", "%ff", without_time, with_nul, forged)}
+    for query, field in {"?page=2": "page", "/jg_1/events?page=2": "page", **wrong}.items():
         assert list(wrong_fields(api.get(f"/api/job-groups{query}"))) == [field]
 
 
