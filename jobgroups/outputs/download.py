@@ -14,7 +14,6 @@ from jobgroups.outputs.stored import StoredAnswer, open_stored
 from jobgroups.queries.outputs import OutputFile
 
 _TIMEOUTS: Final = Timeouts(connect_s=3.0, silence_s=10.0)  #: Short: a user waits for the answer.
-_CHUNK: Final = 4 * 2**20  #: Approximate length of a chunk, in bytes.
 _DATE_TOLERANCE: Final = dt.timedelta(seconds=2)  #: The resolution of file dates: 1 s, on some file systems 2 s.
 #: The tolerance if two clocks are compared, whose difference may have changed.
 _CLOCK_TOLERANCE: Final = dt.timedelta(seconds=60)
@@ -93,16 +92,6 @@ def _is_younger(file: OutputFile, answer: StreamedAnswer) -> bool:
     if backend_now is None:
         return False
     return written > file.ended_at + (backend_now - now()) + _CLOCK_TOLERANCE
-
-
-async def iter_chunks(file: OutputFile, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """Yield a file in chunks of some megabytes. The caller reads it to the end or closes it.
-
-    Raises the errors of :func:`open_file`.
-    """
-    async with open_file(file, max_bytes=max_bytes) as answer:
-        async for chunk in joined(answer.chunks(), _CHUNK):
-            yield bytes(chunk)
 
 
 async def joined(parts: AsyncIterator[bytes], size: int) -> AsyncGenerator[bytearray, None]:

@@ -68,6 +68,7 @@ _FILE_THREADS: Final = 2  #: Threads for files, so that a cached thumbnail does 
 _FROM_ONE: Final = 2
 _FROM_ALL: Final = 8
 _DOWNLOAD_TIMEOUT: Final = 60.0  #: Timeout for downloading an original, in seconds.
+_CHUNK: Final = 4 * 2**20  #: Approximate length of what is written to disk at once, in bytes.
 _IN_MEMORY: Final = 16 * 2**20  #: Bytes of an original that are held in memory; a longer one is written to disk.
 
 
@@ -86,7 +87,7 @@ class Thumbnails:
     async def of(self, file: OutputFile, width: int) -> bytes:
         """Return a file's thumbnail as WebP. A cached one outlives the file.
 
-        Raises ``NoThumbnail`` if the file is not an image or a video that can be decoded, and the errors of ``iter_chunks``.
+        Raises ``NoThumbnail`` if the file is not an image or a video that can be decoded, and the errors of ``open_file``.
         """
         key = (id(asyncio.get_running_loop()), _name(file, width))
         async with self._locks.setdefault(key, asyncio.Lock()):
@@ -132,11 +133,12 @@ class Thumbnails:
 
     async def _fetch(self, file: OutputFile, original: IO[bytes]) -> None:
         try:
-            async with asyncio.timeout(_DOWNLOAD_TIMEOUT):
-                chunks = download.iter_chunks(file, max_bytes=self._max_source)
-                async with contextlib.aclosing(chunks):
-                    async for chunk in chunks:
-                        await _run(self._files, _append, original, chunk)
+            async with (
+                asyncio.timeout(_DOWNLOAD_TIMEOUT),
+                download.open_file(file, max_bytes=self._max_source) as answer,
+            ):
+                async for chunk in download.joined(answer.chunks(), _CHUNK):
+                    await _run(self._files, _append, original, chunk)
         except TimeoutError:
             reason = f"It did not send the whole file within {_DOWNLOAD_TIMEOUT:g} s."
             raise BackendAway(file.backend_id, reason) from None
@@ -150,7 +152,7 @@ def _name(file: OutputFile, width: int) -> str:
     return f"{file.identity}-{width}.webp"
 
 
-def _append(file: IO[bytes], chunk: bytes) -> None:
+def _append(file: IO[bytes], chunk: bytearray) -> None:
     try:
         file.write(chunk)
     except OSError as error:
