@@ -51,9 +51,6 @@ def json_body(request: HttpRequest) -> dict[str, Any]:
         TextInvalid: it contains what cannot be stored.
     """
     _check_media_type(request)
-    declared = request.headers.get("Content-Length", "")
-    if declared.isdecimal() and int(declared) > settings.DIRECTOR_MAX_BODY_BYTES:
-        raise PayloadTooLarge(settings.DIRECTOR_MAX_BODY_BYTES)
     try:
         return parse(read_body(request))
     except UnreadablePostError:

@@ -146,7 +146,8 @@ class Texts(_Strict, serializers.ListField):
 class RequestSerializer(serializers.Serializer[Any]):
     """The fields of a request. All requests share one instance, since DRF copies the fields for each new one."""
 
-    unknown: ClassVar[str] = "Is not a field of this."  #: The error of a field that is not declared.
+    #: The error of a field that is not declared; None: it is ignored.
+    unknown: ClassVar[str | None] = "Is not a field of this."
 
     @classmethod
     def read(cls, body: Mapping[str, Any], errors: FieldErrors | None = None) -> dict[str, Any]:
@@ -155,7 +156,7 @@ class RequestSerializer(serializers.Serializer[Any]):
         ``errors`` are errors that were found before.
         """
         values, wrong = cls.check(body)
-        unknown = [{"field": name, "message": cls.unknown} for name in cls.unknown_fields(body)]
+        unknown = [{"field": name, "message": cls.unknown} for name in cls.unknown_fields(body) if cls.unknown]
         if found := [*(errors or ()), *wrong, *unknown]:
             raise InvalidRequest(errors=found)
         return values

@@ -139,7 +139,7 @@ class _Webhook(fields.Object):
 class SubmissionRequest(RequestSerializer):
     """``POST /api/job-group``; the names are those of ``Submission``."""
 
-    unknown = ""  # accepted, with a warning
+    unknown = None  # a warning
 
     workflow_json = _Graph()
     backend_ids = fields.Texts(_MAX_WORD, empty="Must have at least one entry.")

@@ -43,7 +43,7 @@ class UploadView(ApiView):
 class FromHashView(ApiView):
     def post(self, request: HttpRequest) -> HttpResponse:
         """Mint a record of known content: 200 if there is one with the same path."""
-        body = MintedAsset.read_known(json_body(request))
+        body = MintedAsset.read(json_body(request))
         asset_id, is_new = record_mint(content_hash=body["hash"], file_path=body.get("file_path"))
         return _created(request, asset_id, is_record_new=is_new, is_content_new=False)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
 from typing import Any, Final
 
 from django.http import HttpRequest
@@ -15,26 +14,20 @@ from jobgroups.api.requests.upload import Upload
 _MAX_PATH: Final = 1024  #: Characters of a path.
 
 
-class KnownFields(fields.RequestSerializer):
-    """Fields of which the contract may add more."""
-
-    @classmethod
-    def read_known(cls, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the checked values of the declared fields."""
-        unknown = set(cls.unknown_fields(body))
-        return cls.read({name: value for name, value in body.items() if name not in unknown})
-
-
-class MintedAsset(KnownFields):
+class MintedAsset(fields.RequestSerializer):
     """The body of ``from-hash``."""
+
+    unknown = None
 
     hash = fields.Line(100)
     file_path = fields.Line(_MAX_PATH, required=False)
     expires_in = fields.Integer(60, 604_800, required=False)
 
 
-class UploadedAsset(KnownFields):
+class UploadedAsset(fields.RequestSerializer):
     """The form of an upload, beside its file."""
+
+    unknown = None
 
     content_type = fields.Line(100)
     file_path = fields.Line(_MAX_PATH)
@@ -48,7 +41,7 @@ class UploadedAsset(KnownFields):
         form: dict[str, Any] = {name: texts[-1] for name, texts in given.items() if texts}
         with contextlib.suppress(KeyError, ValueError):
             form["expires_in"] = int(form["expires_in"][:10])
-        return cls.read_known(form)
+        return cls.read(form)
 
 
 def base_url(request: HttpRequest) -> str:
