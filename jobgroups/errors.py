@@ -10,6 +10,10 @@ from typing import Any
 from backends.errors import InvalidRequest, RequestError
 
 
+def _and_more(names: Sequence[str]) -> str:
+    return f"{names[0]} (and {len(names) - 1} more)" if len(names) > 1 else names[0]
+
+
 class MethodNotAllowed(RequestError, code="method_not_allowed", status=405):
     """The path does not take the request's method."""
 
@@ -211,9 +215,8 @@ class JobCompleted(Conflict, code="job_completed"):
     """A child of a retry has completed."""
 
     def __init__(self, job_ids: Sequence[str]) -> None:
-        others = f" (and {len(job_ids) - 1} more)" if len(job_ids) > 1 else ""
         super().__init__(
-            f"Job {job_ids[0]}{others} is completed; leave it out. "
+            f"Job {_and_more(job_ids)} is completed; leave it out. "
             "Submit a new group to have it rendered with changes.",
             extra={"job_ids": list(job_ids)},
         )
@@ -238,9 +241,8 @@ class NoOtherBackend(Conflict, code="no_other_backend"):
     """A child of a retry at another backend has no other backend now."""
 
     def __init__(self, job_ids: Sequence[str]) -> None:
-        others = f" (and {len(job_ids) - 1} more)" if len(job_ids) > 1 else ""
         super().__init__(
-            f"No other backend for job {job_ids[0]}{others} works now and has what its group "
+            f"No other backend for job {_and_more(job_ids)} works now and has what its group "
             "requires. Enable or start another backend, name one with backend_id, or retry at the "
             'same backend (where: "same").',
             extra={"job_ids": list(job_ids)},
@@ -251,10 +253,9 @@ class BackendUnavailable(Conflict, code="backend_unavailable"):
     """The backends of children of a retry take no jobs now."""
 
     def __init__(self, unavailable: Sequence[Mapping[str, str]], *, hint: str) -> None:
-        first = unavailable[0]
-        others = f" (and {len(unavailable) - 1} more)" if len(unavailable) > 1 else ""
+        names = [one["backend_id"] for one in unavailable]
         super().__init__(
-            f"{first['backend_id']}{others} takes no jobs: {first['reason']} {hint}",
+            f"{_and_more(names)} takes no jobs: {unavailable[0]['reason']} {hint}",
             extra={"unavailable_backends": list(unavailable)},
         )
 

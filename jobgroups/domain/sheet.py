@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from backends.errors import FieldInvalid
 from jobgroups.domain.text import input_labels, value_text
 
 CELL: Final = 320  #: A side of the square of a job: the width of its thumbnail.
@@ -17,10 +18,6 @@ LEFT: Final = 200  #: Width of the labels of rows.
 MAX_SIDE: Final = 16_383  #: Of a WebP.
 MAX_CELLS: Final = 200  #: On one page.
 MAX_PIXELS: Final = 24_000_000  #: Of one page: its drawing and encoding take 9.5 bytes for each.
-
-
-class AxisUnknown(ValueError):
-    """The sweep has no axis of this name; the message lists its axes."""
 
 
 class Axis(NamedTuple):
@@ -91,7 +88,7 @@ def strides(axes: Sequence[Mapping[str, Any]]) -> list[int]:
 def axes_of(sweep: Mapping[str, Any] | None, named: Sequence[str] = ()) -> list[Axis]:
     """Return the axes of a product for columns, rows and blocks: those named, then the others, longer than 1 first.
 
-    Nothing for what is shown by position: no product, or only one axis that varies. Raises ``AxisUnknown``.
+    Nothing for what is shown by position: no product, or only one axis that varies. Raises ``FieldInvalid``.
     """
     given = sweep["axes"] if sweep is not None and sweep["mode"] == "product" else []
     labels = input_labels(one["input"] for one in given)
@@ -102,7 +99,7 @@ def axes_of(sweep: Mapping[str, Any] | None, named: Sequence[str] = ()) -> list[
     known = {name: axis for axis in axes for name in (axis.label, axis.input)}
     if unknown := [name for name in named if name not in known]:
         listed = f"its axes are {', '.join(one.input for one in axes)}" if axes else "it has none"
-        raise AxisUnknown(f"{unknown[0]} is no axis of this group; {listed}.")
+        raise FieldInvalid("axes", f"{unknown[0]} is no axis of this group; {listed}.")
     first = {known[name].input: known[name] for name in named}
     others = sorted((one for one in axes if one.input not in first), key=lambda one: len(one.values) == 1)
     ordered = [*first.values(), *others]

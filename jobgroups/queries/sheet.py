@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from backends.errors import FieldInvalid
 from jobgroups.domain import text
-from jobgroups.domain.sheet import AxisUnknown, Page, axes_of, pages
+from jobgroups.domain.sheet import Page, axes_of, pages
 from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import GroupNotFound
 from jobgroups.models import ChildJob, JobGroup
@@ -39,10 +39,7 @@ def group_sheet(group_id: str, *, axes: Sequence[str], number: int) -> Sheet:
     group = JobGroup.objects.filter(pk=group_id).first()
     if group is None:
         raise GroupNotFound(group_id)
-    try:
-        order = axes_of(json.loads(group.sweep_json or "null"), axes)
-    except AxisUnknown as error:
-        raise FieldInvalid("axes", str(error)) from None
+    order = axes_of(json.loads(group.sweep_json or "null"), axes)
     found = pages(group.total_count, order)
     if number > len(found):
         raise FieldInvalid("page", f"The sheet has {text.pluralize(len(found), 'page')}.")
