@@ -9,9 +9,20 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.bench import farm, first_prompts, frames, http_api, line, startup, status, stored, throughput, watchers
+from tests.bench import (
+    farm,
+    first_prompts,
+    frames,
+    http_api,
+    idle_gap,
+    line,
+    startup,
+    status,
+    stored,
+    throughput,
+    watchers,
+)
 from tests.bench.figures import Figure, machine, table
-from tests.e2e import test_idle_gap
 
 GAP = "gap"
 #: In the order in which they are measured.
@@ -28,7 +39,7 @@ MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
     "list": stored.measure,
     "usage": stored.usage,
     # Only where it is named.
-    GAP: test_idle_gap.measured,
+    GAP: idle_gap.measured,
 }
 
 
