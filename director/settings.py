@@ -42,9 +42,12 @@ Number = TypeVar("Number", int, float)
 # --- helpers ------------------------------------------------------------------------------------
 
 
-def _text(name: str) -> str:
-    """Read a text without blanks at its ends."""
-    return str(env.str(name, default="")).strip()
+def _text(name: str, pattern: str = "", rule: str = "") -> str:
+    """Read a text without blanks at its ends. If it does not match a pattern, the error has the rule, not the text."""
+    text = str(env.str(name, default="")).strip()
+    if text and pattern and not re.fullmatch(pattern, text):
+        raise ImproperlyConfigured(f"{name} {rule}.")
+    return text
 
 
 def _flag(name: str, default: bool) -> bool:
@@ -125,9 +128,7 @@ def _kept(path: Path, new: str) -> str:
 
 def _secret_key() -> str:
     """Return the configured key, else the key in the data folder, else a new key for this process."""
-    given = _text("DIRECTOR_SECRET_KEY")
-    if given and len(given) < 32:
-        raise ImproperlyConfigured("DIRECTOR_SECRET_KEY must have at least 32 characters.")
+    given = _text("DIRECTOR_SECRET_KEY", r"(?s:.{32,})", "must have at least 32 characters")
     return given or _kept(DIRECTOR_SECRET_KEY_FILE, secrets.token_urlsafe(50))
 
 
@@ -160,16 +161,16 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if DIRECTOR_TRUSTE
 
 #: API key of Comfy.org, sent with prompts that have partner nodes, to backends that a user confirmed. Never shown: without
 #: the characters that JSON escapes it is found in what ComfyUI answers.
-DIRECTOR_COMFY_ORG_API_KEY = _text("DIRECTOR_COMFY_ORG_API_KEY")
-if DIRECTOR_COMFY_ORG_API_KEY and not re.fullmatch(r"[A-Za-z0-9._~+=-]{16,512}", DIRECTOR_COMFY_ORG_API_KEY):
-    raise ImproperlyConfigured(
-        "DIRECTOR_COMFY_ORG_API_KEY must have 16 to 512 letters, digits and some of . _ ~ + = -."
-    )
+DIRECTOR_COMFY_ORG_API_KEY = _text(
+    "DIRECTOR_COMFY_ORG_API_KEY",
+    r"[A-Za-z0-9._~+=-]{16,512}",
+    "must have 16 to 512 letters, digits and some of . _ ~ + = -",
+)
 
 #: Shared secret of programs and users. Empty: no sign-in.
-DIRECTOR_TOKEN = _text("DIRECTOR_TOKEN")
-if DIRECTOR_TOKEN and not re.fullmatch(r"[\x21-\x7e]{16,512}", DIRECTOR_TOKEN):
-    raise ImproperlyConfigured("DIRECTOR_TOKEN must have 16 to 512 letters, digits and signs, without blanks.")
+DIRECTOR_TOKEN = _text(
+    "DIRECTOR_TOKEN", r"[\x21-\x7e]{16,512}", "must have 16 to 512 letters, digits and signs, without blanks"
+)
 
 # --- backends, jobs and limits ----------------------------------------------------------------
 
@@ -355,9 +356,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- the channel layer ---------------------------------------------------------------------------------
 
-DIRECTOR_REDIS_URL = _text("DIRECTOR_REDIS_URL")
-if DIRECTOR_REDIS_URL and DIRECTOR_REDIS_URL.split(":", 1)[0] not in ("redis", "rediss", "unix"):
-    raise ImproperlyConfigured("DIRECTOR_REDIS_URL must look like redis://host:6379/0.")
+DIRECTOR_REDIS_URL = _text("DIRECTOR_REDIS_URL", r"(?s:(redis|rediss|unix):.*)", "must look like redis://host:6379/0")
 # Without Redis there is no layer: the hub works within one process. The in-memory layer drops the newest
 # messages of a burst. The core Redis layer loses messages under load.
 CHANNEL_LAYERS: dict[str, Any] = (
