@@ -9,7 +9,7 @@ from django.db.models import F, QuerySet
 
 from backends.inventory import FRESH_SECONDS, node_classes
 from backends.models import Backend
-from backends.queries import backend_find, is_on_probation
+from backends.queries import backend_find
 from director.pages.backends import backend_rows, device_texts
 from jobgroups.errors import BackendNotFound
 from jobgroups.models import TITLE, Attempt
@@ -38,7 +38,6 @@ def backend_page(backend_id: str) -> dict[str, Any]:
         "attempts": _attempts(backend_id),
         "failures": _failures(backend_id),
         "window": _WINDOW,
-        "is_on_probation": is_on_probation(backend),
     }
 
 

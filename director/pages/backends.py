@@ -96,22 +96,16 @@ def backend_rows(shown_backends: Collection[Backend]) -> list[dict[str, Any]]:
         can_be_removed = backend.adopted_at is not None and status == BackendState.OFFLINE
         rows.append(
             {
+                **shown,
                 "backend": backend,
                 "id": backend.id,
                 "name": backend.name or backend.id,
-                "status": status.value,
-                "reason": shown["status_reason"] or "",
-                "since": shown["status_since"],
                 # Why it is unreachable, if its status shows something else.
                 "offline_reason": (backend.status_reason or "no answer") if is_away else "",
-                # The user who set the status; empty if it was observed or no name was given.
-                "changed_by": shown["status_by"] or "",
                 "gpu": gpu,
                 "vram": vram,
                 "memory": vram.removesuffix(" free").replace(" GB of ", " of "),
                 "free_bytes": free_bytes,
-                "tags": backend.tags,
-                "limitations": shown["limitations"],
                 # Whether its children are sent now; whether more may be submitted for it: on a paused one they wait.
                 "is_online": status in (BackendState.ONLINE, BackendState.BUSY),
                 "takes_children": status in TAKES_CHILDREN,

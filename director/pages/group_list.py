@@ -2,8 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from django.db.models import Count, F
@@ -20,17 +19,8 @@ _THUMBNAILS: Final = 8  #: Thumbnails in a row.
 MAX_SEGMENTS: Final = 50  #: Above this many children a segment stands for a status.
 _ORDER: Final = ("completed", "failed", "timeout", "cancelled", "running", "queued")
 
-
-@dataclass(frozen=True, slots=True)
-class Child:
-    """One child: a segment of its group's bar."""
-
-    job_id: str
-    status: str
-    progress: float
-    attempts: int = 0
-    stopped_by: str = ""
-    starred: bool = False
+#: Columns of a child that its group's row shows.
+_CHILD: Final = ("group_id", "id", "status", "progress", "attempt_count", "stopped_by", "starred")
 
 
 def group_list(chosen: filters.Filters) -> dict[str, Any]:
@@ -59,17 +49,17 @@ def rows_of(groups: Sequence[JobGroup]) -> list[dict[str, Any]]:
     children = _children([group.id for group in groups])
     pictures = _images(children)
     tries = attempts_needed(
-        child.job_id
+        child.id
         for members in children.values()
         for child in members
-        if child.status == ChildStatus.COMPLETED and child.attempts > 1
+        if child.status == ChildStatus.COMPLETED and child.attempt_count > 1
     )
     ends = etas.group_etas([one.id for one in groups if one.completed_at is None])
     rows = []
     for group in groups:
         members = children[group.id]
         counted = Counter(child.status for child in members)
-        later = Counter(tries[child.job_id] for child in members if child.job_id in tries)
+        later = Counter(tries[child.id] for child in members if child.id in tries)
         done = [100.0 if one.status in CHILD_FINAL else one.progress for one in members]
         stopped = sum(bool(one.stopped_by) for one in members)
         cancelled, all_cancelled = group.cancelled_count - stopped, group.status == GroupStatus.CANCELLED
@@ -103,12 +93,11 @@ def rows_of(groups: Sequence[JobGroup]) -> list[dict[str, Any]]:
     return rows
 
 
-def _children(group_ids: Sequence[str]) -> dict[str, list[Child]]:
+def _children(group_ids: Sequence[str]) -> dict[str, list[Any]]:
     rows = ChildJob.objects.filter(group_id__in=group_ids).order_by("group_id", "position")
-    found: dict[str, list[Child]] = defaultdict(list)
-    fields = ("group_id", "id", "status", "progress", "attempt_count", "stopped_by", "starred")
-    for group_id, *child in rows.values_list(*fields):
-        found[group_id].append(Child(*child))
+    found: dict[str, list[Any]] = defaultdict(list)
+    for row in rows.values_list(*_CHILD, named=True):
+        found[row.group_id].append(row)
     return found
 
 
@@ -123,10 +112,10 @@ def attempts_needed(job_ids: Iterable[str]) -> dict[str, int]:
     return {job_id: count + 1 for job_id, count in counted}
 
 
-def _images(children: dict[str, list[Child]]) -> dict[str, list[dict[str, Any]]]:
+def _images(children: Mapping[str, Sequence[Any]]) -> dict[str, list[dict[str, Any]]]:
     """Return the pictures of each group: of its starred jobs, then of its first ones, so that a picture stays in its place."""
     wanted = {
-        child.job_id: group_id
+        child.id: group_id
         for group_id, jobs in children.items()
         for child in sorted(jobs, key=lambda one: (one.status != ChildStatus.COMPLETED, not one.starred))[:_THUMBNAILS]
         if child.status == ChildStatus.COMPLETED
@@ -145,7 +134,7 @@ def _images(children: dict[str, list[Child]]) -> dict[str, list[dict[str, Any]]]
     return found
 
 
-def bar_of(children: Sequence[Child]) -> dict[str, Any]:
+def bar_of(children: Sequence[Any]) -> dict[str, Any]:
     """Return a group's bar: a segment for each child, or of many children a block for each status.
 
     A block starts after, and is as long as, so many children.

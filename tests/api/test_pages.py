@@ -27,12 +27,12 @@ pytestmark = pytest.mark.django_db
 
 
 def test_above_fifty_children_a_segment_stands_for_a_status() -> None:
-    children = [group_list.Child(f"j_{n}", "queued" if n % 2 else "failed", 0.0) for n in range(51)]
+    children = [ChildJob(id=f"j_{n}", status="queued" if n % 2 else "failed") for n in range(51)]
     assert len(group_list.bar_of(children[:50])["segments"]) == 50
     bar = group_list.bar_of(children)
     assert [tuple(one.values()) for one in bar["blocks"]] == [("failed", 0, 26), ("queued", 26, 25)]
     assert bar["label"] == "26 failed, 25 queued"
-    stopped = [group_list.Child(f"j_{n}", "cancelled", 0.0, stopped_by="stop_when" if n else "") for n in range(3)]
+    stopped = [ChildJob(id=f"j_{n}", status="cancelled", stopped_by="stop_when" if n else "") for n in range(3)]
     assert group_list.bar_of(stopped)["label"] == "1 cancelled, 2 not needed"
     assert group_list.bar_of([])["label"] == "no jobs"
 
