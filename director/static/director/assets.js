@@ -1,12 +1,10 @@
 // The uploaded files, and the deletion of one.
-import { ask, call, toast } from "./dom.js";
+import { ask, call, onClick, toast } from "./dom.js";
 import { monitor } from "./live.js";
 
 monitor(() => []);
 
-document.addEventListener("click", async (event) => {
-  const button = event.target.closest("[data-delete]");
-  if (!button) return;
+onClick("[data-delete]", async (button) => {
   const { delete: id, name } = button.dataset;
   if (!await ask(`Delete ${name}?`, "Jobs that have ended cannot be retried with it. Files at the backends stay.", "Delete the file")) return;
   try {

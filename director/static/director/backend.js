@@ -1,5 +1,5 @@
 // The page of one backend: what it does, live; its models once.
-import { $, toast } from "./dom.js";
+import { $, onClick, toast } from "./dom.js";
 import { act } from "./holds.js";
 import { refresh } from "./parts.js";
 import { follow } from "./working.js";
@@ -8,9 +8,7 @@ import "./rename.js";
 const again = follow("backend");
 refresh($("models"));
 
-document.addEventListener("click", async (event) => {
-  const button = event.target.closest("[data-act]");
-  if (!button) return;
+onClick("[data-act]", async (button) => {
   const result = await act(button.dataset.act, [button.closest("[data-backend]").dataset], button.dataset);
   if (!result) return;
   if (result.failed.length) toast(result.failed[0].message);

@@ -1,7 +1,8 @@
 // The backends: a table that is searched and filtered here, and sorted by the server.
-import { $, call, confirmed, counted, toast } from "./dom.js";
+import { $, call, confirmed, counted, make, onClick, toast } from "./dom.js";
 import { act, each } from "./holds.js";
 import { afterMorph } from "./parts.js";
+import { chosen, onPicked, picked } from "./selection.js";
 import { follow } from "./working.js";
 import "./rename.js";
 
@@ -62,18 +63,15 @@ $("show-all").addEventListener("click", () => {
   keep();
   $("search").focus();
 });
-document.addEventListener("click", (event) => {
-  const chip = event.target.closest("#backends .chip");
-  if (!chip) return;
+onClick("#backends .chip", (chip) => {
   const [of, value] = chip.dataset.status ? [chosenStatus, chip.dataset.status] : [chosenTags, chip.dataset.tag];
   if (!of.delete(value)) of.add(value);
   keep();
 });
 
 // The server sorts: a fragment that comes later has the same order.
-document.addEventListener("click", (event) => {
-  const link = event.target.closest("[data-sort]");
-  if (!link || event.ctrlKey || event.metaKey) return;
+onClick("[data-sort]", (link, event) => {
+  if (event.ctrlKey || event.metaKey) return;
   event.preventDefault();
   const query = `?sort=${link.dataset.sort}`;
   history.replaceState(null, "", `${location.pathname}${query}${location.hash}`);
@@ -83,37 +81,11 @@ document.addEventListener("click", (event) => {
 
 // --- select several ------------------------------------------------------------------------------
 
-const boxes = () => [...document.querySelectorAll("#farm tbody tr:not([data-out]) [name=pick]")];
-const chosen = () => boxes().filter((box) => box.checked).map((box) => box.closest("tr").dataset);
-const fitting = (word) => chosen().filter((one) => !(word in LABELS) || one.acts.split(" ").includes(word));
+const fitting = (word) => chosen().map((row) => row.dataset).filter((one) => !(word in LABELS) || one.acts.split(" ").includes(word));
 const LABELS = { pause: "paused", drain: "being drained", resume: "resumed", enable: "enabled", disable: "disabled" };
-let last = "";
-
-function picked() {
-  const all = boxes();
-  const count = chosen().length;
-  $("selection").hidden = count === 0;
-  $("selection-count").textContent = `${count} selected`;
+onPicked(() => {
   for (const button of $("selection").querySelectorAll("[data-many]")) button.disabled = !fitting(button.dataset.many).length;
-  if (!$("pick-all")) return;
-  $("pick-all").checked = count > 0 && count === all.length;
-  $("pick-all").indeterminate = count > 0 && count < all.length;
-}
-document.addEventListener("click", (event) => {
-  const box = event.target.closest?.("#farm [type=checkbox]");
-  if (!box) return;
-  const all = boxes();
-  if (box.id === "pick-all") {
-    for (const one of all) one.checked = box.checked;
-  } else {
-    const from = all.findIndex((one) => one.closest("tr").id === last);
-    const to = all.indexOf(box);
-    if (event.shiftKey && from >= 0) for (const one of all.slice(Math.min(from, to), Math.max(from, to) + 1)) one.checked = box.checked;
-    last = box.closest("tr").id;
-  }
-  picked();
 });
-$("selection-none").addEventListener("click", () => { for (const box of boxes()) box.checked = false; picked(); });
 
 $("selection").addEventListener("click", async (event) => {
   const word = event.target.closest("[data-many]")?.dataset.many;
@@ -129,16 +101,11 @@ function report({ done, failed }, what) {
   $("report").hidden = !failed.length;
   if (!failed.length) return;
   $("report-title").textContent = `${counted(failed.length, "backend")} could not be changed:`;
-  $("report-list").replaceChildren(...failed.map((one) => {
-    const line = document.createElement("li");
-    line.textContent = `${one.name}: ${one.message}`;
-    return line;
-  }));
+  $("report-list").replaceChildren(...failed.map((one) => make("li", {}, `${one.name}: ${one.message}`)));
 }
 $("report-close").addEventListener("click", () => { $("report").hidden = true; });
 
 const tagsOf = (targets) => [...new Set(targets.flatMap((one) => [...$(`b-${one.backend}`).querySelectorAll("[data-tag]")].map((tag) => tag.dataset.tag)))].sort();
-$("tag-no").addEventListener("click", () => $("tag").close("no"));
 async function changeTags(word, targets) {
   const isNew = word === "tag";
   $("tag-title").textContent = `${isNew ? "Add a tag to" : "Remove a tag from"} ${counted(targets.length, "backend")}`;
@@ -159,9 +126,7 @@ async function changeTags(word, targets) {
 
 let target = null; // the data of its row
 const menu = $("row-menu");
-document.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-menu]");
-  if (!button) return;
+onClick("[data-menu]", (button) => {
   target = button.closest("tr").dataset;
   for (const one of menu.children) one.hidden = !target.acts.split(" ").includes(one.dataset.act);
   menu.showPopover();
@@ -188,9 +153,7 @@ afterMorph((id) => { if (id === "backends") filter(); });
 // --- found on this machine ------------------------------------------------------------------------
 
 const DECIDED = { add: "is added.", ignore: "is ignored.", unignore: "is no longer ignored." };
-document.addEventListener("click", async (event) => {
-  const button = event.target.closest("[data-found]");
-  if (!button) return;
+onClick("[data-found]", async (button) => {
   const { found: decision, url } = button.dataset;
   button.disabled = true;
   try {
@@ -222,7 +185,6 @@ function tell(text, kind) {
   $("tested").className = `tested ${kind}`;
 }
 $("add-open").addEventListener("click", () => { form.reset(); complain([]); tell("", ""); $("add").showModal(); });
-$("add-close").addEventListener("click", () => $("add").close());
 
 $("test").addEventListener("click", async () => {
   complain([]);
@@ -264,23 +226,14 @@ $("find").addEventListener("click", async () => {
     const found = answer.found;
     if (!found.length) list.textContent = "No new ComfyUI was found on ports 8188 to 8199 of this machine.";
     for (const one of found) {
-      const line = document.createElement("div");
-      line.className = "actions";
-      const url = document.createElement("code");
-      url.textContent = one.url;
-      const add = document.createElement("button");
-      add.className = "button small";
-      add.textContent = one.backend_id ? "Known" : "Add";
-      add.disabled = Boolean(one.backend_id);
+      const add = make("button", { className: "button small", disabled: Boolean(one.backend_id) }, one.backend_id ? "Known" : "Add");
       add.addEventListener("click", async () => {
         add.disabled = true;
         try { await call("POST", "/api/backends", { url: one.url }); add.textContent = "Added"; again(); } catch (error) { toast(error.message); }
       });
-      line.append(url, add);
-      list.append(line);
+      list.append(make("div", { className: "actions" }, make("code", {}, one.url), add));
     }
     $("found").showModal();
   } catch (error) { toast(error.message); } finally { $("find").disabled = false; }
 });
-$("found-close").addEventListener("click", () => $("found").close());
 

@@ -1,5 +1,5 @@
 // Which backends can run the workflow of the form. Asked while a person fills it in, so nothing here is an error.
-import { $, counted } from "./dom.js";
+import { $, counted, make } from "./dom.js";
 
 const REST_MS = 500;
 const LINES = 12; // of backends that have the same reasons
@@ -37,7 +37,7 @@ function show(answer) {
   $("can-run-said").textContent = able === all.length ? able > 1 ? `All ${able} backends can run it.` : "The backend can run it." : able ? `${able} of ${counted(all.length, "backend")} can run it.` : "No backend can run it.";
   const unknown = all.filter((one) => one.can_run && !one.known).length;
   if (unknown) $("can-run-said").textContent += ` ${counted(unknown, "backend has", "backends have")} not described all nodes of the workflow yet.`;
-  $("can-run-why").replaceChildren(...whyLines(all).map((line) => { const item = document.createElement("li"); item.textContent = line; return item; }));
+  $("can-run-why").replaceChildren(...whyLines(all).map((line) => make("li", {}, line)));
 }
 
 // Returns a line for the backends that have the same reasons. In a plan, `total` is its number of jobs.

@@ -1,4 +1,6 @@
 // The choices of an input, as the backends list them: a select, or a field with a list to search where there are many.
+import { make } from "./dom.js";
+
 const SHORT = 30; // choices of a select
 const SHOWN = 100; // of a list that is searched
 const ROOM = 340; // pixels that an open list needs
@@ -19,7 +21,7 @@ export function offered(input, choices, original) {
   const now = input.value;
   const missing = [...new Set([original, now])].filter((value) => !choices.some((one) => one.value === value));
   const options = [...missing.map((value) => ({ value, note: "no backend lists it" })), ...choices];
-  const select = input.tagName === "SELECT" ? input : document.createElement("select");
+  const select = input.tagName === "SELECT" ? input : make("select");
   // The list of an open select must not change without need.
   if ([...select.options].map((one) => one.text).join("\n") !== options.map(words).join("\n")) {
     select.replaceChildren(...options.map((one) => new Option(words(one), one.value)));
@@ -35,11 +37,7 @@ export function offered(input, choices, original) {
 // --- the list that is searched: one for the page ---------------------------------------------------
 
 const lists = new WeakMap(); // choices of a field
-const list = document.createElement("ul");
-list.id = "choices";
-list.className = "choices";
-list.hidden = true;
-list.setAttribute("role", "listbox");
+const list = make("ul", { id: "choices", className: "choices", hidden: true, role: "listbox" });
 let field = null; // whose list is open
 let at = -1;
 
@@ -63,12 +61,9 @@ function open(input, text) {
   field = input;
   list.setAttribute("aria-label", "Choices");
   list.replaceChildren(...shown.map((one, number) => {
-    const item = document.createElement("li");
-    item.id = `choice-${number}`;
+    const item = make("li", { id: `choice-${number}`, role: "option" }, one.value, " ");
     item.dataset.value = one.value;
-    item.setAttribute("role", "option");
-    item.append(one.value, " ");
-    if (one.note) item.append(Object.assign(document.createElement("i"), { textContent: one.note }));
+    if (one.note) item.append(make("i", {}, one.note));
     return item;
   }));
   list.dataset.more = all.length > shown.length ? `${(all.length - shown.length).toLocaleString("en")} more: enter a part of the name` : "";

@@ -1,6 +1,6 @@
 // Comparing two to four pictures of a group: side by side with one zoom, or alternating in one place. The choice lasts
 // over pages and selectors of the group, in this tab.
-import { $, call, counted, toast } from "./dom.js";
+import { $, call, counted, onClick, toast } from "./dom.js";
 import { afterMorph } from "./parts.js";
 
 const MOST = 4;
@@ -184,13 +184,10 @@ function step() { play(false); show(front + 1); }
 
 // --- what a person can do ------------------------------------------------------------------------
 
-document.addEventListener("click", async (event) => {
-  const button = event.target.closest("[data-compare]");
-  if (button) {
-    const tile = button.closest("[data-job]").querySelector(`[data-view="${button.dataset.compare}"]`);
-    const refused = tile && toggle(tile);
-    if (refused) toast(refused);
-  }
+onClick("[data-compare]", (button) => {
+  const tile = button.closest("[data-job]").querySelector(`[data-view="${button.dataset.compare}"]`);
+  const refused = tile && toggle(tile);
+  if (refused) toast(refused);
 });
 stage.addEventListener("click", async (event) => {
   const star = event.target.closest(".star");

@@ -1,6 +1,50 @@
 // Small things every page needs. Nothing here knows what a group is.
 export const $ = (id) => document.getElementById(id);
 
+// Makes an element with properties and children: texts, or elements.
+export function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+// Calls act(element, event) for each click on an element that a selector matches, also on one that comes later.
+export function onClick(selector, act) {
+  document.addEventListener("click", (event) => {
+    const element = event.target.closest?.(selector);
+    if (element) act(element, event);
+  });
+}
+// No button of a form: Enter in a field says yes.
+onClick("dialog [data-close]", (button) => button.closest("dialog").close());
+
+// Calls bring(files) for files that are dropped on a target; while they are over it, `marked` has a class.
+export function onFiles(target, bring, marked = null) {
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    target.addEventListener(kind, (event) => {
+      if (!event.dataTransfer?.types.includes("Files")) return;
+      event.preventDefault();
+      event.stopPropagation();
+      marked?.classList.toggle("over", kind === "dragover");
+      if (kind === "drop" && event.dataTransfer.files.length) bring([...event.dataTransfer.files]);
+    });
+  }
+}
+
+// What the browser keeps for the next time; an empty text is not kept. Storage may be forbidden: then it is forgotten.
+export function remembered(name) {
+  try { return localStorage.getItem(name) || ""; } catch { return ""; }
+}
+export function remember(name, text) {
+  try { if (text) localStorage.setItem(name, text); else localStorage.removeItem(name); } catch { /* forgotten */ }
+}
+export const SUBMITTER = "director.submitter"; // the name that is given when submitting
+// The person's name as the API takes it, nothing where the browser does not know it.
+export function actor() {
+  const by = remembered(SUBMITTER).trim();
+  return by ? { by } : {};
+}
+
 // "1 job", "3 jobs"; also of whole clauses: "1 job waits", "3 jobs wait".
 export const counted = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
 
@@ -74,9 +118,7 @@ export async function copy(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    const area = document.createElement("textarea");
-    area.value = text;
-    area.className = "sr";
+    const area = make("textarea", { value: text, className: "sr" });
     (document.querySelector("dialog[open]") || document.body).append(area);
     area.select();
     const done = document.execCommand("copy");
@@ -85,10 +127,7 @@ export async function copy(text) {
   }
 }
 
-document.addEventListener("click", async (event) => {
-  const button = event.target.closest("[data-copy]");
-  if (!button) return;
-  const { copy: text } = button.dataset;
+onClick("[data-copy]", async ({ dataset: { copy: text } }) => {
   toast(await copy(text) ? `Copied ${text.length > 80 ? `${text.slice(0, 80)} …` : text}` : "Copying is not allowed here.");
 });
 

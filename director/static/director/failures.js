@@ -1,9 +1,8 @@
 // What failed: asked for again when the line says that something changed, and every half minute.
-import { $, ask, call, counted, toast } from "./dom.js";
+import { $, actor, ask, call, counted, onClick, toast } from "./dom.js";
 import { refresh } from "./parts.js";
 import { monitor } from "./live.js";
 import { askPlace } from "./place.js";
-import { actor } from "./retry.js";
 
 const again = () => refresh($("failures"));
 // A farm at work changes each second, and what failed in a day takes the database a while: at most
@@ -17,9 +16,7 @@ function changed() {
 monitor(() => [], { open: (back) => { if (back) again(); }, pulse: changed });
 setInterval(() => { if (!document.hidden) again(); }, 30_000);
 
-document.addEventListener("click", async (event) => {
-  const button = event.target.closest("[data-act]");
-  if (!button) return;
+onClick("[data-act]", async (button) => {
   button.disabled = true;
   try {
     if (button.dataset.act === "retry") await retry(button.dataset);

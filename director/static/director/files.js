@@ -1,5 +1,5 @@
 // The field of an input that takes a file: the name of a file at the backends, or a file that is uploaded here.
-import { $, call, signIn, sizeText } from "./dom.js";
+import { $, call, onFiles, signIn, sizeText } from "./dom.js";
 import { isReference } from "./workflow.js";
 
 const MOST = Number(document.body.dataset.maxAsset);
@@ -142,15 +142,7 @@ export function fileField(name, label, onChange, onMore = null) {
   chooser.addEventListener("change", () => { bring(chooser.files); chooser.value = ""; });
   again.addEventListener("click", () => send(chosen));
   remove.addEventListener("click", () => { put(original); onChange(); text.focus(); });
-  for (const kind of ["dragover", "dragleave", "drop"]) {
-    drop.addEventListener(kind, (event) => {
-      if (!event.dataTransfer?.types.includes("Files")) return;
-      event.preventDefault();
-      event.stopPropagation();
-      drop.classList.toggle("over", kind === "dragover");
-      if (kind === "drop") bring(event.dataTransfer.files);
-    });
-  }
+  onFiles(drop, bring, drop);
   return {
     element,
     text,

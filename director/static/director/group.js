@@ -1,13 +1,14 @@
 // One group: its events ask for the one card that moved, its progress and previews are drawn here.
-import { $, ask, call, toast } from "./dom.js";
+import { $, actor, ask, call, onClick, remember, toast } from "./dom.js";
 import { afterMorph, refresh } from "./parts.js";
 import { chime, favicon, Live, monitor } from "./live.js";
 import { tryAgain } from "./images.js";
-import { actor, asks, retry } from "./retry.js";
+import { asks, retry } from "./retry.js";
 import { askPlace } from "./place.js";
 import { deleteGroups } from "./deletion.js";
 import "./viewer.js";
 import "./grid.js";
+import "./menus.js";
 
 const group = document.body.dataset.group;
 let seq = Number(document.body.dataset.seq);
@@ -162,9 +163,7 @@ if (location.hash.startsWith("#j_")) $(location.hash.slice(1))?.focus({ preventS
 
 // --- what a person can do ------------------------------------------------------------------------
 
-document.addEventListener("click", async (event) => {
-  const button = event.target.closest("[data-act]");
-  if (!button) return;
+onClick("[data-act]", async (button) => {
   try {
     if (button.dataset.act === "cancel-job") {
       button.disabled = true;
@@ -268,18 +267,6 @@ async function moveJob({ job, backend, name }) {
 addEventListener("pagehide", () => { live.ended = true; live.socket.close(); });
 addEventListener("pageshow", (event) => { if (event.persisted) { live.ended = false; live.connect(); } });
 
-// What is opened on a card or in the menu closes by Escape, and a menu also by a click elsewhere or on one of its entries.
-document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
-  const open = event.target.closest?.("details[open]") || document.querySelector(".drop-menu[open], .fold[open]");
-  if (!open?.matches(".drop-menu, .fold")) return;
-  open.open = false;
-  open.querySelector("summary").focus();
-});
-document.addEventListener("click", ({ target }) => {
-  for (const menu of document.querySelectorAll(".drop-menu[open], .card-menu[open]")) if (!target.closest("summary") || !menu.contains(target)) menu.open = false;
-});
-
 // The size of the pictures is of the person, not of the group: size.js reads it on each page.
 const SIZES = ["s", "m", "l", "xl"];
 function showSize() {
@@ -289,7 +276,7 @@ function showSize() {
 }
 $("size").addEventListener("input", ({ target }) => {
   document.documentElement.dataset.size = SIZES[target.value];
-  try { localStorage.setItem("director.size", SIZES[target.value]); } catch { /* not kept, then */ }
+  remember("director.size", SIZES[target.value]);
   showSize();
 });
 showSize();

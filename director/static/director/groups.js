@@ -1,14 +1,16 @@
 // The list of groups: rows morph when their group moves, new ones come in at the top.
-import { $, ask, call, confirmed, counted, toast } from "./dom.js";
+import { $, actor, ask, call, confirmed, counted, onClick, onFiles, toast } from "./dom.js";
 import { afterMorph, refresh } from "./parts.js";
 import { chime, favicon, monitor } from "./live.js";
 import { tryAgain } from "./images.js";
-import { actor, asks, retry } from "./retry.js";
+import { asks, retry } from "./retry.js";
 import { deleteGroups } from "./deletion.js";
+import { progressed } from "./progress.js";
+import { chosen, picked, selectNone } from "./selection.js";
+import "./menus.js";
 
 const rows = () => [...document.querySelectorAll(".row")];
 const shown = () => rows().slice(0, 100).map((row) => row.id);
-const progress = new Map(); // job → percent: what a fragment shows may be older
 let watched = "";
 
 const line = monitor(() => { const ids = shown(); watched = ids.join(); return ids; }, {
@@ -24,10 +26,7 @@ const line = monitor(() => { const ids = shown(); watched = ids.join(); return i
     refresh($(frame.group));
     if (frame.event === "group_complete") chime();
   },
-  progress: (frame) => {
-    for (const [, job, percent] of frame.children) progress.set(job, percent);
-    draw();
-  },
+  progress: progressed,
   pulse: (frame) => { pulse(frame); tryAgain(); },
   // A group was renamed, archived or deleted: the filters decide whether it is still in the list.
   changed: () => refresh($("rows")),
@@ -40,18 +39,6 @@ function pulse(frame) {
   list.dataset.newest = frame.newest;
 }
 
-function draw() {
-  const bars = document.querySelectorAll("progress[data-job]");
-  if (progress.size > 200 + 2 * bars.length) { // jobs that ended, or whose rows left the page
-    const here = new Set([...bars].map((bar) => bar.dataset.job));
-    for (const job of progress.keys()) if (!here.has(job)) progress.delete(job);
-  }
-  for (const bar of bars) {
-    const percent = progress.get(bar.dataset.job);
-    if (percent !== undefined && bar.value < percent) bar.value = percent;
-  }
-}
-
 function title() {
   const running = rows().filter((row) => row.dataset.open === "yes");
   document.title = running.length ? `${running.length} running · Director` : "Groups · Director";
@@ -59,7 +46,6 @@ function title() {
 }
 
 afterMorph((id) => {
-  draw();
   title();
   picked();
   if (id === "rows" && shown().join() !== watched) line.again();
@@ -79,44 +65,17 @@ $("filters").addEventListener("submit", (event) => {
 
 // --- a dropped picture opens the job that made it -----------------------------------------------
 
-for (const kind of ["dragover", "drop"]) {
-  document.addEventListener(kind, async (event) => {
-    if (!event.dataTransfer?.types.includes("Files")) return;
-    event.preventDefault();
-    const [file] = event.dataTransfer.files;
-    if (kind !== "drop" || !file) return;
-    const form = new FormData();
-    form.append("file", file);
-    try {
-      const found = await call("POST", "/api/provenance", form);
-      location.href = `/groups/${found.job_group_id}?job=${found.job_id}#${found.job_id}`;
-    } catch (error) { toast(error.message); }
-  });
-}
+onFiles(document, async ([file]) => {
+  const form = new FormData();
+  form.append("file", file);
+  try {
+    const found = await call("POST", "/api/provenance", form);
+    location.href = `/groups/${found.job_group_id}?job=${found.job_id}#${found.job_id}`;
+  } catch (error) { toast(error.message); }
+});
 
 // --- select many, act once -----------------------------------------------------------------------
 
-const boxes = () => [...document.querySelectorAll('input[name="pick"]')];
-const chosen = () => boxes().filter((box) => box.checked).map((box) => box.closest(".row"));
-let last = null;
-
-function picked() {
-  const count = chosen().length;
-  $("selection").hidden = count === 0;
-  $("selection-count").textContent = `${count} selected`;
-}
-document.addEventListener("click", (event) => {
-  const box = event.target.closest?.('input[name="pick"]');
-  if (!box) return;
-  const all = boxes();
-  if (event.shiftKey && last && all.includes(last)) {
-    const [from, to] = [all.indexOf(last), all.indexOf(box)].sort((a, b) => a - b);
-    for (const between of all.slice(from, to + 1)) between.checked = box.checked;
-  }
-  last = box;
-  picked();
-});
-$("selection-none").addEventListener("click", () => { for (const box of boxes()) box.checked = false; picked(); });
 $("selection-retry").addEventListener("click", async () => {
   const failed = chosen().filter((row) => Number(row.dataset.retry));
   if (!failed.length) { toast("No selected group that has ended has failed jobs."); return; }
@@ -130,8 +89,7 @@ $("selection-retry").addEventListener("click", async () => {
   }
   if (refused.length) toast(`${counted(refused.length, "group")} could not be retried: ${refused[0]}`);
   else if (failed.length > 1) toast(`${counted(done, "group")} retried.`);
-  for (const box of boxes()) box.checked = false;
-  picked();
+  selectNone();
 });
 $("selection-cancel").addEventListener("click", async () => {
   const open = chosen().filter((row) => row.dataset.open === "yes");
@@ -150,8 +108,7 @@ $("selection-cancel").addEventListener("click", async () => {
   const done = await Promise.allSettled(open.map((row) => call("DELETE", `/api/job-groups/${row.id}`)));
   const failed = done.filter((one) => one.status === "rejected");
   toast(failed.length ? `${failed.length} could not be cancelled: ${failed[0].reason.message}` : `${open.length} cancelled.`);
-  for (const box of boxes()) box.checked = false;
-  picked();
+  selectNone();
 });
 
 // --- rename, archive, delete ---------------------------------------------------------------------
@@ -172,25 +129,15 @@ async function rename(row) {
   try { await call("PATCH", `/api/job-groups/${row.id}`, { name: $("rename-name").value.trim() }); } catch (error) { toast(error.message); }
 }
 
-$("rename-no").addEventListener("click", () => $("rename").close());
-
 async function act(what, some) {
   if (what === "rename") rename(some[0]);
   if (what === "archive") await archive(some);
   if (what === "delete" && !await deleteGroups(some.map((row) => row.id))) return;
   if (what === "rename") return;
-  for (const box of boxes()) box.checked = false;
+  selectNone();
   refresh($("rows"));
 }
-document.addEventListener("click", (event) => {
-  const button = event.target.closest(".row [data-act]");
-  for (const menu of document.querySelectorAll(".row details[open]")) if (button || !menu.contains(event.target)) menu.open = false;
-  if (button) act(button.dataset.act, [button.closest(".row")]);
-});
-document.addEventListener("keydown", (event) => {
-  const menu = event.key === "Escape" && document.querySelector(".row details[open]");
-  if (menu) { menu.open = false; menu.querySelector("summary").focus(); }
-});
+onClick(".row [data-act]", (button) => act(button.dataset.act, [button.closest(".row")]));
 $("selection-archive").addEventListener("click", () => act("archive", chosen()));
 $("selection-delete").addEventListener("click", () => {
   const ended = chosen().filter((row) => row.dataset.open !== "yes");

@@ -1,13 +1,5 @@
 // Pause, drain, quarantine, resume, release, lift, disable, for one backend or several: the question names what each concerns.
-import { $, ask, call, confirmed, counted } from "./dom.js";
-
-const REMEMBERED = "director.submitter"; // the name that is given when submitting
-function remembered() {
-  try { return localStorage.getItem(REMEMBERED) || ""; } catch { return ""; }
-}
-function remember(name) {
-  try { if (name) localStorage.setItem(REMEMBERED, name); } catch { /* then it is asked again */ }
-}
+import { $, actor, ask, call, confirmed, counted, remember, remembered, SUBMITTER } from "./dom.js";
 
 const lines = (...parts) => parts.filter(Boolean).join("\n");
 
@@ -27,9 +19,6 @@ function waits({ waiting, movable }, stays) {
   const go = movable && `${counted(movable, "queued job moves", "queued jobs move")} to another backend.`;
   return [go, left && `${counted(left, "queued job")} ${stays(left)}`].filter(Boolean).join(" ");
 }
-
-// No submit button: Enter in a field says yes, as what is asked can be taken back.
-$("hold-no").addEventListener("click", () => $("hold").close("no"));
 
 const WORDS = {
   pause: { title: "Pause", text: (hit, now) => lines(ours(hit, now), others(hit, now), hit.waiting ? `${counted(hit.waiting, "queued job waits", "queued jobs wait")} until you resume.` : "No job is queued there.") },
@@ -53,12 +42,12 @@ async function askHold(act, subject, hit) {
   $("hold-yes").textContent = words.title;
   $("hold-when").hidden = act === "quarantine";
   $("hold-minutes-field").hidden = act !== "quarantine";
-  $("hold-by").value = remembered();
+  $("hold-by").value = remembered(SUBMITTER);
   $("hold-when").onchange = say;
   say();
   if (!await confirmed($("hold"))) return null;
   const [reason, by, minutes] = ["hold-reason", "hold-by", "hold-minutes"].map((id) => $(id).value.trim());
-  remember(by);
+  if (by) remember(SUBMITTER, by);
   return {
     ...(isNow() && { now: true }),
     ...(reason && { reason }),
@@ -67,7 +56,6 @@ async function askHold(act, subject, hit) {
   };
 }
 
-const by = () => (remembered() ? { by: remembered() } : {});
 const QUESTIONS = {
   release: ["Release", "primary", () => "Its failures are reset. One prompt at a time is sent until one succeeds; one more failure quarantines it again."],
   allow: ["Allow partner nodes on", "primary", () => "It gets the Director's API key of Comfy.org with each workflow that has partner nodes. Users who can change this ComfyUI can read the key."],
@@ -75,8 +63,8 @@ const QUESTIONS = {
   remove: ["Remove", "danger", () => "The Director deletes its address. Its jobs stay in the history."],
 };
 const REQUESTS = {
-  resume: (path) => call("POST", `${path}/resume`, by()),
-  release: (path) => call("POST", `${path}/release`, by()),
+  resume: (path) => call("POST", `${path}/resume`, actor()),
+  release: (path) => call("POST", `${path}/release`, actor()),
   enable: (path) => call("PATCH", path, { enabled: true }),
   disable: (path) => call("PATCH", path, { enabled: false }),
   allow: (path) => call("PATCH", path, { partner_nodes_allowed: true }),

@@ -1,4 +1,6 @@
 // A picture that does not come: its place says why, in the API's words, and it is tried again.
+import { make } from "./dom.js";
+
 const broken = (image) => image.complete && image.naturalWidth === 0 && image.getAttribute("src");
 
 async function say(image) {
@@ -19,9 +21,7 @@ async function say(image) {
 // Without a poster, as without ffmpeg, the browser shows a video's first frame itself.
 function firstFrame(place, image) {
   delete place.dataset.broken;
-  const video = document.createElement("video");
-  Object.assign(video, { muted: true, preload: "metadata", tabIndex: -1, ariaHidden: "true", src: `${place.dataset.view}?redirect=no` });
-  image.replaceWith(video);
+  image.replaceWith(make("video", { muted: true, preload: "metadata", tabIndex: -1, ariaHidden: "true", src: `${place.dataset.view}?redirect=no` }));
 }
 
 document.addEventListener("error", (event) => {

@@ -1,5 +1,5 @@
 // Sockets that come back by themselves, and the line at the bottom that says how it stands.
-import { $, signIn } from "./dom.js";
+import { $, make, remember, remembered, signIn } from "./dom.js";
 
 // open(): the address, asked anew at each try. on.frame(frame), on.open(again), on.gone().
 export class Live {
@@ -56,14 +56,8 @@ function tally(failed) {
   if (!failed) { mark?.remove(); return; }
   const text = failed > 99 ? "99+" : String(failed);
   if (mark) { mark.firstChild.data = text; return; }
-  const made = document.createElement("span");
-  made.className = "tally";
-  made.title = "Jobs that failed in the last day";
-  const spoken = document.createElement("span");
-  spoken.className = "sr";
-  spoken.textContent = " in the last day";
-  made.append(text, spoken);
-  link.append(" ", made);
+  const spoken = make("span", { className: "sr" }, " in the last day");
+  link.append(" ", make("span", { className: "tally", title: "Jobs that failed in the last day" }, text, spoken));
 }
 
 let runner = true;
@@ -115,9 +109,9 @@ export function favicon(state) {
 // A short tone, made here; browsers allow it after the first click on the page.
 const box = $("sound");
 let audio;
-try { box.checked = localStorage.getItem("sound") === "on"; } catch { /* storage is forbidden */ }
+box.checked = remembered("sound") === "on";
 box.addEventListener("change", () => {
-  try { localStorage.setItem("sound", box.checked ? "on" : "off"); } catch { /* not kept, then */ }
+  remember("sound", box.checked ? "on" : "off");
   if (box.checked) chime();
 });
 export function chime(failed = false) {

@@ -34,5 +34,3 @@ export async function askPlace({ title, text, yes, own, chosen }) {
   const at = select.value.indexOf(":");
   return { [select.value.slice(0, at) === "where" ? "where" : "backend_id"]: select.value.slice(at + 1) };
 }
-
-$("place-no").addEventListener("click", () => $("place").close("no"));

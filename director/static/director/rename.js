@@ -1,16 +1,11 @@
 // A name that is changed where it stands: Enter or another place keeps it, Escape does not.
-import { call, toast } from "./dom.js";
+import { call, make, onClick, toast } from "./dom.js";
 
-document.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-rename]");
-  if (button) edit(button, button.closest("[data-backend]").dataset);
-});
+onClick("[data-rename]", (button) => edit(button, button.closest("[data-backend]").dataset));
 
 function edit(button, data) {
   const shown = button.previousElementSibling;
-  const input = document.createElement("input");
-  Object.assign(input, { value: data.name, maxLength: 200, className: "renaming" });
-  input.setAttribute("aria-label", `Name of ${data.name}`);
+  const input = make("input", { value: data.name, maxLength: 200, className: "renaming", ariaLabel: `Name of ${data.name}` });
   shown.hidden = button.hidden = true;
   button.after(input);
   input.focus();

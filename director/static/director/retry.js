@@ -1,16 +1,6 @@
 // Rendering again what failed. What is said first is what it will hit.
 import { ask, call, counted, toast } from "./dom.js";
 
-const REMEMBERED = "director.submitter"; // the name that is given when submitting
-
-// The person's name as the API takes it, nothing where the browser does not know it.
-export function actor() {
-  try {
-    const by = (localStorage.getItem(REMEMBERED) || "").trim();
-    return by ? { by } : {};
-  } catch { return {}; }
-}
-
 // Retries what failed in a group that has ended, or one job of any. The run is the one the page shows: a
 // second click, or another person's, is refused. place: {where} or {backend_id}, and {by}, as the API
 // takes them. Resolves to whether it is tried again.

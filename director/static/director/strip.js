@@ -1,4 +1,6 @@
 // The film strip of the viewer: a small picture of each file, the one that is shown marked and in the middle.
+import { make } from "./dom.js";
+
 export class Strip {
   #items = new Map(); // address of the file → its place
   #marked = null;
@@ -45,8 +47,7 @@ export class Strip {
   empty() { this.list.replaceChildren(); this.#items.clear(); this.#marked = null; }
 
   #make(tile) {
-    const place = document.createElement("li"), button = document.createElement("button");
-    Object.assign(button, { type: "button", tabIndex: -1, ariaLabel: tile.dataset.title, title: tile.dataset.title });
+    const button = make("button", { type: "button", tabIndex: -1, ariaLabel: tile.dataset.title, title: tile.dataset.title });
     button.dataset.file = tile.dataset.view;
     const small = tile.querySelector("img"), mark = tile.querySelector(".mark .icon");
     if (mark) button.append(mark.cloneNode(true));
@@ -56,7 +57,6 @@ export class Strip {
       image.onerror = () => image.remove();
       button.append(image);
     }
-    place.append(button);
-    return place;
+    return make("li", {}, button);
   }
 }

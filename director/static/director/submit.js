@@ -1,6 +1,6 @@
 // The form of a new group. What is sent is the workflow's own text, untouched: numbers that JavaScript
 // cannot hold stay as they are, and what a person changes goes along as parameters.
-import { $, call, copy, counted, toast } from "./dom.js";
+import { $, call, copy, counted, make, onFiles, remember, remembered, SUBMITTER, toast } from "./dom.js";
 import { check } from "./check.js";
 import { choicesOf, offered, searched } from "./choices.js";
 import { fileField } from "./files.js";
@@ -102,14 +102,7 @@ document.addEventListener("paste", (event) => {
   const [file] = event.clipboardData.files;
   if (file) bring(file); else if (event.clipboardData.getData("text/plain").trim()) show(event.clipboardData.getData("text/plain"), "");
 });
-for (const kind of ["dragover", "dragleave", "drop"]) {
-  document.addEventListener(kind, (event) => {
-    if (!event.dataTransfer?.types.includes("Files")) return;
-    event.preventDefault();
-    $("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop" && event.dataTransfer.files[0]) bring(event.dataTransfer.files[0]);
-  });
-}
+onFiles(document, ([file]) => bring(file), $("drop"));
 
 // --- inputs --------------------------------------------------------------------------------------
 
@@ -126,7 +119,7 @@ function fields(before) {
   let title = null;
   for (const one of rest) {
     const heading = `${one.title} (${one.id})`;
-    if (heading !== title) { const head = document.createElement("h3"); head.textContent = title = heading; $("rest").append(head); }
+    if (heading !== title) $("rest").append(make("h3", {}, title = heading));
     $("rest").append(field(one, false, typed));
   }
   sweep.replaced(literals, (one, other) => place(one) === place(other));
@@ -143,20 +136,18 @@ const place = (one) => JSON.stringify([one.id, one.title, one.name, one.value]);
 
 function field(literal, titled, typed) {
   const title = titled ? `${literal.name} · ${literal.title}` : literal.name;
-  const words = document.createElement("b");
+  const words = make("b", {}, literal.name);
   const isLong = typeof literal.value === "string" && (literal.role || literal.name === "text" || /\n|.{80}/.test(literal.value));
-  const input = literal.file ? fileField(literal.name, title, update) : document.createElement(isLong ? "textarea" : "input");
-  const label = input.element || document.createElement("label");
-  words.textContent = literal.name;
-  if (titled) words.append(Object.assign(document.createElement("i"), { textContent: ` · ${literal.title}` }));
-  if (literal.role) words.prepend(Object.assign(document.createElement("strong"), { textContent: literal.role === "positive" ? "Prompt " : "Negative prompt " }));
+  const input = literal.file ? fileField(literal.name, title, update) : make(isLong ? "textarea" : "input");
+  const label = input.element || make("label");
+  if (titled) words.append(make("i", {}, ` · ${literal.title}`));
+  if (literal.role) words.prepend(make("strong", {}, literal.role === "positive" ? "Prompt " : "Negative prompt "));
   label.classList.add("field");
   if (literal.role) label.classList.add(literal.role);
   if (input.tagName === "TEXTAREA") { input.rows = literal.role === "positive" ? 6 : 3; label.classList.add("wide-field"); }
   if (typeof literal.value === "boolean") input.type = "checkbox";
   if (typeof literal.value === "number") input.inputMode = "decimal";
-  const error = document.createElement("span");
-  error.className = "field-error";
+  const error = make("span", { className: "field-error" });
   error.dataset.error = `parameters.${literal.id}.${literal.name}`;
   if (input.type === "checkbox") input.checked = literal.value; else input.value = shown(literal.value);
   const said = kept[`${literal.id}.${literal.name}`];
@@ -268,14 +259,7 @@ function seeds(number, isShared) {
 
 // --- who submits, and what is done when one fails: asked once in a browser -----------------------
 
-const SUBMITTER = "director.submitter";
 const ON_FAILURE = { bound: "director.on-failure", pool: "director.on-failure.pool" };
-function remembered(name) {
-  try { return localStorage.getItem(name) || ""; } catch { return ""; } // storage may be forbidden
-}
-function remember(name, said) {
-  try { if (said) localStorage.setItem(name, said); else localStorage.removeItem(name); } catch { /* then it is asked again */ }
-}
 $("submitter").value = remembered(SUBMITTER);
 // What a repeated group brought along is its own: only what a person says is kept for the next time.
 let ofGroup = {};

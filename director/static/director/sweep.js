@@ -1,6 +1,6 @@
 // The sweep of a submission: the inputs that are varied, their values, and the plan of its jobs.
 // Numbers and texts are parsed as by `director submit --sweep`.
-import { $, counted } from "./dom.js";
+import { $, counted, make } from "./dom.js";
 import { whyLines } from "./check.js";
 import { fileField } from "./files.js";
 import { found } from "./choices.js";
@@ -69,8 +69,7 @@ const axes = []; // as they were added: the first changes slowest
 // An axis: `input` as the API names it, `element` for the form, `read()` → {values, problem}.
 function axisOf(input, name, title, kind, values) {
   const id = `axis-${++numbered}`;
-  const element = document.createElement("div");
-  element.className = `field axis${["text", "file"].includes(kind) ? " wide-field" : ""}`;
+  const element = make("div", { className: `field axis${["text", "file"].includes(kind) ? " wide-field" : ""}` });
   element.innerHTML = '<label><b></b></label><span class="sub"></span><span class="field-error"></span>';
   const [label, words, hint, error] = ["label", "b", ".sub", ".field-error"].map((one) => element.querySelector(one));
   words.textContent = title;
@@ -80,7 +79,7 @@ function axisOf(input, name, title, kind, values) {
   const counts = (number) => { hint.textContent = number > 1 ? `${counted(number, "value")}. ${HINTS[kind]}` : HINTS[kind]; };
   if (kind === "file") {
     const files = [];
-    const list = document.createElement("div");
+    const list = make("div", { className: "axis-files" });
     const add = (value) => {
       const one = fileField(name, `${title}, value ${files.length + 1}`, changed, (more) => more.forEach((file) => add("").send(file)));
       one.value = value;
@@ -89,14 +88,9 @@ function axisOf(input, name, title, kind, values) {
       list.append(one.element);
       return one;
     };
-    list.className = "axis-files";
-    element.setAttribute("role", "group");
-    element.setAttribute("aria-label", `Values of ${title}`);
+    Object.assign(element, { role: "group", ariaLabel: `Values of ${title}` });
     label.replaceWith(words, list);
-    const more = document.createElement("button");
-    more.type = "button";
-    more.className = "button small";
-    more.textContent = "Add a value";
+    const more = make("button", { type: "button", className: "button small" }, "Add a value");
     more.addEventListener("click", () => { add("").element.querySelector("input").focus(); changed(); });
     hint.before(more);
     values.forEach(add);
@@ -108,12 +102,9 @@ function axisOf(input, name, title, kind, values) {
       return { values: filled.map((one) => one.value), problem: filled.find((one) => one.problem)?.problem || "" };
     };
   } else {
-    const box = document.createElement(kind === "text" ? "textarea" : "input");
+    const box = make(kind === "text" ? "textarea" : "input", { autocomplete: "off", spellcheck: false, ariaLabel: `Values of ${title}` });
     if (kind === "text") box.rows = 4;
-    box.autocomplete = "off";
-    box.spellcheck = false;
     box.value = asText(kind, values);
-    box.setAttribute("aria-label", `Values of ${title}`);
     box.setAttribute("aria-describedby", `${hint.id} ${error.id}`);
     label.append(box);
     if (kind === "text") axis.offer = (choices) => picks(axis, box, title, choices);
@@ -135,21 +126,16 @@ function picks(axis, box, title, choices) {
   if (axis.choices === choices.map((one) => one.value).join("\n")) return;
   axis.choices = choices.map((one) => one.value).join("\n");
   axis.element.querySelector(".picks")?.remove();
-  const all = document.createElement("fieldset");
-  all.className = "picks";
+  const all = make("fieldset", { className: "picks" });
   all.innerHTML = '<legend class="sr"></legend><input type="search" autocomplete="off"><div class="pick-list"></div>';
   const [legend, search, rows] = all.children;
   legend.textContent = `Choices of ${title}`;
   search.hidden = choices.length <= FEW;
   search.placeholder = `Search ${counted(choices.length, "choice")}`;
-  search.setAttribute("aria-label", `Search the choices of ${title}`);
+  search.ariaLabel = `Search the choices of ${title}`;
   rows.append(...choices.map(({ value, note }) => {
-    const [row, tick] = [document.createElement("label"), document.createElement("input")];
-    row.className = "check";
-    tick.type = "checkbox";
-    tick.value = value;
-    row.append(tick, ` ${value}${note ? ` · ${note}` : ""}`);
-    return row;
+    const tick = make("input", { type: "checkbox", value });
+    return make("label", { className: "check" }, tick, ` ${value}${note ? ` · ${note}` : ""}`);
   }));
   const ticks = [...rows.querySelectorAll("input")];
   const show = () => { const values = new Set(PARSE.text(box.value)); for (const tick of ticks) tick.checked = values.has(tick.value); };
@@ -183,14 +169,9 @@ function drop(axis) {
 
 // Returns the element of a literal's field with the button that varies it.
 export function varied(literal, title) {
-  const whole = document.createElement("div");
-  whole.className = literal.label.classList.contains("wide-field") ? "vary wide-field" : "vary";
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = "button small plain";
-  button.textContent = "Vary";
-  button.setAttribute("aria-label", `Vary ${literal.name} of node ${literal.id}`);
-  button.setAttribute("aria-pressed", "false");
+  const whole = make("div", { className: literal.label.classList.contains("wide-field") ? "vary wide-field" : "vary" });
+  const ariaLabel = `Vary ${literal.name} of node ${literal.id}`;
+  const button = make("button", { type: "button", className: "button small plain", ariaLabel, ariaPressed: "false" }, "Vary");
   button.addEventListener("click", () => {
     const axis = axes.find((one) => one.literal === literal);
     if (axis) { drop(axis); whole.prepend(literal.label); literal.set(false); } else vary(literal).focus();
@@ -238,10 +219,7 @@ export function restore(sweep, literals) {
     const found = exact.length ? exact : literals.filter((one) => one.name === input);
     if (found.length === 1) { vary(found[0], values); continue; }
     const axis = axisOf(input, input, input, kindOf(values), values);
-    const remove = document.createElement("button");
-    remove.type = "button";
-    remove.className = "button small";
-    remove.textContent = `Remove ${short(input)}`;
+    const remove = make("button", { type: "button", className: "button small" }, `Remove ${short(input)}`);
     remove.addEventListener("click", () => { drop(axis); changed(); });
     axis.element.append(remove);
     $("other-axes").append(axis.element);
@@ -362,7 +340,7 @@ function able({ backends, total_count: total }) {
 const lasting = (seconds) => (seconds < 90 ? `${Math.max(Math.round(seconds), 1)} s` : seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`);
 function showPlan(sentences, why = []) {
   $("plan-said").textContent = sentences.join(" ");
-  $("plan-why").replaceChildren(...why.map((line) => { const item = document.createElement("li"); item.textContent = line; return item; }));
+  $("plan-why").replaceChildren(...why.map((line) => make("li", {}, line)));
 }
 
 export function start(onChange) { changed = onChange; }

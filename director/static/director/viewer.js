@@ -1,7 +1,7 @@
 // Looking at results: pictures, videos, sounds and texts, one after the other, with a strip of all files of the page, and
 // what the job was made from. They come through the Director, and no script of theirs runs: a text is shown as text.
 import { isChosen, toggle } from "./compare.js";
-import { $, call } from "./dom.js";
+import { $, call, onClick, remember, remembered } from "./dom.js";
 import { afterMorph } from "./parts.js";
 import { Strip } from "./strip.js";
 import { Zoom } from "./zoom.js";
@@ -255,13 +255,6 @@ function forget() {
   details.clear();
 }
 
-function remembered() {
-  try { return localStorage.getItem(WITH_INFO) === "yes"; } catch { return false; }
-}
-function remember() {
-  try { localStorage.setItem(WITH_INFO, panel.hidden ? "no" : "yes"); } catch { /* lasts until the page is left, then */ }
-}
-
 // --- what a person can do -------------------------------------------------------------------------
 
 function full() {
@@ -280,7 +273,7 @@ const isShown = (id) => $(id) && !$(id).hidden;
 const ACTS = {
   back: () => step(-1), on: () => step(1), close: () => dialog.close(), star, compare, full,
   zoom: () => zoom.toggle(), in: () => zoom.by(1.5), out: () => zoom.by(1 / 1.5), real: () => zoom.real(), fit: () => zoom.fit(),
-  about: () => { about(panel.hidden); remember(); },
+  about: () => { about(panel.hidden); remember(WITH_INFO, panel.hidden ? "no" : "yes"); },
   help: () => $("viewer-keys").showModal(),
 };
 const KEYS = {
@@ -290,10 +283,7 @@ const KEYS = {
 const PAN = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 for (const [name, act] of Object.entries(ACTS)) $(`viewer-${name}`).addEventListener("click", act);
 
-document.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-view]");
-  if (button) show(tiles().indexOf(button));
-});
+onClick("[data-view]", (button) => show(tiles().indexOf(button)));
 document.addEventListener("fullscreenchange", () => {
   $("viewer-full").setAttribute("aria-pressed", String(Boolean(document.fullscreenElement)));
 });
@@ -337,7 +327,7 @@ afterMorph(() => {
 });
 
 if (!document.fullscreenEnabled) $("viewer-full").remove();
-about(remembered());
+about(remembered(WITH_INFO) === "yes");
 const asked = /^#(first|last)-file$/.exec(location.hash)?.[1];
 if (asked) {
   history.replaceState(null, "", location.pathname + location.search);

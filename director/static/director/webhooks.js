@@ -1,12 +1,10 @@
 // The deliveries of events to webhooks, and the replay of one.
-import { call, toast } from "./dom.js";
+import { call, onClick, toast } from "./dom.js";
 import { monitor } from "./live.js";
 
 monitor(() => []);
 
-document.addEventListener("click", async (event) => {
-  const button = event.target.closest("[data-replay]");
-  if (!button) return;
+onClick("[data-replay]", async (button) => {
   button.disabled = true;
   try {
     await call("POST", `/api/webhooks/deliveries/${button.dataset.replay}/replay`);

@@ -2,9 +2,9 @@
 import { $ } from "./dom.js";
 import { afterMorph, refresh } from "./parts.js";
 import { monitor } from "./live.js";
+import { progressed } from "./progress.js";
 
 const MOST = 100; // groups that the socket follows
-const progress = new Map(); // job → percent: what a fragment shows may be older
 
 // Returns the function that loads the section again soon: at most once a second, and less often where that takes long.
 export function follow(id) {
@@ -23,15 +23,6 @@ export function follow(id) {
       refresh($(id));
     }, Math.max(rest, 0));
   }
-  function draw() {
-    for (const bar of document.querySelectorAll("progress[data-job]")) {
-      const percent = progress.get(bar.dataset.job);
-      if (percent === undefined || bar.value >= percent) continue;
-      bar.value = percent;
-      const text = bar.parentElement.querySelector("[data-percent]");
-      if (text) text.textContent = Math.round(percent);
-    }
-  }
   function seen({ backends }) {
     if (backends !== mark) soon();
     mark = backends;
@@ -42,17 +33,12 @@ export function follow(id) {
     snapshot: seen,
     pulse: seen,
     event: soon,
-    progress: (frame) => {
-      for (const [, job, percent] of frame.children) progress.set(job, percent);
-      draw();
-    },
+    progress: progressed,
   });
   afterMorph((one) => {
     if (one !== id) return;
     ended = performance.now();
     took = ended - began;
-    for (const job of progress.keys()) if (!$(id).querySelector(`progress[data-job="${job}"]`)) progress.delete(job);
-    draw();
     if (groups().some((group) => !watched.has(group))) line.again();
   });
   document.addEventListener("visibilitychange", () => { if (!document.hidden && stale) { stale = false; soon(); } });
