@@ -16,7 +16,7 @@ from director.pages import failures as failure_pages
 from director.pages.usage import usage_page
 from jobgroups.api.requests.payloads import POOL_ATTEMPTS
 from jobgroups.domain.states import GroupStatus, RetryScope
-from jobgroups.errors import BackendNotFound, ChildNotFound, GroupNotFound
+from jobgroups.errors import BackendNotFound, GroupNotFound
 from jobgroups.queries.assets import asset_list
 from jobgroups.queries.provenance import job_provenance
 from jobgroups.queries.retention import retention_text
@@ -52,11 +52,8 @@ def groups(request: HttpRequest, template: str) -> HttpResponse:
 
 
 def row_part(request: HttpRequest, group_id: str) -> HttpResponse:
-    try:
-        row = group_list.group_row(group_id)
-    except GroupNotFound:
-        return HttpResponse(status=HTTPStatus.NOT_FOUND)
-    return _page(request, "parts/row", {"row": row})
+    """A group's row in the list."""
+    return _page(request, "parts/row", {"row": group_list.group_row(group_id)})
 
 
 def group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
@@ -72,12 +69,9 @@ def group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
 
 def card_part(request: HttpRequest, group_id: str, job_id: str, template: str) -> HttpResponse:
     """One job's card, its cell in the grid of a sweep, or what the viewer shows of it."""
-    try:
-        shown = {"card": group_detail.child_card(group_id, job_id)}
-        if template == "parts/info":
-            shown["made"] = text.summary_values(summary(job_provenance(group_id, job_id)["workflow"]))
-    except (GroupNotFound, ChildNotFound):
-        return HttpResponse(status=HTTPStatus.NOT_FOUND)
+    shown = {"card": group_detail.child_card(group_id, job_id)}
+    if template == "parts/info":
+        shown["made"] = text.summary_values(summary(job_provenance(group_id, job_id)["workflow"]))
     return _page(request, template, shown)
 
 

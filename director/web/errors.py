@@ -141,8 +141,10 @@ def as_json_error(request: HttpRequest, response: HttpResponseBase) -> HttpRespo
     return error
 
 
-def _page_without_database(request: HttpRequest, exc: Exception) -> HttpResponse | None:
-    """Answer a page if the database is unavailable; the API's views have their own handler."""
+def _page_error(request: HttpRequest, exc: Exception) -> HttpResponse | None:
+    """Answer a page, or a part of one, whose row is gone or whose database is unavailable; the API has its own handler."""
+    if isinstance(exc, RequestError):
+        return HttpResponse(status=exc.status)
     if not isinstance(exc, TRANSIENT):
         return None
     logger.warning("page %s: database unavailable (%s)", request.path, exc)
@@ -157,7 +159,7 @@ EnvelopeMiddleware = middleware(lambda _request: None, lambda request, response:
 
 @sync_and_async_middleware
 def JsonErrorMiddleware(get_response: Callable[[HttpRequest], Any]) -> Any:  # noqa: N802 as Django's
-    """Replace an error of the API that is not JSON; keep its headers. Answer pages without a database."""
+    """Replace an error of the API that is not JSON; keep its headers. Answer errors of pages."""
     answer: Any = middleware(lambda _request: None, as_json_error)(get_response)
-    answer.process_exception = _page_without_database
+    answer.process_exception = _page_error
     return answer
