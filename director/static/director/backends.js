@@ -186,33 +186,29 @@ function tell(text, kind) {
 }
 $("add-open").addEventListener("click", () => { form.reset(); complain([]); tell("", ""); $("add").showModal(); });
 
-$("test").addEventListener("click", async () => {
+// Sends the form by a request; shows what is done meanwhile, and what is wrong with the form.
+async function send(what, request) {
   complain([]);
   if (!values().url) { complain([{ field: "url", message: "Enter an address." }]); return; }
-  tell("Testing …", "");
-  try {
-    const answer = await call("POST", "/api/backends/test", { url: values().url });
-    if (answer.ok) tell(`Online: ComfyUI ${answer.comfyui_version || ""}${answer.devices?.[0] ? `, ${answer.devices[0].name}` : ""}.`, "good");
-    else tell(answer.reason || "It does not answer.", "wrong");
-  } catch (error) {
+  tell(what, "");
+  try { await request(); } catch (error) {
     complain(error.errors || []);
     tell(error.errors?.length ? "" : error.message, "wrong");
   }
-});
-form.addEventListener("submit", async (event) => {
+}
+$("test").addEventListener("click", () => send("Testing …", async () => {
+  const answer = await call("POST", "/api/backends/test", { url: values().url });
+  if (answer.ok) tell(`Online: ComfyUI ${answer.comfyui_version || ""}${answer.devices?.[0] ? `, ${answer.devices[0].name}` : ""}.`, "good");
+  else tell(answer.reason || "It does not answer.", "wrong");
+}));
+form.addEventListener("submit", (event) => {
   event.preventDefault();
-  complain([]);
-  if (!values().url) { complain([{ field: "url", message: "Enter an address." }]); return; }
-  tell("Adding …", "");
-  try {
-    const made = await call("POST", "/api/backends", values());
+  send("Adding …", async () => {
+    const added = await call("POST", "/api/backends", values());
     again();
-    if (made.status === "offline") tell(`Added as ${made.backend_id}, but it is offline: ${made.status_reason || "no answer"}`, "wrong");
-    else { $("add").close(); toast(`${made.name || made.backend_id} is added.`); }
-  } catch (error) {
-    complain(error.errors || []);
-    tell(error.errors?.length ? "" : error.message, "wrong");
-  }
+    if (added.status === "offline") tell(`Added as ${added.backend_id}, but it is offline: ${added.status_reason || "no answer"}`, "wrong");
+    else { $("add").close(); toast(`${added.name || added.backend_id} is added.`); }
+  });
 });
 
 // --- find ----------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // Deleting groups: says first which jobs and files go.
-import { ask, call, counted, sizeText, toast } from "./dom.js";
+import { ask, call, counted, sendAll, sizeText, toast } from "./dom.js";
 
 // Resolves to whether a group was deleted.
 export async function deleteGroups(ids) {
@@ -16,8 +16,6 @@ export async function deleteGroups(ids) {
   const yes = await ask(`Delete ${which}?`, `${counted(sum("jobs"), "job")}${files} will be deleted${starred}. This cannot be undone.${stay}${others}`, gone.length > 1 ? "Delete the groups" : "Delete the group", "Keep");
   if (!yes) return false;
   const may = ids.filter((_, at) => found[at].status === "fulfilled");
-  const done = await Promise.allSettled(may.map((id) => call("POST", `/api/job-groups/${id}/delete`, {})));
-  const failed = done.filter((one) => one.status === "rejected");
-  toast(failed.length ? `${counted(failed.length, "group")} could not be deleted: ${failed[0].reason.message}` : `${counted(may.length, "group")} deleted.`);
-  return failed.length < may.length;
+  const requests = may.map((id) => call("POST", `/api/job-groups/${id}/delete`, {}));
+  return await sendAll(requests, (failed) => `${counted(failed, "group")} could not be deleted`, `${counted(may.length, "group")} deleted.`) < may.length;
 }

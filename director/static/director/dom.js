@@ -58,6 +58,14 @@ export function toast(text) {
   toast.timer = setTimeout(() => { box.hidden = true; }, 6000);
 }
 
+// Sends a request for each of several groups; says how many failed and why the first, else what was done. Resolves to the
+// number that failed.
+export async function sendAll(requests, failed, done) {
+  const refused = (await Promise.allSettled(requests)).filter((one) => one.status === "rejected");
+  toast(refused.length ? `${failed(refused.length)}: ${refused[0].reason.message}` : done);
+  return refused.length;
+}
+
 const waiting = new WeakMap(); // by dialog, what resolves its question
 
 // Opens a dialog; resolves to whether it was closed with yes. The event of its last closing may come after it was opened

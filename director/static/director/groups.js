@@ -1,5 +1,5 @@
 // The list of groups: rows morph when their group moves, new ones come in at the top.
-import { $, actor, ask, call, confirmed, counted, onClick, onFiles, toast } from "./dom.js";
+import { $, actor, ask, call, confirmed, counted, onClick, onFiles, sendAll, toast } from "./dom.js";
 import { afterMorph, refresh } from "./parts.js";
 import { chime, favicon, monitor } from "./live.js";
 import { tryAgain } from "./images.js";
@@ -105,9 +105,8 @@ $("selection-cancel").addEventListener("click", async () => {
     "Cancel groups", "Keep them",
   );
   if (!yes) return;
-  const done = await Promise.allSettled(open.map((row) => call("DELETE", `/api/job-groups/${row.id}`)));
-  const failed = done.filter((one) => one.status === "rejected");
-  toast(failed.length ? `${failed.length} could not be cancelled: ${failed[0].reason.message}` : `${open.length} cancelled.`);
+  const requests = open.map((row) => call("DELETE", `/api/job-groups/${row.id}`));
+  await sendAll(requests, (failed) => `${failed} could not be cancelled`, `${open.length} cancelled.`);
   selectNone();
 });
 
@@ -116,10 +115,9 @@ $("selection-cancel").addEventListener("click", async () => {
 // Archives groups, or takes them out of the archive; says how many, and why not the others.
 async function archive(some) {
   const archived = some[0].dataset.archived !== "yes";
-  const done = await Promise.allSettled(some.map((row) => call("PATCH", `/api/job-groups/${row.id}`, { archived })));
-  const failed = done.filter((one) => one.status === "rejected");
+  const requests = some.map((row) => call("PATCH", `/api/job-groups/${row.id}`, { archived }));
   const what = archived ? "archived: the lists leave them out" : "in the lists again";
-  toast(failed.length ? `${counted(failed.length, "group")} could not be changed: ${failed[0].reason.message}` : `${counted(some.length, "group is", "groups are")} ${what}.`);
+  await sendAll(requests, (failed) => `${counted(failed, "group")} could not be changed`, `${counted(some.length, "group is", "groups are")} ${what}.`);
 }
 
 async function rename(row) {

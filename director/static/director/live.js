@@ -1,5 +1,5 @@
 // Sockets that come back by themselves, and the line at the bottom that says how it stands.
-import { $, make, remember, remembered, signIn } from "./dom.js";
+import { $, remember, remembered, signIn } from "./dom.js";
 
 // open(): the address, asked anew at each try. on.frame(frame), on.open(again), on.gone().
 export class Live {
@@ -49,15 +49,11 @@ export class Live {
 
 // The number of failed jobs in the navigation, written as director.pages.failures.tally writes it.
 function tally(failed) {
-  const link = document.querySelector('nav a[href="/failures"]');
+  const mark = document.querySelector(".tally");
   // A web of the release before does not send it.
-  if (failed === undefined || !link) return;
-  const mark = link.querySelector(".tally");
-  if (!failed) { mark?.remove(); return; }
-  const text = failed > 99 ? "99+" : String(failed);
-  if (mark) { mark.firstChild.data = text; return; }
-  const spoken = make("span", { className: "sr" }, " in the last day");
-  link.append(" ", make("span", { className: "tally", title: "Jobs that failed in the last day" }, text, spoken));
+  if (failed === undefined || !mark) return;
+  mark.hidden = !failed;
+  mark.replaceChildren(failed > 99 ? "99+" : String(failed), mark.lastElementChild);
 }
 
 let runner = true;
