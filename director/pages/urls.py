@@ -11,19 +11,12 @@ from django.views.decorators.http import require_safe
 from director.pages import views
 
 
-class _Id(StringConverter):
-    """Id of a group or job; other values are rejected without a query."""
-
-    regex = "[A-Za-z0-9_-]{1,64}"
-
-
 class _BackendId(StringConverter):
     """Id of a backend, which may have dots."""
 
     regex = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
-register_converter(_Id, "ident")
 register_converter(_BackendId, "backend")
 
 
@@ -35,13 +28,13 @@ def _page(route: str, view: Callable[..., HttpResponse], template: str = "") -> 
 urlpatterns = [
     _page("", views.groups, "groups"),
     _page("parts/groups", views.groups, "parts/rows"),
-    _page("parts/groups/<ident:group_id>", views.row_part),
-    _page("groups/<ident:group_id>", views.group, "group"),
-    _page("groups/<ident:group_id>/parts/head", views.group, "parts/head"),
-    _page("groups/<ident:group_id>/parts/cards", views.group, "parts/cards"),
-    _page("groups/<ident:group_id>/parts/cards/<ident:job_id>", views.card_part, "parts/card"),
-    _page("groups/<ident:group_id>/parts/cells/<ident:job_id>", views.card_part, "parts/cell"),
-    _page("groups/<ident:group_id>/parts/info/<ident:job_id>", views.card_part, "parts/info"),
+    _page("parts/groups/<slug:group_id>", views.row_part),
+    _page("groups/<slug:group_id>", views.group, "group"),
+    _page("groups/<slug:group_id>/parts/head", views.group, "parts/head"),
+    _page("groups/<slug:group_id>/parts/cards", views.group, "parts/cards"),
+    _page("groups/<slug:group_id>/parts/cards/<slug:job_id>", views.card_part, "parts/card"),
+    _page("groups/<slug:group_id>/parts/cells/<slug:job_id>", views.card_part, "parts/cell"),
+    _page("groups/<slug:group_id>/parts/info/<slug:job_id>", views.card_part, "parts/info"),
     _page("backends", views.backends, "backends"),
     _page("parts/backends", views.backends, "parts/backends"),
     _page("backends/<backend:backend_id>", views.backend, "backend"),

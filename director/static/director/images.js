@@ -31,9 +31,6 @@ document.addEventListener("load", (event) => {
   if (event.target.matches?.("img.thumb, .picture img")) delete event.target.parentElement.dataset.broken;
 }, true);
 
-export function lookAgain() {
-  for (const image of document.querySelectorAll("img.thumb, .picture img")) if (broken(image)) say(image);
-}
 export function tryAgain() {
   for (const place of document.querySelectorAll("[data-broken]")) {
     const image = place.querySelector("img");
@@ -41,4 +38,5 @@ export function tryAgain() {
     if (image) image.src = image.src;
   }
 }
-lookAgain();
+// Those that did not come before this script ran.
+for (const image of document.querySelectorAll("img.thumb, .picture img")) if (broken(image)) say(image);
