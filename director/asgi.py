@@ -18,8 +18,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.urls import Resolver404, resolve  # noqa: E402
 
-from director.security.origins import require_allowed_origin  # noqa: E402
-from director.security.sign_in import require_sign_in  # noqa: E402
+from director.security.sign_in import guard_sockets  # noqa: E402
 from director.web import probes  # noqa: E402
 from director.web.asgi_types import Receive, Scope, Send  # noqa: E402
 from director.web.handlers import MATCH_KEY, LenientRequest, LoopHandler, ThreadedHandler  # noqa: E402
@@ -48,7 +47,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     await handler(scope, receive, send)
 
 
-_protocols: Any = ProtocolTypeRouter({"http": _http, "websocket": require_allowed_origin(require_sign_in(_streams))})
+_protocols: Any = ProtocolTypeRouter({"http": _http, "websocket": guard_sockets(_streams)})
 _router = with_request_id(_protocols)
 
 

@@ -17,11 +17,10 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.http.request import split_domain_port, validate_host
 from django.utils.cache import patch_vary_headers
 
-from director.web.asgi_types import Application, Receive, Scope, Send
+from director.web.asgi_types import Scope
 from director.web.errors import error_response
 from director.web.handlers import LenientRequest
 from director.web.middleware import middleware
-from jobgroups.streams.feed import error_frame
 
 _ORIGIN: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
@@ -31,8 +30,8 @@ _PREFLIGHT: Final = {
     "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type, Idempotency-Key, X-API-Key, Last-Event-ID",
     "Access-Control-Max-Age": "600",
 }
-_CODE: Final = "origin_not_allowed"
-_REFUSED: Final = (
+FOREIGN_CODE: Final = "origin_not_allowed"
+FOREIGN_DETAIL: Final = (
     "Pages of this origin may not use the Director; its operator can list the origin in DIRECTOR_ALLOWED_ORIGINS."
 )
 FOREIGN_ORIGIN: Final = 4403  #: WebSocket close code for a page of an origin that is not allowed.
@@ -108,7 +107,7 @@ def _early_answer(request: HttpRequest) -> HttpResponse | None:
     """Return the response to a request of a foreign origin or to a preflight; None for other requests."""
     origin = request.headers.get("Origin")
     if not is_allowed(origin, request.headers.get("Host")):
-        return error_response(403, _REFUSED, _CODE)
+        return error_response(403, FOREIGN_DETAIL, FOREIGN_CODE)
     preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
     if origin is None or not preflight:
         return None
@@ -127,30 +126,6 @@ def _with_cors_headers(request: HttpRequest, response: HttpResponseBase) -> Http
 
 #: Refuses requests of foreign origins with 403, and sends CORS headers to allowed pages.
 OriginMiddleware = middleware(_early_answer, _with_cors_headers)
-
-
-def require_allowed_origin(application: Application) -> Application:
-    """Wrap a WebSocket application: a page of a foreign origin gets an error frame and the close code 4403.
-
-    A refusal before the handshake would not tell the author of the page what is wrong.
-    """
-
-    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        headers = handshake(scope).headers
-        if is_allowed(headers.get("Origin"), headers.get("Host")):
-            await application(scope, receive, send)
-        else:
-            await refuse_socket(receive, send, FOREIGN_ORIGIN, error_frame(_CODE, _REFUSED))
-
-    return guard
-
-
-async def refuse_socket(receive: Receive, send: Send, code: int, frame: str) -> None:
-    """Accept a WebSocket, send an error frame, and close it with a code."""
-    if (await receive())["type"] == "websocket.connect":
-        await send({"type": "websocket.accept"})
-        await send({"type": "websocket.send", "text": frame})
-        await send({"type": "websocket.close", "code": code})
 
 
 def handshake(scope: Scope) -> HttpRequest:

@@ -30,7 +30,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
-from director.security.origins import handshake, is_own, refuse_socket
+from director.security.origins import FOREIGN_CODE, FOREIGN_DETAIL, FOREIGN_ORIGIN, handshake, is_allowed, is_own
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response, is_api
 from director.web.middleware import middleware
@@ -243,15 +243,25 @@ def sign_out(_request: HttpRequest) -> HttpResponse:
     return response
 
 
-def require_sign_in(application: Application) -> Application:
-    """Wrap a WebSocket application: without credentials a client gets an error frame and the close code 4401."""
+def guard_sockets(application: Application) -> Application:
+    """Wrap a WebSocket application: others than allowed pages and programs get an error frame and a close code.
+
+    A refusal before the handshake would not tell the author of the page what is wrong.
+    """
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        if authenticate(handshake(scope), changes=True) is AuthResult.ALLOWED:
-            await application(scope, receive, send)
-        else:
+        request = handshake(scope)
+        if not is_allowed(request.headers.get("Origin"), request.headers.get("Host")):
+            code, frame = FOREIGN_ORIGIN, error_frame(FOREIGN_CODE, FOREIGN_DETAIL)
+        elif authenticate(request, changes=True) is not AuthResult.ALLOWED:
             detail = "Sign in, or connect with Authorization: Bearer TOKEN or X-API-Key: TOKEN."
-            frame = error_frame("sign_in_required", detail)
-            await refuse_socket(receive, send, SIGN_IN_REQUIRED, frame)
+            code, frame = SIGN_IN_REQUIRED, error_frame("sign_in_required", detail)
+        else:
+            await application(scope, receive, send)
+            return
+        if (await receive())["type"] == "websocket.connect":
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "text": frame})
+            await send({"type": "websocket.close", "code": code})
 
     return guard

@@ -12,7 +12,7 @@ from django.test import Client
 from django.urls import URLResolver, get_resolver
 
 from director.security import sign_in
-from director.security.sign_in import COOKIE, require_sign_in
+from director.security.sign_in import COOKIE, guard_sockets
 from tests.api.conftest import Api, error_of
 
 TOKEN = "correct-horse-battery"
@@ -245,7 +245,7 @@ async def _connected(**headers: str) -> list[dict[str, Any]]:
     given = {"host": "192.168.1.5:9820", **headers}
     raw = [(name.encode(), value.encode()) for name, value in given.items()]
     scope = {"type": "websocket", "headers": raw, "client": ["192.168.1.77", 5]}
-    await require_sign_in(application)(scope, receive, send)
+    await guard_sockets(application)(scope, receive, send)
     return sent
 
 
