@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from django.forms.models import model_to_dict
 from django.utils.text import capfirst
 
 from jobgroups.domain import text
@@ -13,6 +12,7 @@ from jobgroups.domain.failures import RETRIED, TAXONOMY
 from jobgroups.domain.states import PartialOutputs, Placement, RetryScope
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.queries.pool import pool_candidates
+from jobgroups.serializers import serialize_group
 from jobgroups.workflow.parameters import Targets
 from jobgroups.workflow.seeds import MAX_SEED
 
@@ -29,11 +29,6 @@ RETRY_ON: Final = tuple((one.value, capfirst(text.failure_label(one)), TAXONOMY[
 PARTIAL_OUTPUTS: Final = (
     (PartialOutputs.ACCEPT.value, "Keep the other outputs, with a warning"),
     (PartialOutputs.FAIL.value, "Stop the job: it fails"),
-)
-#: Fields of a group that the form has by the same name.
-_UNCHANGED: Final = (
-    *("name", "seed_strategy", "submitter", "stall_seconds", "retention_days", "required_capabilities"),
-    *("max_attempts", "retry_elsewhere", "retry_on", "partial_outputs"),
 )
 DEFAULT_ATTEMPTS: Final = 3  #: Offered number of attempts if the installation has no retry policy.
 
@@ -69,18 +64,15 @@ def from_group(group_id: str, seed: str, job_id: str = "") -> dict[str, Any] | N
         variation = ChildJob.objects.values_list("variation_json", flat=True).get(pk=children[0][2])
         sweep, parameters = None, _with_variation(group, parameters, json.loads(variation or "null"))
     return {
-        "group_id": group.id,
+        **serialize_group(group),
         "count": len(children),
         "backend_ids": [backend_id for backend_id, *_ in children if backend_id],
         "candidates": pool_candidates(group.id) if group.placement == Placement.POOL else None,
         "parameters": parameters,
         "sweep": sweep,
         "jobs": _listed_jobs(group) if chosen is None and sweep is None else None,
-        "metadata": json.loads(group.metadata_json),
         "base_seed": chosen,
-        "timeout_seconds": group.time_limit,
-        "stop_when": json.loads(group.stop_when_json or "{}"),
-        **model_to_dict(group, _UNCHANGED),
+        "required_capabilities": group.required_capabilities,
     }
 
 

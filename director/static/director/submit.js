@@ -449,7 +449,7 @@ async function repeat() {
   $("timeout").value = again.timeout_seconds ?? "";
   $("stall").value = again.stall_seconds ?? "";
   $("retention").value = again.retention_days ?? "";
-  for (const kind of ["completed", "failed"]) $(`stop-${kind}`).value = again.stop_when[kind] ?? "";
+  for (const kind of ["completed", "failed"]) $(`stop-${kind}`).value = again.stop_when?.[kind] ?? "";
   if (again.base_seed !== null) $("base").value = again.base_seed;
   kept = { ...again.parameters };
   capabilities = again.required_capabilities || [];
@@ -461,14 +461,14 @@ async function repeat() {
   const chosen = again.candidates || again.backend_ids;
   for (const box of tags()) box.checked = chosen.includes(`tag:${box.value}`);
   for (const box of boxes()) box.checked = !box.disabled && chosen.includes(box.value);
-  onFailure(again.max_attempts === 1 && (again.candidates || again.retry_elsewhere === "never") ? "no" : again.retry_elsewhere, String(again.max_attempts));
+  onFailure(again.max_attempts === 1 && (again.candidates || !again.retry_elsewhere) ? "no" : again.retry_elsewhere || "never", String(again.max_attempts));
   ofGroup = said();
   try {
-    const response = await fetch(`/api/job-groups/${again.group_id}/workflow`);
+    const response = await fetch(`/api/job-groups/${again.job_group_id}/workflow`);
     if (!response.ok) throw new Error();
-    await show(await response.text(), again.group_id);
+    await show(await response.text(), again.job_group_id);
     if (again.sweep && text) sweep.restore(again.sweep, literals);
-    if (again.jobs) list.keep(again.group_id, again.jobs);
+    if (again.jobs) list.keep(again.job_group_id, again.jobs);
     update();
   } catch { complain([{ field: "workflow_json", message: "The earlier workflow could not be read; try again." }]); }
 }
