@@ -241,7 +241,7 @@ async def test_job_without_an_event_for_stall_seconds_times_out(farm: Farm) -> N
     assert json.loads(child.error_details_json)["phase"] == "stalled"
     (attempt,) = await farm.settled(group)
     assert (attempt.state, attempt.error_message) == ("timeout", child.error_message)
-    assert 4.5 < (attempt.stop_requested_at - attempt.started_at).total_seconds() < 10
+    assert 4.5 < (attempt.stop_requested_at - attempt.started_at).total_seconds() < 20
     event = await in_thread(group.events.get)(type="child_timeout")
     assert json.loads(event.frame)["timeout_seconds"] is None
 
@@ -257,12 +257,12 @@ async def test_timeout_seconds_counts_beside_stall_seconds(farm: Farm) -> None:
 async def test_stall_counts_from_the_moment_at_which_events_are_received_again(farm: Farm, what: str) -> None:
     sim = await farm.backend()
     first = await farm.runner()
-    group = await farm.running(workflow=silent(3.2), timeout_seconds=None, stall_seconds=2)
+    group = await farm.running(workflow=silent(2.6), timeout_seconds=None, stall_seconds=2)
     if what == "runner":
         await farm.kill(first)
         await asyncio.sleep(2.2)
         await farm.runner()
     else:
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(1.4)
         sim.fault("drop_sockets", at="now")
     assert (await farm.finished(group)).status == "completed"
