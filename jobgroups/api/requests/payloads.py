@@ -16,12 +16,14 @@ from backends.errors import FieldInvalid, InvalidRequest
 from jobgroups import workflow
 from jobgroups.api.requests import fields
 from jobgroups.api.requests.fields import RequestSerializer
+from jobgroups.api.requests.path_params import check_id
 from jobgroups.domain.failures import RETRIED, FailureClass
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 from jobgroups.domain.states import PartialOutputs, RetryScope, Where
 from jobgroups.domain.webhooks import ENDS, EVENTS, MAX_URL, url_problem
 from jobgroups.errors import TooManyChildren
 from jobgroups.serializers import to_json
+from jobgroups.services.assignment import Choice
 from jobgroups.services.submission import Submission
 from jobgroups.workflow.batch import MAX_JOBS, Batch, BatchInvalid, jobs_of, sweep_of
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy, random_base
@@ -372,12 +374,16 @@ class JobRetryRequest(RequestSerializer):
     by = fields.Line(_MAX_BY, default="")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of ``services.retries``."""
         choices = ("where", "backend_id", "retry_elsewhere")
         named = [name for name in choices if attrs[name] is not None]
         if len(named) > 1:
             message = f"Cannot be combined with {named[0]}; use one of them."
             raise ValidationError(dict.fromkeys(named[1:], message))
-        return attrs
+        where, backend_id, elsewhere = (attrs.pop(name) for name in choices)
+        if backend_id is not None:
+            check_id("backend_id", backend_id)
+        return attrs | {"choice": Choice(where=where, backend_id=backend_id, elsewhere=elsewhere)}
 
 
 class GroupRetryRequest(JobRetryRequest):
@@ -395,6 +401,10 @@ class MoveRequest(RequestSerializer):
 
     backend_id = fields.Text(_MAX_ID)
     by = fields.Line(_MAX_BY, default="")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        check_id("backend_id", attrs["backend_id"])
+        return attrs
 
 
 class BackendRequest(RequestSerializer):
@@ -450,7 +460,7 @@ class ByRequest(RequestSerializer):
 class HoldRequest(ByRequest):
     """``POST /api/backends/{id}/pause`` and ``…/drain``"""
 
-    now = fields.Flag(default=False)
+    now = fields.Flag(source="at_once", default=False)
     reason = fields.Line(_MAX_REASON, default="")
 
 

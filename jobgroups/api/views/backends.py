@@ -82,9 +82,7 @@ class BackendView(ApiView):
 class BackendStatusView(ApiView):
     def get(self, request: HttpRequest, backend_id: str) -> HttpResponse:
         """Return the fields of a backend that change without a request."""
-        row = _get_backend(backend_id)
-        load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
-        return json_response(backends.serialize_backend_status(row, load))
+        return json_response(backends.serialize_backend_status(*_with_load(backend_id)))
 
 
 def _get_backend(backend_id: str) -> Backend:
@@ -96,9 +94,12 @@ def _get_backend(backend_id: str) -> Backend:
 
 def backend_json(backend_id: str) -> dict[str, object]:
     """Return a backend as it is stored now, or raise ``BackendNotFound``."""
+    return backends.serialize_backend(*_with_load(backend_id))
+
+
+def _with_load(backend_id: str) -> tuple[Backend, backends.BackendLoad]:
     row = _get_backend(backend_id)
-    load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
-    return backends.serialize_backend(row, load)
+    return row, backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
 
 
 def probe_if_new(row: Backend) -> None:
@@ -107,14 +108,10 @@ def probe_if_new(row: Backend) -> None:
         probes.probe_backends([row])
 
 
-def _hold(hold: Hold, *, now: bool, **values: Any) -> None:
-    holds.backend_hold(hold=hold, at_once=now, **values)
-
-
 #: The last word of the path to the fields of the request, which are the arguments of the service.
 _ACTIONS: Final[dict[str, tuple[type[RequestSerializer], Callable[..., None]]]] = {
-    "pause": (HoldRequest, partial(_hold, Hold.PAUSE)),
-    "drain": (HoldRequest, partial(_hold, Hold.DRAIN)),
+    "pause": (HoldRequest, partial(holds.backend_hold, hold=Hold.PAUSE)),
+    "drain": (HoldRequest, partial(holds.backend_hold, hold=Hold.DRAIN)),
     "resume": (ByRequest, holds.backend_resume),
     "quarantine": (QuarantineRequest, holds.backend_quarantine),
     "release": (ByRequest, holds.backend_release),

@@ -1,26 +1,19 @@
 """Retries of a group or of one of its jobs, and moves of queued jobs."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 
 from jobgroups.api.requests.body import json_body, optional_json_body
-from jobgroups.api.requests.path_params import check_id
 from jobgroups.api.requests.payloads import GroupRetryRequest, JobRetryRequest, MoveRequest
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.services import moves, retries
-from jobgroups.services.assignment import Choice
 
 
 class GroupRetryView(ApiView):
     def post(self, request: HttpRequest, group_id: str) -> HttpResponse:
         """Start the group's next run for the named children, or for all that failed."""
-        values = GroupRetryRequest.read(optional_json_body(request))
-        done = retries.group_retry(
-            group_id=group_id, job_ids=values["job_ids"], choice=_choice(values), run=values["run"], by=values["by"]
-        )
+        done = retries.group_retry(group_id=group_id, **GroupRetryRequest.read(optional_json_body(request)))
         return json_response({"job_group_id": group_id, **asdict(done)})
 
 
@@ -28,23 +21,12 @@ class JobRetryView(ApiView):
     def post(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
         """Queue one child again: within the run, or in the next one if the group has ended."""
         values = JobRetryRequest.read(optional_json_body(request))
-        done = retries.child_retry(
-            group_id=group_id, job_id=job_id, choice=_choice(values), run=values["run"], by=values["by"]
-        )
+        done = retries.child_retry(group_id=group_id, job_id=job_id, **values)
         return json_response({"job_group_id": group_id, **asdict(done)})
 
 
 class JobMoveView(ApiView):
     def post(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
         """Bind a queued child to another backend."""
-        values = MoveRequest.read(json_body(request))
-        check_id("backend_id", values["backend_id"])
-        done = moves.child_move(group_id=group_id, job_id=job_id, **values)
+        done = moves.child_move(group_id=group_id, job_id=job_id, **MoveRequest.read(json_body(request)))
         return json_response({"job_group_id": group_id, **asdict(done)})
-
-
-def _choice(values: Mapping[str, Any]) -> Choice:
-    """Return where the children are retried; an id that cannot be one is not looked up."""
-    if values["backend_id"] is not None:
-        check_id("backend_id", values["backend_id"])
-    return Choice(where=values["where"], backend_id=values["backend_id"], elsewhere=values["retry_elsewhere"])
