@@ -239,18 +239,6 @@ def test_a_pause_says_first_what_it_will_hit_and_then_who_paused_it(desk: Desk, 
     assert backend(desk)["changed_by"] == "Anna", "the name is remembered"
 
 
-def test_a_drained_machine_ends_as_disabled(desk: Desk, page: Any) -> None:
-    shown = page_of(desk, page, 1)
-    shown.get_by_role("button", name="Drain …").click()
-    expect(page.locator("#hold-text")).to_contain_text("disabled when it is empty")
-    page.get_by_label("Reason (optional)").fill("new card")
-    page.get_by_role("dialog").get_by_role("button", name="Drain", exact=True).click()
-    expect(shown).to_contain_text("Disabled")
-    expect(shown).to_contain_text("drained: new card")
-    shown.get_by_role("button", name="Enable").click()
-    expect(shown).to_contain_text("Online")
-
-
 def test_partner_nodes_are_allowed_after_a_question_and_forbidden_at_once(desk: Desk, page: Any) -> None:
     shown = page_of(desk, page, 2)
     shown.get_by_role("button", name="Allow partner nodes …").click()

@@ -108,16 +108,6 @@ def test_a_group_is_cancelled_and_the_first_answer_is_no(desk: Desk, page: Any) 
     expect(page.locator(".card.s-cancelled")).to_have_count(2)
 
 
-def test_one_job_is_cancelled_and_the_focus_stays_while_cards_move(desk: Desk, page: Any) -> None:
-    desk.slow()
-    group = desk.submit(2)
-    page.goto(f"{desk.url}/groups/{group}")
-    expect(page.locator(".card.s-running")).to_have_count(2)
-    tab_to(page, button(page, "Cancel").first, press="Space")
-    expect(page.locator(".card.s-cancelled")).to_have_count(1)
-    expect(page.locator(".card.s-running")).to_have_count(1)
-
-
 def test_several_groups_are_chosen_and_cancelled(desk: Desk, page: Any) -> None:
     desk.slow()
     groups = [desk.submit(1, metadata={"name": f"Of two {n}"}) for n in range(2)]

@@ -222,15 +222,6 @@ async def test_new_attempt_starts_at_zero_and_the_old_one_is_ignored(
     assert await percents(client) == [80.0, 3.0]
 
 
-async def test_client_that_resumes_gets_progress(writer: Writer, group: str) -> None:
-    claim = await writer.do(writer.runner.begin, "gpu_1")
-    async with watching(group, "?since=2") as client:
-        await client.pong()
-        progress(group, claim.child_id, 1, 20.0)
-        await client.until("child_progress")
-    assert client.kinds() == ["pong", "child_progress"]
-
-
 @pytest.mark.parametrize("all_lost", [False, True], ids=["gap", "timer"])
 async def test_lost_events_are_read_from_the_database(
     writer: Writer, group: str, all_lost: bool, monkeypatch: pytest.MonkeyPatch
