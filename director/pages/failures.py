@@ -27,11 +27,9 @@ def failures_page(given: str, backend_id: str) -> dict[str, Any]:
         "recovered": [_cause(row, known) for row in found.recovered],
         # Failures whose jobs are completed.
         "recovered_count": sum(row.failures for row in found.recovered),
-        "more": found.more,
+        "report": found,
         # Number of counted failures, if there were more.
         "only_newest": failing.MAX_FAILURES if found.cut else None,
-        # Jobs that are failed or timed out.
-        "unrecovered_count": found.lost,
     }
 
 

@@ -30,14 +30,11 @@ _RETRY_AFTER: Final = "2"  #: Seconds after which a client may retry when the da
 #: Errors without further details: status → (code, sentence).
 _PLAIN: Final[Mapping[int, tuple[str, str]]] = {
     400: ("bad_request", "The request is malformed, or its Host is not allowed here."),
-    401: ("not_allowed", "The request needs a sign-in."),
     403: ("not_allowed", "The request is not allowed."),
     404: ("not_found", "There is nothing at this path."),
     405: ("method_not_allowed", "This path does not take this method."),
-    406: ("not_acceptable", "Responses are JSON."),
     412: ("precondition_failed", "If-Match or If-Unmodified-Since does not fit the answer."),
     413: ("payload_too_large", "The body is too long."),
-    415: ("unsupported_media_type", "The body must be JSON."),
     429: ("too_many_requests", "Too many requests; try again later."),
     500: ("internal_error", "Internal error. The Director's log has the traceback."),
     503: ("unavailable", "The Director cannot do this now."),
