@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from tests.browser.desk import Desk, at_desk
+from tests.browser.desk import desk_of
 from tests.harness.simulator_thread import SimulatorThread
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
@@ -39,11 +39,8 @@ def simulators() -> Iterator[SimulatorThread]:
         yield running
 
 
-@pytest.fixture(scope="package")
-def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """A Director with the groups of all tests before. A file whose tests count groups or failures has its own."""
-    with at_desk(tmp_path_factory.mktemp("director"), simulators) as made:
-        yield made
+#: It has the groups of all tests before. A file whose tests count groups or failures has one of its own.
+desk = desk_of("package")
 
 
 @pytest.fixture

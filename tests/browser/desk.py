@@ -3,11 +3,11 @@
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from director.demo.workflow import text_to_image
 from tests.harness.processes import Served, stop_in_order
@@ -119,13 +119,16 @@ class Desk:
         stop_in_order(self.served)
 
 
-@contextmanager
-def at_desk(folder: Path, simulators: SimulatorThread, **environment: str) -> Iterator[Desk]:
-    made = Desk(folder, simulators, **environment)
-    try:
+def desk_of(scope: Any = "module", **environment: str) -> Any:
+    """Return a fixture with a desk for the files of a scope."""
+
+    @pytest.fixture(scope=scope)
+    def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+        made = Desk(tmp_path_factory.mktemp("director"), simulators, **environment)
         yield made
-    finally:
         made.close()
+
+    return desk
 
 
 def bring_workflow(page: Any) -> None:

@@ -1,13 +1,11 @@
 """The page of failures: empty, with a bad day, and what can be done about it."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.desk import Desk, at_desk
-from tests.harness.simulator_thread import SimulatorThread
+from tests.browser.desk import Desk, desk_of
 
 MARKUP = "<img src=x onerror=\"document.title='taken'\">"
 
@@ -20,10 +18,7 @@ def fail(desk: Desk, index: int, message: str, **fields: Any) -> str:
     return group
 
 
-@pytest.fixture(scope="module")
-def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with at_desk(tmp_path_factory.mktemp("director"), simulators) as made:
-        yield made
+desk = desk_of()
 
 
 @pytest.fixture(scope="module")

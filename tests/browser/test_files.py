@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.desk import Desk, at_desk, submit, wait_loaded
+from tests.browser.desk import Desk, desk_of, submit, wait_loaded
 from tests.browser.test_soundness import sound
 from tests.harness.graphs import png
 from tests.harness.simulator_thread import SimulatorThread
@@ -29,10 +29,7 @@ def simulators() -> Iterator[SimulatorThread]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with at_desk(tmp_path_factory.mktemp("director"), simulators, DIRECTOR_MAX_ASSET_BYTES=str(LIMIT)) as made:
-        yield made
+desk = desk_of(DIRECTOR_MAX_ASSET_BYTES=str(LIMIT))
 
 
 @pytest.fixture

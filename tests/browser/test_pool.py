@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.desk import Desk, at_desk, bring_workflow, submit
+from tests.browser.desk import Desk, bring_workflow, desk_of, submit
 from tests.browser.test_soundness import sound
 from tests.harness.simulator_thread import SimulatorThread
 
@@ -20,10 +20,7 @@ def simulators() -> Iterator[SimulatorThread]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with at_desk(tmp_path_factory.mktemp("director"), simulators) as made:
-        yield made
+desk = desk_of()
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,12 @@
 """The viewer: zoom, keys, the film strip, the job of a file; and pictures that it cannot show as they are."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
 from jobgroups.domain import media_types
-from tests.browser.desk import Desk, at_desk, wait_loaded
+from tests.browser.desk import Desk, desk_of, wait_loaded
 from tests.browser.test_media import silence
 from tests.harness.simulator_thread import SimulatorThread
 
@@ -16,11 +15,7 @@ LIMIT = 2**16
 SIDE = 2_048
 
 
-@pytest.fixture(scope="module")
-def narrow(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    variables = {"DIRECTOR_PROXY_MAX_BYTES": str(LIMIT), "DIRECTOR_CAPTURE": "0"}
-    with at_desk(tmp_path_factory.mktemp("narrow"), simulators, **variables) as made:
-        yield made
+narrow = desk_of(DIRECTOR_PROXY_MAX_BYTES=str(LIMIT), DIRECTOR_CAPTURE="0")
 
 
 def shown_width(page: Any) -> int:
