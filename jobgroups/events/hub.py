@@ -298,7 +298,7 @@ class Hub:
             # Within a loop the process is shutting down, and its loop must not be blocked.
             return
         try:
-            async_to_sync(_send_once)(layer, group, form)
+            async_to_sync(asyncio.wait_for)(layer.group_send(group, form), CALL_SECONDS)
         except Exception:
             logger.warning("channel layer: message not sent", exc_info=True)
 
@@ -453,11 +453,6 @@ def _is_in_a_loop() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-async def _send_once(layer: Any, group: str, form: dict[str, Any]) -> None:
-    async with asyncio.timeout(CALL_SECONDS):
-        await layer.group_send(group, form)
 
 
 hub = Hub()  #: The process's hub.
