@@ -5,7 +5,7 @@ import contextlib
 import datetime as dt
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from backends.comfyui.answers import HistoryEntry
@@ -35,26 +35,23 @@ _LATEST_MS: Final = 253_402_300_000_000  #: The year 9999, the last one that Pyt
 NodeOutputs = Mapping[str, Mapping[str, Any]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptInfo:
     """What was sent, as far as a result needs it."""
 
-    def __init__(self, *, prompt_id: str, workflow: Mapping[str, Any], base_url: str) -> None:
-        self.prompt_id = prompt_id
-        self.base_url = base_url
-        self.node_order = list(workflow)
-        self._titles = {
-            node_id: node["_meta"]["title"]
-            for node_id, node in workflow.items()
-            if isinstance(node.get("_meta"), dict) and isinstance(node["_meta"].get("title"), str)
-        }
+    prompt_id: str
+    workflow: Mapping[str, Any]
+    base_url: str
 
     def outputs(self, node_outputs: NodeOutputs) -> dict[str, Any]:
         """Return the outputs in the API's form."""
-        return collect_outputs(node_outputs, self.base_url, self.prompt_id, self.node_order)
+        return collect_outputs(node_outputs, self.base_url, self.prompt_id, list(self.workflow))
 
     def title(self, node_id: str | None) -> str | None:
         """Return what the user called a node, None where it has no title."""
-        return self._titles.get((node_id or "").split(".", maxsplit=1)[0])
+        meta = self.workflow.get((node_id or "").split(".", maxsplit=1)[0], {}).get("_meta")
+        title = meta.get("title") if isinstance(meta, dict) else None
+        return title if isinstance(title, str) else None
 
 
 def from_history(prompt: PromptInfo, entry: HistoryEntry, socket_outputs: NodeOutputs) -> AttemptResult:
