@@ -79,8 +79,6 @@ class RunnerService:
         self._background = background
         self._reporter = ProgressWriter(hub=hub, intervals=settings.intervals)
         self._capturer = Capturer(runner=settings.name, intervals=settings.intervals)
-        #: When the leases were last renewed, and which were found ours then.
-        self._renewed: tuple[float, frozenset[FencingToken]] = (float("-inf"), frozenset())
         self._no_rebalance_before = float("-inf")
         self._look_within = settings.intervals.poll
         self.lease_clock = LeaseClock()
@@ -186,9 +184,9 @@ class RunnerService:
         """Renew heartbeat and leases, on a connection of its own: a slow write must not cost them."""
         beaten_at = time.monotonic()
         while True:
-            if not await self._pulse.run_with_retry(self._renew):
-                name = self._settings.name
-                raise RunnerReplaced(f"Another process runs under the name {name}.")
+            renewed = await self._pulse.run_with_retry(self._renew)
+            if renewed is None:
+                raise RunnerReplaced(f"Another process runs under the name {self._settings.name}.")
             gone, beaten_at = time.monotonic() - beaten_at, time.monotonic()
             self._count_busy(min(gone, leases.LEASE_TTL.total_seconds()))
             if gone > leases.LEASE_TTL.total_seconds():
@@ -197,7 +195,7 @@ class RunnerService:
                     " the database was away. What another runner took over meanwhile is that one's.",
                     gone,
                 )
-            self._cancel_lost_sessions()
+            self._cancel_lost_sessions(*renewed)
             await asyncio.sleep(self._intervals.heartbeat)
 
     def _count_busy(self, seconds: float) -> None:
@@ -206,22 +204,21 @@ class RunnerService:
             is_busy = any(one.state is AttemptState.RUNNING for one in session.attempts.drivers.values())
             metrics.busy_seconds.labels(backend_id).inc(seconds if is_busy else 0.0)
 
-    def _renew(self) -> bool:
+    def _renew(self) -> tuple[float, set[FencingToken]] | None:
+        """Return when the leases were renewed, and which were found ours then; None: the name is another process's."""
         # Each try by its own clock: one that waited for the database proves nothing of its wait.
         asked_at = time.monotonic()
         name = self._settings.name
-        renewed = runners.runner_heartbeat(name=name, instance=self._instance)
-        if renewed:
-            held = [FencingToken(*lease) for lease in leases_held(name)]
-            self.lease_clock.renewed(held, asked_at)
-            self._renewed = asked_at, frozenset(held)
-            if has_free_lease(name):
-                self._loop.call_soon_threadsafe(self.notify)
-        return renewed
+        if not runners.runner_heartbeat(name=name, instance=self._instance):
+            return None
+        held = {FencingToken(*lease) for lease in leases_held(name)}
+        self.lease_clock.renewed(held, asked_at)
+        if has_free_lease(name):
+            self._loop.call_soon_threadsafe(self.notify)
+        return asked_at, held
 
-    def _cancel_lost_sessions(self) -> None:
+    def _cancel_lost_sessions(self, asked_at: float, held: Set[FencingToken]) -> None:
         """End the sessions of backends that are other runners' now; each of their writes is refused."""
-        asked_at, held = self._renewed
         for backend_id, session in self._sessions.items():
             # One that was taken since may be missing in what was read before.
             if session.opened_at < asked_at and session.context.fence not in held and not session.is_ending:
