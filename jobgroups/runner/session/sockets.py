@@ -33,7 +33,7 @@ class Sockets:
     _main_id: str | None = field(default=None, init=False)  #: The main socket's id, until that socket is closed.
     _connections: int = field(default=0, init=False)
     _follows: set[str] = field(default_factory=set, init=False)
-    _reconnect: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _main: EventSocket | None = field(default=None, init=False)  #: The main socket while it is open.
     _heard_at: float = field(default=0.0, init=False)
     _status_at: float = field(default=0.0, init=False)
     _replaced_at: float = field(default=float("-inf"), init=False)
@@ -45,7 +45,9 @@ class Sockets:
 
     def replace(self) -> None:
         """Have the main socket closed and another one opened."""
-        self._reconnect.set()
+        if self._main is not None:
+            self.client_id = None
+            self.context.task_group.create_task(self._main.close())
 
     def _next_client_id(self) -> str:
         self._connections += 1
@@ -60,11 +62,12 @@ class Sockets:
             try:
                 async with self.context.client.events(client_id, wants_previews=self.wants_previews) as socket:
                     pause = self.context.intervals.reconnect_first
+                    self._main = socket
                     await self._receive_main(client_id, socket)
             except BackendError as error:
                 self.context.availability.socket_lost(error.detail)
             finally:
-                self.client_id = self._main_id = None
+                self.client_id = self._main_id = self._main = None
                 if pause == self.context.intervals.reconnect_first:
                     self.lost_at = time.monotonic()
             for old in {driver.client_id for driver in self.attempts.drivers.values()}:
@@ -74,25 +77,14 @@ class Sockets:
             pause = min(pause * 2, self.context.intervals.reconnect_most)
 
     async def _receive_main(self, client_id: str, socket: EventSocket) -> None:
-        """Read the main socket until it is lost, or until it is to be replaced."""
-        self._reconnect.clear()
-        closer = self.context.task_group.create_task(self._close_for_replacement(socket))
-        try:
-            async for event in socket:
-                self._heard_at = self.context.availability.last_frame_at = time.monotonic()
-                if isinstance(event, Status):
-                    self._status_at = self._heard_at
-                    if self.client_id is None:
-                        self.client_id = client_id
-                        self.on_open()
-                self.on_event(event)
-        finally:
-            closer.cancel()
-
-    async def _close_for_replacement(self, socket: EventSocket) -> None:
-        await self._reconnect.wait()
-        self.client_id = None
-        await socket.close()
+        async for event in socket:
+            self._heard_at = self.context.availability.last_frame_at = time.monotonic()
+            if isinstance(event, Status):
+                self._status_at = self._heard_at
+                if self.client_id is None:
+                    self.client_id = client_id
+                    self.on_open()
+            self.on_event(event)
 
     def expect_status_since(self, sent_at: float) -> None:
         """Replace the main socket if no status frame follows an accepted prompt: it is silent."""
