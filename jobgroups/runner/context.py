@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from backends.comfyui.answers import SystemStats
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
@@ -150,12 +151,7 @@ class SessionContext:
     expect_status_since: Callable[[float], None] = field(init=False)
     task_group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)  #: Entered when the session runs.
     refused_at: float = -math.inf  #: When ComfyUI last refused a prompt, in monotonic time.
-    #: ComfyUI's version, and whether the health probe has read it: some versions get no prompt.
-    version: str | None = None
-    version_is_known: bool = False
-    makes_previews: bool = False  #: Whether its command line chooses a method of previews.
-    #: What ComfyUI says of its server and devices, as stored with each job; None: not known yet.
-    machine: dict[str, Any] | None = None
+    stats: SystemStats | None = None  #: What ComfyUI last said of its server and devices; None: not known yet.
     #: How far the clock that dates the backend's files is ahead of its own; None: not known yet.
     files_ahead: dt.timedelta | None = None
     #: Digest of the models of the last prompt of ours that executed; None: other models may be loaded.
@@ -173,13 +169,19 @@ class SessionContext:
     def intervals(self) -> Intervals:
         return self.runner.settings.intervals
 
+    @property
+    def version(self) -> str | None:
+        """ComfyUI's version; None also if an old one does not say it."""
+        return None if self.stats is None else self.stats.version
+
     def orders_previews(self, group_id: str) -> bool:
         """Return whether a prompt of a group that is sent now is to create previews, which costs the GPU some time.
 
         A method of ComfyUI's command line stays.
         """
         return (
-            not self.makes_previews
+            self.stats is not None
+            and not self.stats.makes_previews
             and has(self.version, Feature.PREVIEW_METHOD)
             and self.runner.progress.hub.wanted_previews_lately(group_id)
         )

@@ -656,7 +656,7 @@ class AttemptDriver:
             "outputs_reused": end.state is AttemptState.SUCCESS and not executed and not self._executing,
             "cached_nodes": [node for node in workflow if node in self._cached] if self._cached_known else None,
             "node_seconds": self._timer.node_seconds,
-            "machine": self._context.machine,
+            "machine": None if self._context.stats is None else self._context.stats.to_json(),
             "inputs": await self._context.database.run_with_retry(input_names, list(inputs)) if inputs else {},
         }
 

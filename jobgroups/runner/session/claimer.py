@@ -80,7 +80,7 @@ class Claimer:
             and self._rest <= 0
             and self._reconciler.ran_once
             and context.desired_state.is_schedulable
-            and context.version_is_known
+            and context.stats is not None
             and keeps_prompt_id(context.version)
             and self._sockets.client_id is not None
             and context.availability.is_available

@@ -66,10 +66,8 @@ class HealthProbe:
             try:
                 due = time.monotonic() - stats_at >= self._intervals.system_stats
                 if due or context.version is None:
-                    stats = await context.client.system_stats()
-                    context.version, stats_at = stats.version, time.monotonic()
-                    context.machine, context.makes_previews = stats.to_json(), stats.makes_previews
-                    context.version_is_known = True
+                    stats = context.stats = await context.client.system_stats()
+                    stats_at = time.monotonic()
                     context.work_available.set()
                 is_away = not context.availability.is_available
                 if is_away or not self._sockets.is_active:
