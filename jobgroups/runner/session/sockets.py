@@ -124,20 +124,14 @@ class Sockets:
             self._follows.discard(client_id)
 
     async def _receive_follower(self, client_id: str, socket: EventSocket) -> None:
-        closer = self.context.task_group.create_task(self._close_when_done(client_id, socket))
-        try:
-            async for event in socket:
-                self.context.availability.last_frame_at = time.monotonic()
-                # Status frames come to every socket; those of the main socket count.
-                if not isinstance(event, Status):
-                    self.on_event(event)
-        finally:
-            closer.cancel()
-
-    async def _close_when_done(self, client_id: str, socket: EventSocket) -> None:
-        while self._is_followed(client_id):  # noqa: ASYNC110 nothing waits for it: a slow poll will do
-            await asyncio.sleep(self.context.intervals.stop_retry)
-        await socket.close()
+        """Read a socket until it is lost, or until a frame comes after the end of its attempts."""
+        async for event in socket:
+            self.context.availability.last_frame_at = time.monotonic()
+            if not self._is_followed(client_id):
+                return
+            # Status frames come to every socket; those of the main socket count.
+            if not isinstance(event, Status):
+                self.on_event(event)
 
     def _is_followed(self, client_id: str) -> bool:
         drivers = self.attempts.drivers.values()
