@@ -60,37 +60,32 @@ class Notifier:
             self._posted_at = asyncio.get_running_loop().time()
 
     async def _tell(self, due: Sequence[Notice]) -> None:
-        wrong: list[str] = []
-        taken = {
-            service: {notice.id for notice in due if service.mark in notice.delivered_to} for service in self._services
-        }
+        store = self._database.run_with_retry
         async with asyncio.TaskGroup() as tasks:
-            for service in self._services:
-                tasks.create_task(self._post(service, due, taken[service], wrong), name=f"notice {service.name}")
-        stored = [notice for notice in due if all(notice.id in ids for ids in taken.values())]
-        rest = [notice for notice in due if notice not in stored]
-        if stored:
-            await self._database.run_with_retry(outbox.notices_delivered, [notice.id for notice in stored])
+            posts = [
+                (one.mark, tasks.create_task(self._post(one, due), name=f"notice {one.name}")) for one in self._services
+            ]
+        failed = {mark: error for mark, post in posts if (error := post.result()) is not None}
+        rest = [notice for notice in due if any(mark not in notice.delivered_to for mark in failed)]
+        if len(rest) < len(due):
+            await store(outbox.notices_delivered, [notice.id for notice in due if notice not in rest])
         if rest:
-            error = " ".join(wrong)
+            error = " ".join(failed.values())
             logger.warning("%d notices could not be delivered: %s", len(rest), error)
-            await self._database.run_with_retry(outbox.notices_failed, rest, pace=self._pace, error=error)
+            await store(outbox.notices_failed, rest, pace=self._pace, error=error)
 
-    async def _post(self, service: Service, due: Sequence[Notice], taken: set[int], wrong: list[str]) -> None:
-        """Have a service take what it has not taken yet; add that to ``taken``, or what went wrong."""
-        missing = [notice for notice in due if notice.id not in taken]
+    async def _post(self, service: Service, due: Sequence[Notice]) -> str | None:
+        """Have a service take what it has not taken yet; return None, or what went wrong."""
+        missing = [notice for notice in due if service.mark not in notice.delivered_to]
         if not missing:
-            return
+            return None
         ids = [notice.id for notice in missing]
         stored = [StoredNotice(one.kind, one.title, one.body, one.urgency) for one in missing]
         message = noticing.merged(stored, notices.link_to("/"))
         error = await service.post(
             message, patience=self._pace.timeout, late=lambda: self._late.append((service.mark, ids))
         )
-        if error is not None:
-            wrong.append(error)
-            return
-        taken.update(ids)
-        if len(self._services) > 1:
+        if error is None and len(self._services) > 1:
             # At once: another service may hang, and after a kill this one must not get the notices again.
             await self._database.run_with_retry(outbox.notices_delivered_to, mark=service.mark, ids=ids)
+        return error
