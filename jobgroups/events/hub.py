@@ -127,14 +127,12 @@ class _Channel:
     def __init__(self) -> None:
         self.subscriptions: set[Subscription] = set()
         self.last_seq = 0
-        self.ended: set[str] = set()
         self.is_gone = False  #: Whether the sockets know that the group was deleted.
         self.previews: dict[str, PreviewFrame] = {}  #: The last one of each running child.
 
     def broadcast(self, message: Message) -> None:
         for frame in message.progress:
-            if frame.child_id not in self.ended:
-                self._put(frame)
+            self._put(frame)
         for preview in message.previews:
             self._put_preview(preview)
         for event in message.events:
@@ -149,13 +147,9 @@ class _Channel:
 
     def _track(self, event: messages.EventFrame) -> None:
         # An event that arrives late does not describe the child's present state.
-        if event.seq <= self.last_seq:
-            return
-        self._advance(event.seq - 1)
-        self.last_seq = event.seq
-        if event.child_id:
-            self.previews.pop(event.child_id, None)
-            (self.ended.add if event.is_final else self.ended.discard)(event.child_id)
+        if event.seq > self.last_seq:
+            self.last_seq = event.seq
+            self.previews.pop(event.child_id or "", None)
 
     def mark_changed(self) -> None:
         """Notify the sockets that the group was renamed, archived or deleted."""
@@ -167,25 +161,15 @@ class _Channel:
             if not self.is_gone:
                 self.is_gone = True
                 self.mark_changed()
-        elif self._advance(seq):
+        elif seq > self.last_seq:
+            self.last_seq = seq
             self._put(messages.SeqHint(seq))
-
-    def _advance(self, seq: int) -> bool:
-        if seq <= self.last_seq:
-            return False
-        # Events were missed, possibly the start of a child that had ended in an earlier run. The sockets
-        # read the events now and filter progress themselves.
-        self.ended.clear()
-        self.last_seq = seq
-        return True
 
     def _put(self, entry: Entry) -> None:
         for subscription in self.subscriptions:
             subscription.put(entry)
 
     def _put_preview(self, preview: PreviewFrame) -> None:
-        if preview.child_id in self.ended:
-            return
         self.previews[preview.child_id] = preview
         for subscription in self.subscriptions:
             if subscription.previews:

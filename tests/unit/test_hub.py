@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -136,24 +136,6 @@ async def test_messages_of_a_thread_keep_their_order(hub: Hub) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(asyncio.to_thread(publish, hub, *events))
         assert await received(queue, 1000) == events
-
-
-@pytest.mark.parametrize(
-    ("published", "delivered"),
-    [
-        ([event(1, "j_1", final=True), progress(99.0), event(2, "j_1"), progress(1.0)], [0, 2, 3]),
-        # Event 2, which started the child again, was lost: the sockets filter progress.
-        ([event(1, "j_1", final=True), event(3, "j_2"), progress(1.0)], [0, 1, 2]),
-        ([event(2, "j_1"), event(1, "j_1", final=True), progress(1.0)], [0, 1, 2]),
-    ],
-    ids=["final child", "lost start", "late end"],
-)
-async def test_progress_is_dropped_while_its_child_is_final(
-    hub: Hub, published: Sequence[EventFrame | ProgressFrame], delivered: list[int]
-) -> None:
-    queue = await hub.subscribe("g")
-    publish(hub, *published)
-    assert await received(queue, len(delivered)) == [published[one] for one in delivered]
 
 
 async def test_group_without_subscribers_is_forgotten(hub: Hub) -> None:

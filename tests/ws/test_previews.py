@@ -51,7 +51,10 @@ def course(child: str = "j_1", group: str = "g") -> AttemptSpec:
 class Showing:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self.drivers = {f"p-{one}": SimpleNamespace(spec=course(one), is_executing=False) for one in ("j_1", "j_2")}
+        self.drivers = {
+            f"p-{one}": SimpleNamespace(spec=course(one), is_executing=False, stop_pending=False)
+            for one in ("j_1", "j_2")
+        }
         self.previews = SessionPreviews(hub, "gpu-1", self.drivers)  # type: ignore[arg-type]
 
     def publish(self, image: bytes = b"x", prompt_id: str | None = None) -> None:

@@ -36,10 +36,10 @@ class SessionPreviews:
         return any(self._hub.wants_previews(driver.spec.group_id) for driver in self._drivers.values())
 
     def publish(self, preview: Preview) -> None:
-        """Publish a preview of a prompt of ours, if a client is subscribed to its group."""
+        """Publish a preview of a prompt of ours that is not to be stopped, if a client is subscribed to its group."""
         prompt_id = preview.prompt_id or self._executing()
         driver = self._drivers.get(prompt_id)
-        if driver is None or not self._hub.wants_previews(driver.spec.group_id):
+        if driver is None or driver.stop_pending or not self._hub.wants_previews(driver.spec.group_id):
             return
         throttle = self._throttles.get(prompt_id)
         if throttle is None:
