@@ -24,7 +24,7 @@ from channels.layers import get_channel_layer
 from django.db import Error as DatabaseError
 
 from jobgroups.events import messages
-from jobgroups.events.messages import Entry, Message, PreviewFrame, ProgressFrame
+from jobgroups.events.messages import Entry, Message, PreviewFrame, ProgressFrame, Unsent
 from jobgroups.events.relay import CALL_SECONDS, LayerRelay
 from jobgroups.metrics import event_lag
 
@@ -45,9 +45,7 @@ _INTEREST_SECONDS: Final = 3 * POLL_SECONDS  #: Seconds after which another proc
 _LATELY_SECONDS: Final = 60.0
 
 ReadSeqs = Callable[[list[str]], Awaitable[dict[str, int]]]
-RunnerCallback = Callable[
-    ..., None
-]  #: Called with ``work_only``: whether there may be work, but no backend has changed.
+RunnerCallback = Callable[..., None]  #: Called with ``work_only``: whether no backend has changed.
 
 
 def _layer_group(group_id: str) -> str:
@@ -74,50 +72,33 @@ class Subscription:
         self._only = only
         self.overflowed = False
         self._on_overflow = on_overflow
-        self._entries: list[Entry | list[ProgressFrame | PreviewFrame]] = []
+        self._unsent: Unsent[Entry] = Unsent()
         self._ready = asyncio.Event()
-        # The position of each child's unsent progress and preview: a newer frame replaces it there.
-        self._pending: dict[tuple[type, str], list[ProgressFrame | PreviewFrame]] = {}
 
     def put(self, entry: Entry) -> None:
         """Queue an entry. Above the limit progress is dropped, and an event overflows the queue."""
         if self.overflowed or (self._only and not isinstance(entry, self._only)):
             return
+        key = None
         if isinstance(entry, ProgressFrame | PreviewFrame):
-            self._put_latest(entry)
-        elif len(self._entries) >= QUEUE_LIMIT:
-            self._overflow()
-        else:
-            if isinstance(entry, messages.EventFrame) and entry.child_id:
-                # Later frames must follow this event.
-                for kind in (ProgressFrame, PreviewFrame):
-                    self._pending.pop((kind, entry.child_id), None)
-            self._entries.append(entry)
+            key = type(entry), entry.child_id
+        elif isinstance(entry, messages.EventFrame):
+            self._unsent.detach(entry)
+        if len(self._unsent) < QUEUE_LIMIT or key in self._unsent:
+            self._unsent.add(entry, key)
+        elif key is None:
+            self.overflowed = True
+            self._unsent.clear()
+            if self._on_overflow is not None:
+                self._on_overflow()
         self._ready.set()
-
-    def _put_latest(self, entry: ProgressFrame | PreviewFrame) -> None:
-        key = (type(entry), entry.child_id)
-        place = self._pending.get(key)
-        if place is not None:
-            place[0] = entry
-        elif len(self._entries) < QUEUE_LIMIT:
-            place = self._pending[key] = [entry]
-            self._entries.append(place)
-
-    def _overflow(self) -> None:
-        self.overflowed = True
-        self._entries.clear()
-        self._pending.clear()
-        if self._on_overflow is not None:
-            self._on_overflow()
 
     async def take(self) -> list[Entry]:
         """Wait for entries and return all of them in order; an empty list after an overflow."""
         await self._ready.wait()
         self._ready.clear()
-        taken = [entry[0] if isinstance(entry, list) else entry for entry in self._entries]
-        self._entries.clear()
-        self._pending.clear()
+        taken = list(self._unsent.values())
+        self._unsent.clear()
         return taken
 
 
@@ -291,11 +272,9 @@ class Hub:
         if self._relay is None or (message.previews and not self._is_wanted_elsewhere(message.group_id)):
             return
         for event in message.events:
-            # Later frames must follow this event.
-            for kind in (ProgressFrame, PreviewFrame):
-                self._relay.detach((message.group_id, kind, event.child_id))
+            self._relay.unsent.detach(event)
         frames: tuple[ProgressFrame | PreviewFrame, ...] = (*message.progress, *message.previews)
-        key = (message.group_id, type(frames[0]), frames[0].child_id) if frames else None
+        key = (type(frames[0]), frames[0].child_id) if frames else None
         self._relay.send(_layer_group(message.group_id), msgspec.to_builtins(message), key=key)
 
     def _broadcast(self, message: Message, origin: str = "same") -> None:

@@ -4,7 +4,13 @@
 a process of an earlier version may send the message.
 """
 
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import TypeVar
+
 import msgspec
+
+T = TypeVar("T")
 
 
 class EventFrame(msgspec.Struct, frozen=True, array_like=True):
@@ -70,3 +76,17 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", tag="hub.message"):
     replaced: tuple[str, ...] = ()  #: Children of which a file was replaced.
     changed: bool = False  #: Whether the group was renamed, archived or deleted.
     stored_at: float = 0.0  #: When its events were stored, in seconds since 1970.
+
+
+class Unsent(OrderedDict[Hashable, T]):
+    """What waits to be sent, in order. A newer entry replaces the one with the same key, at its position."""
+
+    def add(self, entry: T, key: Hashable = None) -> None:
+        """Add an entry; without a key no other one replaces it."""
+        self[object() if key is None else key] = entry
+
+    def detach(self, event: EventFrame) -> None:
+        """Have later progress and previews of the event's child follow the event, which is added next."""
+        for kind in (ProgressFrame, PreviewFrame):
+            if (entry := self.pop((kind, event.child_id), None)) is not None:
+                self.add(entry)

@@ -7,9 +7,10 @@ dropped; sockets read missed events from the database (see ``jobgroups.events.hu
 import asyncio
 import logging
 import uuid
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Final
+
+from jobgroups.events.messages import Unsent
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class LayerRelay:
         self._channel_lock = asyncio.Lock()
         self._wanted: set[str] = set()
         self._joined: set[str] = set()
-        self._outgoing: OrderedDict[Hashable, tuple[str, Form]] = OrderedDict()
+        self.unsent: Unsent[tuple[str, Form]] = Unsent()
         self._has_outgoing = asyncio.Event()
         self._is_unavailable = False
 
@@ -74,28 +75,22 @@ class LayerRelay:
         It replaces an unsent message with the same ``key`` at its position: a layer that is slower than the progress must
         not delay the events more and more.
         """
-        key = object() if key is None else key
-        if len(self._outgoing) >= OUTGOING_LIMIT and key not in self._outgoing:
+        if len(self.unsent) >= OUTGOING_LIMIT and key not in self.unsent:
             self._log_outage("its queue is full")
             return
-        self._outgoing[key] = group, form
+        self.unsent.add((group, form), key)
         self._has_outgoing.set()
-
-    def detach(self, key: Hashable) -> None:
-        """Have later messages with this key follow what is sent next, instead of replacing what waits."""
-        if (waiting := self._outgoing.pop(key, None)) is not None:
-            self._outgoing[object()] = waiting
 
     async def run_sending(self) -> None:
         """Send the queued messages until cancelled."""
         while True:
             await self._has_outgoing.wait()
             self._has_outgoing.clear()
-            while self._outgoing:
-                _, (group, form) = self._outgoing.popitem(last=False)
+            while self.unsent:
+                _, (group, form) = self.unsent.popitem(last=False)
                 if not await self._attempt_call(self._layer.group_send(group, {**form, "sender": self._sender})):
                     # Processes read missed events from the database, so late messages are worthless.
-                    self._outgoing.clear()
+                    self.unsent.clear()
 
     async def run_receiving(self) -> None:
         while True:

@@ -252,7 +252,7 @@ async def test_queue_of_messages_for_redis_is_bounded(
         hub.publish(Message("g", events=(event(seq),)))
     await asyncio.sleep(0)
     assert hub._relay is not None
-    assert len(hub._relay._outgoing) <= 5
+    assert len(hub._relay.unsent) <= 5
 
 
 def _progress(percent: float, child_id: str = "j_1") -> ProgressFrame:
@@ -273,7 +273,7 @@ async def test_queued_progress_is_replaced_by_newer_progress_and_keeps_its_posit
     runner._deliver(Message("g", progress=(_progress(1001.0, "j_2"),)))
     runner._deliver(Message("g", progress=(_progress(8.0),)))
     assert runner._relay is not None
-    assert len(runner._relay._outgoing) == 4
+    assert len(runner._relay.unsent) == 4
     entries = await received(queue, 4)
     assert entries == [_progress(1001.0, "j_2"), _progress(1000), event(1), _progress(8.0)]
 
