@@ -220,12 +220,12 @@ class Hub:
     def notify_runners(self, *, work_only: bool = False) -> None:
         """Notify every runner that there may be work; ``work_only``: no backend has changed."""
         form = _WAKE_WORK_ONLY if work_only else _WAKE
-        if not self._in_loop(self._notify_all_runners, form):
+        if not self._in_loop(self._to_runners, form):
             self._publish_unbound(_RUNNERS, form)
 
     def send_key(self, group_id: str, key: str) -> None:
         """Give every runner the key that a group's submitter has sent. Thread-safe; does not block."""
-        self._in_loop(self._pass_key, {"type": _KEY, "group": group_id, "key": key})
+        self._in_loop(self._to_runners, {"type": _KEY, "group": group_id, "key": key})
 
     async def key_of(self, group_id: str, *, within: float) -> str | None:
         """Return the key of a group; request it from other runners and wait ``within`` seconds. None: it is lost."""
@@ -236,14 +236,11 @@ class Hub:
             await asyncio.sleep(_KEY_POLL_SECONDS)
         return key
 
-    def _pass_key(self, form: Mapping[str, Any]) -> None:
-        self._keep_key(form)
+    def _to_runners(self, form: Mapping[str, Any]) -> None:
+        """Give a message to the runner of this process and to those of others."""
+        self._on_message(form)
         if self._relay is not None:
             self._relay.send(_RUNNERS, form)
-
-    def _keep_key(self, form: Mapping[str, Any]) -> None:
-        if self._runner_callbacks:
-            self.keys[form["group"]] = form["key"]
 
     def _in_loop(self, call: Callable[..., None], *args: Any) -> bool:
         loop = self._loop
@@ -283,22 +280,15 @@ class Hub:
             if message.stored_at:
                 event_lag.labels(origin).observe(max(0.0, time.time() - message.stored_at))
 
-    def _notify_all_runners(self, form: dict[str, Any]) -> None:
-        self._notify_local_runners(form)
-        if self._relay is not None:
-            self._relay.send(_RUNNERS, form)
-
-    def _notify_local_runners(self, form: Mapping[str, Any]) -> None:
-        for callback in tuple(self._runner_callbacks):
-            callback(work_only=form.get("work_alone", False))
-
     def _on_message(self, form: Mapping[str, Any]) -> None:
         if form["type"] == _WAKE["type"]:
-            self._notify_local_runners(form)
+            for callback in tuple(self._runner_callbacks):
+                callback(work_only=form.get("work_alone", False))
         elif form["type"] == _INTEREST:
             self._note_interest(form["group"])
         elif form["type"] == _KEY:
-            self._keep_key(form)
+            if self._runner_callbacks:
+                self.keys[form["group"]] = form["key"]
         elif form["type"] == _KEY_WANTED:
             if self._relay is not None and (key := self.keys.get(form["group"])) is not None:
                 self._relay.send(_RUNNERS, {"type": _KEY, "group": form["group"], "key": key})
