@@ -174,9 +174,9 @@ class Hub:
         self._relay: LayerRelay | None = None
         #: The keys for partner nodes that the runner of this process has, by group; see ``INSTALLATION``.
         self.keys: dict[str, str] = {}
-        #: Groups whose previews another process wants, with the loop's time at which that expires.
+        #: Groups whose previews another process wants, with the monotonic time at which that expires.
         self._interest: dict[str, float] = {}
-        #: Groups whose previews a client of any process wanted, with the loop's time until which that is lately.
+        #: Groups whose previews a client of any process wanted, with the monotonic time until which that is lately.
         self._lately: dict[str, float] = {}
 
     def bind(self, loop: asyncio.AbstractEventLoop, *, read_seqs: ReadSeqs) -> None:
@@ -328,8 +328,8 @@ class Hub:
         if watched is None:
             return
         watched.subscriptions.discard(subscription)
-        if subscription.previews and self._loop is not None:
-            self._lately = _noted(self._lately, subscription.group_id, self._loop.time(), _LATELY_SECONDS)
+        if subscription.previews:
+            self._lately = _noted(self._lately, subscription.group_id, _LATELY_SECONDS)
         if not watched.subscriptions:
             del self._channels[subscription.group_id]
             if self._relay is not None:
@@ -352,19 +352,14 @@ class Hub:
 
     def wanted_previews_lately(self, group_id: str) -> bool:
         """Return whether a client is subscribed to the group's previews, or was in the last minute."""
-        is_lately = self._loop is not None and self._loop.time() < self._lately.get(group_id, 0.0)
-        return is_lately or self.wants_previews(group_id)
+        return time.monotonic() < self._lately.get(group_id, 0.0) or self.wants_previews(group_id)
 
     def _is_wanted_elsewhere(self, group_id: str) -> bool:
-        until = self._interest.get(group_id)
-        return until is not None and self._loop is not None and self._loop.time() < until
+        return time.monotonic() < self._interest.get(group_id, 0.0)
 
     def _note_interest(self, group_id: str) -> None:
-        if self._loop is None:
-            return
-        moment = self._loop.time()
-        self._interest = _noted(self._interest, group_id, moment, _INTEREST_SECONDS)
-        self._lately = _noted(self._lately, group_id, moment, _LATELY_SECONDS)
+        self._interest = _noted(self._interest, group_id, _INTEREST_SECONDS)
+        self._lately = _noted(self._lately, group_id, _LATELY_SECONDS)
 
     def _announce_preview_interest(self, *group_ids: str) -> None:
         if self._relay is not None:
@@ -395,8 +390,9 @@ class Hub:
                     self._channels[group_id].check_seq(seqs.get(group_id))
 
 
-def _noted(times: Mapping[str, float], group_id: str, moment: float, seconds: float) -> dict[str, float]:
+def _noted(times: Mapping[str, float], group_id: str, seconds: float) -> dict[str, float]:
     """Return the times that are not over, with one for a group in so many seconds."""
+    moment = time.monotonic()
     return {one: until for one, until in times.items() if until > moment} | {group_id: moment + seconds}
 
 
