@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -188,17 +188,13 @@ class Hub:
             return
         self.__init__()  # type: ignore[misc]  # objects of the old loop cannot be awaited in this one
         self._loop, self._read_seqs = loop, read_seqs
+        services = [self._poll_missed_events()]
         layer = get_channel_layer()
         if layer is not None:
-            self._relay = LayerRelay(layer, self._on_message)
-            self._start("sending", self._relay.run_sending())
-            self._start("receiving", self._relay.run_receiving())
-        self._start("healing", self._poll_missed_events())
-
-    def _start(self, name: str, service: Coroutine[Any, Any, None]) -> None:
+            self._relay = relay = LayerRelay(layer, self._on_message)
+            services += [relay.run_sending(), relay.run_receiving()]
         # The tasks live as long as the loop, so no TaskGroup can own them. The loop keeps no reference.
-        assert self._loop is not None  # noqa: S101 only bind calls this
-        self._tasks.add(self._loop.create_task(service, name=f"hub {name}"))
+        self._tasks = {loop.create_task(one, name="hub") for one in services}
 
     async def aclose(self) -> None:
         """Stop the hub's tasks and close the connections of the channel layer."""
