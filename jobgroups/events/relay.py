@@ -43,11 +43,7 @@ class LayerRelay:
     async def join(self, group: str) -> None:
         """Receive the messages of a group; if the layer is unavailable, as soon as it is back."""
         self._wanted.add(group)
-        if group not in self._joined:
-            await self._join(group)
-
-    async def _join(self, group: str) -> None:
-        if await self._attempt_call(self._add(group)) and group in self._wanted:
+        if group not in self._joined and await self._attempt_call(self._add(group)) and group in self._wanted:
             self._joined.add(group)
 
     async def _add(self, group: str) -> None:
@@ -65,7 +61,7 @@ class LayerRelay:
         """Join the groups that could not be joined before, until the first failure."""
         for group in self._wanted - self._joined:
             if group in self._wanted:
-                await self._join(group)
+                await self.join(group)
             if self._is_unavailable:
                 return
 
