@@ -74,20 +74,18 @@ class ProgressReporter:
             fence=self.fence,
         )
 
-    def close(self) -> None:
-        """Send what is pending and nothing after it: the child's end is about to be stored."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._send()
-        self._closed = True
-        self.writer.dirty.pop(self.child_id, None)
+    def close(self, *, sends: bool = True) -> None:
+        """Send nothing more: the child's end is about to be stored, or it is another attempt's.
 
-    def discard(self) -> None:
-        """Send nothing more, not even what is pending: the child is another attempt's, or ended."""
+        ``sends``: what is pending is still sent.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self.close()
+            if sends:
+                self._send()
+        self._closed = True
+        self.writer.dirty.pop(self.child_id, None)
 
     def _send(self) -> None:
         self._timer = None

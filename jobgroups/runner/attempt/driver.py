@@ -155,7 +155,7 @@ class AttemptDriver:
         if not self._stop_requested:
             self._stop_requested = True
             self._stop_at = self._stop_requested_at = time.monotonic()
-            self._report.discard()
+            self._report.close(sends=False)
             self._changed.set()
 
     def socket_opened(self) -> None:
