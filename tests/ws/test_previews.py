@@ -35,9 +35,9 @@ async def hub() -> Any:
     await made.aclose()
 
 
-def course(child: str = "j_1", group: str = "g") -> AttemptSpec:
+def course(attempt_id: int, child: str, group: str = "g") -> AttemptSpec:
     return AttemptSpec(
-        attempt_id=1,
+        attempt_id=attempt_id,
         number=1,
         prompt_id=f"p-{child}",
         client_id="c",
@@ -52,8 +52,10 @@ class Showing:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.drivers = {
-            f"p-{one}": SimpleNamespace(spec=course(one), is_executing=False, stop_pending=False)
-            for one in ("j_1", "j_2")
+            number: SimpleNamespace(
+                spec=course(number, f"j_{number}"), prompt_id=f"p-j_{number}", is_executing=False, stop_pending=False
+            )
+            for number in (1, 2)
         }
         self.previews = SessionPreviews(hub, "gpu-1", self.drivers)  # type: ignore[arg-type]
 
@@ -97,11 +99,11 @@ async def test_preview_names_its_child(hub: Hub) -> None:
         "image": base64.b64encode(b"picture").decode(),
     }
     showing.publish(b"of no prompt of ours")
-    showing.drivers["p-j_2"].is_executing = True
+    showing.drivers[2].is_executing = True
     assert (await shown(b"x"))["job_id"] == "j_2"
-    showing.drivers["p-j_2"].is_executing = False
+    showing.drivers[2].is_executing = False
     showing.publish(b"foreign")
-    showing.drivers["p-j_1"].is_executing = True
+    showing.drivers[1].is_executing = True
     showing.publish(b"foreign", "another client's")
     frame = await shown(b"ours")
     assert (frame["job_id"], base64.b64decode(frame["image"])) == ("j_1", b"ours")

@@ -10,7 +10,7 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -48,15 +48,12 @@ _BEFORE_RUNNING: Final = (AttemptState.INTENT, AttemptState.UNCERTAIN, AttemptSt
 class AttemptDriver:
     """Follows one prompt until its end is stored. One task runs :meth:`run`."""
 
-    def __init__(
-        self, context: SessionContext, spec: AttemptSpec, *, on_renamed: Callable[[AttemptDriver, str], None]
-    ) -> None:
+    def __init__(self, context: SessionContext, spec: AttemptSpec) -> None:
         self.spec = spec
         self.prompt_id = spec.prompt_id
         self.client_id = spec.client_id
         self.state = spec.state
         self._context = context
-        self._on_renamed = on_renamed
         self._intervals = context.intervals
         self._changed = asyncio.Event()
         self._tracker = ProgressTracker(dict(spec.workflow))
@@ -298,7 +295,7 @@ class AttemptDriver:
         else:
             other = accepted.prompt_id if accepted.prompt_id != self.prompt_id else None
             if other is not None:
-                self._on_renamed(self, other)
+                self.prompt_id = other
             await self._accepted(other, accepted.node_errors)
             self._context.expect_status_since(sent_at)
 
@@ -422,7 +419,7 @@ class AttemptDriver:
 
     async def _handle_location(self, lookup: PromptLookup) -> None:
         if lookup.other_id is not None:
-            self._on_renamed(self, lookup.other_id)
+            self.prompt_id = lookup.other_id
             await self._accepted(lookup.other_id)
         match lookup.location:
             case PromptLocation.ENDED:

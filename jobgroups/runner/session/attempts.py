@@ -27,7 +27,7 @@ class ActiveAttempts:
     """Starts and holds the drivers of one session."""
 
     context: SessionContext
-    drivers: dict[str, AttemptDriver] = field(default_factory=dict, init=False)  #: By prompt id.
+    drivers: dict[int, AttemptDriver] = field(default_factory=dict, init=False)  #: By the id of the attempt.
     #: Ids of the attempts that are driven, or will be again after an unexpected error.
     owned_attempt_ids: set[int] = field(default_factory=set, init=False)
     #: Of these, the ones that unexpected errors keep from being followed: each still takes a slot.
@@ -42,7 +42,7 @@ class ActiveAttempts:
     async def resume(self, attempt_id: int) -> None:
         """Start a driver of a stored attempt, unless it has one."""
         row = await self._loaded(attempt_id)
-        if row.prompt_id not in self.drivers:
+        if attempt_id not in self.drivers:
             self._start(AttemptSpec.from_row(row))
 
     async def start_claimed(self, claim: Attempt) -> None:
@@ -62,17 +62,14 @@ class ActiveAttempts:
         )
 
     def _new_driver(self, spec: AttemptSpec) -> AttemptDriver:
-        driver = AttemptDriver(self.context, spec, on_renamed=self._rename)
-        self.drivers[driver.prompt_id] = driver
+        driver = self.drivers[spec.attempt_id] = AttemptDriver(self.context, spec)
         # Also for a new claim: its socket may have broken while the claim was stored.
         self.context.follow_socket(spec.client_id)
         return driver
 
-    def _rename(self, driver: AttemptDriver, prompt_id: str) -> None:
-        """Route events by another prompt id: an old ComfyUI chose its own."""
-        self.drivers.pop(driver.prompt_id, None)
-        driver.prompt_id = prompt_id
-        self.drivers[prompt_id] = driver
+    def of_prompt(self, prompt_id: str | None) -> AttemptDriver | None:
+        """Return the driver of a prompt. An old ComfyUI chose its own id after the driver was made."""
+        return next((driver for driver in self.drivers.values() if driver.prompt_id == prompt_id), None)
 
     async def _run_supervised(self, driver: AttemptDriver) -> None:
         """Run a driver; restart it after an unexpected error, and fail the child after the third one.
@@ -109,7 +106,7 @@ class ActiveAttempts:
             logger.exception("%s: unexpected error at prompt %s", self.context.backend_id, driver.prompt_id)
             return error
         finally:
-            self.drivers.pop(driver.prompt_id, None)
+            self.drivers.pop(driver.spec.attempt_id, None)
         return None
 
     async def _loaded(self, attempt_id: int) -> Attempt:
@@ -121,16 +118,15 @@ class ActiveAttempts:
 
     def on_event(self, event: Event) -> None:
         """Pass an event to the driver of its prompt. Never waits: an unread socket stalls all prompts."""
-        driver = self.drivers.get(getattr(event, "prompt_id", None) or "")
+        driver = self.of_prompt(getattr(event, "prompt_id", None))
         if driver is not None:
             driver.on_event(event)
 
     def request_stop(self, attempt_ids: Iterable[int]) -> None:
         """Have the prompts of these attempts stopped."""
-        wanted = set(attempt_ids)
-        for driver in self.drivers.values():
-            if driver.spec.attempt_id in wanted:
-                driver.request_stop()
+        for attempt_id in attempt_ids:
+            if attempt_id in self.drivers:
+                self.drivers[attempt_id].request_stop()
 
     def socket_opened(self, client_id: str) -> None:
         """Take in that the events of the prompts of a client id are received again."""

@@ -7,7 +7,6 @@ They are not stored, and no other work waits for them.
 import asyncio
 import base64
 import logging
-from collections.abc import Mapping
 from typing import Final
 
 from backends.comfyui.protocol import Preview
@@ -23,13 +22,13 @@ MIN_INTERVAL: Final = 0.25  #: Seconds between two previews of a child.
 
 
 class SessionPreviews:
-    """Previews of one backend, for the attempts of ``drivers``, which are by prompt id."""
+    """Previews of one backend, for the attempts of ``drivers``, which are by the id of the attempt."""
 
-    def __init__(self, hub: Hub, backend_id: str, drivers: Mapping[str, AttemptDriver]) -> None:
+    def __init__(self, hub: Hub, backend_id: str, drivers: dict[int, AttemptDriver]) -> None:
         self._hub = hub
         self._backend_id = backend_id
         self._drivers = drivers
-        self._throttles: dict[str, _Throttle] = {}
+        self._throttles: dict[int, _Throttle] = {}
 
     def are_wanted(self) -> bool:
         """Return whether a client is subscribed to a group with a prompt at the backend."""
@@ -37,24 +36,26 @@ class SessionPreviews:
 
     def publish(self, preview: Preview) -> None:
         """Publish a preview of a prompt of ours that is not to be stopped, if a client is subscribed to its group."""
-        prompt_id = preview.prompt_id or self._executing()
-        driver = self._drivers.get(prompt_id)
+        driver = self._driver_of(preview)
         if driver is None or driver.stop_pending or not self._hub.wants_previews(driver.spec.group_id):
             return
-        throttle = self._throttles.get(prompt_id)
+        attempt_id = driver.spec.attempt_id
+        throttle = self._throttles.get(attempt_id)
         if throttle is None:
             self._throttles = {one: kept for one, kept in self._throttles.items() if one in self._drivers}
-            throttle = self._throttles[prompt_id] = _Throttle(self._hub, self._backend_id, driver.spec)
+            throttle = self._throttles[attempt_id] = _Throttle(self._hub, self._backend_id, driver.spec)
         throttle.publish(preview)
 
-    def _executing(self) -> str:
-        """Return the prompt of ours that executes, to which a preview without a name (type 1) belongs; else ``""``.
+    def _driver_of(self, preview: Preview) -> AttemptDriver | None:
+        """Return the driver of a preview's prompt: of the one that executes if the preview names none (type 1).
 
         ComfyUI shows everybody the previews of prompts that were sent without a client.
         """
-        executing = [prompt_id for prompt_id, driver in self._drivers.items() if driver.is_executing]
+        drivers = reversed(self._drivers.values())
+        if preview.prompt_id:
+            return next((one for one in drivers if one.prompt_id == preview.prompt_id), None)
         # The last: the end of an earlier one may have been lost.
-        return executing[-1] if executing else ""
+        return next((one for one in drivers if one.is_executing), None)
 
 
 class _Throttle:

@@ -109,7 +109,7 @@ class BackendSession:
         context.interrupter = Interrupter(
             client,
             lease_is_fresh=lambda: context.lease_is_fresh,
-            is_own=lambda prompt_id: prompt_id in self.attempts.drivers,
+            is_own=lambda prompt_id: self.attempts.of_prompt(prompt_id) is not None,
             version=lambda: context.version,
         )
         context.inputs = InputFiles(client, context.database, context.intervals.restart_pause)
