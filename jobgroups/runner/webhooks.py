@@ -94,6 +94,8 @@ class WebhookSender:
 
     async def run(self) -> None:
         """Poll and deliver until cancelled. Errors are logged and stop no job."""
+        # After an unexpected error in the runner: a delivery that was cancelled before it began is counted still.
+        self._sending.clear()
         await self._store(webhooks.claims_release, by=self._name)
         async with WebhookClient(self._pace.timeout) as self._client, asyncio.TaskGroup() as tasks:
             while True:
