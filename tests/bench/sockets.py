@@ -23,12 +23,14 @@ def allow_many() -> None:
 
 
 class StreamSocket:
-    """One socket on a group's stream."""
+    """One socket on a group's stream; ``buffer``: bytes that the system may hold for it."""
 
-    def __init__(self, url: str, path: str) -> None:
+    def __init__(self, url: str, path: str, *, buffer: int | None = None) -> None:
         where = urlsplit(url)
         self.socket = socket.socket()
         self.socket.settimeout(_TIMEOUT)
+        if buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.socket.connect((where.hostname, where.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         #: What came, each piece with the moment at which it was read.
