@@ -5,7 +5,7 @@ import datetime as dt
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
@@ -58,39 +58,6 @@ def desired_state(row: Mapping[str, Any]) -> DesiredState:
 
 _HALF_S: Final = LEASE_TTL.total_seconds() / 2
 
-
-class LeaseClock:
-    """When each of this runner's leases was last renewed for certain, in monotonic time.
-
-    A runner that was paused, or that cannot reach the database, may have lost a lease without knowing:
-    it must change nothing at that backend until the lease is known to be renewed.
-    """
-
-    def __init__(self) -> None:
-        self._renewed: dict[FencingToken, float] = {}
-
-    def add(self, fence: FencingToken, asked_at: float) -> None:
-        """Add a lease that was requested at this time."""
-        self._renewed[fence] = asked_at
-
-    def renewed(self, fences: Iterable[FencingToken], asked_at: float) -> None:
-        """Record the leases that a renewal, requested at this time, found still ours."""
-        for fence in fences:
-            # Called in the pulse's thread: the loop may drop one meanwhile.
-            before = self._renewed.get(fence)
-            if before is not None:
-                self._renewed[fence] = max(before, asked_at)
-
-    def remove(self, fence: FencingToken) -> None:
-        """Forget a lease whose session is over."""
-        self._renewed.pop(fence, None)
-
-    def is_fresh(self, fence: FencingToken) -> bool:
-        """Whether the backend may be changed now: half its lease's life is left."""
-        renewed_at = self._renewed.get(fence)
-        return renewed_at is not None and time.monotonic() - renewed_at <= _HALF_S
-
-
 logger = logging.getLogger(__name__)
 
 
@@ -123,7 +90,6 @@ class RunnerContext:
     pool: Pool
     completer: Completer
     captures_due: asyncio.Event  #: Set when outputs are to be copied.
-    lease_clock: LeaseClock
     instance: str  #: Part of the client ids: distinguishes the sockets of this process from all others.
     settings: RunnerSettings
     #: Times of jobs, until they are stored for all backends at once. If the runner ends before, only precision is lost.
@@ -138,6 +104,7 @@ class SessionContext:
 
     backend_id: str
     fence: FencingToken
+    renewed_at: float  #: When the lease was last renewed for certain, in monotonic time.
     runner: RunnerContext
     desired_state: DesiredState
     availability: Availability
@@ -188,8 +155,11 @@ class SessionContext:
 
     @property
     def lease_is_fresh(self) -> bool:
-        """Whether this runner certainly holds the lease, so that it may change the backend."""
-        return self.runner.lease_clock.is_fresh(self.fence)
+        """Whether this runner certainly holds the lease, so that it may change the backend: half its life is left.
+
+        A runner that was paused, or that cannot reach the database, may have lost a lease without knowing.
+        """
+        return time.monotonic() - self.renewed_at <= _HALF_S
 
     async def store(self, work: Callable[..., Any], **fields: Any) -> Any:
         """Run a fenced service until the database takes it."""

@@ -21,7 +21,7 @@ from jobgroups.queries import work
 from jobgroups.queries.leases import has_free_lease, lease_table, leases_held
 from jobgroups.runner.captures import Capturer
 from jobgroups.runner.completer import Completer
-from jobgroups.runner.context import LeaseClock, RunnerContext, RunnerSettings, desired_state
+from jobgroups.runner.context import RunnerContext, RunnerSettings, desired_state
 from jobgroups.runner.intervals import wait_set
 from jobgroups.runner.pool import Pool
 from jobgroups.runner.progress import ProgressWriter
@@ -81,7 +81,6 @@ class RunnerService:
         self._capturer = Capturer(runner=settings.name, intervals=settings.intervals)
         self._no_rebalance_before = float("-inf")
         self._look_within = settings.intervals.poll
-        self.lease_clock = LeaseClock()
 
     def stop(self) -> None:
         """End soon: prompts go on at their backends and are taken up at the next start."""
@@ -126,7 +125,6 @@ class RunnerService:
                 pool=Pool(database, give_up_s=settings.give_up_s, queued_limit_s=settings.queued_limit_s),
                 completer=completer,
                 captures_due=self._capturer.due,
-                lease_clock=self.lease_clock,
                 instance=self._instance,
                 settings=settings,
             )
@@ -195,7 +193,7 @@ class RunnerService:
                     " the database was away. What another runner took over meanwhile is that one's.",
                     gone,
                 )
-            self._cancel_lost_sessions(*renewed)
+            self._take_renewal(*renewed)
             await asyncio.sleep(self._intervals.heartbeat)
 
     def _count_busy(self, seconds: float) -> None:
@@ -212,16 +210,18 @@ class RunnerService:
         if not runners.runner_heartbeat(name=name, instance=self._instance):
             return None
         held = {FencingToken(*lease) for lease in leases_held(name)}
-        self.lease_clock.renewed(held, asked_at)
         if has_free_lease(name):
             self._loop.call_soon_threadsafe(self.notify)
         return asked_at, held
 
-    def _cancel_lost_sessions(self, asked_at: float, held: Set[FencingToken]) -> None:
-        """End the sessions of backends that are other runners' now; each of their writes is refused."""
+    def _take_renewal(self, asked_at: float, held: Set[FencingToken]) -> None:
+        """Note which leases are ours; end the sessions of the others, since each of their writes is refused."""
         for backend_id, session in self._sessions.items():
+            context = session.context
+            if context.fence in held:
+                context.renewed_at = max(context.renewed_at, asked_at)
             # One that was taken since may be missing in what was read before.
-            if session.opened_at < asked_at and session.context.fence not in held and not session.is_ending:
+            elif session.opened_at < asked_at and not session.is_ending:
                 logger.warning("%s: lease lost to another runner; closing the session.", backend_id)
                 session.end()
 
@@ -342,8 +342,7 @@ class RunnerService:
         )
         if fence is None:
             return
-        self.lease_clock.add(fence, asked_at)
-        self._sessions[row["id"]] = session = BackendSession(row, fence, context)
+        self._sessions[row["id"]] = session = BackendSession(row, fence, asked_at, context)
         session.task = tasks.create_task(self._run_supervised(session), name=f"session {row['id']}")
         session.task.add_done_callback(lambda _: self.notify())
 
@@ -388,8 +387,6 @@ class RunnerService:
         except* Exception as errors:
             logger.exception("%s: unexpected error in the session; opening it again", session.context.backend_id)
             failure = innermost(errors)
-        finally:
-            self.lease_clock.remove(session.context.fence)
         if failure is not None:
             try:
                 await session.take_failure(failure)

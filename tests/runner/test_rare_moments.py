@@ -43,15 +43,14 @@ async def at_work(farm: Farm, seconds: float, **changes: Any) -> tuple[RunnerSer
 
 def no_renewal_comes(service: RunnerService) -> None:
     """Have the runner's leases grow old, as in a process that was paused."""
-    clock = service.lease_clock
-    clock.renewed = lambda *_: None  # type: ignore[method-assign]
-    for fence in list(clock._renewed):
-        clock.add(fence, time.monotonic() - LEASE_TTL.total_seconds() * 0.6)
+    service._take_renewal = lambda *_: None  # type: ignore[method-assign]
+    for session in service._sessions.values():
+        session.context.renewed_at = time.monotonic() - LEASE_TTL.total_seconds() * 0.6
 
 
 async def renewals_come_again(service: RunnerService) -> None:
-    del service.lease_clock.renewed
-    await in_thread(service._renew)()
+    del service._take_renewal
+    service._take_renewal(*await in_thread(service._renew)())
 
 
 async def test_an_absurd_number_of_steps_ends_no_runner(farm: Farm) -> None:

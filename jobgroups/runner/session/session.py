@@ -29,11 +29,11 @@ from jobgroups.services import backends
 
 
 class BackendSession:
-    """Builds and runs the parts that drive one backend, by its row."""
+    """Builds and runs the parts that drive one backend, by its row. Its lease was requested at ``asked_at``."""
 
     task: asyncio.Task[None]  #: Runs the session; set by the runner.
 
-    def __init__(self, row: Mapping[str, Any], fence: FencingToken, runner: RunnerContext) -> None:
+    def __init__(self, row: Mapping[str, Any], fence: FencingToken, asked_at: float, runner: RunnerContext) -> None:
         #: URL and headers; others need another session.
         self.address: tuple[str, dict[str, str]] = (row["url"], row["headers"])
         self.opened_at = time.monotonic()  #: The lease was ours then.
@@ -42,6 +42,7 @@ class BackendSession:
         self.context = context = SessionContext(
             backend_id=row["id"],
             fence=fence,
+            renewed_at=asked_at,
             runner=runner,
             desired_state=desired_state(row),
             availability=Availability(row["id"], runner.unavailable_since),
