@@ -67,6 +67,22 @@ def _settled(served: Served) -> int:
     return largest
 
 
+def test_a_client_that_leaves_with_its_whole_file_is_no_broken_answer(
+    farm: tuple[Served, SimulatorThread, str],
+) -> None:
+    director, _, path = farm
+    aborted = director.printed().count("response aborted")
+    for _ in range(40):
+        with _asking(director, path, Range="bytes=0-99999") as client:
+            answer = client.recv(65_536)
+            while b"\r\n\r\n" not in answer or len(answer.partition(b"\r\n\r\n")[2]) < 100_000:
+                part = client.recv(65_536)
+                assert part
+                answer += part
+    assert httpx.get(f"{director.url}{path}", headers={"Range": "bytes=0-0"}).status_code == 206
+    assert director.printed().count("response aborted") == aborted
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_what_a_client_does_not_read_is_not_held(farm: tuple[Served, SimulatorThread, str]) -> None:
     director, _, path = farm
@@ -84,6 +100,7 @@ def test_what_a_client_does_not_read_is_not_held(farm: tuple[Served, SimulatorTh
 
 
 def test_an_answer_whose_backend_dies_is_cut(farm: tuple[Served, SimulatorThread, str]) -> None:
+    """The last test: a simulator that dies while it sends a file may leave the file's socket registered in its loop."""
     director, sims, path = farm
     client = _asking(director, path)
     head = client.recv(65_536)
@@ -99,17 +116,3 @@ def test_an_answer_whose_backend_dies_is_cut(farm: tuple[Served, SimulatorThread
     client.close()
     assert "response aborted" in director.printed()
     assert httpx.get(f"{director.url}{path}", timeout=60).status_code == 200
-
-
-def test_a_client_that_leaves_with_its_whole_file_is_no_broken_answer(
-    farm: tuple[Served, SimulatorThread, str],
-) -> None:
-    director, _, path = farm
-    aborted = director.printed().count("response aborted")
-    for _ in range(40):
-        with _asking(director, path, Range="bytes=0-99999") as client:
-            answer = client.recv(65_536)
-            while b"\r\n\r\n" not in answer or len(answer.partition(b"\r\n\r\n")[2]) < 100_000:
-                answer += client.recv(65_536)
-    assert httpx.get(f"{director.url}{path}", headers={"Range": "bytes=0-0"}).status_code == 206
-    assert director.printed().count("response aborted") == aborted
