@@ -1,8 +1,7 @@
 """Commands that read groups: ``watch``, ``list``, ``show``, ``save``, ``events``."""
 
-import heapq
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -79,10 +78,12 @@ def list_(
     filters |= {"backend": backend, "limit": min(limit, 200)}
     if mine:
         filters["submitter"] = environment.submitter()
-    wanted = _wanted(states, is_failed=is_failed)
-    lists = [connection.director.list(status=state, **filters) for state in wanted]
-    newest = heapq.merge(*lists, key=lambda g: (g.created_at, g.job_group_id), reverse=True)
-    groups = list(islice(_each_once(newest), limit))
+    found: dict[str, Group] = {}
+    for state in _wanted(states, is_failed=is_failed):
+        newest = islice(connection.director.list(status=state, **filters), limit)
+        # By id: the status of a group may change while both are listed.
+        found |= {group.job_group_id: group for group in newest}
+    groups = sorted(found.values(), key=lambda group: (group.created_at, group.job_group_id), reverse=True)[:limit]
     if backend is not None and not groups:
         # A backend that was removed still has groups.
         ids = [known.backend_id for known in connection.director.backends()]
@@ -112,15 +113,6 @@ def _wanted(states: Sequence[str], *, is_failed: bool) -> Sequence[str | None]:
     if not both:
         raise click.UsageError(f"--failed means --state {' or '.join(_FAILED)}.")
     return both
-
-
-def _each_once(groups: Iterable[Group]) -> Iterator[Group]:
-    """Leave out repeated groups: the status of one may change while both are listed."""
-    seen: set[str] = set()
-    for group in groups:
-        if group.job_group_id not in seen:
-            seen.add(group.job_group_id)
-            yield group
 
 
 def _title(group: Group) -> str:
