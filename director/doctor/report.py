@@ -93,10 +93,10 @@ def _finding(row: Backend, answer: _Answer | str, sharing: Sequence[str] = ()) -
             )
         return Finding(Level.PROBLEM, f"{row.url} does not answer: {answer}", todo)
     level, sentences, todos = Level.OK, [f"{row.url}: {_described(answer)}."], []
-    for severity, problem, todo in sorted(_problems(row, answer), key=lambda one: -SEVERITY.index(one[0])):
-        level = max(level, severity, key=SEVERITY.index)
-        sentences.append(problem)
-        todos.append(todo)
+    for problem in sorted(_problems(row, answer), key=lambda one: -SEVERITY.index(one.level)):
+        level = max(level, problem.level, key=SEVERITY.index)
+        sentences.append(problem.said)
+        todos.append(problem.todo)
     return Finding(level, " ".join(filter(None, sentences)), "\n".join(dict.fromkeys(todos)))
 
 
@@ -113,23 +113,23 @@ def _has_previews(stats: SystemStats) -> bool:
     return stats.makes_previews or has(stats.version, Feature.PREVIEW_METHOD)
 
 
-def _problems(row: Backend, answer: _Answer) -> list[tuple[Level, str, str]]:
-    found: list[tuple[Level, str, str]] = []
+def _problems(row: Backend, answer: _Answer) -> list[Finding]:
+    found = []
     if row.quarantined_at is not None:
         wrong = f"It is quarantined: {_reason(row.quarantine_reason)}."
-        found.append((Level.WARNING, wrong, f"director backends release {row.id}"))
+        found.append(Finding(Level.WARNING, wrong, f"director backends release {row.id}"))
     if row.hold:
         wrong = f"It is held by a user ({row.get_hold_display()}): {_reason(row.changed_reason)}."
-        found.append((Level.NOTE, wrong, f"director backends resume {row.id}"))
+        found.append(Finding(Level.NOTE, wrong, f"director backends resume {row.id}"))
     lacking = limitations(answer.stats.version or "unknown")
-    found += [(_LEVELS[one], one, "Update ComfyUI there.") for one in lacking if one in _LEVELS]
+    found += [Finding(_LEVELS[one], one, "Update ComfyUI there.") for one in lacking if one in _LEVELS]
     if answer.skew is not None and abs(answer.skew) > _CLOCK_S:
         way = "ahead" if answer.skew > 0 else "behind"
         wrong = f"Its clock is {abs(answer.skew):.0f} s {way}: dates in its file names and logs are wrong."
-        found.append((Level.WARNING, wrong, "Synchronize its clock by NTP."))
+        found.append(Finding(Level.WARNING, wrong, "Synchronize its clock by NTP."))
     if not _has_previews(answer.stats):
         todo = f"For live previews start ComfyUI there with {PREVIEW_OPTION} auto."
-        found.append((Level.NOTE, "", todo))
+        found.append(Finding(Level.NOTE, "", todo))
     return found
 
 
