@@ -107,21 +107,21 @@ async def pages(
     rows: str = "results",
     link: str = "next",
     cursor: str = "cursor",
+    after: str | None = None,
 ) -> AsyncGenerator[T]:
-    """Yield the entries of a list. The next page is requested after the last entry of a page.
+    """Yield the entries of a list, those after ``after``. The next page is requested after the last entry of a page.
 
     ``rows`` and ``link`` are the fields of an answer with its entries and the URL of the next page, ``cursor`` is the
     parameter of that URL. The URL itself is not followed: behind a proxy its host may be unknown on this host.
     """
-    after: dict[str, str] = {}
     while True:
-        page = await call(wire, request(**after), as_object)
+        page = await call(wire, request(**({} if after is None else {cursor: after})), as_object)
         for row in as_objects(page.get(rows)):
             yield parse(row)
         following = page.get(link)
         if not isinstance(following, str) or not following:
             return
-        after = {cursor: parse_qs(urlsplit(following).query).get(cursor, [following])[0]}
+        after = parse_qs(urlsplit(following).query).get(cursor, [following])[0]
 
 
 def children(wire: Wire, group_id: str, parse: Callable[[Any], T], limit: int = 200) -> AsyncGenerator[T]:
@@ -138,17 +138,10 @@ async def whole(wire: Wire, group: dict[str, Any]) -> dict[str, Any]:
     return {**group, "child_jobs": jobs, "children_next": None}
 
 
-async def events(wire: Wire, group_id: str, since: int) -> tuple[Event, ...]:
-    """Return the stored events after ``since``, of all pages."""
-    found: list[Event] = []
-    while True:
-        request = requests.get("job-groups", group_id, "events", since=str(since))
-        page = await call(wire, request, as_object)
-        batch = [parse_event(frame) for frame in as_objects(page.get("events", []))]
-        found += batch
-        if not batch or not page.get("next"):
-            return tuple(found)
-        since = max((event.seq for event in batch if event.seq is not None), default=since)
+def events(wire: Wire, group_id: str, since: int) -> AsyncGenerator[Event]:
+    """Yield the stored events after ``since``."""
+    request = partial(requests.get, "job-groups", group_id, "events")
+    return pages(wire, request, parse_event, rows="events", cursor="since", after=str(since))
 
 
 async def health(wire: Wire) -> Health:

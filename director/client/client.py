@@ -41,8 +41,6 @@ from director.client.groups import (
 from director.client.methods import AsyncClient, BlockingClient, method
 from director.client.requests import (
     BackendFields,
-    CheckOptions,
-    HoldOptions,
     ListFilters,
     Request,
     RetryOptions,
@@ -149,12 +147,16 @@ class _Client:
 
     @method
     async def check(
-        self, workflow: Mapping[str, Any], backend_ids: Sequence[str] = ("*",), **options: Unpack[CheckOptions]
+        self,
+        workflow: Mapping[str, Any],
+        backend_ids: Sequence[str] = ("*",),
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        required_capabilities: Sequence[str] | None = None,
     ) -> WorkflowCheck:
         """Return which backends can execute a workflow, and every reason why the others cannot.
 
-        Nothing is stored. ``backend_ids`` are candidates as of ``submit`` with ``count``. For the options see
-        ``CheckOptions``::
+        Nothing is stored. ``backend_ids`` are candidates as of ``submit`` with ``count``, the others its options::
 
             for backend in director.check(workflow, parameters={"steps": 30}).backends:
                 print(backend.backend_id, [reason.message for reason in backend.reasons])
@@ -162,9 +164,9 @@ class _Client:
         Raises:
             BadRequest: The workflow or an option is wrong; ``errors`` has the reasons.
         """
-        checked(CheckOptions, options)
-        path = ("workflows", "check")
-        return await self._read(WorkflowCheck, post(*path, workflow_json=workflow, backend_ids=backend_ids, **options))
+        fields: dict[str, Any] = {"workflow_json": workflow, "backend_ids": backend_ids, "parameters": parameters}
+        request = post("workflows", "check", **fields, required_capabilities=required_capabilities)
+        return await self._read(WorkflowCheck, request)
 
     @method
     async def convert(self, workflow: Mapping[str, Any], backend_ids: Sequence[str] = ("*",)) -> ConvertedWorkflow:
@@ -210,7 +212,7 @@ class _Client:
     @method
     async def events(self, group_id: str, since: int = 0) -> tuple[Event, ...]:
         """Return the stored events after number ``since``: all except progress."""
-        return await calls.events(self._wire, group_id, since)
+        return tuple([event async for event in calls.events(self._wire, group_id, since)])
 
     @method
     async def job(self, group_id: str, job_id: str) -> Child:
@@ -462,17 +464,27 @@ class _Client:
         await calls.accepted(self._wire, delete("backends", backend_id))
 
     @method
-    async def pause_backend(self, backend_id: str, **options: Unpack[HoldOptions]) -> Backend:
-        """Send a backend no more jobs until it is resumed; its queued jobs stay queued. See ``HoldOptions``::
+    async def pause_backend(
+        self, backend_id: str, *, now: bool | None = None, reason: str | None = None, by: str | None = None
+    ) -> Backend:
+        """Send a backend no more jobs until it is resumed; its queued jobs stay queued::
 
-        director.pause_backend("gpu-2", now=True, reason="the artist needs it", by="anna")
+            director.pause_backend("gpu-2", now=True, reason="the artist needs it", by="anna")
+
+        Args:
+            now: Evict the running jobs instead of letting them finish: they are stopped there and run later, or on
+                another backend if their group allows that.
+            reason: The reason, for other users.
+            by: Your name.
         """
-        return await self._read(Backend, post("backends", backend_id, "pause", **checked(HoldOptions, options)))
+        return await self._read(Backend, post("backends", backend_id, "pause", now=now, reason=reason, by=by))
 
     @method
-    async def drain_backend(self, backend_id: str, **options: Unpack[HoldOptions]) -> Backend:
-        """Empty a backend, then disable it: it gets no more jobs, and its queued jobs move."""
-        return await self._read(Backend, post("backends", backend_id, "drain", **checked(HoldOptions, options)))
+    async def drain_backend(
+        self, backend_id: str, *, now: bool | None = None, reason: str | None = None, by: str | None = None
+    ) -> Backend:
+        """Empty a backend, then disable it: it gets no more jobs, and its queued jobs move. See ``pause_backend``."""
+        return await self._read(Backend, post("backends", backend_id, "drain", now=now, reason=reason, by=by))
 
     @method
     async def resume_backend(self, backend_id: str, *, by: str | None = None) -> Backend:

@@ -27,14 +27,7 @@ class Request:
     repeatable: bool = False
 
 
-class CheckOptions(TypedDict, total=False):
-    """Options of a check: ``parameters`` and ``required_capabilities`` of the submission."""
-
-    parameters: Mapping[str, Any] | None
-    required_capabilities: Sequence[str] | None
-
-
-class SubmitOptions(CheckOptions, total=False):
+class SubmitOptions(TypedDict, total=False):
     """Options of a submission beside the workflow, the backends and the number of jobs.
 
     Attributes:
@@ -72,12 +65,14 @@ class SubmitOptions(CheckOptions, total=False):
 
     jobs: Sequence[Mapping[str, Any]] | None
     sweep: Mapping[str, Any] | None
+    parameters: Mapping[str, Any] | None
     seed_strategy: str | None
     base_seed: int | None
     metadata: Mapping[str, Any] | None
     timeout_seconds: int | None
     stall_seconds: int | None
     retention_days: int | None
+    required_capabilities: Sequence[str] | None
     max_attempts: int | None
     retry_elsewhere: bool | str | None
     retry_on: Sequence[str] | None
@@ -155,21 +150,6 @@ class BackendFields(TypedDict, total=False):
     enabled: bool | None
     headers: Mapping[str, str] | None
     partner_nodes_allowed: bool | None
-
-
-class HoldOptions(TypedDict, total=False):
-    """Options of a pause or a drain.
-
-    Attributes:
-        now: Evict the running jobs instead of letting them finish: they are stopped there and run later, or on
-            another backend if their group allows that.
-        reason: The reason, for other users.
-        by: Your name.
-    """
-
-    now: bool
-    reason: str | None
-    by: str | None
 
 
 #: Fields of a body that are lists of strings.
