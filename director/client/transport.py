@@ -1,4 +1,4 @@
-"""Address, headers, timeouts and errors of both wires."""
+"""Address, token, certificates and errors of both wires."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,17 +16,10 @@ from websockets.exceptions import InvalidStatus
 
 from director import __version__
 from director.client.errors import DirectorError, Unreachable, error_from_answer
-from director.client.requests import Request
 
 DEFAULT_URL: Final = "http://localhost:9820"
 #: Characters of a token.
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
-#: Seconds for a connection; a host that is off does not answer.
-CONNECT_TIMEOUT_S: Final = 5.0
-#: Frames of the API stay below 1 MiB.
-MAX_FRAME_BYTES: Final = 16 * 2**20
-#: At most this much of an error page is read.
-MAX_ERROR_BYTES: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,38 +62,6 @@ class Address:
             headers["Authorization"] = f"Bearer {self.token}"
         return headers
 
-    def http_options(self, request: Request) -> dict[str, Any]:
-        """Return the arguments of httpx's ``request`` for ``request``."""
-        url = self.url + request.path
-        headers = {**self.headers_for(url), "Accept": "application/json", **request.headers}
-        if request.body is not None:
-            headers.setdefault("Content-Type", "application/json")
-        return {
-            "method": request.method,
-            "url": url,
-            "params": list(request.params) or None,
-            "content": request.body,
-            "headers": headers,
-        }
-
-    def socket_options(self, path: str) -> dict[str, Any]:
-        """Return the arguments of websockets' ``connect`` for the stream at ``path``."""
-        headers = self.headers_for(self.url)
-        agent = headers.pop("User-Agent")
-        del headers["Accept-Encoding"]
-        return {
-            "uri": "ws" + self.url.removeprefix("http") + path,
-            "additional_headers": headers,
-            "user_agent_header": agent,
-            "compression": None,
-            "proxy": None,
-            "ssl": _authorities() if self.url.startswith("https:") else None,
-            "open_timeout": 10.0,
-            # The caller has its result and should not wait.
-            "close_timeout": 1.0,
-            "max_size": MAX_FRAME_BYTES,
-        }
-
 
 def _origin(url: str) -> tuple[str, str, int] | None:
     """Return scheme, host and port, None if ``url`` has none."""
@@ -113,7 +74,7 @@ def _origin(url: str) -> tuple[str, str, int] | None:
 
 
 @cache
-def _authorities() -> ssl.SSLContext:
+def authorities() -> ssl.SSLContext:
     """Return the trusted certificates: httpx's list, and this host's own.
 
     A studio's proxy often has a certificate of the studio's authority. They are read once, not for each
@@ -122,25 +83,6 @@ def _authorities() -> ssl.SSLContext:
     context = httpx.create_ssl_context(trust_env=False)
     context.load_default_certs()
     return context
-
-
-def client_options(timeout: float) -> dict[str, Any]:
-    """Return the arguments of httpx's clients. Proxy variables and ``.netrc`` are ignored."""
-    return {
-        "verify": _authorities(),
-        "timeout": httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT_S)),
-        # Each wait for a group occupies a connection.
-        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
-        "trust_env": False,
-        "follow_redirects": False,
-    }
-
-
-def request_timeout(seconds: float | None) -> Any:
-    """Return httpx's ``timeout`` argument for one request."""
-    if seconds is None:
-        return httpx.USE_CLIENT_DEFAULT
-    return httpx.Timeout(seconds, connect=min(seconds, CONNECT_TIMEOUT_S))
 
 
 _ERROR_NUMBER: Final = re.compile(r"\[(?:Errno|WinError) -?\d+\] ")

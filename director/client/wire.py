@@ -21,19 +21,22 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from director.client.errors import StreamClosed, error_from_answer
 from director.client.file_writer import AtomicFile
 from director.client.requests import Request
-from director.client.transport import (
-    MAX_ERROR_BYTES,
-    Address,
-    answer_required,
-    client_options,
-    no_socket,
-    request_timeout,
-)
+from director.client.transport import Address, answer_required, authorities, no_socket
 
 T = TypeVar("T")
 
+#: Seconds for a connection; a host that is off does not answer.
+CONNECT_TIMEOUT_S: Final = 5.0
+#: Frames of the API stay below 1 MiB.
+MAX_FRAME_BYTES: Final = 16 * 2**20
+#: At most this much of an error page is read.
+MAX_ERROR_BYTES: Final = 2**20
 #: Seconds without progress of an upload. The Director answers when the whole file is on its disk.
 _UPLOAD_TIMEOUT: Final = 600.0
+
+
+def _limits(seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=min(seconds, CONNECT_TIMEOUT_S))
 
 
 class Wire(ABC):
@@ -43,16 +46,36 @@ class Wire(ABC):
 
     def __init__(self, address: Address, timeout: float) -> None:
         self._address = address
-        self._http = self._http_kind(**client_options(timeout))
+        self._timeout = timeout
+        self._http = self._http_kind(
+            verify=authorities(),
+            timeout=_limits(timeout),
+            # Each wait for a group occupies a connection.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            # Proxy variables and .netrc are ignored.
+            trust_env=False,
+            follow_redirects=False,
+        )
 
     async def send(self, request: Request, timeout: float | None = None, **form: Any) -> httpx.Response:
         """Return the answer to a request, with any status.
 
         ``timeout`` in seconds, None for the client's. ``form``: httpx's arguments for a form instead of a body.
         """
-        options = self._address.http_options(request)
+        url = self._address.url + request.path
+        headers = {**self._address.headers_for(url), "Accept": "application/json", **request.headers}
+        if request.body is not None:
+            headers.setdefault("Content-Type", "application/json")
         with answer_required(self._address.shown):
-            return await self._request(**options, **form, timeout=request_timeout(timeout))
+            return await self._request(
+                method=request.method,
+                url=url,
+                params=list(request.params) or None,
+                content=request.body,
+                headers=headers,
+                timeout=_limits(timeout or self._timeout),
+                **form,
+            )
 
     async def upload(self, path: str, file: Path, fields: dict[str, str]) -> httpx.Response:
         """Return the answer to a form with a file, which is read while it is sent."""
@@ -67,8 +90,24 @@ class Wire(ABC):
 
     async def frames(self, path: str) -> AsyncGenerator[str]:
         """Yield the frames of the event stream at ``path``; raise ``StreamClosed`` when it is closed."""
+        url = self._address.url
+        headers = self._address.headers_for(url)
+        agent = headers.pop("User-Agent")
+        del headers["Accept-Encoding"]
+        options = {
+            "uri": "ws" + url.removeprefix("http") + path,
+            "additional_headers": headers,
+            "user_agent_header": agent,
+            "compression": None,
+            "proxy": None,
+            "ssl": authorities() if url.startswith("https:") else None,
+            "open_timeout": 10.0,
+            # The caller has its result and should not wait.
+            "close_timeout": 1.0,
+            "max_size": MAX_FRAME_BYTES,
+        }
         try:
-            async with aclosing(self._frames(**self._address.socket_options(path))) as frames:
+            async with aclosing(self._frames(**options)) as frames:
                 async for frame in frames:
                     yield frame
         except ConnectionClosed as closed:

@@ -13,7 +13,7 @@ from director import client
 from director.client import AsyncDirector, Director
 from director.client.assets import Assets, AsyncAssets
 from director.client.errors import error_from_answer
-from director.client.transport import Address, client_options
+from director.client.transport import Address
 from tests.client.conftest import Driven
 from tests.client.server import FakeDirector
 from tests.harness.cases import cases
@@ -234,7 +234,8 @@ def test_absent_server_is_unreachable(server: FakeDirector) -> None:
 
 
 def test_silent_server_is_unreachable_after_the_timeout() -> None:
-    assert client_options(30.0)["timeout"] == httpx.Timeout(30.0, connect=5.0)
+    with Director() as director:
+        assert director._wire._http.timeout == httpx.Timeout(30.0, connect=5.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         for kind in (Director, Driven):
