@@ -144,9 +144,8 @@ def _note(status: str, raw: dict[str, Any], left: str | None) -> str:
 
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.live import Live
-    from rich.text import Text
 
 #: Jobs with these statuses are shown first if there are more jobs than lines.
 _FIRST_SHOWN: Final = ("running", "failed", "timeout", "queued", "cancelled", "completed")
@@ -249,61 +248,51 @@ class Bars(Display):
     def on_saved(self, job_id: str, path: Path) -> None:
         self._console.print(f"saved {path}", markup=False, soft_wrap=True)
 
-    def drawn(self) -> Text:
-        """Return all bars, no wider and no higher than the terminal."""
-        from rich.text import Text  # noqa: PLC0415 as in _bars
-
+    def drawn(self) -> RenderableType:
+        """Return all bars, no higher than the terminal."""
         with self._lock:
             rows = list(self._progress.rows.values())
-        lines = [Text.assemble(*parts) for parts in drawn(rows, *self._console.size)]
-        return Text("\n", no_wrap=True, overflow="crop").join(lines)
+        return drawn(rows, *self._console.size)
 
 
-#: A piece of a line, and its style.
-Part = tuple[str, str]
+def drawn(rows: list[Row], width: int, height: int) -> RenderableType:
+    """Return the lines of the jobs: at most ``height`` - 2."""
+    from rich.console import Group  # noqa: PLC0415 as in _bars
+    from rich.progress_bar import ProgressBar  # noqa: PLC0415 likewise
+    from rich.table import Table  # noqa: PLC0415 likewise
+    from rich.text import Text  # noqa: PLC0415 likewise
 
-
-def drawn(rows: list[Row], width: int, height: int) -> list[list[Part]]:
-    """Return the lines of the jobs: at most ``height`` - 2, each at most ``width`` columns."""
     room = max(3, height - 2)
     shown = rows
     if len(rows) > room:
         order = sorted(rows, key=lambda row: _FIRST_SHOWN.index(row.status))
         first = {row.job_id for row in order[: room - 1]}
         shown = [row for row in rows if row.job_id in first]
-    longest = max((len(place(row.backend_id, row.status)) for row in rows), default=0)
-    names = min(longest, max(8, width // 4))
-    seeds = max((len(str(row.seed)) for row in rows), default=0) if width >= 72 else 0
-    lines = [_bar(row, width, names, seeds) for row in shown]
-    if len(shown) < len(rows):
-        lines.append([(_rest(rows, shown, width), "dim")])
-    return lines
+    has_seeds = width >= 72
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True, max_width=max(8, width // 4))
+    if has_seeds:
+        table.add_column(no_wrap=True, justify="right")
+    table.add_column(width=max(6, min(36, width // 3)))
+    # The only column that gets narrower if a line is too long.
+    table.add_column(overflow="ellipsis")
+    for row in shown:
+        colour, is_final = COLOURS.get(row.status, ""), row.status in FINAL
+        name = Text(place(row.backend_id, row.status), style="" if row.backend_id else "dim")
+        done = 100.0 if is_final else row.progress
+        bar = ProgressBar(completed=done, style="dim", complete_style=colour, finished_style=colour)
+        word = ": ".join(filter(None, (label(row.status), row.note)))
+        word = f"{row.progress:3.0f} % {row.note}" if row.status == "running" else word
+        seed = [str(row.seed)] if has_seeds else []
+        table.add_row(name, *seed, bar, Text(word, colour if is_final else "", no_wrap=True, overflow="ellipsis"))
+    if len(shown) == len(rows):
+        return table
+    return Group(table, Text(_rest(rows, shown), "dim", no_wrap=True, overflow="ellipsis"))
 
 
-def _bar(row: Row, width: int, names: int, seeds: int) -> list[Part]:
-    name = place(row.backend_id, row.status)
-    name = name if len(name) <= names else f"{name[: names - 1]}…"
-    head = f"{name:<{names}} " + (f"{row.seed!s:>{seeds}} " if seeds else "")
-    length = max(6, min(36, (width - len(head) - 6) // 2))
-    colour = COLOURS.get(row.status, "")
-    is_final = row.status in FINAL
-    filled = length if is_final else round(length * row.progress / 100)
-    tail = f"{row.progress:3.0f} % " if row.status == "running" else ""
-    status = "" if row.status == "running" else label(row.status)
-    word = ": ".join(filter(None, (status, row.note)))
-    left = width - len(head) - length - 1 - len(tail)
-    text = word if len(word) <= left else f"{word[: max(0, left - 1)]}…"
-    return [
-        (head, "" if row.backend_id else "dim"),
-        ("━" * filled, colour),
-        ("─" * (length - filled), "dim"),
-        (f" {tail}{text}", colour if is_final else ""),
-    ]
-
-
-def _rest(rows: list[Row], shown: list[Row], width: int) -> str:
+def _rest(rows: list[Row], shown: list[Row]) -> str:
     ids = {row.job_id for row in shown}
     hidden = [row for row in rows if row.job_id not in ids]
     counts = Counter(row.status for row in hidden)
     parts = [f"{counts[name]} {label(name)}" for name in reversed(_FIRST_SHOWN) if counts[name]]
-    return f"and {len(hidden)} more: {', '.join(parts)}"[:width]
+    return f"and {len(hidden)} more: {', '.join(parts)}"
