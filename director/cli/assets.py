@@ -56,24 +56,32 @@ def upload_file(director: Director, path: Path) -> Asset:
         raise usage_error(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def with_uploads(
-    director: Director, graph: dict[str, Any], parameters: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return workflow and parameters with a reference in place of each local file, which is uploaded."""
+class LocalFile(str):
+    """Path of a file that is uploaded."""
 
-    def taken(name: str, value: Any) -> Any:
+    __slots__ = ()
+
+
+def uploaded(director: Director, value: Any, *, by_name: bool = False) -> Any:
+    """Return JSON with a reference in place of each ``LocalFile``, which is uploaded once.
+
+    ``by_name``: also of each local file that an input of files names.
+    """
+    references: dict[str, Any] = {}
+
+    def walk(value: Any, name: str = "") -> Any:
         if isinstance(value, dict) and "__type" not in value:
-            return {key: taken(key, one) for key, one in value.items()}
-        is_name = name.rpartition(".")[2] in FILE_INPUTS and isinstance(value, str)
-        if is_name and (path := Path(value).expanduser()).is_file():
-            return upload_file(director, path).reference
-        return value
+            return {key: walk(one, key) for key, one in value.items()}
+        if isinstance(value, list):
+            return [walk(one) for one in value]
+        is_named = by_name and name.rpartition(".")[2] in FILE_INPUTS and isinstance(value, str)
+        if not isinstance(value, LocalFile) and not (is_named and Path(value).expanduser().is_file()):
+            return value
+        if value not in references:
+            references[value] = upload_file(director, Path(value).expanduser()).reference
+        return references[value]
 
-    nodes = {
-        node_id: {**node, "inputs": {key: taken(key, one) for key, one in node["inputs"].items()}}
-        for node_id, node in graph.items()
-    }
-    return nodes, {key: taken(key, one) for key, one in parameters.items()}
+    return walk(value)
 
 
 def _show(connection: Connection, found: Iterable[Asset]) -> None:

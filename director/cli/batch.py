@@ -16,10 +16,9 @@ from typing import Any, Final, NamedTuple
 import click
 
 from director.cli import option_types
-from director.cli.assets import upload_file
+from director.cli.assets import LocalFile
 from director.cli.dry_run import similar_inputs
 from director.cli.exit_status import CommandError, usage_error
-from director.client import Director
 from jobgroups.domain.file_names import facts
 from jobgroups.workflow import ParameterInvalid, WorkflowTemplate
 from jobgroups.workflow.assets import FILE_INPUTS
@@ -33,34 +32,11 @@ _PLACE: Final = re.compile(r"(?:sweep\.axes|jobs)\.(\d+)\.(?:values\.(\d+)|(?:pa
 _MAX_METADATA: Final = 2**30  #: Bytes; the Director has the limit.
 
 
-class LocalFile(str):
-    """Path of a file that is uploaded."""
-
-    __slots__ = ()
-
-
 class BatchRequest(NamedTuple):
     """The jobs of a submission, each with inputs of its own."""
 
     fields: dict[str, Any]  #: ``sweep`` or ``jobs``, with a ``LocalFile`` for each file that is not uploaded.
     names: set[str]  #: Of what its jobs give to the names of saved files.
-
-    def uploaded(self, director: Director) -> dict[str, Any]:
-        """Return the fields with references to the files, each of which is uploaded once."""
-        references: dict[str, Any] = {}
-
-        def walk(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: walk(one) for key, one in value.items()}
-            if isinstance(value, list):
-                return [walk(one) for one in value]
-            if not isinstance(value, LocalFile):
-                return value
-            if value not in references:
-                references[value] = upload_file(director, Path(value).expanduser()).reference
-            return references[value]
-
-        return {name: walk(value) for name, value in self.fields.items()}
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:

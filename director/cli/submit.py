@@ -10,7 +10,7 @@ import click
 from director.cli import batch as batches
 from director.cli import dry_run as dry_runs
 from director.cli import environment, option_types, selection, text
-from director.cli.assets import with_uploads
+from director.cli.assets import uploaded
 from director.cli.connection import Connection, failure_of, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option
 from director.cli.exit_status import CommandError, Status
@@ -176,9 +176,10 @@ def submit(
     in_names = {*fields["metadata"], *(batch.names if batch else ())}
     download_options = DownloadOptions(folder, file_name, known=in_names)
     if upload:
-        graph, fields["parameters"] = with_uploads(connection.director, graph, fields["parameters"])
+        given = [graph, fields["parameters"]]
+        graph, fields["parameters"] = uploaded(connection.director, given, by_name=True)
     if batch:
-        fields |= batch.uploaded(connection.director)
+        fields |= uploaded(connection.director, batch.fields)
     group = _send(connection, graph, backend_ids, fields, key=key)
     _announce(connection, group, backend_ids, in_pool=in_pool, quiet=quiet)
     if not is_watched and folder is None:
