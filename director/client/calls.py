@@ -155,9 +155,3 @@ async def health(wire: Wire) -> Health:
 def listed(name: str, parse: Callable[[Any], T]) -> Callable[[dict[str, Any]], tuple[T, ...]]:
     """Return a parser of the objects in the array ``name`` of an answer."""
     return lambda answer: tuple(parse(entry) for entry in as_objects(answer.get(name)))
-
-
-def graph(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return the graph of an answer that is the graph, or wraps it as a submission does."""
-    wrapped = answer.get("workflow_json")
-    return wrapped if isinstance(wrapped, dict) and "class_type" not in wrapped else answer

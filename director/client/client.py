@@ -207,7 +207,7 @@ class _Client:
     @method
     async def workflow(self, group_id: str) -> dict[str, Any]:
         """Return the workflow as it was submitted."""
-        return await self._call(get("job-groups", group_id, "workflow"), calls.graph)
+        return await self._call(get("job-groups", group_id, "workflow"), as_object)
 
     @method
     async def events(self, group_id: str, since: int = 0) -> tuple[Event, ...]:
@@ -601,7 +601,7 @@ class _Client:
         """
         headers = {"Content-Type": "image/png"}
         request = Request("POST", "/api/workflow-from-png", (), content, headers, repeatable=True)
-        return await self._call(request, calls.graph)
+        return await self._call(request, lambda answer: as_object(answer.get("workflow_json")))
 
     @method
     async def health(self) -> Health:
