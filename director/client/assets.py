@@ -4,16 +4,16 @@ import hashlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from blake3 import blake3
 
 from director.client import calls
+from director.client.calls import Endpoints
 from director.client.decode import Moment, Parsed, load, parser
 from director.client.errors import NotFound
 from director.client.methods import AsyncClient, BlockingClient, method
 from director.client.requests import delete, get
-from director.client.wire import Wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,20 +41,14 @@ class Asset(Parsed):
         return {"__type": "core/ASSET", "info": {"id": self.id}}
 
 
-_parse: Final = parser(Asset)
-
-
 def _hash_of(path: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, blake3)  # type: ignore[arg-type]  # it has what is called
     return f"blake3:{digest.hexdigest()}"
 
 
-class _Assets:
+class _Assets(Endpoints):
     """The methods of both clients; ``assets`` of a client."""
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
 
     @method
     async def upload(self, path: str | Path) -> Asset:
@@ -66,20 +60,20 @@ class _Assets:
         """
         known = await self._wire.in_thread(_hash_of, Path(path))
         try:
-            return await calls.call(self._wire, get("assets", "by-hash", known), _parse)
+            return await self._read(Asset, get("assets", "by-hash", known))
         except NotFound:
             answer = await self._wire.upload("/api/assets", Path(path), {"hash": known})
-            return _parse(load(calls.success(answer).content))
+            return parser(Asset)(load(calls.success(answer).content))
 
     @method
     async def get(self, asset_id: str) -> Asset:
         """Return one asset."""
-        return await calls.call(self._wire, get("assets", asset_id), _parse)
+        return await self._read(Asset, get("assets", asset_id))
 
     @method
     def list(self) -> AsyncGenerator[Asset]:
         """Iterate over all assets, newest first."""
-        return calls.pages(self._wire, lambda **page: get("assets", **page), _parse)
+        return calls.pages(self._wire, lambda **page: get("assets", **page), parser(Asset))
 
     @method
     async def delete(self, asset_id: str) -> None:

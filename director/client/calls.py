@@ -68,6 +68,23 @@ async def call(wire: Wire, request: Request, parse: Callable[[dict[str, Any]], T
     return parse(load((await accepted(wire, request)).content))
 
 
+class Endpoints:
+    """Base class of the objects whose methods send requests."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    async def _call(self, request: Request, parse: Callable[[dict[str, Any]], T]) -> T:
+        return await call(self._wire, request, parse)
+
+    async def _read(self, kind: type[T], request: Request) -> T:
+        return await self._call(request, parser(kind))
+
+    async def _read_all(self, kind: type[T], name: str, request: Request) -> tuple[T, ...]:
+        parse = parser(kind)
+        return await self._call(request, lambda answer: tuple(parse(one) for one in as_objects(answer.get(name))))
+
+
 async def accepted(wire: Wire, request: Request) -> httpx.Response:
     """Send ``request`` and return a 2xx answer; see ``call``."""
     return success(await _answered(wire, request))
@@ -150,8 +167,3 @@ async def health(wire: Wire) -> Health:
     if answer.status_code not in {200, 503} or b'"checks"' not in answer.content:
         raise error_from_answer(answer.status_code, answer.content)
     return parser(Health)(load(answer.content))
-
-
-def listed(name: str, parse: Callable[[Any], T]) -> Callable[[dict[str, Any]], tuple[T, ...]]:
-    """Return a parser of the objects in the array ``name`` of an answer."""
-    return lambda answer: tuple(parse(entry) for entry in as_objects(answer.get(name)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 from director.client import calls, downloads
 from director.client import stream as event_stream
@@ -23,7 +23,7 @@ from director.client.backends import (
     Usage,
     WorkflowCheck,
 )
-from director.client.calls import Outage
+from director.client.calls import Endpoints, Outage
 from director.client.decode import as_object, load, parser
 from director.client.downloads import Downloadable
 from director.client.events import Event
@@ -58,10 +58,8 @@ from director.client.webhooks import AsyncWebhooks, Webhooks
 from director.client.wire import AsyncWire, SyncWire, Wire
 from jobgroups.domain.file_names import DEFAULT_TEMPLATE, FileName
 
-T = TypeVar("T")
 
-
-class _Client:
+class _Client(Endpoints):
     """The methods of both clients."""
 
     _wire_kind: type[Wire]
@@ -76,16 +74,7 @@ class _Client:
     ) -> None:
         self._address = Address.parse(url, token)
         self._give_up_seconds = give_up_seconds
-        self._wire = self._wire_kind(self._address, timeout)
-
-    async def _call(self, request: Request, parse: Callable[[dict[str, Any]], T]) -> T:
-        return await calls.call(self._wire, request, parse)
-
-    async def _read(self, kind: type[T], request: Request) -> T:
-        return await self._call(request, parser(kind))
-
-    async def _read_all(self, kind: type[T], name: str, request: Request) -> tuple[T, ...]:
-        return await self._call(request, calls.listed(name, parser(kind)))
+        super().__init__(self._wire_kind(self._address, timeout))
 
     @method
     async def close(self) -> None:

@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
 
 from director.client import calls
+from director.client.calls import Endpoints
 from director.client.decode import Moment, Parsed, parser
 from director.client.methods import AsyncClient, BlockingClient, method
 from director.client.requests import get, post
-from director.client.wire import Wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,30 +56,25 @@ class WebhookTest(Parsed):
     error: str | None = None
 
 
-_delivery: Final = parser(Delivery)
-
-
-class _Webhooks:
+class _Webhooks(Endpoints):
     """The methods of both clients; ``webhooks`` of a client."""
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
 
     @method
     def list(self, *, group: str | None = None, state: str | None = None) -> AsyncGenerator[Delivery]:
         """Iterate over the deliveries, newest first: all, or those of a group or in a state."""
         filters = {name: value for name, value in (("group", group), ("state", state)) if value is not None}
-        return calls.pages(self._wire, lambda **page: get("webhooks", "deliveries", **filters, **page), _delivery)
+        request = partial(get, "webhooks", "deliveries", **filters)
+        return calls.pages(self._wire, request, parser(Delivery))
 
     @method
     async def replay(self, delivery_id: int) -> Delivery:
         """Send a delivery again, also one that was delivered or given up, with the same ``webhook_id``."""
-        return await calls.call(self._wire, post("webhooks", "deliveries", str(delivery_id), "replay"), _delivery)
+        return await self._read(Delivery, post("webhooks", "deliveries", str(delivery_id), "replay"))
 
     @method
     async def test(self, url: str) -> WebhookTest:
         """Have the Director send a signed test message to a URL, and return what the target answered."""
-        return await calls.call(self._wire, post("webhooks", "test", url=url), parser(WebhookTest))
+        return await self._read(WebhookTest, post("webhooks", "test", url=url))
 
 
 class Webhooks(_Webhooks, BlockingClient):
