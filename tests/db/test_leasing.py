@@ -156,7 +156,7 @@ def test_lease_renewal_waits_for_no_writer() -> None:
     with meanwhile(lambda: verify_fence(fence)):
         began = time.monotonic()
         assert runners.runner_heartbeat(name="a", instance="1")
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 10.0
 
 
 @on_postgres
@@ -167,7 +167,7 @@ def test_lease_in_a_write_transaction_is_neither_acquired_nor_awaited() -> None:
     with meanwhile(lambda: verify_fence(fence)):
         began = time.monotonic()
         assert lease_acquire(backend_id="gpu-1", runner="b") is None
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 10.0
     assert lease_acquire(backend_id="gpu-1", runner="b") is not None
 
 

@@ -293,7 +293,7 @@ def test_write_lock_is_released_however_the_transaction_ends() -> None:
     began = time.monotonic()
     with transaction.atomic():
         factories.backend("gpu-1")
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 4.0
 
 
 def test_busy_threads_close_their_connections() -> None:

@@ -247,7 +247,7 @@ async def test_a_cancelled_prompt_that_waits_is_deleted_and_never_starts(farm: F
     group = await farm.submit("gpu-1")
     await farm.in_states(group, "accepted")
     await farm.cancel(group)
-    (row,) = await farm.settled(group, 10)
+    (row,) = await farm.settled(group)
     assert row.state == "interrupted"
     assert row.started_at is None
     assert row.prompt_id not in farm.recorded("started")
@@ -289,13 +289,13 @@ async def test_waiting_in_the_backends_queue_takes_nothing_of_the_timeout(farm: 
 
 
 async def test_a_stop_asked_for_while_no_runner_lived_is_honoured_by_the_next(farm: Farm) -> None:
-    await farm.backend(seconds=20)
+    await farm.backend(seconds=60)
     first = await farm.runner()
     group = await farm.running("gpu-1")
     await farm.kill(first)
     await farm.cancel(group)
     await farm.runner()
-    (row,) = await farm.settled(group, 5)
+    (row,) = await farm.settled(group)
     assert row.state == "interrupted"
 
 
@@ -312,7 +312,7 @@ async def test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only(
     def refused() -> int:
         return sum(record.levelno >= logging.WARNING for record in caplog.records)
 
-    await until(lambda: refused() >= 4 or farm._tasks[service].done(), 10)
+    await until(lambda: refused() >= 4 or farm._tasks[service].done())
     assert not farm._tasks[service].done()
     assert (await farm.group(group)).completed_at is None
     await database.run(allow_writes, allowed=True)
@@ -350,8 +350,8 @@ async def test_exception_in_comfyui_is_a_refusal_after_one_lookup(farm: Farm) ->
     broken = await farm.submit("gpu-1", workflow=renamed())
     behind = await farm.submit("gpu-1")
     # Today's five tries took 16 s at this scale.
-    child = await farm.failed(broken, 4)
-    assert (await farm.finished(behind, 4)).status == "completed"
+    child = await farm.failed(broken, 12)
+    assert (await farm.finished(behind, 12)).status == "completed"
     assert await farm.states(broken) == ["refused"]
     assert (child.failure_class, child.error_type) == ("workflow_refused", "ValidationError")
     assert "500 Internal Server Error Server got itself in trouble" in child.error_message

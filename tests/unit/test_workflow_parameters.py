@@ -235,8 +235,8 @@ def test_origins_of_circles_chains_and_dense_graphs_take_no_time() -> None:
     circle = {str(i): linked((i + 1) % 3000) for i in range(3000)}
     dense = {str(i): linked(*range(i)) for i in range(200)}
     reverse = {str(i): linked(*range(i)) for i in reversed(range(200))}
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert len(workflow.origins(circle)) == 3000
     assert workflow.origins(dense) == workflow.origins(reverse)
     assert len(set(workflow.origins(dense).values())) == 200
-    assert time.perf_counter() - begun < 3
+    assert time.process_time() - begun < 3
