@@ -97,7 +97,7 @@ async def test_unread_progress_is_not_kept_for_a_client(served: PlayedDirector) 
     """Of thousands of frames it gets those that its connection buffers, and the newest one."""
     await served.do("run")
     served.path = f"/ws/job-groups/{await served.do('submit')}"
-    client = StreamSocket(served.url, served.path, buffer=4_096)
+    client = StreamSocket(served.url, served.path)
     await served.do("talk")
     newest = b'"progress": 99.0'
     late = await asyncio.to_thread(read_all, [client], within=DEADLINE, until=lambda data: newest in data)
