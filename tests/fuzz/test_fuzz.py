@@ -50,11 +50,11 @@ def fuzz(folder: Path, *options: str) -> int:
 
 def _known_ids(url: str) -> str:
     """Return the part of the configuration with ids that exist: of two groups, one of which ended, and of their jobs."""
-    with httpx.Client(base_url=url, trust_env=False, timeout=20) as http:
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as http:
         body = {"workflow_json": text_to_image(), "backend_ids": ["*"], "count": 3}
         groups = [http.post("/api/job-group", json=body).json() for _ in range(2)]
         first = f"/api/job-groups/{groups[0]['job_group_id']}"
-        until(lambda: http.get(first).json()["completed_at"], 30.0)
+        until(lambda: http.get(first).json()["completed_at"])
         asset = http.post("/api/assets", files={"file": ("a.png", b"abc")}).json()
         ids = {
             "group_id": [one["job_group_id"] for one in groups],
@@ -73,7 +73,7 @@ def _known_ids(url: str) -> str:
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(CASES > 0, reason="the long run follows")
 def test_answers_fit_the_document(tmp_path: Path) -> None:
-    assert fuzz(tmp_path, "--phases", "examples,fuzzing", "-n", "10", "--generation-deterministic") > 300
+    assert fuzz(tmp_path, "--phases", "examples,fuzzing", "-n", "4", "--generation-deterministic") > 200
 
 
 @pytest.mark.timeout(0)
