@@ -184,14 +184,6 @@ def test_the_page_says_that_the_director_is_away_and_comes_back_by_itself(desk: 
     expect(page.locator("#line-runner")).to_have_text("runner ok")
 
 
-def test_a_link_to_one_child_brings_it_into_view(desk: Desk, page: Any) -> None:
-    group = desk.submit(12)
-    last = desk.status(group)["child_jobs"][-1]["job_id"]
-    page.goto(f"{desk.url}/groups/{group}#{last}")
-    expect(page.locator(f"#{last}")).to_be_in_viewport()
-    expect(page.locator(f"#{last}")).to_be_focused()
-
-
 def test_nothing_moves_on_the_page_while_sixteen_jobs_run(desk: Desk, browser: Any) -> None:
     part = browser.new_page()
     sizes = ({"width": width, "height": 900} for width in (1440, 1440, 390, 390))
