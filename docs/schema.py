@@ -166,7 +166,7 @@ class _Generator(SchemaGenerator):
     endpoint_inspector_cls = _Endpoints
 
     def create_view(self, callback: Any, method: str, request: object = None) -> APIView:
-        """Return a view of DRF that stands for one of Django."""
+        """Return a view of DRF that stands for any view."""
         view = APIView()
         self._set_schema_to_view(view, _Operation(getattr(callback.view_class, method.lower())))
         return view

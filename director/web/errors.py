@@ -64,7 +64,7 @@ def plain_error(status: int) -> JsonResponse:
     return error_response(status, detail, code)
 
 
-def exception_handler(exc: Exception) -> HttpResponse | None:
+def exception_handler(exc: Exception, _context: Mapping[str, Any]) -> HttpResponse | None:
     """Return the response to an exception of a view; None for others: Django answers them, and logs unexpected ones."""
     if isinstance(exc, RequestError):
         return error_response(exc.status, exc.detail, exc.code, extra=exc.extra, headers=exc.headers)

@@ -16,7 +16,8 @@ import redis
 from django.conf import settings
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
+from rest_framework.request import Request
 
 from backends.queries import backend_list
 from jobgroups.api.views.base import ApiView, json_response
@@ -76,7 +77,7 @@ class StorageReport:
 
 
 class HealthView(ApiView):
-    def get(self, request: HttpRequest) -> HttpResponse:
+    def get(self, request: Request) -> HttpResponse:
         """Return all checks; status 503 if one of them is down."""
         health = run_checks()
         return json_response(health, status=503 if health["status"] == Level.DOWN else 200)

@@ -183,5 +183,5 @@ def test_database_error_names_what_a_user_can_mend() -> None:
         "attempt to write a readonly database": "The data folder cannot be written",
         "connection refused": "The database does not answer",
     }.items():
-        answer = exception_handler(OperationalError(f"psycopg: {error}"))
+        answer = exception_handler(OperationalError(f"psycopg: {error}"), {})
         assert json.loads(answer.content)["detail"].startswith(f"{detail};")

@@ -531,7 +531,7 @@ def test_request_is_refused_and_stores_nothing_when_its_connection_is_lost(cut_o
         factories.submit()
         cut_off()
         JobGroup.objects.count()
-    answer = exception_handler(met.value)
+    answer = exception_handler(met.value, {})
     assert answer is not None, f"a defect: {met.value!r}"
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) >= 1

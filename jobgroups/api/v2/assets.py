@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from rest_framework.request import Request
 
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.upload import received_upload, stored_name, stored_type
@@ -27,7 +28,7 @@ def _created(request: HttpRequest, asset_id: str, *, is_record_new: bool, is_con
 
 
 class UploadView(ApiView):
-    def post(self, request: HttpRequest) -> HttpResponse:
+    def post(self, request: Request) -> HttpResponse:
         """Store an uploaded file with a new record: 201 if its content is new."""
         key = idempotency_key(request, "v2-asset")
         with received_upload(request) as upload:
@@ -41,7 +42,7 @@ class UploadView(ApiView):
 
 
 class FromHashView(ApiView):
-    def post(self, request: HttpRequest) -> HttpResponse:
+    def post(self, request: Request) -> HttpResponse:
         """Mint a record of known content: 200 if there is one with the same path."""
         body = MintedAsset.read(json_body(request))
         asset_id, is_new = record_mint(content_hash=body["hash"], file_path=body.get("file_path"))
@@ -49,7 +50,7 @@ class FromHashView(ApiView):
 
 
 class ByHashView(ApiView):
-    def head(self, request: HttpRequest, asset_hash: str) -> HttpResponse:
+    def head(self, request: Request, asset_hash: str) -> HttpResponse:
         """Return 200 if the content is known."""
         content_by_hash(asset_hash)
         return HttpResponse()

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from rest_framework.request import Request
 
 from backends.errors import InvalidRequest
 from jobgroups.api.requests.body import json_body
@@ -25,12 +26,12 @@ _FILTER: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
 class JobListView(ApiView):
-    def post(self, request: HttpRequest) -> HttpResponse:
+    def post(self, request: Request) -> HttpResponse:
         """Submit a job."""
         group = submit_job(json_body(request), idempotency_key(request, "v2"))
         return json_response(serialize_job(SingleJob.read(group.pk), base_url(request)), status=201)
 
-    def get(self, request: HttpRequest) -> HttpResponse:
+    def get(self, request: Request) -> HttpResponse:
         """List jobs, newest first."""
         given = request.GET.copy()
         filters = {name: given.pop(name) for name in list(given) if name.startswith("metadata")}
@@ -61,14 +62,14 @@ class JobView(ApiView):
 
 
 class JobWorkflowView(ApiView):
-    def get(self, request: HttpRequest, job_id: str) -> HttpResponse:
+    def get(self, request: Request, job_id: str) -> HttpResponse:
         """Return the workflow of a job as it is executed."""
         text = SingleJob.read(job_id).group.workflow_json
         return HttpResponse(f'{{"workflow":{text},"format":"api"}}', content_type="application/json")
 
 
 class JobCancelView(ApiView):
-    def post(self, request: HttpRequest, job_id: str) -> HttpResponse:
+    def post(self, request: Request, job_id: str) -> HttpResponse:
         """Cancel a job, unless it has ended; return the job."""
         group_id = SingleJob.read(job_id).group.pk
         group_cancel(group_id=group_id)

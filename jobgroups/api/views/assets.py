@@ -2,6 +2,7 @@
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from rest_framework.request import Request
 
 from jobgroups.api.requests.query_params import AssetListQuery
 from jobgroups.api.requests.upload import received_upload
@@ -14,12 +15,12 @@ from jobgroups.services.assets import asset_delete, asset_store
 
 
 class AssetListView(ApiView):
-    def get(self, request: HttpRequest) -> HttpResponse:
+    def get(self, request: Request) -> HttpResponse:
         """List assets, newest first."""
         query = AssetListQuery.read_query(request.GET)
         return page_response(request, assets.asset_list(**query))
 
-    def post(self, request: HttpRequest) -> HttpResponse:
+    def post(self, request: Request) -> HttpResponse:
         """Store an uploaded file."""
         with received_upload(request) as upload:
             asset, created = asset_store(upload.received())
@@ -28,12 +29,12 @@ class AssetListView(ApiView):
 
 
 class AssetView(ApiView):
-    def get(self, request: HttpRequest, asset_id: str) -> HttpResponse:
+    def get(self, request: Request, asset_id: str) -> HttpResponse:
         """Return an asset."""
         asset = assets.asset_by_id(asset_id)
         return json_response(assets.serialize_asset(asset))
 
-    def delete(self, request: HttpRequest, asset_id: str) -> HttpResponse:
+    def delete(self, request: Request, asset_id: str) -> HttpResponse:
         """Delete an asset that no open group needs."""
         asset_delete(asset_id=asset_id)
         return no_content()
@@ -42,7 +43,7 @@ class AssetView(ApiView):
 class AssetByHashView(ApiView):
     """``/api/assets/by-hash/{hash}``; ``HEAD`` saves an upload"""
 
-    def get(self, request: HttpRequest, asset_hash: str) -> HttpResponse:
+    def get(self, request: Request, asset_hash: str) -> HttpResponse:
         """Return the asset with a hash."""
         return json_response(assets.serialize_asset(assets.asset_by_hash(asset_hash)))
 

@@ -1,68 +1,60 @@
 """Base of the views: the methods of a path, and its errors. The ``Accept`` header is ignored."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from inspect import isawaitable
 from typing import Any
 
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.utils.module_loading import import_string
-from django.views import View
-from django.views.decorators.csrf import csrf_exempt
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.views import APIView
 
 from jobgroups.api.requests.path_params import check_id
 from jobgroups.errors import MethodNotAllowed
 from jobgroups.serializers import to_json
 
 
-class ApiView(View):
+class ApiView(APIView):
     """A path of the API. Its methods run in a thread, or are coroutines, all of them, and run in the event loop."""
 
-    @classmethod
-    def as_view(cls, **initkwargs: Any) -> Callable[..., HttpResponseBase]:
-        """Require no CSRF token: the API reads no cookie."""
-        return csrf_exempt(super().as_view(**initkwargs))
-
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        """Call the handler of the method; turn an exception into the API's error response."""
-        if self.view_is_async:
-            return self._dispatch_in_loop(request, *args, **kwargs)
-        try:
-            return self._handle(request, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 an unexpected one is raised again
-            return self._error_response(error)
+        """Call the handler of the method; DRF has no event loop, so coroutines are called here, with Django's request."""
+        if not self.view_is_async:
+            return super().dispatch(request, *args, **kwargs)
+        return self._dispatch_in_loop(request, *args, **kwargs)
 
     async def _dispatch_in_loop(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
-            answer = self._handle(request, *args, **kwargs)
+            self._check(request, kwargs)
+            handler = getattr(self, str(request.method).lower())
+            answer: HttpResponseBase | Awaitable[HttpResponseBase] = handler(request, *args, **kwargs)
             return await answer if isawaitable(answer) else answer
-        except Exception as error:  # noqa: BLE001 an unexpected one is raised again
-            return self._error_response(error)
+        except Exception as error:
+            response: HttpResponseBase | None = self.get_exception_handler()(
+                error, self.get_exception_handler_context()
+            )
+            if response is None:
+                raise
+            return response
 
-    def _handle(
-        self, request: HttpRequest, *args: Any, **kwargs: Any
-    ) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Check the method and the ids of the path before the handler is called."""
+        super().initial(request, *args, **kwargs)
+        self._check(request, kwargs)
+
+    def _check(self, request: HttpRequest | Request, ids: Mapping[str, Any]) -> None:
         if request.method not in self.allowed_methods:
             raise MethodNotAllowed(self.allowed_methods)
         if request.method != "OPTIONS":
-            for name, text in kwargs.items():
+            for name, text in ids.items():
                 check_id(name, text)
-        answer: HttpResponseBase = getattr(self, request.method.lower())(request, *args, **kwargs)
-        return answer
 
-    def _error_response(self, error: Exception) -> HttpResponseBase:
-        answer: HttpResponseBase | None = import_string(settings.API_EXCEPTION_HANDLER)(error)
-        if answer is None:
-            raise error
-        return answer
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> tuple[JSONRenderer, str]:
+        """Respond in JSON: the ``Accept`` header of a browser and ``?format=`` cause no error."""
+        return JSONRenderer(), "application/json"
 
-    @property
-    def allowed_methods(self) -> list[str]:
-        """The methods that the view has."""
-        return [name.upper() for name in self.http_method_names if hasattr(self, name)]
-
-    def options(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def options(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
         """Return the allowed methods in ``Allow``, and no body."""
         return no_content({"Allow": ", ".join(self.allowed_methods)})
 

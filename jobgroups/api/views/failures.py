@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
+from rest_framework.request import Request
 
 from jobgroups.api.requests.query_params import FailedJobsQuery, FailuresQuery
 from jobgroups.api.views.base import ApiView, json_response
@@ -12,7 +13,7 @@ from jobgroups.serializers import truncate
 
 
 class FailuresView(ApiView):
-    def get(self, request: HttpRequest) -> HttpResponse:
+    def get(self, request: Request) -> HttpResponse:
         """Return recent failures by class, backend and workflow, the most frequent first."""
         window = FailuresQuery.read_query(request.GET)["window"]
         found = failures.failure_report(window)
@@ -30,7 +31,7 @@ class FailuresView(ApiView):
 
 
 class FailedJobsView(ApiView):
-    def get(self, request: HttpRequest) -> HttpResponse:
+    def get(self, request: Request) -> HttpResponse:
         """Return the failed jobs behind a row by group."""
         found = failures.failed_jobs(**FailedJobsQuery.read_query(request.GET))
         return json_response(

@@ -9,6 +9,7 @@ from typing import Final
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response
+from rest_framework.request import Request
 
 from jobgroups import workflow
 from jobgroups.api.answers import answers
@@ -39,7 +40,7 @@ EVENTS_PAGE: Final = 500  #: Events per page. Most have some hundred bytes, a fe
 
 
 class CheckView(ApiView):
-    def post(self, request: HttpRequest) -> HttpResponse:
+    def post(self, request: Request) -> HttpResponse:
         """Return which backends can execute a workflow, why the others cannot, and the choices of its inputs."""
         values = payloads.check(converted_body(json_body(request))[0])
         prepared = workflow.build_template(values["workflow_json"], values["parameters"])
@@ -49,7 +50,7 @@ class CheckView(ApiView):
 
 
 class ConvertView(ApiView):
-    def post(self, request: HttpRequest) -> HttpResponse:
+    def post(self, request: Request) -> HttpResponse:
         """Return a workflow of the editor's format in the API format."""
         body, warnings = converted_body(payloads.ConvertRequest.read(json_body(request)))
         workflow.check_workflow(body["workflow_json"])
@@ -59,14 +60,14 @@ class ConvertView(ApiView):
 class PlanView(ApiView):
     """``/api/job-groups/plan``"""
 
-    def post(self, request: HttpRequest) -> HttpResponse:
+    def post(self, request: Request) -> HttpResponse:
         """Return what a submission would make."""
         body, warnings = converted_body(json_body(request))
         return json_response(plan(payloads.submission(body, None, warnings=warnings)))
 
 
 class SubmitView(ApiView):
-    def post(self, request: HttpRequest) -> HttpResponse:
+    def post(self, request: Request) -> HttpResponse:
         """Submit a group."""
         body, key = json_body(request), request.headers.get("Idempotency-Key")
         made = None
@@ -85,7 +86,7 @@ class SubmitView(ApiView):
 
 
 class GroupListView(ApiView):
-    def get(self, request: HttpRequest) -> HttpResponse:
+    def get(self, request: Request) -> HttpResponse:
         """List groups, newest first."""
         query = GroupListQuery.read_query(request.GET)
         cursor, limit = query.pop("cursor"), query.pop("limit")
@@ -130,25 +131,25 @@ class GroupView(ApiView):
 
 
 class DeletionView(ApiView):
-    def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
+    def get(self, request: Request, group_id: str) -> HttpResponse:
         """Return what a deletion of the group would remove."""
         return json_response(asdict(group_deletion(group_id=group_id)))
 
-    def post(self, request: HttpRequest, group_id: str) -> HttpResponse:
+    def post(self, request: Request, group_id: str) -> HttpResponse:
         """Delete the group; return what was removed."""
         payloads.DeletionRequest.read(optional_json_body(request))
         return json_response(asdict(group_delete(group_id=group_id)))
 
 
 class WorkflowView(ApiView):
-    def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
+    def get(self, request: Request, group_id: str) -> HttpResponse:
         """Return the workflow as it was submitted: the stored text."""
         text = groups.group_workflow(group_id)
         return HttpResponse(text, content_type="application/json")
 
 
 class EventsView(ApiView):
-    def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
+    def get(self, request: Request, group_id: str) -> HttpResponse:
         """Return a page of stored events, with the text of the frames that sockets receive."""
         since = EventsQuery.read_query(request.GET)["since"]
         if not groups.group_exists(group_id):

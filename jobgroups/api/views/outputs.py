@@ -12,6 +12,7 @@ from typing import Final
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
+from rest_framework.request import Request
 
 from backends.comfyui.exchange import StreamedAnswer
 from backends.comfyui.outputs import view_url
@@ -194,11 +195,11 @@ class ZipView(ApiView):
 
 
 class StarView(ApiView):
-    def put(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
+    def put(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
         """Star a child."""
         return self._set(group_id, job_id, starred=True)
 
-    def delete(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
+    def delete(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
         """Remove a child's star."""
         return self._set(group_id, job_id, starred=False)
 
@@ -208,7 +209,7 @@ class StarView(ApiView):
 
 
 class SeedsView(ApiView):
-    def get(self, request: HttpRequest) -> HttpResponse:
+    def get(self, request: Request) -> HttpResponse:
         """Return the seeds that a submission with these fields would use."""
         query = SeedsQuery.read_query(request.GET)
         strategy, base = query["strategy"], query["base_seed"]
@@ -219,7 +220,7 @@ class SeedsView(ApiView):
 
 
 class WorkflowFromPngView(ApiView):
-    def post(self, request: HttpRequest) -> HttpResponse:
+    def post(self, request: Request) -> HttpResponse:
         """Return the workflow with which a PNG was made."""
         if media_type(request)[0] != "image/png":
             raise UnsupportedMediaType("The body must be sent as Content-Type: image/png.")
@@ -270,13 +271,13 @@ _HEAD_BYTES: Final = 16 * 2**20
 
 
 class ProvenanceView(ApiView):
-    def get(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
+    def get(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
         """Return the workflow as it was sent, with input files, backend, versions, times and seconds of the nodes."""
         return json_response(job_provenance(group_id, job_id))
 
 
 class ProvenanceSearchView(ApiView):
-    def post(self, request: HttpRequest) -> HttpResponse:
+    def post(self, request: Request) -> HttpResponse:
         """Return the job that made an uploaded file. The file is not kept."""
         with received_upload(request) as upload:
             file = upload.received()

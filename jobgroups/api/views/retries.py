@@ -2,7 +2,8 @@
 
 from dataclasses import asdict
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
+from rest_framework.request import Request
 
 from jobgroups.api.requests.body import json_body, optional_json_body
 from jobgroups.api.requests.payloads import GroupRetryRequest, JobRetryRequest, MoveRequest
@@ -11,14 +12,14 @@ from jobgroups.services import moves, retries
 
 
 class GroupRetryView(ApiView):
-    def post(self, request: HttpRequest, group_id: str) -> HttpResponse:
+    def post(self, request: Request, group_id: str) -> HttpResponse:
         """Start the group's next run for the named children, or for all that failed."""
         done = retries.group_retry(group_id=group_id, **GroupRetryRequest.read(optional_json_body(request)))
         return json_response({"job_group_id": group_id, **asdict(done)})
 
 
 class JobRetryView(ApiView):
-    def post(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
+    def post(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
         """Queue one child again: within the run, or in the next one if the group has ended."""
         values = JobRetryRequest.read(optional_json_body(request))
         done = retries.child_retry(group_id=group_id, job_id=job_id, **values)
@@ -26,7 +27,7 @@ class JobRetryView(ApiView):
 
 
 class JobMoveView(ApiView):
-    def post(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
+    def post(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
         """Bind a queued child to another backend."""
         done = moves.child_move(group_id=group_id, job_id=job_id, **MoveRequest.read(json_body(request)))
         return json_response({"job_group_id": group_id, **asdict(done)})

@@ -3,7 +3,8 @@
 import csv
 from typing import Any, Final
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
+from rest_framework.request import Request
 
 from jobgroups.api.requests.query_params import UsageQuery
 from jobgroups.api.views.base import ApiView, json_response
@@ -16,7 +17,7 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 class UsageView(ApiView):
-    def get(self, request: HttpRequest) -> HttpResponse:
+    def get(self, request: Request) -> HttpResponse:
         """Return GPU time, jobs, failures and retries by one to three dimensions."""
         query = UsageQuery.read_query(request.GET)
         by, first, last, offset = query["by"], query["from"], query["to"], query["offset"]

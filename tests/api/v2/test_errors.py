@@ -62,7 +62,7 @@ def test_error_has_the_shape_of_the_contract(
     ],
 )
 def test_failure_of_a_service_names_no_detail_of_it(error: Exception, status: int, own: str) -> None:
-    answer = exception_handler(error)
+    answer = exception_handler(error, {})
     assert isinstance(answer, HttpResponse)
     enveloped(ASSET, answer)
     assert error_of(answer.status_code, answer.content) == (status, "upstream_error", {"code": own})
