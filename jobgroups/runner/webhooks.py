@@ -10,7 +10,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from django.conf import settings
 
-from backends.comfyui.destinations import WebhookNetwork
+from backends.comfyui.destinations import webhook_network
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Connections, Exchange, Timeouts, map_errors
 from jobgroups.database.threads import DatabaseThreads
@@ -42,7 +42,7 @@ class WebhookClient:
             timeouts=Timeouts(connect_s=timeout / 3, silence_s=timeout),
             max_answer_bytes=_READ,
             context=ssl.create_default_context(),
-            network=WebhookNetwork(private=settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES),
+            network=webhook_network(private=settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES),
         )
 
     async def __aenter__(self) -> Self:
