@@ -5,7 +5,6 @@ Workflows inside queue and history are not decoded. Every function raises ``Prot
 
 import contextlib
 import itertools
-from collections.abc import Iterator
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -30,39 +29,95 @@ class Accepted(msgspec.Struct):
     node_errors: Any = None  #: Not empty if only some of the outputs are valid and will be executed.
 
     def __post_init__(self) -> None:
-        self.node_errors = _node_errors(self.node_errors)
+        # ComfyUI answers ``[]`` in some cases where it means ``{}``.
+        self.node_errors = _object_or_empty(self.node_errors)
 
 
-class QueueItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One prompt at a ComfyUI."""
+class QueueItem(msgspec.Struct, array_like=True):
+    """One prompt at a ComfyUI. Its workflow, and ``extra_pnginfo`` with the editor's one, are not kept."""
 
+    number: float
     prompt_id: str
-    client_id: str | None  #: None for a prompt without one, or with one that is no string.
-    extra_data: dict[str, msgspec.Raw]  #: By key, without ``extra_pnginfo``, which has the editor's whole workflow.
-    outputs: tuple[str, ...] | None  #: Output nodes that will be executed, or were; None if the answer has no list.
+    prompt: msgspec.Raw
+    extra_data: dict[str, msgspec.Raw] | None = None
+    outputs: Any = None  #: A tuple of the output nodes that are executed; None if the answer has no list.
+
+    def __post_init__(self) -> None:
+        # Copied, or each small mark would keep the whole answer in memory.
+        self.prompt = msgspec.Raw()
+        self.extra_data = {key: raw.copy() for key, raw in (self.extra_data or {}).items() if key != "extra_pnginfo"}
+        self.outputs = _strings(self.outputs) if isinstance(self.outputs, list) else None
 
     def mark(self, key: str) -> Any:
         """The value under ``key`` of the prompt's ``extra_data``; None where there is none."""
-        raw = self.extra_data.get(key)
+        raw = (self.extra_data or {}).get(key)
         return None if raw is None else msgspec.json.decode(raw)
 
-
-class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """What runs and what waits. ``pending`` is in the order of running, unlike ComfyUI's answer."""
-
-    running: tuple[QueueItem, ...]
-    pending: tuple[QueueItem, ...]
+    @property
+    def client_id(self) -> str | None:
+        """None for a prompt without one, or with one that is no string."""
+        return found if isinstance(found := self.mark("client_id"), str) else None
 
 
-class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
+class Queue(msgspec.Struct):
+    """What runs and what waits. ``pending`` is in the order of running; ComfyUI's answer has a heap."""
+
+    running: list[QueueItem] = msgspec.field(name="queue_running")
+    pending: list[QueueItem] = msgspec.field(name="queue_pending")
+
+    def __post_init__(self) -> None:
+        self.pending.sort(key=lambda item: item.number)
+
+
+class _Status(msgspec.Struct):
+    status_str: Literal["success", "error"]
+    messages: list[tuple[str, dict[str, Any]]] = []
+
+
+class HistoryEntry(msgspec.Struct):
     """One ended prompt."""
 
-    item: QueueItem
-    outcome: Outcome
-    outputs: dict[str, dict[str, Any]]  #: Node id to its ``ui`` object, also from before an error or interrupt.
-    messages: tuple[tuple[str, dict[str, Any]], ...]  #: Type and data of each message, in order.
-    error: ExecutionError | None  #: Why it failed; None for any other outcome.
-    raised: tuple[ExecutionError, ...]  #: Every error in its messages, also of blocked nodes in a success.
+    item: QueueItem = msgspec.field(name="prompt")
+    status: _Status
+    ui: dict[str, dict[str, Any] | None] = msgspec.field(name="outputs", default_factory=dict)
+
+    @property
+    def outputs(self) -> dict[str, dict[str, Any]]:
+        """Node id to its ``ui`` object, also from before an error or interrupt."""
+        return {node: ui for node, ui in self.ui.items() if ui is not None}
+
+    @property
+    def messages(self) -> list[tuple[str, dict[str, Any]]]:
+        """Type and data of each message, in order."""
+        return self.status.messages
+
+    @property
+    def outcome(self) -> Outcome:
+        """An interrupt is ``error`` too and is recognised by the last message (comfyui-protocol.md, "Other routes").
+
+        A ``success`` that ends in ``execution_error`` is none: ComfyUI 0.3.64 writes that for a dependency cycle
+        through an undeclared input. After the error of a blocked output ``execution_success`` follows.
+        """
+        last = self.messages[-1][0] if self.messages else ""
+        if self.status.status_str == "success" and last != "execution_error":
+            return "success"
+        return "interrupted" if last == "execution_interrupted" else "error"
+
+    @property
+    def raised(self) -> list[ExecutionError]:
+        """Every error in its messages, also of blocked nodes in a success."""
+        found = []
+        for kind, data in self.messages:
+            if kind == "execution_error":
+                # It failed: an unusual message of a custom node must not hide the end.
+                with contextlib.suppress(msgspec.ValidationError):
+                    found.append(msgspec.convert(data, ExecutionError))
+        return found
+
+    @property
+    def error(self) -> ExecutionError | None:
+        """Why it failed; None for any other outcome."""
+        return self.raised[-1] if self.outcome == "error" and self.raised else None
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,53 +167,9 @@ class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-class _WireItem(msgspec.Struct, array_like=True):
-    number: float
-    prompt_id: str
-    prompt: msgspec.Raw
-    extra_data: dict[str, msgspec.Raw] | None = None
-    outputs: Any = None
-
-
-class _WireQueue(msgspec.Struct):
-    queue_running: list[_WireItem]
-    queue_pending: list[_WireItem]
-
-
-class _WireStatus(msgspec.Struct):
-    status_str: Literal["success", "error"]
-    messages: list[tuple[str, dict[str, Any]]] = []
-
-
-class _WireEntry(msgspec.Struct):
-    prompt: _WireItem
-    status: _WireStatus
-    outputs: dict[str, dict[str, Any] | None] = {}
-
-
-class _WireSystem(msgspec.Struct):
-    comfyui_version: str | None = None
-    python_version: Any = None
-    pytorch_version: Any = None
-    os: Any = None
-    argv: Any = None
-
-
-class _WireStats(msgspec.Struct):
-    system: _WireSystem
+class _Stats(msgspec.Struct):
+    system: dict[str, Any]
     devices: tuple[Device, ...]
-
-
-class _WireError(msgspec.Struct):
-    type: str = ""
-    message: str = ""
-    details: str = ""
-    extra_info: Any = None
-
-
-class _WireRefusal(msgspec.Struct):
-    error: _WireError | str
-    node_errors: dict[str, Any] | list[Any] | None = None
 
 
 class Job(msgspec.Struct, kw_only=True):
@@ -172,11 +183,10 @@ class Job(msgspec.Struct, kw_only=True):
 
 
 _accepted = WireDecoder(Accepted)
-_queue = WireDecoder(_WireQueue)
-_history: WireDecoder[dict[str, _WireEntry]] = WireDecoder(dict[str, _WireEntry])
+_queue = WireDecoder(Queue)
+_history: WireDecoder[dict[str, HistoryEntry]] = WireDecoder(dict[str, HistoryEntry])
 _depth = WireDecoder(QueueLength)
-_stats = WireDecoder(_WireStats)
-_refusal = WireDecoder(_WireRefusal)
+_stats = WireDecoder(_Stats)
 _job = WireDecoder(Job)
 _object: WireDecoder[dict[str, Any]] = WireDecoder(dict[str, Any])
 
@@ -193,11 +203,6 @@ def accepted(body: bytes) -> Accepted:
     return _decode(_accepted, body, "prompt answer")
 
 
-def _node_errors(value: Any) -> dict[str, Any]:
-    # ComfyUI answers ``[]`` in some cases where it means ``{}``.
-    return value if isinstance(value, dict) else {}
-
-
 def refusal(body: bytes) -> Refusal:
     """The 400 or 413 of ``POST /prompt``; never raises: the status has already decided.
 
@@ -205,39 +210,27 @@ def refusal(body: bytes) -> Refusal:
     ``error_type`` ``""`` and the head of its text as message.
     """
     try:
-        wire = _decode(_refusal, body, "refusal")
+        found = json_object(body)
     except ProtocolError:
+        found = {}
+    error = found.get("error")
+    if isinstance(error, str):
+        error = {"message": error}
+    if not isinstance(error, dict):
         text = body[:500].decode("utf-8", "replace").replace("\0", "\ufffd")
         return Refusal(message=text.strip())
-    error = _WireError(message=wire.error) if isinstance(wire.error, str) else wire.error
     return Refusal(
-        error_type=error.type,
-        message=error.message,
-        details=error.details,
-        node_errors=_node_errors(wire.node_errors),
-        extra_info=error.extra_info if isinstance(error.extra_info, dict) else {},
+        error_type=_text(error.get("type")),
+        message=_text(error.get("message")),
+        details=_text(error.get("details")),
+        node_errors=_object_or_empty(found.get("node_errors")),
+        extra_info=_object_or_empty(error.get("extra_info")),
     )
 
 
 def queue(body: bytes) -> Queue:
-    """``GET /queue``; ComfyUI's pending list is a heap and is sorted here (comfyui-protocol.md, "Other routes")."""
-    wire = _decode(_queue, body, "queue")
-    pending = sorted(wire.queue_pending, key=lambda item: item.number)
-    return Queue(
-        running=tuple(_item(item) for item in wire.queue_running), pending=tuple(_item(item) for item in pending)
-    )
-
-
-def _item(wire: _WireItem) -> QueueItem:
-    extra_data = wire.extra_data or {}
-    client_id = msgspec.json.decode(extra_data.get("client_id", b"null"))
-    return QueueItem(
-        prompt_id=wire.prompt_id,
-        client_id=client_id if isinstance(client_id, str) else None,
-        # Copied, or each small mark would keep the whole answer in memory.
-        extra_data={key: raw.copy() for key, raw in extra_data.items() if key != "extra_pnginfo"},
-        outputs=_strings(wire.outputs) if isinstance(wire.outputs, list) else None,
-    )
+    """``GET /queue``."""
+    return _decode(_queue, body, "queue")
 
 
 def queue_remaining(body: bytes) -> int:
@@ -250,40 +243,7 @@ def history_entry(body: bytes, prompt_id: str) -> HistoryEntry | None:
 
     Pending, running, deleted, unknown or lost in a restart all look the same (comfyui-protocol.md, trap 7).
     """
-    wire = _decode(_history, body, "history").get(prompt_id)
-    if wire is None:
-        return None
-    messages = tuple(wire.status.messages)
-    raised = tuple(_raised(messages))
-    outcome = _outcome(wire.status)
-    return HistoryEntry(
-        item=_item(wire.prompt),
-        outcome=outcome,
-        outputs={node: ui for node, ui in wire.outputs.items() if ui is not None},
-        messages=messages,
-        error=raised[-1] if outcome == "error" and raised else None,
-        raised=raised,
-    )
-
-
-def _outcome(status: _WireStatus) -> Outcome:
-    """An interrupt is ``error`` too and is recognised by the last message (comfyui-protocol.md, "Other routes").
-
-    A ``success`` that ends in ``execution_error`` is none: ComfyUI 0.3.64 writes that for a dependency cycle
-    through an undeclared input. After the error of a blocked output ``execution_success`` follows.
-    """
-    last = status.messages[-1][0] if status.messages else ""
-    if status.status_str == "success" and last != "execution_error":
-        return "success"
-    return "interrupted" if last == "execution_interrupted" else "error"
-
-
-def _raised(messages: tuple[tuple[str, dict[str, Any]], ...]) -> Iterator[ExecutionError]:
-    for kind, data in messages:
-        if kind == "execution_error":
-            # It failed: an unusual message of a custom node must not hide the end.
-            with contextlib.suppress(msgspec.ValidationError):
-                yield msgspec.convert(data, ExecutionError)
+    return _decode(_history, body, "history").get(prompt_id)
 
 
 def job(body: bytes) -> Job:
@@ -294,20 +254,24 @@ def job(body: bytes) -> Job:
 def system_stats(body: bytes) -> SystemStats:
     """``GET /system_stats``."""
     wire = _decode(_stats, body, "system stats")
-    version = wire.system.comfyui_version
-    python, pytorch, system = (
-        one_line(one) if isinstance(one, str) else ""
-        for one in (wire.system.python_version, wire.system.pytorch_version, wire.system.os)
-    )
+    # Shown on one line, in terminals too.
+    texts = {name: one_line(value) for name, value in wire.system.items() if isinstance(value, str)}
     return SystemStats(
-        # Shown on one line, in terminals too.
-        version=None if version is None else one_line(version),
-        python=python,
-        pytorch=pytorch,
-        os=system,
+        version=texts.get("comfyui_version"),
+        python=texts.get("python_version", ""),
+        pytorch=texts.get("pytorch_version", ""),
+        os=texts.get("os", ""),
         devices=tuple(msgspec.structs.replace(one, name=one_line(one.name)) for one in wire.devices),
-        arguments=_strings(wire.system.argv),
+        arguments=_strings(wire.system.get("argv")),
     )
+
+
+def _object_or_empty(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _strings(value: Any) -> tuple[str, ...]:

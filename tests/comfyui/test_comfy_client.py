@@ -464,7 +464,7 @@ async def test_slow_answer_within_the_limits_is_read() -> None:
         return response
 
     async with client_of(slow, timeouts=QUICK) as (_, comfy):
-        assert (await comfy.queue()).pending == ()
+        assert (await comfy.queue()).pending == []
 
 
 async def test_every_call_is_unreachable_when_no_server_listens() -> None:
