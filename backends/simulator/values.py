@@ -18,7 +18,7 @@ class Picture:
     width: int = 512
     height: int = 512
     index: int = 0  # place in its batch
-    theme: int = 0  # from the texts of the workflow: another text, another scenery
+    theme: int = 0  # from the texts of the workflow: another text, another picture
     color: int | None = None  # 0xRRGGBB: a plain one (EmptyImage)
     file: Path | None = None  # loaded from a file (LoadImage)
 
