@@ -206,23 +206,17 @@ Prompt = dict[str, Any]
 
 def replacement(prompt: Any) -> tuple[Prompt, str] | None:
     """Return the graph that runs in place of a refused one, and its output node; None for what is no graph."""
-    if not isinstance(prompt, dict) or not prompt or not all(isinstance(node, dict) for node in prompt.values()):
+    nodes = list(prompt.values()) if isinstance(prompt, dict) else []
+    if not nodes or not all(isinstance(node, dict) and isinstance(node.get("inputs"), dict) for node in nodes):
         return None
     given: dict[str, Any] = {}
-    output = next(reversed(prompt))
-    for node_id, node in prompt.items():
-        inputs = node.get("inputs")
-        inputs = inputs if isinstance(inputs, dict) else {}
-        given = {name: value for name, value in inputs.items() if isinstance(value, int | float)} | given
-        if {"steps", "seed", "noise_seed"} & inputs.keys():
-            output = node_id
-    output = next((node_id for node_id, node in prompt.items() if node.get("class_type") == "SaveImage"), output)
-    size = {"width": given.get("width", 512), "height": given.get("height", 512), "batch_size": 1}
+    for node in nodes:
+        given = {name: value for name, value in node["inputs"].items() if isinstance(value, int | float)} | given
+    output = next((one for one in prompt if prompt[one].get("class_type") == "SaveImage"), next(reversed(prompt)))
+    sampler, image = f"{output}.0", f"{output}.1"
     seed = {"seed": given.get("seed", given.get("noise_seed", 0)), "steps": given.get("steps", 20)}
-    latent, sampler, image = (f"{output}.{number}" for number in range(3))
     graph = {
-        latent: {"class_type": "EmptyLatentImage", "inputs": size},
-        sampler: {"class_type": "KSampler", "inputs": seed | {"latent_image": [latent, 0]}},
+        sampler: {"class_type": "KSampler", "inputs": seed},
         image: {"class_type": "VAEDecode", "inputs": {"samples": [sampler, 0]}},
         output: {"class_type": "SaveImage", "inputs": {"images": [image, 0]}},
     }
