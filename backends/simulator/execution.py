@@ -17,7 +17,7 @@ from backends.simulator import nodes, releases
 from backends.simulator.cache import NodeCache, Ui
 from backends.simulator.catalog import Catalog, call_of
 from backends.simulator.graph import ExecutionOrder, Graph, Node, is_link
-from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, Progress, PromptRun
+from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, PromptRun
 from backends.simulator.prompt_queue import HistoryEntry, Item, identity
 from backends.simulator.sampling import SAMPLERS
 from backends.simulator.server_state import Interrupted, ServerState
@@ -39,10 +39,7 @@ class Execution:
         # Raises TypeError for what has no keys: the worker dies of it.
         self.client_id = extra_data["client_id"] if "client_id" in extra_data else None  # noqa: SIM401
         self._identity = {"prompt_id": self.prompt_id, "client_id": self.client_id}
-        throttle = 0.1 if state.config.release >= releases.THROTTLE else 0.0
-        self.progress = Progress(state.hub, self.graph, self.prompt_id, self.client_id, throttle)
-        facts = self._identity | {"extra_data": extra_data}
-        self.run = PromptRun(state, prompt, facts, self.progress)
+        self.run = PromptRun(state, self.graph, self._identity | {"extra_data": extra_data})
         self.messages: list[list[Any]] = []
         self.executed: dict[str, None] = {}
         self.run_inputs: dict[str, Any] = {}  # of the node being run
@@ -98,7 +95,7 @@ class Execution:
         if cache.output(node_id) is not None:
             shown = cache.shown(node_id)
             self._tell_executed(node_id, shown.output if shown else None)
-            self.progress.finish(node_id)
+            self.run.finish(node_id)
             return True
         if node_id in self._expanding:
             given = self._expanding.pop(node_id)
@@ -113,14 +110,14 @@ class Execution:
                 return False
             outputs = outcome.outputs
         cache.outputs[cache.keys[node_id]] = outputs
-        self.progress.finish(node_id)
+        self.run.finish(node_id)
         self.executed[node_id] = None
         return True
 
     async def _call(self, node_id: str) -> Outcome:
         node = self.graph.nodes[node_id]
         class_type = node["class_type"]
-        self.progress.start(node_id)
+        self.run.start(node_id)
         self.run_inputs = {}
         inputs = _gather(node, self.state.catalog, self.state.cache)
         self.run_inputs = inputs | self._hidden(class_type, node_id)

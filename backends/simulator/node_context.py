@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from backends.simulator import releases
 from backends.simulator.graph import Graph, Node
-from backends.simulator.hub import Hub
 from backends.simulator.server_state import ServerState
 
 
@@ -35,13 +35,17 @@ class Preview:
 
 
 @dataclass(slots=True)
-class Progress:
-    hub: Hub
+class PromptRun:
+    """What the nodes of a running prompt share, and the frames about their progress."""
+
+    state: ServerState
     graph: Graph
-    prompt_id: str
-    client_id: Any
-    throttle: float  # seconds between two steps of a node that are reported, except the first and the last
-    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    facts: dict[str, Any]  # what faults are filtered by: prompt_id, client_id, extra_data
+    theme: int = 0
+    samplers: int = 1  # how many nodes share the prompt's seconds
+    last_preview: float = float("-inf")  # loop time
+    sampled: bool = False
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)  # their states
     _reported: dict[str, float] = field(default_factory=dict)  # node: when its last step was, loop time
 
     def start(self, node_id: str) -> None:
@@ -49,19 +53,20 @@ class Progress:
 
     def step(self, node_id: str, value: int, total: int, preview: Preview | None) -> None:
         now = asyncio.get_running_loop().time()
-        is_soon = now - self._reported.get(node_id, -math.inf) < self.throttle
+        throttle = 0.1 if self.state.config.release >= releases.THROTTLE else 0.0
+        is_soon = now - self._reported.get(node_id, -math.inf) < throttle
         if is_soon and value < total and preview is None:
             return
         self._reported[node_id] = now
         self._tell(node_id, value, total, "running")
-        named = preview is not None and self.hub.wants_metadata(self.client_id)
+        hub, client_id = self.state.hub, self.facts["client_id"]
+        named = preview is not None and hub.wants_metadata(client_id)
         if preview is not None and named:
-            metadata = self._names(node_id)
-            self.hub.send_named_preview(preview.image, preview.kind, metadata, self.client_id)
-        data = {"value": value, "max": total, "prompt_id": self.prompt_id, "node": node_id}
-        self.hub.send("progress", data, self.client_id)
+            hub.send_named_preview(preview.image, preview.kind, self._names(node_id), client_id)
+        data = {"value": value, "max": total, "prompt_id": self.facts["prompt_id"], "node": node_id}
+        hub.send("progress", data, client_id)
         if preview is not None and not named:
-            self.hub.send_preview(preview.image, preview.kind, self.client_id)
+            hub.send_preview(preview.image, preview.kind, client_id)
 
     def finish(self, node_id: str) -> None:
         """A node is done; one that never began (cached) goes from nothing to 1 of 1."""
@@ -71,29 +76,18 @@ class Progress:
     def _tell(self, node_id: str, value: float, total: float, state: str) -> None:
         names = self._names(node_id)
         self.nodes[node_id] = {"value": value, "max": total, "state": state} | names
-        self.hub.send("progress_state", {"prompt_id": self.prompt_id, "nodes": self.nodes}, self.client_id)
+        data = {"prompt_id": self.facts["prompt_id"], "nodes": self.nodes}
+        self.state.hub.send("progress_state", data, self.facts["client_id"])
 
     def _names(self, node_id: str) -> dict[str, Any]:
         real = self.graph.real(node_id)
         return {
             "node_id": node_id,
-            "prompt_id": self.prompt_id,
+            "prompt_id": self.facts["prompt_id"],
             "display_node_id": real,
             "parent_node_id": self.graph.parents.get(node_id),
             "real_node_id": real,
         }
-
-
-@dataclass(slots=True)
-class PromptRun:
-    state: ServerState
-    prompt: dict[str, Node]
-    facts: dict[str, Any]  # what faults are filtered by: prompt_id, client_id, extra_data
-    progress: Progress
-    theme: int = 0
-    samplers: int = 1  # how many nodes share the prompt's seconds
-    last_preview: float = float("-inf")  # loop time
-    sampled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +111,7 @@ class NodeContext:
         """Report a step; ComfyUI's nodes check the interrupt flag here."""
         if look:
             self.state.interrupt.check()
-        self.run.progress.step(self.node_id, value, total, preview)
+        self.run.step(self.node_id, value, total, preview)
 
 
 Runner = Callable[[NodeContext, dict[str, Any]], Awaitable[Outcome]]

@@ -141,7 +141,7 @@ def _save(ctx: NodeContext, picture: Picture, kind: str, prefix: str, size: tupl
     extra_data = ctx.run.facts["extra_data"]
     pnginfo = extra_data.get("extra_pnginfo") if isinstance(extra_data, dict) else None
     chunks = pnginfo if isinstance(pnginfo, dict) else None
-    data = pictures.encode_png(picture, ctx.state.config.name, ctx.run.prompt, chunks)
+    data = pictures.encode_png(picture, ctx.state.config.name, ctx.run.graph.prompt, chunks)
     return _write(ctx, data, kind, prefix, size=size)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from backends.simulator import pictures, releases
@@ -14,49 +13,41 @@ _WHOLE_STEP = 0.2  # seconds; ComfyUI ends each step before it checks the flag, 
 SAMPLERS = frozenset({"KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced"})
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    steps: int
-    step_seconds: float
-    picture: Picture
-    preview_always: bool = False
-
-
-async def sample(ctx: NodeContext, plan: Plan) -> None:
+async def sample(
+    ctx: NodeContext, steps: int, step_seconds: float, picture: Picture, *, preview_always: bool = False
+) -> None:
     """Run the steps. Raises Interrupted; NodeFailure for an ordered error."""
     look = ctx.state.faults.take("uninterruptible", **ctx.run.facts) is None
-    pixels = plan.picture.width * plan.picture.height
+    pixels = picture.width * picture.height
     names = ("", ctx.node_id, ctx.class_type)
     failing = ctx.state.node_failure(names, pixels=pixels, **ctx.run.facts)
     slow = ctx.state.faults.take("slow", **ctx.run.facts)
-    step_seconds = plan.step_seconds + (slow["seconds"] / plan.steps if slow else 0.0)
+    step_seconds += slow["seconds"] / steps if slow else 0.0
     clock = asyncio.get_running_loop().time
     start = clock()
     ctx.run.sampled = True
-    for step in range(1, plan.steps + 1):
+    for step in range(1, steps + 1):
         if failing is not None and step > failing["step"]:
             break
         stuck = ctx.state.faults.take("stuck", step=step, **ctx.run.facts)
         while stuck is not None and ctx.state.faults.is_ordered(stuck):
             await ctx.wait(0.05, interruptible=stuck["interruptible"])
         await ctx.wait(start + step * step_seconds - clock(), interruptible=look and step_seconds > _WHOLE_STEP)
-        preview = await _preview(ctx, plan, step)
-        ctx.step(step, plan.steps, preview, look=look)
+        preview = await _preview(ctx, picture, step / steps, always=preview_always)
+        ctx.step(step, steps, preview, look=look)
         await ctx.state.apply_due_faults("step", step, **ctx.run.facts)
     if failing is not None:
         raise NodeFailure(failing["type"], failing["message"])
 
 
-async def _preview(ctx: NodeContext, plan: Plan, step: int) -> Preview | None:
+async def _preview(ctx: NodeContext, picture: Picture, done: float, *, always: bool) -> Preview | None:
     fps = _previews_per_second(ctx)
     now = asyncio.get_running_loop().time()
     due = fps > 0 and now - ctx.run.last_preview >= 1 / fps
-    if not due and not plan.preview_always:
+    if not due and not always:
         return None
     ctx.run.last_preview = now
-    name, done = ctx.state.config.name, step / plan.steps
-    encode = pictures.encode_preview
-    return Preview(await ctx.state.run_in_thread(encode, plan.picture, name, done))
+    return Preview(await ctx.state.run_in_thread(pictures.encode_preview, picture, ctx.state.config.name, done))
 
 
 def _previews_per_second(ctx: NodeContext) -> float:
@@ -82,7 +73,7 @@ async def ksampler(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     done = Latent(latent.width, latent.height, latent.batch_size, seed, ctx.run.theme)
     steps = steps_of(ctx, inputs.get("steps"))
     step_seconds = ctx.state.config.seconds / max(1, ctx.run.samplers) / steps
-    await sample(ctx, Plan(steps, step_seconds, done.pictures()[0]))
+    await sample(ctx, steps, step_seconds, done.pictures()[0])
     return Outcome((done, done))
 
 
@@ -90,6 +81,5 @@ async def test_sampler(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     """TestSampler of the recordings: its own delay per step, an image at once."""
     width, height = inputs.get("width", 512), inputs.get("height", 512)
     picture = Picture(seed=inputs["seed"], theme=ctx.run.theme).sized(width, height)
-    plan = Plan(inputs["steps"], inputs["delay"], picture, bool(inputs.get("preview")))
-    await sample(ctx, plan)
+    await sample(ctx, inputs["steps"], inputs["delay"], picture, preview_always=bool(inputs.get("preview")))
     return Outcome((Batch([picture]),))
