@@ -264,7 +264,7 @@ class ComfyClient:
     async def interrupt(self, prompt_id: str) -> None:
         """Stop this prompt if it is running; repeat until its end is seen (comfyui-protocol.md, trap 4).
 
-        Below 0.3.57 ComfyUI ignores the id and stops the running prompt: check ``supports_targeted_interrupt`` first,
+        Below 0.3.57 ComfyUI ignores the id and stops the running prompt: check ``Feature.TARGETED_INTERRUPT`` first,
         else the queue. Raises ``ValueError`` for an empty id, which would be the interrupt of everything.
         """
         await self._post("/interrupt", {"prompt_id": _text(prompt_id)})

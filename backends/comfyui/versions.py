@@ -4,7 +4,6 @@ import re
 from enum import Enum, StrEnum
 from typing import Final
 
-_TARGETED_INTERRUPT_SINCE: Final = (0, 3, 57)
 _CALLERS_PROMPT_ID_SINCE: Final = (0, 3, 45)
 
 _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)(.*)", re.DOTALL)
@@ -15,6 +14,7 @@ _BEFORE_RELEASE = re.compile(r"[.\-_]?(a|b|c|rc|alpha|beta|pre|preview|dev)[.\-_
 class Feature(Enum):
     """What a ComfyUI can do, with the first version that can."""
 
+    TARGETED_INTERRUPT = (0, 3, 57)  #: An interrupt with a prompt id stops that prompt alone, not the running one.
     HIDDEN_KEYS = (0, 3, 68)  #: Its queue does not show the key of a prompt's partner nodes.
     PREVIEW_METHOD = (0, 5, 0)  #: A prompt can choose its previews by ``extra_data.preview_method``.
     JOBS = (0, 6, 0)  #: ``/api/jobs`` shows where a prompt is.
@@ -31,22 +31,16 @@ class Limitation(StrEnum):
     STEPWISE_STOP = "A job is stopped in several steps (before 0.26.0)."
 
 
-def supports_targeted_interrupt(version: str | None) -> bool:
-    """Return whether an interrupt with a prompt id stops that prompt alone: from 0.3.57.
+def has(version: str | None, feature: Feature) -> bool:
+    """Return whether a ComfyUI of this version has a feature; False for an unreadable version.
 
-    Below, the running prompt is stopped. False for an unreadable version and for a development version on the way to
-    0.3.57: a wrong True would stop another client's prompt.
+    A development version on the way to the first one with the feature counts as without it: a wrong True would stop
+    another client's prompt.
     """
     release, suffix = _release(version)
-    if release == _TARGETED_INTERRUPT_SINCE:
+    if release == feature.value:
         return _BEFORE_RELEASE.match(suffix) is None
-    return release is not None and release > _TARGETED_INTERRUPT_SINCE
-
-
-def has(version: str | None, feature: Feature) -> bool:
-    """Return whether a ComfyUI of this version has a feature; False for an unreadable version."""
-    release, _ = _release(version)
-    return release is not None and release >= feature.value
+    return release is not None and release > feature.value
 
 
 def keeps_prompt_id(version: str | None) -> bool:
@@ -64,10 +58,11 @@ def limitations(version: str | None) -> list[str]:
         return []
     if not keeps_prompt_id(version):
         return [Limitation.NO_JOBS]
+    can_stop = has(version, Feature.TARGETED_INTERRUPT)
     lacks = {
-        Limitation.NO_STOP: not supports_targeted_interrupt(version),
+        Limitation.NO_STOP: not can_stop,
         Limitation.NO_PREVIEWS: not has(version, Feature.PREVIEW_METHOD),
-        Limitation.STEPWISE_STOP: supports_targeted_interrupt(version) and not has(version, Feature.CANCEL),
+        Limitation.STEPWISE_STOP: can_stop and not has(version, Feature.CANCEL),
     }
     return [one for one, is_lacking in lacks.items() if is_lacking]
 

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import AnswerTooLarge, BackendError
-from backends.comfyui.versions import Feature, has, supports_targeted_interrupt
+from backends.comfyui.versions import Feature, has
 
 _KEPT: Final = 100  #: Entries that are kept; only those of the last few seconds matter.
 
@@ -109,7 +109,7 @@ class Interrupter:
         # A backend that was downgraded since its last probe does not know the route.
         if may_cancel and await self.client.cancel_job(prompt_id) is not None:
             return SentStop(is_cancel=True)
-        if not supports_targeted_interrupt(self.version()):
+        if not has(self.version(), Feature.TARGETED_INTERRUPT):
             is_running, why = await self._runs_alone(prompt_id)
             if why or not is_running:
                 return SentStop(why)

@@ -21,14 +21,7 @@ from backends.comfyui.outputs import collect_outputs, plain_error, view_url
 from backends.comfyui.protocol import ExecutionError
 from backends.comfyui.refusals import answer_lost, refused_outputs, sentence
 from backends.comfyui.texts import one_line
-from backends.comfyui.versions import (
-    Feature,
-    Limitation,
-    has,
-    keeps_prompt_id,
-    limitations,
-    supports_targeted_interrupt,
-)
+from backends.comfyui.versions import Feature, Limitation, has, keeps_prompt_id, limitations
 from backends.comfyui.wire_json import WireDecoder
 from jobgroups.runner.attempt import result
 from tests.harness.cases import cases
@@ -418,12 +411,12 @@ OLD = "unknown 0.3.56 0.3.9 0.3 0.2.99 0.3.57rc1 0.3.57-dev 0.3.57.dev4 0.3.57-a
 
 @pytest.mark.parametrize("version", TARGETED.split())
 def test_versions_that_stop_one_prompt(version: str) -> None:
-    assert supports_targeted_interrupt(version)
+    assert has(version, Feature.TARGETED_INTERRUPT)
 
 
 @pytest.mark.parametrize("version", [None, "", "0.3.56-99-gabc", *OLD.split()])
 def test_versions_that_would_stop_whatever_runs(version: str | None) -> None:
-    assert not supports_targeted_interrupt(version)
+    assert not has(version, Feature.TARGETED_INTERRUPT)
 
 
 def test_jobs_and_their_cancel_need_a_readable_version() -> None:
