@@ -23,10 +23,26 @@ MAX_METADATA_BYTES: Final = 64 * 1024  #: A preview's metadata was 166 bytes in 
 ImageType: TypeAlias = Literal["jpeg", "png"]
 
 
+class ExecInfo(msgspec.Struct, frozen=True):
+    """The number of pending and running prompts together."""
+
+    queue_remaining: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class QueueLength(msgspec.Struct, frozen=True):
+    """The queue's length, as frames and ``GET /prompt`` have it."""
+
+    exec_info: ExecInfo
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The queue's length; goes to every socket, and is each socket's first frame (comfyui-protocol.md, "WebSocket")."""
 
-    queue_remaining: int  #: Pending and running prompts together.
+    status: QueueLength
+
+    @property
+    def queue_remaining(self) -> int:
+        return self.status.exec_info.queue_remaining
 
 
 class ExecutionStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +99,7 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt_id: str
     node: str
-    output: dict[str, Any]  #: ComfyUI's ``ui`` object as it is; ``{}`` where it was null.
+    output: dict[str, Any] | None = None  #: ComfyUI's ``ui`` object as it is.
 
 
 class ExecutionSuccess(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,30 +152,10 @@ Event: TypeAlias = (
 )
 
 
-class _ExecInfo(msgspec.Struct):
-    queue_remaining: Annotated[int, msgspec.Meta(ge=0)]
-
-
-class QueueLength(msgspec.Struct):
-    """The queue's length, as frames and ``GET /prompt`` have it."""
-
-    exec_info: _ExecInfo
-
-
-class _StatusData(msgspec.Struct):
-    status: QueueLength
-
-
-class _ExecutedData(msgspec.Struct):
-    prompt_id: str
-    node: str
-    output: dict[str, Any] | None = None
-
-
 #: Types that ``parse`` knows, each with its data; any other is a later version's or a custom node's.
 KNOWN_TYPES: Final[dict[str, type[msgspec.Struct]]] = {
-    "status": _StatusData,
-    "executed": _ExecutedData,
+    "status": Status,
+    "executed": Executed,
     "execution_start": ExecutionStart,
     "execution_cached": ExecutionCached,
     "executing": Executing,
@@ -201,17 +197,11 @@ def _parse_text(frame: str) -> Event | None:
     if len(frame) > MAX_TEXT_FRAME_BYTES:
         raise ProtocolError(f"text frame of {len(frame)} characters", frame)
     try:
-        data = _frames.decode(frame).data
+        event: Event = _frames.decode(frame).data
     except msgspec.ValidationError as exc:
         if _type_of(frame) not in KNOWN_TYPES:
             return None
         raise ProtocolError(f"broken frame ({exc})", frame) from exc
-    match data:
-        case _StatusData():
-            return Status(queue_remaining=data.status.exec_info.queue_remaining)
-        case _ExecutedData():
-            return Executed(prompt_id=data.prompt_id, node=data.node, output=data.output or {})
-    event: Event = data
     return event
 
 

@@ -18,7 +18,7 @@ from backends.comfyui.answers import SystemStats
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.exchange import Timeouts
 from backends.comfyui.probe import attempt
-from backends.comfyui.protocol import Executing, Preview, Status
+from backends.comfyui.protocol import ExecInfo, Executing, Preview, QueueLength, Status
 from tests.harness.cases import cases
 from tests.harness.servers import free_port
 
@@ -34,6 +34,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 STOP = web.AppKey("stop", asyncio.Event)
 ACCEPTED = {"prompt_id": "p-1", "number": 3, "node_errors": {}}
 STATUS = '{"type":"status","data":{"status":{"exec_info":{"queue_remaining":0}},"sid":"me"}}'
+EMPTY = Status(status=QueueLength(exec_info=ExecInfo(queue_remaining=0)))
 
 
 @dataclass
@@ -569,7 +570,7 @@ async def test_localhost_is_reached_on_both_of_its_addresses(host: str) -> None:
     async with serving(both(ACCEPTED), host=host) as server, asyncio.timeout(SOON):
         accepted = await submitted(f"http://localhost:{server.port}")
         async with ComfyClient(f"localhost:{server.port}") as comfy, comfy.events("c") as events_:
-            assert await anext(events_) == Status(queue_remaining=0)
+            assert await anext(events_) == EMPTY
     assert accepted.prompt_id == "p-1"
     hosts = {request["headers"]["Host"] for request in server.requests}
     assert hosts == {f"localhost:{server.port}"}
@@ -600,7 +601,7 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
     async with client_of(both({"exec_info": {"queue_remaining": 1}})) as (_, comfy):
         assert await comfy.queue_remaining() == 1
         async with comfy.events("c") as socket_:
-            assert await anext(socket_) == Status(queue_remaining=0)
+            assert await anext(socket_) == EMPTY
 
 
 async def test_failed_tls_handshake_sends_nothing() -> None:
@@ -640,7 +641,7 @@ def scripted(*frames: str | bytes, then: str = "listen", reason: bytes = b"going
 
 async def test_client_id_is_sent_and_nothing_is_compressed() -> None:
     async with events_of(scripted(STATUS), "a b/ü") as (server, events):
-        assert await anext(events) == Status(queue_remaining=0)
+        assert await anext(events) == EMPTY
         assert events.client_id == "a b/ü"
     assert server.requests[0]["path"] == "/ws?clientId=a%20b%2F%C3%BC"
     assert "Sec-WebSocket-Extensions" not in server.requests[0]["headers"]
@@ -666,7 +667,7 @@ async def test_previews_are_decoded_only_on_request_and_may_be_large(wanted: boo
     async with events_of(scripted(*sent), wants_previews=lambda: wanted) as (_, events):
         if wanted:
             assert await anext(events) == Preview(image_type="png", image=image)
-        assert await anext(events) == Status(queue_remaining=0)
+        assert await anext(events) == EMPTY
         flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
         assert json.loads((await anext(events)).node) == flags
 
@@ -674,7 +675,7 @@ async def test_previews_are_decoded_only_on_request_and_may_be_large(wanted: boo
 @pytest.mark.parametrize(("then", "how"), [("close", r"was closed \(1001"), ("abort", "without a close frame")])
 async def test_end_of_a_socket_says_how_it_ended(then: str, how: str) -> None:
     async with events_of(scripted(STATUS, then=then)) as (_, events):
-        assert await anext(events) == Status(queue_remaining=0)
+        assert await anext(events) == EMPTY
         with pytest.raises(errors.SocketLost, match=how):
             await anext(events)
 

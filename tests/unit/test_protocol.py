@@ -23,7 +23,8 @@ def recorded(kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _status(data: dict[str, Any]) -> protocol.Status:
-    return protocol.Status(queue_remaining=data["status"]["exec_info"]["queue_remaining"])
+    info = protocol.ExecInfo(queue_remaining=data["status"]["exec_info"]["queue_remaining"])
+    return protocol.Status(status=protocol.QueueLength(exec_info=info))
 
 
 def _progress_state(data: dict[str, Any]) -> protocol.ProgressState:
