@@ -15,7 +15,6 @@ from backends.comfyui.errors import ProtocolError
 
 T = TypeVar("T")
 
-_NAN = re.compile(rb"(?<=[\[:,\s])(?:NaN|-?Infinity)(?=[\],}\s])")
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  #: An escaped NUL that is not itself behind an escaping backslash.
 
 
@@ -44,33 +43,7 @@ class WireDecoder(Generic[T]):
         except RecursionError as exc:
             raise ProtocolError("JSON nested too deeply", text) from exc
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return self._decode_lax(raw)
-
-    def _decode_lax(self, raw: bytes) -> T:
-        try:
-            return self._strict.decode(_nan_as_null(raw))
-        except msgspec.ValidationError:
-            raise
-        except (msgspec.DecodeError, UnicodeDecodeError):
             return self._strict.decode(_standard(raw))
-
-
-def _nan_as_null(text: bytes) -> bytes:
-    """Replace ``NaN`` and infinities outside strings, without Python objects: a busy ComfyUI's queue has 16 MB."""
-    parts: list[bytes] = []
-    start = quotes = 0
-    for match in _NAN.finditer(text):
-        before = text[start : match.start()]
-        quotes += _quotes(before)
-        in_string = quotes % 2 == 1
-        parts += [before, match[0] if in_string else b"null"]
-        start = match.end()
-    return b"".join([*parts, text[start:]])
-
-
-def _quotes(text: bytes) -> int:
-    """The quotes that begin or end a string; those behind an odd run of backslashes do not."""
-    return text.count(b'"') - text.replace(b"\\\\", b"").count(b'\\"')
 
 
 def _standard(text: bytes) -> bytes:
