@@ -23,7 +23,7 @@ from backends.comfyui.errors import (
     SendAborted,
 )
 from backends.comfyui.event_socket import EventSocket, open_socket
-from backends.comfyui.exchange import Answer, Connections, Exchange, StreamedAnswer, Timeouts, check_status
+from backends.comfyui.exchange import Answer, Connections, Endpoint, Exchange, StreamedAnswer, Timeouts, check_status
 from backends.comfyui.refusals import is_exception_in_handler, sentence, unconfirmed
 from backends.comfyui.texts import one_line
 
@@ -59,21 +59,12 @@ class ComfyClient:
     ) -> None:
         address = normalise_url(url)
         self.url = address.url
-        self._headers = address.headers_with(headers or {})
-        self._timeouts = timeouts or Timeouts()
-        self._secrets = secrets
         # For http an unused context, without the system's certificates.
-        self._tls = (
-            ssl.create_default_context() if self.url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        )
-        self._exchange = Exchange(
-            self.url,
-            headers=self._headers,
-            timeouts=self._timeouts,
-            max_answer_bytes=max_answer_bytes,
-            context=self._tls,
-            secrets=secrets,
-        )
+        is_https = self.url.startswith("https:")
+        context = ssl.create_default_context() if is_https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        sent = address.headers_with(headers or {})
+        self._endpoint = Endpoint(self.url, sent, timeouts or Timeouts(), context, secrets)
+        self._exchange = Exchange(self._endpoint, max_answer_bytes=max_answer_bytes)
 
     async def __aenter__(self) -> Self:
         return self
@@ -123,7 +114,7 @@ class ComfyClient:
                 "POST",
                 "/prompt",
                 connections=Connections.RECENT,
-                total_s=self._timeouts.submit_s,
+                total_s=self._endpoint.timeouts.submit_s,
                 content=self._at_last(encoded, may_send),
                 headers={**_JSON, "Content-Length": str(len(encoded))},
             )
@@ -340,7 +331,7 @@ class ComfyClient:
             "POST",
             "/upload/image",
             connections=Connections.NEW,
-            silence_s=self._timeouts.upload_s,
+            silence_s=self._endpoint.timeouts.upload_s,
             max_bytes=_MAX_SMALL_BYTES,
             content=body(),
             headers={
@@ -363,15 +354,7 @@ class ComfyClient:
         self, client_id: str, *, wants_previews: Callable[[], bool] = lambda: True
     ) -> AbstractAsyncContextManager[EventSocket]:
         """Open the event socket of ``client_id``: see ``event_socket.open_socket``."""
-        return open_socket(
-            self.url,
-            client_id=_text(client_id),
-            headers=self._headers,
-            timeouts=self._timeouts,
-            context=self._tls,
-            secrets=self._secrets,
-            wants_previews=wants_previews,
-        )
+        return open_socket(self._endpoint, _text(client_id), wants_previews)
 
     async def _get(
         self, path: str, read: Callable[[bytes], T], *, new_connection: bool = False, max_bytes: int | None = None

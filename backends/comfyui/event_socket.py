@@ -2,8 +2,7 @@
 
 import contextlib
 import logging
-import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
@@ -12,7 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from backends.comfyui.destinations import connect_permitted
 from backends.comfyui.errors import BackendUnreachable, NotComfyUI, ProtocolError, ResponseLost, SocketLost
-from backends.comfyui.exchange import USER_AGENT, Timeouts, check_status, reason_of
+from backends.comfyui.exchange import USER_AGENT, Endpoint, check_status, reason_of
 from backends.comfyui.protocol import MAX_BINARY_FRAME_BYTES, Event, parse
 
 logger = logging.getLogger(__name__)
@@ -32,18 +31,11 @@ class EventSocket:
     """
 
     def __init__(
-        self,
-        connection: ClientConnection,
-        *,
-        url: str,
-        client_id: str,
-        wants_previews: Callable[[], bool],
-        secrets: Collection[str] = (),
+        self, connection: ClientConnection, endpoint: Endpoint, client_id: str, wants_previews: Callable[[], bool]
     ) -> None:
         self.client_id = client_id
-        self._secrets = secrets
         self._connection = connection
-        self._url = url
+        self._endpoint = endpoint
         self._wants_previews = wants_previews
         self._closing = False
 
@@ -72,25 +64,18 @@ class EventSocket:
         if frame[:4] in _PREVIEW_HEADS and not self._wants_previews():
             return None
         if isinstance(frame, str):
-            for secret in set(self._secrets):
+            for secret in set(self._endpoint.secrets):
                 frame = frame.replace(secret, "")
         try:
             return parse(frame)
         except ProtocolError as exc:
-            logger.debug("skipped a frame of %s: %s", self._url, exc)
+            logger.debug("skipped a frame of %s: %s", self._endpoint.url, exc)
             return None
 
 
 @contextlib.asynccontextmanager
 async def open_socket(
-    url: str,
-    *,
-    client_id: str,
-    headers: Mapping[str, str],
-    timeouts: Timeouts,
-    context: ssl.SSLContext,
-    wants_previews: Callable[[], bool],
-    secrets: Collection[str] = (),
+    endpoint: Endpoint, client_id: str, wants_previews: Callable[[], bool]
 ) -> AsyncIterator[EventSocket]:
     """Open the event socket of ``client_id``; leaving the block closes it and waits for the close.
 
@@ -103,8 +88,8 @@ async def open_socket(
         NotComfyUI: anything else than a WebSocket answers there.
         SocketLost: it ended before its first message was sent.
     """
-    connection = await _connected(url, client_id, headers, timeouts, context)
-    socket = EventSocket(connection, url=url, client_id=client_id, wants_previews=wants_previews, secrets=secrets)
+    connection = await _connected(endpoint, client_id)
+    socket = EventSocket(connection, endpoint, client_id, wants_previews)
     try:
         try:
             await connection.send(_FEATURE_FLAGS)
@@ -122,12 +107,11 @@ class _Connect(connect):
         return exc
 
 
-async def _connected(
-    url: str, client_id: str, headers: Mapping[str, str], timeouts: Timeouts, context: ssl.SSLContext
-) -> ClientConnection:
+async def _connected(endpoint: Endpoint, client_id: str) -> ClientConnection:
+    url, timeouts = endpoint.url, endpoint.timeouts
     uri = f"ws{url.removeprefix('http')}/ws?clientId={quote(client_id, safe='')}"
     options: dict[str, Any] = {
-        "additional_headers": dict(headers),
+        "additional_headers": dict(endpoint.headers),
         "user_agent_header": USER_AGENT,
         "compression": None,
         "proxy": None,
@@ -137,7 +121,7 @@ async def _connected(
         "close_timeout": timeouts.close_s,
     }
     if url.startswith("https:"):
-        options["ssl"] = context
+        options["ssl"] = endpoint.context
     parts = urlsplit(url)
     options["port"] = parts.port or (443 if parts.scheme == "https" else 80)
 

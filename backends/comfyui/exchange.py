@@ -53,6 +53,17 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The server that a client speaks with, and what its requests and its event sockets have in common."""
+
+    url: str  #: Without a slash at the end.
+    headers: Mapping[str, str]
+    timeouts: Timeouts
+    context: ssl.SSLContext
+    secrets: Collection[str] = ()  #: Texts that are removed from what it sends.
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A whole answer, at most as long as the limit."""
 
@@ -129,23 +140,12 @@ class StreamedAnswer:
 class Exchange:
     """The HTTP side of one backend."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        timeouts: Timeouts,
-        max_answer_bytes: int,
-        context: ssl.SSLContext,
-        secrets: Collection[str] = (),
-        network: CheckedNetwork | None = None,
-    ) -> None:
-        self._url = url
+    def __init__(self, endpoint: Endpoint, *, max_answer_bytes: int, network: CheckedNetwork | None = None) -> None:
+        self._endpoint = endpoint
         self._headers = httpx.Headers({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT})
-        self._headers.update(headers)
-        self._secrets = secrets
-        self._timeouts = timeouts
+        self._headers.update(endpoint.headers)
         self._max_bytes = max_answer_bytes
+        context = endpoint.context
         network = network or CheckedNetwork()
         # Without httpx's client, which takes as long as the transport: it handles cookies, redirects and sign-ins.
         self._transports = {
@@ -183,10 +183,10 @@ class Exchange:
             AnswerTooLarge: the answer exceeds the limit.
             NotComfyUI: the answer is compressed, although the request forbids it.
         """
-        limit_s = total_s or self._timeouts.total_s
+        limit_s = total_s or self._endpoint.timeouts.total_s
         max_bytes = min(max_bytes or self._max_bytes, self._max_bytes)
         # Who sets a deadline waits for a server that thinks, as validation does.
-        silence_s = total_s or self._timeouts.silence_s
+        silence_s = total_s or self._endpoint.timeouts.silence_s
         with map_errors(silence_s=silence_s, limit_s=limit_s):
             async with (
                 asyncio.timeout(limit_s),
@@ -195,7 +195,7 @@ class Exchange:
                 ) as answer,
             ):
                 body = b"".join([chunk async for chunk in answer.chunks()])
-        for secret in set(self._secrets):
+        for secret in set(self._endpoint.secrets):
             body = body.replace(secret.encode(), b"")
         return Answer(answer.status, answer.headers.get("content-type", ""), body, answer.location)
 
@@ -217,15 +217,17 @@ class Exchange:
         There is no deadline for the whole body, only for pauses in it: ``silence_s``, None takes ``Timeouts``'.
         ``max_bytes`` None: no limit. ``checked`` False: the caller does not depend on the body, which may be compressed.
         """
-        silence_s = silence_s or self._timeouts.silence_s
+        silence_s = silence_s or self._endpoint.timeouts.silence_s
         sent = self._headers.copy()
         sent.update(headers)
         if connections is Connections.NEW:
             sent["Connection"] = "close"
-        timeout = httpx.Timeout(silence_s, connect=self._timeouts.connect_s)
+        timeout = httpx.Timeout(silence_s, connect=self._endpoint.timeouts.connect_s)
         extensions = {"timeout": timeout.as_dict()}
         with map_errors(silence_s=silence_s):
-            request = httpx.Request(method, f"{self._url}{path}", headers=sent, content=content, extensions=extensions)
+            request = httpx.Request(
+                method, f"{self._endpoint.url}{path}", headers=sent, content=content, extensions=extensions
+            )
             response = await self._transports[connections].handle_async_request(request)
         try:
             answer = StreamedAnswer(response, max_bytes=max_bytes, silence_s=silence_s, request=f"{method} {path}")

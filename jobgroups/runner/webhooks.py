@@ -12,7 +12,7 @@ from django.conf import settings
 
 from backends.comfyui.destinations import webhook_network
 from backends.comfyui.errors import BackendError
-from backends.comfyui.exchange import Connections, Exchange, Timeouts, map_errors
+from backends.comfyui.exchange import Connections, Endpoint, Exchange, Timeouts, map_errors
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.clock import now
 from jobgroups.domain.deliveries import DeliveryIntervals
@@ -35,13 +35,11 @@ class WebhookClient:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
+        # A name may have several addresses.
+        timeouts = Timeouts(connect_s=timeout / 3, silence_s=timeout)
         self._exchange = Exchange(
-            "",
-            headers={},
-            # A name may have several addresses.
-            timeouts=Timeouts(connect_s=timeout / 3, silence_s=timeout),
+            Endpoint("", {}, timeouts, ssl.create_default_context()),
             max_answer_bytes=_READ,
-            context=ssl.create_default_context(),
             network=webhook_network(private=settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES),
         )
 

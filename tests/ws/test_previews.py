@@ -74,7 +74,7 @@ async def test_frame_is_not_decoded_without_a_subscriber(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("backends.comfyui.protocol._parse_binary", decode)
     wanted = [False, True]
-    socket = EventSocket(None, url="", client_id="c", wants_previews=lambda: wanted.pop(0))  # type: ignore[arg-type]
+    socket = EventSocket(None, None, "c", lambda: wanted.pop(0))  # type: ignore[arg-type]
     frame = struct.pack(">II", 1, 1) + b"jpeg"
     assert socket._event(frame) is None
     with pytest.raises(AssertionError, match="decoded"):
