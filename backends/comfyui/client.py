@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import msgspec
 
@@ -24,6 +24,7 @@ from backends.comfyui.errors import (
 )
 from backends.comfyui.event_socket import EventSocket, open_socket
 from backends.comfyui.exchange import Answer, Connections, Endpoint, Exchange, StreamedAnswer, Timeouts, check_status
+from backends.comfyui.outputs import view_url
 from backends.comfyui.refusals import is_exception_in_handler, sentence, unconfirmed
 from backends.comfyui.texts import one_line
 
@@ -279,7 +280,7 @@ class ComfyClient:
         ``max_bytes`` is the longest file that is read, None for any; a longer one is an error. ``headers`` are
         ``Range``, ``If-None-Match`` and the like.
         """
-        path = _view_path(filename, subfolder, type)
+        path = view_url("", filename=filename, subfolder=subfolder, type=type)
         async with self._exchange.open("GET", path, max_bytes=max_bytes, headers=dict(headers or {})) as answer:
             if answer.status not in (206, 304, 400, 404, 416):
                 check_status(answer.status, request="GET /view")
@@ -290,7 +291,8 @@ class ComfyClient:
 
         A cached node may name a file that is gone (comfyui-protocol.md, trap 9).
         """
-        async with self._exchange.open("HEAD", _view_path(filename, subfolder, kind)) as answer:
+        path = view_url("", filename=filename, subfolder=subfolder, type=kind)
+        async with self._exchange.open("HEAD", path) as answer:
             if answer.status == 404:
                 return None
             check_status(answer.status, request="HEAD /view")
@@ -395,8 +397,3 @@ def _text(identifier: str) -> str:
 
 def _job_path(prompt_id: str) -> str:
     return f"/{quote(_text(prompt_id), safe='')}"
-
-
-def _view_path(filename: str, subfolder: str, type_: str) -> str:
-    query = {"filename": filename, "subfolder": subfolder, "type": type_}
-    return f"/view?{urlencode(query, quote_via=quote, safe='')}"
