@@ -35,8 +35,8 @@ class WebhookClient:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        # A name may have several addresses.
-        timeouts = Timeouts(connect_s=timeout / 3, silence_s=timeout)
+        # The addresses of a name share the time for a connection.
+        timeouts = Timeouts(connect_s=timeout / 2, silence_s=timeout)
         self._exchange = Exchange(
             Endpoint("", {}, timeouts, ssl.create_default_context()),
             max_answer_bytes=_READ,
