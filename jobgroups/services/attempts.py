@@ -7,7 +7,7 @@ the child.
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from django.db.models import Q
@@ -48,18 +48,6 @@ from jobgroups.services.transactions import attempt_transaction, is_free
 _WAITED_FOR: Final = (StopReason.GIVEN_BACK, *VOID_ONCE_STARTED)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredAttempt:
-    """State of an attempt after the transaction that changed it."""
-
-    state: AttemptState
-    stop_requested: bool
-
-
-def _stored(attempt: Attempt) -> StoredAttempt:
-    return StoredAttempt(state=AttemptState(attempt.state), stop_requested=attempt.stop_requested_at is not None)
-
-
 @retry_on_conflict
 def attempt_has_partner_nodes(*, attempt_id: int, fence: FencingToken) -> None:
     """Record that the workflow of an attempt has partner nodes, before the key for them is sent."""
@@ -70,7 +58,7 @@ def attempt_has_partner_nodes(*, attempt_id: int, fence: FencingToken) -> None:
 @retry_on_conflict
 def attempt_uncertain(
     *, attempt_id: int, fence: FencingToken, message: str | None = None, details: Mapping[str, Any] | None = None
-) -> StoredAttempt:
+) -> Attempt:
     """Record that the POST was sent and no valid response arrived: ComfyUI may have queued the prompt.
 
     A whole response is stored as ``message``, and as ``details`` for programs, until the prompt is seen at the backend.
@@ -83,7 +71,7 @@ def attempt_uncertain(
             error_message=message,
             error_details_json=None if details is None else to_json(details),
         )
-        return _stored(attempt)
+        return attempt
 
 
 def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
@@ -99,8 +87,8 @@ def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
 @retry_on_conflict
 def attempt_accepted(
     *, attempt_id: int, fence: FencingToken, prompt_id: str | None = None, node_errors: Mapping[str, Any] | None = None
-) -> StoredAttempt:
-    """Record that ComfyUI has the prompt. The result contains whether a stop was requested meanwhile.
+) -> Attempt:
+    """Record that ComfyUI has the prompt. The returned attempt shows whether a stop was requested meanwhile.
 
     ``prompt_id`` is the id at the backend if it is not ours: a ComfyUI older than July 2025 chooses its own, and its
     response is the truth. ``node_errors`` are the outputs that ComfyUI refused; None if its response was lost.
@@ -112,15 +100,15 @@ def attempt_accepted(
             update_row(attempt, {"prompt_id": prompt_id})
         if node_errors is not None:
             _note_refused(tx, attempt, node_errors)
-        return _stored(attempt)
+        return attempt
 
 
 @retry_on_conflict
-def attempt_partly_refused(*, attempt_id: int, fence: FencingToken, node_errors: Mapping[str, Any]) -> StoredAttempt:
+def attempt_partly_refused(*, attempt_id: int, fence: FencingToken, node_errors: Mapping[str, Any]) -> Attempt:
     """Store which outputs ComfyUI does not execute, for a prompt whose response was lost. ``{}``: it executes all."""
     with attempt_transaction(attempt_id, fence) as (tx, _child, attempt):
         _note_refused(tx, attempt, node_errors)
-        return _stored(attempt)
+        return attempt
 
 
 def _note_refused(tx: GroupTransaction, attempt: Attempt, node_errors: Mapping[str, Any]) -> None:
@@ -153,7 +141,7 @@ def _refused_in_part(tx: GroupTransaction, attempt: Attempt) -> Failure | None:
 
 
 @retry_on_conflict
-def attempt_started(*, attempt_id: int, fence: FencingToken) -> StoredAttempt:
+def attempt_started(*, attempt_id: int, fence: FencingToken) -> Attempt:
     """Record the first sign of execution. The child is running if this is its current attempt and it is not final."""
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         # One that was closed as never accepted is adopted by abandoned_prompt_found, or not at all.
@@ -163,7 +151,7 @@ def attempt_started(*, attempt_id: int, fence: FencingToken) -> StoredAttempt:
             forgotten = _answer_forgotten(attempt)
             if tx.move_attempt(attempt, AttemptState.RUNNING, started_at=now(), **forgotten):
                 tx.start_child(child, attempt)
-        return _stored(attempt)
+        return attempt
 
 
 def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:

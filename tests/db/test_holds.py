@@ -156,7 +156,7 @@ def test_prompt_without_a_response_is_evicted(fence: FencingToken) -> None:
     pause(at_once=True)
     assert holds.prompts_evict(fence=fence) == {claimed.pk}
     told = attempts.attempt_accepted(attempt_id=claimed.pk, fence=fence)
-    assert told.stop_requested
+    assert told.stop_requested_at is not None
     assert group.children.get().current_attempt_id is None
     assert factories.types(group) == ["group_created"]
 

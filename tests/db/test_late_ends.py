@@ -403,7 +403,7 @@ def test_cancelled_job_stays_cancelled_when_its_prompt_was_refused_in_part() -> 
     fence = online("gpu-1")
     group, claimed = factories.claiming(fence, partial_outputs=PartialOutputs.FAIL)
     stored = attempts.attempt_accepted(attempt_id=claimed.pk, fence=fence, node_errors=NODE_ERRORS)
-    assert (stored.stop_requested, only(group).status) == (True, "queued")
+    assert (stored.stop_requested_at is not None, only(group).status) == (True, "queued")
     cancellation.group_cancel(group_id=group.id)
     assert factories.finish(claimed, fence, AttemptState.INTERRUPTED)
     assert only(group).status == "cancelled"

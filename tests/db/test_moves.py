@@ -127,7 +127,7 @@ def test_move_is_void_when_the_prompt_starts_before_its_removal() -> None:
     group, claimed = accepted(first)
     move(group)
     stored = attempts.attempt_started(attempt_id=claimed.pk, fence=first)
-    assert not stored.stop_requested
+    assert stored.stop_requested_at is None
     child, attempt = only(group), Attempt.objects.get()
     assert (child.status, child.backend_id) == ("running", "gpu-1")
     assert (attempt.stop_reason, attempt.is_counted) == ("", True)
@@ -155,7 +155,7 @@ def test_moved_job_that_is_cancelled_is_stopped_at_its_old_backend() -> None:
     move(group)
     cancellation.group_cancel(group_id=group.id)
     stored = attempts.attempt_started(attempt_id=claimed.pk, fence=first)
-    assert stored.stop_requested
+    assert stored.stop_requested_at is not None
     assert Attempt.objects.get().stop_reason == "cancel"
     assert only(group).status == "cancelled"
 
@@ -206,7 +206,7 @@ def test_job_leaves_an_unreachable_backend_at_once() -> None:
     sent = factories.claim(second)
     # Back again: it had the prompt, which must not run a second time.
     stored = attempts.attempt_started(attempt_id=claimed.pk, fence=first)
-    assert stored.stop_requested
+    assert stored.stop_requested_at is not None
     assert Attempt.objects.get(pk=claimed.pk).stop_reason == "superseded"
     factories.start(sent, second)
     assert only(group).backend_id == "gpu-2"

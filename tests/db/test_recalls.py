@@ -45,7 +45,7 @@ def recall(claimed: Attempt) -> bool:
     return prompt_recall(attempt_id=claimed.pk)
 
 
-def started(claimed: Attempt, fence: FencingToken) -> attempts.StoredAttempt:
+def started(claimed: Attempt, fence: FencingToken) -> Attempt:
     return attempts.attempt_started(attempt_id=claimed.pk, fence=fence)
 
 
@@ -126,7 +126,7 @@ def test_recall_is_void_when_the_prompt_starts_before_its_removal(fences: list[F
     group, claimed = accepted(first)
     recall(claimed)
     stored = started(claimed, first)
-    assert not stored.stop_requested
+    assert stored.stop_requested_at is None
     attempt = Attempt.objects.get()
     assert (attempt.stop_reason, attempt.is_counted) == ("", True)
     assert take(second, group) is None
@@ -148,7 +148,7 @@ def test_recalled_job_that_is_cancelled_is_stopped_at_its_backend(fences: list[F
     group, claimed = accepted(fences[0])
     recall(claimed)
     _cancelled(claimed, fences[0])
-    assert started(claimed, fences[0]).stop_requested
+    assert started(claimed, fences[0]).stop_requested_at is not None
     assert Attempt.objects.get().stop_reason == "cancel"
     assert only(group).status == "cancelled"
 

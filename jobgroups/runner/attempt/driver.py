@@ -21,6 +21,7 @@ from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import ATTEMPT_ENDED, AttemptState
+from jobgroups.models import Attempt
 from jobgroups.queries import work
 from jobgroups.queries.assets import input_names
 from jobgroups.runner.attempt import result
@@ -33,7 +34,6 @@ from jobgroups.runner.interrupts import SentStop
 from jobgroups.runner.intervals import wait_set
 from jobgroups.runner.progress import ProgressReporter
 from jobgroups.services import attempts
-from jobgroups.services.attempts import StoredAttempt
 from jobgroups.services.outcomes import AttemptResult
 from jobgroups.workflow import dangling_link, origins
 from jobgroups.workflow.assets import references_by_asset
@@ -351,7 +351,7 @@ class AttemptDriver:
 
     async def _started(self) -> None:
         stored = await self._store(attempts.attempt_started)
-        if self._stop_requested and not stored.stop_requested:
+        if self._stop_requested and stored.stop_requested_at is None:
             # It was to be removed from the queue for a move or a recall, and has started: it runs to its end.
             self._withdraw_stop()
         self._apply_stored_state(stored)
@@ -367,12 +367,12 @@ class AttemptDriver:
         if not self._stop_requested:
             self._report.update(self._tracker)
 
-    def _apply_stored_state(self, stored: StoredAttempt) -> None:
+    def _apply_stored_state(self, stored: Attempt) -> None:
         """Apply the state that the transaction stored: another writer may have requested a stop."""
-        self.state = stored.state
+        self.state = AttemptState(stored.state)
         # Another writer may have ended it: an administrator, or a runner that took the lease over.
-        self._done = stored.state in ATTEMPT_ENDED
-        if stored.stop_requested:
+        self._done = self.state in ATTEMPT_ENDED
+        if stored.stop_requested_at is not None:
             self.request_stop()
 
     async def _store_reported(self) -> None:
