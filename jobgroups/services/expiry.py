@@ -9,7 +9,7 @@ from typing import Any, Final
 from django.db.models import QuerySet
 
 from backends.eligibility import may_take_later
-from jobgroups.database.retry import retry_on_conflict
+from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.domain.clock import monotonic_now, now
 from jobgroups.domain.exclusions import CLASS_OF, ExclusionKind
 from jobgroups.domain.failures import TAXONOMY, FailureClass
@@ -21,13 +21,14 @@ from jobgroups.queries.pool import PoolCandidate, barring_failures, candidate_re
 from jobgroups.services import late_results
 from jobgroups.services.candidates import CandidateBackends, candidate_backends, open_candidates
 from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.leases import verify_fence
 from jobgroups.services.outcomes import Failure, handle_failure, stop_failed
 from jobgroups.services.requeue import reassign
 from jobgroups.services.transactions import group_transaction
 
 #: Ends or reassigns a child, and returns whether it has left the backend's queue.
 EndChild = Callable[[GroupTransaction, ChildJob, CandidateBackends], bool]
-_UNSENT: Final = {"current_attempt__isnull": True}  #: The condition of children that were not sent.
+_BATCH: Final = 500  #: Children per transaction: each holds the group's row.
 
 
 def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | None = None) -> int:
@@ -35,7 +36,7 @@ def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | 
 
     Others stay queued. ``reason`` is a sentence; ``kind`` None: a hold or a quarantine makes the backend unavailable.
     """
-    waiting = _waiting(fence, _UNSENT).exclude(group__retry_elsewhere=RetryScope.NEVER)
+    waiting = ChildJob.objects.filter(**_unsent_at(fence)).exclude(group__retry_elsewhere=RetryScope.NEVER)
     # Read without locks first: while no child has another backend, this runs every few seconds, of hundreds perhaps.
     groups = JobGroup.objects.filter(pk__in=_groups_of(waiting)).order_by("id")
 
@@ -43,7 +44,7 @@ def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | 
         return reassign(tx, child, reason=reason, kind=kind, others=others)
 
     return sum(
-        _end_in_group(group.id, fence, _UNSENT, move)
+        _end_in_group(group.id, move, _unsent_at(fence), fence)
         for group in groups.defer("workflow_json", "parameters_json")
         if candidate_backends(group, RetryScope(group.retry_elsewhere), besides={fence.backend_id})
     )
@@ -71,7 +72,7 @@ def children_fail_unavailable(
             _fail(tx, child, failure)
         return True
 
-    return _end_waiting(fence, {}, end)
+    return _end_waiting(end, _queued_at(fence), fence)
 
 
 def children_fail_disabled(*, fence: FencingToken) -> int:
@@ -91,45 +92,28 @@ def children_fail_unsent(*, fence: FencingToken, message: str) -> int:
             _fail(tx, child, failure)
         return True
 
-    return _end_waiting(fence, _UNSENT, end)
+    return _end_waiting(end, _unsent_at(fence), fence)
 
 
+@retried_transaction
 def children_unblock(*, fence: FencingToken) -> int:
     """Let children of other backends stop waiting for the stop of their prompts at this offline backend.
 
     The end of such a prompt may never be seen. It keeps its slot and its pending stop, and counts against no backend.
-    Returns how many prompts block no child any longer.
+    Attempts with a failure class (timed out, given up) are unblocked where that is stored. Returns how many prompts block
+    no child any longer.
     """
-    kept = _kept(fence).order_by("id").values_list("id", "child__group_id")
-    return sum(_let_go(attempt_id, group_id, fence) for attempt_id, group_id in list(kept))
-
-
-@retry_on_conflict
-def _let_go(attempt_id: int, group_id: str, fence: FencingToken) -> int:
-    with group_transaction(group_id, fence=fence):
-        # In two statements: no UPDATE joins another table.
-        still = list(_kept(fence).filter(pk=attempt_id).values_list("pk", flat=True))
-        overtaken = Attempt.objects.filter(pk__in=still)
-        let_go = overtaken.update(failure_class=FailureClass.UNREACHABLE)
-        if let_go:
-            log.notify_runners_on_commit()
-        return let_go
-
-
-def _kept(fence: FencingToken) -> QuerySet[Attempt]:
-    """Return the prompts with a pending stop here that alone block a child of another backend.
-
-    Attempts with a failure class (timed out, given up) are unblocked where that is stored.
-    """
+    verify_fence(fence)
     stopped = Attempt.objects.filter(
-        backend_id=fence.backend_id,
-        ended_at__isnull=True,
-        stop_requested_at__isnull=False,
-        failure_class="",
-        child__status=ChildStatus.QUEUED,
-        child__current_attempt__isnull=True,
+        backend_id=fence.backend_id, ended_at__isnull=True, stop_requested_at__isnull=False, failure_class=""
     )
-    return stopped.exclude(child__backend_id=fence.backend_id)
+    blocking = stopped.filter(child__status=ChildStatus.QUEUED, child__current_attempt__isnull=True)
+    # In two statements, as no UPDATE joins another table. The second one passes an attempt that has ended meanwhile.
+    found = list(blocking.exclude(child__backend_id=fence.backend_id).values_list("pk", flat=True))
+    count = stopped.filter(pk__in=found).update(failure_class=FailureClass.UNREACHABLE)
+    if count:
+        log.notify_runners_on_commit()
+    return count
 
 
 def children_expire(*, fence: FencingToken, limit_s: int, unsent_only: bool = False) -> int:
@@ -144,7 +128,8 @@ def children_expire(*, fence: FencingToken, limit_s: int, unsent_only: bool = Fa
     def end(tx: GroupTransaction, child: ChildJob, _others: CandidateBackends) -> bool:
         return _time_out(tx, child, oldest, limit_s)
 
-    return _end_waiting(fence, {"queued_at__lt": oldest} | (_UNSENT if unsent_only else {}), end)
+    queued = _unsent_at(fence) if unsent_only else _queued_at(fence)
+    return _end_waiting(end, {**queued, "queued_at__lt": oldest}, fence)
 
 
 def _time_out(tx: GroupTransaction, child: ChildJob, oldest: dt.datetime, limit_s: int) -> bool:
@@ -159,11 +144,6 @@ def _time_out(tx: GroupTransaction, child: ChildJob, oldest: dt.datetime, limit_
     if ended:
         tx.add_event(log.child_timeout(child, tx.group.time_limit))
     return ended
-
-
-#: Conditions of the children that wait in the pool.
-_UNCLAIMED: Final = {"status": ChildStatus.QUEUED, "is_bound": False, **_UNSENT}
-_POOL_BATCH: Final = 500  #: Children per transaction: each holds the group's row.
 
 
 def variants_mark(*, unplaced: Collection[int], placed: Collection[int]) -> None:
@@ -182,7 +162,8 @@ def variants_bypassed(bypassed: Mapping[int, bool]) -> None:
 def pool_expire(*, variant_id: int, limit_s: int) -> int:
     """Time out the jobs of a variant that were unclaimed for ``limit_s`` seconds, as ``children_expire``; return how many."""
     oldest = monotonic_now() - dt.timedelta(seconds=limit_s)
-    return _end_pooled(variant_id, lambda tx, child: _time_out(tx, child, oldest, limit_s), queued_at__lt=oldest)
+    unclaimed = {**_unclaimed(variant_id), "queued_at__lt": oldest}
+    return _end_waiting(lambda tx, child, _others: _time_out(tx, child, oldest, limit_s), unclaimed)
 
 
 def pool_give_up(*, variant_id: int, limit_s: int) -> int:
@@ -202,11 +183,11 @@ def pool_give_up(*, variant_id: int, limit_s: int) -> int:
         return 0
     failure = _no_candidate(candidates, kinds, limit_s)
 
-    def end(tx: GroupTransaction, child: ChildJob) -> bool:
+    def end(tx: GroupTransaction, child: ChildJob, _others: CandidateBackends) -> bool:
         _fail(tx, child, failure)
         return child.status == ChildStatus.FAILED
 
-    return _end_pooled(variant_id, end)
+    return _end_waiting(end, _unclaimed(variant_id))
 
 
 def _no_candidate(
@@ -230,18 +211,18 @@ def pool_fail_barred(*, variant_id: int) -> int:
     many jobs failed.
     """
     failed_at: dict[str, set[str]] = defaultdict(set)
-    unclaimed = {f"child__{name}": value for name, value in _UNCLAIMED.items()}
-    failures = barring_failures(child__variant=variant_id, **unclaimed).order_by()
+    unclaimed = ChildJob.objects.filter(**_unclaimed(variant_id))
+    failures = barring_failures(child__in=unclaimed).order_by()
     for child_id, backend_id in failures.values_list("child_id", "backend_id"):
         failed_at[child_id].add(backend_id)
     if not failed_at:
         return 0
     left = open_candidates(Variant.objects.select_related("group").get(pk=variant_id))
     barred = [child_id for child_id, backends in failed_at.items() if left <= backends]
-    return _end_pooled(variant_id, _fail_again, pk__in=barred) if barred else 0
+    return _end_waiting(_fail_again, {**_unclaimed(variant_id), "pk__in": barred}) if barred else 0
 
 
-def _fail_again(tx: GroupTransaction, child: ChildJob) -> bool:
+def _fail_again(tx: GroupTransaction, child: ChildJob, _others: CandidateBackends) -> bool:
     attempt = barring_failures(child=child).latest("number")
     kind = FailureClass(attempt.failure_class)
     failure = Failure(
@@ -259,31 +240,6 @@ def _fail_again(tx: GroupTransaction, child: ChildJob) -> bool:
 _MOST_SHOWN: Final = 20  #: Backends that the message of a failure names.
 
 
-def _end_pooled(variant_id: int, end: Callable[[GroupTransaction, ChildJob], bool], **conditions: Any) -> int:
-    """End the unclaimed jobs of a variant, some at a time; return how many."""
-    gone = 0
-    while True:
-        found, ended = _end_some_pooled(variant_id, end, conditions)
-        gone += ended
-        if found < _POOL_BATCH or not ended:
-            return gone
-
-
-@retry_on_conflict
-def _end_some_pooled(
-    variant_id: int, end: Callable[[GroupTransaction, ChildJob], bool], conditions: dict[str, Any]
-) -> tuple[int, int]:
-    group_id = Variant.objects.values_list("group_id", flat=True).get(pk=variant_id)
-    unclaimed = {"variant_id": variant_id, **_UNCLAIMED, **conditions}
-    with group_transaction(group_id) as tx:
-        some = ChildJob.objects.filter(**unclaimed).order_by("position")[:_POOL_BATCH]
-        found = list(some.values_list("pk", flat=True))
-        children = tx.children(**{**unclaimed, "pk__in": found})
-        ended = sum(end(tx, child) for child in children)
-        _stop_ended(tx, children)
-    return len(children), ended
-
-
 def _never_executed(kind: FailureClass, message: str) -> Failure:
     details = {"phase": "queued"}
     return Failure(kind=kind, message=message, details=details, type=ErrorType.CONNECTION)
@@ -294,28 +250,55 @@ def _fail(tx: GroupTransaction, child: ChildJob, failure: Failure) -> None:
         tx.add_event(log.child_failed(child))
 
 
-def _end_waiting(fence: FencingToken, conditions: dict[str, Any], end: EndChild) -> int:
-    groups = _groups_of(_waiting(fence, conditions))
-    return sum(_end_in_group(group_id, fence, conditions, end) for group_id in groups)
+def _queued_at(fence: FencingToken) -> dict[str, Any]:
+    """Return the conditions of the queued children of a backend."""
+    return {"backend_id": fence.backend_id, "status": ChildStatus.QUEUED}
 
 
-def _waiting(fence: FencingToken, conditions: dict[str, Any]) -> QuerySet[ChildJob]:
-    return ChildJob.objects.filter(backend_id=fence.backend_id, status=ChildStatus.QUEUED, **conditions)
+def _unsent_at(fence: FencingToken) -> dict[str, Any]:
+    """Return the conditions of the queued children of a backend that were not sent."""
+    return {**_queued_at(fence), "current_attempt__isnull": True}
+
+
+def _unclaimed(variant_id: int) -> dict[str, Any]:
+    """Return the conditions of the children of a variant that wait in the pool."""
+    waits = {"status": ChildStatus.QUEUED, "current_attempt__isnull": True, "is_bound": False}
+    return {"variant_id": variant_id, **waits}
 
 
 def _groups_of(children: QuerySet[ChildJob]) -> list[str]:
     return list(children.order_by("group_id").values_list("group_id", flat=True).distinct())
 
 
+def _end_waiting(end: EndChild, conditions: dict[str, Any], fence: FencingToken | None = None) -> int:
+    """End or reassign the children with some conditions, and return how many."""
+    groups = _groups_of(ChildJob.objects.filter(**conditions))
+    return sum(_end_in_group(group_id, end, conditions, fence) for group_id in groups)
+
+
+def _end_in_group(group_id: str, end: EndChild, conditions: dict[str, Any], fence: FencingToken | None) -> int:
+    gone = 0
+    last: int | None = -1
+    while last is not None:
+        ended, last = _end_some(group_id, end, {**conditions, "position__gt": last}, fence)
+        gone += ended
+    return gone
+
+
 @retry_on_conflict
-def _end_in_group(group_id: str, fence: FencingToken, conditions: dict[str, Any], end: EndChild) -> int:
-    """End or reassign the queued children of one group in one transaction, and request the stop of their prompts."""
+def _end_some(
+    group_id: str, end: EndChild, conditions: dict[str, Any], fence: FencingToken | None
+) -> tuple[int, int | None]:
+    """End or reassign the first children of one group in one transaction, and request the stop of their prompts.
+
+    Returns how many, and the position of the last one if there may be more.
+    """
     with group_transaction(group_id, fence=fence) as tx:
-        children = tx.children(backend_id=fence.backend_id, status=ChildStatus.QUEUED, **conditions)
-        others = CandidateBackends(tx.group, fence.backend_id)
+        children = tx.children(**conditions, limit=_BATCH)
+        others = CandidateBackends(tx.group, "" if fence is None else fence.backend_id)
         gone = sum(end(tx, child, others) for child in children)
         _stop_ended(tx, children)
-    return gone
+    return gone, children[-1].position if len(children) == _BATCH else None
 
 
 def _stop_ended(tx: GroupTransaction, children: Sequence[ChildJob]) -> None:

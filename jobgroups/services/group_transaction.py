@@ -59,10 +59,10 @@ class GroupTransaction:
         """Store an event when the transaction ends."""
         self._events.append(event)
 
-    def children(self, **conditions: Any) -> list[ChildJob]:
+    def children(self, *, limit: int | None = None, **conditions: Any) -> list[ChildJob]:
         """Lock the rows of the group's children, and return them in order. A claim locks its child's row alone."""
         rows = ChildJob.objects.filter(group_id=self.group.id, **conditions).order_by("position")
-        return list(rows.select_for_update(of=("self",)))
+        return list(rows.select_for_update(of=("self",))[:limit])
 
     def move_child(self, child: ChildJob, to: ChildStatus, *, attempt: Attempt | None = None, **fields: Any) -> bool:
         """Move a child if its stored status allows it, and set ``fields`` in the same statement, also in memory.
