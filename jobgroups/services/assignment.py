@@ -5,7 +5,7 @@ Runs in the transaction that queues them, with the group locked.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from django.db.models import F
@@ -23,7 +23,7 @@ from jobgroups.domain.states import RetryScope, Where
 from jobgroups.errors import BackendNotFound, BackendUnavailable, NoOtherBackend
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries.pool import candidate_reasons
-from jobgroups.services.candidates import are_locked, candidate_backends, history_of
+from jobgroups.services.candidates import CandidateBackends, are_locked, history_of
 
 #: Reasons why no child may wait at a backend.
 _UNSCHEDULABLE: Final = {
@@ -85,7 +85,7 @@ def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> di
         _check_named(group, choice.backend_id)
         return {child.id: choice.backend_id for child in children}
     unschedulable, tried = (_unschedulable({child.backend_id or "" for child in children}), _tried(children))
-    candidates = _Candidates(group)
+    candidates = CandidateBackends(group)
     leave = choice.where is Where.OTHER
     bound: dict[str, str] = {}
     refused: dict[str, str] = {}
@@ -93,7 +93,7 @@ def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> di
     hint = _HINT
     for child in children:
         own, allowed = child.backend_id or "", choice.allowed(group, child)
-        target = _target(child, candidates.allowed_in(allowed), tried[child.id], leave=leave)
+        target = _target(child, candidates.within(allowed), tried[child.id], leave=leave)
         if target is None and leave:
             stuck.append(child.id)
             continue
@@ -123,28 +123,6 @@ def check_pool(group: JobGroup, children: Iterable[ChildJob]) -> None:
             none = (", ".join(sorted(variant.candidates)), "No registered backend is a candidate.")
             refused = [{"backend_id": name, "reason": why} for name, why in reasons or [none]]
             raise BackendUnavailable(refused, hint=_POOL_HINT)
-
-
-class _Candidates:
-    """The backends to which children of a group may be assigned, read once for all of them."""
-
-    def __init__(self, group: JobGroup) -> None:
-        self._group = group
-        self._found: dict[RetryScope, dict[str, Candidate]] = {}
-
-    def allowed_in(self, elsewhere: RetryScope) -> dict[str, Candidate]:
-        """Return the candidates within a scope, by id."""
-        if elsewhere not in self._found:
-            found = candidate_backends(self._group, elsewhere, besides=())
-            self._found[elsewhere] = {candidate.backend_id: candidate for candidate in found}
-        return self._found[elsewhere]
-
-    def count(self, backend_id: str) -> None:
-        """Count one more queued child at a backend, so that the next child prefers an idle one."""
-        for found in self._found.values():
-            if backend_id in found:
-                taken = found[backend_id]
-                found[backend_id] = replace(taken, waiting=taken.waiting + 1)
 
 
 def _target(child: ChildJob, candidates: dict[str, Candidate], tried: AttemptHistory, *, leave: bool) -> str | None:

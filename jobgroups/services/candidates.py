@@ -26,31 +26,38 @@ from jobgroups.services.backends import lock_backends
 
 
 class CandidateBackends:
-    """The backends to which queued children of a group may be reassigned, read once for all of them.
+    """The backends to which children of a group may go, read once for all of them; ``left`` is one that they leave."""
 
-    The group's policy limits them; ``left`` is the backend that the children leave.
-    """
-
-    def __init__(self, group: JobGroup, left: str) -> None:
+    def __init__(self, group: JobGroup, left: str = "") -> None:
         self._group = group
         self._left = left
-        self._open: dict[str, Candidate] | None = None
+        self._found: dict[RetryScope, dict[str, Candidate]] = {}
+
+    def within(self, elsewhere: RetryScope) -> dict[str, Candidate]:
+        """Return the candidates within a scope, by id."""
+        if elsewhere not in self._found:
+            found = candidate_backends(self._group, elsewhere, besides={self._left})
+            self._found[elsewhere] = {candidate.backend_id: candidate for candidate in found}
+        return self._found[elsewhere]
+
+    def count(self, backend_id: str) -> None:
+        """Count one more queued child at a backend, so that the next child prefers an idle one."""
+        for found in self._found.values():
+            if backend_id in found:
+                taken = found[backend_id]
+                found[backend_id] = replace(taken, waiting=taken.waiting + 1)
 
     def pick(self, tried: AttemptHistory) -> str | None:
-        """Return the best backend for one more child, or None.
+        """Return the best backend for one more child, which counts as queued there, by the group's policy; None: no one.
 
-        The backend cannot be deleted until the transaction ends. The child counts as queued there, so that the next child
-        prefers an idle backend.
+        The backend cannot be deleted until the transaction ends.
         """
-        if self._open is None:
-            elsewhere = RetryScope(self._group.retry_elsewhere)
-            found = candidate_backends(self._group, elsewhere, besides={self._left})
-            self._open = {candidate.backend_id: candidate for candidate in found}
-        while (target := retry_policy.best_candidate(self._open.values(), tried)) is not None:
-            taken = self._open.pop(target)
+        found = self.within(RetryScope(self._group.retry_elsewhere))
+        while (target := retry_policy.best_candidate(found.values(), tried)) is not None:
             if are_locked([target]):
-                self._open[target] = replace(taken, waiting=taken.waiting + 1)
+                self.count(target)
                 return target
+            del found[target]
         return None
 
 
