@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from django.db import connection
-
 from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import TAXONOMY, FailureClass
@@ -222,8 +220,8 @@ def without_replaced(attempt: Attempt, end: AttemptResult) -> AttemptResult:
 
 
 def close_with_result(tx: GroupTransaction, attempt: Attempt, state: AttemptState, end: AttemptResult) -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(_FORGET, [attempt.pk])
+    if attempt.ended_at is not None:
+        AbandonedPrompt.objects.filter(attempt=attempt).delete()
     fields: dict[str, Any] = {"started_at": attempt.started_at or (now() if end.ran else None)}
     message = end.error_message
     stopped = end.state is AttemptState.INTERRUPTED and attempt.stop_requested_at is not None
@@ -250,10 +248,6 @@ def close_with_result(tx: GroupTransaction, attempt: Attempt, state: AttemptStat
         execution_json=to_json(end.execution),
         **{**failure, **fields},
     )
-
-
-#: Written out, as the events' statement is.
-_FORGET: Final = f"DELETE FROM {AbandonedPrompt._meta.db_table} WHERE attempt_id = %s"  # noqa: S608 a name of ours
 
 
 def _class_stored(attempt: Attempt, state: AttemptState, end: AttemptResult) -> str:

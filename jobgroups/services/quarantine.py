@@ -9,7 +9,6 @@ import logging
 from typing import Final
 
 from django.conf import settings
-from django.db import connection
 from django.db.models import Q
 
 from backends.models import Backend
@@ -49,15 +48,8 @@ def record_result(attempt: Attempt) -> None:
     if attempt.failure_class in COUNTED_FAILURES:
         _count(attempt)
     elif attempt.state == AttemptState.SUCCESS:
-        with connection.cursor() as cursor:
-            cursor.execute(_END_PROBATION, [attempt.backend_id])
-
-
-#: Runs for every completed prompt: building the statement would take longer than the statement itself.
-_END_PROBATION: Final = (
-    f"UPDATE {Backend._meta.db_table} SET quarantine_count = 0"  # noqa: S608 a name of ours
-    " WHERE id = %s AND quarantined_at IS NULL AND quarantine_count > 0"
-)
+        on_probation = Backend.objects.filter(quarantined_at__isnull=True, consecutive_quarantines__gt=0)
+        on_probation.filter(pk=attempt.backend_id).update(consecutive_quarantines=0)
 
 
 def _count(attempt: Attempt) -> None:
