@@ -121,15 +121,9 @@ def retry_or_adopt(tx: GroupTransaction, child: ChildJob, attempt: Attempt, fail
 
 
 def adopt_other_result(tx: GroupTransaction, child: ChildJob, attempt: Attempt, made: Attempt) -> bool:
-    """Complete a child whose attempt failed with the result of another attempt."""
-    ran = child.status == ChildStatus.RUNNING
-    if not requeue(tx, child, attempt):
-        return False
-    if ran:
-        reason = f"attempt {made.number} at {made.backend_id} completed; its result is used"
-        tx.add_event(log.child_requeued(child, attempt, reason))
-    late_results.adopt_result(tx, child, made)
-    return True
+    """Complete a child whose attempt failed with the late result of another attempt."""
+    reason = f"attempt {made.number} at {made.backend_id} completed; its result is used"
+    return requeue_or_adopt(tx, child, attempt, reason=reason)
 
 
 def _fail_child(tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any) -> None:
@@ -333,11 +327,13 @@ def requeue_or_fail(tx: GroupTransaction, child: ChildJob, attempt: Attempt, rea
     handle_failure(tx, child, attempt, failure)
 
 
-def requeue_or_adopt(tx: GroupTransaction, child: ChildJob, attempt: Attempt, *, reason: str, **fields: Any) -> None:
+def requeue_or_adopt(tx: GroupTransaction, child: ChildJob, attempt: Attempt, *, reason: str, **fields: Any) -> bool:
+    """Queue a child again, or complete it with its late result; return whether this call did."""
     was_running = child.status == ChildStatus.RUNNING
     if not requeue(tx, child, attempt, **fields):
-        return
+        return False
     if was_running:
         tx.add_event(log.child_requeued(child, attempt, reason))
     if (made := late_results.late_result(child)) is not None:
         late_results.adopt_result(tx, child, made)
+    return True
