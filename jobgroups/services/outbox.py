@@ -5,9 +5,9 @@ Several runners may use it. A claim locks all due notices until it is stored, so
 
 import datetime as dt
 from collections.abc import Collection, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
-from django.db.models import Exists, F, Max, OuterRef, Q, Value
+from django.db.models import Exists, F, OuterRef, Q, Value
 from django.db.models.functions import Concat
 
 from backends.models import Backend, Reachability
@@ -21,32 +21,13 @@ from jobgroups.queries.groups import open_groups
 from jobgroups.services.notices import is_enabled, link_to, notice_enqueue
 
 _MOST: Final = 500  #: Notices in one message at most.
-_NEVER: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 _NEWS: Final = dt.timedelta(hours=1)  #: An older end is not reported any more.
-
-
-#: A backend, the title of its notice, and since when it is in trouble.
-_Trouble: TypeAlias = tuple[Backend, tuple[str, dt.datetime]]
 
 
 def enqueue_backend_notices(pace: NoticeIntervals) -> int:
     """Enqueue a notice for each backend in trouble without one; return how many."""
     if not is_enabled(NoticeKind.BACKEND_TROUBLE):
         return 0
-    # Runs every few seconds while the trouble lasts: only a new one takes a lock.
-    troubled = _troubled(pace)
-    stored = _stored_times(troubled)
-    return sum(_notice_trouble(backend.pk) for backend, (title, since) in troubled if stored.get(title, _NEVER) < since)
-
-
-def _stored_times(troubled: Sequence[_Trouble]) -> dict[str, dt.datetime]:
-    """Return when the last notice of each trouble was enqueued, by title."""
-    titles = [title for _, (title, _) in troubled]
-    rows = Notice.objects.filter(kind=NoticeKind.BACKEND_TROUBLE, title__in=titles).order_by()
-    return dict(rows.values_list("title").annotate(Max("created_at")))
-
-
-def _troubled(pace: NoticeIntervals) -> list[_Trouble]:
     waits = ChildJob.objects.filter(backend=OuterRef("pk"), status__in=CHILD_OPEN)
     away = Q(
         Exists(waits),
@@ -55,17 +36,20 @@ def _troubled(pace: NoticeIntervals) -> list[_Trouble]:
         unreachable_since__lte=now() - dt.timedelta(seconds=pace.trouble_after),
     )
     rows = Backend.objects.filter(away | Q(quarantined_at__isnull=False)).order_by("id")
-    return [(row, trouble) for row in rows if (trouble := _trouble(row)) is not None]
+    # Runs every few seconds while the trouble lasts: only a new one takes a lock.
+    return sum(_notice_trouble(row.pk) for row in rows if _untold_since(row) is not None)
 
 
-def _trouble(row: Backend) -> tuple[str, dt.datetime] | None:
-    """Return the title of the notice of a backend's trouble, and since when it lasts."""
+def _untold_since(row: Backend) -> dt.datetime | None:
+    """Return since when a backend is in trouble; None if it is not, or if a notice of this trouble was enqueued."""
     if row.quarantined_at is not None:
-        return notices.quarantine_title(row.id), row.quarantined_at
-    since = row.unreachable_since
-    if since is None:
+        since, title = row.quarantined_at, notices.quarantine_title(row.id)
+    elif row.unreachable_since is not None:
+        since = row.unreachable_since
+        title = notices.away_title(row.id, answers=_answers(row, since))
+    else:
         return None
-    return notices.away_title(row.id, answers=_answers(row, since)), since
+    return None if Notice.objects.filter(title=title, created_at__gte=since).exists() else since
 
 
 def _answers(row: Backend, since: dt.datetime) -> bool:
@@ -77,11 +61,8 @@ def _answers(row: Backend, since: dt.datetime) -> bool:
 def _notice_trouble(backend_id: str) -> int:
     # The lock prevents that two runners enqueue the same notice.
     row = Backend.objects.select_for_update().filter(pk=backend_id).first()
-    trouble = None if row is None else _trouble(row)
-    if row is None or trouble is None:
-        return 0
-    title, since = trouble
-    if Notice.objects.filter(title=title, created_at__gte=since).exists():
+    since = None if row is None else _untold_since(row)
+    if row is None or since is None:
         return 0
     link = link_to("/backends")
     if row.quarantined_at is not None:
