@@ -32,54 +32,6 @@ from jobgroups.services.leases import verify_fence
 from jobgroups.services.transactions import group_transaction
 
 
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """The slots of a backend."""
-
-    backend_id: str
-    depth: int  #: How many slots it has; each prompt without a seen end uses one.
-    cancelled: Collection[int] = ()  #: Attempts whose running prompts are stopped as jobs, which can hit no other one.
-
-    def free(self, *, locked: bool = False) -> Backend | None:
-        """Return the backend with its capabilities if it has a free slot; ``locked``: for the whole transaction."""
-        active = _active(self.backend_id)
-        stopping = any(
-            attempt.state == AttemptState.RUNNING
-            and attempt.stop_requested_at is not None
-            and attempt.pk not in self.cancelled
-            for attempt in active
-        )
-        row = (_locked_holds if locked else _holds).first(self.backend_id)
-        return row if row is not None and not stopping and len(active) < _places(row, self.depth) else None
-
-
-_active: Final = PreparedQuery(
-    lambda: Attempt.objects.filter(backend_id=KEY, ended_at__isnull=True).only("state", "stop_requested_at").order_by()
-)
-
-
-def _places(row: Backend, depth: int) -> int:
-    return prompt_limit(
-        enabled=row.enabled,
-        hold=row.hold,
-        quarantined=row.quarantined_at is not None,
-        consecutive_quarantines=row.consecutive_quarantines,
-        depth=depth,
-    )
-
-
-def _what_holds() -> QuerySet[Backend]:
-    held = ("enabled", "hold", "quarantined_at", "consecutive_quarantines")
-    return Backend.objects.filter(pk=KEY).only(*held, "tags", "devices", "comfyui_version")
-
-
-_holds: Final = PreparedQuery(_what_holds)
-
-
-#: Wait for a failure that is being stored: it may quarantine the backend.
-_locked_holds: Final = PreparedQuery(lambda: _what_holds().select_for_update(no_key=True))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolChoice:
     """The variant of which a backend is to take a job, as the runner chose it."""
@@ -125,19 +77,17 @@ def child_claim(
     """
     # Check for queued children first: most of a farm's backends have none, and this runs often.
     bound = _oldest_bound(fence.backend_id)
-    slots = Slots(fence.backend_id, depth, cancelled)
-    if choice is None and (bound is None or slots.free() is None):
-        return ClaimResult()
+    slots = _Slots(fence, client_id, depth, cancelled)
     in_vain = False
     try:
         place = None if bound is None else (bound.queued_at, bound.group_id)
         if choice is not None and (place is None or (choice.variant.queued_at, choice.variant.group_id) < place):
-            claim = _claim_from_pool(choice, fence, client_id, slots)
+            claim = _claim_from_pool(choice, slots)
             if claim is not None:
                 return ClaimResult(claim, from_pool=True)
             in_vain = True
         while bound is not None:
-            claim = _claim_bound(bound, fence, client_id, slots)
+            claim = _claim_bound(bound, slots)
             if claim is not None:
                 return ClaimResult(claim, in_vain=in_vain)
             bound = _oldest_bound(fence.backend_id)
@@ -159,6 +109,56 @@ def stored_intents(*, fence: FencingToken) -> set[int]:
 
 class _NoFreeSlot(Exception):
     """The backend takes no prompt now. Rolls the claim's transaction back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Slots:
+    """The slots of a backend, for a claim: see :func:`child_claim`."""
+
+    fence: FencingToken
+    client_id: str
+    depth: int
+    cancelled: Collection[int]
+
+    def lock(self) -> Backend:
+        """Lock the backend, and return it with its capabilities; raise ``_NoFreeSlot`` if it has no free slot.
+
+        Under the fence: who holds the backend back has its lease, and was before this or comes after it.
+        """
+        active = _active(self.fence.backend_id)
+        stopping = any(
+            attempt.state == AttemptState.RUNNING
+            and attempt.stop_requested_at is not None
+            and attempt.pk not in self.cancelled
+            for attempt in active
+        )
+        row = _locked_backend.first(self.fence.backend_id)
+        if row is None or stopping:
+            raise _NoFreeSlot
+        limit = prompt_limit(
+            enabled=row.enabled,
+            hold=row.hold,
+            quarantined=row.quarantined_at is not None,
+            consecutive_quarantines=row.consecutive_quarantines,
+            depth=self.depth,
+        )
+        if len(active) >= limit:
+            raise _NoFreeSlot
+        return row
+
+
+_active: Final = PreparedQuery(
+    lambda: Attempt.objects.filter(backend_id=KEY, ended_at__isnull=True).only("state", "stop_requested_at").order_by()
+)
+_HELD_BY: Final = ("enabled", "hold", "quarantined_at", "consecutive_quarantines")
+#: Wait for a failure that is being stored: it may quarantine the backend.
+_locked_backend: Final = PreparedQuery(
+    lambda: (
+        Backend.objects.filter(pk=KEY)
+        .only(*_HELD_BY, "tags", "devices", "comfyui_version")
+        .select_for_update(no_key=True)
+    )
+)
 
 
 def _due() -> Q:
@@ -208,16 +208,14 @@ def _oldest_bound(backend_id: str) -> ChildJob | None:
     return _oldest.first(backend_id, **_time_parameters())
 
 
-def _claim_bound(oldest: ChildJob, fence: FencingToken, client_id: str, slots: Slots) -> Attempt | None:
+def _claim_bound(oldest: ChildJob, slots: _Slots) -> Attempt | None:
     def claim(group: JobGroup) -> Attempt | None:
-        # Under the fence: who holds the backend back has its lease, and was before this or comes after it.
-        if slots.free(locked=True) is None:
-            raise _NoFreeSlot
+        slots.lock()
         # It may have been reassigned or delayed since the first query.
-        child = _still_waiting.first(fence.backend_id, child_id=oldest.id, **_time_parameters())
-        return None if child is None else _store(child, group, fence, client_id)
+        child = _still_waiting.first(slots.fence.backend_id, child_id=oldest.id, **_time_parameters())
+        return None if child is None else _store(child, group, slots)
 
-    return _claim_in_group(oldest.group_id, fence, claim)
+    return _claim_in_group(oldest.group_id, slots.fence, claim)
 
 
 def _claim_in_group(group_id: str, fence: FencingToken, claim: Callable[[JobGroup], Attempt | None]) -> Attempt | None:
@@ -252,36 +250,28 @@ _claimed_group: Final = PreparedQuery(
 # --- from the pool --------------------------------------------------------------------------------
 
 
-def _claim_from_pool(choice: PoolChoice, fence: FencingToken, client_id: str, slots: Slots) -> Attempt | None:
+def _claim_from_pool(choice: PoolChoice, slots: _Slots) -> Attempt | None:
     """Claim the first job of a variant that this backend may take; None: there is none.
 
     A row that another claim or a cancel has locked is skipped.
     """
-    return _claim_in_group(
-        choice.variant.group_id, fence, lambda group: _claim_next(choice, group, fence, client_id, slots)
-    )
-
-
-def _claim_next(
-    choice: PoolChoice, group: JobGroup, fence: FencingToken, client_id: str, slots: Slots
-) -> Attempt | None:
     variant = choice.variant
-    row = slots.free(locked=True)
-    if row is None:
-        raise _NoFreeSlot
-    # Its row is locked: a tag that was removed before is seen, one that is removed later comes after this claim.
-    if not fits(variant.needs, row.id, capabilities_of(row)):
-        return None
-    # Learned before this claim; one that is learned later waits for the row.
-    cannot = {"digest": variant.workflow_digest, "variant": variant.variant_id, **valid_since()}
-    if _excluded.first(fence.backend_id, **cannot) is not None:
-        return None
-    times = _time_parameters()
-    left_alone = _LEFT_TO_RIVALS if choice.has_rival else dt.timedelta()
-    child = _next_of_variant.first(
-        fence.backend_id, variant=variant.variant_id, since=times["moment"] - left_alone, **times
-    )
-    return None if child is None else _store(child, group, fence, client_id)
+
+    def claim(group: JobGroup) -> Attempt | None:
+        row = slots.lock()
+        # Its row is locked: a tag that was removed before is seen, one that is removed later comes after this claim.
+        if not fits(variant.needs, row.id, capabilities_of(row)):
+            return None
+        # Learned before this claim; one that is learned later waits for the row.
+        cannot = {"digest": variant.workflow_digest, "variant": variant.variant_id, **valid_since()}
+        if _excluded.first(row.id, **cannot) is not None:
+            return None
+        times = _time_parameters()
+        left_alone = _LEFT_TO_RIVALS if choice.has_rival else dt.timedelta()
+        child = _next_of_variant.first(row.id, variant=variant.variant_id, since=times["moment"] - left_alone, **times)
+        return None if child is None else _store(child, group, slots)
+
+    return _claim_in_group(variant.group_id, slots.fence, claim)
 
 
 #: A backend that failed a job, or from which it was recalled, does not take it again for so long if another backend can.
@@ -318,22 +308,22 @@ _next_of_variant: Final = PreparedQuery(_claimable_of_variant)
 # --- stored ---------------------------------------------------------------------------------------
 
 
-def _store(child: ChildJob, group: JobGroup, fence: FencingToken, client_id: str) -> Attempt:
+def _store(child: ChildJob, group: JobGroup, slots: _Slots) -> Attempt:
     child.group = group
     last = _last.first(child.id)
     attempt = Attempt(
         child=child,
         number=1 if last is None else last.number + 1,
         run=child.run,
-        backend_id=fence.backend_id,
+        backend_id=slots.fence.backend_id,
         variant_id=None if child.is_bound else child.variant_id,
         prompt_id=str(uuid.uuid4()),
-        client_id=client_id,
-        epoch=fence.epoch,
+        client_id=slots.client_id,
+        epoch=slots.fence.epoch,
         created_at=now(),
     )
     attempt.save(force_insert=True)
-    update_where(ChildJob, child.pk, {"current_attempt": attempt.pk, "backend": fence.backend_id})
+    update_where(ChildJob, child.pk, {"current_attempt": attempt.pk, "backend": slots.fence.backend_id})
     return attempt
 
 

@@ -13,7 +13,6 @@ from jobgroups.domain.states import AttemptState, RetryScope, StopReason
 from jobgroups.errors import Conflict, LeaseLost
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, claims, holds, outcomes, quarantine
-from jobgroups.services.claims import Slots
 from tests.harness import factories
 from tests.harness.factories import begin, evict, idle, only, row, stall, time_out
 from tests.harness.races import race
@@ -49,15 +48,14 @@ def test_held_or_disabled_backend_claims_nothing(fence: FencingToken, hold: Hold
 
 def test_claim_checks_the_hold_under_the_lease(fence: FencingToken, monkeypatch: pytest.MonkeyPatch) -> None:
     factories.submit()
-    original = Slots.free
+    original = claims._oldest_bound
 
-    def checks_and_is_paused(self: Slots, *, locked: bool = False) -> Backend | None:
-        found = original(self, locked=locked)
-        if not locked:
-            pause()
+    def checks_and_is_paused(backend_id: str) -> ChildJob | None:
+        found = original(backend_id)
+        pause()
         return found
 
-    monkeypatch.setattr(Slots, "free", checks_and_is_paused)
+    monkeypatch.setattr(claims, "_oldest_bound", checks_and_is_paused)
     assert idle(fence)
     assert not Attempt.objects.exists()
 
