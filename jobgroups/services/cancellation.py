@@ -46,4 +46,6 @@ def child_cancel(*, group_id: str, job_id: str) -> bool:
         found = tx.children(pk=job_id)
         if not found:
             raise ChildNotFound(job_id)
-        return tx.cancel_children([child for child in found if child.status in CHILD_OPEN]) > 0
+        open_children = [child for child in found if child.status in CHILD_OPEN]
+        tx.cancel_children(open_children)
+    return bool(open_children)

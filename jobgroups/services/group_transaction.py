@@ -95,36 +95,27 @@ class GroupTransaction:
             metrics.observe_wait(since, attempt.started_at or since, is_bound=child.is_bound)
             self.add_event(log.child_started(child, attempt))
 
-    def cancel_children(self, children: Sequence[ChildJob], *, stopped_by: str = "") -> int:
-        """Cancel the children whose stored status allows it, and request the stop of their prompts; return their number.
+    def cancel_children(self, children: Sequence[ChildJob], *, stopped_by: str = "") -> None:
+        """Cancel open children of :meth:`children`, and request the stop of their prompts.
 
-        Thousands are cancelled in a few statements. The rows are locked before the attempts are read: a claim that was
-        committed before is stopped, a later one finds no queued child.
+        Thousands are cancelled in a few statements. Their rows are locked: a claim that was committed before is stopped, a
+        later one finds no queued child.
         """
-        moment = now()
-        fields = {"status": ChildStatus.CANCELLED.value, "completed_at": moment, "stopped_by": stopped_by}
-        moved: set[str] = set()
+        fields = {"status": ChildStatus.CANCELLED.value, "completed_at": now(), "stopped_by": stopped_by}
         for first in range(0, len(children), _AT_ONCE):
-            some = children[first : first + _AT_ONCE]
-            open_rows = ChildJob.objects.filter(
-                pk__in=[one.pk for one in some], status__in=sources_of(ChildStatus.CANCELLED)
-            )
-            found = list(open_rows.select_for_update().values_list("pk", flat=True))
-            ChildJob.objects.filter(pk__in=found).update(**fields)
-            moved.update(found)
-        cancelled = [one for one in children if one.pk in moved]
-        for one in cancelled:
+            some = [one.pk for one in children[first : first + _AT_ONCE]]
+            ChildJob.objects.filter(pk__in=some, status__in=sources_of(ChildStatus.CANCELLED)).update(**fields)
+        for one in children:
             for name, value in fields.items():
                 setattr(one, name, value)
             self.add_event(log.child_cancelled(one))
         # Every active attempt, not the current one alone: an older one may still be stopping.
-        active = Attempt.objects.filter(child__in=cancelled, ended_at__isnull=True)
+        active = Attempt.objects.filter(child__in=children, ended_at__isnull=True)
         self.request_stop(list(active.values_list("pk", flat=True)), StopReason.CANCEL)
-        if cancelled:
-            metrics.count_on_commit(metrics.jobs, ChildStatus.CANCELLED.value, by=len(cancelled))
+        if children:
+            metrics.count_on_commit(metrics.jobs, ChildStatus.CANCELLED.value, by=len(children))
             self._changed = True
             log.notify_runners_on_commit(work_only=True)
-        return len(cancelled)
 
     def start_next_run(self) -> None:
         """Start the group's next run: it has not ended and is not cancelled."""
