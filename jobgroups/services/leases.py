@@ -1,7 +1,7 @@
 """Leases: acquired, released, and locked by a write until its commit."""
 
 import datetime as dt
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from typing import Final
 
 from django.db import IntegrityError, connection
@@ -22,26 +22,24 @@ LOCK_TIMEOUT: Final = "3s"  #: How long a runner's write waits for a locked row 
 
 
 def verify_fence(fence: FencingToken | None) -> None:
-    """Lock the lease's row until commit and compare its epoch.
+    """Lock the lease's row until commit and compare its epoch, as :func:`valid_fences` does.
 
-    The epoch is read and then compared here. A subquery of the UPDATE would see the row as it was before a takeover for
-    which the statement had to wait. A takeover locks the row with ``FOR UPDATE`` and waits for current writers; a
-    renewal need not wait. Raises ``LeaseLost`` if another runner has acquired the backend, or it was deleted.
+    Raises ``LeaseLost`` if another runner has acquired the backend, or it was deleted.
     """
-    if fence is None:
-        return
-    epochs = _held_epochs([fence.backend_id])
-    if epochs.get(fence.backend_id) != fence.epoch:
+    if fence is not None and not valid_fences({fence}):
         raise LeaseLost(fence.backend_id, fence.epoch)
 
 
 def valid_fences(fences: Set[FencingToken]) -> Set[FencingToken]:
-    """Lock the rows of many leases until commit, and return the valid fencing tokens."""
-    epochs = _held_epochs(sorted({fence.backend_id for fence in fences}))
-    return {fence for fence in fences if epochs.get(fence.backend_id) == fence.epoch}
+    """Lock the rows of many leases until commit, and return the valid fencing tokens.
 
-
-def _held_epochs(backend_ids: Sequence[str]) -> dict[str, int]:
+    The epochs are read and then compared here. A subquery of the UPDATE would see the row as it was before a takeover for
+    which the statement had to wait. A takeover locks the row with ``FOR UPDATE`` and waits for current writers; a
+    renewal need not wait.
+    """
+    if not fences:
+        return fences
+    backend_ids = sorted({fence.backend_id for fence in fences})
     on_postgres = connection.vendor == "postgresql"
     # Set the lock timeout for the rest of the transaction. Otherwise two suspended processes could hold a lease
     # row longer than the lease lasts.
@@ -51,11 +49,10 @@ def _held_epochs(backend_ids: Sequence[str]) -> dict[str, int]:
         f"SELECT backend_id, epoch{limit} FROM {Lease._meta.db_table}"  # noqa: S608 no input in it
         f" WHERE backend_id IN ({marks}) ORDER BY backend_id"
     )
-    if not backend_ids:
-        return {}
     with connection.cursor() as cursor:
-        cursor.execute(query + (" FOR KEY SHARE" if on_postgres else ""), list(backend_ids))
-        return {row[0]: row[1] for row in cursor.fetchall()}
+        cursor.execute(query + (" FOR KEY SHARE" if on_postgres else ""), backend_ids)
+        epochs = {row[0]: row[1] for row in cursor.fetchall()}
+    return {fence for fence in fences if epochs.get(fence.backend_id) == fence.epoch}
 
 
 @retried_transaction
