@@ -17,10 +17,10 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import ChildStatus, StopReason
 from jobgroups.errors import BackendNotFound
 from jobgroups.events import log
-from jobgroups.models import Attempt, ChildJob, Lease
+from jobgroups.models import Attempt, Lease
 from jobgroups.queries.backends import backend_in_use
 from jobgroups.services import late_results
-from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.group_transaction import update_row
 from jobgroups.services.leases import verify_fence
 from jobgroups.services.requeue import reassign, requeue
 from jobgroups.services.transactions import attempt_transaction
@@ -151,20 +151,15 @@ def _evict(attempt_id: int, fence: FencingToken) -> bool:
         # It may have been resumed a moment ago.
         if row is None or not row.evict or not tx.request_stop([attempt.pk], StopReason.GIVEN_BACK):
             return False
-        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
-        _requeue(tx, child, attempt, row)
+        update_row(attempt, {"is_counted": False})
+        ran = child.status == ChildStatus.RUNNING
+        if requeue(tx, child, attempt):
+            held = "drained" if row.hold == Hold.DRAIN else "paused"
+            by = f" by {row.changed_by}" if row.changed_by else ""
+            made = late_results.late_result(child)
+            moved = made is None and reassign(tx, child, reason=f"{row.id} was {held}{by}, and gave its work back.")
+            if ran and not moved:
+                tx.add_event(log.child_requeued(child, attempt, f"given back: {row.id} was {held}{by}"))
+            if made is not None:
+                late_results.adopt_result(tx, child, made)
         return True
-
-
-def _requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt, row: Backend) -> None:
-    ran = child.status == ChildStatus.RUNNING
-    if not requeue(tx, child, attempt):
-        return
-    held = "drained" if row.hold == Hold.DRAIN else "paused"
-    by = f" by {row.changed_by}" if row.changed_by else ""
-    made = late_results.late_result(child)
-    moved = made is None and reassign(tx, child, reason=f"{row.id} was {held}{by}, and gave its work back.")
-    if ran and not moved:
-        tx.add_event(log.child_requeued(child, attempt, f"given back: {row.id} was {held}{by}"))
-    if made is not None:
-        late_results.adopt_result(tx, child, made)

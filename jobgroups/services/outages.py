@@ -19,9 +19,9 @@ from jobgroups.domain.text import clock_time
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.services import late_results
 from jobgroups.services.candidates import CandidateBackends, attempt_history, candidate_backends
-from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.group_transaction import GroupTransaction, update_row
 from jobgroups.services.outcomes import Failure, adopt_other_result, stop_failed
-from jobgroups.services.requeue import counted_attempts, requeue_after_backoff, requeue_at
+from jobgroups.services.requeue import after_backoff, counted_attempts, requeue_at
 from jobgroups.services.transactions import attempt_transaction
 
 #: A longer gap between the last answer and the first failed probe: no runner probed meanwhile.
@@ -110,12 +110,10 @@ def leave_offline(tx: GroupTransaction, child: ChildJob, attempt: Attempt, lost:
     if not stop_failed(tx, attempt, StopReason.GAVE_UP, failure.kind, failure):
         return False
     if not ran:
-        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
-        attempt.is_counted = False
+        update_row(attempt, {"is_counted": False})
     if made is not None:
         return adopt_other_result(tx, child, attempt, made)
     if not child.is_bound:
         target = None
-    if ran:
-        return requeue_after_backoff(tx, child, attempt, failure.kind, failure.message, target=target, charged=charged)
-    return requeue_at(tx, child, attempt, failure.kind, failure.message, target=target, not_before=None)
+    waits = after_backoff(child, attempt, charged) if ran else {"not_before": None}
+    return requeue_at(tx, child, attempt, failure.kind, failure.message, target=target, **waits)

@@ -72,23 +72,11 @@ def schedule_retry(tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind
         target = _next_backend(group, child, attempt.backend_id, kind, policy)
     if target is None and (child.is_bound or not pool_is_open(group, child)):
         return False
-    return requeue_after_backoff(tx, child, attempt, kind, reason, target=target, charged=charged)
+    return requeue_at(tx, child, attempt, kind, reason, target=target, **after_backoff(child, attempt, charged))
 
 
-def requeue_after_backoff(
-    tx: GroupTransaction,
-    child: ChildJob,
-    attempt: Attempt,
-    kind: FailureClass,
-    reason: str,
-    *,
-    target: str | None,
-    charged: int,
-) -> bool:
-    """Queue a child for its next attempt after the backoff delay.
-
-    ``target`` is its next backend; a child of the pool has none.
-    """
+def after_backoff(child: ChildJob, attempt: Attempt, charged: int) -> dict[str, Any]:
+    """Return the columns of a child that waits for its next attempt after so many counted ones: the backoff delay."""
     seconds = retry_policy.backoff_delay(
         charged,
         backoff=settings.DIRECTOR_RETRY_BACKOFF_SECONDS,
@@ -96,8 +84,7 @@ def requeue_after_backoff(
     )
     # Whole milliseconds, as now() has them: what is stored is what is sent.
     pause = dt.timedelta(milliseconds=round(1000 * seconds))
-    fields = {"attempt_count": attempts_with(child, attempt), "uncounted_attempts": 0}
-    return requeue_at(tx, child, attempt, kind, reason, target=target, not_before=now() + pause, **fields)
+    return {"not_before": now() + pause, "attempt_count": attempts_with(child, attempt), "uncounted_attempts": 0}
 
 
 def requeue_at(
@@ -110,6 +97,7 @@ def requeue_at(
     target: str | None,
     **fields: Any,
 ) -> bool:
+    """Queue a child for its next attempt; ``target`` is its next backend, None for a child of the pool."""
     put = requeue(tx, child, attempt, backend_id=target, **fields)
     if put:
         _record_retry(tx, child, attempt.backend_id, kind, reason)
