@@ -63,15 +63,6 @@ def close_attempt(tx: GroupTransaction, attempt: Attempt, state: AttemptState, *
     return True
 
 
-def close_failed(tx: GroupTransaction, attempt: Attempt, state: AttemptState, failure: Failure, **fields: Any) -> bool:
-    """Close an attempt that failed; return whether this call closed it."""
-    columns = failure.columns
-    if attempt.failure_class:
-        # The failure was stored with the stop request. The way in which the prompt stopped is not another one.
-        columns = columns_kept(attempt) or {**columns, "failure_class": attempt.failure_class}
-    return close_attempt(tx, attempt, state, **{**columns, **fields})
-
-
 def columns_kept(attempt: Attempt) -> dict[str, Any] | None:
     """Return the failure that was stored with an attempt's stop, None where it has no message."""
     if attempt.ended_at is not None or not (attempt.failure_class and attempt.error_message):
@@ -304,7 +295,12 @@ def _last_step(end: AttemptResult) -> dict[str, Any]:
 def fail_attempt(
     tx: GroupTransaction, child: ChildJob, attempt: Attempt, state: AttemptState, failure: Failure
 ) -> bool:
-    closed = close_failed(tx, attempt, state, failure)
+    """Close an attempt that failed, and retry or fail its child; return whether this call closed the attempt."""
+    columns = failure.columns
+    if attempt.failure_class:
+        # The failure was stored with the stop request. The way in which the prompt stopped is not another one.
+        columns = columns_kept(attempt) or {**columns, "failure_class": attempt.failure_class}
+    closed = close_attempt(tx, attempt, state, **columns)
     if closed:
         handle_failure(tx, child, attempt, failure)
     return closed
