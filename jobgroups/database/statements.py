@@ -9,7 +9,7 @@ import datetime as dt
 import itertools
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final, Generic, TypeVar
 
 from django.db import connection
@@ -34,7 +34,7 @@ class Parameter(Expression):
 KEY: Final = Parameter("key")  #: The parameter of a query that has only one.
 
 
-class PreparedQuery(Generic[M]):
+class PreparedQuery(threading.local, Generic[M]):
     """A query set with parameters, compiled once per thread. It returns the instances that Django returns.
 
     ``rows`` builds the query set, with ``KEY`` or named ``Parameter`` objects in place of the values. A query set that
@@ -43,31 +43,28 @@ class PreparedQuery(Generic[M]):
 
     def __init__(self, rows: Callable[[], QuerySet[M]]) -> None:
         self._rows = rows
-        # A compiled query belongs to its connection, and each thread has one.
-        self._of_thread = threading.local()
 
     def __call__(self, key: Any = None, **values: Any) -> list[M]:
         """Execute the query with ``key``, or with a value for each named parameter."""
-        return self._compiled().instances(self.raw(key, **values))
+        return self._compiled.instances(self.raw(key, **values))
 
     def raw(self, key: Any = None, **values: Any) -> list[tuple[Any, ...]]:
         """Return the rows as the database gives them: equal ones of two executions have equal values."""
-        return self._compiled().execute({KEY.name: key, **values})
+        return self._compiled.execute({KEY.name: key, **values})
 
     def instance(self, row: tuple[Any, ...]) -> M:
         """Return the instance of a row that ``raw`` has returned in this thread."""
-        return self._compiled().instances([row])[0]
+        return self._compiled.instances([row])[0]
 
     def column(self, name: str) -> int:
         """Return the place of an attribute of the model, or of an annotation, in the rows of ``raw``."""
-        query = self._compiled()
+        query = self._compiled
         return query.annotated[name] if name in query.annotated else query.place(name)
 
+    @cached_property
     def _compiled(self) -> _Query[M]:
-        query: _Query[M] | None = getattr(self._of_thread, "query", None)
-        if query is None:
-            query = self._of_thread.query = _Query(self._rows())
-        return query
+        # Each thread has attributes of its own: a compiled query belongs to its connection.
+        return _Query(self._rows())
 
     def first(self, key: Any = None, **values: Any) -> M | None:
         found = self(key, **values)
