@@ -453,8 +453,9 @@ class Attempt(models.Model):
         indexes: ClassVar = [
             # Recovery, slots and stops: the active attempts of a backend.
             models.Index(name="attempt_active", fields=["backend", "id"], condition=Q(ended_at__isnull=True)),
-            # Failures of the last day, and of a backend's last minutes.
+            # Failures of a backend's last minutes, and of the last day.
             models.Index(name="attempt_failed", fields=["backend", "-ended_at"], condition=~Q(failure_class="")),
+            models.Index(name="attempt_failed_newest", fields=["-ended_at"], condition=~Q(failure_class="")),
         ]
 
     def __str__(self) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from django.db import connection
 from django.db.models import Case, Count, F, Max, Min, Q, QuerySet, Value, When
 from django.db.models.functions import Coalesce
 
@@ -170,27 +169,20 @@ def _lost_children(since: dt.datetime) -> QuerySet[Any]:
 
 
 def _attempts(moment: str) -> QuerySet[Any]:
-    """Return the failed attempts that did not end a child which is failed now; ``moment`` is the column with the time.
-
-    The index ``attempt_failed`` has the columns backend and end.
-    """
-    rows = Attempt.objects.exclude(failure_class="").exclude(_DECIDED_ITS_CHILD)
-    return (
-        rows.filter(backend_id__in=_backends_with_failures())
-        .order_by()
-        .annotate(
-            cause=F("failure_class"),
-            at_backend=F("backend_id"),
-            digest=F("child__group__workflow_digest"),
-            in_group=F("child__group_id"),
-            job=F("child_id"),
-            attempt_number=F("number"),
-            error=F("error_message"),
-            at=F(moment),
-            done=Q(child__status=ChildStatus.COMPLETED),
-            is_lost=Value(False),
-            is_open=Q(child__status__in=CHILD_OPEN),
-        )
+    """Return the failed attempts that did not end a child which is failed now; ``moment`` is the column with the time."""
+    rows = Attempt.objects.exclude(failure_class="").exclude(_DECIDED_ITS_CHILD).order_by()
+    return rows.annotate(
+        cause=F("failure_class"),
+        at_backend=F("backend_id"),
+        digest=F("child__group__workflow_digest"),
+        in_group=F("child__group_id"),
+        job=F("child_id"),
+        attempt_number=F("number"),
+        error=F("error_message"),
+        at=F(moment),
+        done=Q(child__status=ChildStatus.COMPLETED),
+        is_lost=Value(False),
+        is_open=Q(child__status__in=CHILD_OPEN),
     )
 
 
@@ -208,19 +200,6 @@ def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
         last=Max("at"),
     )
     return parts
-
-
-def _backends_with_failures() -> list[str]:
-    """Return the backends of the index ``attempt_failed``, which begins with them, with one index lookup each.
-
-    DISTINCT would read every entry of the index, and the table of backends lacks removed ones.
-    """
-    first = f"SELECT MIN(backend_id) FROM {Attempt._meta.db_table} WHERE NOT (failure_class = '')"  # noqa: S608 no input in it
-    step = f"SELECT ({first} AND backend_id > value) FROM found WHERE value IS NOT NULL"  # noqa: S608
-    walk = f"WITH RECURSIVE found(value) AS ({first} UNION ALL {step}) SELECT value FROM found"  # noqa: S608
-    with connection.cursor() as cursor:
-        cursor.execute(walk)
-        return [row[0] for row in cursor.fetchall() if row[0] is not None]
 
 
 def _find_examples(

@@ -193,7 +193,7 @@ def test_each_query_of_failures_uses_its_index() -> None:
     (child,) = group("gpu-1")
     lose(child, FailureClass.NODE_ERROR)
     since = now() - dt.timedelta(days=1)
-    indexes = ("child_failed", "attempt_failed", "attempt_failed")
+    indexes = ("child_failed", "attempt_failed_newest", "attempt_failed_newest")
     for rows, index in zip(failing._sources(since), indexes, strict=True):
         assert index in rows.explain()
 
