@@ -3,7 +3,7 @@
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from blake3 import blake3
 from django.db import connection
@@ -37,6 +37,13 @@ class Answer:
     expires_at: float  #: Until when it is true while the version does not change.
     body: bytes  #: JSON.
     etag: str  #: Its strong validator.
+
+    @classmethod
+    def of(cls, version: Version, read_at: float, body: bytes, *, may_change: bool, **fields: Any) -> Self:
+        """Return an answer with its validator; ``may_change``: also without another version, as an outlook does."""
+        expires_at = read_at + (OUTLOOK_SECONDS if may_change else ENDED_SECONDS)
+        etag = f'"{blake3(body).hexdigest(length=16)}"'
+        return cls(version=version, read_at=read_at, body=body, etag=etag, **{"expires_at": expires_at, **fields})
 
     @property
     def size(self) -> int:
@@ -94,13 +101,13 @@ def read_status(group_id: str, earlier: GroupAnswer | None) -> GroupAnswer:
     is_open = any(row[status] in CHILD_OPEN for row in rows) if rows else group.completed_at is None
     kept = earlier if is_open and earlier is not None and earlier.is_open and began < earlier.expires_at else None
     jobs = _jobs(group, rows, earlier, keeps_outlooks=kept is not None)
-    facts = _facts((group.seq, group.revision), began, is_open=is_open)
+    fields: dict[str, Any] = {"jobs": jobs, "is_open": is_open}
     if kept is None:
-        eta_seconds = group_etas([group.id] if is_open else []).get(group.id)
+        fields["eta_seconds"] = group_etas([group.id] if is_open else []).get(group.id)
     else:
-        eta_seconds, facts["expires_at"] = kept.eta_seconds, kept.expires_at
-    body = _status_body(serialize_group(group, eta_seconds), [job.text for job in jobs])
-    return GroupAnswer(**facts, **_encoded(body), jobs=jobs, is_open=is_open, eta_seconds=eta_seconds)
+        fields |= {"eta_seconds": kept.eta_seconds, "expires_at": kept.expires_at}
+    body = _status_body(serialize_group(group, fields["eta_seconds"]), [job.text for job in jobs])
+    return GroupAnswer.of((group.seq, group.revision), began, body, may_change=is_open, **fields)
 
 
 def _jobs(
@@ -137,7 +144,7 @@ def read_head(group_id: str, _earlier: Answer | None) -> Answer:
     """Return the status of a group without its jobs, or raise ``GroupNotFound``."""
     began = time.monotonic()
     head = groups.group_head(group_id)
-    return Answer(**_facts_of_head(head, began), **_encoded(_status_body(head, [])))
+    return Answer.of(_version(head), began, _status_body(head, []), may_change=head["completed_at"] is None)
 
 
 def read_page(group_id: str, first: int, limit: int, _earlier: Answer | None) -> PageAnswer:
@@ -149,9 +156,11 @@ def read_page(group_id: str, first: int, limit: int, _earlier: Answer | None) ->
     head = groups.group_page(group_id, first=first, limit=limit)
     rows = head.pop("child_jobs")
     last = first + len(rows) - 1
-    return PageAnswer(
-        **_facts_of_head(head, began),
-        **_encoded(_status_body(head, [to_json(row) for row in rows])),
+    return PageAnswer.of(
+        _version(head),
+        began,
+        _status_body(head, [to_json(row) for row in rows]),
+        may_change=head["completed_at"] is None,
         last=last if rows and last < head["total_count"] - 1 else None,
     )
 
@@ -163,26 +172,11 @@ def read_job(group_id: str, job_id: str, _earlier: Answer | None) -> Answer:
     detail = groups.child_detail(group_id, job_id)
     # A final job may have an attempt that is still being stopped.
     is_open = detail["status"] in CHILD_OPEN or any(one["ended_at"] is None for one in detail["attempts"])
-    return Answer(**answer_facts(versions[group_id], began, to_json(detail).encode(), is_open=is_open))
+    return Answer.of(versions[group_id], began, to_json(detail).encode(), may_change=is_open)
 
 
-def answer_facts(version: Version, began: float, body: bytes, *, is_open: bool) -> dict[str, Any]:
-    """Return the fields of an answer. ``version`` was read before all else; ``is_open``: it may change without one."""
-    return _facts(version, began, is_open=is_open) | _encoded(body)
-
-
-def _facts_of_head(head: Mapping[str, Any], began: float) -> dict[str, Any]:
-    return _facts((head["seq"], head["revision"]), began, is_open=head["completed_at"] is None)
-
-
-def _facts(version: Version, began: float, *, is_open: bool) -> dict[str, Any]:
-    """Return the version of a group, which was read before all else, and the times of an answer."""
-    expires_at = began + (OUTLOOK_SECONDS if is_open else ENDED_SECONDS)
-    return {"version": version, "read_at": began, "expires_at": expires_at}
-
-
-def _encoded(body: bytes) -> dict[str, Any]:
-    return {"body": body, "etag": f'"{blake3(body).hexdigest(length=16)}"'}
+def _version(head: Mapping[str, Any]) -> Version:
+    return head["seq"], head["revision"]
 
 
 def _status_body(head: Mapping[str, Any], jobs: Sequence[str]) -> bytes:

@@ -16,7 +16,7 @@ from jobgroups.domain.outputs import file_digest, nodes_of_files, reported_files
 from jobgroups.domain.states import ChildStatus
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.queries.asset_records import url_expiry
-from jobgroups.queries.group_status import Answer, answer_facts, group_versions
+from jobgroups.queries.group_status import Answer, group_versions
 from jobgroups.queries.single_jobs import SingleJob
 from jobgroups.serializers import expires_at, to_json
 from jobgroups.workflow.progress import position
@@ -154,4 +154,4 @@ def _read(group_id: str, base_url: str, _earlier: Answer | None) -> Answer:
     versions = group_versions([group_id])
     job = serialize_job(SingleJob.read(group_id), base_url)
     is_open = job["status"] not in ENDED
-    return Answer(**answer_facts(versions[group_id], began, to_json(job).encode(), is_open=is_open))
+    return Answer.of(versions[group_id], began, to_json(job).encode(), may_change=is_open)
