@@ -26,12 +26,6 @@ from jobgroups.workflow.digest import CONTENT_INPUTS
 _MAX_REASON: Final = 500  #: Characters of a reason.
 
 
-def is_refusal(attempt: Attempt, failure_class: str) -> bool:
-    """Return whether a failure of a job of the pool says that its backend lacks something: it is not counted."""
-    is_missing = failure_class == FailureClass.NODE_OR_MODEL_MISSING.value
-    return is_missing and attempt.variant_id is not None and not is_of_job(attempt)
-
-
 def is_of_job(attempt: Attempt) -> bool:
     """Return whether what a backend lacks may be an input file of this job of a batch alone: its variation sets one.
 
@@ -52,24 +46,23 @@ def is_of_job(attempt: Attempt) -> bool:
 def learn(attempt: Attempt) -> None:
     """Store or extend the exclusion that follows from the failure of a job of the pool, if one does.
 
-    This transaction has stored the failure of the attempt.
+    This transaction has stored the failure of the attempt. A failure that says that the backend lacks something is not
+    counted.
     """
     if attempt.variant_id is None or not attempt.failure_class:
         return
     kind = KIND_OF.get(FailureClass(attempt.failure_class))
-    if kind is None:
+    if kind is None or is_of_job(attempt):
         return
+    if kind is ExclusionKind.MISSING:
+        update_where(Attempt, attempt.pk, {"is_counted": False})
+        attempt.is_counted = False
     variant = Variant.objects.filter(pk=attempt.variant_id).first()
     # No key: submissions share that.
     rows = Backend.objects.select_for_update(no_key=True).filter(pk=attempt.backend_id)
     if variant is None or rows.first() is None:
         return
     is_of_variant = _concerns_variant(attempt, kind, variant)
-    if is_of_job(attempt):
-        # The attempt was closed before this was known.
-        update_where(Attempt, attempt.pk, {"is_counted": True})
-        attempt.is_counted = True
-        return
     for one, since in valid_since().items():
         Exclusion.objects.filter(backend=attempt.backend_id, kind=one, last_at__lte=since).delete()
     moment = now()

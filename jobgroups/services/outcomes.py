@@ -52,8 +52,6 @@ def close_attempt(tx: GroupTransaction, attempt: Attempt, state: AttemptState, *
     Every final state of an attempt whose backend is registered is stored here, before the child is decided.
     """
     known = attempt.failure_class
-    if exclusions.is_refusal(attempt, fields.get("failure_class", known)):
-        fields["is_counted"] = False
     if not tx.move_attempt(attempt, state, **{"ended_at": now(), **fields}):
         return False
     # A failure that was stored with the attempt's stop was counted then.
