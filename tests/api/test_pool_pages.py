@@ -4,16 +4,13 @@ import re
 from typing import Any
 
 import pytest
-from django.contrib.admin.utils import quote
-from django.contrib.auth.models import User
 from django.test import Client
-from django.urls import reverse
 
 from director.pages import new_group, text
 from jobgroups import workflow
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState
-from jobgroups.models import ChildJob, JobGroup
+from jobgroups.models import ChildJob
 from jobgroups.services import attempts
 from jobgroups.workflow.batch import jobs_of
 from tests.harness import factories
@@ -146,16 +143,3 @@ def test_reading_one_card_of_many_jobs_takes_few_queries(client: Client, django_
             card(client, group.children.all()[0])
         with django_assert_max_num_queries(35):  # type: ignore[operator]
             assert "Page 2 of 2" in shown(client, f"/groups/{group.id}?page=2")
-
-
-def test_admin_shows_placement_and_variant(client: Client) -> None:
-    client.force_login(User.objects.create(username="admin", is_staff=True, is_superuser=True))
-    group: JobGroup = factories.submit_to_pool(2, "tag:4090")
-    page = shown(client, reverse("admin:jobgroups_jobgroup_change", args=[quote(group.pk)]))
-    assert "tag:4090" in page
-    assert "pool" in page
-    row = group.children.all()[0]
-    page = shown(client, reverse("admin:jobgroups_childjob_change", args=[quote(row.pk)]))
-    assert str(row.variant_id) in page
-    listed = reverse("admin:jobgroups_childjob_changelist")
-    assert row.pk in shown(client, f"{listed}?variant__id__exact={row.variant_id}&is_bound__exact=0")

@@ -245,14 +245,6 @@ def test_stale_fencing_token_writes_nothing(fence: FencingToken) -> None:
     assert factories.types(group) == ["group_created"]
 
 
-def test_group_without_a_runner_is_pending_until_a_claim(fence: FencingToken) -> None:
-    group = factories.submit(runner_alive=False)
-    assert factories.fresh(group).status == "pending"
-    factories.claim(fence)
-    assert factories.fresh(group).status == "running"
-    assert factories.types(group) == ["group_created", "group_started"]
-
-
 def test_database_constraints_reject_inconsistent_rows() -> None:
     factories.backend()
     group = factories.submit()

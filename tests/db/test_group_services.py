@@ -16,7 +16,6 @@ from jobgroups.events import log
 from jobgroups.events.messages import Message
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
 from jobgroups.queries import groups
-from jobgroups.queries.groups import GroupFilter, Page
 from jobgroups.serializers import truncate
 from jobgroups.services import attempts, cancellation, expiry, runners
 from jobgroups.services.transactions import group_transaction
@@ -123,22 +122,6 @@ def test_initial_state_of_a_thousand_jobs_is_truncated_to_one_frame() -> None:
     ChildJob.objects.update(variation_json=json.dumps({"6.text": "x" * 900}))
     frame = json.loads(groups.group_stream_start(group.id, None)[1] or "")
     assert (frame["child_jobs"], frame["children_next"]) == ([], f"/api/job-groups/{group.id}?limit=200")
-
-
-def test_group_list_pages_in_both_directions() -> None:
-    def page(cursor: str | None, limit: int = 3) -> tuple[list[str], Page]:
-        found = groups.group_list(filters=GroupFilter(), cursor=cursor, limit=limit)
-        return [row["job_group_id"] for row in found.results], found
-
-    factories.backend()
-    ids = [factories.submit().id for _ in range(7)]
-    JobGroup.objects.filter(pk__in=ids[:4]).update(created_at=now())  # ties are broken by id
-    first, found = page(None)
-    second, found = page(found.next_cursor)
-    third, found = page(found.next_cursor)
-    assert found.next_cursor is None
-    assert [*first, *second, *third] == page(None, limit=100)[0]
-    assert page(found.previous_cursor)[0] == second
 
 
 def test_waiting_reason_of_queued_and_running_children(fence: FencingToken) -> None:
