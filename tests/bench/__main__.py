@@ -16,6 +16,7 @@ from tests.bench import (
     http_api,
     idle_gap,
     line,
+    metrics,
     startup,
     status,
     stored,
@@ -38,6 +39,7 @@ MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
     "line": line.measure,
     "list": stored.measure,
     "usage": stored.usage,
+    "metrics": metrics.measure,
     # Only where it is named.
     GAP: idle_gap.measured,
 }

@@ -1,7 +1,7 @@
 """``serve`` with a played runner: ``python -m tests.ws.served serve --no-runner``.
 
 It reads commands from its standard input, one per line, and prints ``done 1: `` and so on with the result of each:
-``submit`` (a group of three jobs; its id), ``run`` (everything to its end), ``talk`` (publishes long
+``submit`` (a group; its id), ``submit-40`` (one of 40 jobs), ``run`` (everything to its end), ``talk`` (publishes long
 progress thousands of times). It shuts down at the end of its input.
 """
 
@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 
 #: Frames of ``talk``: 40 MB, more than any system buffers for a client that does not read.
 TALK = 10_000
@@ -24,10 +25,10 @@ def obey() -> None:
 
     runner = PlayedRunner()
 
-    def submit() -> str:
+    def submit(count: int = 3) -> str:
         if not runner.fences:
             runner.start()
-        return runner.submit()
+        return runner.submit((runner.names * count)[:count])
 
     def talk() -> None:
         assert hub._loop is not None
@@ -40,7 +41,7 @@ def obey() -> None:
             # The sockets' writers take each frame before the next one is published.
             asyncio.run_coroutine_threadsafe(asyncio.sleep(0), hub._loop).result()
 
-    commands = {"submit": submit, "run": runner.run_to_end, "talk": talk}
+    commands = {"submit": submit, "submit-40": partial(submit, 40), "run": runner.run_to_end, "talk": talk}
     for number, line in enumerate(sys.stdin, start=1):
         print(f"done {number}: {commands[line.strip()]()}", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)

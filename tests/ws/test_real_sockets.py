@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
-from tests.bench.sockets import StreamSocket, read_all
+from tests.bench.sockets import StreamSocket, allow_many, read_all
 from tests.harness.processes import Served
 from tests.ws.served import TALK
 
@@ -130,6 +130,27 @@ async def test_unread_progress_is_not_kept_for_a_client_of_server_sent_events(se
         while b'"progress": 99.0' not in read[-9_000:]:
             read += await reader.read(2**18)
     assert 0 < read.count(b"event: child_progress") < TALK * 3 / 4
+
+
+@pytest.mark.slow
+async def test_a_thousand_clients_of_server_sent_events_get_every_event(process: PlayedDirector) -> None:
+    allow_many()
+    group_id = await process.do("submit-40")
+
+    async def seqs(reader: asyncio.StreamReader) -> list[int]:
+        ids = []
+        async for line in reader:
+            if line.startswith(b"id: "):
+                ids.append(int(line[4:]))
+            elif line == b"event: group_complete\n":
+                break
+        return ids
+
+    async with AsyncExitStack() as stack, asyncio.timeout(100), asyncio.TaskGroup() as tasks:
+        clients = [await stack.enter_async_context(_sse(process, group_id)) for _ in range(1_000)]
+        reading = [tasks.create_task(seqs(reader)) for reader in clients]
+        await process.do("run")
+    assert [one.result() for one in reading] == [list(range(1, 83))] * 1_000
 
 
 async def test_unusual_frames_harm_neither_the_connection_nor_others(served: PlayedDirector) -> None:
