@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from backends.simulator.values import Picture
 
-_CIRCLES: Final = 12  #: Palette entries 1-12; entry 0 is the ground.
+_CIRCLES: Final = 40  #: Palette entries 1-40; entry 0 is the ground.
 _INK, _PAPER = 254, 255
 _font = lru_cache(maxsize=16)(ImageFont.load_default)
 PREVIEW_SIDE = 512  # pixels; smaller previews are scaled up, as ComfyUI does (comfyui-protocol.md, "WebSocket")
