@@ -89,7 +89,6 @@ class FakeDirector(LoopThread):
         app.router.add_route("*", "/api/job-groups/{id}", self._group)
         app.router.add_route("GET", "/api/job-groups/{id}/sheet.webp", self._sheet)
         app.router.add_route("GET", "/view", self._view)
-        app.router.add_route("*", "/{rest:.*}", self._unknown)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
@@ -283,9 +282,6 @@ class FakeDirector(LoopThread):
             request.transport.abort()
             return response
         return web.Response(body=content, content_type="image/png")
-
-    async def _unknown(self, request: web.Request) -> web.Response:
-        return web.json_response({"detail": "No such path.", "code": "not_found"}, status=404)
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         self.connects.append(request.path_qs)

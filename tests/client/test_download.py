@@ -45,29 +45,6 @@ def test_file_is_saved_also_after_lost_connections(either: Driven, server: FakeD
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
-def test_file_of_a_pool_job_is_named_after_the_backend_that_made_it(
-    director: Director, server: FakeDirector, tmp_path: Path
-) -> None:
-    server.files["a.png"] = b"a"
-    group_id = server.group(1, placement="pool")
-    [job] = server.groups[group_id].body["child_jobs"]
-    job["backend_id"] = None
-    outputs = {"images": [{"filename": "a.png", "url": f"{server.url}/view?filename=a.png"}]}
-    done = {"job_id": job["job_id"], "seed": 42, "backend_id": "gpu-2", "outputs": outputs}
-    events = director.stream(group_id)
-    next(events)
-    server.wait_until(lambda: server.listeners(group_id) == 1)
-    server.record(group_id, "child_completed", **done)
-    job.update(done, status="completed")
-    completed = next(events)
-    assert isinstance(completed, client.ChildCompleted)
-    [path] = director.download(completed, tmp_path)
-    assert path.name == "42_gpu-2_a.png"
-    assert director.download(director.status(group_id), tmp_path) == (path,)
-    server.finish(group_id)
-    assert len(list(events)) == 1
-
-
 def test_missing_files_of_a_job_are_left_out(director: Director, server: FakeDirector, tmp_path: Path) -> None:
     gone = image(server, "gone.png", b"", missing=True)
     child = child_of(image(server, "a.png", b"a"), gone, image(server, "b.gif", b"b", kind="gifs"))

@@ -445,16 +445,6 @@ async def test_server_without_jobs_says_nothing_of_them(handler: Handler) -> Non
             assert await request is None
 
 
-async def test_answers_are_not_compressed_by_a_server_that_could() -> None:
-    async def handler(request: web.Request) -> web.StreamResponse:
-        response = web.json_response({"exec_info": {"queue_remaining": 7}})
-        response.enable_compression()
-        return response
-
-    async with client_of(handler) as (_, comfy):
-        assert await comfy.queue_remaining() == 7
-
-
 async def test_slow_answer_within_the_limits_is_read() -> None:
     async def slow(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -587,6 +577,7 @@ async def test_requests_and_sockets_carry_headers_and_login_and_no_origin() -> N
         assert request["headers"]["Authorization"] == "Basic dXNlcjpzZWNyZXQ="
         assert request["headers"]["X-Token"] == "t"
         assert "Origin" not in request["headers"]
+    assert server.requests[0]["headers"]["Accept-Encoding"] == "identity"
     assert "secret" not in comfy.url
     own = client_of(answering(b"", 401), login="user:secret@", headers={"authorization": "Bearer t"})
     async with own as (server, comfy):

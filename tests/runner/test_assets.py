@@ -14,11 +14,11 @@ from jobgroups.queries.provenance import job_provenance
 from jobgroups.runner import inputs
 from jobgroups.services import assets
 from jobgroups.workflow import build_template
-from jobgroups.workflow.batch import Batch, jobs_of, sweep_of
+from jobgroups.workflow.batch import Batch, jobs_of
 from tests.harness import factories
 from tests.harness.bucket import BucketServer
 from tests.harness.farm import Farm, in_thread, until
-from tests.harness.graphs import png, text_to_image
+from tests.harness.graphs import png
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("files_folder")]
 
@@ -147,9 +147,6 @@ async def test_record_has_the_hash_of_an_input_also_after_its_deletion(farm: Far
     assert record["workflow"]["1"]["inputs"]["image"] == f"director/{asset.hash}.png"
 
 
-MODELS = ["tiny_sd15.safetensors", "random_sd15.safetensors"]
-
-
 async def to_pool(farm: Farm, batch: Batch, workflow: Any = None) -> JobGroup:
     return await farm.submit("*", count=len(batch.jobs), batch=batch, base_seed=5, workflow=workflow, max_attempts=1)
 
@@ -159,17 +156,6 @@ async def received(farm: Farm) -> list[dict[str, Any]]:
     async with httpx.AsyncClient() as client:
         found = [(await client.get(f"{sim.url}/history")).json() for sim in farm.sims.values()]
     return [one["prompt"][2] for history in found for one in history.values()]
-
-
-async def test_jobs_whose_checkpoint_a_backend_lacks_go_to_the_other_without_a_failure(farm: Farm) -> None:
-    await farm.backend("gpu-1", checkpoints=MODELS[:1])
-    await farm.backend("gpu-2", checkpoints=MODELS)
-    await farm.runner(seen=["gpu-1", "gpu-2"])
-    axes = [{"input": "ckpt_name", "values": MODELS}, {"input": "seed", "count": 3}]
-    group = await to_pool(farm, sweep_of(build_template(text_to_image()), {"axes": axes}, None, 5))
-    ended = await farm.finished(group)
-    assert (ended.status, ended.completed_count) == ("completed", 6)
-    assert {one.backend_id for one in await farm.children(group) if MODELS[1] in one.variation_json} == {"gpu-2"}
 
 
 async def test_asset_in_a_variation_is_put_on_the_backend_and_kept_while_the_group_is_open(farm: Farm) -> None:
