@@ -1,11 +1,11 @@
 import re
-import time
 
 from director.client import Director
 from tests.cli.conftest import Desk
 from tests.harness.graphs import text_to_image
 from tests.harness.processes import Served
 from tests.harness.simulator_thread import SimulatorThread
+from tests.harness.waits import until
 
 
 def test_backends_are_listed_by_id_and_by_tag(desk: Desk) -> None:
@@ -100,10 +100,7 @@ def test_exclusions_are_listed_and_lifted(desk: Desk, served: Served) -> None:
     graph["9"]["inputs"]["images"] = ["90", 0]
     body = {"workflow_json": graph, "backend_ids": ["gpu-1"], "count": 1}
     group = served.ask("POST", "/api/job-group", json=body).json()["job_group_id"]
-    deadline = time.monotonic() + 60
-    while not (rows := desk.json("backends", "exclusions", "gpu-1")):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    rows = until(lambda: desk.json("backends", "exclusions", "gpu-1"))
     desk.out("cancel", group)
     number = str(rows[0]["exclusion_id"])
     assert rows[0]["kind"] == "missing"

@@ -76,9 +76,7 @@ def test_a_refusal_excludes_the_backend_and_costs_the_job_nothing() -> None:
     assert claim(first, same).in_vain, "another group with the same workflow"
     heads = {one.group_id: one.needs.excluded for one in read_line(()).variants}
     assert heads == {group.id: {"gpu-1"}, same.id: {"gpu-1"}}
-    result = claim(second, group)
-    assert result.claim is not None
-    assert finish(result.claim, second)
+    assert finish(factories.claim_from_pool(second, group), second)
     assert factories.fresh(group).status == "completed"
 
 
@@ -120,16 +118,15 @@ def test_a_missing_picture_is_of_the_job_alone_if_its_variation_names_it(varied:
 def test_an_error_that_does_not_name_a_model_excludes_the_group_alone(error: tuple[str, str], everywhere: bool) -> None:
     fence = online("gpu-1")
     group = submit_to_pool(1)
-    result = claim(fence, group)
-    assert result.claim is not None
-    start(result.claim, fence)
+    claimed = factories.claim_from_pool(fence, group)
+    start(claimed, fence)
     failed = factories.end(
         AttemptState.ERROR,
         failure=FailureClass.NODE_OR_MODEL_MISSING,
         error_message=error[1],
         error_details={"exception_type": error[0]},
     )
-    attempts.attempt_ended(attempt_id=result.claim.pk, fence=fence, end=failed)
+    attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=failed)
     assert (Exclusion.objects.get().variant_id == 0) is everywhere
     assert factories.only(group).status == "queued"
 
@@ -137,12 +134,11 @@ def test_an_error_that_does_not_name_a_model_excludes_the_group_alone(error: tup
 def test_a_part_that_is_refused_excludes_the_backend_too() -> None:
     fence = online("gpu-1")
     group = submit_to_pool(1, partial_outputs=PartialOutputs.FAIL)
-    result = claim(fence, group)
-    assert result.claim is not None
-    attempts.attempt_accepted(attempt_id=result.claim.pk, fence=fence, node_errors=faulty("ckpt_name"))
+    claimed = factories.claim_from_pool(fence, group)
+    attempts.attempt_accepted(attempt_id=claimed.pk, fence=fence, node_errors=faulty("ckpt_name"))
     assert Attempt.objects.get().stop_reason == StopReason.PARTLY_REFUSED
     assert excluded() == [("gpu-1", "missing", 1)]
-    assert finish(result.claim, fence, AttemptState.INTERRUPTED)
+    assert finish(claimed, fence, AttemptState.INTERRUPTED)
     assert excluded() == [("gpu-1", "missing", 1)], "learned once"
     assert factories.only(group).status == "queued"
     assert not Attempt.objects.get().is_counted

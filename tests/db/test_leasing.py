@@ -159,26 +159,21 @@ def test_lease_renewal_waits_for_no_writer() -> None:
         assert time.monotonic() - began < 10.0
 
 
+def _flush(fence: FencingToken) -> None:
+    progress_flush(rows=[ProgressRow("j_none", 0, 1.0, None, 0, 0, fence)])
+
+
 @on_postgres
-def test_lease_in_a_write_transaction_is_neither_acquired_nor_awaited() -> None:
+@pytest.mark.parametrize("write", [verify_fence, _flush])
+def test_lease_in_a_write_transaction_is_neither_acquired_nor_awaited(write: Callable[[FencingToken], Any]) -> None:
     factories.backend("gpu-1")
     fence = factories.lease("gpu-1", "a")
     Lease.objects.update(expires_at=leases.database_now() - dt.timedelta(seconds=1))
-    with meanwhile(lambda: verify_fence(fence)):
+    with meanwhile(partial(write, fence)):
         began = time.monotonic()
         assert lease_acquire(backend_id="gpu-1", runner="b") is None
         assert time.monotonic() - began < 10.0
     assert lease_acquire(backend_id="gpu-1", runner="b") is not None
-
-
-@on_postgres
-def test_progress_flush_locks_its_lease() -> None:
-    factories.backend("gpu-1")
-    fence = factories.lease("gpu-1", "a")
-    Lease.objects.update(expires_at=leases.database_now() - dt.timedelta(seconds=1))
-    progress = ProgressRow("j_none", 0, 1.0, None, 0, 0, fence)
-    with meanwhile(lambda: progress_flush(rows=[progress])):
-        assert lease_acquire(backend_id="gpu-1", runner="b") is None
 
 
 @on_postgres

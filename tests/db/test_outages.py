@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -245,34 +246,27 @@ def reason(group: JobGroup) -> str:
 
 CLOCK = r"\d\d:\d\d:\d\d UTC"
 SINCE = rf"gpu-1 has not been reachable since {CLOCK}: connection refused\."
+BY_THEN = r" if the backend does not answer by then\."
 
 
 @pytest.mark.parametrize(
-    ("policy", "seconds", "then"),
+    ("claim", "policy", "seconds", "then"),
     [
-        ({"retry_elsewhere": RetryScope.NEVER, "max_attempts": 1}, 5, rf"Fails at {CLOCK}"),
-        ({"retry_elsewhere": RetryScope.NEVER}, 5, rf"Retried at {CLOCK}"),
-        ({"max_attempts": 1}, 5, rf"Fails at {CLOCK}"),
-        ({}, 5, rf"Moves to another backend at {CLOCK}\. Retried at {CLOCK}"),
-        ({}, 61, rf"Moves to another backend as soon as possible\. Retried at {CLOCK}"),
+        (begin, {"retry_elsewhere": RetryScope.NEVER, "max_attempts": 1}, 5, rf"Fails at {CLOCK}{BY_THEN}"),
+        (begin, {"retry_elsewhere": RetryScope.NEVER}, 5, rf"Retried at {CLOCK}{BY_THEN}"),
+        (begin, {"max_attempts": 1}, 5, rf"Fails at {CLOCK}{BY_THEN}"),
+        (begin, {}, 5, rf"Moves to another backend at {CLOCK}\. Retried at {CLOCK}{BY_THEN}"),
+        (begin, {}, 61, rf"Moves to another backend as soon as possible\. Retried at {CLOCK}{BY_THEN}"),
+        (accept, {}, 5, rf"Moves to another backend at {CLOCK}\. Given up at {CLOCK}\."),
     ],
 )
-def test_waiting_reason_of_a_running_job_says_what_follows(policy: dict[str, Any], seconds: float, then: str) -> None:
+def test_waiting_reason_of_a_running_or_accepted_job_says_what_follows(
+    claim: Callable[[FencingToken], Attempt], policy: dict[str, Any], seconds: float, then: str
+) -> None:
     fence = online("gpu-1")
     runners.runner_register(name="r", instance="i", version="1")
     group = submit(**policy)
-    begin(fence)
-    assert reason(group) == ""
+    claim(fence)
+    assert (reason(group) == "") is (claim is begin)
     go_offline(seconds=seconds, heard=seconds + 4)
-    end = r" if the backend does not answer by then\."
-    assert re.fullmatch(rf"{SINCE} {then}{end}", reason(group)), reason(group)
-
-
-def test_waiting_reason_of_an_accepted_job_says_when_it_moves() -> None:
-    fence = online("gpu-1")
-    runners.runner_register(name="r", instance="i", version="1")
-    group = submit()
-    accept(fence)
-    go_offline(seconds=5, heard=9)
-    moves = rf"{SINCE} Moves to another backend at {CLOCK}\. Given up at {CLOCK}\."
-    assert re.fullmatch(moves, reason(group)), reason(group)
+    assert re.fullmatch(rf"{SINCE} {then}", reason(group)), reason(group)

@@ -179,10 +179,9 @@ def test_a_claim_shows_nothing_and_a_start_shows_the_backend() -> None:
 def test_a_prompt_that_was_not_sent_goes_back_to_the_pool() -> None:
     first, second = online("gpu-1"), online("gpu-2")
     group = submit_to_pool(1)
-    result = claim(first, group)
-    assert result.claim is not None
+    claimed = factories.claim_from_pool(first, group)
     assert unsent(group) == 0
-    attempts.attempt_not_sent(attempt_id=result.claim.pk, fence=first)
+    attempts.attempt_not_sent(attempt_id=claimed.pk, fence=first)
     assert unsent(group) == 1
     assert factories.only(group).backend_id is None
     assert claim(second, group).claim is not None
@@ -276,9 +275,7 @@ def test_a_retry_by_a_person_is_refused_if_no_candidate_takes_jobs() -> None:
     # A variant without a failed job does not matter.
     Variant.objects.create(group=group, number=1, candidates=["tag:none"], queued_at=now())
     retries.group_retry(group_id=group.id)
-    result = claim(fence, group)
-    assert result.claim is not None
-    assert finish(result.claim, fence)
+    assert finish(factories.claim_from_pool(fence, group), fence)
     assert factories.fresh(group).status == "completed"
 
 
@@ -353,9 +350,7 @@ def test_a_job_that_failed_on_the_only_backend_that_works_waits_for_others() -> 
 def test_a_purge_leaves_no_variant() -> None:
     fence = online("gpu-1")
     group = submit_to_pool(1)
-    result = claim(fence, group)
-    assert result.claim is not None
-    finish(result.claim, fence)
+    finish(factories.claim_from_pool(fence, group), fence)
     long_ago = now() - dt.timedelta(days=40)
     JobGroup.objects.update(created_at=long_ago, completed_at=long_ago)
     list(purge.groups_purge(purge.Limits(age=dt.timedelta(days=30))))
