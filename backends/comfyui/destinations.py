@@ -1,40 +1,36 @@
 """Addresses to which nothing is sent: link-local ones unless an operator allows it; of webhooks, all that are not public.
 
 A cloud machine's metadata service, which gives out its credentials, has a link-local address: a backend
-registered there would have the Director fetch them. A name is checked when it is registered. It may resolve to another
-address later, so each connection resolves it again, and is made to a permitted address of it, never to the name.
+registered there would have the Director fetch them. A name is checked when it is registered and again
+with each connection, since it may resolve to another address by then.
 """
 
 import asyncio
+import contextlib
 import ipaddress
+import queue
 import socket
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpcore
-
-T = TypeVar("T")
-Refuses: TypeAlias = Callable[[str], bool]  #: Whether nothing may be sent to an IP address.
+from websockets.asyncio.client import ClientConnection
 
 #: A ComfyUI listens on one of these, ComfyUI's default first, and a machine's resolver may know only one of them as
 #: ``localhost``, the name that ``normalise_url`` gives to every loopback address. Both are tried, in this order.
-_LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1")
+LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1")
 _NETWORKS: Final = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
-#: Seconds for the resolver at a registration: what it does not answer by then is left to the check of each connection.
+#: Seconds for the resolver: what it does not answer by then is left to the check of each connection.
 _RESOLVE_WITHIN: Final = 1.5
-#: Resolve names. A resolver that hangs keeps a thread for half a minute: names that are registered must not take those
-#: of connections.
+#: A resolver that hangs keeps a thread for half a minute: at most so many.
+_lookups: Final = threading.BoundedSemaphore(8)
+#: Resolves the names of connections: one whose servers do not answer must not keep a thread that others need.
 _resolvers: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolver")
-_registrations: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolver of registrations")
 _IPV6_UNICAST: Final = ipaddress.ip_network("2000::/3")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  #: Has IPv4 addresses in its last 4 bytes.
-_REFUSED: Final = "its address is link-local, which is refused unless DIRECTOR_ALLOW_LINK_LOCAL is 1"
-
-
-class PeerRefused(ConnectionError):
-    """No address of a host may be connected to; nothing was sent."""
 
 
 class _Policy:
@@ -46,30 +42,29 @@ def allow_link_local(allowed: bool) -> None:
     _Policy.allows_link_local = allowed
 
 
-def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-
-
 def is_refused(address: str) -> bool:
     """Whether nothing may be sent to an IP address. A name is none."""
-    ip = _ip_address(address)
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
     if isinstance(ip, ipaddress.IPv6Address):
         ip = ip.ipv4_mapped or ip
-    return ip is not None and not _Policy.allows_link_local and any(ip in network for network in _NETWORKS)
+    return not _Policy.allows_link_local and any(ip in network for network in _NETWORKS)
 
 
 def is_not_public(address: str) -> bool:
     """Whether an IP address is private, loopback, link-local or of another network that is not the internet."""
-    ip = _ip_address(address)
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or (ipaddress.IPv4Address(ip.packed[-4:]) if ip in _NAT64 else None)
         if inner is None:
             return ip not in _IPV6_UNICAST or not ip.is_global or ip.sixtofour is not None
         ip = inner
-    return ip is not None and (not ip.is_global or ip.is_multicast)
+    return not ip.is_global or ip.is_multicast
 
 
 def check_url(url: str) -> None:
@@ -77,96 +72,136 @@ def check_url(url: str) -> None:
 
     ``url`` is canonical. Raises ``ValueError``, with a sentence for the person, if it is link-local.
     """
-    if _Policy.allows_link_local:
-        return
     host = urlsplit(url).hostname or ""
-    try:
-        found = _known_addresses(host) or _registrations.submit(_resolved, host).result(_RESOLVE_WITHIN)
-    except OSError:  # the resolver does not know it, or not in time
-        return
-    refused = [one for one in found if is_refused(one)]
+    found = _resolved(host)
+    refused = [one for one in (host, *found) if is_refused(one)]
     # The name of a machine in a local network often has an fe80 address beside a usable one.
-    if any("." in one for one in refused) or (refused and len(refused) == len(found)):
+    if any("." in one for one in refused) or (refused and all(map(is_refused, found))):
         raise ValueError(
             "The address is link-local (169.254.0.0/16 or fe80::/10), which is refused unless"
             " DIRECTOR_ALLOW_LINK_LOCAL is 1."
         )
 
 
-def _known_addresses(host: str) -> list[str]:
-    """Return the addresses of a host that is not resolved; none of a name."""
-    if host == "localhost":
-        return list(_LOOPBACK_HOSTS)
-    return [] if _ip_address(host) is None else [host]
-
-
 def _resolved(host: str) -> list[str]:
-    """Return the addresses of a name, IPv4 first, as ComfyUI listens. Raises ``OSError`` for an unknown name."""
-    try:
-        entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except UnicodeError as error:
-        raise socket.gaierror(str(error)) from error
-    return sorted(dict.fromkeys(str(entry[4][0]) for entry in entries), key=lambda address: ":" in address)
+    """Return the addresses of a host; none where the resolver does not know it, or not in time."""
+    if _Policy.allows_link_local or not _lookups.acquire(blocking=False):
+        return []
+    found: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
 
-
-async def connect_permitted(
-    host: str,
-    timeout: float | None,
-    connect: Callable[[str, float | None], Awaitable[T]],
-    refuses: Refuses = is_refused,
-) -> T:
-    """Return the connection to the first permitted address of a host that accepts one.
-
-    ``connect`` takes an address, and its share of ``timeout`` in seconds (None: no limit). Raises ``socket.gaierror`` for an unknown name,
-    ``PeerRefused``, ``TimeoutError``, or the error of the first address.
-    """
-    if not (found := _known_addresses(host)):
-        async with asyncio.timeout(timeout):
-            found = await asyncio.get_running_loop().run_in_executor(_resolvers, _resolved, host)
-    permitted = [address for address in found if not refuses(address)]
-    failures: list[Exception] = []
-    for address in permitted:
+    def look_up() -> None:
         try:
-            return await connect(address, timeout and timeout / len(permitted))
-        except (OSError, httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-            failures.append(error)
-    raise failures[0] if failures else PeerRefused(_REFUSED)
+            entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            found.put([str(entry[4][0]) for entry in entries])
+        except (OSError, UnicodeError):
+            found.put([])
+        finally:
+            _lookups.release()
+
+    threading.Thread(target=look_up, name="resolve a backend", daemon=True).start()
+    try:
+        return found.get(timeout=_RESOLVE_WITHIN)
+    except queue.Empty:
+        return []
+
+
+_REFUSED: Final = "its address is link-local, which is refused unless DIRECTOR_ALLOW_LINK_LOCAL is 1"
+
+
+class PeerRefused(ConnectionError):
+    """A connection whose peer has a refused address; nothing was sent."""
+
+
+async def permitted_addresses(host: str, port: int, refuses: Callable[[str], bool] = is_refused) -> list[str]:
+    """Return the addresses of a host to which requests may be sent; none where the resolver does not know it."""
+    loop = asyncio.get_running_loop()
+    try:
+        entries = await loop.run_in_executor(
+            _resolvers, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
+    except (OSError, UnicodeError):
+        return []
+    found = dict.fromkeys(str(entry[4][0]) for entry in entries)
+    return [address for address in found if not refuses(address)]
 
 
 class CheckedNetwork(httpcore.AnyIOBackend):
-    """Connections for HTTP, to permitted addresses alone.
+    """Connections for HTTP: closed before a byte is sent where the peer's address is refused.
 
-    ``refuses`` decides that of an address. ``reason`` is the end of the sentence for a host without a permitted address;
-    empty: the sentence shows whether its name is known.
+    ``refuses`` decides that of an address, and ``reason`` is the end of the sentence with which it does.
     """
 
-    def __init__(self, refuses: Refuses = is_refused, reason: str = "") -> None:
+    def __init__(self, refuses: Callable[[str], bool] = is_refused, reason: str = _REFUSED) -> None:
         self._refuses = refuses
         self._reason = reason
 
-    async def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, *args: Any, **options: Any
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect; raise ``httpcore.ConnectError`` or ``httpcore.ConnectTimeout`` if there is no connection."""
-        connect_tcp = super().connect_tcp
+    async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        """Connect, to another address of the host if the peer of the first connection is refused.
 
-        async def connect(address: str, seconds: float | None) -> httpcore.AsyncNetworkStream:
-            return await connect_tcp(address, port, seconds, *args, **options)
-
+        ``localhost`` is reached without the resolver. Raises ``httpcore.ConnectError`` if every address is refused, or
+        there is no connection.
+        """
         try:
-            return await connect_permitted(host, timeout, connect, self._refuses)
-        except TimeoutError as error:
-            raise httpcore.ConnectTimeout(str(error)) from error
-        except OSError as error:
-            if not self._reason:
-                raise httpcore.ConnectError(str(error)) from error
-        # Outside of the handler: else the error would be its context, which is shown.
-        raise httpcore.ConnectError(self._reason)
+            if host == "localhost":
+                first, host = LOOPBACK_HOSTS
+                with contextlib.suppress(httpcore.ConnectError):
+                    return await self._checked(first, port, *args, **options)
+            return await self._checked(host, port, *args, **options)
+        except PeerRefused:
+            for address in await permitted_addresses(host, port, self._refuses):
+                with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                    return await self._checked(address, port, *args, **options)
+            raise httpcore.ConnectError(self._reason) from None
+
+    async def _checked(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        if self._refuses(host):
+            raise PeerRefused(self._reason)
+        stream = await super().connect_tcp(host, port, *args, **options)
+        try:
+            peer = stream.get_extra_info("server_addr")
+        except (AttributeError, OSError) as error:
+            # anyio reads the peer of a socket that asyncio has dropped: it was reset at once.
+            raise httpcore.ConnectError("the connection was reset at once") from error
+        if self._refuses(_host_of(peer)):
+            await stream.aclose()
+            raise PeerRefused(self._reason)
+        return stream
 
 
-def webhook_network(*, private: bool) -> CheckedNetwork:
-    """Return the connections to webhooks, whose addresses any user of the API names."""
-    if private:
-        return CheckedNetwork(reason="its name is not known, or its address is link-local, which is refused")
-    reason = "its name is not known, or no address of it is public, and DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES is not 1"
-    return CheckedNetwork(is_not_public, reason)
+class WebhookNetwork(CheckedNetwork):
+    """Connections to webhooks, whose addresses any user of the API names.
+
+    A name is resolved first, and only a permitted address is connected to: whether a port of a private address is open
+    cannot be found out.
+    """
+
+    def __init__(self, *, private: bool) -> None:
+        if private:
+            super().__init__(is_refused, "its name is not known, or its address is link-local, which is refused")
+            return
+        reason = "its name is not known, or no address of it is public, and DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES is not 1"
+        super().__init__(is_not_public, reason)
+
+    async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        """Connect to the first permitted address that accepts; raise ``httpcore.ConnectError`` if there is none."""
+        failure: Exception = httpcore.ConnectError(self._reason)
+        for address in await permitted_addresses(host, port, self._refuses):
+            try:
+                return await self._checked(address, port, *args, **options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+
+class CheckedConnection(ClientConnection):
+    """Connections for event sockets: closed before their request is sent where the peer is refused."""
+
+    async def handshake(self, *args: Any, **options: Any) -> None:
+        """Shake hands, or raise ``PeerRefused``."""
+        if is_refused(_host_of(self.remote_address)):
+            raise PeerRefused(_REFUSED)
+        await super().handshake(*args, **options)
+
+
+def _host_of(address: Any) -> str:
+    return str(address[0]) if isinstance(address, tuple) else ""

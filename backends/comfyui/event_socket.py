@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
-from backends.comfyui.destinations import connect_permitted
+from backends.comfyui.destinations import LOOPBACK_HOSTS, CheckedConnection, PeerRefused, permitted_addresses
 from backends.comfyui.errors import BackendUnreachable, NotComfyUI, ProtocolError, ResponseLost, SocketLost
 from backends.comfyui.exchange import USER_AGENT, Endpoint, check_status, reason_of
 from backends.comfyui.protocol import MAX_BINARY_FRAME_BYTES, Event, parse
@@ -114,22 +114,18 @@ async def _connected(endpoint: Endpoint, client_id: str) -> ClientConnection:
         "additional_headers": dict(endpoint.headers),
         "user_agent_header": USER_AGENT,
         "compression": None,
+        "create_connection": CheckedConnection,
         "proxy": None,
         "max_size": MAX_BINARY_FRAME_BYTES + 1024,
+        "open_timeout": timeouts.open_s,
         "ping_interval": timeouts.ping_interval_s,
         "ping_timeout": timeouts.ping_timeout_s,
         "close_timeout": timeouts.close_s,
     }
     if url.startswith("https:"):
         options["ssl"] = endpoint.context
-    parts = urlsplit(url)
-    options["port"] = parts.port or (443 if parts.scheme == "https" else 80)
-
-    async def connect_to(address: str, seconds: float | None) -> ClientConnection:
-        return await _Connect(uri, host=address, open_timeout=seconds, **options)
-
     try:
-        return await connect_permitted(parts.hostname or "", timeouts.open_s, connect_to)
+        return await _connected_anywhere(uri, options)
     except TimeoutError as exc:
         raise ResponseLost(f"The event socket did not open within {timeouts.open_s:g} s.") from exc
     except OSError as exc:
@@ -144,6 +140,25 @@ async def _connected(endpoint: Endpoint, client_id: str) -> ClientConnection:
             raise ResponseLost(detail) from exc
         detail = f"The event socket was not answered as a WebSocket: {str(exc).rstrip('.')}."
         raise NotComfyUI(detail) from exc
+
+
+async def _connected_anywhere(uri: str, options: dict[str, Any]) -> ClientConnection:
+    parts = urlsplit(uri)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "wss" else 80)
+    if host != "localhost":
+        try:
+            return await _Connect(uri, **options)
+        except PeerRefused:
+            for address in await permitted_addresses(host, port):
+                with contextlib.suppress(ConnectionError):
+                    return await _Connect(uri, host=address, port=port, **options)
+            raise
+    first, second = LOOPBACK_HOSTS
+    try:
+        return await _Connect(uri, host=first, port=port, **options)
+    except ConnectionRefusedError:
+        return await _Connect(uri, host=second, port=port, **options)
 
 
 def _lost(exc: ConnectionClosed) -> SocketLost:

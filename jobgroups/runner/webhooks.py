@@ -10,7 +10,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from django.conf import settings
 
-from backends.comfyui.destinations import webhook_network
+from backends.comfyui.destinations import WebhookNetwork
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Connections, Endpoint, Exchange, Timeouts, map_errors
 from jobgroups.database.threads import DatabaseThreads
@@ -35,12 +35,12 @@ class WebhookClient:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        # The addresses of a name share the time for a connection.
-        timeouts = Timeouts(connect_s=timeout / 2, silence_s=timeout)
+        # A name may have several addresses.
+        timeouts = Timeouts(connect_s=timeout / 3, silence_s=timeout)
         self._exchange = Exchange(
             Endpoint("", {}, timeouts, ssl.create_default_context()),
             max_answer_bytes=_READ,
-            network=webhook_network(private=settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES),
+            network=WebhookNetwork(private=settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES),
         )
 
     async def __aenter__(self) -> Self:

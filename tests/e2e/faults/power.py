@@ -64,7 +64,8 @@ def take(director: Director, durable: Path, folder: Path, accepted: frozenset[st
 
 
 def _temporary(_folder: str, names: list[str]) -> set[str]:
-    return {one for one in names if one.endswith(("-shm", ".lock")) or one.startswith(".")}
+    # The files of metrics are those of one process.
+    return {one for one in names if one.endswith(("-shm", ".lock", "metrics")) or one.startswith(".")}
 
 
 def kept(instant: Instant, data: Path) -> None:
