@@ -1,4 +1,4 @@
-"""Percent of a whole workflow, from the states of its nodes: the finished weight divided by the total weight.
+"""Percent of a whole workflow, from ComfyUI's node events: the finished weight divided by the total weight.
 
 A node's weight is the steps that it will report, if the graph contains them, else 1.
 
@@ -35,10 +35,25 @@ _SIGMAS: Final = "sigmas"
 _ROUNDING: Final = 0.01  #: Percent: stored percentages have two decimals.
 
 
-class ProgressTracker:
-    """The progress of one attempt, from its ``progress_state`` frames, which every ComfyUI that gets jobs sends.
+class _Report(NamedTuple):
+    """The last ``value`` and ``max`` of a node; 0 of 1 without any."""
 
-    The id of an expanded node (``1.0.0.1``) counts for the node of the workflow that it belongs to (``1``).
+    value: float = 0
+    maximum: float = 1
+
+    @property
+    def fraction(self) -> float:
+        """Between 0 and 1; 0 for invalid numbers (a maximum of 0, NaN)."""
+        if not self.maximum > 0 or not self.value > 0:
+            return 0.0
+        return 1.0 if self.value >= self.maximum else self.value / self.maximum
+
+
+class ProgressTracker:
+    """The progress of one attempt, from the frames of its prompt.
+
+    The methods take node ids of frames. The id of an expanded node (``1.0.0.1``) counts for the node of the
+    workflow that it belongs to (``1``).
     """
 
     def __init__(self, workflow: Workflow) -> None:
@@ -48,13 +63,13 @@ class ProgressTracker:
         self._counted = _counted(workflow)
         self._cached: set[str] = set()
         self._fractions: dict[str, float] = {}
-        self._current: str | None = None  #: A node of the frames.
+        self._reports: dict[str, _Report] = {}
+        self._owners: dict[str, str] = {}
+        self._current: str | None = None
+        self._activity = ""
+        self._has_state_frames = False
         self._percent = 0.0
         self._is_stale = False  #: Whether a frame arrived since the percentage was computed.
-        #: The class of the current node, with what it does if ComfyUI says so; None before the first frame.
-        self.current_step: str | None = None
-        self.steps_completed = 0  #: Of the current node; 0 or 1 if it reports none.
-        self.steps_total = 1
 
     @property
     def percent(self) -> float:
@@ -64,61 +79,133 @@ class ProgressTracker:
             self._percent = max(self._percent, self._compute())
         return self._percent
 
+    @property
+    def current_step(self) -> str | None:
+        """The class of the current node, with what it does if ComfyUI says so; None before the first frame."""
+        owner = self._owner(self._current) if self._current is not None else None
+        if owner is None:
+            return None
+        return f"{self._classes[owner]}: {self._activity}"[:200] if self._activity else self._classes[owner]
+
+    @property
+    def steps_completed(self) -> int:
+        """Completed steps of the current node; 0 or 1 if it reports none."""
+        report = self._current_report()
+        return min(_whole(report.value), self.steps_total)
+
+    @property
+    def steps_total(self) -> int:
+        """Total steps of the current node; 1 if it reports none."""
+        return max(1, _whole(self._current_report().maximum))
+
     def cached(self, nodes: Iterable[str]) -> None:
         """Exclude nodes that will not run (``execution_cached``)."""
         self._cached.update(nodes)
         self._is_stale = True
 
+    def executing(self, node: str | None) -> None:
+        """Record that a node begins (``executing``); None, the end of the prompt, is ignored."""
+        if node is None or self._owner(node) is None:
+            return
+        self._finish_previous(node)
+        self._current = node
+        self._count(node)
+        self._is_stale = True
+
+    def progress(self, node: str, value: float, maximum: float) -> None:
+        """Record the steps of a node (``progress``)."""
+        if self._owner(node) is None:
+            return
+        self._current = node
+        self._report(node, _Report(value, maximum))
+        self._is_stale = True
+
     def progress_state(self, states: Mapping[str, NodeState]) -> None:
-        """Record started nodes of the prompt.
+        """Record all started nodes of the prompt (``progress_state``).
 
         The frame is cumulative: after a reconnect the first one contains everything that was missed.
         """
-        owners = {node: owner for node, state in states.items() if (owner := self._owner(node, state))}
-        for node, owner in owners.items():
-            state = states[node]
-            fraction = _fraction(state)
-            if node != owner:
-                # Of expanded nodes, those that report steps count.
-                fraction = min(fraction, EXPANSION_CEILING) if state.max > 1 else 0.0
-            elif state.state == "finished":
-                fraction = 1.0
-            self._counted.add(owner)
-            self._fractions[owner] = max(fraction, self._fractions.get(owner, 0.0))
-        running = [node for node in owners if states[node].state == "running"]
-        if running and self._current not in running:
-            self._current = running[-1]
-        elif self._current is None:
-            self._current = next(reversed(owners), None)
-        if self._current in owners:
-            self._describe(owners[self._current], states[self._current])
+        self._has_state_frames = True
+        for node, state in states.items():
+            if state.display_node_id in self._classes:
+                self._owners[node] = state.display_node_id
+            if self._owner(node) is not None:
+                self._report(node, _Report(state.value, state.max))
+                if state.state == "finished":
+                    self._raise(node, 1.0, stepwise=False)
+        self._current = self._choose_current(states)
+        current = states.get(self._current or "")
+        activity = None if current is None else current.activity
+        self._activity = one_line(activity) if isinstance(activity, str) else ""
         self._is_stale = True
 
-    def _owner(self, node: str, state: NodeState) -> str | None:
-        """Return the workflow's node that a node of a frame belongs to, or None."""
-        candidates = (node, state.display_node_id, node.partition(".")[0])
-        return next((one for one in candidates if one in self._classes), None)
+    def executed(self, node: str) -> None:
+        """Record that a node has finished (``executed``, which only some nodes send)."""
+        if self._owner(node) is None:
+            return
+        self._current = node
+        self._count(node)
+        self._raise(node, 1.0, stepwise=False)
+        self._reports.setdefault(node, _Report(1, 1))
+        self._is_stale = True
 
-    def _describe(self, owner: str, state: NodeState) -> None:
-        step = self._classes[owner]
-        if isinstance(state.activity, str) and (activity := one_line(state.activity)):
-            step = f"{step}: {activity}"[:200]
-        self.current_step = step
-        self.steps_total = max(1, _whole(state.max))
-        self.steps_completed = min(_whole(state.value), self.steps_total)
+    def _current_report(self) -> _Report:
+        return self._reports.get(self._current or "", _Report())
+
+    def _owner(self, node: str) -> str | None:
+        """Return the workflow's node that ``node`` belongs to, or None."""
+        if node in self._classes:
+            return node
+        if node in self._owners:
+            return self._owners[node]
+        # Without a progress_state that names it: 1.0.0.1 belongs to 1.
+        prefix = node
+        while "." in prefix:
+            prefix = prefix.rpartition(".")[0]
+            if prefix in self._classes:
+                return prefix
+        return None
+
+    def _choose_current(self, states: Mapping[str, NodeState]) -> str | None:
+        """Return the current node while it runs, else the last running one, else the last one."""
+        known = [node for node in states if self._owner(node) is not None]
+        running = [node for node in known if states[node].state == "running"]
+        if running:
+            return self._current if self._current in running else running[-1]
+        return self._current or next(reversed(known), None)
+
+    def _finish_previous(self, node: str) -> None:
+        """Mark the previous node as finished, if it runs one after the other: without ``progress_state`` frames."""
+        previous = self._owner(self._current) if self._current is not None else None
+        if self._has_state_frames or previous is None or previous == self._owner(node):
+            return
+        self._fractions[previous] = 1.0
+
+    def _count(self, node: str) -> str | None:
+        """Count the workflow's node that ``node`` belongs to from now on, and return it."""
+        owner = self._owner(node)
+        if owner is not None:
+            self._counted.add(owner)
+        return owner
+
+    def _report(self, node: str, report: _Report) -> None:
+        self._reports[node] = report
+        self._raise(node, report.fraction, stepwise=report.maximum > 1)
+
+    def _raise(self, node: str, fraction: float, *, stepwise: bool) -> None:
+        """Raise the finished part of the workflow's node; of its expanded nodes, those that report steps count."""
+        owner = self._count(node)
+        if owner is None:
+            return
+        if owner != node:
+            fraction = min(fraction, EXPANSION_CEILING) if stepwise else 0.0
+        self._fractions[owner] = max(fraction, self._fractions.get(owner, 0.0))
 
     def _compute(self) -> float:
         nodes = self._counted - self._cached
         total = sum(self._weights[node] for node in nodes)
         done = fsum(self._weights[node] * self._fractions.get(node, 0.0) for node in nodes)
         return min(round(100.0 * done / total, 2), CEILING) if total else CEILING
-
-
-def _fraction(state: NodeState) -> float:
-    """Return the finished part of a node; 0 for invalid numbers (a maximum of 0, NaN)."""
-    if not state.max > 0 or not state.value > 0:
-        return 0.0
-    return 1.0 if state.value >= state.max else state.value / state.max
 
 
 def _counted(workflow: Workflow) -> set[str]:

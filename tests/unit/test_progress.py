@@ -3,6 +3,7 @@
 import tomllib
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations_with_replacement, product
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,16 @@ from jobgroups.workflow.progress import CEILING, MAX_WEIGHT, ProgressTracker, no
 from tests.harness.cases import cases
 from tests.harness.graphs import node
 
+
+@dataclass(frozen=True, slots=True)
+class State:
+    value: float = 0.0
+    max: float = 1.0
+    state: str = "running"
+    display_node_id: str | None = None
+    activity: Any = None
+
+
 _DATA = tomllib.loads(Path(__file__).with_name("progress.toml").read_text())
 WORKFLOWS: dict[str, dict[str, Any]] = _DATA["workflows"]
 LONE_SAMPLER, TEXT_TO_IMAGE = WORKFLOWS["lone_sampler"], WORKFLOWS["text_to_image"]
@@ -25,24 +36,32 @@ _SHORT = {"run": "0/1", "done": "1/1."}
 
 
 def send(tracker: ProgressTracker, frames: str) -> ProgressTracker:
-    """Send frames to a tracker: ``~4,5`` cached; ``[4:done,3:2/4,x:2/2.>1]`` a state frame.
+    """Send frames to a tracker: ``3`` executing, ``3=13/20`` progress, ``3!`` executed, ``~4,5`` cached.
 
-    There, a trailing dot means finished, and ``>1`` the displayed node.
+    ``[4:done,3:2/4,x:2/2.>1]`` is a state frame: a trailing dot means finished, ``>1`` the displayed node.
     """
     for frame in frames.split():
-        if frame[0] == "~":
-            tracker.cached(frame[1:].split(","))
-        else:
+        if frame[0] == "[":
             pairs = (entry.split(":") for entry in frame[1:-1].split(","))
             tracker.progress_state({key: state(text) for key, text in pairs})
+        elif frame[0] == "~":
+            tracker.cached(frame[1:].split(","))
+        elif frame[-1] == "!":
+            tracker.executed(frame[:-1])
+        elif "=" in frame:
+            key, _, steps = frame.partition("=")
+            value, _, top = steps.partition("/")
+            tracker.progress(key, int(value), int(top))
+        else:
+            tracker.executing(None if frame == "-" else frame)
     return tracker
 
 
-def state(text: str) -> NodeState:
+def state(text: str) -> State:
     steps, _, parent = text.partition(">")
     value, _, top = _SHORT.get(steps, steps).partition("/")
-    word = "finished" if top.endswith(".") else "running"
-    return NodeState(value=int(value), max=int(top.rstrip(".")), state=word, display_node_id=parent or None)
+    finished = "finished" if top.endswith(".") else "running"
+    return State(int(value), int(top.rstrip(".")), finished, parent or None)
 
 
 def steps_of(tracker: ProgressTracker) -> tuple[str | None, int, int]:
@@ -57,17 +76,17 @@ def test_progress_after_frames(case: dict[str, Any]) -> None:
     assert steps_of(tracker) == (current[0] if current else None, completed, total)
 
 
-def test_run_advances_by_the_weights() -> None:
+def test_run_with_both_kinds_of_frames_advances_by_the_weights() -> None:
     tracker = ProgressTracker(TEXT_TO_IMAGE)
     seen = []
     for key in ("4", "5", "7", "6", "3", "8", "9"):
         for step in range(1, 5) if key == "3" else [1]:
             steps = f"{step}/4" if key == "3" else "0/1"
-            seen.append(send(tracker, f"[{key}:{steps}]").percent)
+            seen.append(send(tracker, f"[{key}:{steps}] {key} {key}={steps}").percent)
         seen.append(send(tracker, f"[{key}:done]").percent)
     sampled = [50.0, 60.0, 70.0, 80.0, 80.0]
     assert seen == [0, 10, 10, 20, 20, 30, 30, 40, *sampled, 80, 90, 90, CEILING]
-    assert steps_of(tracker) == ("SaveImage", 1, 1)
+    assert steps_of(send(tracker, "-")) == ("SaveImage", 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -87,16 +106,16 @@ def test_node_weight_is_its_expected_steps(workflow: dict[str, Any], weights: di
 
 def test_huge_number_of_steps_does_not_hide_other_nodes() -> None:
     workflow = {"1": node(steps=10**400), "2": node(images=["1", 0])}
-    assert 99 < send(ProgressTracker(workflow), "[1:done]").percent <= CEILING
+    assert 99 < send(ProgressTracker(workflow), "1!").percent <= CEILING
 
 
 @pytest.mark.parametrize(("value", "maximum", "steps"), cases(__file__, "invalid_numbers_in_a_frame_are_ignored"))
 def test_invalid_numbers_in_a_frame_are_ignored(value: float, maximum: float, steps: list[int]) -> None:
     tracker = ProgressTracker(LONE_SAMPLER)
-    tracker.progress_state({"3": NodeState(value=value, max=maximum, state="running")})
+    tracker.progress("3", value, maximum)
     assert 0.0 <= tracker.percent <= CEILING
     assert [tracker.steps_completed, tracker.steps_total] == steps
-    tracker.progress_state({"3": NodeState(value=19, max=20, state="running")})
+    tracker.progress("3", 19, 20)
     assert tracker.percent >= 95.0
 
 
@@ -105,18 +124,17 @@ numbers = st.integers(-1, 30) | st.floats()
 states = st.dictionaries(
     node_ids,
     st.builds(
-        NodeState,
-        value=numbers,
-        max=numbers,
-        state=st.sampled_from(["running", "finished", "pending", "error"]),
-        display_node_id=st.none() | node_ids,
+        State, numbers, numbers, st.sampled_from(["running", "finished", "pending", "error"]), st.none() | node_ids
     ),
     max_size=4,
 )
 Frame = Callable[[ProgressTracker], None]
 frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(lambda ids: lambda tracker: tracker.cached(ids), st.lists(node_ids, max_size=4)),
+    st.builds(lambda key: lambda tracker: tracker.executing(key), st.none() | node_ids),
+    st.builds(lambda key, value, top: lambda tracker: tracker.progress(key, value, top), node_ids, numbers, numbers),
     st.builds(lambda found: lambda tracker: tracker.progress_state(found), states),
+    st.builds(lambda key: lambda tracker: tracker.executed(key), node_ids),
 )
 workflows = st.sampled_from([TEXT_TO_IMAGE, LONE_SAMPLER, {**TEXT_TO_IMAGE, "77": node(steps=50)}])
 
@@ -150,6 +168,7 @@ def test_the_step_names_what_a_node_does() -> None:
         tracker.progress_state({"3": NodeState(value=0, max=1, state="running", activity=activity)})
         assert (tracker.current_step or "").startswith(step)
         assert len(tracker.current_step or "") <= 200
+    tracker.executing("3")
     tracker.progress_state({"3": NodeState(value=1, max=2, state="running")})
     assert tracker.current_step == "KSampler"
 

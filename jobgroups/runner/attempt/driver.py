@@ -122,13 +122,13 @@ class AttemptDriver:
                 self._closing_frame = True
             case protocol.Executing(node=str(node)):
                 self._executing.add(node)
+                self._tracker.executing(node)
             case protocol.Progress(node=str(node), value=value, max=maximum):
-                # Some custom nodes send this alone.
-                state = protocol.NodeState(value=value, max=maximum, state="running")
-                self._tracker.progress_state({node: state})
+                self._tracker.progress(node, value, maximum)
             case protocol.ProgressState(nodes=nodes):
                 self._tracker.progress_state(nodes)
             case protocol.Executed(node=node, output=output):
+                self._tracker.executed(node)
                 if output:
                     self._outputs[node] = output
             case protocol.ExecutionSuccess() | protocol.ExecutionError() | protocol.ExecutionInterrupted():

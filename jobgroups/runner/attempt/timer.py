@@ -26,7 +26,9 @@ class PromptTimer:
         self._was_loaded: bool | None = None
         #: By node, in the order of their ends. Of a node whose begin or end was not seen there is none.
         self.node_seconds: dict[str, float] = {}
-        self._executing: dict[str, float] = {}  #: When each node began that executes; several may.
+        #: When each node began that executes; several may, if ComfyUI sends ``progress_state``.
+        self._executing: dict[str, float] = {}
+        self._has_states = False
 
     def on_event(self, event: Event, moment: float) -> None:
         """Take in an event that came at this monotonic time."""
@@ -37,8 +39,11 @@ class PromptTimer:
                 if self._models is None:
                     self._models = models_digest(self._spec.workflow)
                     self._note_models(self._models)
+                if not self._has_states:
+                    self._nodes_ended(self._executing, moment)
                 self._executing[node] = moment
             case ProgressState(nodes=nodes):
+                self._has_states = True
                 ended = [one for one in self._executing if one in nodes and nodes[one].state == "finished"]
                 self._nodes_ended(ended, moment)
             case Executing(node=None) | ExecutionSuccess():
