@@ -16,6 +16,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +25,7 @@ from channels.layers import get_channel_layer
 from django.db import Error as DatabaseError
 
 from jobgroups.events import messages
-from jobgroups.events.messages import Entry, Message, PreviewFrame, ProgressFrame, Unsent
+from jobgroups.events.messages import Entry, Message, PreviewFrame, ProgressFrame
 from jobgroups.events.relay import CALL_SECONDS, LayerRelay
 from jobgroups.metrics import event_lag
 
@@ -72,33 +73,50 @@ class Subscription:
         self._only = only
         self.overflowed = False
         self._on_overflow = on_overflow
-        self._unsent: Unsent[Entry] = Unsent()
+        self._entries: list[Entry | list[ProgressFrame | PreviewFrame]] = []
         self._ready = asyncio.Event()
+        # The position of each child's unsent progress and preview: a newer frame replaces it there.
+        self._pending: dict[tuple[type, str], list[ProgressFrame | PreviewFrame]] = {}
 
     def put(self, entry: Entry) -> None:
         """Queue an entry. Above the limit progress is dropped, and an event overflows the queue."""
         if self.overflowed or (self._only and not isinstance(entry, self._only)):
             return
-        key = None
         if isinstance(entry, ProgressFrame | PreviewFrame):
-            key = type(entry), entry.child_id
-        elif isinstance(entry, messages.EventFrame):
-            self._unsent.detach(entry)
-        if len(self._unsent) < QUEUE_LIMIT or key in self._unsent:
-            self._unsent.add(entry, key)
-        elif key is None:
-            self.overflowed = True
-            self._unsent.clear()
-            if self._on_overflow is not None:
-                self._on_overflow()
+            self._put_latest(entry)
+        elif len(self._entries) >= QUEUE_LIMIT:
+            self._overflow()
+        else:
+            if isinstance(entry, messages.EventFrame) and entry.child_id:
+                # Later frames must follow this event.
+                for kind in (ProgressFrame, PreviewFrame):
+                    self._pending.pop((kind, entry.child_id), None)
+            self._entries.append(entry)
         self._ready.set()
+
+    def _put_latest(self, entry: ProgressFrame | PreviewFrame) -> None:
+        key = (type(entry), entry.child_id)
+        place = self._pending.get(key)
+        if place is not None:
+            place[0] = entry
+        elif len(self._entries) < QUEUE_LIMIT:
+            place = self._pending[key] = [entry]
+            self._entries.append(place)
+
+    def _overflow(self) -> None:
+        self.overflowed = True
+        self._entries.clear()
+        self._pending.clear()
+        if self._on_overflow is not None:
+            self._on_overflow()
 
     async def take(self) -> list[Entry]:
         """Wait for entries and return all of them in order; an empty list after an overflow."""
         await self._ready.wait()
         self._ready.clear()
-        taken = list(self._unsent.values())
-        self._unsent.clear()
+        taken = [entry[0] if isinstance(entry, list) else entry for entry in self._entries]
+        self._entries.clear()
+        self._pending.clear()
         return taken
 
 
@@ -110,6 +128,7 @@ class _Channel:
         self.last_seq = 0
         self.is_gone = False  #: Whether the sockets know that the group was deleted.
         self.previews: dict[str, PreviewFrame] = {}  #: The last one of each running child.
+        self._ended: set[str | None] = set()  #: Children whose last event was final.
 
     def broadcast(self, message: Message) -> None:
         for frame in message.progress:
@@ -131,6 +150,7 @@ class _Channel:
         if event.seq > self.last_seq:
             self.last_seq = event.seq
             self.previews.pop(event.child_id or "", None)
+            (self._ended.add if event.is_final else self._ended.discard)(event.child_id)
 
     def mark_changed(self) -> None:
         """Notify the sockets that the group was renamed, archived or deleted."""
@@ -151,6 +171,9 @@ class _Channel:
             subscription.put(entry)
 
     def _put_preview(self, preview: PreviewFrame) -> None:
+        # The last one of a child may come after its end, and nothing would remove it.
+        if preview.child_id in self._ended:
+            return
         self.previews[preview.child_id] = preview
         for subscription in self.subscriptions:
             if subscription.previews:
@@ -174,6 +197,8 @@ class Hub:
         self._relay: LayerRelay | None = None
         #: The keys for partner nodes that the runner of this process has, by group; see ``INSTALLATION``.
         self.keys: dict[str, str] = {}
+        #: By group: progress and previews that wait for the layer and are replaced by newer ones.
+        self._latest: dict[str, messages.LatestFrames] = {}
         #: Groups whose previews another process wants, with the monotonic time at which that expires.
         self._interest: dict[str, float] = {}
         #: Groups whose previews a client of any process wanted, with the monotonic time until which that is lately.
@@ -264,11 +289,32 @@ class Hub:
         self._broadcast(message)
         if self._relay is None or (message.previews and not self._is_wanted_elsewhere(message.group_id)):
             return
-        for event in message.events:
-            self._relay.unsent.detach(event)
-        frames: tuple[ProgressFrame | PreviewFrame, ...] = (*message.progress, *message.previews)
-        key = (type(frames[0]), frames[0].child_id) if frames else None
-        self._relay.send(_layer_group(message.group_id), msgspec.to_builtins(message), key=key)
+        if message.events or message.stars or message.replaced or message.changed:
+            # Later progress must follow this message.
+            self._latest.pop(message.group_id, None)
+            self._relay.send(_layer_group(message.group_id), msgspec.to_builtins(message))
+        else:
+            self._send_latest(message, self._relay)
+
+    def _send_latest(self, message: Message, relay: LayerRelay) -> None:
+        """Queue progress and previews; when they are sent, only the newest frame of each child is left.
+
+        With a slow layer the queue would otherwise grow, and delay the events behind it.
+        """
+        latest = self._latest.get(message.group_id)
+        if latest is not None:
+            latest.add(message)
+            return
+        latest = self._latest[message.group_id] = messages.LatestFrames(message.group_id)
+        latest.add(message)
+        make = partial(self._serialize_latest, message.group_id, latest)
+        relay.send_lazy(_layer_group(message.group_id), make)
+
+    def _serialize_latest(self, group_id: str, latest: messages.LatestFrames) -> dict[str, Any]:
+        if self._latest.get(group_id) is latest:
+            del self._latest[group_id]
+        form: dict[str, Any] = msgspec.to_builtins(latest.message())
+        return form
 
     def _broadcast(self, message: Message, origin: str = "same") -> None:
         if message.group_id in self._channels:

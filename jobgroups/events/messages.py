@@ -4,13 +4,7 @@
 a process of an earlier version may send the message.
 """
 
-from collections import OrderedDict
-from collections.abc import Hashable
-from typing import TypeVar
-
 import msgspec
-
-T = TypeVar("T")
 
 
 class EventFrame(msgspec.Struct, frozen=True, array_like=True):
@@ -66,7 +60,7 @@ Entry = EventFrame | ProgressFrame | PreviewFrame | StarFrame | ReplacedFrame | 
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", tag="hub.message"):
-    """Frames of one group: the events of one transaction, a child's progress or preview, or marks for pages."""
+    """Frames of one group: the events of one transaction, progress, previews, or marks for pages."""
 
     group_id: str = msgspec.field(name="group")
     events: tuple[EventFrame, ...] = ()
@@ -78,15 +72,17 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", tag="hub.message"):
     stored_at: float = 0.0  #: When its events were stored, in seconds since 1970.
 
 
-class Unsent(OrderedDict[Hashable, T]):
-    """What waits to be sent, in order. A newer entry replaces the one with the same key, at its position."""
+class LatestFrames:
+    """Progress and previews of one group that wait to be sent: the newest frame of each child."""
 
-    def add(self, entry: T, key: Hashable = None) -> None:
-        """Add an entry; without a key no other one replaces it."""
-        self[object() if key is None else key] = entry
+    def __init__(self, group_id: str) -> None:
+        self._group_id = group_id
+        self._progress: dict[str, ProgressFrame] = {}
+        self._previews: dict[str, PreviewFrame] = {}
 
-    def detach(self, event: EventFrame) -> None:
-        """Have later progress and previews of the event's child follow the event, which is added next."""
-        for kind in (ProgressFrame, PreviewFrame):
-            if (entry := self.pop((kind, event.child_id), None)) is not None:
-                self.add(entry)
+    def add(self, message: Message) -> None:
+        self._progress |= {frame.child_id: frame for frame in message.progress}
+        self._previews |= {frame.child_id: frame for frame in message.previews}
+
+    def message(self) -> Message:
+        return Message(self._group_id, progress=tuple(self._progress.values()), previews=tuple(self._previews.values()))

@@ -7,10 +7,8 @@ dropped; sockets read missed events from the database (see ``jobgroups.events.hu
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
-
-from jobgroups.events.messages import Unsent
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +34,8 @@ class LayerRelay:
         self._channel_lock = asyncio.Lock()
         self._wanted: set[str] = set()
         self._joined: set[str] = set()
-        self.unsent: Unsent[tuple[str, Form]] = Unsent()
-        self._has_outgoing = asyncio.Event()
+        self._outgoing: asyncio.Queue[tuple[str, Callable[[], Form]]]
+        self._outgoing = asyncio.Queue(OUTGOING_LIMIT)
         self._is_unavailable = False
 
     async def join(self, group: str) -> None:
@@ -65,28 +63,31 @@ class LayerRelay:
             if self._is_unavailable:
                 return
 
-    def send(self, group: str, form: Form, *, key: Hashable = None) -> None:
-        """Queue a message for the group's other processes; drop it if the queue is full.
+    def send(self, group: str, form: Form) -> None:
+        """Queue a message for the group's other processes; drop it if the queue is full."""
+        self.send_lazy(group, lambda: form)
 
-        It replaces an unsent message with the same ``key`` at its position: a layer that is slower than the progress must
-        not delay the events more and more.
-        """
-        if len(self.unsent) >= OUTGOING_LIMIT and key not in self.unsent:
+    def send_lazy(self, group: str, make: Callable[[], Form]) -> None:
+        """Queue a message; ``make`` is called when it is sent or dropped."""
+        try:
+            self._outgoing.put_nowait((group, make))
+        except asyncio.QueueFull:
+            make()
             self._log_outage("its queue is full")
-            return
-        self.unsent.add((group, form), key)
-        self._has_outgoing.set()
 
     async def run_sending(self) -> None:
         """Send the queued messages until cancelled."""
         while True:
-            await self._has_outgoing.wait()
-            self._has_outgoing.clear()
-            while self.unsent:
-                _, (group, form) = self.unsent.popitem(last=False)
-                if not await self._attempt_call(self._layer.group_send(group, {**form, "sender": self._sender})):
-                    # Processes read missed events from the database, so late messages are worthless.
-                    self.unsent.clear()
+            group, make = await self._outgoing.get()
+            form = {**make(), "sender": self._sender}
+            if not await self._attempt_call(self._layer.group_send(group, form)):
+                self._drop_outgoing()
+
+    def _drop_outgoing(self) -> None:
+        # Processes read missed events from the database, so late messages are worthless.
+        while not self._outgoing.empty():
+            _, make = self._outgoing.get_nowait()
+            make()
 
     async def run_receiving(self) -> None:
         while True:
