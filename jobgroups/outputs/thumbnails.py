@@ -136,8 +136,9 @@ class Thumbnails:
             async with (
                 asyncio.timeout(_DOWNLOAD_TIMEOUT),
                 download.open_file(file, max_bytes=self._max_source) as answer,
+                contextlib.aclosing(download.joined(answer.chunks(), _CHUNK)) as chunks,
             ):
-                async for chunk in download.joined(answer.chunks(), _CHUNK):
+                async for chunk in chunks:
                     await _run(self._files, _append, original, chunk)
         except TimeoutError:
             reason = f"It did not send the whole file within {_DOWNLOAD_TIMEOUT:g} s."

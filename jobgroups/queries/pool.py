@@ -65,7 +65,7 @@ def read_line(
 def _prompts() -> dict[str, list[ActivePrompt]]:
     """Return the active prompts of each backend, oldest first."""
     rows = Attempt.objects.filter(ended_at__isnull=True).order_by("backend_id", "id")
-    rows = rows.only("backend_id", "variant_id", "created_at", "started_at", "stop_requested_at")
+    rows = rows.only("backend_id", "variant_id", "created_at", "started_at", "ended_at", "stop_requested_at")
     workflow = Coalesce("child__variant__workflow_digest", "child__group__workflow_digest")
     models = Coalesce("child__variant__models_digest", Value(""))
     moment, found = now(), defaultdict[str, list[ActivePrompt]](list)

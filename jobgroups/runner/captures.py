@@ -145,7 +145,9 @@ class Capturer:
                 async with download.open_file(file, headers={"If-None-Match": tag}, client=client) as again:
                     if again.headers.get("etag", tag) != tag:
                         raise OutputReplaced(file.filename, file.backend_id)
-            await self._threads.run(_store, capture_id, file.filename, incoming)
+            # From here on the thread that stores it discards it if that fails.
+            storing, incoming = incoming, None
+            await self._threads.run(_store, capture_id, file.filename, storing)
         except BaseException:
             if incoming is not None:
                 # Not awaited: a task that is cancelled could not. The end of the threads waits for it.

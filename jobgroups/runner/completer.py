@@ -5,7 +5,6 @@ would limit a group on hundreds of backends.
 """
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 from collections import deque
@@ -21,7 +20,8 @@ _MOST: Final = 32  #: The most writes of one transaction.
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting(FencedWrite):
+class _Waiting:
+    write: FencedWrite
     done: asyncio.Future[Any]
 
 
@@ -39,8 +39,8 @@ class Completer:
 
         Raises ``LeaseLost`` if another runner holds the lease now.
         """
-        done = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(fence, functools.partial(work, fence=fence, **fields), done)
+        write = FencedWrite(fence, functools.partial(work, fence=fence, **fields))
+        waiting = _Waiting(write, asyncio.get_running_loop().create_future())
         queue = self._queues.get(group_id)
         if queue is not None:
             queue.append(waiting)
@@ -71,30 +71,39 @@ class Completer:
                 taken = [queue.popleft() for _ in range(min(len(queue), _MOST))]
                 # Those who no longer wait had their session ended before the write began.
                 some = [one for one in taken if not one.done.cancelled()]
-                for one, result in zip(some, await self._results(group_id, some), strict=True):
-                    if one.done.done():
-                        continue
-                    if isinstance(result, Exception):
-                        one.done.set_exception(result)
-                    else:
-                        one.done.set_result(result)
+                if len(some) > 1:
+                    await self._store_together(group_id, some)
+                for one in some:
+                    if not one.done.done():
+                        await self._store_alone(one)
         finally:
             del self._queues[group_id]
             for one in (*some, *queue):
                 one.done.cancel()
 
-    async def _results(self, group_id: str, some: list[_Waiting]) -> list[Any]:
-        """Store some writes, in one transaction if that succeeds; return the result of each, or its error."""
-        run = self._database.run_with_retry
-        if len(some) > 1:
-            # After an error none is stored: each runs again by itself and gets its own error.
-            with contextlib.suppress(Exception):
-                stored: list[Any] = await run(group_store, group_id=group_id, writes=some)
-                return stored
-        results: list[Any] = []
-        for one in some:
-            try:
-                results.append(await run(one.work))
-            except Exception as error:  # noqa: BLE001 raised where the result is awaited
-                results.append(error)
-        return results
+    async def _store_together(self, group_id: str, some: list[_Waiting]) -> None:
+        """Store some writes in one transaction. After an error none is stored, and none is answered."""
+        try:
+            results = await self._database.run_with_retry(
+                group_store, group_id=group_id, writes=[one.write for one in some]
+            )
+        except Exception:  # noqa: BLE001 each write runs again by itself and gets its own error
+            return
+        for one, result in zip(some, results, strict=True):
+            _answer(one, result)
+
+    async def _store_alone(self, one: _Waiting) -> None:
+        try:
+            result = await self._database.run_with_retry(one.write.work)
+        except Exception as error:  # noqa: BLE001 raised where the result is awaited
+            result = error
+        _answer(one, result)
+
+
+def _answer(one: _Waiting, result: Any) -> None:
+    if one.done.done():
+        return
+    if isinstance(result, Exception):
+        one.done.set_exception(result)
+    else:
+        one.done.set_result(result)

@@ -25,12 +25,13 @@ class Notifier:
         self._database = database
         #: Marks of services, and the notices that they accepted after the timeout.
         self._late: list[tuple[str, list[int]]] = []
-        self._began_at = time.monotonic()
+        self._began_at = float("inf")
         self._posted_at = float("-inf")
         self._forgot_at = float("-inf")
 
     async def run(self) -> None:
         """Poll and deliver until cancelled. Errors are logged and stop no job."""
+        self._began_at = time.monotonic()
         while True:
             try:
                 await self._look()
