@@ -8,7 +8,7 @@ for pages.
 
 import asyncio
 import io
-from typing import Any, Final, cast
+from typing import IO, Any, Final, cast
 
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
@@ -99,6 +99,23 @@ class ApiHandler(ASGIHandler):
     _template_response_middleware: Any = ()
     _exception_middleware: Any = ()
 
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        try:
+            body = await self.read_body(receive)
+        except RequestAborted:
+            return
+        with body:
+            request, refusal = self.create_request(scope, body)
+            if refusal is not None:
+                await self.send_response(refusal, send)
+            else:
+                await self.answer(request, body, receive, send)
+
+    async def answer(self, request: Any, body: IO[bytes], receive: Any, send: Any) -> None:
+        """Answer a request whose body has been read."""
+        raise NotImplementedError
+
     def resolve_request(self, request: Any) -> Any:
         """Return the match of the URL by which this handler was chosen."""
         match = request.scope.get(MATCH_KEY)
@@ -114,25 +131,17 @@ class ThreadedHandler(ApiHandler):
     def load_middleware(self, is_async: bool = False) -> None:
         self._middleware_chain = api_chain(self._get_response)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request. A disconnected client cancels nothing."""
-        try:
-            body = await self.read_body(receive)
-        except RequestAborted:
-            return
-        with body:
-            body_bytes = body.seek(0, io.SEEK_END)
-            body.seek(0)
-            request, refusal = self.create_request(scope, body)
-            response: Any = refusal
-            if request is not None:
-                threads = _threads_for(request, body_bytes)
-                if threads is _probing and (refused := _refused_probe(body_bytes)):
-                    cast(Any, request).refused = refused
-                    threads = _reading
-                response = await threads.run(self.get_response, request)
-            await self.send_response(response, send)
-            response.close()
+    async def answer(self, request: Any, body: IO[bytes], receive: Any, send: Any) -> None:
+        """Answer a request whose body has been read. A disconnected client cancels nothing."""
+        body_bytes = body.seek(0, io.SEEK_END)
+        body.seek(0)
+        threads = _threads_for(request, body_bytes)
+        if threads is _probing and (refused := _refused_probe(body_bytes)):
+            request.refused = refused
+            threads = _reading
+        response: Any = await threads.run(self.get_response, request)
+        await self.send_response(response, send)
+        response.close()
 
     def _get_response(self, request: Any) -> HttpResponseBase:
         # Instead of the view, so that the middleware adds its headers to a refusal too.
@@ -151,30 +160,20 @@ class LoopHandler(ApiHandler):
         plain: Any = self
         self._middleware_chain = api_chain(plain._get_response_async)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request. A client that disconnects ends its view."""
+    async def answer(self, request: Any, body: IO[bytes], receive: Any, send: Any) -> None:
+        """Answer a request whose body has been read. A client that disconnects ends its view."""
+        loop = asyncio.get_running_loop()
+        answering = loop.create_task(self._answer(request, send))
+        disconnecting = loop.create_task(receive())
         try:
-            body = await self.read_body(receive)
-        except RequestAborted:
-            return
-        with body:
-            request, refusal = self.create_request(scope, body)
-            if request is None:
-                assert refusal is not None  # noqa: S101 Django gives one of the two
-                await self.send_response(refusal, send)
-                return
-            loop = asyncio.get_running_loop()
-            answering = loop.create_task(self._answer(request, send))
-            disconnecting = loop.create_task(receive())
-            try:
-                await asyncio.wait((answering, disconnecting), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                disconnecting.cancel()
-                if not answering.done():
-                    answering.cancel()
-                    await asyncio.wait((answering,))
-            if not answering.cancelled():
-                answering.result()
+            await asyncio.wait((answering, disconnecting), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            disconnecting.cancel()
+            if not answering.done():
+                answering.cancel()
+                await asyncio.wait((answering,))
+        if not answering.cancelled():
+            answering.result()
 
     async def _answer(self, request: Any, send: Any) -> None:
         response: Any = await self.run_get_response(request)
