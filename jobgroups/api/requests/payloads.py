@@ -374,16 +374,22 @@ class JobRetryRequest(RequestSerializer):
     by = fields.Line(_MAX_BY, default="")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments of ``services.retries``."""
+        """Refuse two choices of a backend, and return the arguments of ``services.retries``."""
         choices = ("where", "backend_id", "retry_elsewhere")
         named = [name for name in choices if attrs[name] is not None]
         if len(named) > 1:
             message = f"Cannot be combined with {named[0]}; use one of them."
             raise ValidationError(dict.fromkeys(named[1:], message))
         where, backend_id, elsewhere = (attrs.pop(name) for name in choices)
-        if backend_id is not None:
-            check_id("backend_id", backend_id)
         return attrs | {"choice": Choice(where=where, backend_id=backend_id, elsewhere=elsewhere)}
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any], errors: fields.FieldErrors | None = None) -> dict[str, Any]:
+        """Return the values as ``validate`` makes them. Only then raise ``BackendNotFound`` for an impossible id."""
+        values = super().read(body, errors)
+        if (backend_id := values["choice"].backend_id) is not None:
+            check_id("backend_id", backend_id)
+        return values
 
 
 class GroupRetryRequest(JobRetryRequest):
@@ -402,9 +408,12 @@ class MoveRequest(RequestSerializer):
     backend_id = fields.Text(_MAX_ID)
     by = fields.Line(_MAX_BY, default="")
 
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        check_id("backend_id", attrs["backend_id"])
-        return attrs
+    @classmethod
+    def read(cls, body: Mapping[str, Any], errors: fields.FieldErrors | None = None) -> dict[str, Any]:
+        """Return the values. Only then raise ``BackendNotFound`` for an impossible id."""
+        values = super().read(body, errors)
+        check_id("backend_id", values["backend_id"])
+        return values
 
 
 class BackendRequest(RequestSerializer):
