@@ -53,8 +53,8 @@ def result(
     )
 
 
-def end(claimed: Attempt, fence: FencingToken, *items: dict[str, str], **told: Any) -> None:
-    ended = result(*(items or ({"filename": NAME},)), prompt_id=claimed.prompt_id, **told)
+def end(claimed: Attempt, fence: FencingToken, *items: dict[str, str], **fields: Any) -> None:
+    ended = result(*(items or ({"filename": NAME},)), prompt_id=claimed.prompt_id, **fields)
     assert attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=ended)
 
 
@@ -221,8 +221,8 @@ def test_replaced_output_is_published_without_an_event(
     monkeypatch.setattr(hub, "publish", published.append)
     with django_capture_on_commit_callbacks(execute=True):
         end(second, fence, at=9)
-    (told,) = [one for one in published if one.replaced]
-    assert (told.group_id, told.replaced) == (group.id, (first.child_id,))
+    (message,) = [one for one in published if one.replaced]
+    assert (message.group_id, message.replaced) == (group.id, (first.child_id,))
     assert factories.fresh(group).seq == group.seq
 
 

@@ -37,8 +37,8 @@ def test_cancel_ends_open_jobs_and_keeps_final_ones(fence: FencingToken) -> None
     factories.finish(done, fence)
     factories.finish(failed, fence, AttemptState.ERROR)
     running = begin(fence)
-    told = cancellation.group_cancel(group_id=group.id)
-    assert told == cancellation.Cancelled(cancelled=True, interrupted=2, already_complete=1, already_failed=1)
+    result = cancellation.group_cancel(group_id=group.id)
+    assert result == cancellation.Cancelled(cancelled=True, interrupted=2, already_complete=1, already_failed=1)
     statuses = [child.status for child in group.children.order_by("position")]
     assert statuses == ["completed", "failed", "cancelled", "cancelled"]
     stored = factories.fresh(group)
@@ -58,8 +58,8 @@ def test_cancel_changes_nothing_when_the_group_is_final(fence: FencingToken) -> 
     assert factories.log(group) == before
     finished = factories.submit()
     factories.finish(factories.claim(fence), fence)
-    told = cancellation.group_cancel(group_id=finished.id)
-    assert told == cancellation.Cancelled(cancelled=False, interrupted=0, already_complete=1, already_failed=0)
+    result = cancellation.group_cancel(group_id=finished.id)
+    assert result == cancellation.Cancelled(cancelled=False, interrupted=0, already_complete=1, already_failed=0)
 
 
 def test_group_does_not_complete_twice_when_its_status_is_derived_again(fence: FencingToken) -> None:

@@ -153,8 +153,8 @@ def test_prompt_without_a_response_is_evicted(fence: FencingToken) -> None:
     group, claimed = factories.claiming(fence)
     pause(at_once=True)
     assert holds.prompts_evict(fence=fence) == {claimed.pk}
-    told = attempts.attempt_accepted(attempt_id=claimed.pk, fence=fence)
-    assert told.stop_requested_at is not None
+    accepted = attempts.attempt_accepted(attempt_id=claimed.pk, fence=fence)
+    assert accepted.stop_requested_at is not None
     assert group.children.get().current_attempt_id is None
     assert factories.types(group) == ["group_created"]
 

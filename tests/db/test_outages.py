@@ -84,9 +84,9 @@ def test_running_job_is_retried_on_another_backend_and_counts() -> None:
     assert (child.status, child.backend_id, child.progress) == ("queued", "gpu-2", 0.0)
     assert (attempt.failure_class, attempt.stop_reason) == ("backend_lost", "gave_up")
     assert (attempt.is_counted, attempt.ended_at) == (True, None)
-    told = factories.log(group)[-1]
-    assert (told["type"], told["failure_class"]) == ("child_retrying", "backend_lost")
-    assert told["reason"].startswith("gpu-1 went offline at ")
+    event = factories.log(group)[-1]
+    assert (event["type"], event["failure_class"]) == ("child_retrying", "backend_lost")
+    assert event["reason"].startswith("gpu-1 went offline at ")
     assert move(fence) == set()
     # The older attempt may never end: it does not delay the next one.
     factories.finish(begin(other), other, AttemptState.ERROR)
@@ -102,10 +102,10 @@ def test_job_that_was_accepted_and_not_started_moves_uncounted() -> None:
     assert move(fence) == {claimed.pk}
     attempt = attempt_of(claimed)
     assert (attempt.failure_class, attempt.is_counted) == ("unreachable", False)
-    told = factories.log(group)[-1]
-    assert (told["type"], told["failure_class"]) == ("child_retrying", "unreachable")
-    assert (told["reason"], told["next_backend_id"]) == (AWAY, "gpu-2")
-    assert told["not_before"] is None
+    event = factories.log(group)[-1]
+    assert (event["type"], event["failure_class"]) == ("child_retrying", "unreachable")
+    assert (event["reason"], event["next_backend_id"]) == (AWAY, "gpu-2")
+    assert event["not_before"] is None
     factories.finish(begin(other), other)
     assert only(group).status == "completed"
 

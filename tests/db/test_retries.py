@@ -121,8 +121,8 @@ def test_each_run_ends_with_its_own_group_complete(fence: FencingToken) -> None:
     factories.finish(claimed, fence)
     stored = factories.fresh(group)
     assert (stored.status, stored.run) == ("completed", 2)
-    told = [(event["type"], event["run"], event["seq"]) for event in factories.log(group)]
-    assert told[-5:] == [
+    events = [(event["type"], event["run"], event["seq"]) for event in factories.log(group)]
+    assert events[-5:] == [
         ("group_complete", 1, last),
         ("group_reopened", 2, last + 1),
         ("child_started", 2, last + 2),
@@ -264,11 +264,11 @@ def test_retry_adopts_a_late_result(fence: FencingToken) -> None:
     assert json.loads(child.outputs_json or "") == factories.OUTPUTS
     assert (child.progress, child.current_attempt_id) == (100.0, attempt.pk)
     assert (child.started_at, child.completed_at) == (attempt.started_at, attempt.ended_at)
-    told = factories.log(group)[-4:]
+    events = factories.log(group)[-4:]
     kinds = ["group_reopened", "child_started", "child_completed", "group_complete"]
-    assert [event["type"] for event in told] == kinds
-    assert {event["run"] for event in told} == {2}
-    assert told[2]["outputs"] == factories.OUTPUTS
+    assert [event["type"] for event in events] == kinds
+    assert {event["run"] for event in events} == {2}
+    assert events[2]["outputs"] == factories.OUTPUTS
     assert idle(fence)
     with pytest.raises(NothingToRetry):
         group_retry(group_id=group.id)

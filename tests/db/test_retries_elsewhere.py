@@ -68,11 +68,11 @@ def test_retry_at_an_unschedulable_backend_is_refused_with_advice(shut: dict[str
     before = factories.log(group)
     with pytest.raises(BackendUnavailable) as refused:
         retry(group)
-    (told,) = refused.value.extra["unavailable_backends"]
-    assert told["backend_id"] == "gpu-1"
+    (unavailable,) = refused.value.extra["unavailable_backends"]
+    assert unavailable["backend_id"] == "gpu-1"
     assert "retry_elsewhere" in refused.value.detail
     for reason in (shut.get("changed_reason"), shut.get("quarantine_reason")):
-        assert not reason or reason.rstrip(".") in told["reason"]
+        assert not reason or reason.rstrip(".") in unavailable["reason"]
     assert factories.log(group) == before
     assert factories.fresh(group).run == 1
     first = group.children.get(position=0)

@@ -45,8 +45,8 @@ def test_first_failure_is_final_without_a_policy() -> None:
     child, attempt = only(group), Attempt.objects.get()
     assert (child.status, child.failure_class) == ("failed", "out_of_memory")
     assert attempt.failure_class == "out_of_memory"
-    told = factories.log(group)[2]
-    assert (told["failure_class"], told["error"]) == ("out_of_memory", "It met out_of_memory.")
+    event = factories.log(group)[2]
+    assert (event["failure_class"], event["error"]) == ("out_of_memory", "It met out_of_memory.")
 
 
 def test_failed_job_is_retried_elsewhere_with_its_seed() -> None:
@@ -58,10 +58,10 @@ def test_failed_job_is_retried_elsewhere_with_its_seed() -> None:
     waits = factories.fresh(child)
     assert (waits.status, waits.backend_id, waits.seed) == ("queued", "gpu-2", child.seed)
     assert (waits.current_attempt_id, waits.error_message, waits.failure_class) == (None, None, "")
-    [told] = retrying(group)
-    assert told == {
+    [event] = retrying(group)
+    assert event == {
         "type": "child_retrying",
-        "seq": told["seq"],
+        "seq": event["seq"],
         "run": 1,
         "job_id": child.id,
         "backend_id": "gpu-1",
@@ -184,8 +184,8 @@ def test_lost_attempt_is_retried_when_it_ran_and_requeued_otherwise() -> None:
     assert retrying(group) == []
     claimed = begin(fence)
     lose(claimed, fence)
-    [told] = retrying(group)
-    assert (told["failure_class"], told["next_backend_id"]) == ("backend_lost", "gpu-1")
+    [event] = retrying(group)
+    assert (event["failure_class"], event["next_backend_id"]) == ("backend_lost", "gpu-1")
 
 
 def test_failure_counts_against_its_backend_before_its_job_is_decided(settings: Settings) -> None:
@@ -313,9 +313,9 @@ def test_jobs_of_an_offline_backend_are_spread_over_the_others() -> None:
     bound = [child.backend_id for child in group.children.exclude(pk=sent.child_id)]
     assert sorted(Counter(bound).values()) == [1, 2]
     assert set(bound) == {"gpu-2", "gpu-3"}
-    told = retrying(group)
-    assert {(one["backend_id"], one["attempt"], one["not_before"]) for one in told} == {("gpu-1", 0, None)}
-    assert [one["failure_class"] for one in told] == ["unreachable"] * 3
+    events = retrying(group)
+    assert {(one["backend_id"], one["attempt"], one["not_before"]) for one in events} == {("gpu-1", 0, None)}
+    assert [one["failure_class"] for one in events] == ["unreachable"] * 3
     assert ChildJob.objects.get(pk=sent.child_id).backend_id == "gpu-1"
     assert only(stays).backend_id == "gpu-1"
 

@@ -100,7 +100,7 @@ def assert_ran_whole(events: list[client.Event], child: client.Child, *, node: s
 
 
 def assert_cancelled(director: client.Director, group: client.Group) -> None:
-    """The group and its child are cancelled, told once, and nothing came after."""
+    """The group and its child are cancelled, one event says so, and none follows."""
     events = watch(director, group)
     (child,) = group.child_jobs
     assert len(of_kind(events, client.ChildCancelled, child.job_id)) == 1

@@ -135,7 +135,7 @@ def assert_each_rendered_once(comfyui: ComfyUI, ended: client.Group, events: lis
 
 
 def assert_told_once(events: list[client.Event], ended: client.Group) -> None:
-    """Each child was told to have started once and to have ended once, as what it is now."""
+    """The events of each child have one start, and one end with its present status."""
     ends = {"completed": client.ChildCompleted, "failed": client.ChildFailed}
     for child in ended.child_jobs:
         kinds = [type(one) for one in of_kind(events, client.ChildEvent, child.job_id) if one.seq is not None]
@@ -153,7 +153,7 @@ def assert_executed(comfyui: ComfyUI, ended: client.Group, children: list[client
     for entry in history.values():
         kinds = [kind for kind, _ in entry["status"]["messages"]]
         assert kinds[-1] == "execution_success"
-        cached = [told["nodes"] for kind, told in entry["status"]["messages"] if "cached" in kind]
+        cached = [data["nodes"] for kind, data in entry["status"]["messages"] if "cached" in kind]
         assert not any(cached), f"it was executed before: {cached}"
         (image,) = entry["outputs"]["2"]["images"]
         content = comfyui.view(image["filename"], image["subfolder"])

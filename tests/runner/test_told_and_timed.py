@@ -57,19 +57,19 @@ async def test_a_child_is_tried_again_when_its_pause_is_over_and_not_at_the_next
 async def test_what_is_given_back_and_goes_on_tells_no_progress_of_a_child_that_waits(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[float, dict[str, Any]]] = []
+    sent: list[tuple[float, dict[str, Any]]] = []
     publish = farm.hub.publish
 
     def note(message: Message) -> None:
-        told.extend((time.monotonic(), json.loads(one.text)) for one in message.progress)
+        sent.extend((time.monotonic(), json.loads(one.text)) for one in message.progress)
         publish(message)
 
     monkeypatch.setattr(farm.hub, "publish", note)
     sim = await farm.backend("gpu-1", seconds=2.5)
     service = await farm.runner(timeouts=QUICK)
     group = await farm.running("gpu-1")
-    await until(lambda: len(told) > 2)
-    # It cannot be told to stop, and renders on to its end.
+    await until(lambda: len(sent) > 2)
+    # It cannot be stopped, and renders on to its end.
     sim.fault("hang_http", route="/interrupt", count=0)
     await in_thread(holds.backend_hold)(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
     service.notify()
@@ -78,7 +78,7 @@ async def test_what_is_given_back_and_goes_on_tells_no_progress_of_a_child_that_
     waits_since = time.monotonic() + 0.5
     done = await farm.finished(group)
     assert done.status == "completed"
-    late = [frame for moment, frame in told if moment > waits_since]
+    late = [frame for moment, frame in sent if moment > waits_since]
     assert late == []
     child: ChildJob = (await farm.children(group))[0]
     assert child.progress == 100.0

@@ -80,8 +80,8 @@ async def test_client_id_that_is_no_text_ends_the_process(sim: Simulator, me: Ar
 async def test_faults_ordered_at_the_start_wait_for_their_chance() -> None:
     faults = ["node_error:message=on order,step=1", "foreign_prompt:seconds=0"]
     async with Simulator(faults=faults) as sim:
-        told = await sim.wait_for("ended", client_id="foreign-client", outcome="error")
-    assert told["message"] == "on order"
+        ended = await sim.wait_for("ended", client_id="foreign-client", outcome="error")
+    assert ended["message"] == "on order"
 
 
 async def test_audit_log_has_the_lost_prompts_of_a_close(tmp_path: Path) -> None:

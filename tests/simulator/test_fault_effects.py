@@ -27,9 +27,9 @@ async def test_failing_node_is_the_chosen_one_and_fails_once(
 ) -> None:
     sim.fault(name, **options)
     prompt_id, frames = await me.run(GRAPHS[graph])
-    told = the("execution_error", frames)
-    assert error.items() <= told.items()
-    assert ("TIPS" in told["exception_message"]) == ("OutOfMemory" in told["exception_type"])
+    event = the("execution_error", frames)
+    assert error.items() <= event.items()
+    assert ("TIPS" in event["exception_message"]) == ("OutOfMemory" in event["exception_type"])
     if "step" in options:
         assert steps(frames) == [1, 2]
     assert (await me.history(prompt_id))["status"]["status_str"] == "error"
@@ -201,7 +201,7 @@ def test_route_is_a_prefix_and_method_is_exact(faults: Faults) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "message"),
     [
         ("lose_anser", {}, "There is no fault 'lose_anser'. Known: crash"),
         ("slow", {"second": 1}, "Fault 'slow' has no option 'second'. Known: count"),
@@ -212,11 +212,11 @@ def test_route_is_a_prefix_and_method_is_exact(faults: Faults) -> None:
     ],
 )
 def test_impossible_orders_are_refused_with_the_possible_values(
-    faults: Faults, name: str, options: dict[str, Any], told: str
+    faults: Faults, name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(FaultError) as error:
         faults.inject(name, **options)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert faults.take(name) is None
 
 

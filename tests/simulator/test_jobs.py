@@ -68,9 +68,9 @@ async def test_keys_of_partner_nodes_are_not_shown_in_newer_queues(version: str,
 async def failure(me: Artist, graph: Graph) -> tuple[Any, Any]:
     prompt_id, frames = await me.run(graph)
     entry = await me.history(prompt_id)
-    told = the("execution_error", frames)
-    assert entry["status"]["messages"][-1] == ["execution_error", told]
-    return told, entry
+    event = the("execution_error", frames)
+    assert entry["status"]["messages"][-1] == ["execution_error", event]
+    return event, entry
 
 
 async def test_cycle_is_an_error_on_the_socket_and_a_success_in_the_history(me: Artist) -> None:
@@ -80,10 +80,10 @@ async def test_cycle_is_an_error_on_the_socket_and_a_success_in_the_history(me: 
         "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
     }
     graph["1"]["inputs"]["extra"] = ["1", 0]
-    told, entry = await failure(me, graph)
-    assert told["exception_type"] == "graph.DependencyCycleError"
-    assert told["exception_message"] == "Dependency cycle detected"
-    assert told["executed"] == ["3", "4"]
+    event, entry = await failure(me, graph)
+    assert event["exception_type"] == "graph.DependencyCycleError"
+    assert event["exception_message"] == "Dependency cycle detected"
+    assert event["executed"] == ["3", "4"]
     assert list(entry["outputs"]) == ["4"]
     assert entry["status"]["status_str"] == "success"
     assert entry["status"]["completed"] is True

@@ -52,8 +52,8 @@ def refusal_class(body: dict[str, Any]) -> FailureClass:
 
 
 def test_the_taxonomy_is_the_decided_one() -> None:
-    told = {one.value: (kind.retry.value, kind.counts_against_backend) for one, kind in TAXONOMY.items()}
-    assert told == {
+    rules = {one.value: (kind.retry.value, kind.counts_against_backend) for one, kind in TAXONOMY.items()}
+    assert rules == {
         "workflow_refused": ("never", False),
         "node_or_model_missing": ("elsewhere", False),
         "out_of_memory": ("here", False),

@@ -30,24 +30,24 @@ def test_a_group_is_told_in_one_plain_sentence(counts: Any, reasons: Any, fields
 
 
 def test_the_link_stands_on_a_line_of_its_own_and_titles_fit_their_column() -> None:
-    told = notices.group_ended(end(12, name="x" * 400), "http://farm/groups/jg_1")
-    assert told.body.split("\n")[1:] == ["http://farm/groups/jg_1"]
-    assert len(told.title) == 250
+    notice = notices.group_ended(end(12, name="x" * 400), "http://farm/groups/jg_1")
+    assert notice.body.split("\n")[1:] == ["http://farm/groups/jg_1"]
+    assert len(notice.title) == 250
 
 
-def told(kind: NoticeKind, title: str, urgency: Urgency = Urgency.NORMAL) -> StoredNotice:
+def stored_notice(kind: NoticeKind, title: str, urgency: Urgency = Urgency.NORMAL) -> StoredNotice:
     return StoredNotice(kind, title, f"{title}, took 1 min\nhttp://farm/x", urgency)
 
 
 def test_many_become_one_with_trouble_and_failures_first_and_one_stays() -> None:
-    one = told(NoticeKind.GROUP_ENDED, "a: done")
+    one = stored_notice(NoticeKind.GROUP_ENDED, "a: done")
     assert notices.merged([one], "http://farm/") == Message(one.title, one.body)
-    two = [told(NoticeKind.BACKEND_TROUBLE, f"gpu-{one} does not answer") for one in (1, 2)]
+    two = [stored_notice(NoticeKind.BACKEND_TROUBLE, f"gpu-{one} does not answer") for one in (1, 2)]
     assert notices.merged(two).title == "2 backends in trouble"
-    many = [told(NoticeKind.GROUP_ENDED, f"s{number} failed: done") for number in range(200)]
-    many.insert(150, told(NoticeKind.GROUP_ENDED, "bad: 1 of 2 done, 1 failed", Urgency.FAILURE))
-    many.append(told(NoticeKind.BACKEND_TROUBLE, "gpu-2 is quarantined", Urgency.TROUBLE))
-    many.append(told(NoticeKind.QUEUE_EMPTY, "The queue is empty"))
+    many = [stored_notice(NoticeKind.GROUP_ENDED, f"s{number} failed: done") for number in range(200)]
+    many.insert(150, stored_notice(NoticeKind.GROUP_ENDED, "bad: 1 of 2 done, 1 failed", Urgency.FAILURE))
+    many.append(stored_notice(NoticeKind.BACKEND_TROUBLE, "gpu-2 is quarantined", Urgency.TROUBLE))
+    many.append(stored_notice(NoticeKind.QUEUE_EMPTY, "The queue is empty"))
     message = notices.merged(many, "http://farm/")
     assert message.title == "gpu-2 is quarantined, 201 groups ended, the queue is empty"
     lines = message.body.split("\n")

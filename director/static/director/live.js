@@ -78,7 +78,7 @@ function draw(version) {
 }
 
 // The page's line to the Director. handlers: snapshot, event, progress, star, replaced, pulse, each
-// optional. stars: groups of which only stars and replaced files are told.
+// optional. stars: groups of which only changed stars and replaced files are reported.
 export function monitor(groups, handlers = {}, stars = []) {
   return new Live(
     () => `/ws/monitor?groups=${groups().join(",")}&stars=${stars.join(",")}`,

@@ -131,7 +131,7 @@ function fields(before) {
 const raw = (input) => (input.type === "checkbox" ? String(input.checked) : input.value);
 const shown = (value) => (typeof value === "object" ? value : String(value));
 const same = (one, other) => one === other || JSON.stringify(one) === JSON.stringify(other);
-// The same input of the same node, as far as can be told: what was typed there stays typed.
+// The same input of the same node, as far as that is known: what was typed there stays typed.
 const place = (one) => JSON.stringify([one.id, one.title, one.name, one.value]);
 
 function field(literal, titled, typed) {
