@@ -18,6 +18,8 @@ COMPILE := $(DEV)/bin/pip-compile --quiet --no-header --no-emit-index-url --no-e
 # Paths (TESTS) and options (PYTEST_ARGS) for pytest.
 TESTS ?=
 PYTEST_ARGS ?=
+# The module that runs a suite. tests.rerun, as in .ci/run, runs failed tests once more, alone.
+PYTEST ?= pytest
 # Number of test processes; 0 runs the tests in the main process. Most tests wait more than they compute, so there are
 # more processes than cores.
 WORKERS ?= 4
@@ -46,20 +48,20 @@ serve: $(RUN)/.installed ## run the Director on http://localhost:9820 (SERVE_ARG
 test: $(DEV)/.installed ## run all tests except slow ones (TESTS=tests/unit PYTEST_ARGS=-x)
 	@[ "$$DIRECTOR_TEST_SERVICES" = required ] || echo "Tests that need PostgreSQL or Redis\
 	 are skipped if these are not available; DIRECTOR_TEST_SERVICES=required makes that an error."
-	@$(DEV)/bin/python -m pytest $(SPREAD) -m "not slow" $(PYTEST_ARGS) $(TESTS)
+	@$(DEV)/bin/python -m $(PYTEST) $(SPREAD) -m "not slow" $(PYTEST_ARGS) $(TESTS)
 
 test-all: $(DEV)/.installed ## run all tests, then the database tests on PostgreSQL (up to 1 h)
-	@$(DEV)/bin/python -m pytest $(SPREAD) $(PYTEST_ARGS) $(TESTS)
+	@$(DEV)/bin/python -m $(PYTEST) $(SPREAD) $(PYTEST_ARGS) $(TESTS)
 	@$(if $(TESTS),,$(MAKE) test-postgres)
 
 test-postgres: $(DEV)/.installed ## run the database tests on PostgreSQL (POSTGRES_URL=postgres://…)
 	@DIRECTOR_DATABASE_URL=$(POSTGRES_URL) \
-		$(DEV)/bin/python -m pytest $(SPREAD) -m "not slow" $(PYTEST_ARGS) $(POSTGRES_TESTS)
+		$(DEV)/bin/python -m $(PYTEST) $(SPREAD) -m "not slow" $(PYTEST_ARGS) $(POSTGRES_TESTS)
 
 # Each sabotage and each kill in a product file that changed since BASE.
 # All breakages are one file: the workers share its tests.
 test-changed: $(DEV)/.installed ## run the slow tests of files that changed since BASE=commit
-	@$(DEV)/bin/python -m pytest $(SPREAD) --changed-since $(BASE) $(PYTEST_ARGS) \
+	@$(DEV)/bin/python -m $(PYTEST) $(SPREAD) --changed-since $(BASE) $(PYTEST_ARGS) \
 		tests/sabotage tests/e2e || [ $$? -eq 5 ] # 5: no test was selected
 
 # Requires the programs of PostgreSQL and Redis; starts separate servers.
