@@ -86,7 +86,9 @@ class SentStop(NamedTuple):
     """How a running prompt was to be stopped."""
 
     left_running: str = ""  #: Why it is left running, as a clause; ``""`` if it is not.
-    #: Whether it was cancelled as a job: that can hit no other prompt. So it may be repeated soon, and the next one sent.
+    #: Whether it was stopped by its id while it ran. So the stop may be repeated soon, after another lookup.
+    is_targeted: bool = False
+    #: Whether it was cancelled as a job: that can hit no other prompt. So the next one may be sent.
     is_cancel: bool = False
 
 
@@ -108,8 +110,9 @@ class Interrupter:
         may_cancel = has(self.version(), Feature.CANCEL) and self.lease_is_fresh()
         # A backend that was downgraded since its last probe does not know the route.
         if may_cancel and await self.client.cancel_job(prompt_id) is not None:
-            return SentStop(is_cancel=True)
-        if not has(self.version(), Feature.TARGETED_INTERRUPT):
+            return SentStop(is_targeted=True, is_cancel=True)
+        is_targeted = has(self.version(), Feature.TARGETED_INTERRUPT)
+        if not is_targeted:
             is_running, why = await self._runs_alone(prompt_id)
             if why or not is_running:
                 return SentStop(why)
@@ -117,7 +120,7 @@ class Interrupter:
         if self.lease_is_fresh():
             with self.log.sending(prompt_id):
                 await self.client.interrupt(prompt_id)
-        return SentStop()
+        return SentStop(is_targeted=is_targeted)
 
     async def _runs_alone(self, prompt_id: str) -> tuple[bool, str]:
         """Return whether a prompt runs, and what forbids an interrupt without a target."""

@@ -22,9 +22,8 @@ class Intervals:
     accept_timeout: float = 30.0  #: An uncertain prompt that was absent for this long was never accepted.
     history_grace: float = 5.0  #: How long the history of an ended prompt may be late or empty.
     stop_retry: float = 2.0  #: After a delete or interrupt, before the next try.
-    cancel_retry: float = (
-        0.1  #: After the first cancel of a running job, before the next; doubled up to ``stop_retry``.
-    )
+    #: After the first stop of a running prompt by its id, before the next; doubled up to ``stop_retry``.
+    targeted_retry: float = 0.1
     stalled_after: float = 60.0  #: A prompt that still runs so long after its first stop request hangs.
     #: An interrupted prompt without a stop request counts as interrupted by our stop of another prompt if it ended this
     #: soon after it.

@@ -98,17 +98,32 @@ async def test_somebody_deletes_our_waiting_prompt_and_it_is_sent_again(farm: Fa
     await completes_once(farm, group, "success", "lost", "success")
 
 
-@pytest.mark.parametrize(("version", "waits"), [("0.3.64", "stop_retry"), ("0.33.0", "cancel_retry")])
+@pytest.mark.parametrize(
+    ("version", "waits"), [("0.3.56", "stop_retry"), ("0.3.57", "targeted_retry"), ("0.33.0", "targeted_retry")]
+)
 async def test_a_lost_interrupt_is_repeated_until_the_end_is_seen(farm: Farm, version: str, waits: str) -> None:
     sim = await farm.backend(seconds=600, version=version)
     sim.fault("interrupt_lost", count=2)
     # Only a repetition after the right pause ends the prompt.
-    await farm.runner(intervals=replace(Intervals(stop_retry=300.0, cancel_retry=300.0), **{waits: 0.1}))
+    await farm.runner(intervals=replace(Intervals(stop_retry=300.0, targeted_retry=300.0), **{waits: 0.1}))
     group = await farm.running("gpu-1")
     await farm.cancel(group)
     (row,) = await farm.settled(group)
     assert row.state == "interrupted"
     assert farm.kinds().count("interrupted") >= 3
+
+
+async def test_stop_is_repeated_soon_only_after_a_lookup_that_shows_the_prompt_running(farm: Farm) -> None:
+    sim = await farm.backend(seconds=600, version="0.3.64")
+    sim.fault("interrupt_lost", count=0)
+    await farm.runner(intervals=Intervals(stop_retry=300.0, targeted_retry=1.5, probe=300.0))
+    group = await farm.running("gpu-1")
+    await farm.cancel(group)
+    await sim.wait_for("interrupted")
+    sim.fault("status", route="/history", method="GET", status=503)
+    await sim.wait_for("fault", name="status")
+    await farm.dispatched()
+    assert farm.kinds().count("interrupted") == 1
 
 
 @pytest.mark.parametrize("history_delay", [0.0, 2.0])

@@ -747,8 +747,9 @@ class AttemptDriver:
             self.sent_stop = await self._context.interrupter.interrupt(self.prompt_id)
             if self.sent_stop.is_cancel:
                 self._context.work_available.set()
+            if self.sent_stop.is_targeted:
                 moment, intervals = time.monotonic(), self._intervals
-                tried_for = max(intervals.cancel_retry, moment - self._stop_requested_at)
+                tried_for = max(intervals.targeted_retry, moment - self._stop_requested_at)
                 self._stop_at = moment + min(tried_for, intervals.stop_retry)
 
     async def _store(self, service: Any, **fields: Any) -> Any:
