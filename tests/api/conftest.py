@@ -1,5 +1,6 @@
 """A client that asks the whole stack, and what it needs to find: a live runner, backends."""
 
+import datetime as dt
 import itertools
 import json
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from django.test import Client
 
 from backends.models import Backend
 from backends.services import backend_create, backend_observed
+from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
 from jobgroups.events import log
@@ -24,6 +26,10 @@ GRAPH: dict[str, Any] = {
     "3": {"class_type": "KSampler", "inputs": {"seed": 42, "steps": 20, "cfg": 7.0}},
     "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
 }
+
+#: Beyond the test's end: on a busy machine its first request alone may take the 10 s for which a heartbeat or an
+#: observation lasts.
+LATER = dt.timedelta(minutes=5)
 
 Made = Callable[..., Backend]
 
@@ -127,12 +133,13 @@ def notified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def runner(db: None) -> Runner:
     runners.runner_register(name="runner-1", instance="abc", version="0.1.0")
+    Runner.objects.update(heartbeat_at=now() + LATER)
     return Runner.objects.get()
 
 
 @pytest.fixture
 def make_backend(db: None) -> Made:
-    """Makes backends that were seen online a moment ago; a dead port is behind each."""
+    """Makes backends that were seen online; a dead port is behind each."""
     ports = itertools.count(10_001)
 
     def make(backend_id: str | None = None, *, seen: bool = True, url: str | None = None, **said: Any) -> Backend:
@@ -140,7 +147,7 @@ def make_backend(db: None) -> Made:
         address = url or f"http://gpu.invalid:{next(ports)}"
         row = backend_create(url=address, backend_id=backend_id, **said)
         if seen:
-            backend_observed(backend_id=row.id, reachable=True, **observed)
+            backend_observed(backend_id=row.id, reachable=True, seen_at=now() + LATER, **observed)
         row.refresh_from_db()
         return row
 

@@ -9,6 +9,7 @@ import pytest
 
 from backends.models import Backend, Reachability
 from backends.services import backend_observed
+from jobgroups.api import backend_selection
 from jobgroups.domain.clock import now
 from jobgroups.models import Exclusion, JobGroup, Runner
 from tests.api.bad_servers import WRONGS, bad_server, dead_port
@@ -44,12 +45,15 @@ def test_new_backend_is_probed_and_the_result_is_stored(api: Api, runner: Runner
     assert row.devices[0]["vram_total"] > 20 * 2**30
 
 
-def test_backend_is_probed_ten_seconds_after_its_last_response(api: Api, runner: Runner, make_backend: Made) -> None:
+def test_backend_is_probed_ten_seconds_after_its_last_response(
+    api: Api, runner: Runner, make_backend: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with dead_port() as url:
-        make_backend("gpu-1", url=url)
-        _set_last_response("gpu-1", 9)
+        row = make_backend("gpu-1", url=url)
+        moment = row.last_seen_at + dt.timedelta(seconds=10)
+        monkeypatch.setattr(backend_selection, "now", lambda: moment)
         api.submit("gpu-1")
-        _set_last_response("gpu-1", 10)
+        moment += dt.timedelta(milliseconds=1)
         assert _reason(_post(api, "gpu-1")).startswith("Offline: ")
 
 

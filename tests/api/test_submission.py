@@ -8,7 +8,7 @@ from pytest_django import Settings
 
 from jobgroups.domain.clock import now
 from jobgroups.models import ChildJob, JobEvent, JobGroup, Runner
-from jobgroups.queries import groups
+from jobgroups.queries import groups, leases
 from jobgroups.workflow.seeds import MAX_SEED
 from tests.api.conftest import GRAPH, Api, Made, error_of, wrong_fields
 from tests.harness.races import race
@@ -61,9 +61,13 @@ def test_submission_without_a_runner_stores_nothing(api: Api) -> None:
     assert JobGroup.objects.count() == 0
 
 
-def test_runner_counts_for_ten_seconds_after_a_heartbeat(api: Api, farm: list[str]) -> None:
+def test_runner_counts_for_ten_seconds_after_a_heartbeat(
+    api: Api, farm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = now()
+    monkeypatch.setattr(leases, "database_now", lambda: moment)
     for age, status in ((10, 503), (9, 201)):
-        Runner.objects.update(heartbeat_at=now() - dt.timedelta(seconds=age))
+        Runner.objects.update(heartbeat_at=moment - dt.timedelta(seconds=age))
         assert api.post(PATH, BODY).status_code == status
 
 

@@ -2,24 +2,27 @@
 
 import contextlib
 import copy
-import datetime as dt
 import http.server
 import json
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 from backends import inventory
+from backends.comfyui.exchange import Timeouts
 from backends.models import Backend
 from backends.services import backend_observed
 from backends.simulator.config import DEFAULT_CHECKPOINTS
 from director.demo.workflow import text_to_image
 from jobgroups import workflow
+from jobgroups.api import workflow_check
+from jobgroups.api.workflow_check import JobKinds
 from jobgroups.domain.clock import now
 from jobgroups.models import Exclusion, JobGroup, Runner, Timing
 from tests.api.bad_servers import WRONGS, bad_server
@@ -263,7 +266,10 @@ def test_threads_that_check_at_once_read_each_class_once() -> None:
     assert sorted(asked) == ["/object_info/A", "/object_info/B"]
 
 
-def test_submission_to_the_pool_leaves_out_what_cannot_run_it(api: Api, runner: Runner, make_backend: Made) -> None:
+def test_submission_to_the_pool_leaves_out_what_cannot_run_it(
+    api: Api, runner: Runner, make_backend: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobgroups.api.submission._CHECK_SECONDS", 60.0)
     with two_machines(make_backend):
         made = api.submit("*", workflow_json=graph_with(), count=3)
         [skipped] = made["skipped_backends"]
@@ -277,17 +283,49 @@ def test_submission_to_the_pool_leaves_out_what_cannot_run_it(api: Api, runner: 
         api.submit("gpu-1", workflow_json=body["workflow_json"])
 
 
-def test_submission_waits_for_sixty_four_silent_backends_at_once(api: Api, runner: Runner, make_backend: Made) -> None:
-    with bad_server("nothing") as url, SimulatorThread(checkpoints=(FILE,)) as sims:
-        make_backend("a-gpu", url=sims.url)
-        # Known before: on a busy machine two seconds may not be enough beside 64 others.
-        assert check(api, graph_with())["can_run"] == 0
-        for number in range(64):
-            make_backend(f"gpu-{number}", url=f"{url}/{number}")
-        # On a loaded machine the requests take longer than an observation lasts.
-        Backend.objects.update(last_seen_at=now() + dt.timedelta(minutes=1))
-        start = time.monotonic()
-        made = api.submit("*", workflow_json=graph_with(), count=3)
-        # One after the other would take two seconds for each.
-        assert time.monotonic() - start < 60.0
-    assert [one["backend_id"] for one in made["skipped_backends"]] == ["a-gpu"]
+def test_sixty_four_backends_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    all_wait = threading.Barrier(64)
+    monkeypatch.setattr(inventory, "_TIMEOUTS", Timeouts(connect_s=60.0, silence_s=60.0, total_s=60.0))
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            # No response before each backend has its request.
+            all_wait.wait(30.0)
+            body = json.dumps({"A": {"input": {}, "output_node": True}})
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 64
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.02,))
+        serving.start()
+        url, start = f"http://127.0.0.1:{server.server_port}", time.monotonic()
+        backends = [Backend(id=f"gpu-{number}", url=f"{url}/{number}") for number in range(64)]
+        found = inventory.node_classes({one: ["A"] for one in backends}, since=start, until=start + 60.0)
+        server.shutdown()
+        serving.join()
+    assert [list(classes) for classes in found.values()] == [["A"]] * 64
+
+
+def test_silent_backend_leaves_time_for_the_verdict_on_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+
+    def node_classes(wanted: Any, *, since: float, until: float) -> dict[str, Any]:
+        nonlocal clock
+        missing = {row.id: dict.fromkeys(names) if row.id == "answers" else {} for row, names in wanted.items()}
+        if "silent" in missing:
+            clock = until
+        return missing
+
+    monkeypatch.setattr(inventory, "node_classes", node_classes)
+    monkeypatch.setattr(workflow_check, "time", SimpleNamespace(monotonic=lambda: clock))
+    rows = [Backend(id="answers"), Backend(id="silent")]
+    verdicts = JobKinds(workflow.build_template(GRAPH, {})).verdicts(rows, 2.0, in_part=False)
+    assert {name: list(verdict.refused) for name, verdict in verdicts.items()} == {"answers": [0], "silent": []}

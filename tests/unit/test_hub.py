@@ -126,8 +126,8 @@ async def test_message_reaches_every_subscriber_of_its_group_only(hub: Hub, rows
     hub.bind(asyncio.get_running_loop(), read_seqs=rows)  # Again: the subscriptions stay.
     hub.publish(Message("g", events=(event(1), event(2))))
     publish(hub, event(7), group="h")
-    assert [await one.take() for one in queues] == [[event(1), event(2)]] * 3
-    assert await other.take() == [event(7)]
+    assert [await received(one, 2) for one in queues] == [[event(1), event(2)]] * 3
+    assert await received(other, 1) == [event(7)]
 
 
 async def test_messages_of_a_thread_keep_their_order(hub: Hub) -> None:
