@@ -37,8 +37,8 @@ def record(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str,
     digests = sorted(reported)
     lost: set[str] = set()
     for first in range(0, len(digests), _AT_ONCE):
-        some = digests[first : first + _AT_ONCE]
-        _insert(attempt, {digest: reported[digest] for digest in some}, origins)
+        some = {digest: reported[digest] for digest in digests[first : first + _AT_ONCE]}
+        _insert(attempt, some, origins)
         while others := _others(attempt, some):
             if _settle(attempt, reported, origins, others, lost):
                 break
@@ -64,14 +64,19 @@ def _insert(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str
     return inserted
 
 
-def _others(attempt: Attempt, digests: Sequence[str]) -> list[tuple[int, str, bool]]:
-    places = ", ".join(["%s"] * len(digests))
+def _others(attempt: Attempt, reported: Mapping[str, bool]) -> list[tuple[int, str, bool]]:
+    """Return the rows of other attempts that matter: of a file from ComfyUI's cache, which all jobs may have, its writer."""
+    queries, values = [], list[Any]()
+    for written, condition in ((True, ""), (False, " AND executed")):
+        if digests := [digest for digest, is_written in reported.items() if is_written is written]:
+            places = ", ".join(["%s"] * len(digests))
+            queries.append(
+                f"SELECT attempt_id, digest, executed FROM {_TABLE}"  # noqa: S608 no input in it
+                f" WHERE digest IN ({places}) AND attempt_id <> %s{condition}"
+            )
+            values += [*digests, attempt.pk]
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT attempt_id, digest, executed FROM {_TABLE}"  # noqa: S608 no input in it
-            f" WHERE digest IN ({places}) AND attempt_id <> %s",
-            [*digests, attempt.pk],
-        )
+        cursor.execute(" UNION ALL ".join(queries), values)
         return [(row[0], row[1], bool(row[2])) for row in cursor.fetchall()]
 
 

@@ -1,5 +1,6 @@
 """Which job a file belongs to: the last attempt that has written it, by its backend's clock."""
 
+import copy
 import datetime as dt
 import json
 from functools import partial
@@ -18,6 +19,7 @@ from jobgroups.models import Attempt, ChildJob, ReportedFile
 from jobgroups.services import attempts, files, late_results
 from jobgroups.services.outcomes import AttemptResult
 from tests.harness import factories
+from tests.harness.database_work import database_work
 from tests.harness.factories import online
 from tests.harness.races import race
 
@@ -197,6 +199,29 @@ def test_result_needs_three_more_statements_for_its_files() -> None:
             attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=ended)
         counted.append(len(asked))
     assert counted[1] - counted[0] == 3
+
+
+def test_file_from_the_cache_costs_as_much_as_with_few_jobs_that_have_it() -> None:
+    fence = online()
+    first, again = begin(fence), begin(fence)
+    end(first, fence, at=0)
+    end(again, fence, at=9, cached=True)
+    shared, costs = ReportedFile.objects.get(attempt=again), []
+    for count in (10, 1_000):
+        more = [copy.copy(Attempt.objects.get(pk=again.pk)) for _ in range(count)]
+        for number, attempt in enumerate(more, count):
+            attempt.pk, attempt.number, attempt.prompt_id = None, number, str(number)
+        Attempt.objects.bulk_create(more)
+        ReportedFile.objects.bulk_create(
+            ReportedFile(attempt=attempt, digest=shared.digest, executed=False) for attempt in more
+        )
+        claimed = begin(fence)
+        with database_work() as work:
+            end(claimed, fence, at=20, cached=True)
+        assert reasons(claimed) == [None]
+        costs.append(work)
+    assert costs[1].statements == costs[0].statements
+    assert costs[1].steps <= 1.2 * costs[0].steps, costs
 
 
 def test_second_result_records_no_files() -> None:
