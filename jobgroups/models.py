@@ -649,6 +649,9 @@ class Capture(models.Model):
     backend = models.ForeignKey(
         Backend, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+", db_index=False
     )
+    #: Digest of the file, as of a :class:`ReportedFile`; empty: the output is marked as replaced. Null: the previous
+    #: release wrote the row, and the digest is not filled in yet.
+    digest = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001
     created_at = models.DateTimeField()
     due_at = models.DateTimeField(null=True, blank=True)  #: Not copied before this time; null: it is not pending.
     tries = models.IntegerField(default=0)  #: Failed tries.
@@ -663,7 +666,12 @@ class Capture(models.Model):
                 name="capture_pending_or_stored", condition=Q(due_at__isnull=True) | Q(file__isnull=True)
             ),
         ]
-        indexes: ClassVar = [models.Index(name="capture_due", fields=["due_at"], condition=Q(due_at__isnull=False))]
+        indexes: ClassVar = [
+            models.Index(name="capture_due", fields=["due_at"], condition=Q(due_at__isnull=False)),
+            # The backlog of one backend costs the others nothing.
+            models.Index(name="capture_due_at", fields=["backend", "due_at"], condition=Q(due_at__isnull=False)),
+            models.Index(name="capture_digest", fields=["digest", "file"]),
+        ]
 
     def __str__(self) -> str:
         return f"{self.child_id} {self.number}"

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
-from jobgroups.database.retry import retried_transaction
+from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.database.statements import KEY, PreparedQuery, insert, update_where
 from jobgroups.domain.clock import now
 from jobgroups.domain.outputs import file_digest, nodes_of_files, reported_files
@@ -42,8 +42,9 @@ def _rows(child: ChildJob, attempt: Attempt | None) -> list[Capture]:
         Capture(
             child_id=child.pk,
             number=number,
-            node_id=node_of.get(file_digest(backend_id, file), "")[:200],
+            node_id=node_of.get(digest := file_digest(backend_id, file), "")[:200],
             backend_id=backend_id,
+            digest=digest,
             created_at=moment,
             due_at=moment,
         )
@@ -94,13 +95,14 @@ def _refer(capture_id: int, file: StoredFile, is_new: bool) -> bool:
     item = _item(child, capture.number)
     if item.get("missing"):
         return False
+    digest = file_digest(capture.backend_id, item)
     if is_new:
         insert([file])
     elif StoredFile.objects.select_for_update().filter(pk=file.pk).first() is None:
         return False
     else:
-        _correct_earlier(child, file, file_digest(capture.backend_id, item))
-    return update_where(Capture, capture.pk, {"file": file.pk, "due_at": None, "reason": ""})
+        _correct_earlier(child, file, digest)
+    return update_where(Capture, capture.pk, {"file": file.pk, "digest": digest, "due_at": None, "reason": ""})
 
 
 _of_content: Final = PreparedQuery(lambda: StoredFile.objects.filter(blake3=KEY).order_by())
@@ -123,10 +125,29 @@ def _correct_earlier(child: ChildJob, file: StoredFile, digest: str) -> None:
     """
     if not ReportedFile.objects.filter(attempt=child.current_attempt_id, digest=digest, executed=True).exists():
         return
-    earlier = file.captures.filter(child__current_attempt__lt=child.current_attempt_id).exclude(child=child)
-    for other in earlier.select_related("child"):
-        if file_digest(other.backend_id, _item(other.child, other.number)) == digest:
-            files.output_replaced(job_id=other.child_id, digest=digest)
+    # One query for each: of an OR, SQLite would use the index of the files alone.
+    for known in (digest, None):
+        earlier = file.captures.filter(digest=known, child__current_attempt__lt=child.current_attempt_id)
+        for other in earlier.exclude(child=child).select_related("child"):
+            if known or _digest(other) == digest:
+                files.output_replaced(job_id=other.child_id, digest=digest)
+                update_where(Capture, other.pk, {"digest": ""})
+
+
+def _digest(capture: Capture) -> str:
+    item = _item(capture.child, capture.number)
+    return "" if item.get("missing") else file_digest(capture.backend_id, item)
+
+
+def captures_fill() -> int:
+    """Store the digests of some rows that the previous release wrote; return their number."""
+    unfilled = Capture.objects.filter(digest=None)
+    found = list(unfilled.select_related("child").order_by()[:_AT_ONCE])
+    for capture in found:
+        capture.digest = _digest(capture)
+    # Only of rows without one, still: another capture may have corrected them.
+    retry_on_conflict(unfilled.bulk_update)(found, ["digest"], batch_size=100)
+    return len(found)
 
 
 def capture_postpone(*, capture_id: int, first: float, longest: float, reason: str) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 from django.core.management import CommandError, call_command
-from django.db import transaction
+from django.db import connection, transaction
 from pytest_django import Settings
 
 from backends.errors import InvalidRequest
@@ -23,13 +23,14 @@ from jobgroups.errors import AssetDeleted, AssetInUse
 from jobgroups.models import Asset, AssetUse, Capture, ChildJob, JobGroup, StoredFile
 from jobgroups.queries.groups import child_detail
 from jobgroups.queries.outputs import due_backends, due_captures
-from jobgroups.services import assets, captures, retries, runners, stored_files
+from jobgroups.services import assets, captures, files, retries, runners, stored_files
 from jobgroups.services.cancellation import group_cancel
 from jobgroups.services.leases import lease_release
 from jobgroups.services.purge import Limits, groups_purge, groups_purgeable
 from jobgroups.services.stars import child_star
 from tests.db.test_files import begin, end, reasons
 from tests.harness import factories
+from tests.harness.database_work import database_work
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("files_folder")]
 
@@ -116,6 +117,65 @@ def test_output_that_was_copied_too_late_is_replaced_when_the_later_job_is_captu
     assert [reasons(one) for one in (first, second, cached)] == [["replaced"], [None], [None]]
 
 
+@pytest.mark.parametrize("is_filled", [True, False], ids=["", "captured by the previous release"])
+def test_output_that_was_copied_too_late_is_replaced_once(
+    files_folder: Path, monkeypatch: pytest.MonkeyPatch, is_filled: bool
+) -> None:
+    """The file of each job has the same name and content, as in a folder that is emptied after each job."""
+    fence = factories.online()
+    replaced, mark = [], files.output_replaced
+
+    def noted(*, job_id: str, digest: str) -> None:
+        replaced.append(job_id)
+        mark(job_id=job_id, digest=digest)
+
+    monkeypatch.setattr(files, "output_replaced", noted)
+    jobs = []
+    for moment in range(4):
+        jobs.append(begin(fence))
+        end(jobs[-1], fence, at=moment * 9)
+        _store(Capture.objects.get(child=jobs[-1].child_id))
+        if not is_filled:
+            Capture.objects.filter(digest__gt="").update(digest=None)
+    assert [reasons(one) for one in jobs] == [*[["replaced"]] * 3, [None]]
+    assert replaced == [one.child_id for one in jobs[:3]]
+
+
+def test_digests_of_old_captures_are_filled_in_parts(files_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fence = factories.online()
+    for moment in range(3):
+        claimed = begin(fence)
+        end(claimed, fence, {"filename": f"{moment}.png"}, {"filename": "b.png", "subfolder": "x"}, at=moment * 9)
+    written = list(Capture.objects.order_by("pk").values_list("pk", "digest"))
+    Capture.objects.update(digest=None)
+    monkeypatch.setattr(captures, "_AT_ONCE", 4)
+    assert [captures.captures_fill() for _ in range(3)] == [4, 2, 0]
+    filled = dict(Capture.objects.values_list("pk", "digest"))
+    # The second file of all but the last job was replaced.
+    assert [filled[key] or "replaced" for key, _ in written] == [
+        "replaced" if number in (1, 3) else digest for number, (_, digest) in enumerate(written)
+    ]
+
+
+def test_ten_thousandth_capture_of_a_content_costs_as_much_as_the_hundredth(files_folder: Path) -> None:
+    """Masks and black pictures are equal, and each job has written its own."""
+    fence = factories.online()
+    first = _store(_completed(fence))
+    costs = []
+    for jobs in (1, 99):
+        for job in range(jobs):
+            end(begin(fence), fence, *({"filename": f"{jobs}-{job}-{number}.png"} for number in range(100)))
+        Capture.objects.filter(file=None).update(file=first.file, due_at=None)
+        claimed = begin(fence)
+        end(claimed, fence, {"filename": f"mask_{jobs}.png"})
+        with database_work() as work:
+            _store(Capture.objects.get(child=claimed.child_id))
+        costs.append(work)
+    assert StoredFile.objects.get().captures.count() > 10_000
+    assert costs[1].statements == costs[0].statements
+    assert costs[1].steps <= 1.2 * costs[0].steps, costs
+
+
 def test_output_that_was_replaced_meanwhile_is_not_captured(files_folder: Path) -> None:
     fence = factories.online()
     first, second = begin(fence), begin(fence)
@@ -155,6 +215,29 @@ def test_capture_is_left_to_the_runner_that_leases_its_backend() -> None:
     assert (found, file.filename) == (capture.pk, "shot_00001_.png")
     captures.capture_postpone(capture_id=found, first=5, longest=600, reason="It does not answer.")
     assert due_backends(runner="runner") == due_captures(backend_id="gpu-1", limit=9) == []
+
+
+def test_backlog_of_a_backend_costs_the_captures_of_others_nothing() -> None:
+    capture, other = _completed(factories.online()), _completed(factories.online("gpu-2"))
+    Capture.objects.filter(pk=other.pk).update(due_at=now())
+    costs = []
+    for count in (10, 3_000):
+        numbers = range(count, 2 * count)
+        Capture.objects.bulk_create(
+            Capture(
+                child_id=capture.child_id, number=number, backend_id="gpu-1", created_at=now(), due_at=capture.due_at
+            )
+            for number in numbers
+        )
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("ANALYZE jobgroups_capture")  # as it does by itself
+        with database_work() as work:
+            assert due_backends(runner="runner") == ["gpu-1", "gpu-2"]
+            assert [found for found, _ in due_captures(backend_id="gpu-2", limit=9)] == [other.pk]
+        costs.append(work)
+    assert costs[1].statements == costs[0].statements
+    assert costs[1].steps <= 1.2 * costs[0].steps, costs
 
 
 def test_request_of_an_unknown_group_or_without_captures_is_refused(settings: Settings) -> None:
