@@ -99,12 +99,12 @@ def _files(source: object) -> Sequence[OutputFile]:
 def _address(base_url: str, file: OutputFile) -> str:
     if file.missing:
         raise NotFound(file.why_missing)
-    # Below the Director's address, which may have a path.
-    url = file.file_url.lstrip("/") if file.captured and file.file_url else file.url
+    url = file.file_url if file.captured and file.file_url else file.url
     if url is None:
         raise NotFound(f"{file.filename} has no address.")
     try:
-        return urljoin(f"{base_url}/", url)
+        # One without a host is below the Director's address, which may have a path.
+        return urljoin(f"{base_url}/", url.lstrip("/"))
     except ValueError as error:
         raise UnexpectedAnswer(f"{url!r} is no address of a file.") from error
 

@@ -14,7 +14,7 @@ class OutputFile(Parsed):
 
     Attributes:
         kind: ComfyUI's key of the output: ``images``, ``gifs``, ``audio``, ``video`` …
-        type: ComfyUI's folder: ``output``, or ``temp`` for a preview.
+        type: ComfyUI's folder: ``output``, or ``temp`` for a preview; ``websocket``: only the Director has the file.
         file_url: The Director's address of the file; None in events.
         thumbnail_url: The Director's address of a thumbnail; None for a file that is no image and no video.
         node_id: The node that reported the file.

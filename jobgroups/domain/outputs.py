@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 MARK_KEY: Final = "director"  #: The key under which a prompt and its PNGs have the ids of its job.
+SENT: Final = "websocket"  #: The ``type`` of a picture that came as a frame: only the Director has a file of it.
 REPLACED: Final = "replaced"  #: The ``reason`` of a missing output: a later job wrote another file of the same name.
 
 

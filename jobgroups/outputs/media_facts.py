@@ -10,7 +10,9 @@ from typing import Final
 from PIL import Image
 
 from jobgroups.domain.media_types import media_type
+from jobgroups.models import StoredFile
 from jobgroups.outputs.resize import FORMATS
+from jobgroups.services.stored_files import IncomingFile
 
 _PROBED_WITHIN: Final = 20.0  #: Seconds that ffprobe may take.
 #: Demultiplexers by ffmpeg's names. Others open further files, which the file names (playlists, concat).
@@ -30,6 +32,15 @@ def media_facts(path: Path, filename: str) -> tuple[int | None, int | None, floa
         if kind.startswith(("video/", "audio/")) and (ffprobe := shutil.which("ffprobe")):
             return _probed(ffprobe, path)
     return None, None, None
+
+
+def stored_row(incoming: IncomingFile, filename: str) -> StoredFile:
+    """End a received file, whose hashes are BLAKE3 and SHA-256; return its row, without key and time."""
+    incoming.close()
+    width, height, duration = media_facts(incoming.path, filename)
+    content, sha256 = (one.hexdigest() for one in incoming.hashes)
+    known = {"blake3": content, "sha256": sha256, "size_bytes": incoming.size_bytes}
+    return StoredFile(**known, width=width, height=height, duration=duration)
 
 
 def _probed(ffprobe: str, path: Path) -> tuple[int | None, int | None, float | None]:

@@ -20,9 +20,8 @@ from backends.comfyui.client import ComfyClient
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway, StorageFull
 from jobgroups.log_context import bound
-from jobgroups.models import StoredFile
 from jobgroups.outputs import download
-from jobgroups.outputs.media_facts import media_facts
+from jobgroups.outputs.media_facts import stored_row
 from jobgroups.queries.outputs import OutputFile, due_backends, due_captures
 from jobgroups.runner.intervals import Intervals, wait_set
 from jobgroups.services import captures
@@ -184,11 +183,7 @@ def _create(chunk: bytearray, length: int) -> IncomingFile:
 
 def _store(capture_id: int, filename: str, incoming: IncomingFile) -> None:
     try:
-        incoming.close()
-        width, height, duration = media_facts(incoming.path, filename)
-        content, sha256 = (one.hexdigest() for one in incoming.hashes)
-        known = {"blake3": content, "sha256": sha256, "size_bytes": incoming.size_bytes}
-        file = StoredFile(**known, width=width, height=height, duration=duration)
+        file = stored_row(incoming, filename)
         captures.capture_store(capture_id=capture_id, path=incoming.path, file=file)
     finally:
         incoming.discard()

@@ -21,6 +21,8 @@ class Intervals:
     lookup_interval: float = 5.0  #: Between two look-ups of a prompt that is silent or uncertain.
     accept_timeout: float = 30.0  #: An uncertain prompt that was absent for this long was never accepted.
     history_grace: float = 5.0  #: How long the history of an ended prompt may be late or empty.
+    #: How long pictures may come as frames after the history has the end of their prompt, and may wait for the storage.
+    frames_grace: float = 60.0
     stop_retry: float = 2.0  #: After a delete or interrupt, before the next try.
     #: After the first stop of a running prompt by its id, before the next; doubled up to ``stop_retry``.
     targeted_retry: float = 0.1

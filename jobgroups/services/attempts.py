@@ -30,6 +30,7 @@ from jobgroups.events import log
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.serializers import to_json
 from jobgroups.services import late_results, outages, outcomes, quarantine
+from jobgroups.services.captures import captures_keep
 from jobgroups.services.group_transaction import GroupTransaction, update_row
 from jobgroups.services.outcomes import (
     AttemptResult,
@@ -218,11 +219,17 @@ def attempt_ended(*, attempt_id: int, fence: FencingToken, end: AttemptResult) -
             end = _failing(end, refused)
         if not close_with_result(tx, attempt, state, end):
             return False
-        if state is AttemptState.SUCCESS and end.failure is None and is_free(child):
-            late_results.reinstate(child, attempt)
+        if state is AttemptState.SUCCESS:
+            _keep_result(child, attempt, end)
         if child.current_attempt_id == attempt.pk:
             end_child(tx, child, attempt, end, refused)
         return True
+
+
+def _keep_result(child: ChildJob, attempt: Attempt, end: AttemptResult) -> None:
+    captures_keep(child, attempt, end.files)
+    if end.failure is None and is_free(child):
+        late_results.reinstate(child, attempt)
 
 
 def _stops_for_refusal(attempt: Attempt) -> bool:

@@ -19,7 +19,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.database.statements import KEY, PreparedQuery, insert, update_where
 from jobgroups.domain.clock import now
-from jobgroups.domain.outputs import file_digest, nodes_of_files, reported_files
+from jobgroups.domain.outputs import SENT, file_digest, nodes_of_files, reported_files
 from jobgroups.domain.states import ChildStatus
 from jobgroups.models import Attempt, Capture, ChildJob, JobGroup, ReportedFile, StoredFile
 from jobgroups.services import files, stored_files
@@ -35,7 +35,35 @@ def captures_enqueue(child: ChildJob, attempt: Attempt) -> None:
         insert(_rows(child, attempt))
 
 
-def _rows(child: ChildJob, attempt: Attempt | None) -> list[Capture]:
+def captures_keep(child: ChildJob, attempt: Attempt, files: Mapping[str, StoredFile]) -> None:
+    """Store the pictures that a successful attempt sent as frames, by their names.
+
+    Also if the attempt does not complete its child now: it may later. The files are in the storage.
+    """
+    if child.status in (ChildStatus.COMPLETED, ChildStatus.CANCELLED):
+        return
+    if attempt.number > 1:
+        # Those of an earlier success, which is not used any more.
+        child.captures.all().delete()
+    if not files:
+        return
+    stored: dict[str, StoredFile] = {}
+    contents = {name: file.blake3 for name, file in files.items()}
+    while unknown := [file for file in files.values() if file.blake3 not in stored]:
+        StoredFile.objects.bulk_create(unknown, ignore_conflicts=True)
+        # Locked: content that was there before may be being deleted.
+        found = StoredFile.objects.select_for_update().filter(blake3__in=contents.values()).order_by("pk")
+        stored = {file.blake3: file for file in found}
+    items = list(reported_files(json.loads(attempt.outputs_json or "{}")))
+    rows = _rows(child, attempt, attempt.outputs_json, of_frames=True)
+    for row in rows:
+        row.due_at, row.file = None, stored[contents[items[row.number]["filename"]]]
+    insert(rows)
+
+
+def _rows(
+    child: ChildJob, attempt: Attempt | None, outputs_json: str | None = None, *, of_frames: bool = False
+) -> list[Capture]:
     moment, backend_id = now(), child.backend_id or ""
     node_of = nodes_of_files(backend_id, {} if attempt is None else json.loads(attempt.node_outputs_json))
     return [
@@ -48,8 +76,8 @@ def _rows(child: ChildJob, attempt: Attempt | None) -> list[Capture]:
             created_at=moment,
             due_at=moment,
         )
-        for number, file in enumerate(reported_files(json.loads(child.outputs_json or "{}")))
-        if not file.get("missing")
+        for number, file in enumerate(reported_files(json.loads(outputs_json or child.outputs_json or "{}")))
+        if not file.get("missing") and (file.get("type") == SENT) == of_frames
     ]
 
 

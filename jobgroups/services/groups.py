@@ -8,7 +8,7 @@ from django.db.models.functions import Coalesce
 
 from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.clock import now
-from jobgroups.domain.outputs import reported_files
+from jobgroups.domain.outputs import SENT, reported_files
 from jobgroups.errors import GroupNotFound, GroupOpen, GroupStopping
 from jobgroups.events import log
 from jobgroups.models import JobGroup
@@ -57,7 +57,7 @@ def group_deletion(*, group_id: str) -> Deletion:
     starred = group.children.filter(starred=True).count()
     made = group.children.filter(outputs_json__isnull=False).order_by().values_list("outputs_json", flat=True)
     reported = (file for outputs in made.iterator() for file in reported_files(json.loads(outputs or "{}")))
-    kept = any(not file.get("missing") for file in reported)
+    kept = any(not file.get("missing") and file.get("type") != SENT for file in reported)
     return Deletion(group.total_count, starred, *files_of(group_id), kept_at_backends=kept)
 
 

@@ -14,7 +14,7 @@ from jobgroups.domain.failures import TAXONOMY, FailureClass
 from jobgroups.domain.states import ATTEMPT_NEVER_RAN, CHILD_OPEN, AttemptState, ChildStatus, ErrorType, StopReason
 from jobgroups.domain.text import sentence
 from jobgroups.events import log
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, StoredFile
 from jobgroups.serializers import to_json
 from jobgroups.services import captures, exclusions, files, late_results, quarantine
 from jobgroups.services.group_transaction import GroupTransaction, update_row
@@ -155,6 +155,8 @@ class AttemptResult:
     error_details: Mapping[str, Any] | None = None
     failure: FailureClass | None = None  #: Why it failed; of a success: why it is none that a person could use.
     warnings: tuple[str, ...] = ()
+    #: New rows of the pictures that came as frames, by their names; their files are in the storage.
+    files: Mapping[str, StoredFile] = field(default_factory=dict)
     #: The nodes of ``node_outputs`` that ComfyUI executed: it has written their files. Its cache named the
     #: files of the others.
     executed: frozenset[str] = frozenset()

@@ -215,18 +215,39 @@ def delete_file(name: str) -> None:
 @contextlib.contextmanager
 def marked(*names: str) -> Iterator[None]:
     """Mark files whose rows are being stored or deleted. After an unknown outcome the mark stays."""
-    mark = incoming_folder() / f"{uuid.uuid4().hex}{_MARK}"
-    mark.write_text("\n".join(names), encoding="ascii")
+    mark = _mark(*names)
     try:
         yield
     except StorageAway:
         # No row was stored.
-        mark.replace(mark.parent.parent / mark.name)
+        release_mark(mark)
         raise
     except RequestError:
         mark.unlink()
         raise
     mark.unlink()
+
+
+def _mark(*names: str) -> Path:
+    mark = incoming_folder() / f"{uuid.uuid4().hex}{_MARK}"
+    mark.write_text("\n".join(names), encoding="ascii")
+    return mark
+
+
+def move_marked(path: Path, name: str) -> Path:
+    """Move a received file into the storage before its row is stored; return its mark, for :func:`release_mark`."""
+    mark = _mark(name)
+    try:
+        move_into_storage(path, name)
+    except BaseException:
+        release_mark(mark)
+        raise
+    return mark
+
+
+def release_mark(mark: Path) -> None:
+    """Have :func:`clean` delete the marked files that have no row: none is being stored any more."""
+    mark.replace(mark.parent.parent / mark.name)
 
 
 def clean() -> None:

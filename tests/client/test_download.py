@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from director import client
-from director.client import Child, Director, OutputFile, Outputs
+from director.client import Child, Director, OutputFile, Outputs, downloads
 from director.client.file_writer import AtomicFile
 from jobgroups.domain.file_names import FileName
 from tests.client.conftest import Driven
@@ -108,6 +108,11 @@ def test_captured_file_is_read_from_the_director(either: Driven, server: FakeDir
     file = image(server, "a.png", b"kept", url=gone, captured=True, file_url="/view?filename=a.png")
     (path,) = either.download(file, tmp_path)
     assert path.read_bytes() == b"kept"
+
+
+def test_address_without_a_host_is_below_the_path_of_the_director() -> None:
+    file = OutputFile(filename="a.png", url="/api/job-groups/jg_1/jobs/j_1/outputs/0", type="websocket")
+    assert downloads._address("https://host/farm", file) == "https://host/farm/api/job-groups/jg_1/jobs/j_1/outputs/0"
 
 
 def test_sheet_is_saved_page_by_page(either: Driven, tmp_path: Path) -> None:

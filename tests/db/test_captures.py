@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import uuid
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -19,12 +20,14 @@ from backends.errors import InvalidRequest
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.states import RetryScope
 from jobgroups.errors import AssetDeleted, AssetInUse
 from jobgroups.models import Asset, AssetUse, Capture, ChildJob, JobGroup, StoredFile
 from jobgroups.queries.groups import child_detail
 from jobgroups.queries.outputs import due_backends, due_captures
 from jobgroups.services import assets, captures, files, retries, runners, stored_files
 from jobgroups.services.cancellation import group_cancel
+from jobgroups.services.groups import group_deletion
 from jobgroups.services.leases import lease_release
 from jobgroups.services.purge import Limits, groups_purge, groups_purgeable
 from jobgroups.services.stars import child_star
@@ -65,6 +68,28 @@ def test_captures_of_a_job_are_stored_with_its_end() -> None:
         (0, "9", "gpu-1"),
         (1, "9", "gpu-1"),
     ]
+
+
+@pytest.mark.usefixtures("no_backoff")
+def test_pictures_of_a_late_success_are_those_of_the_job_that_it_completes() -> None:
+    first, second = factories.online("gpu-1"), factories.online("gpu-2")
+    group = factories.submit("gpu-1", max_attempts=2, retry_elsewhere=RetryScope.ANY)
+    late = factories.begin(first)
+    factories.time_out(late, first)
+    factories.stall(late, first)
+    newer = factories.claim(second)
+    sent = {"filename": "a.png", "subfolder": "", "type": "websocket", "url": "/api/a"}
+    file = StoredFile(id=str(uuid.uuid4()), blake3="b", sha256="s", size_bytes=3, created_at=now())
+    outputs = {"images": [sent], "prompt_id": late.prompt_id}
+    node_outputs = {"7": {"images": [sent]}}
+    factories.finish(late, first, outputs=outputs, node_outputs=node_outputs, files={"a.png": file})
+    factories.start(newer, second)
+    factories.fail(newer, second)
+    assert factories.only(group).status == "completed"
+    (capture,) = Capture.objects.all()
+    assert (capture.number, capture.node_id, capture.file_id, capture.due_at) == (0, "7", file.pk, None)
+    deletion = group_deletion(group_id=group.id)
+    assert (deletion.files, deletion.bytes, deletion.kept_at_backends) == (1, 3, False)
 
 
 def test_same_content_twice_at_one_moment_is_stored_once(files_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from jobgroups.events.hub import Hub
 from jobgroups.events.hub import hub as process_hub
 from jobgroups.events.messages import Message, PreviewFrame
 from jobgroups.runner.attempt.driver import AttemptSpec
+from jobgroups.runner.attempt.pictures import SentPictures
 from jobgroups.runner.session.previews import MIN_INTERVAL, SessionPreviews
 from jobgroups.serializers import to_json
 from jobgroups.streams.stream import ChildHead, Frame, Stream
@@ -53,7 +54,11 @@ class Showing:
         self.hub = hub
         self.drivers = {
             number: SimpleNamespace(
-                spec=course(number, f"j_{number}"), prompt_id=f"p-j_{number}", is_executing=False, stop_pending=False
+                spec=course(number, f"j_{number}"),
+                prompt_id=f"p-j_{number}",
+                is_executing=False,
+                stop_pending=False,
+                pictures=SentPictures({}),
             )
             for number in (1, 2)
         }

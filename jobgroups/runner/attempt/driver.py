@@ -26,6 +26,7 @@ from jobgroups.queries import work
 from jobgroups.queries.assets import input_names
 from jobgroups.runner.attempt import result
 from jobgroups.runner.attempt.lookup import PromptLocation, PromptLookup, ended, look_up, omitted_outputs
+from jobgroups.runner.attempt.pictures import SentPictures
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.runner.attempt.timer import PromptTimer, TimeLimits
 from jobgroups.runner.context import SessionContext
@@ -58,7 +59,14 @@ class AttemptDriver:
         self._changed = asyncio.Event()
         self._tracker = ProgressTracker(dict(spec.workflow))
         self._report = self._new_report()
-        self._prompt = result.PromptInfo(prompt_id=spec.prompt_id, workflow=spec.workflow, base_url=context.client.url)
+        self._prompt = result.PromptInfo(
+            prompt_id=spec.prompt_id,
+            workflow=spec.workflow,
+            base_url=context.client.url,
+            group_id=spec.group_id,
+            child_id=spec.child_id,
+        )
+        self.pictures = SentPictures(spec.workflow)
         self._heard_start = False
         self._heard_end: protocol.Event | None = None
         self._closing_frame = False
@@ -100,6 +108,7 @@ class AttemptDriver:
         self._heard_at = time.monotonic()
         self._limits.restart_stall()
         self._timer.on_event(event, self._heard_at)
+        self.pictures.on_event(event)
         self.unanswered_since = None
         if not self._apply(event):
             return
@@ -189,6 +198,7 @@ class AttemptDriver:
             and not self._stop_requested
             and not self._closing_frame
             and self._heard_end is None
+            and not self.pictures
         )
 
     def _needs_work(self) -> bool:
@@ -562,7 +572,7 @@ class AttemptDriver:
 
     async def _end(self, end: AttemptResult) -> None:
         if end.state is AttemptState.SUCCESS:
-            end = await self._without_replaced(end)
+            end = await self._without_replaced(await self._with_pictures(end))
         end = await result.check_cached_files(self._context.client, end, self._cached)
         self._warn(*end.warnings)
         executed = self._executed(end.node_outputs)
@@ -588,11 +598,29 @@ class AttemptDriver:
             self._context.loaded_models = None
         store = attempts.attempt_interrupted_by_other if was_interrupted else attempts.attempt_ended
         await self._store(store, end=end)
+        self.pictures.stored()
         self._context.runner.captures_due.set()
         if end.state is AttemptState.SUCCESS and (sample := self._timer.sample()) is not None:
             self._context.runner.timings.append(sample)
             metrics.observe_job(sample.workflow_digest, sample.backend_id, sample.seconds)
         self._done = True
+
+    async def _with_pictures(self, end: AttemptResult) -> AttemptResult:
+        """Return the end with the pictures that came as frames."""
+        pictures = self.pictures
+        if not pictures.nodes:
+            return end
+        within = self._intervals.frames_grace
+        give_up_at = time.monotonic() + within
+        # A slow network may still have frames of a prompt that has ended.
+        while pictures.expects_frames and (left := give_up_at - time.monotonic()) > 0:
+            self._changed.clear()
+            await wait_set(self._changed, within=left)
+        name = f"websocket_{self.prompt_id[:8]}"
+        sent, files, warnings = await pictures.collect(name, self._listed_outputs, self._cached, within=within)
+        self._warn(*warnings)
+        node_outputs = {**end.node_outputs, **sent}
+        return replace(end, node_outputs=node_outputs, outputs=self._prompt.outputs(node_outputs), files=files)
 
     async def _without_replaced(self, end: AttemptResult) -> AttemptResult:
         """Return the end with the files marked that were replaced since its cached nodes wrote them.

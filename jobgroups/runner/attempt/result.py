@@ -15,7 +15,7 @@ from backends.comfyui.outputs import collect_outputs, plain_error
 from backends.comfyui.protocol import Event, ExecutionError, ExecutionInterrupted, ExecutionSuccess
 from backends.comfyui.refusals import not_executed
 from jobgroups.domain.failures import FailureClass, class_of_error, class_of_refusal
-from jobgroups.domain.outputs import all_missing
+from jobgroups.domain.outputs import SENT, all_missing, output_url, reported_files
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.services.outcomes import AttemptResult
 
@@ -42,10 +42,16 @@ class PromptInfo:
     prompt_id: str
     workflow: Mapping[str, Any]
     base_url: str
+    group_id: str
+    child_id: str
 
     def outputs(self, node_outputs: NodeOutputs) -> dict[str, Any]:
         """Return the outputs in the API's form."""
-        return collect_outputs(node_outputs, self.base_url, self.prompt_id, list(self.workflow))
+        collected = collect_outputs(node_outputs, self.base_url, self.prompt_id, list(self.workflow))
+        for number, item in enumerate(reported_files(collected)):
+            if item.get("type") == SENT:
+                item["url"] = output_url(self.group_id, self.child_id, number)
+        return collected
 
     def title(self, node_id: str | None) -> str | None:
         """Return what the user called a node, None where it has no title."""
@@ -246,7 +252,7 @@ def unconfirmed_stored(message: str | None, details_json: str | None) -> PromptU
 
 
 async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:
-    if not (isinstance(item, dict) and "url" in item and _names_a_file(item)):
+    if not (isinstance(item, dict) and "url" in item and _names_a_file(item)) or item["type"] == SENT:
         return item
     if item.get("missing"):
         warnings.append(f"{item['filename']} was replaced: another file has its name.")

@@ -107,6 +107,7 @@ class ActiveAttempts:
             return error
         finally:
             self.drivers.pop(driver.spec.attempt_id, None)
+            driver.pictures.discard()
         return None
 
     async def _loaded(self, attempt_id: int) -> Attempt:
@@ -133,6 +134,12 @@ class ActiveAttempts:
         for driver in self.drivers.values():
             if driver.client_id == client_id:
                 driver.socket_opened()
+
+    def socket_lost(self, client_id: str) -> None:
+        """Take in that events of the prompts of a client id may be lost from now on."""
+        for driver in self.drivers.values():
+            if driver.client_id == client_id:
+                driver.pictures.socket_lost()
 
     def look_up_now(self) -> None:
         for driver in self.drivers.values():

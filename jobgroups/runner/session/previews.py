@@ -31,12 +31,19 @@ class SessionPreviews:
         self._throttles: dict[int, _Throttle] = {}
 
     def are_wanted(self) -> bool:
-        """Return whether a client is subscribed to a group with a prompt at the backend."""
-        return any(self._hub.wants_previews(driver.spec.group_id) for driver in self._drivers.values())
+        """Return whether a client is subscribed to a group with a prompt at the backend, or a prompt sends results so."""
+        return any(
+            driver.pictures.nodes or self._hub.wants_previews(driver.spec.group_id) for driver in self._drivers.values()
+        )
 
     def publish(self, preview: Preview) -> None:
-        """Publish a preview of a prompt of ours that is not to be stopped, if a client is subscribed to its group."""
+        """Publish a preview of a prompt of ours that is not to be stopped, if a client is subscribed to its group.
+
+        A result that came like a preview is kept too.
+        """
         driver = self._driver_of(preview)
+        if driver is not None:
+            driver.pictures.receive(preview)
         if driver is None or driver.stop_pending or not self._hub.wants_previews(driver.spec.group_id):
             return
         attempt_id = driver.spec.attempt_id

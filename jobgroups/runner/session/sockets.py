@@ -67,6 +67,7 @@ class Sockets:
             except BackendError as error:
                 self.context.availability.socket_lost(error.detail)
             finally:
+                self.attempts.socket_lost(client_id)
                 self.client_id = self._main_id = self._main = None
                 if pause == self.context.intervals.reconnect_first:
                     self.lost_at = time.monotonic()
@@ -119,6 +120,7 @@ class Sockets:
                         await self._receive_follower(client_id, socket)
                 except BackendError as error:
                     logger.debug("%s: follow socket: %s", self.context.backend_id, error)
+                self.attempts.socket_lost(client_id)
                 await asyncio.sleep(self.context.intervals.reconnect_most)
         finally:
             self._follows.discard(client_id)
