@@ -1,7 +1,7 @@
 """Addresses to which nothing is sent: link-local ones unless an operator allows it; of webhooks, all that are not public.
 
-A cloud machine's metadata service, which gives out its credentials, has a link-local address: a backend
-registered there would have the Director fetch them. A name is checked when it is registered and again
+A cloud machine's metadata service, which gives out its credentials, has a link-local address, or one of its cloud's
+own: a backend registered there would have the Director fetch them. A name is checked when it is registered and again
 with each connection, since it may resolve to another address by then.
 """
 
@@ -22,7 +22,8 @@ from websockets.asyncio.client import ClientConnection
 #: A ComfyUI listens on one of these, ComfyUI's default first, and a machine's resolver may know only one of them as
 #: ``localhost``, the name that ``normalise_url`` gives to every loopback address. Both are tried, in this order.
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1")
-_NETWORKS: Final = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
+#: The last one has the services of Amazon's machines, of which ``fd00:ec2::254`` gives out credentials.
+_NETWORKS: Final = tuple(map(ipaddress.ip_network, ("169.254.0.0/16", "fe80::/10", "fd00:ec2::/32")))
 #: Seconds for the resolver: what it does not answer by then is left to the check of each connection.
 _RESOLVE_WITHIN: Final = 1.5
 #: A resolver that hangs keeps a thread for half a minute: at most so many.
@@ -31,6 +32,7 @@ _lookups: Final = threading.BoundedSemaphore(8)
 _resolvers: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolver")
 _IPV6_UNICAST: Final = ipaddress.ip_network("2000::/3")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  #: Has IPv4 addresses in its last 4 bytes.
+_LOCAL_NAT64: Final = ipaddress.ip_network("64:ff9b:1::/48")  #: Has them where the prefix of the local network ends.
 
 
 class _Policy:
@@ -48,9 +50,25 @@ def is_refused(address: str) -> bool:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        ip = ip.ipv4_mapped or ip
-    return not _Policy.allows_link_local and any(ip in network for network in _NETWORKS)
+    return not _Policy.allows_link_local and any(one in network for one in _contained(ip) for network in _NETWORKS)
+
+
+def _contained(
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Return an address and the IPv4 addresses that it may stand for."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return [ip]
+    if ip in _LOCAL_NAT64:
+        # RFC 6052: behind a prefix of 48, 56, 64 or 96 bits, and without the byte at bit 64.
+        packed = ip.packed[6:8] + ip.packed[9:]
+        return [ip, *(ipaddress.IPv4Address(packed[first : first + 4]) for first in (0, 1, 2, 5))]
+    inner = _inner(ip)
+    return [ip] if inner is None else [ip, inner]
+
+
+def _inner(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    return ip.ipv4_mapped or (ipaddress.IPv4Address(ip.packed[-4:]) if ip in _NAT64 else None)
 
 
 def is_not_public(address: str) -> bool:
@@ -60,7 +78,7 @@ def is_not_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or (ipaddress.IPv4Address(ip.packed[-4:]) if ip in _NAT64 else None)
+        inner = _inner(ip)
         if inner is None:
             return ip not in _IPV6_UNICAST or not ip.is_global or ip.sixtofour is not None
         ip = inner
@@ -78,8 +96,8 @@ def check_url(url: str) -> None:
     # The name of a machine in a local network often has an fe80 address beside a usable one.
     if any("." in one for one in refused) or (refused and all(map(is_refused, found))):
         raise ValueError(
-            "The address is link-local (169.254.0.0/16 or fe80::/10), which is refused unless"
-            " DIRECTOR_ALLOW_LINK_LOCAL is 1."
+            "The address is link-local or of a cloud's services (169.254.0.0/16, fe80::/10, fd00:ec2::/32), which is"
+            " refused unless DIRECTOR_ALLOW_LINK_LOCAL is 1."
         )
 
 

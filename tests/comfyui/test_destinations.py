@@ -37,7 +37,20 @@ def test_link_local_address_is_refused_unless_allowed(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "10.0.0.1", "169.253.1.1", "::1", "fec0::1", "2001:db8::1", "gpu-1", ""]
+    "address",
+    [
+        "127.0.0.1",
+        "10.0.0.1",
+        "169.253.1.1",
+        "::1",
+        "fec0::1",
+        "2001:db8::1",
+        "fd00:ec1::1",
+        "64:ff9b::8.8.8.8",
+        "64:ff9b:1::10.0.0.1",
+        "gpu-1",
+        "",
+    ],
 )
 def test_other_address_is_not_refused(address: str) -> None:
     assert not is_refused(address)
