@@ -52,13 +52,13 @@ class Throttle:
         """Return the seconds until an address may send a token again; 0: at once."""
         moment = time.monotonic()
         with self._lock:
-            wrong = self._wrong.get(_key(address))
+            wrong = self._wrong.get(network_of(address))
             if wrong is None or len(wrong) < ALLOWED:
                 return 0
             return max(0, int(wrong[0] + WINDOW - moment + 0.999))
 
     def record_failure(self, address: str) -> None:
-        name = _key(address)
+        name = network_of(address)
         with self._lock:
             wrong = self._wrong.setdefault(name, deque(maxlen=ALLOWED))
             wrong.append(time.monotonic())
@@ -67,7 +67,7 @@ class Throttle:
                 self._wrong.popitem(last=False)
 
 
-def _key(address: str) -> str:
+def network_of(address: str) -> str:
     """Return the key of an address: for IPv6 its /64, because one host can use all addresses of it."""
     try:
         parsed = ipaddress.ip_address(address.split("%", maxsplit=1)[0])

@@ -38,7 +38,7 @@ SMALL_BYTES: Final = 64 * 2**10
 #: After a refusal so much is read and dropped. A connection that is closed with unread data is reset, and a
 #: client that is still sending would lose the answer.
 _DROPPED_BYTES: Final = 64 * 2**20
-_DROPPED_SECONDS: Final = 10.0
+DROPPED_SECONDS: Final = 10.0
 _BODY_BYTES: Final = "director.body_bytes"  #: The key of a scope that holds how many bytes the body has at least.
 #: Bytes of an upload that are written at once, in a thread: a slow disk must not stop the event loop.
 _WRITTEN_BYTES: Final = 2**20
@@ -95,6 +95,7 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     _limit = math.inf
     _received = 0
     _is_refused = False
+    is_checked = False  #: Whether its headers were checked before its body.
     _asked = ""  #: The path. Twisted forgets it when the whole request is there.
     upload: Upload | None = None  #: The file of an upload; None for any other request.
     _writing: asyncio.Future[None] | None = None
@@ -197,18 +198,18 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     # --- refusals -------------------------------------------------------------------------------------
 
     def _refuse_unless_admitted(self, body_bytes: int) -> None:
+        self.is_checked = True
         answer = _admission().refusal(_scope(self, body_bytes))
         if answer is not None:
             self._refuse(answer)
 
     def _refuse(self, answer: HttpResponse) -> None:
         self._is_refused = True
-        answer.headers[HEADER] = request_id_of(self.requestHeaders.getRawHeaders(HEADER, [b""])[0])
         # Twisted would now ask for the body ("100 Continue").
         self.requestHeaders.removeHeader(b"expect")
-        enveloped(self._asked, answer)
-        self.transport.write(_written(answer, self.server.server_name))
-        reactor.callLater(_DROPPED_SECONDS, self.transport.abortConnection)
+        given_id = self.requestHeaders.getRawHeaders(HEADER, [b""])[0]
+        self.transport.write(refusal(answer, self._asked, self.server.server_name, given_id))
+        reactor.callLater(DROPPED_SECONDS, self.transport.abortConnection)
 
 
 def _method_of(request: Any) -> str:
@@ -240,7 +241,10 @@ def _scope(request: Any, body_bytes: int) -> Scope:
     }
 
 
-def _written(answer: HttpResponse, server_name: str) -> bytes:
+def refusal(answer: HttpResponse, path: str, server_name: str, given_id: bytes = b"") -> bytes:
+    """Return the bytes of an answer after which the connection ends."""
+    enveloped(path, answer)
+    answer.headers[HEADER] = request_id_of(given_id)
     answer.headers["Connection"] = "close"
     answer.headers["Content-Length"] = str(len(answer.content))
     answer.headers["Server"] = server_name

@@ -21,6 +21,7 @@ from twisted.internet.tcp import Server as Connection
 from twisted.python.failure import Failure
 
 from director.server.admission import GuardedRequest
+from director.server.channel import Connections, RequestChannel, Socket
 from director.web.asgi_types import Application, Receive, Scope, Send
 from jobgroups.api.requests.upload import SCOPE_KEY
 from jobgroups.streams.feed import error_frame
@@ -73,11 +74,15 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
     def __init__(self, application: Application, **options: Any) -> None:
         super().__init__(application=_abort_on_error(application), **options)
         self._ports: list[Any] = []
+        self.channels = Connections()
         self.is_closing = False
 
     def listen_success(self, port: Any) -> None:
         super().listen_success(port)
         self._ports.append(port)
+        # daphne has no arguments for them. The first connection is accepted later.
+        self.http_factory.protocol = lambda: RequestChannel(self.channels, self.server_name)
+        self.ws_factory.protocol = Socket
 
     async def stop_listening(self, within: float) -> None:
         """Close the ports, and return when all open requests are answered, or after so many seconds.

@@ -35,7 +35,9 @@ _PLAIN: Final[Mapping[int, tuple[str, str]]] = {
     405: ("method_not_allowed", "This path does not take this method."),
     412: ("precondition_failed", "If-Match or If-Unmodified-Since does not fit the answer."),
     413: ("payload_too_large", "The body is too long."),
+    414: ("uri_too_long", "The URL is too long: with its headers, a request has at most 16 KiB before its body."),
     429: ("too_many_requests", "Too many requests; try again later."),
+    431: ("headers_too_large", "The headers are too long: they have at most 16 KiB with the URL."),
     500: ("internal_error", "Internal error. The Director's log has the traceback."),
     503: ("unavailable", "The Director cannot do this now."),
 }

@@ -1,8 +1,9 @@
 import http.client
 import json
 import socket
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -12,6 +13,9 @@ import pytest
 
 from tests.harness.cases import cases
 from tests.harness.processes import Served
+
+if sys.platform == "linux":
+    import resource
 
 TOKEN: Final = "correct-horse-battery"
 LIMIT: Final = 2**20
@@ -161,6 +165,34 @@ def test_admitted_client_is_told_to_continue(served: Served) -> None:
         assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body)
         assert _answer(connection)[0] == 400
+
+
+@pytest.mark.parametrize(("path", "header", "status", "code"), cases(__file__, "request_with_long_headers_is_refused"))
+def test_request_with_long_headers_is_refused(served: Served, path: str, header: str, status: int, code: str) -> None:
+    answer = served.ask("GET", path.replace("LONG", "x" * 60_000), headers={"X-Long": header * 20_000})
+    body = answer.json()
+    assert (answer.status_code, body.get("code") or body["error"]["code"]) == (status, code)
+    assert answer.headers["connection"] == "close"
+    assert answer.headers["x-request-id"]
+    assert served.ask("GET", f"/healthz?{'x' * 15_000}").status_code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets the limit of another process")
+def test_connections_without_a_request_do_not_stop_the_service(served: Served) -> None:
+    limits = resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        with ExitStack() as stack:
+            for _ in range(300):
+                connection = stack.enter_context(_connected(served))
+                connection.sendall(b"GET /api/backends HTTP/1.1\r\nHost: localhost\r\n")
+            answer = served.ask("GET", "/api/backends", headers={"authorization": f"Bearer {TOKEN}"})
+            assert answer.status_code == 200
+            assert len(list(Path(f"/proc/{served.process.pid}/fd").iterdir())) < 0.85 * 256
+            connection.sendall(BEARER.encode() + b"\r\n\r\n")
+            assert _answer(connection)[0] == 200  # the newest ones stay
+    finally:
+        resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, limits)
 
 
 def test_wrong_tokens_of_refused_bodies_are_counted(served: Served) -> None:
