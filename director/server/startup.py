@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
 
 import psycopg
@@ -105,7 +106,8 @@ def open_database(*, migrate: bool, say: Say) -> None:
     def opened() -> None:
         if migrate:
             with _migration_lock(say):
-                call_command("migrate", verbosity=0, interactive=False)
+                lines = SimpleNamespace(write=lambda text: say(text.rstrip()))
+                call_command("migrate", verbosity=0, interactive=False, stdout=lines)
         else:
             _wait_for_tables(say)
         if unknown := unknown_migrations():

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -16,6 +18,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.state import StateApps
 from django.db.models import Field, ForeignKey, Model
 
+from director.management.commands import migrate
 from tests.harness.migration_rules import APPS, every_migration, loader_of
 
 _MOMENT: Final = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
@@ -220,3 +223,12 @@ def test_fresh_database_has_the_same_schema_by_squashed_migrations(scratch: Scra
     assert "0001_initial" not in names
     call_command("migrate", database=ALIAS, verbosity=0)
     assert _schema(database) == newest
+
+
+def test_long_migration_prints_how_long_it_has_been_running(scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "PROGRESS_SECONDS", 0.001)
+    scratch.open("progress")
+    printed = io.StringIO()
+    call_command("migrate", "jobgroups", database=ALIAS, verbosity=0, stdout=printed)
+    found = re.findall(r"Migrating the database: (\S+) has been running for \d+ s\.\n", printed.getvalue())
+    assert "jobgroups.0013_pool" in found

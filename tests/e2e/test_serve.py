@@ -129,3 +129,17 @@ def test_serve_on_all_addresses_prints_each_and_who_may_use_it(tmp_path: Path, t
     assert re.findall(r"On the network: (\S+)", director.printed()) == urls[1:]
     assert ("can submit and cancel" in director.printed()) is not bool(token)
     assert not token or token not in director.printed()
+
+
+def test_start_prints_how_long_a_migration_has_been_running(tmp_path: Path) -> None:
+    lines = (
+        "import sys; sys.argv[0] = 'manage.py'",
+        "from director.management.commands import migrate; migrate.PROGRESS_SECONDS = 0.001",
+        "from director.__main__ import main; main()",
+    )
+    starting = Served(tmp_path, program=("-c", "\n".join(lines)), start=False)
+    try:
+        starting.start()
+        assert re.search(r"Migrating the database: jobgroups\.\S+ has been running for \d+ s\.\n", starting.printed())
+    finally:
+        starting.close()
