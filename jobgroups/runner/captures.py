@@ -11,6 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from typing import Final
 
 from blake3 import blake3
@@ -136,8 +137,12 @@ class Capturer:
         try:
             async with download.open_file(file, client=client) as answer:
                 chunks = download.joined(answer.chunks(), _CHUNK)
-                # If the task is cancelled meanwhile, the file is left for the next process, which removes it.
-                incoming = await self._threads.run(_create, await anext(chunks), answer.length or 0)
+                creating = self._threads.submit(functools.partial(_create, await anext(chunks), answer.length or 0))
+                try:
+                    incoming = await asyncio.wrap_future(creating)
+                except asyncio.CancelledError:
+                    creating.add_done_callback(_discard)
+                    raise
                 await self._receive(chunks, incoming)
             if tag := answer.headers.get("etag"):
                 # A prompt may write to the same name while the file is read.
@@ -166,6 +171,12 @@ class Capturer:
                 await asyncio.wait([writing])
         if writing is not None:
             writing.result()
+
+
+def _discard(creating: Future[IncomingFile]) -> None:
+    """Discard the file, if it was created after its task was cancelled."""
+    if not creating.cancelled() and creating.exception() is None:
+        creating.result().discard()
 
 
 def _create(chunk: bytearray, length: int) -> IncomingFile:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import struct
+import threading
 import time
 import zipfile
 from collections.abc import AsyncIterator
@@ -208,6 +209,28 @@ async def test_file_that_changes_while_it_is_read_is_not_copied(
     monkeypatch.setattr(stored_files.IncomingFile, "write", replaced)
     (row,) = await settled()
     assert row.file is None
+    assert content_of(files_folder) == []
+
+
+async def test_file_that_is_created_when_the_runner_stops_is_removed(
+    gallery: Gallery, files_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gallery.one("a.png", picture())
+    is_created, is_stopped = threading.Event(), threading.Event()
+
+    def write(*_: Any) -> None:
+        is_created.set()
+        is_stopped.wait(60.0)
+
+    monkeypatch.setattr(stored_files.IncomingFile, "write", write)
+    capturer = Capturer(runner="runner", intervals=Intervals.scaled(0.01))
+    running = asyncio.get_running_loop().create_task(capturer.run())
+    await until(is_created.is_set)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    is_stopped.set()
+    await asyncio.to_thread(capturer.close)
     assert content_of(files_folder) == []
 
 
