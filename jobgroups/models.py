@@ -91,6 +91,8 @@ class JobGroup(models.Model):
     #: Digest of the workflow without its seeds; groups with one digest are compared in estimates and failures.
     workflow_digest = models.CharField(max_length=16, blank=True, default="", db_default="")
     parameters_json = models.TextField(default="{}")
+    #: The editor's workflow for pictures: ``{"workflow", "places"}``, see ``workflow.embedded``. Null: there is none.
+    editor_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null = none
     #: What ``workflow.summary`` finds; ``prompt`` is the positive prompt again, for searches.
     summary_json = models.TextField(default="{}", db_default="{}")
     prompt = models.TextField(blank=True, default="", db_default="")

@@ -1,7 +1,8 @@
 """Converts workflows of ComfyUI's editor format in requests, by the node classes that online backends describe."""
 
 import time
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from django.utils import timezone
 
@@ -11,16 +12,28 @@ from backends.models import Reachability
 from jobgroups.api.backend_selection import candidate_rows
 from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.errors import NothingDescribed
+from jobgroups.serializers import to_json
+from jobgroups.workflow import embedded
 from jobgroups.workflow.editor import class_types, convert
 from jobgroups.workflow.editor_graph import ConversionFailed, NodeProblem
 from jobgroups.workflow.validation import is_editor_format, shown_key
 
 _SECONDS: Final = 5.0  #: Seconds for reading the descriptions, without the probes.
 _MAX_ERRORS: Final = 100
+#: Each prompt has it, and with it the answers of ComfyUI's queue and history.
+_MAX_EDITOR_CHARACTERS: Final = 2**21
 
 
-def converted_body(body: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the body of a request with its workflow in the API format, and warnings.
+class Converted(NamedTuple):
+    """The body of a request with its workflow in the API format, and warnings."""
+
+    body: dict[str, Any]
+    warnings: Sequence[str] = ()
+    editor_json: str | None = None  #: As ``JobGroup.editor_json``.
+
+
+def converted_body(body: dict[str, Any]) -> Converted:
+    """Convert the workflow of a request if it has the editor's format.
 
     Raises:
         NothingDescribed: none of the named backends is online and answered in time.
@@ -28,7 +41,7 @@ def converted_body(body: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """
     graph, named = body.get("workflow_json"), body.get("backend_ids")
     if not is_editor_format(graph):
-        return body, []
+        return Converted(body)
     names = [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
     rows = candidate_rows(names or [ANY_BACKEND])[0].values()
     online = [row for row in rows if row.reachability == Reachability.ONLINE]
@@ -44,11 +57,21 @@ def converted_body(body: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if wanted and not classes:
         raise NothingDescribed
     try:
-        converted, problems = convert(graph, classes, now=timezone.localtime())
+        converted, problems = convert(embedded.marked(graph), classes, now=timezone.localtime())
     except ConversionFailed as failed:
         raise InvalidRequest(errors=[_error(one) for one in failed.errors[:_MAX_ERRORS]]) from None
+    text, too_long = editor_json(graph, embedded.take_places(converted))
     warnings = [f"Node {one.node_id} ({one.class_type}): {one.message}" for one in problems]
-    return body | {"workflow_json": converted}, warnings
+    return Converted(body | {"workflow_json": converted}, [*warnings, *too_long], text)
+
+
+def editor_json(editor: Mapping[str, Any], places: Mapping[str, Any]) -> tuple[str | None, list[str]]:
+    """Return what ``JobGroup.editor_json`` is for a workflow of the editor, and a warning if it is too long."""
+    text = to_json({"workflow": editor, "places": places})
+    if len(text) <= _MAX_EDITOR_CHARACTERS:
+        return text, []
+    limit = _MAX_EDITOR_CHARACTERS // 2**20
+    return None, [f"Pictures get no workflow of the editor: it has more than {limit} Mi characters."]
 
 
 def _error(problem: NodeProblem) -> dict[str, str]:

@@ -106,7 +106,7 @@ def _group(group_id: str) -> JobGroup:
     return found[0]
 
 
-_LONG: Final = ("workflow_json", "parameters_json")  #: The long columns, which few callers need.
+_LONG: Final = ("workflow_json", "parameters_json", "editor_json")  #: The long columns, which few callers need.
 _groups: Final = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY).order_by().defer(*_LONG))
 _UNUSED_OF_ATTEMPT: Final = [
     f"current_attempt__{one.name}"

@@ -78,7 +78,7 @@ def single_jobs(*, metadata: Mapping[str, str], cursor: str | None, limit: int) 
 
     Raises ``InvalidRequest`` for a cursor that no page gave.
     """
-    rows = _groups().defer("workflow_json", "parameters_json")
+    rows = _groups().defer("workflow_json", "parameters_json", "editor_json")
     for key, value in metadata.items():
         rows = rows.filter(labels__key=key, labels__value=value)
     return paged(rows, SingleJob, cursor=cursor, limit=limit)

@@ -20,12 +20,16 @@ from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup, Repor
 def active_attempts(backend_id: str) -> list[Attempt]:
     """Return the open attempts at a backend, oldest first, with child, group and variant loaded."""
     rows = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
-    return list(rows.select_related("child__group", "child__variant").order_by("id"))
+    return list(_with_group(rows).order_by("id"))
 
 
 def attempt_with_group(attempt_id: int) -> Attempt:
     """Return one attempt with child, group and variant loaded."""
-    return Attempt.objects.select_related("child__group", "child__variant").get(pk=attempt_id)
+    return _with_group(Attempt.objects.all()).get(pk=attempt_id)
+
+
+def _with_group(rows: QuerySet[Attempt]) -> QuerySet[Attempt]:
+    return rows.select_related("child__group", "child__variant").defer("child__group__editor_json")
 
 
 def was_unconfirmed_before(attempt_id: int) -> bool:

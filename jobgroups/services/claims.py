@@ -233,13 +233,15 @@ def _claim_in_group(group_id: str, fence: FencingToken, claim: Callable[[JobGrou
             return claim(group)
     with group_transaction(group_id, fence=fence) as tx:
         claimed = claim(tx.group)
-        if claimed is not None and not tx.group.has_claimed_child:
-            _first_claim(tx)
+        if claimed is not None:
+            tx.group.refresh_from_db(fields=["editor_json"])
+            if not tx.group.has_claimed_child:
+                _first_claim(tx)
         return claimed
 
 
 _SENT: Final = (
-    *("workflow_json", "parameters_json", "workflow_digest", "timeout_seconds", "stall_seconds"),
+    *("workflow_json", "parameters_json", "editor_json", "workflow_digest", "timeout_seconds", "stall_seconds"),
     *("uses_partner_nodes", "has_secret"),
 )
 _claimed_group: Final = PreparedQuery(

@@ -45,7 +45,7 @@ def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | 
 
     return sum(
         _end_in_group(group.id, move, _unsent_at(fence), fence)
-        for group in groups.defer("workflow_json", "parameters_json")
+        for group in groups.defer("workflow_json", "parameters_json", "editor_json")
         if candidate_backends(group, RetryScope(group.retry_elsewhere), besides={fence.backend_id})
     )
 
@@ -173,7 +173,7 @@ def pool_give_up(*, variant_id: int, limit_s: int) -> int:
     """
     since = monotonic_now() - dt.timedelta(seconds=limit_s)
     overdue = Variant.objects.filter(pk=variant_id, unplaced_since__lte=since)
-    variant = overdue.select_related("group").defer("group__workflow_json").first()
+    variant = overdue.select_related("group").defer("group__workflow_json", "group__editor_json").first()
     if variant is None:
         return 0
     candidates = candidate_reasons(variant)

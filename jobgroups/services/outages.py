@@ -52,7 +52,7 @@ def attempts_move(*, fence: FencingToken, reason: str) -> set[int]:
     moved: set[int] = set()
     rows = _movable(fence).select_related("child__group").order_by("id")
     # The check without locks comes first: it is repeated every few seconds while the backend is offline.
-    for row in rows.defer("child__group__workflow_json", "child__group__parameters_json"):
+    for row in rows.defer(*(f"child__group__{name}_json" for name in ("workflow", "parameters", "editor"))):
         group = row.child.group
         elsewhere = RetryScope(group.retry_elsewhere)
         if candidate_backends(group, elsewhere, besides={fence.backend_id}) and _move(row.pk, fence, reason):

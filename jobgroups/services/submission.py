@@ -43,6 +43,7 @@ class Submission:
     backend_ids: Sequence[str]  #: One child for each entry; with ``count`` the candidates of the pool.
     count: int | None = None  #: Children of the pool; None: each child is bound to the backend of its entry.
     parameters: dict[str, Any] = field(default_factory=dict)
+    editor_json: str | None = None  #: As ``JobGroup.editor_json``.
     seed_strategy: str = "random"
     base_seed: int | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -199,6 +200,7 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         accepted_without_runner=not runner_alive,
         workflow_json=to_json(submission.workflow),
         parameters_json=to_json(submission.parameters),
+        editor_json=submission.editor_json,
         metadata_json=to_json(submission.metadata),
         sweep_json=None if submission.batch is None else _json_or_none(submission.batch.sweep),
         seed_strategy=submission.seed_strategy,

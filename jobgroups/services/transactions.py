@@ -21,7 +21,9 @@ from jobgroups.services import notices
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.leases import valid_fences, verify_fence
 
-_locked_group: Final = PreparedQuery(lambda: JobGroup.objects.select_for_update().filter(pk=KEY).order_by())
+_locked_group: Final = PreparedQuery(
+    lambda: JobGroup.objects.select_for_update().filter(pk=KEY).defer("editor_json").order_by()
+)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from backends.node_classes import NodeClass
 from jobgroups.workflow import editor_graph
 from jobgroups.workflow.editor_graph import PRIMITIVE, ConversionFailed, Graph, Link, Node, NodeProblem, items
 from jobgroups.workflow.editor_widgets import MISSING, RENDERED, Widget
+from jobgroups.workflow.embedded import with_mark_of
 
 MAX_NODES: Final = 20_000  #: Nodes after subgraphs are expanded.
 _MAX_STEPS: Final = 1_000  #: Nodes of the editor alone between two nodes that are sent.
@@ -146,7 +147,7 @@ class _Export:
             value = _DATE.sub(
                 lambda date: _PART.sub(lambda one: f"{parts[one[0][0]]:0{len(one[0])}}"[-len(one[0]) :], date[1]), value
             )
-        return value
+        return with_mark_of(widget.value, value) if isinstance(value, str) else value
 
     def _source(self, end: _Input) -> list[Any] | _Value | None:
         """Return the link or value of an input, through what exists in the editor alone."""

@@ -1,11 +1,13 @@
 """Workflows that ComfyUI publishes, converted by the Director and by ComfyUI's own editor: the same API format."""
 
+import copy
 import json
 import shutil
 
 import pytest
 
 from backends.node_classes import node_class
+from jobgroups.workflow import embedded
 from jobgroups.workflow.editor import convert
 from tests.editor.templates import DESCRIBED, EXCLUDED, EXPORTS, digest, templates
 
@@ -18,6 +20,30 @@ def test_templates_are_converted_as_the_editor_exports_them() -> None:
     found = {name: digest(convert(workflow, classes)[0]) for name, workflow in templates() if name not in EXCLUDED}
     assert found == HASHES
     assert len(found) >= 100
+
+
+def test_values_of_a_job_are_written_into_the_widgets_of_templates() -> None:
+    classes = {name: node_class(described) for name, described in DESCRIBED.items()}
+    written = 0
+    for name, workflow in templates():
+        if name in EXCLUDED:
+            continue
+        converted, _ = convert(embedded.marked(workflow), classes)
+        places = embedded.take_places(converted)
+        assert digest(converted) == HASHES[name]
+        sent = copy.deepcopy(converted)
+        for node_id, inputs in places.items():
+            for key in inputs:
+                value = sent[node_id]["inputs"][key]
+                if type(value) in (int, float):
+                    sent[node_id]["inputs"][key] = value + 1
+                elif key in ("text", "prompt", "filename_prefix"):
+                    sent[node_id]["inputs"][key] = f"{value} changed"
+        filled = embedded.filled(copy.deepcopy(dict(workflow)), places, sent)
+        assert (filled == workflow) is (sent == converted)
+        assert digest(convert(filled, classes)[0]) == digest(sent), name
+        written += sum(map(len, places.values()))
+    assert written > 8_000
 
 
 @pytest.mark.slow

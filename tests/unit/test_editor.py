@@ -11,6 +11,7 @@ import pytest
 
 from backends.node_classes import node_class
 from director.demo.workflow import text_to_image
+from jobgroups.workflow import embedded
 from jobgroups.workflow.editor import MAX_NODES, class_types, convert
 from jobgroups.workflow.editor_graph import ConversionFailed
 from tests.harness.cases import cases
@@ -81,6 +82,54 @@ def test_subgraphs_are_expanded_with_the_values_of_their_nodes() -> None:
     found, _ = convert(proxied, CLASSES)
     assert (found["1:3"]["inputs"]["cfg"], found["1:6"]["inputs"]["text"]) == (5.5, "a dog")
     assert class_types(editor) == DESCRIBED.keys() - {"Camera"} | {"LoraLoader", "PreviewImage"}
+
+
+def job_of(editor: dict[str, Any], **values: dict[str, Any]) -> dict[str, Any]:
+    """Return the editor's workflow of a job that was sent with other inputs, ``n3`` for node 3."""
+    converted, _ = convert(embedded.marked(editor), CLASSES)
+    places = json.loads(json.dumps(embedded.take_places(converted)))
+    sent = {
+        node_id: node | {"inputs": node["inputs"] | values.get(f"n{node_id.rpartition(':')[2]}", {})}
+        for node_id, node in converted.items()
+    }
+    return embedded.filled(copy.deepcopy(editor), places, sent)
+
+
+def widgets_of(editor: dict[str, Any], node_id: int) -> Any:
+    return next(node["widgets_values"] for node in editor["nodes"] if node["id"] == node_id)
+
+
+def test_values_of_a_job_are_in_the_widgets_of_the_editor() -> None:
+    assert job_of(EDITOR) == EDITOR
+    job = job_of(EDITOR, n3={"seed": 42, "steps": 8, "cfg": 5.5}, n6={"text": "a dog"})
+    # What the editor makes of a seed after a run stays. The steps come from a primitive.
+    assert widgets_of(job, 3) == [42, "randomize", 1, 5.5, "euler", "normal", 1]
+    assert (widgets_of(job, 12), widgets_of(job, 6)) == ([8, "fixed"], ["a dog"])
+    named = dict(zip(DESCRIBED["EmptyLatentImage"], (768, 512, 1), strict=True))
+    saved = edited(n5={"widgets_values": [768, 512, 1], "widgets_values_named": named})
+    job = job_of(saved, n5={"height": 64})
+    [size] = [node for node in job["nodes"] if node["id"] == 5]
+    assert (size["widgets_values"], size["widgets_values_named"]) == ([768, 64, 1], named | {"height": 64})
+    noted = edited(n6={"widgets_values": ["a cat // or a dog"]})
+    assert widgets_of(job_of(noted, n3={"seed": 7}), 6) == ["a cat // or a dog"]
+    assert widgets_of(job_of(noted, n6={"text": "a cow"}), 6) == ["a cow"]
+
+
+def test_values_of_a_job_are_in_the_widgets_of_subgraphs() -> None:
+    editor = as_subgraph(edited(), "outer")
+    job = job_of(editor, n3={"seed": 42}, n6={"text": "a dog"})
+    assert job["nodes"][0]["widgets_values"] == ["a dog"]
+    [inner] = job["definitions"]["subgraphs"]
+    assert widgets_of(inner, 3)[0] == 42
+    twice = editor | {"nodes": [editor["nodes"][0], editor["nodes"][0] | {"id": 2}]}
+    [inner] = job_of(twice, n3={"seed": 42})["definitions"]["subgraphs"]
+    assert widgets_of(inner, 3)[0] == 42
+    converted, _ = convert(embedded.marked(twice), CLASSES)
+    places = embedded.take_places(converted)
+    sent = copy.deepcopy(converted)
+    sent["1:3"]["inputs"]["seed"] = 42
+    # One widget cannot show two seeds.
+    assert embedded.filled(copy.deepcopy(twice), places, sent) == twice
 
 
 def test_what_cannot_be_converted_is_named_by_node() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 from backends.errors import FieldInvalid
 from jobgroups import workflow
+from jobgroups.api.conversion import editor_json
 from jobgroups.api.requests import payloads
 from jobgroups.api.submission import submit
 from jobgroups.api.workflow_check import JobKinds, check
@@ -32,6 +33,7 @@ LABELS: Final = "A key has 1 to 100 characters, a value is a string of at most 2
 _MAX_LABELS: Final = 16
 _RESERVED: Final = ("inputs", "webhook_url")
 _KEY: Final = "api_key_comfy_org"
+_PNGINFO: Final = "extra_pnginfo"
 #: As ``DIRECTOR_COMFY_ORG_API_KEY``: what ComfyUI answers is searched for it, and JSON must not escape it.
 _KEY_FORM: Final = re.compile(r"[A-Za-z0-9._~+=-]{8,512}")
 #: The contract has no limit of a job's time. A job ends after so many seconds without an event of its prompt.
@@ -49,7 +51,7 @@ def submit_job(body: Mapping[str, Any], idempotency_key: str | None) -> JobGroup
         if name in body:
             raise FieldInvalid(name, "Is reserved. Leave it out.")
     labels = {} if body.get("metadata") is None else _labels(body["metadata"])
-    secret = _secret(body["extra_data"]) if body.get("extra_data") is not None else ""
+    secret, editor, warnings = _extra_data(body.get("extra_data"))
     graph = resolve(_checked(body.get("workflow")))
     parameters, base_seed = _own_seeds(graph)
     fields = {
@@ -63,7 +65,8 @@ def submit_job(body: Mapping[str, Any], idempotency_key: str | None) -> JobGroup
         "partial_outputs": "fail",
     }
     submission = replace(
-        payloads.submission(fields, None),
+        payloads.submission(fields, None, warnings=warnings),
+        editor_json=editor,
         idempotency_key=idempotency_key,
         # A repeated request has another one, and is refused.
         idempotency_digest=secrets.token_hex(32),
@@ -134,15 +137,25 @@ def _labels(given: Any) -> dict[str, str]:
     return given
 
 
-def _secret(extra_data: Any) -> str:
-    """Return the key in ``extra_data``. No error repeats what was given."""
-    if not isinstance(extra_data, dict) or extra_data.keys() != {_KEY}:
-        raise FieldInvalid("extra_data", f"Must be an object with {_KEY} alone; leave it out without a key.")
-    key = extra_data[_KEY]
-    if not isinstance(key, str) or not _KEY_FORM.fullmatch(key):
+def _extra_data(given: Any) -> tuple[str, str | None, list[str]]:
+    """Return the key in ``extra_data``, ``JobGroup.editor_json`` and warnings. No error repeats what was given."""
+    if given is None:
+        return "", None, []
+    if not isinstance(given, dict) or not given or not {_KEY, _PNGINFO}.issuperset(given):
+        message = f"Must be an object with {_KEY} and {_PNGINFO} alone; leave it out without one of them."
+        raise FieldInvalid("extra_data", message)
+    key = given.get(_KEY, "")
+    if _KEY in given and not (isinstance(key, str) and _KEY_FORM.fullmatch(key)):
         message = "Must have 8 to 512 letters, digits and some of . _ ~ + = -."
         raise FieldInvalid(f"extra_data.{_KEY}", message)
-    return key
+    written = given.get(_PNGINFO, {})
+    if not isinstance(written, dict) or not {"workflow"}.issuperset(written):
+        raise FieldInvalid(f"extra_data.{_PNGINFO}", "Must be an object with workflow alone.")
+    if "workflow" not in written:
+        return key, None, []
+    if not isinstance(written["workflow"], dict):
+        raise FieldInvalid(f"extra_data.{_PNGINFO}.workflow", "Must be an object; leave it out without one.")
+    return key, *editor_json(written["workflow"], {})
 
 
 def _own_seeds(graph: workflow.Workflow) -> tuple[dict[str, dict[str, Any]], int | None]:

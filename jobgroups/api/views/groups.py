@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Final
 
@@ -42,7 +42,7 @@ EVENTS_PAGE: Final = 500  #: Events per page. Most have some hundred bytes, a fe
 class CheckView(ApiView):
     def post(self, request: Request) -> HttpResponse:
         """Return which backends can execute a workflow, why the others cannot, and the choices of its inputs."""
-        values = payloads.check(converted_body(json_body(request))[0])
+        values = payloads.check(converted_body(json_body(request)).body)
         prepared = workflow.build_template(values["workflow_json"], values["parameters"])
         known_references(prepared.workflow)
         answer = check(JobKinds(prepared), values["backend_ids"], values["required_capabilities"])
@@ -52,7 +52,7 @@ class CheckView(ApiView):
 class ConvertView(ApiView):
     def post(self, request: Request) -> HttpResponse:
         """Return a workflow of the editor's format in the API format."""
-        body, warnings = converted_body(payloads.ConvertRequest.read(json_body(request)))
+        body, warnings, _ = converted_body(payloads.ConvertRequest.read(json_body(request)))
         workflow.check_workflow(body["workflow_json"])
         return json_response({"workflow": body["workflow_json"], "warnings": warnings})
 
@@ -62,7 +62,7 @@ class PlanView(ApiView):
 
     def post(self, request: Request) -> HttpResponse:
         """Return what a submission would make."""
-        body, warnings = converted_body(json_body(request))
+        body, warnings, _ = converted_body(json_body(request))
         return json_response(plan(payloads.submission(body, None, warnings=warnings)))
 
 
@@ -76,8 +76,9 @@ class SubmitView(ApiView):
             submitter = str(body.get("submitter") or "").strip()
             made = group_replay(submitter=submitter, key=key, digest=payloads.digest(body))
         if made is None:
-            converted, warnings = converted_body(body)
-            made = submit(payloads.submission(converted, key, sent=body, warnings=warnings))
+            converted, warnings, editor = converted_body(body)
+            submission = payloads.submission(converted, key, sent=body, warnings=warnings)
+            made = submit(replace(submission, editor_json=editor))
         headers = {"Idempotency-Replayed": "true"} if made.replayed else None
         answer = serialize_submission(made.group, made.children)
         if not made.children:

@@ -228,7 +228,7 @@ class WorkflowFromPngView(ApiView):
             content = read_body(request)
         except UnreadablePostError:
             raise NoWorkflow("The body is incomplete.") from None
-        return json_response(converted_body({"workflow_json": workflow_in_png(content)})[0])
+        return json_response(converted_body({"workflow_json": workflow_in_png(content)}).body)
 
 
 _SLOT_WITHIN: Final = 10.0  #: Seconds for which a request waits for others.

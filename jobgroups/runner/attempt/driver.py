@@ -279,7 +279,7 @@ class AttemptDriver:
             prompt = await self._context.inputs.place(
                 self.spec.workflow, lambda: self._context.lease_is_fresh and not self._stop_requested
             )
-            extra_data = await self._extra_data()
+            extra_data = await self._extra_data(prompt)
             sent_at = time.monotonic()
             accepted = await self._context.client.submit(
                 prompt,
@@ -309,10 +309,11 @@ class AttemptDriver:
             await self._accepted(other, accepted.node_errors)
             self._context.expect_status_since(sent_at)
 
-    async def _extra_data(self) -> dict[str, Any]:
+    async def _extra_data(self, prompt: Mapping[str, Any]) -> dict[str, Any]:
         """Return the ``extra_data`` of the prompt; raise ``NotSendable`` if it needs a key and does not get the key."""
         context, is_paid = self._context, self.spec.uses_partner_nodes
         extra_data = self.spec.extra_data(
+            prompt,
             marks_outputs=context.runner.settings.marks_outputs,
             has_previews=context.orders_previews(self.spec.group_id),
         )

@@ -15,6 +15,7 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.log_context import bound
 from jobgroups.models import Attempt
 from jobgroups.runner.attempt import result
+from jobgroups.workflow import embedded
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class AttemptSpec:
     timeout_s: float
     stall_s: float = math.inf  #: Seconds without an event after which its time is up; infinity: any.
     workflow: Mapping[str, Any]
+    editor_json: str | None = None  #: ``JobGroup.editor_json`` of a prompt that is still to be sent.
     workflow_digest: str = ""
     uses_partner_nodes: bool | None = None  #: Whether a node is a partner's; None: not known.
     has_secret: bool = False  #: Whether the key for partner nodes is that of its submitter.
@@ -54,9 +56,14 @@ class AttemptSpec:
         """The part of ``extra_data`` that marks a prompt as ours in ComfyUI's queue and history."""
         return {MARK_KEY: {"group": self.group_id, "job": self.child_id, "attempt": self.number}}
 
-    def extra_data(self, *, marks_outputs: bool, has_previews: bool) -> dict[str, Any]:
-        """Return the ``extra_data`` of the prompt: ComfyUI writes the mark into PNGs, too, or creates previews."""
-        wanted = {"extra_pnginfo": self.mark} if marks_outputs else {}
+    def extra_data(self, prompt: Mapping[str, Any], *, marks_outputs: bool, has_previews: bool) -> dict[str, Any]:
+        """Return the ``extra_data`` of a prompt: ComfyUI writes mark and editor's workflow into PNGs, too, or creates previews."""
+        written = dict(self.mark) if marks_outputs else {}
+        if self.editor_json is not None:
+            # An object or absent: a null lets ComfyUI answer every list of jobs with 500.
+            stored = json.loads(self.editor_json)
+            written["workflow"] = embedded.filled(stored["workflow"], stored["places"], prompt)
+        wanted = {"extra_pnginfo": written} if written else {}
         return self.mark | wanted | ({"preview_method": "auto"} if has_previews else {})
 
     @classmethod
@@ -92,6 +99,7 @@ class AttemptSpec:
             timeout_s=group.timeout_seconds,
             stall_s=group.stall_seconds or math.inf,
             workflow=sent,
+            editor_json=group.editor_json if is_new else None,
             workflow_digest=(row.child.variant or group).workflow_digest,
             uses_partner_nodes=group.uses_partner_nodes,
             has_secret=group.has_secret,

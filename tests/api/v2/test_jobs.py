@@ -14,6 +14,7 @@ from backends import inventory
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import ChildJob, JobGroup
+from jobgroups.runner.attempt.spec import AttemptSpec
 from tests.api.conftest import GRAPH, Api, Made
 from tests.harness import factories
 from tests.harness.graphs import EDITOR_FILE, node, partner, picture
@@ -64,6 +65,9 @@ def refused(answer: Any, code: str) -> dict[str, Any]:
         ({"extra_data": {}}, "invalid_request", "leave it out"),
         ({"extra_data": {"api_key_comfy_org": KEY, "a": 1}}, "invalid_request", "alone"),
         ({"extra_data": {"api_key_comfy_org": 'se"cret-key'}}, "invalid_request", "letters"),
+        ({"extra_data": {"extra_pnginfo": None}}, "invalid_request", "workflow alone"),
+        ({"extra_data": {"extra_pnginfo": {"workflow": {}, "a": 1}}}, "invalid_request", "workflow alone"),
+        ({"extra_data": {"extra_pnginfo": {"workflow": None}}}, "invalid_request", "leave it out"),
         ({"metadata": "acme"}, "metadata_invalid", "object"),
         ({"metadata": {"shot": 3}}, "metadata_invalid", "'shot'"),
         ({"metadata": {"x" * 101: ""}}, "metadata_invalid", "100 characters"),
@@ -127,6 +131,23 @@ def test_partner_nodes_need_a_key_and_a_confirmed_backend(
     assert not any(KEY in str(row) for model in (JobGroup, ChildJob) for row in model.objects.values())
 
 
+@pytest.mark.parametrize("written", [{}, {"workflow": EDITOR}])
+def test_workflow_for_pictures_is_sent_as_it_is(api: Api, farm: None, written: dict[str, Any]) -> None:
+    assert submit(api, extra_data={"extra_pnginfo": written, "api_key_comfy_org": KEY}).status_code == 201
+    fence = factories.lease("gpu-1")
+    spec = AttemptSpec.from_claim(factories.claim_from_pool(fence, JobGroup.objects.get()))
+    sent = spec.extra_data(spec.workflow, marks_outputs=False, has_previews=False)
+    assert sent.get("extra_pnginfo", {}) == written
+
+
+def test_workflow_for_pictures_that_is_too_long_is_left_out(api: Api, farm: None) -> None:
+    long = {"nodes": [], "links": [], "extra": "x" * 2**21}
+    assert submit(api, extra_data={"extra_pnginfo": {"workflow": long}}).status_code == 201
+    group = JobGroup.objects.get()
+    assert group.editor_json is None
+    assert "Pictures get no workflow of the editor" in group.warnings_json
+
+
 def test_workflow_keeps_its_seeds(api: Api, farm: None) -> None:
     graph = picture() | {"20": node("KSampler", seed=2**64 - 1), "21": node("KSampler", noise_seed=7)}
     for number in ("20", "21"):
@@ -134,8 +155,6 @@ def test_workflow_keeps_its_seeds(api: Api, farm: None) -> None:
     job = submit(api, graph).json()
     fence = factories.lease("gpu-1")
     claim = factories.claim_from_pool(fence, JobGroup.objects.get())
-    from jobgroups.runner.attempt.spec import AttemptSpec
-
     assert AttemptSpec.from_claim(claim).workflow == graph
     assert claim.child.seed == graph["3"]["inputs"]["seed"]
     assert api.get(f"{JOBS}/{job['id']}/workflow").json() == {"workflow": graph, "format": "api"}
