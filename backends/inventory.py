@@ -5,6 +5,7 @@ A class that cannot be read in time, or whose description is not ComfyUI's, is n
 
 import asyncio
 import contextlib
+import functools
 import threading
 import time
 from collections import OrderedDict
@@ -21,6 +22,9 @@ from backends.models import Backend
 from backends.node_classes import NodeClass, node_class
 
 FRESH_SECONDS: Final = 60.0  #: Seconds for which an answer is used again.
+#: Seconds for which one is used again that speaks for a backend: hundreds of backends are not read for each submission.
+#: A backend that has lost a file or a node since refuses the prompt.
+KEPT_SECONDS: Final = 600.0
 MAX_CLASSES: Final = 200  #: Classes of one backend that are read for one check.
 _MAX_NAME: Final = 200
 _TIMEOUTS: Final = Timeouts(connect_s=2.0, silence_s=5.0, total_s=5.0)
@@ -68,22 +72,24 @@ class _Readers:
     """The backends that a thread reads: of submissions at the same moment one reads, and the others wait for it."""
 
     def __init__(self) -> None:
-        self._busy: set[str] = set()
+        self._busy: dict[str, object] = {}  #: By id, who reads it.
         self._changed = threading.Condition()
 
-    def acquire(self, backends: Iterable[Backend], until: float) -> list[Backend]:
+    def acquire(self, backends: Iterable[Backend], reader: object, until: float) -> list[Backend]:
         """Return those that no other thread reads, after a wait for one; none if the time is over."""
         with self._changed:
             while (left := until - time.monotonic()) > 0:
                 if free := [backend for backend in backends if backend.id not in self._busy]:
-                    self._busy.update(backend.id for backend in free)
+                    self._busy.update(dict.fromkeys((backend.id for backend in free), reader))
                     return free
                 self._changed.wait(left)
         return []
 
-    def release(self, backends: Iterable[Backend]) -> None:
+    def release(self, backends: Iterable[Backend], reader: object) -> None:
         with self._changed:
-            self._busy.difference_update(backend.id for backend in backends)
+            for backend in backends:
+                if self._busy.get(backend.id) is reader:
+                    del self._busy[backend.id]
             self._changed.notify_all()
 
 
@@ -99,14 +105,14 @@ def node_classes(wanted: Mapping[Backend, Collection[str]], *, since: float, unt
     """
     found: dict[str, Classes] = {backend.id: {} for backend in wanted}
     missing = _not_kept(wanted, since, found)
-    while missing and (mine := _READERS.acquire(missing, until)):
+    while missing and (mine := _READERS.acquire(missing, found, until)):
         try:
             # Another thread may have read them meanwhile.
             again = _not_kept({one: missing.pop(one) for one in mine}, since, found)
             if again:
                 async_to_sync(_read_all)(again, found, until)
         finally:
-            _READERS.release(mine)
+            _READERS.release(mine, found)
     return found
 
 
@@ -135,7 +141,13 @@ async def _read_all(missing: Mapping[Backend, Iterable[str]], found: Mapping[str
         async with asyncio.timeout(until - time.monotonic()), asyncio.TaskGroup() as tasks:
             for backend, class_types in missing.items():
                 reading = _read_backend(backend, iter(class_types), found[backend.id], gate)
-                tasks.create_task(reading, name=f"inventory {backend.id}")
+                task = tasks.create_task(reading, name=f"inventory {backend.id}")
+                # At once: other submissions need not wait for the slowest of all backends.
+                task.add_done_callback(functools.partial(_release, backend, found))
+
+
+def _release(backend: Backend, reader: object, _task: asyncio.Task[None]) -> None:
+    _READERS.release([backend], reader)
 
 
 async def _read_backend(backend: Backend, class_types: Iterator[str], found: Classes, gate: asyncio.Semaphore) -> None:

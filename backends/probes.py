@@ -1,18 +1,29 @@
-"""Probes of registered backends: several at once, within a short time; the results are stored."""
+"""Probes of registered backends: several at once, within a short time; the results are stored by the caller."""
 
+import asyncio
 import datetime as dt
-from collections.abc import Collection
-from typing import Final
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, wait
+from typing import Any, Final, TypeAlias
 
 from asgiref.sync import async_to_sync
 
 from backends import services
-from backends.comfyui.probe import attempt_all
-from backends.models import Backend
+from backends.comfyui.probe import attempt
+from backends.models import Backend, Reachability
+from backends.states import STALE_AFTER
 
 #: A backend whose last response is older than this is probed before it is given a child.
 _FRESH_FOR: Final = dt.timedelta(seconds=10)
 _PROBE_TIMEOUT: Final = 1.5  #: Seconds until a probe gives up.
+_SILENT: Final = 0.8  #: The share of the timeout after which a failed probe means silence; a refusal comes at once.
+
+Observation: TypeAlias = dict[str, Any]  #: Arguments of ``services.backend_observed``.
+
+_running: Final[dict[str, Future[None]]] = {}  #: By the id of the backend that is being probed.
+_guard: Final = threading.Lock()
 
 
 def needs_probe(backend: Backend, *, now: dt.datetime) -> bool:
@@ -26,14 +37,48 @@ def needs_probe(backend: Backend, *, now: dt.datetime) -> bool:
     return backend.unreachable_since is not None and backend.last_seen_at < backend.unreachable_since
 
 
-def probe_backends(backends: Collection[Backend]) -> None:
-    headers = {backend.url: backend.headers for backend in backends}
-    answers = async_to_sync(attempt_all)(headers, headers=headers, timeout=_PROBE_TIMEOUT)
-    for backend in backends:
-        answer = answers[backend.url]
-        if isinstance(answer, str):
-            services.backend_observed(backend_id=backend.id, reachable=False, reason=answer)
-        else:
-            devices = [one.to_json() for one in answer.devices]
-            version = answer.version or ""
-            services.backend_observed(backend_id=backend.id, reachable=True, version=version, devices=devices)
+def was_online(backend: Backend, *, now: dt.datetime) -> bool:
+    """Return whether a backend has responded within 30 s and was online then."""
+    seen_at = backend.last_seen_at
+    return backend.reachability == Reachability.ONLINE and seen_at is not None and seen_at >= now - STALE_AFTER
+
+
+def probe_backends(backends: Collection[Backend], store: Callable[[Collection[Observation]], None]) -> None:
+    """Probe backends side by side, and have ``store`` store what was observed.
+
+    Those that another thread is probing are not probed again; this waits until that result is stored.
+    """
+    done: Future[None] = Future()
+    with _guard:
+        others = {probe for backend in backends if (probe := _running.get(backend.id))}
+        own = [backend for backend in backends if backend.id not in _running]
+        _running.update(dict.fromkeys((backend.id for backend in own), done))
+    try:
+        if own:
+            store(async_to_sync(_probe_all)(own))
+    finally:
+        with _guard:
+            for backend in own:
+                del _running[backend.id]
+        done.set_result(None)
+    wait(others, timeout=2 * _PROBE_TIMEOUT)
+
+
+async def _probe_all(backends: Collection[Backend]) -> list[Observation]:
+    async with asyncio.TaskGroup() as tasks:
+        probes = [tasks.create_task(_probe(backend), name=f"probe {backend.url}") for backend in backends]
+    return [seen for probe in probes if (seen := probe.result())]
+
+
+async def _probe(backend: Backend) -> Observation | None:
+    """Return what was observed; None if that proves nothing: on a busy host the silence is this process's own."""
+    began = time.monotonic()
+    answer = await attempt(backend.url, headers=backend.headers, timeout=_PROBE_TIMEOUT)
+    if not isinstance(answer, str):
+        devices = [device.to_json() for device in answer.devices]
+        seen = {"reachable": True, "version": answer.version or "", "devices": devices}
+    elif time.monotonic() - began >= _SILENT * _PROBE_TIMEOUT and was_online(backend, now=services.current_time()):
+        return None
+    else:
+        seen = {"reachable": False, "reason": answer}
+    return {"backend_id": backend.id, **seen}

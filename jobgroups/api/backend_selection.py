@@ -11,6 +11,7 @@ from backends.eligibility import ineligible_reason
 from backends.models import Backend
 from jobgroups.domain.clock import now
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX, is_candidate
+from jobgroups.services.backends import backends_probed
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def candidate_rows(candidates: Sequence[str]) -> tuple[dict[str, Backend], dict[
     everything = ANY_BACKEND in candidates
     rows = Backend.objects.filter(enabled=True) if everything else Backend.objects.all()
     meant = {row.id: row for row in rows.order_by("id") if is_candidate(candidates, row.id, row.tags)}
-    meant = _probed(meant)
+    meant = _probed(meant, in_pool=True)
     unmatched = {
         one: "No backend has this tag." if one.startswith(TAG_PREFIX) else "Unknown: no backend has this id."
         for one in candidates
@@ -67,10 +68,20 @@ def candidate_rows(candidates: Sequence[str]) -> tuple[dict[str, Backend], dict[
     return meant, unmatched
 
 
-def _probed(rows: dict[str, Backend]) -> dict[str, Backend]:
-    """Probe the backends without a recent response, and return the rows as they are then."""
-    stale = [row for row in rows.values() if row.enabled and probes.needs_probe(row, now=now())]
+def _probed(rows: dict[str, Backend], *, in_pool: bool = False) -> dict[str, Backend]:
+    """Probe the backends without a recent response, and return the rows as they are then.
+
+    ``in_pool``: not those that were online 30 s ago. A job of the pool needs no certain one, and hundreds are late at once
+    if the host is busy.
+    """
+    moment = now()
+    stale = [
+        row
+        for row in rows.values()
+        if row.enabled and probes.needs_probe(row, now=moment)
+        if not (in_pool and probes.was_online(row, now=moment))
+    ]
     if stale:
-        probes.probe_backends(stale)
+        probes.probe_backends(stale, backends_probed)
         rows = queries.backends_by_id(rows)
     return rows

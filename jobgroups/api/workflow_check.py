@@ -94,7 +94,7 @@ class JobKinds:
         It stops at ``until``, by ``time.monotonic``. ``in_part``: it suffices if ComfyUI executes some outputs.
         """
         rows = queries.backends_by_id(backend_ids).values()
-        verdicts = self.verdicts(rows, until, in_part=in_part)
+        verdicts = self.verdicts(rows, until, in_part=in_part, kept_for=inventory.KEPT_SECONDS)
         return {name: self.refused(name, verdict) for name, verdict in verdicts.items()}
 
     def refused(self, backend_id: str, verdict: JobsVerdict) -> dict[int, str]:
@@ -108,12 +108,14 @@ class JobKinds:
         more = "…" if len(variation) > _MAX_NAME else ""
         return f"Job {self.of_job.index(kind)} {variation[:_MAX_NAME]}{more}"
 
-    def verdicts(self, rows: Collection[Backend], until: float, *, in_part: bool) -> dict[str, JobsVerdict]:
-        """Return what is known of backends, by id."""
+    def verdicts(
+        self, rows: Collection[Backend], until: float, *, in_part: bool, kept_for: float = inventory.FRESH_SECONDS
+    ) -> dict[str, JobsVerdict]:
+        """Return what is known of backends, by id, from answers that are at most ``kept_for`` seconds old."""
         start = time.monotonic()
         known = inventory.node_classes(
             dict.fromkeys(rows, class_types(self.workflow)),
-            since=start - inventory.FRESH_SECONDS,
+            since=start - kept_for,
             # A silent backend must leave time for the verdicts on the others.
             until=start + _FIRST_SHARE * (until - start),
         )
@@ -151,22 +153,25 @@ def has_partner_nodes(graph: Workflow, backend_ids: Collection[str], *, until: f
 
     What is not answered by ``until``, by ``time.monotonic``, is not known.
     """
-    known = _described(graph, backend_ids, until)
+    known = _described(graph, backend_ids, until, inventory.KEPT_SECONDS)
     found = ({name: one.is_partner for name, one in classes.items() if one} for classes in known.values())
     return uses_partner_nodes(graph, found)
 
 
 def offered(prepared: WorkflowTemplate, backend_ids: Collection[str]) -> dict[str, Any]:
     """Return the choices of a workflow's inputs, and its usual time, at backends that a check has just read."""
-    known, estimates = _described(prepared.workflow, backend_ids, time.monotonic()), current_estimates()
+    known = _described(prepared.workflow, backend_ids, time.monotonic(), inventory.FRESH_SECONDS)
+    estimates = current_estimates()
     times = [seconds for one in backend_ids if (seconds := estimates.seconds(digest(prepared), one)) is not None]
     usual = round(median(times), 1) if times else None
     return choices(prepared.workflow, list(known.values())) | {"usual_seconds": usual}
 
 
-def _described(graph: Workflow, backend_ids: Collection[str], until: float) -> dict[str, inventory.Classes]:
+def _described(
+    graph: Workflow, backend_ids: Collection[str], until: float, kept_for: float
+) -> dict[str, inventory.Classes]:
     rows = queries.backends_by_id(backend_ids).values()
-    since = time.monotonic() - inventory.FRESH_SECONDS
+    since = time.monotonic() - kept_for
     return inventory.node_classes(dict.fromkeys(rows, class_types(graph)), since=since, until=until)
 
 

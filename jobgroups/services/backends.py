@@ -1,6 +1,6 @@
 """Backends with groups: locked for a submission, created, changed, deleted, observed."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from django.db import connection
@@ -138,6 +138,13 @@ def adopted_depart(*, backend_id: str) -> bool:
         return False
     discovery.backend_depart(row=row)
     return True
+
+
+@retried_transaction
+def backends_probed(observations: Collection[Mapping[str, Any]]) -> None:
+    """Store what probes of a request observed, in one write: each would wait for all other writers."""
+    for seen in sorted(observations, key=lambda seen: str(seen["backend_id"])):
+        services.backend_observed(**seen)
 
 
 @retried_transaction

@@ -29,6 +29,7 @@ from tests.api.bad_servers import WRONGS, bad_server
 from tests.api.conftest import GRAPH, Api, Made, error_of, wrong_fields
 from tests.harness.graphs import EDITOR_FILE, png
 from tests.harness.simulator_thread import SimulatorThread
+from tests.harness.waits import until
 
 PATH = "/api/workflows/check"
 FILE = "sd_xl_bose.safetensors"
@@ -264,6 +265,40 @@ def test_threads_that_check_at_once_read_each_class_once() -> None:
         serving.join()
     assert all(sorted(one["gpu-1"]) == ["A", "B"] for one in found)
     assert sorted(asked) == ["/object_info/A", "/object_info/B"]
+
+
+def test_backend_that_was_read_is_free_for_other_threads_at_once() -> None:
+    with bad_server("nothing") as silent, SimulatorThread() as sims, ThreadPoolExecutor(2) as pool:
+        rows = [Backend(id="silent", url=silent), Backend(id="good", url=sims.url)]
+        start = time.monotonic()
+
+        def read(backends: list[Backend]) -> dict[str, inventory.Classes]:
+            return inventory.node_classes(dict.fromkeys(backends, ("KSampler",)), since=start, until=start + 60)
+
+        both = pool.submit(read, rows)
+        until(lambda: "silent" in inventory._READERS._busy, 60)
+        assert pool.submit(read, rows[1:]).result()["good"]["KSampler"]
+        assert not both.done()
+    assert not inventory._READERS._busy
+
+
+def test_submission_uses_an_answer_for_ten_minutes_and_a_check_for_one(
+    api: Api, runner: Runner, make_backend: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobgroups.api.submission._CHECK_SECONDS", 60.0)
+
+    def ages() -> list[float]:
+        return [time.monotonic() - read_at for read_at, _ in inventory._ANSWERS._kept.values()]
+
+    with SimulatorThread() as sims:
+        make_backend("gpu-1", url=sims.url)
+        assert check(api, graph_with())["can_run"] == 1
+        for key, (read_at, answer) in inventory._ANSWERS._kept.items():
+            inventory._ANSWERS._kept[key] = (read_at - 300.0, answer)
+        api.submit("*", workflow_json=graph_with(), count=2)
+        assert min(ages()) >= 300.0
+        assert check(api, graph_with())["can_run"] == 1
+        assert max(ages()) < 300.0
 
 
 def test_submission_to_the_pool_leaves_out_what_cannot_run_it(

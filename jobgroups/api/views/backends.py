@@ -39,7 +39,7 @@ from jobgroups.errors import BackendNotFound
 from jobgroups.queries import backends
 from jobgroups.queries.exclusions import exclusions_json
 from jobgroups.services import holds
-from jobgroups.services.backends import backend_create, backend_delete, backend_update, found_add
+from jobgroups.services.backends import backend_create, backend_delete, backend_update, backends_probed, found_add
 from jobgroups.services.exclusions import exclusions_lift
 
 
@@ -106,7 +106,7 @@ def _with_load(backend_id: str) -> tuple[Backend, backends.BackendLoad]:
 def probe_if_new(row: Backend) -> None:
     """Probe a backend without any response so far, for its status in the response."""
     if row.enabled and row.last_seen_at is None:
-        probes.probe_backends([row])
+        probes.probe_backends([row], backends_probed)
 
 
 #: The last word of the path to the fields of the request, which are the arguments of the service.
