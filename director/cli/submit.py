@@ -15,7 +15,7 @@ from director.cli.connection import Connection, failure_of, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option
 from director.cli.exit_status import CommandError, Status
 from director.cli.watch import watch_to_end
-from director.cli.workflow_input import read_source, workflow_in
+from director.cli.workflow_input import editor_in, read_source, workflow_in
 from director.client import Group, SkippedBackend, Unreachable
 from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.domain.states import PartialOutputs, RetryScope
@@ -155,7 +155,10 @@ def submit(
         raise click.UsageError("--sweep, --csv and --inputs make the number of jobs: use them without --count.")
     in_pool = count is not None or has_batch or bool(tags) or not (names or every)
     content = read_source(source)
-    graph = workflow_in(content, source, connection.director)
+    # As it was drawn, for the pictures. The Director converts it again, with the warnings; with --upload it would lack
+    # the files.
+    editor = None if dry_run or upload else editor_in(content)
+    graph = workflow_in(content, source, connection.director, warns=editor is None)
     template = dry_runs.with_parameters(graph, fields["parameters"])
     batch = batches.read(graph, template, sweeps=sweeps, csv_file=csv_file, globs=globs, is_zip=is_zip, upload=upload)
     # A submission to the pool of all backends is sent without reading them.
@@ -180,7 +183,7 @@ def submit(
         graph, fields["parameters"] = uploaded(connection.director, given, by_name=True)
     if batch:
         fields |= uploaded(connection.director, batch.fields)
-    group = _send(connection, graph, backend_ids, fields, key=key)
+    group = _send(connection, editor or graph, backend_ids, fields, key=key)
     _announce(connection, group, backend_ids, in_pool=in_pool, quiet=quiet)
     if not is_watched and folder is None:
         return int(Status.OK)

@@ -44,10 +44,20 @@ def _neighbours(path: Path) -> str:
     return f"Did you mean {' or '.join(str(folder / name) for name in near)}?" if near else ""
 
 
-def workflow_in(content: bytes, source: str, director: Director) -> dict[str, Any]:
+def editor_in(content: bytes) -> dict[str, Any] | None:
+    """Return the workflow in the result of ``read_source`` if it is a text in the editor's format."""
+    try:
+        workflow = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    return workflow if is_editor_format(workflow) else None
+
+
+def workflow_in(content: bytes, source: str, director: Director, *, warns: bool = True) -> dict[str, Any]:
     """Return the workflow in the result of ``read_source``; the Director reads that of a PNG, and converts the editor's.
 
     Raises ``CommandError`` if it has no workflow that could be submitted; ``source`` is its name in the message.
+    ``warns``: whether the warnings of a conversion are printed.
     """
     name = "Standard input" if source == "-" else source
     if content.startswith(_PNG):
@@ -61,7 +71,7 @@ def workflow_in(content: bytes, source: str, director: Director) -> dict[str, An
     workflow = _in_text(content, name)
     if is_editor_format(workflow):
         converted = director.convert(workflow)
-        for warning in converted.warnings:
+        for warning in converted.warnings if warns else ():
             click.echo(text.plain_line(f"Warning: {warning}"), err=True)
         return converted.workflow
     try:

@@ -1,13 +1,16 @@
+import json
 import re
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from director.demo.workflow import text_to_image
 from jobgroups.outputs.png_workflow import workflow_in_png
 from tests.cli.conftest import Desk
 from tests.client.server import FakeDirector
 from tests.harness.cases import cases
+from tests.harness.graphs import EDITOR_FILE
 
 
 def test_submit_prints_the_group_and_how_to_watch_it(desk: Desk) -> None:
@@ -52,6 +55,19 @@ def test_submit_stores_every_option(desk: Desk) -> None:
         assert executed["3"]["inputs"]["cfg"] == 8.5
         assert executed["6"]["inputs"]["text"] == "a red fox, \u96ea"
         assert executed["7"]["inputs"]["text"] == "@home"
+
+
+def test_file_of_the_editor_is_in_the_images_as_it_was_drawn(desk: Desk) -> None:
+    editor = json.loads(EDITOR_FILE.read_text(encoding="utf-8"))
+    next(node for node in editor["nodes"] if node["id"] == 6)["widgets_values"] = ["a {b|c}"]
+    (desk.folder / "saved.json").write_text(json.dumps(editor), encoding="utf-8")
+    words = ("submit", "saved.json", "--set", "3.cfg=5", "--base-seed", "42", "--save", "drawn")
+    assert desk.run(*words).stderr.count('"text" has braces') == 1
+    [path] = (desk.folder / "drawn").iterdir()
+    with Image.open(path) as image:
+        drawn = json.loads(image.info["workflow"])
+    next(node for node in editor["nodes"] if node["id"] == 3)["widgets_values"][0:4:3] = [42, 5]
+    assert drawn == editor
 
 
 @pytest.mark.parametrize(("words", "ids"), cases(__file__, "submit_sends_jobs_to_backends_or_to_the_pool"))
