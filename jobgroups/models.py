@@ -511,7 +511,10 @@ class Exclusion(models.Model):
     #: 0: every variant with the digest. Otherwise one: what is missing is content, which digests leave out.
     variant_id = models.BigIntegerField(default=0)
     kind = models.CharField(max_length=16, choices=_choices(ExclusionKind))
-    count = models.IntegerField(default=1)  #: Failures since it began.
+    #: Failures since it began; 0: the first 500, after which the backend is not excluded yet.
+    count = models.IntegerField(default=1)
+    #: That of the jobs of the workflow if every candidate is excluded; ``""``: that of ``kind``.
+    failure_class = models.CharField(max_length=32, blank=True, default="", db_default="")
     reason = models.TextField(blank=True)  #: What ComfyUI said last.
     since = models.DateTimeField()
     last_at = models.DateTimeField()

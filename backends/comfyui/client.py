@@ -99,7 +99,7 @@ class ComfyClient:
             BackendUnreachable: not sent.
             SendAborted: not sent, since ``may_send`` returned False.
             PromptRefused: ComfyUI refused it (400, 413).
-            PromptUnconfirmed: an answer that ComfyUI's API does not give, or its 500 for an exception.
+            PromptUnconfirmed: an answer that ComfyUI's API does not give, or a 500.
             ResponseLost: everything else; the prompt may be queued.
         """
         body = {
@@ -141,7 +141,7 @@ class ComfyClient:
                 refusal = answers.refusal(answer.body)
                 detail = sentence(refusal, status=answer.status)
                 raise PromptRefused(detail, status=answer.status, refusal=refusal)
-            case status if not raised and (status >= 500 or status in (408, 425, 429)):
+            case status if status > 500 or status in (408, 425, 429):
                 # A proxy's answer: the ComfyUI behind it may still queue the prompt.
                 detail = f"The prompt was answered with {status}; it may be queued."
                 raise ResponseLost(detail, status=status)

@@ -46,7 +46,8 @@ class ResponseLost(_StatusError):
 class PromptUnconfirmed(ResponseLost):
     """A whole answer to ``POST /prompt`` that neither accepts nor refuses the prompt as ComfyUI does.
 
-    The same prompt gets the same answer again: a redirect, a 200 without a ``prompt_id``, a 404.
+    The same prompt gets the same answer again: a redirect, a 200 without a ``prompt_id``, a 404, a 500. Another 5xx
+    is that of a proxy whose ComfyUI starts.
 
     Attributes:
         text: the answer's text on one line, at most 500 characters; ``""`` for an empty answer.

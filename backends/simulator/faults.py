@@ -51,8 +51,8 @@ class Fault:
         wanted = self.options
         if any(wanted[key] not in ("", facts.get(key)) for key in ("prompt_id", "client_id")):
             return False
-        extra_data = facts.get("extra_data")
-        if wanted["mark"] and wanted["mark"] not in json.dumps(extra_data, default=str):
+        texts = {"mark": facts.get("extra_data"), "workflow": facts.get("prompt")}
+        if any(wanted.get(key) and wanted[key] not in json.dumps(texts[key], default=str) for key in texts):
             return False
         if "node" in facts and wanted["node"] not in facts["node"]:
             return False

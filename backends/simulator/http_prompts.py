@@ -32,6 +32,10 @@ async def post_prompt(request: web.Request) -> web.Response:
     if fault := state.faults.take("late_post", **facts):
         state.later(fault["seconds"], lambda: submit(state, body))
         return await break_connection(request)
+    if fault := state.faults.take("other_500", **facts):
+        if fault["queued"]:
+            submit(state, body)
+        return web.Response(status=500, text=fault["body"])
     hidden = state.faults.take("other_prompt_id", **facts)
     if hidden is not None:
         body["prompt_id"] = str(uuid.uuid4())
@@ -53,7 +57,7 @@ async def post_prompt(request: web.Request) -> web.Response:
 def _facts(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         return {}
-    found = {key: body.get(key) for key in ("client_id", "extra_data")}
+    found = {key: body.get(key) for key in ("client_id", "extra_data", "prompt")}
     return found | {"prompt_id": str(body["prompt_id"]) if "prompt_id" in body else None}
 
 

@@ -10,7 +10,8 @@ from jobgroups.domain.failures import FailureClass
 class ExclusionKind(StrEnum):
     """Why a backend is excluded for a workflow."""
 
-    MISSING = "missing"  #: It lacks a node class or a file. Excluded from the first refusal.
+    #: It lacks a node class or a file: excluded from the first refusal. Or it answered 500: from the second one.
+    MISSING = "missing"
     OUT_OF_MEMORY = "out_of_memory"  #: Excluded from the second failure: the first freed memory.
 
 

@@ -8,7 +8,8 @@ from django.db.models import Q, QuerySet
 
 from jobgroups.database.statements import Parameter
 from jobgroups.domain.clock import iso, monotonic_now
-from jobgroups.domain.exclusions import FAILURES, LIFETIME, ExclusionKind, exclusion_reason
+from jobgroups.domain.exclusions import CLASS_OF, FAILURES, LIFETIME, ExclusionKind, exclusion_reason
+from jobgroups.domain.failures import FailureClass
 from jobgroups.models import Exclusion, Variant
 
 
@@ -32,6 +33,13 @@ def active_exclusions(backend_id: str | None = None) -> QuerySet[Exclusion]:
     return rows if backend_id is None else rows.filter(backend_id=backend_id)
 
 
+def was_refused(backend_id: str, workflow_digest: str) -> bool:
+    """Return whether a backend answered a prompt of a workflow with a 500 within the lifetime of an exclusion."""
+    kind = ExclusionKind.MISSING
+    rows = Exclusion.objects.filter(backend_id=backend_id, workflow_digest=workflow_digest, kind=kind)
+    return rows.filter(failure_class=FailureClass.WORKFLOW_REFUSED, last_at__gt=valid_since()[kind]).exists()
+
+
 def excluded_by_digest(digests: Collection[str]) -> dict[str, dict[str, str]]:
     """Return the backends that cannot run workflows that are not stored yet, each with a sentence, by digest."""
     rows = active_exclusions().filter(workflow_digest__in=digests, variant_id=0)
@@ -44,6 +52,11 @@ def excluded_by_digest(digests: Collection[str]) -> dict[str, dict[str, str]]:
 def reason_of(row: Exclusion) -> str:
     """Return why the backend is excluded, as a sentence."""
     return exclusion_reason(ExclusionKind(row.kind), row.count, row.reason)
+
+
+def failure_of(row: Exclusion) -> FailureClass:
+    """Return the failure class of jobs that wait for excluded backends only."""
+    return FailureClass(row.failure_class) if row.failure_class else CLASS_OF[ExclusionKind(row.kind)]
 
 
 def ends_at(row: Exclusion) -> dt.datetime:

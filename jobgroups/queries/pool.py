@@ -18,12 +18,11 @@ from backends.eligibility import capabilities_of, ineligible_reason, is_working,
 from backends.models import Backend
 from jobgroups.domain.clock import now
 from jobgroups.domain.estimates import Estimates, TimingRow
-from jobgroups.domain.exclusions import ExclusionKind
-from jobgroups.domain.failures import ONLY_ELSEWHERE
+from jobgroups.domain.failures import ONLY_ELSEWHERE, FailureClass
 from jobgroups.domain.pool import ActivePrompt, Line, Needs, OpenVariant, PoolBackend, is_candidate
-from jobgroups.domain.states import Placement
+from jobgroups.domain.states import AttemptState, Placement
 from jobgroups.models import Attempt, ChildJob, JobGroup, Timing, Variant
-from jobgroups.queries.exclusions import active_exclusions, reason_of
+from jobgroups.queries.exclusions import active_exclusions, failure_of, reason_of
 
 MAX_ROWS: Final = 4_000  #: The newest rows, which are read.
 
@@ -64,7 +63,9 @@ def read_line(
 
 def _prompts() -> dict[str, list[ActivePrompt]]:
     """Return the active prompts of each backend, oldest first."""
-    rows = Attempt.objects.filter(ended_at__isnull=True).order_by("backend_id", "id")
+    # An uncertain prompt is found by the next lookup, or was never accepted.
+    rows = Attempt.objects.filter(ended_at__isnull=True).exclude(state=AttemptState.UNCERTAIN)
+    rows = rows.order_by("backend_id", "id")
     rows = rows.only("backend_id", "variant_id", "created_at", "started_at", "ended_at", "stop_requested_at")
     workflow = Coalesce("child__variant__workflow_digest", "child__group__workflow_digest")
     models = Coalesce("child__variant__models_digest", Value(""))
@@ -288,7 +289,7 @@ class PoolCandidate(NamedTuple):
     """A candidate of a variant, and why it takes none of its jobs."""
 
     row: Backend
-    kind: ExclusionKind | None  #: Why it cannot execute them; None: it can.
+    failure: FailureClass | None  #: Why it cannot execute them; None: it can.
     unfit: str | None  #: The same, as a sentence.
     reason: str  #: Why it takes none now: its state, else the same; empty: it takes them.
 
@@ -303,7 +304,7 @@ def candidate_reasons(variant: Variant, backends: Iterable[Backend] | None = Non
             one = excluded.get(row.id)
             lacks = lacks_reason(capabilities_of(row), variant.group.needed_capabilities)
             unfit = lacks if one is None else reason_of(one)
-            kind = ExclusionKind.MISSING if one is None else ExclusionKind(one.kind)
+            failure = FailureClass.NODE_OR_MODEL_MISSING if one is None else failure_of(one)
             reason = ineligible_reason(row, (), now=moment) or unfit or ""
-            found.append(PoolCandidate(row, kind if unfit else None, unfit, reason))
+            found.append(PoolCandidate(row, failure if unfit else None, unfit, reason))
     return found

@@ -15,6 +15,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
 from jobgroups.domain.states import AttemptState, ChildStatus
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup, ReportedFile
+from jobgroups.queries.exclusions import was_refused
 
 
 def active_attempts(backend_id: str) -> list[Attempt]:
@@ -32,11 +33,11 @@ def _with_group(rows: QuerySet[Attempt]) -> QuerySet[Attempt]:
     return rows.select_related("child__group", "child__variant").defer("child__group__editor_json")
 
 
-def was_unconfirmed_before(attempt_id: int) -> bool:
-    """Return whether ComfyUI left an earlier prompt of an attempt's child unconfirmed.
+def was_unconfirmed_before(attempt_id: int, workflow_digest: str, is_500: bool) -> bool:
+    """Return whether ComfyUI left an earlier prompt of an attempt's child unconfirmed, by a 500 or by other answers.
 
     Only attempts of the same run at the same backend count. Their state is ``never_accepted``, and
-    their details have the response.
+    their details have the response. A 500 counts also after that of another child with the workflow.
     """
     this = Attempt.objects.only("child_id", "run", "backend_id", "number").get(pk=attempt_id)
     earlier = Attempt.objects.filter(
@@ -47,8 +48,11 @@ def was_unconfirmed_before(attempt_id: int) -> bool:
         state=AttemptState.NEVER_ACCEPTED,
         error_details_json__isnull=False,
     )
-    texts = earlier.values_list("error_details_json", flat=True)
-    return any(json.loads(text or "{}").get("unconfirmed") is True for text in texts)
+    for text in earlier.values_list("error_details_json", flat=True):
+        details = json.loads(text or "{}")
+        if details.get("unconfirmed") is True and (details["status"] == 500) is is_500:
+            return True
+    return is_500 and workflow_digest != "" and was_refused(this.backend_id, workflow_digest)
 
 
 #: The abandoned prompts that may still arrive at a backend, oldest first.

@@ -5,9 +5,10 @@ import datetime as dt
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from backends.comfyui.answers import SystemStats
 from backends.comfyui.client import ComfyClient
@@ -116,6 +117,10 @@ class SessionContext:
     follow_socket: Callable[[str], None] = field(init=False)  #: Has the events of an older client id received.
     #: Called with the monotonic time of a POST that ComfyUI accepted.
     expect_status_since: Callable[[float], None] = field(init=False)
+    #: Returns the digests of the workflows of which a prompt is uncertain: no other prompt of them is sent.
+    uncertain_workflows: Callable[[], Collection[str]] = field(init=False)
+    #: Of each workflow whose prompt is being sent, by digest.
+    _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     task_group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)  #: Entered when the session runs.
     refused_at: float = -math.inf  #: When ComfyUI last refused a prompt, in monotonic time.
     stats: SystemStats | None = None  #: What ComfyUI last said of its server and devices; None: not known yet.
@@ -160,6 +165,10 @@ class SessionContext:
         A runner that was paused, or that cannot reach the database, may have lost a lease without knowing.
         """
         return time.monotonic() - self.renewed_at <= _HALF_S
+
+    def turn_of(self, workflow_digest: str) -> asyncio.Lock:
+        """Return the lock under which a prompt of a workflow is sent and its answer stored."""
+        return self._turns.setdefault(workflow_digest, asyncio.Lock())
 
     async def store(self, work: Callable[..., Any], **fields: Any) -> Any:
         """Run a fenced service until the database takes it."""

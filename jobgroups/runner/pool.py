@@ -146,6 +146,8 @@ class Pool:
     async def end_overdue(self) -> None:
         """Note which variants have no candidate, and end jobs that have waited too long."""
         unplaced = self._line.unplaced()
+        if unplaced:
+            await self._database.run_with_retry(expiry.pool_fail_refused, variant_ids=unplaced)
         marked = await self._database.run_with_retry(pool.unplaced_variants)
         placed = marked.keys() - unplaced
         if placed or unplaced - marked.keys():

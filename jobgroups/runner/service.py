@@ -289,7 +289,7 @@ class RunnerService:
         await context.pool.refresh()
         if context.pool.is_open:
             free = {
-                backend_id: len(session.attempts.drivers)
+                backend_id: session.attempts.prompt_count
                 for backend_id, session in self._sessions.items()
                 if session.claimer.may_claim
             }

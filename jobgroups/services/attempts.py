@@ -309,7 +309,7 @@ def attempt_never_accepted(*, attempt_id: int, fence: FencingToken, remember_unt
         if not closed:
             return False
         _abandon(attempt, remember_until)
-        reason = "the backend never accepted it"
+        reason = f"the backend never accepted it{f': {attempt.error_message}' if attempt.error_message else ''}"
         requeue_or_fail(tx, child, attempt, reason, FailureClass.UNREACHABLE)
         return True
 

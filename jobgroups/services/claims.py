@@ -7,10 +7,12 @@ import datetime as dt
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models.functions import Coalesce
 
 from backends.eligibility import capabilities_of
 from backends.models import Backend
@@ -63,6 +65,7 @@ def child_claim(
     depth: int,
     choice: PoolChoice | None = None,
     cancelled: Collection[int] = (),
+    withheld: Collection[str] = (),
 ) -> ClaimResult:
     """Claim a queued child for a backend: store the intent to send it.
 
@@ -74,9 +77,10 @@ def child_claim(
         depth: slots of the backend; each prompt without a seen end uses one.
         choice: what the backend takes from the pool; None: nothing.
         cancelled: the attempts whose running prompts are stopped as jobs, which can hit no other prompt.
+        withheld: digests of the workflows of which no bound child is claimed.
     """
     # Check for queued children first: most of a farm's backends have none, and this runs often.
-    bound = _oldest_bound(fence.backend_id)
+    bound = _oldest_bound(fence.backend_id, withheld)
     slots = _Slots(fence, client_id, depth, cancelled)
     in_vain = False
     try:
@@ -90,7 +94,7 @@ def child_claim(
             claim = _claim_bound(bound, slots)
             if claim is not None:
                 return ClaimResult(claim, in_vain=in_vain)
-            bound = _oldest_bound(fence.backend_id)
+            bound = _oldest_bound(fence.backend_id, withheld)
     except _NoFreeSlot:
         return ClaimResult()
     return ClaimResult(in_vain=in_vain)
@@ -186,9 +190,20 @@ def _claimable(**of: Any) -> QuerySet[ChildJob]:
     return waits.filter(_due(), ~Exists(_older_prompts()))
 
 
-_oldest: Final = PreparedQuery(
-    lambda: _claimable(backend_id=KEY).order_by("queued_at", "group_id", "position").only("group_id", "queued_at")[:1]
-)
+@cache
+def _oldest(withheld: int) -> PreparedQuery[ChildJob]:
+    """Return the query of the oldest child that is bound to a backend, without those of so many workflows."""
+
+    def rows() -> QuerySet[ChildJob]:
+        found = _claimable(backend_id=KEY).order_by("queued_at", "group_id", "position").only("group_id", "queued_at")
+        if withheld:
+            found = found.alias(workflow=Coalesce("variant__workflow_digest", "group__workflow_digest"))
+            found = found.exclude(workflow__in=[Parameter(f"withheld_{number}") for number in range(withheld)])
+        return found[:1]
+
+    return PreparedQuery(rows)
+
+
 _still_waiting: Final = PreparedQuery(
     lambda: (
         _claimable(backend_id=KEY, pk=Parameter("child_id"))
@@ -204,8 +219,9 @@ def _time_parameters() -> dict[str, dt.datetime]:
     return {"moment": moment, "longest": moment + dt.timedelta(seconds=LONGEST_PAUSE)}
 
 
-def _oldest_bound(backend_id: str) -> ChildJob | None:
-    return _oldest.first(backend_id, **_time_parameters())
+def _oldest_bound(backend_id: str, withheld: Collection[str]) -> ChildJob | None:
+    digests = {f"withheld_{number}": digest for number, digest in enumerate(withheld)}
+    return _oldest(len(digests)).first(backend_id, **_time_parameters(), **digests)
 
 
 def _claim_bound(oldest: ChildJob, slots: _Slots) -> Attempt | None:

@@ -16,6 +16,7 @@ from jobgroups.database.statements import update_where
 from jobgroups.domain.clock import now
 from jobgroups.domain.exclusions import KIND_OF, ExclusionKind
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import AttemptState
 from jobgroups.domain.text import failure_label
 from jobgroups.errors import BackendNotFound, ExclusionNotFound
 from jobgroups.events import log
@@ -43,39 +44,52 @@ def is_of_job(attempt: Attempt) -> bool:
     return not names or bool(names & varied)
 
 
+def is_answered_500(attempt: Attempt) -> bool:
+    """Return whether a prompt was answered with a 500 that is not aiohttp's own, and no lookup found the prompt."""
+    if attempt.state not in (AttemptState.NEVER_ACCEPTED, AttemptState.REFUSED):
+        return False
+    details = json.loads(attempt.error_details_json or "{}")
+    return details.get("unconfirmed") is True and details["status"] == 500 and not details["raised"]
+
+
 def learn(attempt: Attempt) -> None:
-    """Store or extend the exclusion that follows from the failure of a job of the pool, if one does.
+    """Store or extend the exclusion that follows from the failure of a job of the pool, or from a 500, if one does.
 
     This transaction has stored the failure of the attempt. A failure that says that the backend lacks something is not
-    counted.
+    counted, nor is a 500. The first 500 excludes nothing: its row has the count 0.
     """
-    if attempt.variant_id is None or not attempt.failure_class:
-        return
-    kind = KIND_OF.get(FailureClass(attempt.failure_class))
+    is_500, kind = is_answered_500(attempt), None
+    if is_500:
+        kind = ExclusionKind.MISSING
+    elif attempt.variant_id is not None and attempt.failure_class:
+        kind = KIND_OF.get(FailureClass(attempt.failure_class))
     if kind is None or is_of_job(attempt):
         return
     if kind is ExclusionKind.MISSING:
         update_where(Attempt, attempt.pk, {"is_counted": False})
         attempt.is_counted = False
-    variant = Variant.objects.filter(pk=attempt.variant_id).first()
+    variant = Variant.objects.filter(pk=attempt.variant_id or 0).first()
+    # The attempt of a bound job has no variant.
+    digest = (variant or attempt.child.variant or attempt.child.group).workflow_digest
     # No key: submissions share that.
     rows = Backend.objects.select_for_update(no_key=True).filter(pk=attempt.backend_id)
-    if variant is None or rows.first() is None:
+    if not (variant or (is_500 and digest)) or rows.first() is None:
         return
-    is_of_variant = _concerns_variant(attempt, kind, variant)
+    is_of_variant = variant is not None and _concerns_variant(attempt, kind, variant)
     for one, since in valid_since().items():
         Exclusion.objects.filter(backend=attempt.backend_id, kind=one, last_at__lte=since).delete()
     moment = now()
     same = {
         "backend_id": attempt.backend_id,
-        "workflow_digest": variant.workflow_digest,
-        "variant_id": variant.id if is_of_variant else 0,
+        "workflow_digest": digest,
+        "variant_id": attempt.variant_id if is_of_variant else 0,
         "kind": kind.value,
     }
     reason = attempt.error_message or failure_label(attempt.failure_class)
-    said = {"reason": reason[:_MAX_REASON], "last_at": moment}
+    failure = FailureClass.WORKFLOW_REFUSED if is_500 else ""
+    said = {"reason": reason[:_MAX_REASON], "last_at": moment, "failure_class": failure}
     if not Exclusion.objects.filter(**same).update(count=F("count") + 1, **said):
-        Exclusion.objects.create(**same, **said, since=moment)
+        Exclusion.objects.create(**same, **said, since=moment, count=0 if is_500 else 1)
     log.notify_runners_on_commit()
 
 

@@ -11,12 +11,13 @@ from django.db.models import QuerySet
 from backends.eligibility import may_take_later
 from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.domain.clock import monotonic_now, now
-from jobgroups.domain.exclusions import CLASS_OF, ExclusionKind
+from jobgroups.domain.exclusions import CLASS_OF
 from jobgroups.domain.failures import TAXONOMY, FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import ChildStatus, ErrorType, RetryScope, StopReason
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup, Variant
+from jobgroups.queries.exclusions import active_exclusions
 from jobgroups.queries.pool import PoolCandidate, barring_failures, candidate_reasons
 from jobgroups.services import late_results
 from jobgroups.services.candidates import CandidateBackends, candidate_backends, open_candidates
@@ -178,11 +179,26 @@ def pool_give_up(*, variant_id: int, limit_s: int) -> int:
         return 0
     candidates = candidate_reasons(variant)
     # Of those that are neither away nor leaving.
-    kinds = {one.kind for one in candidates if may_take_later(one.row, now=now())}
+    kinds = {one.failure for one in candidates if may_take_later(one.row, now=now())}
     if None in kinds:
         return 0
-    failure = _no_candidate(candidates, kinds, limit_s)
+    return _fail_unclaimed(variant_id, _no_candidate(candidates, kinds, f"No backend could take it for {limit_s} s"))
 
+
+def pool_fail_refused(*, variant_ids: Collection[int]) -> int:
+    """Fail the unclaimed jobs of variants if 500s have excluded their last candidates; return how many failed."""
+    refused = active_exclusions().filter(failure_class=FailureClass.WORKFLOW_REFUSED)
+    variants = Variant.objects.filter(pk__in=variant_ids, workflow_digest__in=refused.values("workflow_digest"))
+    failed = 0
+    for variant in variants.select_related("group").defer("group__workflow_json"):
+        candidates = [one._replace(reason=one.unfit or one.reason) for one in candidate_reasons(variant)]
+        kinds = {one.failure for one in candidates}
+        if FailureClass.WORKFLOW_REFUSED in kinds and not open_candidates(variant):
+            failed += _fail_unclaimed(variant.pk, _no_candidate(candidates, kinds, "No backend can execute it"))
+    return failed
+
+
+def _fail_unclaimed(variant_id: int, failure: Failure) -> int:
     def end(tx: GroupTransaction, child: ChildJob, _others: CandidateBackends) -> bool:
         _fail(tx, child, failure)
         return child.status == ChildStatus.FAILED
@@ -190,18 +206,17 @@ def pool_give_up(*, variant_id: int, limit_s: int) -> int:
     return _end_waiting(end, _unclaimed(variant_id))
 
 
-def _no_candidate(
-    candidates: Sequence[PoolCandidate], kinds: Collection[ExclusionKind | None], limit_s: int
-) -> Failure:
-    kind = FailureClass.UNREACHABLE
-    if kinds:
-        is_missing = ExclusionKind.MISSING in kinds
-        kind = CLASS_OF[ExclusionKind.MISSING if is_missing else ExclusionKind.OUT_OF_MEMORY]
+#: The failure classes of excluded candidates: the first one is that of the jobs that wait for these candidates alone.
+_OF_EXCLUDED: Final = (FailureClass.WORKFLOW_REFUSED, *CLASS_OF.values())
+
+
+def _no_candidate(candidates: Sequence[PoolCandidate], kinds: Collection[FailureClass | None], subject: str) -> Failure:
+    kind = next((one for one in _OF_EXCLUDED if one in kinds), FailureClass.UNREACHABLE)
     shown = [f"{one.row.id}: {one.reason.rstrip('.')}" for one in candidates]
     if len(shown) > _MOST_SHOWN:
         shown[_MOST_SHOWN:] = [f"{len(shown) - _MOST_SHOWN} more"]
     why = "; ".join(shown) or "no registered backend is a candidate"
-    return _never_executed(kind, f"No backend could take it for {limit_s} s: {why}.")
+    return _never_executed(kind, f"{subject}: {why}.")
 
 
 def pool_fail_barred(*, variant_id: int) -> int:
@@ -241,8 +256,8 @@ _MOST_SHOWN: Final = 20  #: Backends that the message of a failure names.
 
 
 def _never_executed(kind: FailureClass, message: str) -> Failure:
-    details = {"phase": "queued"}
-    return Failure(kind=kind, message=message, details=details, type=ErrorType.CONNECTION)
+    error_type = None if kind is FailureClass.WORKFLOW_REFUSED else ErrorType.CONNECTION
+    return Failure(kind=kind, message=message, details={"phase": "queued"}, type=error_type)
 
 
 def _fail(tx: GroupTransaction, child: ChildJob, failure: Failure) -> None:

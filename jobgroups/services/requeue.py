@@ -60,10 +60,12 @@ def schedule_retry(tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind
     group, policy = tx.group, tx.group.retry_policy
     executed = attempt.state not in ATTEMPT_NEVER_RAN
     is_refusal = kind is FailureClass.NODE_OR_MODEL_MISSING and not exclusions.is_of_job(attempt)
+    if exclusions.is_answered_500(attempt):
+        is_refusal = not child.is_bound and pool_is_open(group, child)
     if is_refusal and not child.is_bound and not (policy.is_paid and executed):
-        # Its backend is excluded now. The job waits for another one, also if none is left.
-        count = attempts_with(child, attempt)
-        return requeue_at(tx, child, attempt, kind, reason, target=None, attempt_count=count)
+        # Its backend is excluded now. The job waits for another one, unless a 500 excluded the last one.
+        fields = {"attempt_count": attempts_with(child, attempt), "uncounted_attempts": 0}
+        return requeue_at(tx, child, attempt, kind, reason, target=None, **fields)
     charged = counted_attempts(group, child)
     if not policy.allows(kind, charged, executed=executed):
         return False

@@ -46,6 +46,8 @@ _FAULTS: Final[dict[str, dict[str, dict[str, int]]]] = {
     "cut sockets": {"drop_sockets": {}},
     "half-open": {"stall_sockets": {}, "hang_http": {"count": 2}},
     "reset in a POST's answer": {"lose_answer": {}},
+    "500 in a POST's answer": {"other_500": {}},
+    "500 in the answer of a queued POST": {"other_500": {"queued": True}},
     "refuse connections": {"refuse_connections": {}},
 }
 

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from backends.models import Backend
+from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, PartialOutputs, StopReason
+from jobgroups.domain.states import AttemptState, PartialOutputs, RetryScope, StopReason
 from jobgroups.errors import BackendNotFound, BackendUnavailable, ExclusionNotFound
-from jobgroups.models import Attempt, Exclusion, JobGroup, Variant
+from jobgroups.models import AbandonedPrompt, Attempt, Exclusion, JobGroup, Variant
+from jobgroups.queries import work
 from jobgroups.queries.exclusions import active_exclusions, exclusions_json
 from jobgroups.queries.groups import group_snapshot
 from jobgroups.queries.pool import read_line
@@ -267,3 +269,92 @@ def test_jobs_wait_for_an_absent_candidate_as_unreachable() -> None:
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
     assert give_up(group) == 1
     assert factories.only(group).failure_class == "unreachable"
+
+
+ANSWERED = 'POST /prompt was answered with 500: "no such key".'
+
+
+def answer_500(claimed: Attempt, fence: FencingToken, status: int = 500) -> str:
+    """Have a prompt answered with a 500 and not found; return the state of its attempt."""
+    details = {"status": status, "answer": "no such key", "unconfirmed": True, "raised": False}
+    attempts.attempt_uncertain(attempt_id=claimed.pk, fence=fence, message=ANSWERED, details=details)
+    digest = claimed.child.group.workflow_digest
+    until = now() + dt.timedelta(days=1)
+    if work.was_unconfirmed_before(claimed.pk, digest, status == 500):
+        kind = FailureClass.WORKFLOW_REFUSED
+        refused = {"message": ANSWERED, "details": details, "kind": kind, "remember_until": until}
+        attempts.attempt_refused(attempt_id=claimed.pk, fence=fence, **refused)
+    else:
+        attempts.attempt_never_accepted(attempt_id=claimed.pk, fence=fence, remember_until=until)
+    assert AbandonedPrompt.objects.filter(attempt=claimed).exists()
+    return Attempt.objects.get(pk=claimed.pk).state
+
+
+def test_second_500_of_a_workflow_excludes_the_backend_and_is_not_counted() -> None:
+    first, second = online("gpu-1"), online("gpu-2")
+    group, same = submit_to_pool(1, max_attempts=1), submit_to_pool(1, max_attempts=1)
+    assert answer_500(factories.claim_from_pool(first, group), first) == "never_accepted"
+    assert excluded() == []
+    assert answer_500(factories.claim_from_pool(first, same), first) == "refused"
+    assert excluded() == [("gpu-1", "missing", 1)]
+    assert exclusions_json("gpu-1")[0]["reason"] == ANSWERED
+    assert not Attempt.objects.filter(is_counted=True).exists()
+    assert [factories.only(one).status for one in (group, same)] == ["queued"] * 2
+    assert claim(first, group).in_vain
+    assert finish(factories.claim_from_pool(second, same), second)
+
+
+def test_jobs_fail_with_the_answer_when_500s_exclude_the_last_candidate() -> None:
+    fences = [online("gpu-1"), online("gpu-2")]
+    group = submit_to_pool(3, max_attempts=1)
+    variants = set(Variant.objects.values_list("id", flat=True))
+    for fence in fences:
+        assert expiry.pool_fail_refused(variant_ids=variants) == 0
+        for _ in "ab":
+            answer_500(factories.claim_from_pool(fence, group), fence)
+    # The job of the last 500 fails with it, the others with the next look.
+    assert expiry.pool_fail_refused(variant_ids=variants) == 2
+    for child in group.children.all():
+        assert (child.status, child.failure_class, child.error_type) == (
+            "failed", "workflow_refused", "ValidationError"
+        )  # fmt: skip
+        assert '500: "no such key"' in child.error_message
+
+
+def test_jobs_wait_for_a_candidate_that_is_away_for_a_moment_after_500s() -> None:
+    fence = online("gpu-1")
+    online("gpu-2", unreachable_since=now())
+    group = submit_to_pool(1, max_attempts=1)
+    for _ in "ab":
+        answer_500(factories.claim_from_pool(fence, group), fence)
+    assert expiry.pool_fail_refused(variant_ids=Variant.objects.values_list("id", flat=True)) == 0
+    assert factories.only(group).status == "queued"
+
+
+def test_bound_job_fails_with_the_second_500_of_its_workflow() -> None:
+    fence = online("gpu-1")
+    online("gpu-2")
+    group, same = (factories.submit("gpu-1", max_attempts=3, retry_elsewhere=RetryScope.ANY) for _ in "ab")
+    claimed = [factories.claim(fence) for _ in "ab"]
+    assert [answer_500(one, fence) for one in claimed] == ["never_accepted", "refused"]
+    assert [factories.only(one).failure_class for one in (group, same)] == ["", "workflow_refused"]
+
+
+def test_500_is_forgotten_with_the_exclusions_of_its_backend_and_after_an_hour() -> None:
+    fence = online("gpu-1")
+    submit_to_pool(1)
+    for _ in "ab":
+        group = submit_to_pool(1)
+        assert answer_500(factories.claim_from_pool(fence, group), fence) == "never_accepted"
+        exclusions.forget("gpu-1")
+    answer_500(factories.claim_from_pool(fence, submit_to_pool(1)), fence)
+    Exclusion.objects.update(last_at=now() - dt.timedelta(hours=1, seconds=1))
+    assert answer_500(factories.claim_from_pool(fence, submit_to_pool(1)), fence) == "never_accepted"
+
+
+def test_other_answers_are_no_500s() -> None:
+    fence = online("gpu-1")
+    group = submit_to_pool(1)
+    assert answer_500(factories.claim_from_pool(fence, group), fence, 404) == "never_accepted"
+    assert answer_500(factories.claim_from_pool(fence, group), fence) == "never_accepted"
+    assert excluded() == []

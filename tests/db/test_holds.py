@@ -50,8 +50,8 @@ def test_claim_checks_the_hold_under_the_lease(fence: FencingToken, monkeypatch:
     factories.submit()
     original = claims._oldest_bound
 
-    def checks_and_is_paused(backend_id: str) -> ChildJob | None:
-        found = original(backend_id)
+    def checks_and_is_paused(*args: Any) -> ChildJob | None:
+        found = original(*args)
         pause()
         return found
 
@@ -65,8 +65,8 @@ def test_claim_checks_that_the_child_was_not_moved(fence: FencingToken, monkeypa
     factories.submit()
     original = claims._oldest_bound
 
-    def finds_and_is_moved(backend_id: str) -> ChildJob | None:
-        found = original(backend_id)
+    def finds_and_is_moved(*args: Any) -> ChildJob | None:
+        found = original(*args)
         ChildJob.objects.update(backend_id="gpu-2")
         return found
 

@@ -9,11 +9,11 @@ import pytest
 
 from backends.comfyui.protocol import ExecutionError
 from backends.models import Backend
-from jobgroups.models import JobGroup
+from jobgroups.models import AbandonedPrompt, JobGroup
 from jobgroups.runner.intervals import Intervals
 from tests.harness.cases import cases
 from tests.harness.factories import allow_writes
-from tests.harness.farm import SCALE, SOON_STUCK, Farm, both_versions, until, until_row
+from tests.harness.farm import SCALE, SOON_STUCK, Farm, both_versions, in_thread, until, until_row
 from tests.harness.graphs import text_to_image
 
 
@@ -337,10 +337,11 @@ async def test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only(
 #: An uncertain prompt is looked up for a second.
 QUICK = replace(Intervals.scaled(SCALE), accept_timeout=1.0)
 
-#: Answers that the same prompt gets again: the fault, its options, and what the user reads of it.
-REPEATED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "redirect": ("redirect", {"to": "https://ann:pw@sso.example/in?token=x"}, "(302) to https://sso"),
-    "404": ("status", {"status": 404, "body": "no such route"}, '404: "no such route"'),
+#: Answers that the same prompt gets again: the fault, its options, what the user reads of it, and the failure class.
+REPEATED: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "redirect": ("redirect", {"to": "https://ann:pw@sso.example/in?token=x"}, "(302) to https://sso", "unreachable"),
+    "404": ("status", {"status": 404, "body": "no such route"}, '404: "no such route"', "unreachable"),
+    "500": ("status", {"status": 500, "body": "no such key"}, '500: "no such key"', "workflow_refused"),
 }
 
 
@@ -385,7 +386,7 @@ async def test_renamed_class_without_meta_is_rendered(farm: Farm) -> None:
 
 @pytest.mark.parametrize("answer", REPEATED)
 async def test_answer_of_no_comfyui_is_a_refusal_the_second_time(farm: Farm, answer: str) -> None:
-    fault, options, said = REPEATED[answer]
+    fault, options, said, failure = REPEATED[answer]
     sim = await farm.backend()
     sim.fault(fault, route="/prompt", method="POST", count=0, **options)
     first = await farm.runner(intervals=QUICK)
@@ -397,7 +398,8 @@ async def test_answer_of_no_comfyui_is_a_refusal_the_second_time(farm: Farm, ans
     child = await farm.failed(group)
     old, refused = await farm.attempts(group)
     assert (old.state, refused.state) == ("never_accepted", "refused")
-    assert (child.status, child.failure_class) == ("failed", "unreachable")
+    assert (child.status, child.failure_class) == ("failed", failure)
+    assert await in_thread(AbandonedPrompt.objects.count)() == 2
     assert said in child.error_message
     assert said in old.error_message
     assert "token" not in child.error_message

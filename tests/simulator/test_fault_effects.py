@@ -149,10 +149,14 @@ async def order(me: Artist, body: Any) -> tuple[int, Any]:
 
 
 async def test_faults_are_ordered_and_withdrawn_over_http(sim: Simulator, me: Artist) -> None:
-    assert (await order(me, [{"name": "hang_http", "count": 0}, {"name": "prompt_500"}]))[0] == 200
+    other = {"name": "other_500", "body": "no", "workflow": "TestSampler"}
+    assert (await order(me, [{"name": "hang_http", "count": 0}, {"name": "prompt_500"}, other]))[0] == 200
     assert await me.get("/simulator/state") == {"pending": [], "running": []}
     async with me.session.delete("/simulator/faults?name=hang_http") as gone:
         assert gone.status == 204
+    assert await me.post({}) != (500, "no")
+    assert await me.post(sampler()) == (500, "no")
+    assert sim.audit_log.find("accepted") is None
     assert (await me.post(sampler()))[0] == 500
     assert (await order(me, {"name": "foreign_prompt", "seconds": 20}))[0] == 200
     await sim.wait_for("started", client_id="foreign-client", timeout=PATIENCE)

@@ -7,6 +7,7 @@ are hints, the history decides. All times are monotonic.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 import time
@@ -185,6 +186,11 @@ class AttemptDriver:
         return self.state is AttemptState.ACCEPTED and not self._heard_start
 
     @property
+    def is_absent(self) -> bool:
+        """Whether it is uncertain, and the last lookup did not find it."""
+        return self.state is AttemptState.UNCERTAIN and self._absent_since is not None
+
+    @property
     def is_executing(self) -> bool:
         """Whether it executes, by the events that came."""
         return self._heard_start and not self._closing_frame and self._heard_end is None
@@ -275,11 +281,23 @@ class AttemptDriver:
             # Another runner may hold the lease by now, and send this child itself.
             await self._not_sent()
             return
+        async with contextlib.AsyncExitStack() as turn:
+            await self._send_in(turn)
+
+    async def _send_in(self, turn: contextlib.AsyncExitStack) -> None:
+        """Send the prompt, and store what it was answered with.
+
+        No other prompt of its workflow is sent until ``turn`` ends: one with a 500 is enough.
+        """
+        digest = self.spec.workflow_digest
         try:
             prompt = await self._context.inputs.place(
                 self.spec.workflow, lambda: self._context.lease_is_fresh and not self._stop_requested
             )
             extra_data = await self._extra_data(prompt)
+            await turn.enter_async_context(self._context.turn_of(digest))
+            if self._stop_requested or digest in self._context.uncertain_workflows():
+                raise errors.SendAborted("Another prompt of its workflow is uncertain, or it was stopped.")
             sent_at = time.monotonic()
             accepted = await self._context.client.submit(
                 prompt,
@@ -380,7 +398,10 @@ class AttemptDriver:
 
     def _apply_stored_state(self, stored: Attempt) -> None:
         """Apply the state that the transaction stored: another writer may have requested a stop."""
-        self.state = AttemptState(stored.state)
+        known, self.state = self.state, AttemptState(stored.state)
+        if AttemptState.UNCERTAIN in {known, self.state}:
+            # Other jobs of its workflow wait while it is uncertain.
+            self._context.work_available.set()
         # Another writer may have ended it: an administrator, or a runner that took the lease over.
         self._done = self.state in ATTEMPT_ENDED
         if stored.stop_requested_at is not None:
@@ -475,6 +496,8 @@ class AttemptDriver:
         moment = time.monotonic()
         if self._absent_since is None:
             self._absent_since = moment
+            # Another job may use the free slot.
+            self._context.work_available.set()
         absent_for = moment - self._absent_since
         if self.state is AttemptState.UNCERTAIN:
             if self._answer is not None and await self._answer_is_final(self._answer):
@@ -495,10 +518,11 @@ class AttemptDriver:
         """Return whether an answer that is no refusal in form is one, now that nothing is queued.
 
         An exception in ComfyUI's handler is one at once: the handler has ended. Any other answer is one
-        the second time. Its server may be a gateway that queues later, or a proxy whose login ended.
+        the second time, another 500 also of another job. Its server may be a gateway that queues later, or a proxy whose
+        login ended.
         """
         return answer.raised or await self._context.database.run_with_retry(
-            work.was_unconfirmed_before, self.spec.attempt_id
+            work.was_unconfirmed_before, self.spec.attempt_id, self.spec.workflow_digest, answer.status == 500
         )
 
     async def _refused_by_answer(self, answer: errors.PromptUnconfirmed) -> None:
@@ -506,7 +530,7 @@ class AttemptDriver:
             message=result.unconfirmed_message(answer, self._context.backend_id),
             details=result.unconfirmed_details(answer),
             # For its workflow, or since no ComfyUI answers there.
-            kind=FailureClass.WORKFLOW_REFUSED if answer.raised else FailureClass.UNREACHABLE,
+            kind=FailureClass.WORKFLOW_REFUSED if answer.status == 500 else FailureClass.UNREACHABLE,
             remember_until=None if answer.raised else self._remember_until(),
         )
 

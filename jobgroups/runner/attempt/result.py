@@ -234,6 +234,9 @@ def unconfirmed_message(answer: PromptUnconfirmed, backend_id: str) -> str:
     if answer.raised:
         cause = "ComfyUI raised an exception while it checked the workflow, and queued nothing."
         return f"{answer.detail} {cause} The log of {backend_id} has the exception."
+    if answer.status == 500:
+        twice = f"Two prompts of this workflow got a 500 at {backend_id}, and nothing is queued."
+        return f"{answer.detail} {twice} Its log may have the cause."
     twice = "This was the answer to the previous try too, and nothing is queued."
     return f"{answer.detail} {twice} Check the address of {backend_id} and any proxy before it."
 

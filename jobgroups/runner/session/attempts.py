@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backends.comfyui.protocol import Event
+from jobgroups.domain.states import AttemptState
 from jobgroups.errors import LeaseLost
 from jobgroups.log_context import bind, bound
 from jobgroups.models import Attempt
@@ -149,6 +150,17 @@ class ActiveAttempts:
     def cancelled(self) -> frozenset[int]:
         """The attempts whose running prompts are stopped as jobs."""
         return frozenset(driver.spec.attempt_id for driver in self.drivers.values() if driver.sent_stop.is_cancel)
+
+    @property
+    def uncertain_workflows(self) -> frozenset[str]:
+        """The digests of the workflows of which a prompt is uncertain."""
+        uncertain = (driver for driver in self.drivers.values() if driver.state is AttemptState.UNCERTAIN)
+        return frozenset(driver.spec.workflow_digest for driver in uncertain) - {""}
+
+    @property
+    def prompt_count(self) -> int:
+        """The number of prompts that the backend may have: the last lookup did not find the others."""
+        return sum(not driver.is_absent for driver in self.drivers.values())
 
     @property
     def left_running(self) -> str:

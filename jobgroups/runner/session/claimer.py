@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from typing import Final
 
 from backends.comfyui.versions import keeps_prompt_id
@@ -93,8 +94,12 @@ class Claimer:
         while self.may_claim:
             client_id = self._sockets.client_id
             assert client_id is not None  # noqa: S101 see may_claim
-            chosen = pool.choose(name, prompts=len(self._attempts.drivers))
-            result = await self._claim(client_id, chosen)
+            chosen = pool.choose(name, prompts=self._attempts.prompt_count)
+            withheld = self._attempts.uncertain_workflows
+            if chosen is not None and chosen.variant.workflow_digest in withheld:
+                result = ClaimResult(in_vain=True)
+            else:
+                result = await self._claim(client_id, chosen, withheld)
             if chosen is not None:
                 pool.settle(chosen, name, result)
             if result.claim is not None:
@@ -102,7 +107,7 @@ class Claimer:
             elif not result.in_vain:
                 return
 
-    async def _claim(self, client_id: str, chosen: PoolChoice | None) -> ClaimResult:
+    async def _claim(self, client_id: str, chosen: PoolChoice | None, withheld: Collection[str]) -> ClaimResult:
         """Claim a child; without a claim there is none, or the commit was not confirmed."""
         context = self._context
         self._is_claiming = True
@@ -115,6 +120,7 @@ class Claimer:
                 depth=context.runner.settings.depth,
                 choice=chosen,
                 cancelled=self._attempts.cancelled,
+                withheld=withheld,
             )
         except TRANSIENT as error:
             await self._on_unknown_commit(error)

@@ -55,6 +55,7 @@ class BackendSession:
         self._reconciler = Reconciler(context, self.attempts)
         self._health = HealthProbe(context, self.attempts, self.sockets)
         self.claimer = Claimer(context, self.attempts, self.sockets, self._reconciler)
+        context.uncertain_workflows = lambda: self.attempts.uncertain_workflows
         context.follow_socket = self.sockets.follow
         context.expect_status_since = self.sockets.expect_status_since
         self.sockets.on_open = self._health.on_socket_open
