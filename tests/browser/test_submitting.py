@@ -83,6 +83,8 @@ def test_changed_inputs_go_along_as_parameters_and_seeds_are_shown(desk: Desk, p
     expect(page.locator("#seeds")).to_have_text("42, 1042, 2042, 4042")
     page.get_by_text("The same as a curl command").click()
     expect(page.locator("#curl")).to_contain_text('"3.steps":7')
+    # As it was drawn, for the pictures.
+    expect(page.locator("#curl")).to_contain_text('"type": "PrimitiveNode"')
     status = desk.status(submit(page))
     assert [child["seed"] for child in status["child_jobs"]] == [42, 1042, 2042, 4042]
     page.get_by_role("link", name="New group with changes").click()

@@ -17,7 +17,8 @@ const CHILDREN = Number(document.body.dataset.maxChildren);
 const POOL = Number(document.body.dataset.maxPool);
 const FILE_INPUTS = document.body.dataset.fileInputs.split(" ");
 const DEFAULT_LIMIT = Number($("timeout").placeholder); // seconds
-let text = ""; // the workflow as it was brought
+let text = ""; // the workflow as it was brought, in API format
+let drawn = ""; // the same in the editor's format, which pictures get, if it was brought so
 let literals = [];
 let kept = {}; // parameters of the repeated group that no input shows
 let capabilities = [];
@@ -44,12 +45,13 @@ async function show(brought, from) {
 }
 async function read(brought) {
   if (brought.length > MOST) throw new NotAWorkflow(`This has ${Math.ceil(brought.length / 2 ** 20)} MB; the Director takes up to ${Math.floor(MOST / 2 ** 20)} MB.`);
-  const { text: own, notes } = await inApiFormat(brought);
-  return { own, notes, nodes: nodesOf(own) };
+  const { text: own, drawn: editors = "", notes } = await inApiFormat(brought);
+  return { own, editors, notes, nodes: nodesOf(own) };
 }
-function accept({ own, notes, nodes }, from, picture = null) {
+function accept({ own, editors, notes, nodes }, from, picture = null) {
   const before = literals;
   text = own;
+  drawn = editors;
   literals = literalsOf(nodes, FILE_INPUTS);
   $("workflow-said").textContent = [`${counted(nodes.length, "node")}${from ? ` from ${from}` : ""}.`, ...notes].join(" ");
   $("drop").classList.add("small");
@@ -340,7 +342,7 @@ function body() {
   const base = $("base").value.trim();
   if (base && !/^\d{1,16}$/.test(base)) errors.push({ field: "base_seed", message: "Must be a whole number from 0 to 9007199254740991." });
   else if (base) rest.base_seed = Number(base);
-  return { text: `{"workflow_json":${text.trim() || "{}"},${JSON.stringify(rest).slice(1)}`, errors, ids, batch };
+  return { text: `{"workflow_json":${(text && drawn) || text.trim() || "{}"},${JSON.stringify(rest).slice(1)}`, errors, ids, batch };
 }
 
 function complain(errors) {

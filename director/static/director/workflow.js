@@ -6,7 +6,7 @@ export class NotAWorkflow extends Error {}
 export const CONVERTED = "Converted from the editor's format.";
 const NODES = 10; // that are named where a file cannot be converted
 
-// Returns {text, notes}: the workflow in API format, and what happened on the way. A file of the editor is converted.
+// Returns {text, notes}: the workflow in API format, and what happened on the way. A file of the editor is converted: it is `drawn`.
 export async function inApiFormat(text) {
   let graph;
   try { graph = JSON.parse(text); } catch { return { text, notes: [] }; } // nodesOf says so
@@ -21,7 +21,7 @@ export async function inApiFormat(text) {
   const whole = /^\{"workflow":([^]*),"warnings":\[[^]*$/.exec(answer);
   let own = JSON.stringify(read.workflow);
   try { if (JSON.stringify(JSON.parse(whole[1])) === own) own = whole[1]; } catch { /* another order of the fields */ }
-  return { text: own, notes: [CONVERTED, ...(read.warnings || []).map((one) => one.message || String(one))] };
+  return { text: own, drawn: text, notes: [CONVERTED, ...(read.warnings || []).map((one) => one.message || String(one))] };
 }
 
 // Checks the text of a workflow; returns its nodes. What is wrong is said in words.
