@@ -91,6 +91,8 @@ async def inject_fault(request: web.Request, handler: Handler) -> web.StreamResp
         return await handler(request)
     if fault.name == "cut":
         return await _cut(request, await handler(request))
+    if fault.name == "truncate":
+        return await _truncate(request, await handler(request), fault["part"])
     return await _instead(request, fault)
 
 
@@ -127,13 +129,34 @@ async def _stream(request: web.Request, start: bytes, chunk: bytes, pause: float
 
 
 async def _cut(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
-    body = answer.body if isinstance(answer, web.Response) else b"?"
-    data = body if isinstance(body, bytes) else b"?"
+    data = _body(answer)
     response = web.StreamResponse(headers={"Content-Type": answer.content_type})
     response.content_length = max(2, len(data))
     await response.prepare(request)
     await response.write(data[: len(data) // 2])
     return await break_connection(request)
+
+
+class _Unmeasured(web.StreamResponse):
+    """A body that ends with its connection: neither a length nor chunks."""
+
+    _length_check = False
+
+
+async def _truncate(request: web.Request, answer: web.StreamResponse, part: float) -> web.StreamResponse:
+    data = _body(answer)
+    response = _Unmeasured(status=answer.status, headers={"Content-Type": answer.content_type})
+    response.force_close()
+    await response.prepare(request)
+    await response.write(data[: round(len(data) * part)])
+    return response
+
+
+def _body(answer: web.StreamResponse) -> bytes:
+    if isinstance(answer, web.FileResponse):
+        return answer._path.read_bytes()  # noqa: SLF001 it has no public name
+    body = answer.body if isinstance(answer, web.Response) else None
+    return body if isinstance(body, bytes) else b"?"
 
 
 MIDDLEWARES = (plain_errors, check_origin, inject_fault)

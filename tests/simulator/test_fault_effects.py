@@ -114,6 +114,17 @@ async def test_connection_breaks_before_and_within_an_answer(sim: Simulator, me:
             await me.get(path)
 
 
+@pytest.mark.parametrize(("part", "size"), [(0.5, 50), (1.0, 100)])
+async def test_part_of_a_file_without_its_length_looks_whole(
+    part: float, size: int, sim: Simulator, me: Artist
+) -> None:
+    (sim.output_folder / "a.png").write_bytes(bytes(100))
+    sim.fault("truncate", route="/view", method="GET", part=part)
+    async with me.session.get("/view?filename=a.png") as answer:
+        assert (answer.status, len(await answer.read())) == (200, size)
+        assert answer.headers.keys().isdisjoint({"Content-Length", "Transfer-Encoding"})
+
+
 async def test_hanging_route_never_answers_and_a_slow_one_late(sim: Simulator, me: Artist) -> None:
     sim.fault("hang_http", route="/history")
     sim.fault("slow_http", route="/queue", seconds=0.3)
