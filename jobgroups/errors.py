@@ -154,6 +154,12 @@ class BackendAway(RequestError, code="backend_unreachable", status=502):
     text = "Backend {} has it, and does not answer now. {}"
 
 
+class WrongBody(BackendAway):
+    """The answer for a file has another body: a web page, or a part of the file."""
+
+    text = "Backend {} did not send the file. {}"
+
+
 class Conflict(RequestError, code="conflict", status=409):
     """The request is valid, but not in the present state."""
 

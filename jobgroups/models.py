@@ -661,7 +661,7 @@ class Capture(models.Model):
     due_at = models.DateTimeField(null=True, blank=True)  #: Not copied before this time; null: it is not pending.
     tries = models.IntegerField(default=0)  #: Failed tries.
     file = models.ForeignKey(StoredFile, on_delete=models.PROTECT, null=True, blank=True, related_name="captures")
-    reason = models.TextField(blank=True, default="")  #: Why the last try failed.
+    reason = models.TextField(blank=True, default="")  #: Why the last try failed, or what is doubtful about the copy.
 
     class Meta:
         ordering: ClassVar = ["child", "number"]

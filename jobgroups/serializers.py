@@ -20,7 +20,7 @@ MAX_TEXT_BYTES = 2048  #: Maximum length of a text in an event, in bytes of UTF-
 #: Maximum length of a frame: 1 MiB, the limit of daphne and of many clients, minus the envelope.
 MAX_FRAME_BYTES = 2**20 - 4096
 #: What may be known of a file.
-FILE_FIELDS = ("node_id", "blake3", "sha256", "size_bytes", "width", "height", "duration")
+FILE_FIELDS = ("node_id", "blake3", "sha256", "size_bytes", "width", "height", "duration", "capture_warning")
 
 
 def to_json(value: object) -> str:
@@ -101,12 +101,14 @@ def describe_files(child: dict[str, Any], group_id: str, known: Mapping[int, Seq
         # A captured file is missing if it turned out to be another job's.
         values = None if file.get("missing") else known.get(number)
         facts = dict.fromkeys(FILE_FIELDS) if values is None else dict(zip(FILE_FIELDS, values, strict=True))
+        captured, reason = facts["blake3"] is not None, facts["capture_warning"]
         file.update(
             facts,
             file_url=url,
             thumbnail_url=f"{url}?w=320" if has_thumbnail(file["filename"]) else None,
             node_id=facts["node_id"] or None,
-            captured=facts["blake3"] is not None,
+            captured=captured,
+            capture_warning=f"{file['filename']}{'' if captured else ' is not captured'}: {reason}" if reason else None,
         )
 
 

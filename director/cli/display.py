@@ -110,7 +110,7 @@ def _row(child: Child) -> Row:
     if child.stopped_by:
         note = NOT_NEEDED
     if child.status == "completed":
-        note = _warnings(child.warnings)
+        note = _warnings(child.all_warnings)
     return Row(
         job_id=child.job_id,
         backend_id=child.backend_id,

@@ -182,7 +182,7 @@ def _group_lines(group: Group) -> Iterator[str]:
 def _why(child: Child) -> str:
     reason = text.why(child) or (child.current_step or "" if child.status == "running" else "")
     reason = reason or (_REUSED if child.outputs_reused else "")
-    warnings = [f"warning: {text.plain_line(warning)}" for warning in child.warnings]
+    warnings = [f"warning: {text.plain_line(warning)}" for warning in child.all_warnings]
     return "; ".join(filter(None, [reason, *warnings]))
 
 
@@ -196,7 +196,7 @@ def _child_lines(child: Child) -> Iterator[str]:
         yield f"  Metadata: {text.plain_line(' '.join(f'{key}={value}' for key, value in child.metadata.items()))}"
     if reason := text.why(child) or (_REUSED if child.outputs_reused else ""):
         yield f"  {reason}"
-    for warning in child.warnings:
+    for warning in child.all_warnings:
         yield f"  Warning: {text.plain_line(warning)}"
     for file in child.files:
         yield f"  {file.filename}{' (missing)' if file.missing else ''}: {file.url}"

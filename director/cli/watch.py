@@ -72,7 +72,7 @@ def conclude(group: Group) -> None:
     warned = [
         f"{child.backend_id} seed {child.seed}: {text.plain_line(f'Warning: {warning}')}"
         for child in group.child_jobs
-        for warning in child.warnings
+        for warning in child.all_warnings
     ]
     for lines, kind in ((failed, "more"), (warned, "more warnings")):
         for line in lines[:20]:

@@ -21,6 +21,7 @@ class OutputFile(Parsed):
         captured: The Director has a copy. With it, ``blake3``, ``sha256`` and ``size_bytes`` are known.
         width, height: Pixels; None if they are not known.
         duration: Seconds of a video or sound; None if it is not known.
+        capture_warning: Why the Director has no copy although it tried, or what is doubtful about the copy; a sentence.
         missing: The backend does not have the file any more, or has another file of this name.
         reason: ``replaced`` if the backend has another file of this name.
         number: Its number in its job, from 1; None for a file without an address.
@@ -45,6 +46,7 @@ class OutputFile(Parsed):
     width: int | None = None
     height: int | None = None
     duration: float | None = None
+    capture_warning: str | None = None
     missing: bool = False
     reason: str | None = None
     job_id: str | None = None
@@ -155,6 +157,11 @@ class Child(Parsed):
     def files(self) -> tuple[OutputFile, ...]:
         """Return all output files; empty until the job completed."""
         return self.outputs.files if self.outputs else ()
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """Return the warnings of the job, and those of the captures of its files."""
+        return *self.warnings, *(file.capture_warning for file in self.files if file.capture_warning)
 
     @property
     def images(self) -> tuple[OutputFile, ...]:

@@ -209,6 +209,7 @@ def _card(
     # Why a prompt with a pending stop still runs.
     notes += [one["left_running"] for one in attempts if one["left_running"]]
     notes += child["warnings"]
+    notes += [one["capture_warning"] for one in outputs if one["capture_warning"]]
     notes += [words.replaced_text(one, name) for one in outputs if one["replaced"]]
     retried = (CHILD_FINAL - {ChildStatus.COMPLETED}) if group.completed_at else CHILD_RETRIED_IN_RUN
     return {

@@ -50,6 +50,7 @@ def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "is_shown": kind != "other" and (not missing or (replaced and kind in ("image", "video"))),
                 # Known of captured files: bytes, and the duration of a video or sound as ``1:05``.
                 "size_bytes": file.get("size_bytes"),
+                "capture_warning": file.get("capture_warning"),
                 "lasts": "" if file.get("duration") is None else f"{minutes}:{seconds:02}",
             }
         )

@@ -4,7 +4,7 @@ import datetime as dt
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway
+from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway, WrongBody
 from jobgroups.outputs import download
 from jobgroups.queries.outputs import OutputFile
 
@@ -32,7 +32,7 @@ async def iter_zip(
 ) -> AsyncIterator[bytes]:
     """Yield a zip of the files without compression: images and videos are compressed already.
 
-    A file that is gone, or whose backend or storage is offline, is listed in ``MISSING.txt`` instead. ``replaced`` is
+    A file that is gone, or whose backend or storage is offline or sends another body, is listed in ``MISSING.txt`` instead. ``replaced`` is
     called with each file that a later job has replaced. Raises ``BackendAway`` or ``StorageAway`` in the middle of a
     file; the zip is incomplete then.
     """
@@ -56,6 +56,9 @@ async def iter_zip(
                 if isinstance(error, OutputReplaced):
                     await replaced(file)
                 missing.append(f"{name}: {error.detail}")
+            except WrongBody as error:
+                _remove(archive, name)
+                missing.append(f"{name}: {error.detail}")
             except (BackendAway, StorageAway) as error:
                 if name in archive.namelist():
                     raise
@@ -65,6 +68,12 @@ async def iter_zip(
         if missing:
             archive.writestr(_info("MISSING.txt", None), "\n".join(missing) + "\n")
     yield sink.take()
+
+
+def _remove(archive: zipfile.ZipFile, name: str) -> None:
+    """Remove a file whose beginning may have been sent: without an entry in the directory it is none of the zip."""
+    if (entry := archive.NameToInfo.pop(name, None)) is not None:
+        archive.filelist.remove(entry)
 
 
 def _info(name: str, length: int | None) -> zipfile.ZipInfo:

@@ -8,8 +8,9 @@ from typing import Final
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.comfyui.exchange import StreamedAnswer, Timeouts
+from jobgroups.domain.bodies import Body, NoCopy
 from jobgroups.domain.clock import now
-from jobgroups.errors import BackendAway, OutputGone, OutputReplaced
+from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, WrongBody
 from jobgroups.outputs.stored import StoredAnswer, open_stored
 from jobgroups.queries.outputs import OutputFile
 
@@ -20,6 +21,37 @@ _CLOCK_TOLERANCE: Final = dt.timedelta(seconds=60)
 _GONE: Final = frozenset({400, 403, 404})  #: ComfyUI's statuses for a missing file, or one that it refuses to send.
 
 
+class BackendAnswer:
+    """A backend's answer for a file. Its chunks are judged before they are passed on, and the last one at the end."""
+
+    def __init__(self, answer: StreamedAnswer, file: OutputFile) -> None:
+        self.status, self.headers, self.length = answer.status, answer.headers, answer.length
+        self.written_at = answer.moment("last-modified")
+        # Of another status the body is a part of a file, or none.
+        self.body = Body(file.filename if answer.status == 200 else "")
+        self._file = file
+        self._chunks = answer.chunks()
+        self._next: bytes | None = None
+
+    async def begin(self) -> None:
+        """Read the first chunk, by which a web page is known; raise ``WrongBody``."""
+        self._next = await self._read()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body; raise ``WrongBody`` before its last chunk if it is not the whole file."""
+        while (chunk := self._next) is not None:
+            self._next = await self._read()
+            yield chunk
+
+    async def _read(self) -> bytes | None:
+        chunk = await anext(self._chunks, None)
+        try:
+            self.body.end() if chunk is None else self.body.add(chunk)
+        except NoCopy as error:
+            raise WrongBody(self._file.backend_id, error) from None
+        return chunk
+
+
 @contextlib.asynccontextmanager
 async def open_file(
     file: OutputFile,
@@ -27,7 +59,7 @@ async def open_file(
     headers: Mapping[str, str] | None = None,
     max_bytes: int | None = None,
     client: ComfyClient | None = None,
-) -> AsyncIterator[StreamedAnswer | StoredAnswer]:
+) -> AsyncIterator[BackendAnswer | StoredAnswer]:
     """Open a file. A stored one is whole; of a backend's answer the status is 200, 206, 304 or 416.
 
     Args:
@@ -39,6 +71,7 @@ async def open_file(
         OutputGone: the backend does not have the file, or is not registered any more.
         OutputReplaced: a later job has written another file with this name.
         BackendAway: the backend does not answer, or not like a ComfyUI.
+        WrongBody: the backend sends a web page instead of the file; raised by the chunks, too.
         AnswerTooLarge: the body is longer than ``max_bytes``.
     """
     if file.stored is not None:
@@ -46,6 +79,19 @@ async def open_file(
             raise AnswerTooLarge(f"The stored file has more than {max_bytes} bytes.", path=file.filename)
         yield await open_stored(file.stored)
         return
+    async with open_at_backend(file, headers=headers, max_bytes=max_bytes, client=client) as answer:
+        yield answer
+
+
+@contextlib.asynccontextmanager
+async def open_at_backend(
+    file: OutputFile,
+    *,
+    headers: Mapping[str, str] | None = None,
+    max_bytes: int | None = None,
+    client: ComfyClient | None = None,
+) -> AsyncIterator[BackendAnswer]:
+    """Open a file at its backend, as :func:`open_file` does, also one that is stored."""
     if file.replaced:
         raise OutputReplaced(file.filename, file.backend_id)
     try:
@@ -59,11 +105,39 @@ async def open_file(
                 raise OutputGone("Its backend does not have the file any more.")
             if _is_younger(file, answer):
                 raise OutputReplaced(file.filename, file.backend_id)
-            yield answer
+            judged = BackendAnswer(answer, file)
+            await judged.begin()
+            yield judged
     except AnswerTooLarge:
         raise
     except BackendError as error:
         raise BackendAway(file.backend_id, error.detail) from error
+
+
+async def verify(file: OutputFile, answer: BackendAnswer, *, client: ComfyClient | None = None) -> str:
+    """Return what is doubtful about a file that was read, as a sentence; empty if nothing is.
+
+    Raises ``OutputReplaced`` if it has been written again meanwhile, ``WrongBody`` if it has another length, and the
+    errors of :func:`open_file`.
+    """
+    if tag := answer.headers.get("etag"):
+        # A prompt may write to the same name while the file is read.
+        async with open_at_backend(file, headers={"If-None-Match": tag}, client=client) as again:
+            if again.headers.get("etag", tag) != tag:
+                raise OutputReplaced(file.filename, file.backend_id)
+    body = answer.body
+    if answer.length is not None or body.is_whole:
+        return body.warning
+    try:
+        async with contextlib.nullcontext(client) if client is not None else client_of(file) as comfy:
+            head = await comfy.file_head(file.filename, subfolder=file.subfolder, kind=file.kind)
+    except BackendError as error:
+        raise BackendAway(file.backend_id, error.detail) from error
+    if head is None or head.length is None:
+        return f"{body.warning} Its end may be missing: the backend did not send its length.".strip()
+    if head.length != body.size:
+        raise WrongBody(file.backend_id, f"It has {head.length} bytes, of which {body.size} arrived.")
+    return body.warning
 
 
 def client_of(file: OutputFile) -> ComfyClient:

@@ -17,7 +17,7 @@ from django.conf import settings
 
 from backends.comfyui.errors import AnswerTooLarge
 from jobgroups.domain.media_types import media_kind
-from jobgroups.errors import BackendAway, NoThumbnail
+from jobgroups.errors import BackendAway, NoThumbnail, WrongBody
 from jobgroups.outputs import download
 from jobgroups.outputs.resize import NotAnImage, thumbnail
 from jobgroups.queries.outputs import OutputFile
@@ -107,7 +107,7 @@ class Thumbnails:
                 drawn = await draw(file, width)
             except AnswerTooLarge:
                 raise NoThumbnail("It is too large.") from None
-            except NotAnImage as error:
+            except (NotAnImage, WrongBody) as error:
                 raise NoThumbnail(str(error)) from error
         await _run(self._files, self._cache.put, _name(file, width), drawn)
         return drawn

@@ -3,12 +3,13 @@
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
 
 from django.db import connection
+from django.db.models import F
 
 from backends.models import Backend
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery
@@ -17,9 +18,11 @@ from jobgroups.domain.file_names import FileNames, Template, default_name, facts
 from jobgroups.domain.media_types import media_kind
 from jobgroups.domain.outputs import REPLACED, file_digest, reported_files
 from jobgroups.errors import ChildNotFound, GroupNotFound, OutputNotFound
-from jobgroups.models import Capture, ChildJob, JobGroup, Lease, StoredFile
+from jobgroups.models import Capture, ChildJob, JobGroup, Lease, ReportedFile, StoredFile
 from jobgroups.queries.leases import database_now
 from jobgroups.serializers import FILE_FIELDS
+
+_AT_ONCE: Final = 500  #: Stored captures that are read at once.
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,8 @@ def known_files(group_id: str, positions: Collection[int]) -> dict[str, dict[int
     if not positions:
         return {}
     found = Capture.objects.filter(child__group=group_id, child__position__range=(min(positions), max(positions)))
-    columns = [name if name == "node_id" else f"file__{name}" for name in FILE_FIELDS]
+    of_capture = {"node_id": "node_id", "capture_warning": "reason"}
+    columns = [of_capture.get(name, f"file__{name}") for name in FILE_FIELDS]
     files: dict[str, dict[int, tuple[Any, ...]]] = {}
     for child_id, number, *fields in found.order_by().values_list("child_id", "number", *columns):
         files.setdefault(child_id, {})[number] = tuple(fields)
@@ -189,6 +193,28 @@ def due_captures(*, backend_id: str, limit: int) -> list[tuple[int, OutputFile]]
         item = list(reported_files(outputs))[row.number]
         found.append((row.pk, _located(row.child, backend, outputs, item, None)))
     return found
+
+
+def stored_captures(*, group_id: str | None = None) -> Iterator[tuple[int, OutputFile, StoredFile]]:
+    """Yield ids, files and copies of the captures that are stored, of one group or of all."""
+    rows = Capture.objects.filter(file__isnull=False).select_related("file", "child__current_attempt").order_by("pk")
+    if group_id is not None:
+        rows = rows.filter(child__group=group_id)
+    backends, last = Backend.objects.in_bulk(), 0
+    while found := list(rows.filter(pk__gt=last)[:_AT_ONCE]):
+        last = found[-1].pk
+        for row in found:
+            outputs = json.loads(row.child.outputs_json or "{}")
+            item = list(reported_files(outputs))[row.number]
+            file = _located(row.child, backends.get(row.backend_id), outputs, item, row.file)
+            if file.stored is not None:
+                yield row.pk, file, file.stored
+
+
+def was_written_last(file: OutputFile) -> bool:
+    """Return whether the attempt that completed a child executed the node of its file, and no later one wrote the file."""
+    rows = ReportedFile.objects.filter(attempt__child=file.job_id, attempt=F("attempt__child__current_attempt"))
+    return rows.filter(digest=file.digest, executed=True).exists()
 
 
 @cache

@@ -19,7 +19,7 @@ from django.db import DatabaseError
 
 from backends.comfyui.client import ComfyClient
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
-from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway, StorageFull
+from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway, StorageFull, WrongBody
 from jobgroups.log_context import bound
 from jobgroups.outputs import download
 from jobgroups.outputs.media_facts import stored_row
@@ -129,13 +129,13 @@ class Capturer:
                 longest=self._intervals.capture_longest,
                 reason=str(error) or type(error).__name__,
             )
-            if isinstance(error, BackendAway | StorageAway | StorageFull):
+            if isinstance(error, BackendAway | StorageAway | StorageFull) and not isinstance(error, WrongBody):
                 self._away[file.backend_id] = time.monotonic() + pause
 
     async def _copy(self, capture_id: int, file: OutputFile, client: ComfyClient | None) -> None:
         incoming: IncomingFile | None = None
         try:
-            async with download.open_file(file, client=client) as answer:
+            async with download.open_at_backend(file, client=client) as answer:
                 chunks = download.joined(answer.chunks(), _CHUNK)
                 creating = self._threads.submit(functools.partial(_create, await anext(chunks), answer.length or 0))
                 try:
@@ -144,14 +144,10 @@ class Capturer:
                     creating.add_done_callback(_discard)
                     raise
                 await self._receive(chunks, incoming)
-            if tag := answer.headers.get("etag"):
-                # A prompt may write to the same name while the file is read.
-                async with download.open_file(file, headers={"If-None-Match": tag}, client=client) as again:
-                    if again.headers.get("etag", tag) != tag:
-                        raise OutputReplaced(file.filename, file.backend_id)
+            warning = await download.verify(file, answer, client=client)
             # From here on the thread that stores it discards it if that fails.
             storing, incoming = incoming, None
-            await self._threads.run(_store, capture_id, file.filename, storing)
+            await self._threads.run(store_copy, capture_id, file, storing, warning)
         except BaseException:
             if incoming is not None:
                 # Not awaited: a task that is cancelled could not. The end of the threads waits for it.
@@ -192,9 +188,11 @@ def _create(chunk: bytearray, length: int) -> IncomingFile:
     return incoming
 
 
-def _store(capture_id: int, filename: str, incoming: IncomingFile) -> None:
+def store_copy(capture_id: int, output: OutputFile, incoming: IncomingFile, warning: str) -> None:
+    """Store a received file with its capture, instead of the copy of ``output`` if it has one."""
     try:
-        file = stored_row(incoming, filename)
-        captures.capture_store(capture_id=capture_id, path=incoming.path, file=file)
+        file = stored_row(incoming, output.filename)
+        earlier = None if output.stored is None else output.stored.pk
+        captures.capture_store(capture_id=capture_id, path=incoming.path, file=file, warning=warning, earlier=earlier)
     finally:
         incoming.discard()

@@ -100,25 +100,28 @@ def captures_request(*, group_id: str | None = None) -> int:
     return count + given_up.update(due_at=moment, created_at=moment, tries=0)
 
 
-def capture_store(*, capture_id: int, path: Path, file: StoredFile) -> None:
+def capture_store(
+    *, capture_id: int, path: Path, file: StoredFile, warning: str = "", earlier: str | None = None
+) -> None:
     """Store a copied file with its capture, unless that is not pending any more; move it where no such content is yet.
 
-    ``path`` is in the folder of ``stored_files.incoming_folder``; ``file`` is a new row without key and time.
+    ``path`` is in the folder of ``stored_files.incoming_folder``; ``file`` is a new row without key and time;
+    ``earlier`` is the key of the copy that it replaces.
     """
     file.id, file.created_at = str(uuid.uuid4()), now()
     known = partial(_of_content.first, file.blake3)
-    stored_files.content_store(path, file, known=known, keep=partial(_refer, capture_id))
+    stored_files.content_store(path, file, known=known, keep=partial(_refer, capture_id, warning, earlier))
 
 
 @retried_transaction
-def _refer(capture_id: int, file: StoredFile, is_new: bool) -> bool:
-    """Store a file with a pending capture; return False if the capture or the known file is gone."""
+def _refer(capture_id: int, warning: str, earlier: str | None, file: StoredFile, is_new: bool) -> bool:
+    """Store a file with a capture that has ``earlier``; return False if the capture or the known file is gone."""
     with connection.cursor() as cursor:
-        cursor.execute(_REVISE, [capture_id])
+        cursor.execute(_REVISE, [capture_id, earlier or ""])
     # The lock under which an output is marked as replaced.
     child = _locked_child.first(capture_id)
     capture = _locked_capture.first(capture_id)
-    if child is None or capture is None or capture.file_id is not None:
+    if child is None or capture is None or capture.file_id != earlier:
         return False
     item = _item(child, capture.number)
     if item.get("missing"):
@@ -130,7 +133,7 @@ def _refer(capture_id: int, file: StoredFile, is_new: bool) -> bool:
         return False
     else:
         _correct_earlier(child, file, digest)
-    return update_where(Capture, capture.pk, {"file": file.pk, "digest": digest, "due_at": None, "reason": ""})
+    return update_where(Capture, capture.pk, {"file": file.pk, "digest": digest, "due_at": None, "reason": warning})
 
 
 _of_content: Final = PreparedQuery(lambda: StoredFile.objects.filter(blake3=KEY).order_by())
@@ -138,7 +141,7 @@ _locked_child: Final = PreparedQuery(lambda: ChildJob.objects.select_for_update(
 _locked_capture: Final = PreparedQuery(lambda: Capture.objects.select_for_update().filter(pk=KEY).order_by())
 _REVISE: Final = (
     f"UPDATE {JobGroup._meta.db_table} SET revision = revision + 1 WHERE id = (SELECT c.group_id"  # noqa: S608
-    f" FROM {ChildJob._meta.db_table} c JOIN {Capture._meta.db_table} p ON p.child_id = c.id WHERE p.id = %s AND p.file_id IS NULL)"
+    f" FROM {ChildJob._meta.db_table} c JOIN {Capture._meta.db_table} p ON p.child_id = c.id WHERE p.id = %s AND COALESCE(p.file_id, '') = %s)"
 )
 
 
@@ -183,13 +186,25 @@ def capture_postpone(*, capture_id: int, first: float, longest: float, reason: s
     row = Capture.objects.filter(pk=capture_id, due_at__isnull=False)
     tries = row.values_list("tries", flat=True).first() or 0
     seconds: float = min(first * 2 ** min(tries, 20), longest)
-    row.update(tries=tries + 1, reason=reason, due_at=now() + dt.timedelta(seconds=seconds))
+    _change(row, tries=tries + 1, reason=reason, due_at=now() + dt.timedelta(seconds=seconds))
     return seconds
 
 
 def capture_give_up(*, capture_id: int, reason: str) -> None:
     """Store that a file cannot be copied."""
-    Capture.objects.filter(pk=capture_id, due_at__isnull=False).update(due_at=None, reason=reason)
+    _change(Capture.objects.filter(pk=capture_id, due_at__isnull=False), due_at=None, reason=reason)
+
+
+def capture_warn(*, capture_id: int, reason: str) -> None:
+    """Store what is doubtful about a copy, which stays."""
+    _change(Capture.objects.filter(pk=capture_id, file__isnull=False), reason=reason)
+
+
+def _change(rows: QuerySet[Capture], **values: Any) -> None:
+    # The reason is part of what the answers show.
+    with transaction.atomic():
+        groups_revise(set(rows.values_list("child__group_id", flat=True)))
+        rows.update(**values)
 
 
 def captures_clean() -> None:

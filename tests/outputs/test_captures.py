@@ -96,6 +96,7 @@ async def test_outputs_outlive_their_backend(gallery: Gallery, files_folder: Pat
         "width": 640,
         "height": 480,
         "duration": None,
+        "capture_warning": None,
     }
     assert (of_page["captured"], of_page["thumbnail_url"], of_page["size_bytes"]) == (True, None, len(page))
     answer = await gallery.get(of_image["file_url"], Range="bytes=1-3")

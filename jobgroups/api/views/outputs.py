@@ -14,7 +14,6 @@ from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpRespons
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
-from backends.comfyui.exchange import StreamedAnswer
 from backends.comfyui.outputs import view_url
 from backends.errors import FieldInvalid
 from jobgroups.api.answers import answers
@@ -143,7 +142,9 @@ async def original(request: HttpRequest, file: OutputFile, *, redirect: bool) ->
         return StreamingHttpResponse(body, status=answer.status, headers=headers)
 
 
-async def _body(stack: contextlib.AsyncExitStack, answer: StreamedAnswer | StoredAnswer) -> AsyncIterator[bytes]:
+async def _body(
+    stack: contextlib.AsyncExitStack, answer: download.BackendAnswer | StoredAnswer
+) -> AsyncIterator[bytes]:
     async with stack:
         yield b""
         async for chunk in answer.chunks():
@@ -162,7 +163,7 @@ def _forwarded_conditions(request: HttpRequest) -> dict[str, str]:
     return {name: value for name, value in conditions.items() if value.isascii() and value.isprintable()}
 
 
-def _headers(file: OutputFile, answer: StreamedAnswer | StoredAnswer) -> dict[str, str]:
+def _headers(file: OutputFile, answer: download.BackendAnswer | StoredAnswer) -> dict[str, str]:
     headers = {
         **media_types.guard_headers(file.filename),
         "Content-Type": media_types.media_type(file.filename),
