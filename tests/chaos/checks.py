@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+from blake3 import blake3
 
 from backends.simulator import read_audit_log
 from jobgroups.domain.failures import TAXONOMY, FailureClass, RetryTarget
@@ -60,6 +61,21 @@ def check(folder: Path, promised: Sequence[str]) -> None:
     check_policies(folder)
     found = [dict(one) for one in rows(folder, "SELECT * FROM chaos_trespass")]
     assert found == [], f"written without the lease: {found}"
+
+
+def check_copies(folder: Path, outputs: Path) -> None:
+    """Check that each output of a completed job is captured as its machine has it; ``outputs`` has their folders."""
+    found = rows(
+        folder,
+        "SELECT c.id, c.backend_id, c.outputs_json, p.reason, f.blake3 FROM jobgroups_childjob c"
+        " LEFT JOIN jobgroups_capture p ON p.child_id = c.id LEFT JOIN jobgroups_storedfile f ON f.id = p.file_id"
+        " WHERE c.status = 'completed'",
+    )
+    for one in found:
+        (image,) = json.loads(one["outputs_json"])["images"]
+        path = outputs / one["backend_id"] / image["type"] / image["subfolder"] / image["filename"]
+        message = f"{one['id']} has another copy than {path} ({one['reason']})"
+        assert one["blake3"] == blake3(path.read_bytes()).hexdigest(), message
 
 
 def check_stream(folder: Path, watcher: Watcher, snapshot: dict[str, Any]) -> None:

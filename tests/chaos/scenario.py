@@ -42,13 +42,16 @@ _IN_FLIGHT: Final = (
     "SELECT a.backend_id, a.state FROM jobgroups_attempt a LEFT JOIN jobgroups_lease l ON l.backend_id = a.backend_id"
     " WHERE a.ended_at IS NULL AND (%s IN (a.backend_id, l.runner) OR %s !~ '^(gpu|runner)')"
 )
-_FAULTS: Final[dict[str, dict[str, dict[str, int]]]] = {
+_FILES: Final[dict[str, Any]] = {"route": "/view", "method": "GET", "count": 6}
+_FAULTS: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "cut sockets": {"drop_sockets": {}},
     "half-open": {"stall_sockets": {}, "hang_http": {"count": 2}},
     "reset in a POST's answer": {"lose_answer": {}},
     "500 in a POST's answer": {"other_500": {}},
     "500 in the answer of a queued POST": {"other_500": {"queued": True}},
     "refuse connections": {"refuse_connections": {}},
+    "web page for a file": {"html": _FILES},
+    "half a file": {"truncate": _FILES},
 }
 
 
@@ -74,9 +77,12 @@ def run(folder: Path, *, seed: int, strikes: int, children: int) -> tuple[Counte
         with built.connect() as database:
             query = "SELECT prompt_id, backend_id, state FROM jobgroups_attempt WHERE ended_at IS NULL"
             until(lambda: not database.execute(query).fetchall(), _PEACE, built.printed)
+            pending = "SELECT child_id, tries, due_at, reason FROM jobgroups_capture WHERE due_at IS NOT NULL"
+            until(lambda: not database.execute(pending).fetchall(), _PEACE, built.printed)
             built.machines.wait_idle()
             checks.copy(database, folder)
         checks.check(folder, list(load.watchers))
+        checks.check_copies(folder, folder / "outputs")
         for watcher in load.watchers.values():
             checks.check_stream(folder, watcher, built.ask("GET", f"/api/job-groups/{watcher.group_id}").json())
         built.stop()

@@ -97,3 +97,10 @@ def test_the_checks_notice(tamper: Callable[[Path], None], said: str, kept: Kept
     tamper(tmp_path)
     with pytest.raises(AssertionError, match=said):
         checks.check(tmp_path, promised)
+
+
+def test_the_checks_notice_a_wrong_copy(kept: Kept, tmp_path: Path) -> None:
+    shutil.copy(kept.folder / checks.DATABASE, tmp_path)
+    _query("UPDATE jobgroups_storedfile SET blake3 = 'of a web page' WHERE rowid = 1")(tmp_path)
+    with pytest.raises(AssertionError, match="has another copy than"):
+        checks.check_copies(tmp_path, kept.folder / "outputs")
