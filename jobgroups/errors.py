@@ -33,6 +33,13 @@ class NoOnlineBackends(RequestError, code="no_online_backends"):
         super().__init__("No valid online backends available", extra={"skipped_backends": list(skipped)})
 
 
+class Overloaded(RequestError, code="overloaded", status=503):
+    """A write that starts jobs has not begun in time, and does not begin any more."""
+
+    text = "The Director is too busy: nothing was stored. Send the request again in some seconds."
+    headers = MappingProxyType({"Retry-After": "5"})
+
+
 class NothingDescribed(RequestError, code="nothing_described", status=503):
     """A workflow of the editor's format needs a backend for its conversion."""
 

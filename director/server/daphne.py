@@ -10,6 +10,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from typing import Any, Final
 
 import daphne.server  # before other imports of daphne and Twisted: it installs the reactor
@@ -23,6 +24,7 @@ from twisted.python.failure import Failure
 from director.server.admission import GuardedRequest
 from director.server.channel import Connections, RequestChannel, Socket
 from director.web.asgi_types import Application, Receive, Scope, Send
+from director.web.handlers import RECEIVED_KEY
 from jobgroups.api.requests.upload import SCOPE_KEY
 from jobgroups.streams.feed import error_frame
 
@@ -124,7 +126,8 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
         super().protocol_connected(protocol)
 
     def create_application(self, protocol: Any, scope: Scope) -> Any:
-        """Start the application; that of an upload finds the received file in its scope."""
+        """Start the application of a request that is complete; that of an upload finds the received file in its scope."""
+        scope[RECEIVED_KEY] = time.monotonic()
         if getattr(protocol, "upload", None) is not None:
             scope[SCOPE_KEY] = protocol.upload
         return super().create_application(protocol, scope)

@@ -7,7 +7,10 @@ for pages.
 """
 
 import asyncio
+import functools
 import io
+import logging
+import time
 from typing import IO, Any, Final, cast
 
 from django.core.exceptions import RequestAborted
@@ -19,6 +22,10 @@ from director.web.errors import error_response
 from director.web.middleware import api_chain
 from jobgroups.api.views.async_base import acting
 from jobgroups.database.threads import DatabaseThreads
+from jobgroups.errors import Overloaded
+from jobgroups.services.beginning import Beginning
+
+logger = logging.getLogger(__name__)
 
 READ_THREADS: Final = 4  #: Threads for reads: a read takes a millisecond, and more threads would wait for each other.
 #: Threads for requests with a large body. Python's objects need up to 40 bytes for a byte of JSON: the number of
@@ -66,6 +73,13 @@ def _probes(request: HttpRequest) -> bool:
     return request.method == "POST" and request.path.rstrip("/") in _PROBES
 
 
+def _starts_jobs(request: HttpRequest) -> bool:
+    """Return whether a request is a submission or a retry, whose write calls ``begin_write``."""
+    path = request.path.rstrip("/")
+    is_retry = path.startswith("/api/job-groups/") and path.endswith("/retry")
+    return request.method == "POST" and (is_retry or path in ("/api/job-group", "/api/v2/jobs"))
+
+
 def _refused_probe(body_bytes: int) -> HttpResponse | None:
     """Return the refusal of a probe with a large body, or if too many probes wait; None to accept."""
     if body_bytes > LARGE_BYTES:
@@ -89,6 +103,8 @@ class LenientRequest(ASGIRequest):
 
 
 MATCH_KEY: Final = "director.match"  #: The key of a scope that holds the match of its URL.
+#: The key of a scope that holds when the last byte of its request came, by ``time.monotonic``.
+RECEIVED_KEY: Final = "director.received_at"
 
 
 class ApiHandler(ASGIHandler):
@@ -105,15 +121,15 @@ class ApiHandler(ASGIHandler):
             body = await self.read_body(receive)
         except RequestAborted:
             return
-        with body:
-            request, refusal = self.create_request(scope, body)
-            if refusal is not None:
-                await self.send_response(refusal, send)
-            else:
-                await self.answer(request, body, receive, send)
+        request, refusal = self.create_request(scope, body)
+        if refusal is not None:
+            body.close()
+            await self.send_response(refusal, send)
+        else:
+            await self.answer(request, body, receive, send)
 
     async def answer(self, request: Any, body: IO[bytes], receive: Any, send: Any) -> None:
-        """Answer a request whose body has been read."""
+        """Answer a request whose body has been read, and close the body."""
         raise NotImplementedError
 
     def resolve_request(self, request: Any) -> Any:
@@ -132,16 +148,51 @@ class ThreadedHandler(ApiHandler):
         self._middleware_chain = api_chain(self._get_response)
 
     async def answer(self, request: Any, body: IO[bytes], receive: Any, send: Any) -> None:
-        """Answer a request whose body has been read. A disconnected client cancels nothing."""
+        """Answer a request whose body has been read. A disconnected client cancels nothing but jobs that do not begin."""
         body_bytes = body.seek(0, io.SEEK_END)
         body.seek(0)
         threads = _threads_for(request, body_bytes)
         if threads is _probing and (refused := _refused_probe(body_bytes)):
             request.refused = refused
             threads = _reading
-        response: Any = await threads.run(self.get_response, request)
-        await self.send_response(response, send)
-        response.close()
+        response: Any
+        if _starts_jobs(request):
+            response = await self._begun_response(request, body, threads, receive)
+        else:
+            with body:
+                response = await threads.run(self.get_response, request)
+        if response is not None:
+            await self.send_response(response, send)
+            response.close()
+
+    async def _begun_response(self, request: Any, body: IO[bytes], threads: DatabaseThreads, receive: Any) -> Any:
+        """Return the response to a request that starts jobs; None if its client has gone before they begin."""
+        beginning = Beginning(request.scope.get(RECEIVED_KEY, time.monotonic()))
+        with beginning.of_request():
+            job = threads.submit(functools.partial(self.get_response, request))
+        # A thread may read the body of a request that has given up.
+        job.add_done_callback(lambda _: body.close())
+        answering = asyncio.wrap_future(job)
+        leaving = asyncio.get_running_loop().create_task(receive())
+        try:
+            await asyncio.wait(
+                (answering, leaving), timeout=beginning.seconds_left(), return_when=asyncio.FIRST_COMPLETED
+            )
+            if answering.done() or not beginning.give_up():
+                return await answering
+            is_gone = leaving.done()
+        finally:
+            leaving.cancel()
+            # Without a thread it never gets one; a thread that has it finds that it has given up.
+            beginning.give_up()
+            answering.cancel()
+        logger.info("%s: not begun (%s)", request.path, "the client has gone" if is_gone else "too busy")
+        if is_gone:
+            return None
+        refusal: Any = self.create_request(request.scope, io.BytesIO())[0]
+        error = Overloaded()
+        refusal.refused = error_response(error.status, error.detail, error.code, headers=error.headers)
+        return self.get_response(refusal)
 
     def _get_response(self, request: Any) -> HttpResponseBase:
         # Instead of the view, so that the middleware adds its headers to a refusal too.
@@ -162,6 +213,10 @@ class LoopHandler(ApiHandler):
 
     async def answer(self, request: Any, body: IO[bytes], receive: Any, send: Any) -> None:
         """Answer a request whose body has been read. A client that disconnects ends its view."""
+        with body:
+            await self._answer_or_end(request, receive, send)
+
+    async def _answer_or_end(self, request: Any, receive: Any, send: Any) -> None:
         loop = asyncio.get_running_loop()
         answering = loop.create_task(self._answer(request, send))
         disconnecting = loop.create_task(receive())

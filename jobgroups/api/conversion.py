@@ -13,6 +13,7 @@ from jobgroups.api.backend_selection import candidate_rows
 from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.errors import NothingDescribed
 from jobgroups.serializers import to_json
+from jobgroups.services.beginning import check_until
 from jobgroups.workflow import embedded
 from jobgroups.workflow.editor import class_types, convert
 from jobgroups.workflow.editor_graph import ConversionFailed, NodeProblem
@@ -46,10 +47,8 @@ def converted_body(body: dict[str, Any]) -> Converted:
     rows = candidate_rows(names or [ANY_BACKEND])[0].values()
     online = [row for row in rows if row.reachability == Reachability.ONLINE]
     wanted = class_types(graph)
-    start = time.monotonic()
-    known = inventory.node_classes(
-        dict.fromkeys(online, wanted), since=start - inventory.FRESH_SECONDS, until=start + _SECONDS
-    )
+    since = time.monotonic() - inventory.FRESH_SECONDS
+    known = inventory.node_classes(dict.fromkeys(online, wanted), since=since, until=check_until(_SECONDS))
     classes: inventory.Classes = {}
     # Of several versions, the one of the backend that has most of the workflow's classes.
     for found in sorted(known.values(), key=lambda one: sum(map(bool, one.values()))):

@@ -14,6 +14,7 @@ from jobgroups.domain.states import PartialOutputs
 from jobgroups.errors import NoOnlineBackends, RunnerAbsent
 from jobgroups.queries import leases
 from jobgroups.queries.assets import known_references
+from jobgroups.services.beginning import check_until
 from jobgroups.services.submission import Submission, Submitted, group_replay, group_submit
 
 _CHECK_SECONDS: Final = 2.0  #: Seconds for the probes and the inventory of a submission to the pool.
@@ -51,7 +52,7 @@ def choose(submission: Submission, kinds: JobKinds | None = None) -> Submission:
 
     ``kinds`` are those of its jobs, if the caller has them.
     """
-    until = time.monotonic() + _CHECK_SECONDS
+    until = check_until(_CHECK_SECONDS)
     if submission.count is None:
         selection, is_paid = _select_named(submission, until)
     else:

@@ -15,6 +15,7 @@ from jobgroups.domain.clock import now
 from jobgroups.queries.exclusions import excluded_by_digest
 from jobgroups.queries.pool import current_estimates
 from jobgroups.serializers import to_json
+from jobgroups.services.beginning import check_until
 from jobgroups.workflow import Workflow, WorkflowTemplate, digest
 from jobgroups.workflow.batch import Batch, BatchJob, kinds_of
 from jobgroups.workflow.inventory import MAX_REASONS, Judge, Reason, Verdict, choices, class_types, uses_partner_nodes
@@ -40,7 +41,7 @@ def check(kinds: "JobKinds", candidates: Sequence[str], required_capabilities: S
     The candidates are as of ``select_candidates``. The response has an entry for each backend, and for each entry of
     ``candidates`` that no backend has.
     """
-    until = time.monotonic() + _CHECK_SECONDS
+    until = check_until(_CHECK_SECONDS)
     rows, unmatched = candidate_rows(candidates)
     answers = [row for row in rows.values() if row.reachability == Reachability.ONLINE]
     verdicts = kinds.verdicts(answers, until, in_part=True)

@@ -19,6 +19,7 @@ from jobgroups.models import ChildJob, JobGroup, Variant
 from jobgroups.services import assignment, late_results
 from jobgroups.services.assets import assets_use_again
 from jobgroups.services.assignment import Choice
+from jobgroups.services.beginning import begin_write
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.transactions import group_transaction
 
@@ -57,6 +58,7 @@ def group_retry(
         NothingToRetry: no job was named, and none failed.
         BackendNotFound, BackendUnavailable, NoOtherBackend: a child can wait nowhere, or not there.
         AssetDeleted: an input file of the group was deleted.
+        Overloaded: the write has not begun in time.
     """
     return _retry(group_id, lambda tx: _chosen(tx, tx.children(), job_ids), choice, run, by)
 
@@ -85,6 +87,7 @@ def _retry(
     group_id: str, choose: Callable[[GroupTransaction], list[ChildJob]], choice: Choice, run: int | None, by: str
 ) -> Retried:
     with group_transaction(group_id) as tx:
+        begin_write()
         if run is not None and run != tx.group.run:
             raise RunPassed(group_id, tx.group.run, run)
         done = _queue_again(tx, choose(tx), choice, by)

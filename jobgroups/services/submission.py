@@ -25,6 +25,7 @@ from jobgroups.queries.groups import is_large, submitted_backends
 from jobgroups.serializers import to_json
 from jobgroups.services.assets import assets_use
 from jobgroups.services.backends import lock_backends
+from jobgroups.services.beginning import begin_write
 from jobgroups.workflow import seeds
 from jobgroups.workflow.batch import Batch, BatchJob, VariantKey
 from jobgroups.workflow.seed_inputs import NO_SEED
@@ -123,6 +124,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
         IdempotencyConflict: its key was used with another body.
         GroupDeleted: the group of its key was deleted.
         Conflict: a backend was removed since it was chosen.
+        Overloaded: the write has not begun in time.
     """
     prepared = workflow.build_template(submission.workflow, submission.parameters)
     batch = submission.batch
@@ -166,6 +168,7 @@ def _store(
     variants: Sequence[Variant],
     asset_ids: Collection[str],
 ) -> None:
+    begin_write()
     if not variants:
         lock_backends(submission.backend_ids)
     if group.idempotency_key is not None:
