@@ -98,7 +98,24 @@ def success(answer: httpx.Response) -> httpx.Response:
 
 
 async def _answered(wire: Wire, request: Request) -> httpx.Response:
+    for _ in RETRY_DELAYS_S:
+        answer = await repeated(wire, lambda: wire.send(request), anyway=request.repeatable)
+        delay = _retry_after(answer, anyway=request.repeatable)
+        if delay is None:
+            return answer
+        await wire.sleep(delay)
     return await repeated(wire, lambda: wire.send(request), anyway=request.repeatable)
+
+
+def _retry_after(answer: httpx.Response, *, anyway: bool) -> float | None:
+    """Return the seconds after which a request is sent again that the Director cannot do now; None: it is not.
+
+    ``anyway`` as of ``repeated``: an overloaded Director has not begun it.
+    """
+    seconds = answer.headers.get("retry-after", "")
+    if answer.status_code != 503 or not seconds.isdecimal() or int(seconds) > LONGEST_DELAY_S:
+        return None
+    return float(seconds) if anyway or error_from_answer(503, answer.content).code == "overloaded" else None
 
 
 async def repeated(wire: Wire, send: Callable[[], Awaitable[T]], *, anyway: bool = True) -> T:

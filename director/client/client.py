@@ -92,7 +92,8 @@ class _Client(Endpoints):
     ) -> Group:
         """Submit a workflow (ComfyUI's API format): jobs with a seed each, on the backends that are free first.
 
-        After a lost answer the request is repeated with the same idempotency key: one call makes one group.
+        After a lost answer, or if the Director is too busy, the request is repeated with the same idempotency key: one
+        call makes one group.
         For the options see ``SubmitOptions``::
 
             director.submit(workflow, count=12, parameters={"steps": 30})
@@ -110,7 +111,7 @@ class _Client(Endpoints):
         Raises:
             BadRequest: Nothing was stored; ``errors`` has the reasons, or for ``no_online_backends``, if none of the
                 backends or candidates can take work now, ``skipped_backends``.
-            Unavailable: The Director has no runner (``runner_absent``).
+            Unavailable: The Director has no runner (``runner_absent``), or is still too busy (``overloaded``).
             Conflict: The key was used for another submission (``idempotency_conflict``).
             Unreachable: No answer, also after repetitions.
         """

@@ -214,3 +214,23 @@ def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(desk: Desk
     error = page.locator('[data-error="retry_on"]')
     expect(error).to_contain_text("Is no failure class; use some of")
     expect(error).to_be_in_viewport()
+
+
+def test_submission_to_a_busy_director_is_sent_again_with_its_key(desk: Desk, page: Any) -> None:
+    keys: list[str] = []
+
+    def answer(route: Any) -> None:
+        keys.append(route.request.headers["idempotency-key"])
+        if len(keys) > 2:
+            route.continue_()
+            return
+        body = json.dumps({"detail": "Too busy.", "code": "overloaded"})
+        route.fulfill(status=503, headers={"Retry-After": "1"}, body=body)
+
+    page.goto(f"{desk.url}/submit")
+    bring_workflow(page)
+    page.route("**/api/job-group", answer)
+    page.get_by_role("button", name="Submit", exact=True).click()
+    expect(page.locator("#toast")).to_have_text("The Director is too busy. The request is sent again in 1 s.")
+    page.wait_for_url("**/groups/jg_*")
+    assert (len(keys), len(set(keys))) == (3, 1)

@@ -60,6 +60,8 @@ class FakeDirector(LoopThread):
         self.files: dict[str, bytes] = {}
         self.answers: dict[tuple[str, str], tuple[int, Any]] = {}
         self.lose: dict[tuple[str, str], int] = defaultdict(int)
+        #: How many requests get 503 with this code, to be sent again at once.
+        self.unavailable: dict[tuple[str, str], tuple[int, str]] = {}
         self.break_files = 0
         self.refuse_sockets: int | None = None
         self.skip: set[int] = set()
@@ -187,9 +189,14 @@ class FakeDirector(LoopThread):
         self.requests.append((request.method, request.path_qs, headers, body))
         self._notify()
         key = (request.method, request.path)
-        if key in self.answers:
+        left, code = self.unavailable.get(key, (0, ""))
+        if left:
+            self.unavailable[key] = left - 1, code
+            body_of_error = {"detail": "Not now.", "code": code}
+            response: web.StreamResponse = web.json_response(body_of_error, status=503, headers={"Retry-After": "0"})
+        elif key in self.answers:
             status, answer = self.answers[key]
-            response: web.StreamResponse = (
+            response = (
                 web.Response(status=status, text=answer, content_type="text/html")
                 if isinstance(answer, str)
                 else web.json_response(answer, status=status)

@@ -124,6 +124,32 @@ def test_submit_repeats_a_lost_answer_with_its_key(either: Driven, server: FakeD
     assert group.replayed
 
 
+@pytest.mark.parametrize("code", ["overloaded", "database_unavailable"])
+def test_submit_is_repeated_with_its_key_when_the_director_says_so(
+    either: Driven, server: FakeDirector, code: str
+) -> None:
+    server.unavailable["POST", "/api/job-group"] = (3, code)
+    group = either.submit(WORKFLOW, ["a_8188"])
+    requests = server.sent("POST", "/api/job-group")
+    assert len(requests) == 4
+    assert len({headers["idempotency-key"] for headers, _ in requests}) == 1
+    assert list(server.groups) == [group.job_group_id]
+    server.unavailable["POST", "/api/job-group"] = (99, code)
+    with pytest.raises(client.Unavailable) as caught:
+        either.submit(WORKFLOW, ["a_8188"])
+    assert caught.value.code == code
+    assert len(server.sent("POST", "/api/job-group")) == 8
+
+
+def test_retry_is_repeated_only_if_it_was_not_begun(director: Director, server: FakeDirector) -> None:
+    path = "/api/job-groups/jg_1/retry"
+    for code, sent in (("overloaded", 4), ("database_unavailable", 5)):
+        server.unavailable["POST", path] = (99, code)
+        with pytest.raises(client.Unavailable):
+            director.retry("jg_1")
+        assert len(server.sent("POST", path)) == sent
+
+
 def test_submit_uses_the_key_of_the_caller(director: Director, server: FakeDirector) -> None:
     first, again = (director.submit(WORKFLOW, ["a"], idempotency_key="shot 1") for _ in range(2))
     assert (again.job_group_id, again.replayed) == (first.job_group_id, True)

@@ -91,12 +91,23 @@ export function ask(title, text, yes, no = "Cancel", tone = "danger") {
   return confirmed($("ask"));
 }
 
+// Fetches. A Director that is overloaded has begun nothing: the request is sent again, at most three times.
+export async function send(path, options) {
+  for (let left = 3; ; left -= 1) {
+    const response = await fetch(path, options);
+    const seconds = Number(response.headers.get("Retry-After"));
+    if (response.status !== 503 || !seconds || !left || !(await response.clone().text()).includes('"overloaded"')) return response;
+    toast(`The Director is too busy. The request is sent again in ${seconds} s.`);
+    await new Promise((done) => setTimeout(done, 1000 * seconds));
+  }
+}
+
 // Calls the API. Resolves to its answer; rejects with an Error whose message is its sentence and
 // whose `errors` are the fields that are wrong.
 export async function call(method, path, body) {
   let response;
   try {
-    response = await fetch(path, {
+    response = await send(path, {
       method,
       headers: body === undefined || body instanceof FormData ? {} : { "Content-Type": "application/json" },
       body: body instanceof FormData ? body : JSON.stringify(body),

@@ -1,6 +1,6 @@
 // The form of a new group. What is sent is the workflow's own text, untouched: numbers that JavaScript
 // cannot hold stay as they are, and what a person changes goes along as parameters.
-import { $, call, copy, counted, make, onFiles, remember, remembered, SUBMITTER, toast } from "./dom.js";
+import { $, call, copy, counted, make, onFiles, remember, remembered, send, SUBMITTER, toast } from "./dom.js";
 import { check } from "./check.js";
 import { choicesOf, offered, searched } from "./choices.js";
 import { fileField } from "./files.js";
@@ -427,7 +427,7 @@ $("submit").addEventListener("submit", async (event) => {
   if (made.text !== keyed) { keyed = made.text; key = newKey(); }
   $("send").disabled = true;
   try {
-    const response = await fetch("/api/job-group", { method: "POST", headers: { "Content-Type": "application/json", "Idempotency-Key": key }, body: made.text });
+    const response = await send("/api/job-group", { method: "POST", headers: { "Content-Type": "application/json", "Idempotency-Key": key }, body: made.text });
     const answer = await response.json();
     if (response.ok) { rememberSaid(); location.href = `/groups/${answer.job_group_id}`; return; }
     const skipped = (answer.skipped_backends || []).map((one) => ({ field: "backend_ids", message: `${one.backend_id}: ${one.reason}` }));
