@@ -9,17 +9,21 @@ from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.comfyui.protocol import Event, Executing, ExecutionStart, ExecutionSuccess
 from backends.states import BackendState, BackendStatus
-from jobgroups.domain.estimates import UNKNOWN_LOAD_SECONDS, Estimates, TimingRow, moving_average
+from jobgroups.domain.estimates import UNKNOWN_LOAD_SECONDS, Estimates, TimingRow, TimingSample, moving_average
 from jobgroups.domain.plan import Plan, Worker
 from jobgroups.domain.waiting_reasons import QueueBackend, QueuedChild, waiting_reason
+from jobgroups.runner.attempt.timer import PromptTimer
 from tests.harness.cases import cases
+from tests.harness.graphs import text_to_image
 
 _MOMENT: Final = dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
 
@@ -211,3 +215,28 @@ def test_every_state_of_backend_and_attempt_has_one_whole_sentence() -> None:
         assert sentence[-1] in ".?"
         assert "None" not in sentence
         assert ".." not in sentence
+
+
+def test_seconds_of_a_prompt_are_those_between_its_start_and_its_end() -> None:
+    context: Any = SimpleNamespace(backend_id="gpu-1", loaded_models=None)
+    spec: Any = SimpleNamespace(workflow=text_to_image(), workflow_digest="digest")
+    start, node, end = (
+        ExecutionStart(prompt_id="p"),
+        Executing(prompt_id="p", node="3"),
+        ExecutionSuccess(prompt_id="p"),
+    )
+
+    def sample(*events: tuple[Event, float]) -> TimingSample | None:
+        timer = PromptTimer(context, spec)
+        for event, moment in events:
+            timer.on_event(event, moment)
+        return timer.sample()
+
+    for was_loaded in (None, True):
+        found = sample((start, 100.0), (node, 101.0), (end, 107.5))
+        assert found is not None
+        assert (found.seconds, found.was_loaded) == (7.5, was_loaded)
+    # Every node was cached; the start or the end was not seen.
+    assert sample((start, 100.0), (end, 107.5)) is None
+    assert sample((node, 101.0), (end, 107.5)) is None
+    assert sample((start, 100.0), (node, 101.0)) is None
