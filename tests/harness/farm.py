@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connection
@@ -132,6 +133,12 @@ class Farm:
             self.wake()
             await asyncio.sleep(0.05)
 
+    async def looked_up(self, times: int = 6) -> None:
+        """Wait until gpu-1 has answered so many requests for its queue."""
+        sim, before = self.sims["gpu-1"], self.kinds().count("fault")
+        sim.fault("slow_http", count=0, route="/queue", method="GET", seconds=0.0)
+        await until(lambda: self.kinds().count("fault") - before >= times)
+
     def recorded(self, kind: str, *names: str) -> list[str]:
         """Return the prompts of entries of this kind in the audit logs, of all backends by default."""
         return [
@@ -208,6 +215,13 @@ class Farm:
             return await self.states(group) == list(states)
 
         await until(are_there, within)
+
+    async def land(self, attempt: Any) -> None:
+        """Queue the prompt of an attempt whose POST broke, as when its bytes arrive late."""
+        body = {"prompt": text_to_image(), "prompt_id": attempt.prompt_id, "client_id": attempt.client_id}
+        async with httpx.AsyncClient() as client:
+            answer = await client.post(f"{self.sims[attempt.backend_id].url}/prompt", json=body)
+        answer.raise_for_status()
 
     async def outcomes(self, group: JobGroup) -> list[tuple[str, str, str]]:
         """Return backend, state and failure class of the group's attempts, oldest first."""

@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from jobgroups.runner.service import RunnerService
 from jobgroups.services import holds
 from tests.harness.farm import QUICK, SOON_STUCK, Farm, in_thread, until_row
 from tests.harness.graphs import Graph, sampler
+from tests.harness.servers import free_port
 
 
 async def bounded_runner(farm: Farm, **changes: Any) -> RunnerService:
@@ -39,7 +41,7 @@ FASTER: dict[str, dict[str, Any]] = {"endless": {"megabytes_per_second": 100.0},
 BROKEN_PROBES = {
     "endless": ("endless", "/system_stats", "GET /system_stats was answered with more than 1048576 bytes"),
     "silent": ("hang_http", "/system_stats", "0.6 s passed without a byte"),
-    "slow": ("trickle", "/prompt", "No whole answer came within 0.8 s"),
+    "slow": ("trickle", "/prompt", "No whole answer came within 3 s"),
 }
 
 
@@ -48,7 +50,8 @@ async def test_backend_with_a_broken_probe_is_unavailable_and_its_jobs_move_or_e
     for name, (fault, route, _) in BROKEN_PROBES.items():
         sick = await farm.backend(name)
         sick.fault(fault, count=0, route=route, method="GET", **FASTER.get(fault, {}))
-    await bounded_runner(farm)
+    # Far apart, so that each probe ends by its own limit.
+    await bounded_runner(farm, timeouts=replace(QUICK, total_s=3.0))
     await farm.seen("gpu-1")
     for name, (_, _, because) in BROKEN_PROBES.items():
         await until_row(Backend.objects.filter(pk=name, status_reason__contains=because))
@@ -211,8 +214,11 @@ async def test_job_waits_for_a_backend_that_a_person_holds_and_its_reason_says_s
         await in_thread(holds.backend_hold)(backend_id=held.value, hold=held, by="anna")
     await in_thread(holds.backend_quarantine)(backend_id="quarantine", by="anna", reason="smoke")
     groups = [await farm.submit(name) for name in farm.sims]
+    # The runner has given up this one, which came later, after 2 s.
+    await farm.register("gone", f"http://127.0.0.1:{free_port()}")
+    gone = await farm.submit("gone")
     farm.wake()
-    await asyncio.sleep(2.8)  # the runner gives up after 2 s
+    await ends_unreachable(farm, gone, "the connection was refused")
     for group in groups:
         assert [child.status for child in await farm.children(group)] == ["queued"]
         sentence = await in_thread(waiting_reason)(group)

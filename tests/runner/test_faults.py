@@ -19,7 +19,7 @@ from tests.harness.graphs import text_to_image
 
 async def completes_once(farm: Farm, group: JobGroup, *states: str) -> None:
     """Wait for the group's end: completed by attempts in these states, each prompt executed once, one end sent."""
-    done = await farm.finished(group, 30.0)
+    done = await farm.finished(group)
     assert done.status == "completed"
     prompts = farm.recorded("started", "gpu-1")
     assert len(prompts) == len(set(prompts)) > 0
@@ -66,7 +66,8 @@ async def test_silent_sockets_cost_lateness_and_no_render(farm: Farm, fault: str
 
 
 async def test_a_backend_that_forgets_fails_what_ran_and_gets_again_what_waited(farm: Farm) -> None:
-    sim = await farm.start(seconds=1.5)
+    sim = await farm.start()
+    sim.fault("stuck")
     group = await farm.running("gpu-1", "gpu-1")
     await farm.in_states(group, "running", "accepted")
     await sim.restart(down_s=0.5)
@@ -91,10 +92,12 @@ async def test_a_dead_worker_behind_healthy_http_is_suspected_then_counts_as_awa
 
 
 async def test_somebody_deletes_our_waiting_prompt_and_it_is_sent_again(farm: Farm) -> None:
-    sim = await farm.start(seconds=1.5)
+    sim = await farm.start()
+    sim.fault("stuck")
     group = await farm.submit("gpu-1", "gpu-1")
     await farm.in_states(group, "running", "accepted")
     sim.fault("delete_pending", at="now")
+    sim.clear_faults("stuck")
     await completes_once(farm, group, "success", "lost", "success")
 
 
@@ -128,8 +131,10 @@ async def test_stop_is_repeated_soon_only_after_a_lookup_that_shows_the_prompt_r
 
 @pytest.mark.parametrize("history_delay", [0.0, 2.0])
 async def test_a_prompt_hit_by_the_stop_of_ours_is_rendered_again(farm: Farm, history_delay: float) -> None:
-    sim = await farm.backend(seconds=2.0)
-    await farm.runner(intervals=replace(Intervals.scaled(SCALE), collateral_window=6.0, history_grace=5.0))
+    sim = await farm.backend()
+    sim.fault("stuck")
+    intervals = replace(Intervals.scaled(SCALE), collateral_window=60.0, history_grace=60.0, stalled_after=60.0)
+    await farm.runner(intervals=intervals)
     first = await farm.submit("gpu-1")
     second = await farm.submit("gpu-1")
     await farm.status_of(first, "running")
@@ -141,7 +146,9 @@ async def test_a_prompt_hit_by_the_stop_of_ours_is_rendered_again(farm: Farm, hi
     await farm.cancel(first)
     await sim.wait_for("interrupted", target=stopped.prompt_id)
     # Its flag rises when the first has ended and the second runs.
-    await until(lambda: sim.state.queue.is_running(hit.prompt_id))
+    sim.clear_faults("stuck")
+    sim.fault("stuck")
+    await sim.wait_for("started", prompt_id=hit.prompt_id)
     sim.fault("interrupt", at="now")
     assert (await farm.finished(second)).status == "completed"
     assert await farm.states(second) == ["interrupted", "success"]
@@ -151,13 +158,21 @@ async def test_next_prompt_is_sent_before_a_stop_ends_if_the_stop_cannot_hit_it(
     # An old ComfyUI, a new one, and one whose jobs do not answer, as after a downgrade.
     versions = {"old": "0.3.64", "new": "0.33.0", "downgraded": "0.33.0"}
     for name, version in versions.items():
-        (await farm.backend(name, seconds=1.5, version=version)).fault("uninterruptible", count=0)
+        sim = await farm.backend(name, version=version)
+        sim.fault("uninterruptible", count=0)
+        sim.fault("stuck", interruptible=False)
     farm.sims["downgraded"].fault("status", count=0, route="/jobs", status=404, body="")
-    await farm.runner()
+    await farm.runner(intervals=replace(Intervals.scaled(SCALE), stalled_after=60.0))
     first = {name: await farm.running(name) for name in versions}
     for group in first.values():
         await farm.cancel(group)
+    for sim in farm.sims.values():
+        await sim.wait_for("interrupted")
     later = {name: await farm.submit(name) for name in versions}
+    await farm.in_states(later["new"], "accepted")
+    await farm.dispatched()
+    for sim in farm.sims.values():
+        sim.clear_faults("stuck")
     for name in versions:
         assert (await farm.finished(later[name])).status == "completed"
         (stopped,), (sent,) = await farm.settled(first[name]), await farm.attempts(later[name])
@@ -223,14 +238,18 @@ async def test_an_intent_found_at_the_start_is_looked_for_and_not_sent_again(far
 
 
 async def test_a_prompt_that_lands_after_its_child_went_on_is_deleted_unstarted(farm: Farm) -> None:
-    sim = await farm.backend(seconds=3.5)
+    sim = await farm.backend()
     # Given up after 1 s, sent again, and while that one renders the first one lands.
-    sim.fault("late_post", count=1, seconds=2.5)
+    sim.fault("reset_http", route="/prompt", method="POST")
+    sim.fault("stuck")
     await farm.runner(intervals=replace(Intervals.scaled(SCALE), accept_timeout=1.0))
     group = await farm.submit("gpu-1")
-    deleted = await sim.wait_for("deleted")
+    await farm.in_states(group, "never_accepted", "running")
     late, _ = await farm.attempts(group)
-    assert (late.prompt_id, late.state) == (deleted["prompt_id"], "never_accepted")
+    await farm.land(late)
+    deleted = await sim.wait_for("deleted")
+    assert deleted["prompt_id"] == late.prompt_id
+    sim.clear_faults("stuck")
     await completes_once(farm, group)
     assert late.prompt_id not in farm.recorded("started")
 
@@ -246,19 +265,21 @@ async def test_an_end_that_a_look_just_misses_is_no_loss(farm: Farm) -> None:
 
 
 async def test_an_error_frame_alone_ends_nothing(farm: Farm) -> None:
-    await farm.backend(seconds=1.0)
+    sim = await farm.backend()
+    sim.fault("stuck")
     service = await farm.runner()
     group = await farm.running("gpu-1", workflow=text_to_image(steps=10))
     (driver,) = service._sessions["gpu-1"].attempts.drivers.values()
     # As where one of two outputs is blocked: the other one is rendered all the same.
     driver.on_event(ExecutionError(prompt_id=driver.prompt_id, exception_message="Execution Blocked"))
+    sim.clear_faults("stuck")
     await completes_once(farm, group)
 
 
 @both_versions
 async def test_a_cancelled_prompt_that_waits_is_deleted_and_never_starts(farm: Farm, version: str) -> None:
     sim = await farm.start(seconds=0.1, version=version)
-    sim.fault("foreign_prompt", at="now", seconds=2.0)
+    sim.fault("foreign_prompt", at="now", seconds=600.0)
     group = await farm.submit("gpu-1")
     await farm.in_states(group, "accepted")
     await farm.cancel(group)
@@ -317,11 +338,13 @@ async def test_a_stop_asked_for_while_no_runner_lived_is_honoured_by_the_next(fa
 async def test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only(
     farm: Farm, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sim = await farm.backend(seconds=1.0)
+    sim = await farm.backend()
+    sim.fault("stuck")
     service = await farm.runner(threads=1)
     group = await farm.running("gpu-1")
     database = service._sessions["gpu-1"].context.database
     await database.run(allow_writes, allowed=False)
+    sim.clear_faults("stuck")
     await sim.wait_for("ended")
 
     def refused() -> int:
@@ -365,9 +388,8 @@ async def test_exception_in_comfyui_is_a_refusal_after_one_lookup(farm: Farm) ->
     await farm.start(version="0.33.0")
     broken = await farm.submit("gpu-1", workflow=renamed())
     behind = await farm.submit("gpu-1")
-    # Today's five tries took 16 s at this scale.
-    child = await farm.failed(broken, 12)
-    assert (await farm.finished(behind, 12)).status == "completed"
+    child = await farm.failed(broken)
+    assert (await farm.finished(behind)).status == "completed"
     assert await farm.states(broken) == ["refused"]
     assert (child.failure_class, child.error_type) == ("workflow_refused", "ValidationError")
     assert "500 Internal Server Error Server got itself in trouble" in child.error_message

@@ -151,18 +151,22 @@ async def test_a_backend_that_is_away_while_work_waits_for_it_is_told(
 async def test_what_the_last_runner_saw_hours_ago_is_told_to_nobody(
     farm: Farm, inbox: Inbox, settings: Settings
 ) -> None:
-    settings.DIRECTOR_TIME_SCALE = 0.05
     settings.DIRECTOR_NOTIFY = [inbox.url]
     settings.DIRECTOR_NOTIFY_ON = ["backend_trouble"]
     inbox.open()
-    await farm.backend(seconds=0.1)
-    # It was away when the machine was switched off; both have come back.
+    # It was away when the machine was switched off.
+    await farm.register("gpu-9", f"http://127.0.0.1:{free_port()}")
     await in_thread(Backend.objects.update)(reachability="offline", unreachable_since=now() - dt.timedelta(hours=9))
-    group = await farm.submit("gpu-1")
-    async with supervised(farm):
-        await farm.finished(group)
-        await asyncio.sleep(NoticeIntervals.scaled(0.05).settled_after)
+    await farm.submit("gpu-9")
+    pace = NoticeIntervals()
+    notifier = Notifier(urls=[inbox.url], name="local", pace=pace, database=farm._background)
+    notifier._began_at = time.monotonic()
+    await notifier._look()
     assert await stored() == []
+    # The runner has probed every backend meanwhile.
+    notifier._began_at -= pace.settled_after
+    await notifier._look()
+    assert inbox.titles == ["gpu-9 does not answer"]
 
 
 async def test_one_service_that_fails_keeps_no_other_from_being_told_and_none_is_told_twice(inbox: Inbox) -> None:

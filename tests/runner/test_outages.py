@@ -1,6 +1,5 @@
 """Backends that go offline in a render: crashed for good, or alive behind a broken network."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -9,12 +8,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from backends.models import Backend
 from backends.simulator import Simulator
 from jobgroups.domain.states import RetryScope
 from jobgroups.models import JobGroup
 from jobgroups.runner.intervals import Intervals
 from tests.harness.cable import Cable
-from tests.harness.farm import SCALE, Farm
+from tests.harness.farm import SCALE, Farm, until_row
 from tests.harness.graphs import text_to_image
 
 
@@ -66,13 +66,12 @@ async def test_crash_without_retry_elsewhere_fails_the_job_as_lost_at_its_timeou
 
 
 async def test_crash_just_before_the_timeout_is_called_lost(farm: Farm) -> None:
-    sim = await farm.backend(seconds=20)
+    sim = await farm.backend(seconds=4, steps=20)
+    sim.fault("crash", at="step", step=12)
     # No probe fails before the time is up: the answer of the next one is waited for.
-    intervals = replace(Intervals.scaled(SCALE), probe=3.5, reconnect_most=5.0)
+    intervals = replace(Intervals.scaled(SCALE), probe=3.5, reconnect_most=5.0, suspect_after=60.0)
     await farm.runner(intervals=intervals)
-    group = await farm.running("gpu-1", timeout_seconds=3)
-    await asyncio.sleep(2.4)
-    sim.crash()
+    group = await farm.submit("gpu-1", timeout_seconds=3)
     await ended(farm, group)
     (child,) = await farm.children(group)
     assert (child.status, child.failure_class) == ("failed", "backend_lost")
@@ -122,7 +121,8 @@ async def test_dead_backend_is_noticed_by_the_next_runner_too(farm: Farm, end: s
 
 
 async def test_picture_finished_behind_a_cut_network_is_adopted_while_the_job_waits(farm: Farm) -> None:
-    async with cabled(farm, seconds=1.5) as cable:
+    async with cabled(farm) as cable:
+        farm.sims["gpu-1"].fault("stuck")
         await farm.backend("gpu-2", seconds=30)
         await farm.runner(move_after_s=0.5, depth=1, seen=["gpu-1", "gpu-2"])
         # Its only other backend is busy, so the moved job waits there.
@@ -132,6 +132,7 @@ async def test_picture_finished_behind_a_cut_network_is_adopted_while_the_job_wa
         await cable.cut()
         moved = await farm.status_of(group, "queued")
         assert moved.backend_id == "gpu-2"
+        farm.sims["gpu-1"].clear_faults()
         await farm.sims["gpu-1"].wait_for("ended")
         await cable.plug()
         assert (await ended(farm, group)).status == "completed"
@@ -161,31 +162,30 @@ async def test_prompt_that_still_runs_when_its_backend_is_back_is_stopped(farm: 
 
 
 async def test_short_cut_moves_nothing(farm: Farm) -> None:
-    async with cabled(farm, seconds=2.0) as cable:
+    async with cabled(farm) as cable:
+        farm.sims["gpu-1"].fault("stuck")
         await farm.backend("gpu-2")
-        await farm.runner(move_after_s=3.0, seen=["gpu-1", "gpu-2"])
+        await farm.runner(move_after_s=60.0, seen=["gpu-1", "gpu-2"])
         group = await submit(farm, "gpu-1", "gpu-1", timeout_seconds=60)
         await farm.in_states(group, "running", "accepted")
         await cable.cut()
-        await asyncio.sleep(1.0)
+        await until_row(Backend.objects.filter(pk="gpu-1", reachability="offline"))
         await cable.plug()
+        farm.sims["gpu-1"].clear_faults()
         assert (await ended(farm, group)).status == "completed"
         assert await farm.outcomes(group) == [("gpu-1", "success", "")] * 2
         assert farm.recorded("started", "gpu-2") == []
 
 
 async def test_backend_whose_events_arrive_is_not_offline_when_its_answers_do_not(farm: Farm) -> None:
-    sim = await farm.backend(seconds=6.0)
+    sim = await farm.backend(seconds=8.0)
     await farm.backend("gpu-2")
-    await farm.runner(move_after_s=0.8, seen=["gpu-1", "gpu-2"])
-    # An event of progress each 0.15 s.
-    group = await submit(farm, workflow=text_to_image(steps=40), timeout_seconds=60)
+    await farm.runner(move_after_s=4.0, seen=["gpu-1", "gpu-2"])
+    # An event of progress each 0.15 s: without them the job is moved within 5 s.
+    group = await submit(farm, workflow=text_to_image(steps=54), timeout_seconds=60)
     await farm.status_of(group, "running")
     sim.fault("reset_http", count=0)
-    # A fifth of it is enough for the move on an idle machine.
-    await asyncio.sleep(4.0)
-    (child,) = await farm.children(group)
-    assert (child.status, child.backend_id) == ("running", "gpu-1")
+    await sim.wait_for("ended")
     sim.clear_faults()
     assert (await ended(farm, group)).status == "completed"
     assert farm.recorded("started", "gpu-2") == []

@@ -54,12 +54,14 @@ async def renewals_come_again(service: RunnerService) -> None:
 
 
 async def test_an_absurd_number_of_steps_ends_no_runner(farm: Farm) -> None:
-    await farm.backend(seconds=1.5)
+    sim = await farm.backend()
+    sim.fault("stuck", step=2)
     service = await farm.runner()
     group = await farm.running("gpu-1", workflow=text_to_image(steps=3))
     (driver,) = (await session_of(service)).attempts.drivers.values()
     driver.on_event(Progress(prompt_id=driver.prompt_id, node="3", value=1, max=10**30))
     await until_row(group.children.filter(steps_total=2**31 - 1))
+    sim.clear_faults()
     assert (await farm.finished(group)).status == "completed"
     assert not farm._tasks[service].done()
 
@@ -84,7 +86,8 @@ async def test_a_prompt_claimed_while_its_socket_breaks_is_heard_all_the_same(fa
 
 
 async def test_other_headers_leave_a_running_prompt_heard(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    await farm.backend(seconds=3.0)
+    sim = await farm.backend()
+    sim.fault("stuck", step=5)
     service = await farm.runner(intervals=ONLY_HEARING)
     group = await farm.running("gpu-1", workflow=text_to_image(steps=20))
     before = await session_of(service)
@@ -103,6 +106,7 @@ async def test_other_headers_leave_a_running_prompt_heard(farm: Farm, monkeypatc
         return await session_of(service) is not before
 
     await until(is_replaced)
+    sim.clear_faults()
     await until_row(group.children.filter(position=0, progress__gt=60))
     assert (await farm.finished(group)).status == "completed"
     assert farm.kinds().count("started") == 1
@@ -141,7 +145,7 @@ async def test_nothing_is_interrupted_while_the_lease_may_be_anothers(farm: Farm
     group = await farm.running("gpu-1")
     no_renewal_comes(service)
     await farm.cancel(group)
-    await asyncio.sleep(10 * Intervals.scaled(SCALE).stop_retry)  # so often the prompt is looked for
+    await farm.looked_up()
     assert "interrupted" not in farm.kinds()
     await renewals_come_again(service)
     session.context.work_available.set()
@@ -151,24 +155,24 @@ async def test_nothing_is_interrupted_while_the_lease_may_be_anothers(farm: Farm
 
 
 async def test_abandoned_prompt_is_not_deleted_while_the_lease_may_be_anothers(farm: Farm) -> None:
-    sim = await farm.backend(seconds=20.0)
+    sim = await farm.backend(seconds=600.0)
     # Given up after 1 s, sent again, and while that one renders the first one lands.
-    sim.fault("late_post", count=1, seconds=3.0)
+    sim.fault("reset_http", route="/prompt", method="POST")
     service = await farm.runner(intervals=replace(Intervals.scaled(SCALE), accept_timeout=1.0))
     await session_of(service)
-    await farm.submit("gpu-1")
-    again = await sim.wait_for("started")
+    group = await farm.submit("gpu-1")
+    await farm.in_states(group, "never_accepted", "running")
     no_renewal_comes(service)
-    await until(lambda: set(farm.recorded("accepted")) - {again["prompt_id"]})
-    await asyncio.sleep(3 * Intervals.scaled(SCALE).probe)
+    await farm.land((await farm.attempts(group))[0])
+    await farm.looked_up()
     assert "deleted" not in farm.kinds()
     await renewals_come_again(service)
     await sim.wait_for("deleted")
 
 
 async def test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothers(farm: Farm) -> None:
-    sim = await farm.backend(seconds=20.0)
-    sim.fault("late_post", count=1, seconds=2.2)
+    sim = await farm.backend(seconds=600.0)
+    sim.fault("reset_http", route="/prompt", method="POST")
     service = await farm.runner(intervals=replace(Intervals.scaled(SCALE), accept_timeout=1.0))
     await session_of(service)
     group = await farm.submit("gpu-1")
@@ -176,8 +180,9 @@ async def test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothe
     no_renewal_comes(service)  # nor is it sent again
     await farm.in_states(group, "never_accepted")
     await farm.cancel(group)
+    await farm.land((await farm.attempts(group))[0])
     await sim.wait_for("started")
-    await asyncio.sleep(3 * Intervals.scaled(SCALE).probe)
+    await farm.looked_up()
     assert "interrupted" not in farm.kinds()
     await renewals_come_again(service)
     await sim.wait_for("interrupted")
@@ -231,7 +236,7 @@ async def driving(session: BackendSession, state: AttemptState) -> None:
 
 
 async def test_a_backend_that_is_being_sent_to_is_not_given_up(farm: Farm) -> None:
-    _, session = await at_work(farm, 1.5)
+    _, session = await at_work(farm, 600.0)
     sim = farm.sims["gpu-1"]
     await until(lambda: session.can_hand_over)
     sim.faults.inject("delay_answer", seconds=1.0)

@@ -92,8 +92,8 @@ async def test_files_that_are_gone_are_made_again_after_the_cache_was_emptied(fa
 
 
 async def pending(farm: Farm, **options: Any) -> tuple[JobGroup, Any]:
-    """Have a job of a group stand in the queue of gpu-1 behind the group's other one, which runs."""
-    await farm.backend("gpu-1", **{"seconds": 2.0, **options})
+    """Have a job stand in the queue of gpu-1 behind the group's other one, which runs until faults are cleared."""
+    (await farm.backend("gpu-1", **options)).fault("stuck")
     await farm.start("gpu-2", seconds=0.2)
     group = await farm.running("gpu-1", "gpu-1")
     waiting = group.children.filter(status="queued", current_attempt__state="accepted")
@@ -111,6 +111,8 @@ async def test_a_pending_prompt_is_removed_before_the_job_is_sent_elsewhere(farm
     group, child = await pending(farm, version=version)
     done = await move(farm, group, child)
     assert done.removing_from == "gpu-1"
+    await until_row(group.children.filter(pk=child.pk, status="completed"))
+    farm.sims["gpu-1"].clear_faults()
     assert (await farm.finished(group)).status == "completed"
     places = {one.pk: one.backend_id for one in await farm.children(group)}
     assert sorted(places.values()) == ["gpu-1", "gpu-2"]
@@ -132,11 +134,16 @@ async def test_a_stop_that_was_read_before_its_move_was_void_stops_nothing(farm:
         await farm.kill(running)
     await move(farm, group, child)
     _, stops = await in_thread(work.pending_work)()
+    # The moved job's prompt follows, and runs until the end of the test.
+    sim = farm.sims["gpu-1"]
+    sim.clear_faults()
+    sim.fault("stuck")
     await until(lambda: len(farm.recorded("started", "gpu-1")) == 2)
     service = await farm.runner()
     attempts = Attempt.objects.filter(child__group=group)
     await until(in_thread(lambda: not attempts.exclude(stop_reason="").exists()))
     service._sessions["gpu-1"].attempts.request_stop(stops["gpu-1"])
+    sim.clear_faults()
     assert (await farm.finished(group)).status == "completed"
     assert "interrupted" not in farm.kinds("gpu-1")
     assert farm.recorded("accepted", "gpu-2") == []
