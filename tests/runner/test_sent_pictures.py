@@ -1,17 +1,20 @@
 """SaveImageWebsocket sends its pictures as frames: they are outputs, which only the Director has."""
 
 import io
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from django.test import AsyncClient, Client
 from PIL import Image
 from pytest_django import Settings
 
 from backends.comfyui import protocol
+from backends.simulator import pictures
 from jobgroups.api.views.async_base import close_threads
 from jobgroups.models import Capture, JobGroup, StoredFile
 from jobgroups.runner.attempt.pictures import SentPictures
@@ -107,6 +110,14 @@ async def test_pictures_of_equal_content_share_a_file(farm: Farm, files_folder: 
         assert len(await content_of(picture["url"])) == picture["size_bytes"]
 
 
+async def test_large_picture_is_whole(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = os.urandom(2**20) * 66
+    monkeypatch.setattr(pictures, "encode_png", lambda *_: content)
+    await farm.start()
+    (picture,) = (await shown(await farm.completes(workflow=sending(count=1))))["outputs"]["images"]
+    assert (picture["size_bytes"], picture["blake3"]) == (len(content), blake3(content).hexdigest())
+
+
 async def test_pictures_are_kept_without_captures(farm: Farm, settings: Settings) -> None:
     settings.DIRECTOR_CAPTURE = False
     await farm.start()
@@ -179,34 +190,34 @@ async def test_failed_prompt_leaves_no_file(farm: Farm, files_folder: Path) -> N
 
 
 async def test_frame_without_metadata_is_of_the_node_that_executes() -> None:
-    pictures = SentPictures({"1": {"class_type": "KSampler"}, "7": {"class_type": "SaveImageWebsocket"}})
+    sent = SentPictures({"1": {"class_type": "KSampler"}, "7": {"class_type": "SaveImageWebsocket"}})
     frame = protocol.Preview(image_type="jpeg", image=b"\xff\xd8")
     for node in ("1", "7", None):
-        pictures.on_event(protocol.Executing(node=node, prompt_id="p"))
-        pictures.receive(frame)
-    outputs, rows, warnings = await pictures.collect("name", ["7"], (), within=1.0)
+        sent.on_event(protocol.Executing(node=node, prompt_id="p"))
+        sent.receive(frame)
+    outputs, rows, warnings = await sent.collect("name", ["7"], (), within=1.0)
     assert outputs == {"7": {"images": [{"filename": "name_00001_.jpg", "subfolder": "", "type": "websocket"}]}}
     assert ([one.size_bytes for one in rows.values()], warnings) == ([2], [])
 
 
 async def test_frame_that_was_announced_and_did_not_come_is_a_warning() -> None:
-    pictures = SentPictures({"7": {"class_type": "SaveImageWebsocket"}})
-    pictures.on_event(protocol.Executing(node="7", prompt_id="p"))
+    sent = SentPictures({"7": {"class_type": "SaveImageWebsocket"}})
+    sent.on_event(protocol.Executing(node="7", prompt_id="p"))
     for step in range(3):
-        pictures.on_event(protocol.Progress(value=step, max=3, prompt_id="p", node="7"))
-    pictures.receive(protocol.Preview(image_type="png", image=b"png", prompt_id="p", node_id="7"))
-    _, rows, warnings = await pictures.collect("name", None, (), within=1.0)
+        sent.on_event(protocol.Progress(value=step, max=3, prompt_id="p", node="7"))
+    sent.receive(protocol.Preview(image_type="png", image=b"png", prompt_id="p", node_id="7"))
+    _, rows, warnings = await sent.collect("name", ["7"], (), within=1.0)
     assert len(rows) == 1
     assert warnings == [NODE + "2 of its 3 pictures are lost: they were not received. ComfyUI has no file of them."]
 
 
 async def test_socket_that_is_lost_while_the_node_executes_is_a_warning() -> None:
-    pictures = SentPictures({"7": {"class_type": "SaveImageWebsocket"}})
-    pictures.on_event(protocol.Executing(node="7", prompt_id="p"))
-    pictures.receive(protocol.Preview(image_type="png", image=b"png", prompt_id="p", node_id="7"))
-    pictures.socket_lost()
+    sent = SentPictures({"7": {"class_type": "SaveImageWebsocket"}})
+    sent.on_event(protocol.Executing(node="7", prompt_id="p"))
+    sent.receive(protocol.Preview(image_type="png", image=b"png", prompt_id="p", node_id="7"))
+    sent.socket_lost()
     # Another client's, whose prompt has no id of a client: ComfyUI sends it to all sockets.
-    pictures.receive(protocol.Preview(image_type="png", image=b"other"))
-    _, rows, (warning,) = await pictures.collect("name", None, (), within=1.0)
+    sent.receive(protocol.Preview(image_type="png", image=b"other"))
+    _, rows, (warning,) = await sent.collect("name", ["7"], (), within=1.0)
     assert len(rows) == 1
     assert warning.startswith(NODE + "pictures beside the 1 that were received may be lost: the Director was not")

@@ -642,7 +642,8 @@ class AttemptDriver:
             self._changed.clear()
             await wait_set(self._changed, within=left)
         name = f"websocket_{self.prompt_id[:8]}"
-        sent, files, warnings = await pictures.collect(name, self._listed_outputs, self._cached, within=within)
+        executed = self._listed_outputs or (self.spec.workflow.keys() - (self._node_errors or {}).keys())
+        sent, files, warnings = await pictures.collect(name, executed, self._cached, within=within)
         self._warn(*warnings)
         node_outputs = {**end.node_outputs, **sent}
         return replace(end, node_outputs=node_outputs, outputs=self._prompt.outputs(node_outputs), files=files)

@@ -96,15 +96,15 @@ class SentPictures:
         SentPictures._waiting -= size
 
     async def collect(
-        self, name: str, executed: Collection[str] | None, cached: Collection[str], *, within: float
+        self, name: str, executed: Collection[str], cached: Collection[str], *, within: float
     ) -> tuple[dict[str, Any], dict[str, StoredFile], list[str]]:
         """Move the pictures into the storage; return the outputs of their nodes, the rows of the files, and warnings.
 
         The caller stores the rows, then calls :meth:`stored`. ``name`` begins the files' names; ``executed`` are the
-        output nodes that ComfyUI was to execute, None: not known; ``cached`` those for which its cache answered. A storage
+        nodes that ComfyUI was to execute; ``cached`` those for which its cache answered. A storage
         that does not answer is tried again for ``within`` seconds.
         """
-        nodes = [node for node in self.nodes if executed is None or node in executed]
+        nodes = [node for node in self.nodes if node in executed]
         async with asyncio.TaskGroup() as tasks:
             moves = {
                 node: [tasks.create_task(self._move(one, within)) for one in self._received[node]] for node in nodes
