@@ -9,6 +9,7 @@ import datetime as dt
 import enum
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -22,6 +23,7 @@ from backends.comfyui.errors import AccessDenied, AnswerTooLarge, BackendUnreach
 USER_AGENT: Final = "comfyui-director"
 #: Seconds for which a connection that sends prompts is kept after an answer. See ``Connections.RECENT``.
 _RECENT_S: Final = 1.0
+LEAST_RATE: Final = 16 * 1024  #: Bytes a second of a body. See ``Timeouts.slow_s``.
 
 
 class Connections(enum.Enum):
@@ -43,6 +45,9 @@ class Timeouts:
 
     connect_s: float = 3.0  #: Until a connection is made.
     silence_s: float = 10.0  #: Longest pause inside an answer.
+    #: Longest time that a body may take beyond that of its bytes at ``LEAST_RATE``: one that trickles ends, and one of 4 GiB
+    #: over a slow link does not.
+    slow_s: float = 60.0
     total_s: float = 30.0  #: For a whole request with its answer.
     submit_s: float = 30.0  #: For ``POST /prompt``, whose validation takes seconds.
     upload_s: float = 60.0  #: Longest pause inside an upload, until ComfyUI has written the file.
@@ -78,6 +83,19 @@ class Answer:
         return "html" in self.content_type or self.body[:64].lstrip()[:1] == b"<"
 
 
+class Pace:
+    """Decides whether a body comes too slowly: :data:`LEAST_RATE`, and at most ``slow_s`` longer."""
+
+    def __init__(self, slow_s: float) -> None:
+        self._spare_s = self._slow_s = slow_s
+
+    def is_too_slow(self, seconds: float, size: int) -> bool:
+        """Return whether the body is too slow after so many bytes that took so many seconds."""
+        # Not more than at the beginning: of a long file that trickles at last, the end is near too.
+        self._spare_s = min(self._spare_s - seconds + size / LEAST_RATE, self._slow_s)
+        return self._spare_s < 0
+
+
 class StreamedAnswer:
     """An answer whose head has come and whose body is read by the caller.
 
@@ -88,7 +106,9 @@ class StreamedAnswer:
         location: where a redirect leads, ``""`` for an answer without one.
     """
 
-    def __init__(self, response: httpx.Response, *, max_bytes: int | None, silence_s: float, request: str) -> None:
+    def __init__(
+        self, response: httpx.Response, *, max_bytes: int | None, silence_s: float, slow_s: float, request: str
+    ) -> None:
         self.status = response.status_code
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         length = self.headers.get("content-length", "")
@@ -97,6 +117,7 @@ class StreamedAnswer:
         self._response = response
         self._max_bytes = max_bytes
         self._silence_s = silence_s
+        self._slow_s = slow_s
         self._request = request
 
     def moment(self, header: str) -> dt.datetime | None:
@@ -109,16 +130,20 @@ class StreamedAnswer:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, piece by piece; can be read once.
 
-        Raises ``AnswerTooLarge``, or ``ResponseLost`` if it broke off or paused for too long.
+        Raises ``AnswerTooLarge``, or ``ResponseLost`` if it broke off, paused for too long, or was too slow. The time in
+        which the caller does not read does not count.
         """
-        read = 0
+        read, pace = 0, Pace(self._slow_s)
         body = self._response.aiter_raw()
         while True:
+            began = time.monotonic()
             with map_errors(silence_s=self._silence_s):
                 chunk = await anext(body, None)
             if chunk is None:
                 return
             read += len(chunk)
+            if pace.is_too_slow(time.monotonic() - began, len(chunk)):
+                raise ResponseLost(f"The answer was too slow: {read} bytes had come, less than 16 KiB a second.")
             if self._max_bytes is not None and read > self._max_bytes:
                 raise self._too_large(self._max_bytes)
             yield chunk
@@ -214,7 +239,8 @@ class Exchange:
     ) -> AsyncIterator[StreamedAnswer]:
         """Send one request and leave the body to the caller; raise the errors of ``request``.
 
-        There is no deadline for the whole body, only for pauses in it: ``silence_s``, None takes ``Timeouts``'.
+        The deadline of the body depends on its bytes (``Timeouts.slow_s``), and that of pauses in it is ``silence_s``; None
+        takes ``Timeouts``'.
         ``max_bytes`` None: no limit. ``checked`` False: the caller does not depend on the body, which may be compressed.
         """
         silence_s = silence_s or self._endpoint.timeouts.silence_s
@@ -230,7 +256,13 @@ class Exchange:
             )
             response = await self._transports[connections].handle_async_request(request)
         try:
-            answer = StreamedAnswer(response, max_bytes=max_bytes, silence_s=silence_s, request=f"{method} {path}")
+            answer = StreamedAnswer(
+                response,
+                max_bytes=max_bytes,
+                silence_s=silence_s,
+                slow_s=self._endpoint.timeouts.slow_s,
+                request=f"{method} {path}",
+            )
             if checked:
                 answer.check()
             yield answer

@@ -2,8 +2,12 @@
 
 # Names are judged as text here, as ComfyUI does it; a Path would change them.
 # ruff: noqa: PTH103, PTH110, PTH113, PTH118, PTH119, PTH122, PTH123
+import asyncio
+import contextlib
+import math
 import mimetypes
 import os
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -40,7 +44,25 @@ async def view(request: web.Request) -> web.StreamResponse:
             headers["Content-Disposition"] = f'attachment; filename="{name}"'
     elif kind in _DOWNLOAD_ONLY:
         kind = "application/octet-stream"
-    return web.FileResponse(path, headers=headers | {"Content-Type": kind})
+    headers["Content-Type"] = kind
+    if "If-None-Match" not in request.headers and (fault := state.faults.take("slow_view", path=request.path)):
+        return await _send_slowly(request, path, headers, fault["bytes_per_second"])
+    return web.FileResponse(path, headers=headers)
+
+
+async def _send_slowly(request: web.Request, path: str, headers: dict[str, str], rate: float) -> web.StreamResponse:
+    """Send a file as `FileResponse` does, at so many bytes a second."""
+    facts, content = await asyncio.to_thread(lambda: (os.stat(path), Path(path).read_bytes()))  # noqa: PTH116
+    response = web.StreamResponse(headers=headers)
+    response.content_length, response.last_modified = facts.st_size, facts.st_mtime
+    response.etag = f"{facts.st_mtime_ns:x}-{facts.st_size:x}"
+    await response.prepare(request)
+    size = math.ceil(rate / 10)
+    with contextlib.suppress(ConnectionError):
+        for first in range(0, len(content), size):
+            await response.write(content[first : first + size])
+            await asyncio.sleep(size / rate)
+    return response
 
 
 def _find(request: web.Request, folders: Folders) -> tuple[str, str] | int:

@@ -396,6 +396,23 @@ async def test_bad_answer_has_its_own_error_and_is_not_requested_again(
     assert len(server.requests) == 1
 
 
+def test_slow_body_ends_and_a_large_one_over_a_slow_link_does_not() -> None:
+    def seconds_until_too_slow(size: int, rate: float, *, pace: exchange.Pace) -> float | None:
+        part, elapsed = min(65_536.0, rate), 0.0
+        for _ in range(int(size / part)):
+            elapsed += part / rate
+            if pace.is_too_slow(part / rate, int(part)):
+                return elapsed
+        return None
+
+    pace = exchange.Pace(Timeouts().slow_s)
+    assert seconds_until_too_slow(2**32, 1_000_000, pace=pace) is None
+    # Also behind gigabytes that came quickly, and faster than a byte a second.
+    for rate in (1, 1_000):
+        assert 60 <= (seconds_until_too_slow(2**20, rate, pace=exchange.Pace(60.0)) or 0) <= 70
+    assert 60 <= (seconds_until_too_slow(2**20, 1, pace=pace) or 0) <= 70
+
+
 @pytest.mark.parametrize(
     ("handler", "times", "detail"),
     [

@@ -136,6 +136,20 @@ async def test_hanging_route_never_answers_and_a_slow_one_late(sim: Simulator, m
     assert asyncio.get_running_loop().time() - start >= 0.3
 
 
+async def test_slow_view_is_the_same_file_late(sim: Simulator, me: Artist) -> None:
+    (sim.output_folder / "a.png").write_bytes(bytes(3_000))
+    found = []
+    for rate in (0, 10_000):
+        if rate:
+            sim.fault("slow_view", bytes_per_second=rate)
+        start = asyncio.get_running_loop().time()
+        async with me.session.get("/view?filename=a.png") as answer:
+            facts = [answer.headers.get(name) for name in ("ETag", "Last-Modified", "Content-Type", "Content-Length")]
+            found.append((answer.status, facts, await answer.read()))
+    assert found[0] == found[1]
+    assert asyncio.get_running_loop().time() - start >= 0.15  # a tenth of a second before each part but the first
+
+
 async def test_dropped_sockets_end_without_a_close_frame(sim: Simulator, me: Artist) -> None:
     sim.fault("drop_sockets", at="step", step=2)
     prompt_id = await me.queue(sampler())
