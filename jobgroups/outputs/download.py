@@ -2,7 +2,7 @@
 
 import contextlib
 import datetime as dt
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Final
 
 from backends.comfyui.client import ComfyClient
@@ -168,12 +168,12 @@ def _is_younger(file: OutputFile, answer: StreamedAnswer) -> bool:
     return written > file.ended_at + (backend_now - now()) + _CLOCK_TOLERANCE
 
 
-async def joined(parts: AsyncIterator[bytes], size: int) -> AsyncGenerator[bytearray, None]:
-    """Yield the parts joined to chunks of at least ``size`` bytes; the last one may be smaller."""
+async def joined(parts: AsyncIterator[bytes], size: Callable[[], int]) -> AsyncGenerator[bytearray, None]:
+    """Yield the parts joined to chunks of at least ``size()`` bytes; the last one may be smaller."""
     chunk = bytearray()
     async for part in parts:
         chunk += part
-        if len(chunk) >= size:
+        if len(chunk) >= size():
             yield chunk
             chunk = bytearray()
     yield chunk

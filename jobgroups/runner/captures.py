@@ -1,7 +1,8 @@
 """Copies the outputs of completed jobs into the storage, in the background of a runner.
 
 A file is copied at most by one runner that leases its backend; of a disabled backend perhaps by several, of which one
-stores it. A job's outcome never waits for it.
+stores it. A job's outcome never waits for it. Each backend has slots of its own: one that is slow, or sends large files,
+delays no capture of another.
 """
 
 import asyncio
@@ -10,15 +11,18 @@ import functools
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from blake3 import blake3
 from django.db import DatabaseError
 
 from backends.comfyui.client import ComfyClient
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
+from jobgroups.domain.text import gibibytes
 from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway, StorageFull, WrongBody
 from jobgroups.log_context import bound
 from jobgroups.outputs import download
@@ -31,10 +35,36 @@ from jobgroups.services.stored_files import IncomingFile, require_space, require
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE: Final = 4  #: Files that are copied at once.
-_FROM_ONE: Final = 2  #: From one backend.
+_FROM_ONE: Final = 2  #: Files that are copied at once from one backend.
+_STORED: Final = 4  #: Whole files that are put into the storage at once.
 _BATCH: Final = 32  #: Captures that are read at once.
 _CHUNK: Final = 2**22  #: Bytes that are written and hashed at once, while the next ones are received.
+_LEAST_CHUNK: Final = 2**16  #: The same, while many files are copied.
+_BUFFERED: Final = 2**26  #: Bytes that all files have received and not written.
+_MOST_UNKNOWN: Final = 2**33  #: Bytes of a body without a length, which need not end.
+
+
+@dataclass(slots=True)
+class _Source:
+    """A backend from which files are copied, for the tasks that do it."""
+
+    backend_id: str
+    tasks: int = 0
+    waiting: deque[tuple[int, OutputFile]] = field(default_factory=deque)
+    active: set[int] = field(default_factory=set)  #: Captures that are copied now, and are still due.
+    may_have_more: bool = False  #: Whether the last read found as many as it reads.
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    clients: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    client: ComfyClient | None = None
+    address: Any = None  #: Of ``client``.
+
+    async def client_for(self, file: OutputFile) -> ComfyClient | None:
+        """Return a client that the tasks share; None if the backend has no usable address."""
+        if self.address != (file.url, file.headers):
+            self.address, self.client = (file.url, file.headers), None
+            with contextlib.suppress(OutputGone, BackendAway):
+                self.client = await self.clients.enter_async_context(download.client_of(file))
+        return self.client
 
 
 class Capturer:
@@ -44,10 +74,10 @@ class Capturer:
         self.due = asyncio.Event()
         self._runner = runner
         self._intervals = intervals
-        # One thread more than files: what is due is read, and what failed is stored, while a bucket takes files.
-        self._threads = DatabaseThreads(threads=_AT_ONCE + 1, name="captures", keeps_connections=False)
-        self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._active: set[str] = set()  #: Backends from which files are copied now.
+        # One more: what is due is read, and what failed is stored, while a bucket takes files.
+        self._threads = DatabaseThreads(threads=_STORED + 1, name="captures", keeps_connections=False)
+        self._storing = asyncio.Semaphore(_STORED)
+        self._sources: dict[str, _Source] = {}
         #: Backends from which nothing can be copied, and the monotonic time of the next try.
         self._away: dict[str, float] = {}
 
@@ -59,9 +89,8 @@ class Capturer:
                 try:
                     await self._threads.run(require_space)
                     for backend_id in await self._threads.run(due_backends, runner=self._runner):
-                        if backend_id not in self._active and not self._is_away(backend_id):
-                            self._active.add(backend_id)
-                            tasks.create_task(self._capture_from(backend_id), name=f"captures of {backend_id}")
+                        if not self._is_away(backend_id):
+                            self._start(tasks, self._sources.setdefault(backend_id, _Source(backend_id)))
                 except StorageFull:
                     pass  # the captures stay pending
                 except (DatabaseError, OSError) as error:
@@ -76,40 +105,52 @@ class Capturer:
     def _is_away(self, backend_id: str) -> bool:
         return self._away.get(backend_id, 0.0) > time.monotonic()
 
-    async def _capture_from(self, backend_id: str) -> None:
-        """Copy what is due of a backend, until a batch was not full, or it does not answer."""
-        read = self._threads.run_with_retry
-        found: list[tuple[int, OutputFile]] | None = None
+    def _start(self, tasks: asyncio.TaskGroup, source: _Source) -> None:
+        if source.tasks < _FROM_ONE:
+            source.tasks += 1
+            tasks.create_task(self._capture_from(tasks, source), name=f"captures of {source.backend_id}")
+
+    async def _capture_from(self, tasks: asyncio.TaskGroup, source: _Source) -> None:
+        """Copy what is due of a backend, until there is no more, or it does not answer."""
+        has_copied = False
         try:
-            while (found is None or len(found) == _BATCH) and not self._is_away(backend_id):
-                found = await read(due_captures, backend_id=backend_id, limit=_BATCH)
-                if not found:
-                    return
-                async with contextlib.AsyncExitStack() as stack:
-                    client = None
-                    with contextlib.suppress(OutputGone, BackendAway):
-                        client = await stack.enter_async_context(download.client_of(found[0][1]))
-                    waiting = iter(found)
-                    async with asyncio.TaskGroup() as tasks:
-                        for _ in range(_FROM_ONE):
-                            tasks.create_task(self._capture_each(waiting, client))
+            while (found := await self._next(source, reads=not has_copied)) is not None:
+                has_copied = True
+                if source.waiting:
+                    self._start(tasks, source)
+                capture_id, file = found
+                try:
+                    with bound(group=file.group_id, job=file.job_id, attempt=file.attempt, backend=file.backend_id):
+                        await self._capture(capture_id, file, await source.client_for(file))
+                finally:
+                    source.active.discard(capture_id)
         except Exception:
             # An error here must not end the runner, which drives the backends.
-            logger.exception("Captures from %s: unexpected error", backend_id)
-            self._away[backend_id] = time.monotonic() + self._intervals.capture_longest
+            logger.exception("Captures from %s: unexpected error", source.backend_id)
+            self._away[source.backend_id] = time.monotonic() + self._intervals.capture_longest
         finally:
-            self._active.discard(backend_id)
-            if found:
+            source.tasks -= 1
+            if not source.tasks:
+                del self._sources[source.backend_id]
+                await source.clients.aclose()
+            if has_copied:
                 # More may have become due meanwhile.
                 self.due.set()
 
-    async def _capture_each(self, waiting: Iterator[tuple[int, OutputFile]], client: ComfyClient | None) -> None:
-        for capture_id, file in waiting:
-            async with self._slots:
-                if self._is_away(file.backend_id):
-                    return
-                with bound(group=file.group_id, job=file.job_id, attempt=file.attempt, backend=file.backend_id):
-                    await self._capture(capture_id, file, client)
+    async def _next(self, source: _Source, *, reads: bool) -> tuple[int, OutputFile] | None:
+        """Return a due capture that is not copied yet; None if none is known, and ``reads`` finds none either."""
+        async with source.reading:
+            if not source.waiting and (reads or source.may_have_more):
+                found = await self._threads.run_with_retry(due_captures, backend_id=source.backend_id, limit=_BATCH)
+                source.may_have_more = len(found) == _BATCH
+                source.waiting.extend(one for one in found if one[0] not in source.active)
+            if self._is_away(source.backend_id):
+                source.waiting.clear()
+            if not source.waiting:
+                return None
+            capture_id, file = source.waiting.popleft()
+            source.active.add(capture_id)
+            return capture_id, file
 
     async def _capture(self, capture_id: int, file: OutputFile, client: ComfyClient | None) -> None:
         store = self._threads.run_with_retry
@@ -136,31 +177,38 @@ class Capturer:
         incoming: IncomingFile | None = None
         try:
             async with download.open_at_backend(file, client=client) as answer:
-                chunks = download.joined(answer.chunks(), _CHUNK)
+                chunks = download.joined(answer.chunks(), self._chunk)
                 creating = self._threads.submit(functools.partial(_create, await anext(chunks), answer.length or 0))
                 try:
                     incoming = await asyncio.wrap_future(creating)
                 except asyncio.CancelledError:
                     creating.add_done_callback(_discard)
                     raise
-                await self._receive(chunks, incoming)
+                await self._receive(chunks, incoming, answer.length)
             warning = await download.verify(file, answer, client=client)
-            # From here on the thread that stores it discards it if that fails.
-            storing, incoming = incoming, None
-            await self._threads.run(store_copy, capture_id, file, storing, warning)
+            async with self._storing:
+                # From here on the thread that stores it discards it if that fails.
+                storing, incoming = incoming, None
+                await self._threads.run(store_copy, capture_id, file, storing, warning)
         except BaseException:
             if incoming is not None:
                 # Not awaited: a task that is cancelled could not. The end of the threads waits for it.
                 self._threads.submit(incoming.discard)
             raise
 
-    async def _receive(self, chunks: AsyncIterator[bytearray], incoming: IncomingFile) -> None:
+    def _chunk(self) -> int:
+        at_once = sum(len(source.active) for source in self._sources.values())
+        return max(_LEAST_CHUNK, min(_CHUNK, _BUFFERED // max(at_once, 1)))
+
+    async def _receive(self, chunks: AsyncIterator[bytearray], incoming: IncomingFile, length: int | None) -> None:
         """Write a file of a backend while it arrives."""
         writing: asyncio.Future[None] | None = None
         try:
             async for chunk in chunks:
                 if writing is not None:
                     await writing
+                if length is None and incoming.size_bytes > _MOST_UNKNOWN:
+                    raise OSError(f"it has no length, and more than {gibibytes(_MOST_UNKNOWN)} came")
                 writing = asyncio.wrap_future(self._threads.submit(functools.partial(incoming.write, chunk)))
         finally:
             if writing is not None:

@@ -10,6 +10,7 @@ import threading
 import time
 import zipfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,19 @@ from PIL import Image
 from pytest_django import Settings
 
 from backends.models import Backend
+from backends.simulator import Simulator
 from backends.simulator.media import encode_webm
 from jobgroups.api.answers import answers
 from jobgroups.domain.clock import now
 from jobgroups.models import Capture, ChildJob
+from jobgroups.outputs import download
 from jobgroups.outputs.media_facts import media_facts
+from jobgroups.runner import captures as capturer
 from jobgroups.runner.captures import Capturer
 from jobgroups.runner.intervals import Intervals
 from jobgroups.services import captures, stored_files
 from tests.api.conftest import error_of
+from tests.harness import factories
 from tests.harness.farm import in_thread, until
 from tests.outputs.conftest import Gallery, body, fetched, file, picture
 
@@ -39,13 +44,13 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 @contextlib.asynccontextmanager
 async def capturing() -> AsyncIterator[None]:
-    capturer = Capturer(runner="runner", intervals=Intervals.scaled(0.01))
-    running = asyncio.get_running_loop().create_task(capturer.run())
+    copies = Capturer(runner="runner", intervals=Intervals.scaled(0.01))
+    running = asyncio.get_running_loop().create_task(copies.run())
     yield
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
-    await asyncio.to_thread(capturer.close)
+    await asyncio.to_thread(copies.close)
 
 
 async def settled() -> list[Capture]:
@@ -146,6 +151,57 @@ async def test_file_of_a_backend_that_is_away_is_copied_when_it_is_back(gallery:
     assert row.file is not None
     assert row.tries == 4
     assert len(content_of(files_folder)) == 1
+
+
+async def test_slow_and_silent_backends_delay_no_capture_of_another(gallery: Gallery, files_folder: Path) -> None:
+    faults = ({"name": "slow_view"}, {"name": "hang_http", "route": "/view"}) * 3
+    async with contextlib.AsyncExitStack() as stack:
+        sims = [await stack.enter_async_context(Simulator(name=f"bad-{number}")) for number in range(len(faults))]
+        for sim, fault in zip(sims, faults, strict=True):
+            sim.faults.inject(**fault, count=0)
+            bad = Gallery(sim, sim.output_folder, backend_id=sim.name)
+            await in_thread(factories.backend)(sim.name, url=sim.url.replace("127.0.0.1", "localhost"))
+            bad.put("a.png", picture())
+            await bad.done(*[{"images": [file("a.png")]}] * 3)
+        async with capturing():
+            for sim in sims:
+                await sim.wait_for("fault")
+            for name in ("a.png", "b.png", "c.png"):
+                await gallery.one(name, picture())
+            stored = Capture.objects.filter(file__isnull=False).values_list("backend_id", flat=True)
+            await until(in_thread(lambda: list(stored.all()) == ["gpu-1"] * 3))
+
+
+async def test_slow_file_delays_no_other_file_of_its_backend(gallery: Gallery, files_folder: Path) -> None:
+    await gallery.one("slow.png", picture())
+    gallery.sim.faults.inject("slow_view")
+    async with capturing():
+        await gallery.sim.wait_for("fault", name="slow_view")
+        gallery.put("a.png", picture())
+        await gallery.done(*[{"images": [file("a.png")]}] * 40)
+        await until(in_thread(lambda: Capture.objects.filter(file__isnull=False).count() == 40))
+
+
+@pytest.mark.parametrize("fault", ["slow_view", "endless"])
+async def test_file_that_trickles_or_never_ends_is_tried_again(
+    gallery: Gallery, files_folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(download, "_TIMEOUTS", replace(download._TIMEOUTS, slow_s=0.3))
+    monkeypatch.setattr(capturer, "_MOST_UNKNOWN", 2**20)
+    # Not judged by its content.
+    await gallery.one("a.bin", picture())
+    gallery.sim.faults.inject(fault, **({"route": "/view"} if fault == "endless" else {}))
+    (row,) = await settled()
+    assert (row.tries, row.file is not None, len(content_of(files_folder))) == (1, True, 1)
+
+
+def test_files_that_are_copied_at_once_share_a_limited_buffer() -> None:
+    copies = Capturer(runner="runner", intervals=Intervals())
+    copies.close()
+    assert copies._chunk() == capturer._CHUNK
+    for backend in range(200):
+        copies._sources[str(backend)] = capturer._Source(str(backend), active={1, 2})
+    assert 400 * copies._chunk() <= capturer._BUFFERED
 
 
 async def test_captures_wait_while_the_disk_is_almost_full(
