@@ -27,6 +27,7 @@ from jobgroups.models import Runner
 from jobgroups.queries import backends as backend_shapes
 from jobgroups.queries.backends import backend_loads
 from jobgroups.queries.leases import HEARTBEAT_TIMEOUT, database_now
+from jobgroups.queries.outputs import oldest_due_capture
 from jobgroups.queries.retention import retention_text
 from jobgroups.services import stored_files
 
@@ -37,6 +38,7 @@ DATABASE_SECONDS: Final = 2.0
 REDIS_SECONDS: Final = 1.0
 STORAGE_SECONDS: Final = 2.0
 MARKED_AFTER: Final = dt.timedelta(minutes=1)  #: A runner writes its marker into the storage after its start.
+CAPTURE_LATE: Final = dt.timedelta(minutes=10)  #: As long as the longest pause before a file is copied again.
 RESTART_SHOWN: Final = dt.timedelta(minutes=10)  #: A restart after an unexpected error is reported for this long.
 
 # A database that does not answer can block a thread for long: this one, not a request's.
@@ -66,6 +68,7 @@ class HealthReport:
     runners: list[Runner]
     moment: dt.datetime  #: Time of the reading by the database's clock, which heartbeats use.
     backends: dict[str, str]  #: Status of each enabled backend.
+    capture: tuple[float, str] | None = None  #: Seconds for which the oldest capture is due, and its backend.
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ def run_checks() -> dict[str, Any]:
         ),
         "runner": runner_check(facts),
         "backends": backends_check(None if facts is None else facts.backends),
+        "captures": captures_check(facts),
         "storage": storage_check(answer_within(_storage_thread, STORAGE_SECONDS, _read_storage, facts)),
     }
     worst = max((check.status for check in checks.values()), key=list(Level).index)
@@ -159,7 +163,7 @@ def _read() -> HealthReport:
             if row.enabled
         ]
         statuses = {one["backend_id"]: one["status"] for one in shown}
-        return HealthReport(runners, database_now(), statuses)
+        return HealthReport(runners, database_now(), statuses, oldest_due_capture())
     finally:
         connection.close()
 
@@ -260,6 +264,20 @@ def backends_check(backends: Mapping[str, str] | None) -> Check:
         return Check(Level.OK if works and not any(faults) else Level.DEGRADED, text)
     one = len(backends) == 1
     return Check(Level.OK, "The only backend answers." if one else f"All {len(backends)} answer.")
+
+
+def captures_check(facts: HealthReport | None) -> Check:
+    """Return degraded if an output has waited for long to be copied into the storage."""
+    if facts is None:
+        return Check(Level.DOWN, "Unknown while the database does not answer.")
+    if not settings.DIRECTOR_CAPTURE:
+        return Check(Level.OK, "Outputs are not copied (DIRECTOR_CAPTURE=0).")
+    if facts.capture is None:
+        return Check(Level.OK, "No output waits to be copied.")
+    seconds, backend_id = facts.capture
+    if seconds > CAPTURE_LATE.total_seconds():
+        return Check(Level.DEGRADED, f"An output of {backend_id} has waited for {seconds:.0f} s to be copied.")
+    return Check(Level.OK, f"The oldest output to be copied has waited for {seconds:.0f} s.")
 
 
 def storage_check(report: StorageReport | None) -> Check:

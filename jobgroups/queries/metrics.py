@@ -12,6 +12,7 @@ from jobgroups.domain.states import AttemptState, ChildStatus, GroupStatus, Plac
 from jobgroups.models import Attempt, Capture, ChildJob, Notice, Runner, WebhookDelivery
 from jobgroups.queries.groups import open_groups
 from jobgroups.queries.leases import HEARTBEAT_TIMEOUT, database_now
+from jobgroups.queries.outputs import oldest_due_capture
 
 Rows = Mapping[tuple[str, ...], float]
 _OPEN = (GroupStatus.PENDING, GroupStatus.RUNNING, GroupStatus.PARTIAL_COMPLETE)
@@ -55,5 +56,6 @@ def farm_gauges() -> dict[str, Rows]:
         "open_groups": {(status,): dict(groups).get(status, 0) for status in _OPEN},
         "runners": {(): len(beats)},
         "runner_heartbeat_age_seconds": {(name,): (at_database - at).total_seconds() for name, at in beats.items()},
+        "oldest_due_capture_seconds": {(): (oldest_due_capture() or (0.0,))[0]},
         "pending_deliveries": {(kind,): rows.count() for kind, rows in due.items()},
     }

@@ -184,6 +184,14 @@ SELECT id FROM backends WHERE EXISTS (SELECT 1 FROM {_CAPTURES} WHERE backend_id
 """  # noqa: S608 no input in it
 
 
+def oldest_due_capture() -> tuple[float, str] | None:
+    """Return for how many seconds the oldest due capture has been due, and its backend; None if none is due."""
+    moment = now()
+    oldest = Capture.objects.filter(due_at__lte=moment).order_by("due_at").first()
+    due_at = oldest and oldest.due_at
+    return ((moment - due_at).total_seconds(), oldest.backend_id) if oldest and due_at else None
+
+
 def due_captures(*, backend_id: str, limit: int) -> list[tuple[int, OutputFile]]:
     """Return ids and files of the oldest due captures of a backend."""
     backend = Backend.objects.filter(pk=backend_id).first()

@@ -15,10 +15,11 @@ from director import __version__
 from director.asgi import application
 from director.web import health, probes
 from jobgroups.domain.clock import now
-from jobgroups.models import Runner
+from jobgroups.models import Capture, Runner
+from jobgroups.queries.outputs import oldest_due_capture
 from jobgroups.services import runners, stored_files
 from tests.api.bad_servers import bad_server, dead_port
-from tests.api.conftest import Api, Made, asgi_answer
+from tests.api.conftest import Api, Made, asgi_answer, play_to_the_end
 
 # The database is asked by a thread of its own, which sees what was committed.
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -28,7 +29,7 @@ def _health(api: Api, status: int) -> dict[str, Any]:
     answer = api.get("/api/health")
     assert answer.status_code == status, answer.content
     body: dict[str, Any] = answer.json()
-    assert list(body["checks"]) == ["database", "channel_layer", "runner", "backends", "storage"]
+    assert list(body["checks"]) == ["database", "channel_layer", "runner", "backends", "captures", "storage"]
     for check in body["checks"].values():
         assert set(check) == {"status", "detail"}
     return body
@@ -41,7 +42,7 @@ def _states(body: dict[str, Any]) -> list[str]:
 def test_health_is_ok_with_a_runner_and_online_backends(api: Api, farm: list[str]) -> None:
     body = _health(api, 200)
     assert body["version"] == __version__
-    assert _states(body) == ["ok"] * 6
+    assert _states(body) == ["ok"] * 7
     assert api.get("/api/health/").json()["status"] == "ok"
 
 
@@ -54,7 +55,7 @@ def test_backends_that_take_no_jobs_are_named(api: Api, farm: list[str]) -> None
     for backend_id in ("gpu-1", "gpu-3"):
         backend_observed(backend_id=backend_id, reachable=False, reason="refused")
     body = _health(api, 200)
-    assert _states(body) == [WORSE, OK, OK, OK, WORSE, OK]
+    assert _states(body) == [WORSE, OK, OK, OK, WORSE, OK, OK]
     away, held = "1 of 3 does not answer: gpu-3.", "1 of 3 is paused: gpu-1."
     drained = "1 of 3 is being drained: gpu-2."
     assert body["checks"]["backends"]["detail"] == f"{away} {held} {drained}"
@@ -66,7 +67,7 @@ def test_backends_are_degraded_when_all_are_paused() -> None:
 
 
 def test_health_is_degraded_without_enabled_backends(api: Api, runner: Runner, make_backend: Made) -> None:
-    assert _states(_health(api, 200)) == [WORSE, OK, OK, OK, WORSE, OK]
+    assert _states(_health(api, 200)) == [WORSE, OK, OK, OK, WORSE, OK, OK]
     make_backend("off", enabled=False)
     assert _health(api, 200)["checks"]["backends"]["status"] == WORSE
 
@@ -76,7 +77,7 @@ def test_health_is_down_without_a_runner(api: Api, make_backend: Made, settings:
     settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = accepted
     make_backend("gpu-1")
     status = WORSE if accepted else DOWN
-    assert _states(_health(api, 200 if accepted else 503)) == [status, OK, OK, status, OK, OK]
+    assert _states(_health(api, 200 if accepted else 503)) == [status, OK, OK, status, OK, OK, OK]
 
 
 def test_health_is_down_without_a_recent_heartbeat(api: Api, farm: list[str]) -> None:
@@ -88,7 +89,7 @@ def test_health_is_down_without_a_recent_heartbeat(api: Api, farm: list[str]) ->
 def test_health_is_degraded_after_a_restart_of_the_runner(api: Api, farm: list[str]) -> None:
     runners.runner_failed(name="runner-1", error="RuntimeError: the secret is 42")
     body = _health(api, 200)
-    assert _states(body) == ["degraded", "ok", "ok", "degraded", "ok", "ok"]
+    assert _states(body) == ["degraded", "ok", "ok", "degraded", "ok", "ok", "ok"]
     assert "restarted after an unexpected error" in body["checks"]["runner"]["detail"]
     assert "secret" not in str(body)
     Runner.objects.update(last_error_at=now() - dt.timedelta(minutes=11))
@@ -102,6 +103,19 @@ def test_health_is_degraded_while_the_disk_is_almost_full(api: Api, farm: list[s
     refused = api.ask("POST", "/api/assets", b"", content_type="multipart/form-data; boundary=x")
     assert (refused.status_code, refused.json()["code"]) == (507, "storage_full")
     assert "DIRECTOR_MIN_FREE_BYTES" in refused.json()["detail"]
+
+
+def test_health_is_degraded_while_an_output_is_not_copied_for_long(api: Api, farm: list[str]) -> None:
+    api.submit("gpu-1")
+    play_to_the_end("gpu-1")
+    capture = Capture.objects.get()
+    for minutes, status in ((9, OK), (11, WORSE), (-1, OK)):
+        Capture.objects.update(due_at=now() - dt.timedelta(minutes=minutes))
+        assert _health(api, 200)["checks"]["captures"]["status"] == status
+    assert oldest_due_capture() is None  # a pause before the next try
+    Capture.objects.update(due_at=capture.due_at)
+    seconds, backend_id = oldest_due_capture() or (-1.0, "")
+    assert (0 <= seconds < 100, backend_id) == (True, "gpu-1")
 
 
 def test_health_is_down_while_a_runner_uses_another_storage(
@@ -124,7 +138,7 @@ def test_database_error_is_down_and_hides_the_other_checks(
 
     monkeypatch.setattr(health, "_read", away)
     body = _health(api, 503)
-    assert _states(body) == ["down", "down", "ok", "down", "down", "ok"]
+    assert _states(body) == ["down", "down", "ok", "down", "down", "down", "ok"]
     assert "db.internal" not in str(body)
     assert "db.internal" in caplog.text
 
@@ -149,7 +163,7 @@ def test_unreachable_or_silent_redis_degrades(
     monkeypatch.setattr(health, "REDIS_SECONDS", 0.2)
     with dead_port() as url:
         settings.DIRECTOR_REDIS_URL = url.replace("http:", "redis:")
-        assert _states(_health(api, 200)) == ["degraded", "ok", "degraded", "ok", "ok", "ok"]
+        assert _states(_health(api, 200)) == ["degraded", "ok", "degraded", "ok", "ok", "ok", "ok"]
     with bad_server("nothing") as url:
         settings.DIRECTOR_REDIS_URL = url.replace("http:", "redis:")
         assert _health(api, 200)["checks"]["channel_layer"]["status"] == "degraded"

@@ -11,7 +11,7 @@ from pytest_django import Settings
 from director.web import metrics
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState
-from jobgroups.models import ChildJob
+from jobgroups.models import Capture, ChildJob
 from tests.api.conftest import Api, play, play_to_the_end
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -52,6 +52,9 @@ def test_queued_jobs_of_a_partly_completed_group_are_counted(api: Api, farm: lis
     play_to_the_end("gpu-1", AttemptState.ERROR)
     found = _gauges(api.get("/metrics"))
     assert (found["queued_jobs", "bound"], found["backend_queued_jobs", "gpu-1"]) == (2, 2)
+    assert 0 <= found["oldest_due_capture_seconds",] < 100
+    Capture.objects.update(due_at=now() - dt.timedelta(hours=1))
+    assert 3_600 <= _gauges(api.get("/metrics"))["oldest_due_capture_seconds",] < 3_700
     assert (found["open_groups", "partial_complete"], found["open_groups", "running"]) == (1, 0)
 
 

@@ -124,7 +124,7 @@ def test_what_runs_on_postgresql_exists() -> None:
 
 _PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 _ROWS = re.findall(
-    r"^\| `(database|channel_layer|runner|backends|storage)` \| (.+?) \| (ok|degraded|down) \| (.*?) ?\|$",
+    r"^\| `(database|channel_layer|runner|backends|captures|storage)` \| (.+?) \| (ok|degraded|down) \| (.*?) ?\|$",
     _PAGE,
     re.MULTILINE,
 )
@@ -137,6 +137,10 @@ def _runner(age_s: float, **fields: object) -> Runner:
 
 def _facts(*runners: Runner) -> HealthReport:
     return HealthReport(list(runners), _NOW, {})
+
+
+def _late(seconds: float) -> HealthReport:
+    return HealthReport([], _NOW, {}, (seconds, "gpu-1"))
 
 
 def _given() -> dict[str, list[Check]]:
@@ -169,6 +173,13 @@ def _given() -> dict[str, list[Check]]:
             Check(
                 health.Level.OK, "9 GiB are free. Ended groups without a starred job are deleted 30 d after their end."
             ),
+        ],
+        "captures": [
+            health.captures_check(None),
+            health.captures_check(_facts()),
+            health.captures_check(_late(3.0)),
+            health.captures_check(_late(680.0)),
+            Check(health.Level.OK, "Outputs are not copied (DIRECTOR_CAPTURE=0)."),
         ],
         "backends": [
             health.backends_check(None),
