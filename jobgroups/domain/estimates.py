@@ -85,6 +85,10 @@ class Estimates:
             return known
         return typical / self._speed(backend_id)
 
+    def has_speed(self, digest: str, backend_id: str) -> bool:
+        """Return whether a backend has run a workflow, or one that another backend has run, too."""
+        return (digest, backend_id) in self._seconds or backend_id in self._speeds
+
     def _speed(self, backend_id: str) -> float:
         return self._speeds.get(backend_id, 1.0)
 

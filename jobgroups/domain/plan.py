@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final, NamedTuple, Self
 
 from jobgroups.domain.estimates import Estimates
@@ -17,6 +18,7 @@ _BULK: Final = 8  #: Above this number of jobs for each backend most of them are
 #: Maximum number of slots that are computed: about 0.1 s. Variants behind are estimated as a whole.
 _MAX_SIZE: Final = 30_000
 _HALVINGS: Final = 50
+SOON_S: Final = 6.0  #: Seconds in which the line is read again, and a prompt is removed from another backend.
 
 
 @dataclass(slots=True)
@@ -69,6 +71,7 @@ class Plan:
         self.unplanned = set[int]()  #: Variants that were estimated as a whole: any backend may take their jobs.
         #: By variant; None: a workflow of unknown duration comes before, or is its own.
         self.ends: dict[int, Ends | None] = {}
+        self.last = dict[int, float]()  #: Seconds until its last job ends, unless its own duration is unknown.
         self._unknown = set[str]()  #: Backends that get jobs of unknown duration.
         #: Heaps by workflow, models and backends, with the backends.
         self._heaps: dict[tuple[str, str, int], tuple[Sequence[Worker], list[_Slot]]] = {}
@@ -83,12 +86,26 @@ class Plan:
         if not workers or self._estimates.seconds(digest, workers[0].backend_id) is None:
             self._unknown.update(one.backend_id for one in workers)
             return
-        if self.size > _MAX_SIZE:
+        if self.is_full:
             ends = self._add_rest(variant_id, digest, jobs, workers)
         else:
             ends = self._add_planned(variant_id, self._heap(digest, models, workers), models, jobs)
+        self.last[variant_id] = ends.last
         if not self._unknown or self._unknown.isdisjoint(one.backend_id for one in workers):
             self.ends[variant_id] = ends
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the plan is as large as it may be."""
+        return self.size > _MAX_SIZE
+
+    def reserve(self, digest: str, models: str, workers: Sequence[Worker], before: float) -> bool:
+        """Reserve a backend that is free soon, for the rest of the plan, if it ends one more job before a time."""
+        slot = self._next(self._heap(digest, models, workers), models)
+        if slot.free_in > SOON_S or slot.ends_in >= before:
+            return False
+        slot.worker.free_in = inf
+        return True
 
     def _add_planned(self, variant_id: int, heap: list[_Slot], models: str, jobs: int) -> Ends:
         first = self._next(heap, models).ends_in
@@ -129,7 +146,7 @@ class Plan:
         return worker.free_in
 
     def _assign_bulk(self, variant_id: int, heap: list[_Slot], jobs: int, models: str) -> tuple[int, float]:
-        """Assign what ends before the latest time until which not more than all jobs end.
+        """Assign what ends before a late time until which not more than all jobs end.
 
         Returns the number of jobs that are left, and when the last of the others ends.
         """
@@ -138,14 +155,20 @@ class Plan:
             return [max(int((until - one.ends_in) / one.seconds + 1), 0) for one in slots]
 
         slots = [_Slot.of(one.worker, one.seconds, one.load, models) for one in heap]
-        # The halvings take as long as so many slots.
-        self.size += len(slots) * _HALVINGS // 8
         low = min(slots).ends_in
         high = low + jobs * min(slots).seconds
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if sum(counts(middle)) <= jobs else (low, middle)
         numbers = counts(low)
+        for _ in range(_HALVINGS):
+            # A halving takes as long as so many slots.
+            self.size += len(slots) // 8
+            middle = (low + high) / 2
+            counted = counts(middle)
+            if sum(counted) > jobs:
+                high = middle
+                continue
+            low, numbers = middle, counted
+            if jobs - sum(numbers) <= len(slots) // 8:
+                break
         ends = [
             self._assign(variant_id, slot, number, models)
             for slot, number in zip(slots, numbers, strict=True)

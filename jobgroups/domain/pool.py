@@ -11,18 +11,16 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final
 
 from backends.capabilities import BackendCapabilities, missing_capabilities
 from jobgroups.domain.estimates import Estimates
-from jobgroups.domain.plan import Ends, Plan, Worker, rest_of
+from jobgroups.domain.plan import SOON_S, Ends, Plan, Worker, rest_of
 from jobgroups.domain.text import duration
 
 ANY_BACKEND: Final = "*"  #: The candidate that stands for every enabled backend, also for one that is registered later.
 TAG_PREFIX: Final = "tag:"  #: Begins a candidate that stands for every backend with a tag.
-#: While more unsent jobs than this wait for each backend that works, every backend takes the next one. Below, it takes
-#: what the plan gives it.
-_PLENTY: Final = 4
 #: Seconds for which backends may take later jobs whose models they have loaded before the first job of the line.
 _BYPASS_S: Final = 60.0
 #: A running prompt that takes this many times its usual time, and this many seconds longer, makes its backend suspect.
@@ -31,6 +29,7 @@ _SUSPECT_FACTOR, _SUSPECT_S = 3, 30.0
 _RECALL_UNKNOWN_S: Final = 5.0
 #: Seconds that a recall takes, and what it must gain: in seconds, and as a part of the time until the end.
 _RECALL_TAKES_S, _RECALL_GAIN_S, _RECALL_GAIN = 1.0, 2.0, 0.2
+_MAX_RECALLS: Final = 32  #: Prompts that are recalled at once.
 #: Plans up to this size are made again when a backend finds no job: about 10 ms. Else any backend takes that job.
 _REPLANNED: Final = 3_000
 _NONE: Final[Mapping[str, Any]] = {}
@@ -175,8 +174,15 @@ class Line:
         self._models = {name: self._models_of(name) for name in self._backends}
         self._suspects = {name for name in prompts if self._is_suspect(name)}
         self._current_plan: Plan | None = None
-        self._in_vain = set[tuple[int, str]]()  #: What a backend tried to take in vain.
-        self._overlooked = overlooked
+        self._free_in: dict[str, float] = {}  #: Of the planned backends, as :meth:`free_in`.
+        self._taken = defaultdict[str, float](float)  #: Seconds of the jobs that each backend took since the reading.
+        self._workers: dict[str, Worker] = {}  #: The planned backends.
+        self._workers_by_needs: dict[Needs, list[Worker]] = {}  #: The planned backends that fit.
+        self._soonest: dict[Needs, float] = {}  #: Seconds until the first of them is free, once they were computed.
+        self._in_vain = defaultdict[int, set[str]](set)  #: What backends tried to take in vain, by variant.
+        self._overlooked = defaultdict[int, set[str]](set)
+        for variant_id, name in overlooked:
+            self._overlooked[variant_id].add(name)
         self._recalled = set[int]()
         #: Whether a backend was refused a job that another one ends sooner, or that waits there.
         self.is_held_back = False
@@ -201,9 +207,8 @@ class Line:
                     # The job would wait for the end of a prompt, and then for a load that others may spare.
                     return None
                 best = min(loaded, key=order_key) if loaded else self._with_most_work(heads)
-        is_unknown = self.estimates.seconds(best.workflow_digest, backend_id) is None
         # It could wait behind a prompt that takes an hour.
-        return None if prompts and is_unknown else best
+        return best if not prompts or self.estimates.has_speed(best.workflow_digest, backend_id) else None
 
     def _note_working(self, free: Iterable[str]) -> None:
         """Note that backends with a free slot work: their rows may be older."""
@@ -229,20 +234,21 @@ class Line:
             return None
         while one.variants and one.variants[0].unsent <= 0:
             del one.variants[0]
-        is_plenty = one.demand.unsent > _PLENTY * len(one.demand.workers)
-        is_loaded = self._is_loaded(one.models, backend_id)
+        plan, free_in = self.plan(), inf
+        if self._is_loaded(one.models, backend_id):
+            free_in = self._free_in[backend_id] + self._taken[backend_id]
         for variant in one.variants:
-            if variant.unsent <= 0 or (variant.variant_id, backend_id) in self._in_vain:
+            variant_id = variant.variant_id
+            if variant.unsent <= 0 or backend_id in self._in_vain.get(variant_id, ()):
                 continue
-            is_unknown = self.estimates.seconds(variant.workflow_digest, backend_id) is None
-            if is_unknown or (is_plenty and is_loaded) or self._is_planned(variant, backend_id):
+            seconds = self.estimates.seconds(variant.workflow_digest, backend_id)
+            if seconds is None or variant_id in plan.unplanned or plan.allotted.get((variant_id, backend_id), 0) > 0:
                 return variant
-            self.is_held_back = True
+            # The last job of the variant ends no later.
+            if free_in + seconds <= plan.last.get(variant_id, 0.0):
+                return variant
+        self.is_held_back = True
         return None
-
-    def _is_planned(self, variant: OpenVariant, backend_id: str) -> bool:
-        plan, variant_id = self._plan, variant.variant_id
-        return variant_id in plan.unplanned or plan.allotted.get((variant_id, backend_id), 0) > 0
 
     def _with_most_work(self, heads: Iterable[OpenVariant]) -> OpenVariant:
         """Return the head whose models have the most work for each backend that has them loaded."""
@@ -282,6 +288,7 @@ class Line:
 
     def _count(self, variant: OpenVariant, backend_id: str, change: int) -> None:
         variant.unsent += change
+        self._taken[backend_id] -= change * (self.estimates.seconds(variant.workflow_digest, backend_id) or 0.0)
         self._demands[variant.needs].unsent += change
         self._classes[variant.needs, variant.models_digest].unsent += change
         key = (variant.variant_id, backend_id)
@@ -290,7 +297,7 @@ class Line:
 
     def note_in_vain(self, variant: OpenVariant, backend_id: str) -> None:
         """Count a job as unsent again: there was none for this backend, which does not try again with this line."""
-        self._in_vain.add((variant.variant_id, backend_id))
+        self._in_vain[variant.variant_id].add(backend_id)
         self.put_back(variant, backend_id)
         if self._current_plan is not None and self._current_plan.size > _REPLANNED:
             self._current_plan.unplanned.add(variant.variant_id)
@@ -318,35 +325,41 @@ class Line:
                 found.append(backend_id)
         return found
 
-    @property
-    def _plan(self) -> Plan:
+    def plan(self) -> Plan:
+        """Return the plan of the line. With many backends, the first call takes 0.1 s."""
         if self._current_plan is None:
             self._current_plan = self._make_plan()
         return self._current_plan
 
     def _make_plan(self) -> Plan:
         plan = Plan(self.estimates)
-        workers = {
-            name: Worker(name, self.free_in(name), self._models[name])
-            for name in self._backends
-            if name in self._working and name not in self._suspects
+        names = [name for name in self._backends if name in self._working and name not in self._suspects]
+        self._free_in = {name: self.free_in(name) for name in names}
+        self._workers = {
+            name: Worker(name, self._free_in[name] + self._taken[name], self._models[name]) for name in names
         }
-        of_needs: dict[Needs, list[Worker]] = {}
-        partly = [(pairs, {variant_id for variant_id, _ in pairs}) for pairs in (self._in_vain, self._overlooked)]
+        self._workers_by_needs, self._soonest = {}, {}
         for one in self.variants:
-            if one.unsent <= 0:
-                continue
-            if one.needs not in of_needs:
-                names = self._demands[one.needs].workers
-                of_needs[one.needs] = [workers[name] for name in names if name in workers]
-            able = of_needs[one.needs]
-            for left_out, variant_ids in partly:
-                if one.variant_id in variant_ids:
-                    rest = [w for w in able if (one.variant_id, w.backend_id) not in left_out]
-                    # A job is planned as long as a backend may take it.
-                    able = rest or able
-            plan.add(one.variant_id, one.workflow_digest, one.models_digest, one.unsent, able)
+            if one.unsent > 0:
+                workers = self._workers_for(one)
+                plan.add(one.variant_id, one.workflow_digest, one.models_digest, one.unsent, workers)
         return plan
+
+    def _workers_of(self, needs: Needs) -> list[Worker]:
+        if needs not in self._workers_by_needs:
+            names = self._demands[needs].workers
+            self._workers_by_needs[needs] = [self._workers[name] for name in names if name in self._workers]
+        return self._workers_by_needs[needs]
+
+    def _workers_for(self, variant: OpenVariant) -> list[Worker]:
+        """Return the planned backends that may take a job of a variant; those that did not are left out."""
+        able = self._workers_of(variant.needs)
+        for left_out in (self._in_vain, self._overlooked):
+            if variant.variant_id in left_out:
+                rest = [one for one in able if one.backend_id not in left_out[variant.variant_id]]
+                # A job is planned as long as a backend may take it.
+                able = rest or able
+        return able
 
     def free_in(self, backend_id: str) -> float:
         """Return the seconds until a backend has ended its prompts and the older bound jobs that wait for it."""
@@ -383,69 +396,66 @@ class Line:
                 return True
         return False
 
-    def recalls(self, free: Iterable[str]) -> list[int]:
+    def recalls(self, free: Iterable[str], refused: Iterable[int] = ()) -> list[int]:
         """Return the attempts whose prompts wait at one backend, and would end sooner at another.
 
-        ``free`` are the backends that have no prompt and find no job in the line.
+        ``free`` are the backends that have no prompt and find no job in the line. ``refused`` are attempts that cannot
+        be recalled.
         """
-        #: Of each variant the seconds until its prompts end where they wait, or for which they have waited, ascending.
-        waiting = defaultdict[int, list[tuple[float, int]]](list)
-        found: list[int] = []
-        for name, one in self._unstarted():
-            if name in self._suspects:
-                found.append(one.attempt_id)
-            else:
-                is_known = self.estimates.seconds(one.workflow_digest, name) is not None
-                there = self.free_in(name) if is_known else one.waited
-                waiting[one.variant_id or 0].append((there, one.attempt_id))
-        for some in waiting.values():
-            some.sort()
-        for backend_id in free if waiting or found else ():
-            self.is_held_back = True
-            gains = [
-                (self._gain(self._by_id[variant_id], some[-1][0], backend_id), variant_id)
-                for variant_id, some in waiting.items()
-                if some
-            ]
-            gain, variant_id = max(gains, default=(0.0, 0))
-            if gain > 0:
-                found.append(waiting[variant_id].pop()[1])
+        self._recalled.update(refused)
+        idle, unstarted = set(free), sorted(self._unstarted(), key=lambda of: (-of[0], of[2].attempt_id))
+        self.is_held_back |= bool(idle and unstarted)
+        late = (one.attempt_id for ends_in, name, one in unstarted if self._is_late(ends_in, name, one, idle))
+        found = list(itertools.islice(late, _MAX_RECALLS))
         self._recalled.update(found)
         return found
 
-    def _unstarted(self) -> Iterator[tuple[str, ActivePrompt]]:
-        """Yield the prompts of jobs of the pool that wait at a backend, with the backend."""
-        for name, prompts in self._prompts.items():
-            for one in prompts:
+    def _unstarted(self) -> Iterator[tuple[float, str, ActivePrompt]]:
+        """Yield the prompts of jobs of the pool that wait at a backend, with the seconds until their ends."""
+        for name in self._prompts:
+            for one, ends_in, _ in self._prompt_ends(name):
                 if one.running_for is None and one.variant_id in self._by_id and one.attempt_id not in self._recalled:
-                    yield name, one
+                    yield ends_in, name, one
 
-    def _gain(self, variant: OpenVariant, there: float, backend_id: str) -> float:
-        """Return by how many seconds a prompt of a variant ends sooner at a backend that is free; 0: not enough.
+    def _is_late(self, ends_in: float, backend_id: str, prompt: ActivePrompt, idle: set[str]) -> bool:
+        """Return whether a prompt waits at a backend that hangs, or would end sooner elsewhere, also after the line.
 
-        ``there`` are the seconds until it ends where it waits; of unknown duration: for which it has waited.
+        One of unknown duration gets one of the ``idle`` backends.
         """
-        if backend_id not in self._demands[variant.needs].able:
-            return 0.0
-        digest = variant.workflow_digest
-        seconds = self.estimates.seconds(digest, backend_id)
-        if seconds is None:
-            return there if there > _RECALL_UNKNOWN_S else 0.0
-        load = self.estimates.load_seconds(digest, backend_id)
-        has_models = self._is_loaded(variant.models_digest, backend_id)
-        gain = there - (seconds + _RECALL_TAKES_S + (0.0 if has_models else load))
-        return gain if gain > max(_RECALL_GAIN_S, _RECALL_GAIN * there) else 0.0
+        variant, is_suspect = self._by_id[prompt.variant_id or 0], backend_id in self._suspects
+        if is_suspect or self.estimates.seconds(prompt.workflow_digest, backend_id) is not None:
+            before = ends_in - _RECALL_TAKES_S - max(_RECALL_GAIN_S, _RECALL_GAIN * ends_in)
+            return self._reserve(variant, inf if is_suspect else before) or is_suspect
+        able = idle & self._demands[variant.needs].able
+        if prompt.waited <= _RECALL_UNKNOWN_S or not able:
+            return False
+        idle.remove(min(able))
+        return True
+
+    def _reserve(self, variant: OpenVariant, before: float) -> bool:
+        """Reserve a backend that is free soon and ends one more job of a variant before a time."""
+        plan, needs = self.plan(), variant.needs
+        if plan.is_full:
+            return False
+        if needs not in self._soonest:
+            self._soonest[needs] = min((one.free_in for one in self._workers_of(needs)), default=inf)
+        # While the line is long, no backend is free soon.
+        if self._soonest[needs] > min(before, SOON_S):
+            return False
+        return plan.reserve(variant.workflow_digest, variant.models_digest, self._workers_for(variant), before)
 
     def idle_allotments(self) -> Iterator[tuple[int, str]]:
         """Yield the planned (variant, backend) pairs of backends that have nothing else to do."""
         if self._current_plan is not None:
-            for (variant_id, name), jobs in self._current_plan.allotted.items():
-                if jobs > 0 and not self._prompts.get(name) and not self._bound.get(name):
+            taken = (self._prompts, self._bound, self._taken)
+            idle = {name for name in self._workers if not any(of.get(name) for of in taken)}
+            for (variant_id, name), jobs in self._current_plan.allotted.items() if idle else ():
+                if jobs > 0 and name in idle:
                     yield variant_id, name
 
     def ends(self, variant_id: int) -> Ends | None:
         """Return when the unsent jobs of a variant end; None: that is not known."""
-        return self._plan.ends.get(variant_id)
+        return self.plan().ends.get(variant_id)
 
     def next_free(self, variant_id: int) -> str:
         """Return the backend for which the next job of a variant waits, as a clause; empty: that is not known."""
@@ -458,7 +468,7 @@ class Line:
         first = min(known, key=lambda name: (known[name], name))
         if known[first] > 0:
             return f"{first} is expected free in {duration(known[first])}"
-        allotted = [name for name in known if (variant_id, name) in self._plan.allotted]
+        allotted = [name for name in known if (variant_id, name) in self.plan().allotted]
         if not allotted or first in allotted:
             return ""
         return f"{allotted[0]} is expected to end it sooner than {first}"

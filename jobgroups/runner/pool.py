@@ -30,6 +30,13 @@ class PooledChoice(PoolChoice):
     line: Line
 
 
+def _read_line(backends: Sequence[PoolBackend], overlooked: frozenset[tuple[int, str]]) -> Line:
+    """Read and plan the line: both take long with many backends, and are limited to a part of the time."""
+    line = pool.read_line(backends, overlooked)
+    line.plan()
+    return line
+
+
 class Pool:
     """Reads the line, chooses for sessions with a free slot, and ends jobs that no backend can take.
 
@@ -47,6 +54,7 @@ class Pool:
         self._leftover: set[int] = set()  #: The variants of these jobs, since the last look for overdue jobs.
         #: Monotonic: since when a free backend has not taken a job that the plan gives it, by variant and backend.
         self._allotted_since: dict[tuple[int, str], float] = {}
+        self._refused = set[int]()  #: Attempts whose recall was refused, since the last look for overdue jobs.
         self.is_stale = True  #: Whether the database may have another line.
         #: Monotonic: the line is not read again before, and when it was read.
         self._not_before = self._read_at = float("-inf")
@@ -73,7 +81,7 @@ class Pool:
         self.is_stale = False
         await self._store_bypasses()
         overlooked = frozenset(pair for pair, since in self._allotted_since.items() if started > since + _OVERLOOKED_S)
-        line = await self._database.run_with_retry(pool.read_line, self._backends, overlooked)
+        line = await self._database.run_with_retry(_read_line, self._backends, overlooked)
         # Claims of jobs of the earlier line may still be in progress.
         line.bypasses = self._line.bypasses
         self._line = line
@@ -87,10 +95,11 @@ class Pool:
             await self._database.run_with_retry(expiry.variants_bypassed, bypasses)
 
     async def recall(self, free: Sequence[str]) -> None:
-        """Take prompts back that wait at a backend, if one of ``free``, without prompt and job, ends them earlier."""
+        """Take prompts back that another backend ends earlier; ``free`` are those without prompt and job."""
         self._note_allotments()
-        for attempt_id in self._line.recalls(free):
-            await self._database.run_with_retry(moves.prompt_recall, attempt_id=attempt_id)
+        for attempt_id in self._line.recalls(free, self._refused):
+            if not await self._database.run_with_retry(moves.prompt_recall, attempt_id=attempt_id):
+                self._refused.add(attempt_id)
 
     def _note_allotments(self) -> None:
         """Note since when a free backend does not take the jobs that the plan gives it."""
@@ -145,6 +154,7 @@ class Pool:
 
     async def end_overdue(self) -> None:
         """Note which variants have no candidate, and end jobs that have waited too long."""
+        self._refused.clear()
         unplaced = self._line.unplaced()
         if unplaced:
             await self._database.run_with_retry(expiry.pool_fail_refused, variant_ids=unplaced)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from jobgroups.domain import plan, pool
 from jobgroups.domain.estimates import Estimates, TimingRow, moving_average
 from jobgroups.domain.pool import ActivePrompt, Line, Needs, OpenVariant, PoolBackend, fits, order_key
 from tests.harness.cases import cases
+from tests.harness.schedules import shortest_time
 
 NOON: Final = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
 NOTHING: Final = BackendCapabilities(tags=[], devices=[], comfyui_version="0.3.64")
@@ -57,6 +58,7 @@ class SimulatedFarm:
         load: float = 0.0,
         noise: float = 0.0,
         timeout: float = 30.0,
+        is_known: bool = False,
     ) -> None:
         self.machines = machines
         self.load, self.noise, self.timeout = load, noise, timeout
@@ -79,6 +81,10 @@ class SimulatedFarm:
             )
         self.rows: dict[tuple[str, str], TimingRow] = {}
         self.warm: set[tuple[str, str]] = set()
+        for digest, models, _, seconds in work if is_known else ():
+            for name, one in machines.items():
+                self.rows[digest, name] = TimingRow(digest, name, models, seconds / one.speed, None, NOON)
+                self.warm.add((digest, name))
         self.bypassed: dict[int, float] = {}
         self.ends: list[float] = []
         self.ended: dict[int, float] = {}
@@ -217,6 +223,30 @@ def test_unequal_machines_end_together(jobs: int, noise: float) -> None:
     assert took <= 1.05 * (shared(work, *machines.values()) + 4.0)
 
 
+def one_slow() -> dict[str, Machine]:
+    return {"slow": Machine(0.1), **{f"gpu-{at}": Machine(1) for at in range(5)}}
+
+
+def shortest(jobs: int, seconds: float, machines: Mapping[str, Machine]) -> float:
+    """Return the smallest time in which machines can end so many jobs, which take ``seconds`` at speed 1."""
+    return shortest_time(jobs, [seconds / one.speed for one in machines.values()])
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("behind", [[], [40], [3], [20, 20, 20]])
+@pytest.mark.parametrize(("farm", "jobs", "seconds"), [(one_slow, 40, 1.0), (unequal, 42, 0.8)])
+def test_a_line_ends_as_soon_as_it_can(
+    farm: Callable[[], dict[str, Machine]], jobs: int, seconds: float, behind: list[int], is_known: bool, noise: float
+) -> None:
+    """A machine of unknown speed takes one job: nothing ends before it."""
+    machines, numbers = farm(), [jobs, *behind]
+    run = SimulatedFarm(machines, [("w", "", one, seconds) for one in numbers], noise=noise, is_known=is_known)
+    first_job = 0.0 if is_known else max(seconds / one.speed for one in machines.values())
+    assert run.run() <= 1.05 * max(shortest(sum(numbers), seconds, machines), first_job)
+    assert run.ended[0] <= 1.05 * max(shortest(jobs, seconds, machines), first_job)
+
+
 @pytest.mark.parametrize(("groups", "jobs"), [(10, 20), (50, 4)])
 def test_two_models_in_turn_are_loaded_few_times(groups: int, jobs: int) -> None:
     """Nothing is known at the start. In turn, the models would be loaded 30 or 150 times."""
@@ -328,9 +358,13 @@ def test_a_slow_machine_takes_the_last_jobs_only_if_it_ends_them_first() -> None
     assert [take(unsent, "fast") for unsent in (1, 9)] == [True, True]
 
 
-@pytest.mark.parametrize("digest", ["w", ""])
-def test_a_job_of_unknown_duration_does_not_wait_behind_another(digest: str) -> None:
-    line = Line([variant(1, 100, digest=digest), variant(2, 100, minute=1)], [machine("gpu-1")])
+@pytest.mark.parametrize(("digest", "known_on"), [("w", "none"), ("", "none"), ("w", "gpu-2")])
+def test_a_job_of_unknown_duration_does_not_wait_behind_another(digest: str, known_on: str) -> None:
+    line = Line(
+        [variant(1, 100, digest=digest), variant(2, 100, minute=1)],
+        [machine("gpu-1"), machine("gpu-2")],
+        estimates=timed(**{known_on: 1.0} if known_on != "none" else {}),
+    )
     assert line.next_for("gpu-1", prompts=0) is not None
     assert line.next_for("gpu-1", prompts=1) is None
 
@@ -340,7 +374,10 @@ def test_a_backend_takes_what_comes_after_a_line_too_long_to_be_planned(monkeypa
     machines = [machine(f"gpu-{at}", "a") for at in range(20)] + [machine("other", "b")]
     times = timed(**{one.backend_id: 1.0 for one in machines})
     needs = [Needs(("tag:a",)), Needs(("tag:b",))]
-    line = Line([variant(at, 1, one, minute=at) for at, one in enumerate(needs)], machines, estimates=times)
+    variants = [variant(at, 1, one, minute=at) for at, one in enumerate(needs)]
+    # The models are loaded nowhere.
+    variants[1].models_digest = "m"
+    line = Line(variants, machines, estimates=times)
     head = line.next_for("other", prompts=0)
     assert head is not None
     assert head.variant_id == 1
@@ -356,6 +393,11 @@ def test_a_backend_that_does_not_take_its_jobs_is_left_out_of_the_plan() -> None
     assert list(line.idle_allotments()) == [(1, "fast")]
     line = Line([variant(1, 1)], machines, estimates=times, overlooked=frozenset({(1, "fast")}))
     assert line.next_for("slow", prompts=0) is not None
+    line = Line([variant(1, 9)], machines, estimates=times)
+    head = line.next_for("fast", prompts=0)
+    assert head is not None
+    line.take(head, "fast")
+    assert list(line.idle_allotments()) == [(1, "slow")]
 
 
 def test_when_jobs_end_counts_the_line_ahead() -> None:
@@ -392,6 +434,46 @@ def test_a_prompt_is_recalled_for_an_earlier_end_or_behind_one_that_hangs(
     )
     assert line.recalls(["free"]) == ([2] if is_recalled else [])
     assert line.recalls(["free"]) == []
+
+
+@pytest.mark.parametrize(
+    ("unsent", "size", "is_recalled"), [(0, 10, True), (4, 10, True), (6, 10, False), (9, 10, False), (4, 0, False)]
+)
+def test_a_prompt_is_recalled_before_the_faster_machine_is_idle(
+    unsent: int, size: int, is_recalled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for 30 s. A machine that is busy for longer than a reading and a recall take gets nothing yet."""
+    monkeypatch.setattr(plan, "_MAX_SIZE", size)
+    prompts = {
+        "fast": [ActivePrompt(attempt_id=1, workflow_digest="w", waited=1, running_for=0.0)],
+        "slow": [
+            ActivePrompt(attempt_id=2, workflow_digest="w", waited=1, running_for=0.0),
+            ActivePrompt(attempt_id=3, workflow_digest="w", waited=1, variant_id=1),
+        ],
+    }
+    machines = [machine("fast"), machine("slow")]
+    line = Line([variant(1, unsent)], machines, estimates=timed(fast=1.0, slow=15.0), prompts=prompts)
+    assert line.recalls([], refused=[3]) == []
+    line = Line([variant(1, unsent)], machines, estimates=timed(fast=1.0, slow=15.0), prompts=prompts)
+    assert line.recalls([]) == ([3] if is_recalled else [])
+
+
+def test_recalls_at_once_are_limited_to_one_for_each_machine() -> None:
+    prompts = {
+        f"slow-{at}": [
+            ActivePrompt(attempt_id=2 * at, workflow_digest="w", waited=1, running_for=0.0),
+            ActivePrompt(attempt_id=2 * at + 1, workflow_digest="w", waited=1, variant_id=1),
+        ]
+        for at in range(100)
+    }
+
+    def recalled(free: int) -> int:
+        names = [*prompts, *(f"free-{at}" for at in range(free))]
+        times = timed(**{name: 15.0 if name in prompts else 1.0 for name in names})
+        line = Line([variant(1, 0)], [machine(name) for name in names], estimates=times, prompts=prompts)
+        return len(line.recalls([]))
+
+    assert [recalled(free) for free in (0, 1, 2, 90)] == [0, 1, 2, 32]
 
 
 @pytest.mark.parametrize("replanned", [0, 10])
