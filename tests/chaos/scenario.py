@@ -52,6 +52,9 @@ _FAULTS: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "refuse connections": {"refuse_connections": {}},
     "web page for a file": {"html": _FILES},
     "half a file": {"truncate": _FILES},
+    "views that trickle": {"slow_view": {"count": 4}},
+    "views without an answer": {"hang_http": {"route": "/view", "count": 4}},
+    "slow views": {"slow_view": {"bytes_per_second": 5_000, "count": 8}},
 }
 
 

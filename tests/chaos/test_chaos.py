@@ -21,7 +21,7 @@ from tests.harness.director import rows
 from tests.harness.machines import STRANGER
 from tests.harness.servers import needs_servers
 
-STRIKES = int(os.environ.get("CHAOS_KILLS", "28"))
+STRIKES = int(os.environ.get("CHAOS_KILLS", "31"))
 pytestmark = [needs_servers, pytest.mark.slow, pytest.mark.timeout(0 if "CHAOS_SEED" in os.environ else 600)]
 
 
