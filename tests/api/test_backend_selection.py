@@ -94,19 +94,18 @@ def test_silent_backends_are_probed_side_by_side(api: Api, runner: Runner, make_
         assert row.unreachable_since is not None
 
 
-def test_silence_beside_a_recent_response_proves_nothing(
-    api: Api, runner: Runner, make_backend: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silence_beside_a_recent_response_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy host 200 probes of a submission marked healthy backends as offline: the process itself was late."""
     monkeypatch.setattr(probes, "_PROBE_TIMEOUT", 0.3)
-    monkeypatch.setattr("jobgroups.api.submission._CHECK_SECONDS", 0.0)
+    stored: list[probes.Observation] = []
     with bad_server("nothing") as url:
-        make_backend("gpu-1", url=url)
-        _set_last_response("gpu-1", 12)
-        api.submit("gpu-1")
-        assert Backend.objects.get().reachability == Reachability.ONLINE
-        _set_last_response("gpu-1", 40)
-        assert _reason(_post(api, "gpu-1")).startswith("Offline: ")
+        seen_at = now() - dt.timedelta(seconds=12)
+        row = Backend(id="gpu-1", url=url, reachability=Reachability.ONLINE, last_seen_at=seen_at)
+        probes.probe_backends([row], stored.extend)
+        assert stored == []
+        row.last_seen_at = seen_at - dt.timedelta(seconds=30)
+        probes.probe_backends([row], stored.extend)
+    assert [(seen["backend_id"], seen["reachable"]) for seen in stored] == [("gpu-1", False)]
 
 
 def test_pool_does_not_probe_backends_that_were_online(
