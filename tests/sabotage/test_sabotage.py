@@ -15,7 +15,7 @@ from tests.harness.servers import is_there, postgres
 from tests.sabotage.breakage import Breakage, Edit
 from tests.sabotage.table import BREAKAGES, PAGE, ROOT, page
 
-_CODE: Final = ("director", "jobgroups", "backends", "templates", "tests")
+_CODE: Final = ("director", "jobgroups", "backends", "templates", "tests", "docs")
 _FILES: Final = ("manage.py", "pyproject.toml")
 #: Errors of code that makes no sense: such a breakage proves nothing about its law.
 _NONSENSE: Final = re.compile(
