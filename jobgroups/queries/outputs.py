@@ -16,7 +16,7 @@ from jobgroups.database.statements import KEY, Parameter, PreparedQuery
 from jobgroups.domain.clock import now
 from jobgroups.domain.file_names import FileNames, Template, default_name, facts
 from jobgroups.domain.media_types import media_kind
-from jobgroups.domain.outputs import REPLACED, file_digest, reported_files
+from jobgroups.domain.outputs import REPLACED, SENT, file_digest, reported_files
 from jobgroups.errors import ChildNotFound, GroupNotFound, OutputNotFound
 from jobgroups.models import Capture, ChildJob, JobGroup, Lease, ReportedFile, StoredFile
 from jobgroups.queries.leases import database_now
@@ -204,7 +204,10 @@ def due_captures(*, backend_id: str, limit: int) -> list[tuple[int, OutputFile]]
 
 
 def stored_captures(*, group_id: str | None = None) -> Iterator[tuple[int, OutputFile, StoredFile]]:
-    """Yield ids, files and copies of the captures that are stored, of one group or of all."""
+    """Yield ids, files and copies of the captures that are stored, of one group or of all.
+
+    Without the pictures that came as frames: no backend has a file of them.
+    """
     rows = Capture.objects.filter(file__isnull=False).select_related("file", "child__current_attempt").order_by("pk")
     if group_id is not None:
         rows = rows.filter(child__group=group_id)
@@ -215,7 +218,7 @@ def stored_captures(*, group_id: str | None = None) -> Iterator[tuple[int, Outpu
             outputs = json.loads(row.child.outputs_json or "{}")
             item = list(reported_files(outputs))[row.number]
             file = _located(row.child, backends.get(row.backend_id), outputs, item, row.file)
-            if file.stored is not None:
+            if file.stored is not None and item.get("type") != SENT:
                 yield row.pk, file, file.stored
 
 

@@ -24,7 +24,7 @@ from jobgroups.domain.states import RetryScope
 from jobgroups.errors import AssetDeleted, AssetInUse
 from jobgroups.models import Asset, AssetUse, Capture, ChildJob, JobGroup, StoredFile
 from jobgroups.queries.groups import child_detail
-from jobgroups.queries.outputs import due_backends, due_captures
+from jobgroups.queries.outputs import due_backends, due_captures, stored_captures
 from jobgroups.services import assets, captures, files, retries, runners, stored_files
 from jobgroups.services.cancellation import group_cancel
 from jobgroups.services.groups import group_deletion
@@ -88,6 +88,7 @@ def test_pictures_of_a_late_success_are_those_of_the_job_that_it_completes() -> 
     assert factories.only(group).status == "completed"
     (capture,) = Capture.objects.all()
     assert (capture.number, capture.node_id, capture.file_id, capture.due_at) == (0, "7", file.pk, None)
+    assert list(stored_captures()) == []  # its backend has no file to read again
     deletion = group_deletion(group_id=group.id)
     assert (deletion.files, deletion.bytes, deletion.kept_at_backends) == (1, 3, False)
 

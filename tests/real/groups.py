@@ -27,6 +27,37 @@ def media(prefix: str) -> Graph:
     return graph | json.loads(rest.replace("$prefix", prefix))
 
 
+def frames(prefix: str) -> Graph:
+    """Return sampler → SaveImage, and SaveImageWebsocket of the same picture."""
+    graph = sampled(prefix)
+    return graph | {"3": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}}
+
+
+def drawn(prefix: str) -> dict[str, Any]:
+    """Return EmptyImage → SaveImage as the editor saves it."""
+    image = {
+        "inputs": [],
+        "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [1]}],
+        "widgets_values": [64, 32, 1, 0],
+    }
+    save = {"inputs": [{"name": "images", "type": "IMAGE", "link": 1}], "outputs": [], "widgets_values": [prefix]}
+    nodes = [
+        {"id": number, "type": name, "pos": [300 * number, 0], "size": [200, 100], "flags": {}, "order": 0, "mode": 0}
+        | {"properties": {}, **rest}
+        for number, name, rest in ((1, "EmptyImage", image), (2, "SaveImage", save))
+    ]
+    links = [[1, 1, 0, 2, 0, "IMAGE"]]
+    return {
+        "last_node_id": 2,
+        "last_link_id": 1,
+        "nodes": nodes,
+        "links": links,
+        "groups": [],
+        "extra": {},
+        "version": 0.4,
+    }
+
+
 def loading(prefix: str, asset: client.Asset, *, seconds: float) -> Graph:
     """Return LoadImage of an asset → SaveImage, and a sampler → PreviewImage that takes ``seconds``."""
     graph = sampled(prefix, seconds=seconds)

@@ -4,6 +4,7 @@ Run by ``make test-real COMFYUI=http://127.0.0.1:8188``; skipped without ``COMFY
 """
 
 import hashlib
+import json
 import os
 import random
 import time
@@ -140,6 +141,35 @@ def test_an_asset_is_loaded_from_its_own_file_on_each_of_two_backends(
         assert file == f"director/{asset.hash.removeprefix('blake3:')}.png"
         subfolder, _, name = file.rpartition("/")
         assert one.view(name, subfolder, "input") == (tmp_path / "noise.png").read_bytes()
+
+
+def test_pictures_that_come_as_frames_are_those_of_the_file(
+    director: Director, backend_id: str, prefix: str, tmp_path: Path
+) -> None:
+    group = director.submit(groups.frames(prefix), [backend_id] * 3)
+    groups.watch(director, group)
+    ended = director.status(group.job_group_id)
+    assert ended.status == "completed"
+    for child in ended.child_jobs:
+        assert child.warnings == ()
+        pictures = {file.type: director.download(file, tmp_path / child.job_id)[0] for file in child.images}
+        assert sorted(pictures) == ["output", "websocket"]
+        with Image.open(pictures["output"]) as saved, Image.open(pictures["websocket"]) as sent:
+            assert saved.convert("RGB").tobytes() == sent.convert("RGB").tobytes()
+
+
+def test_picture_has_the_editors_workflow_with_the_values_of_its_job(
+    director: Director, comfyui: ComfyUI, backend_id: str, prefix: str, tmp_path: Path
+) -> None:
+    group = director.submit(groups.drawn(prefix), [backend_id], parameters={"1.width": 96})
+    groups.watch(director, group)
+    (picture,) = director.download(director.status(group.job_group_id), tmp_path)
+    with Image.open(picture) as image:
+        nodes = json.loads(image.info["workflow"])["nodes"]
+        assert image.size == (96, 32)
+    assert [node["widgets_values"] for node in nodes] == [[96, 32, 1, 0], [prefix]]
+    if has(comfyui.version, Feature.JOBS):
+        assert comfyui.get("/api/jobs")["jobs"]
 
 
 @pytest.mark.ffmpeg
