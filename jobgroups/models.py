@@ -180,6 +180,7 @@ class JobGroup(models.Model):
             # GET /api/job-groups: newest first, and by status.
             models.Index(name="group_newest", fields=["-created_at", "-id"]),
             models.Index(name="group_status_newest", fields=["status", "-created_at", "-id"]),
+            models.Index(name="group_submitter_newest", fields=["submitter", "-created_at", "-id"]),
             # The pool's line.
             models.Index(
                 name="group_pool_open",
@@ -242,10 +243,16 @@ class GroupLabel(models.Model):
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="labels")
     key = models.CharField(max_length=100)
     value = models.CharField(max_length=200)  #: As text: ``3`` and ``"3"`` are found by the same query.
+    #: That of the group, by which lists are ordered; null in rows of the previous release, until ``listing_fill``.
+    group_created_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         constraints: ClassVar = [models.UniqueConstraint(name="label_once", fields=["group", "key"])]
-        indexes: ClassVar = [models.Index(name="label_lookup", fields=["key", "value", "group"])]
+        indexes: ClassVar = [
+            models.Index(name="label_lookup", fields=["key", "value", "group"]),
+            models.Index(name="label_newest", fields=["key", "value", "-group_created_at", "-group"]),
+            models.Index(name="label_unfilled", fields=["id"], condition=Q(group_created_at__isnull=True)),
+        ]
 
     def __str__(self) -> str:
         return f"{self.key}={self.value}"
@@ -338,6 +345,8 @@ class ChildJob(models.Model):
     queued_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True, blank=True)
     completed_at = models.DateTimeField(null=True, blank=True)
+    #: As that of ``GroupLabel``.
+    group_created_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         verbose_name = "job"
@@ -375,6 +384,9 @@ class ChildJob(models.Model):
             ),
             # Open children of a backend: deletion, disabling, waiting reasons.
             models.Index(name="child_backend_status", fields=["backend", "status"]),
+            # The groups of a backend, newest first.
+            models.Index(name="child_backend_newest", fields=["backend", "-group_created_at", "-group"]),
+            models.Index(name="child_unfilled", fields=["id"], condition=Q(group_created_at__isnull=True)),
             # Deriving a group's status and counts.
             models.Index(name="child_group_status", fields=["group", "status"]),
             models.Index(name="child_seed", fields=["seed"]),  # The search of groups by seed.

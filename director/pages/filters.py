@@ -5,13 +5,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Final
 from urllib.parse import urlencode
 
-from django.db.models import QuerySet
 from django.http import QueryDict
 
 from backends.errors import InvalidRequest
 from jobgroups.domain.states import GroupStatus
-from jobgroups.models import JobGroup
-from jobgroups.queries.groups import GroupFilter, Page, filtered, paged
+from jobgroups.queries.groups import GroupFilter, Page, listed
 
 PAGE_SIZE: Final = 50
 _MAX_TEXT: Final = 200
@@ -53,11 +51,9 @@ def filtered_page(filters: Filters) -> Page:
         submitter=filters.submitter,
         text=filters.text,
         archived=bool(filters.archived),
+        is_open=bool(filters.hide),
     )
-    rows: QuerySet[JobGroup] = filtered(wanted)
-    if filters.hide:
-        rows = rows.filter(completed_at=None)
-    return page_after(filters.before, lambda cursor: paged(rows, lambda row: row, cursor=cursor, limit=PAGE_SIZE))
+    return page_after(filters.before, lambda cursor: listed(wanted, lambda row: row, cursor=cursor, limit=PAGE_SIZE))
 
 
 def page_after(cursor: str, read: Callable[[str | None], Page]) -> Page:

@@ -6,12 +6,12 @@ import datetime as dt
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
 from backends.errors import FieldInvalid
 from backends.models import Backend
@@ -20,7 +20,7 @@ from jobgroups.domain.clock import iso
 from jobgroups.domain.states import CHILD_OPEN, GroupStatus, Placement
 from jobgroups.domain.waiting_reasons import left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound
-from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
+from jobgroups.models import Attempt, ChildJob, GroupLabel, JobEvent, JobGroup
 from jobgroups.queries.etas import group_etas
 from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.outputs import known_files
@@ -41,6 +41,7 @@ R = TypeVar("R")
 _CURSOR: Final = re.compile(r"([fb])\|([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z)\|([0-9a-z_-]{1,36})")
 _SEED: Final = re.compile(r"[0-9]{1,18}")
 _MAX_WORDS: Final = 10  #: Words of a search; the rest is left out.
+_FEW: Final = 1_000  #: Up to so many rows of each index are counted to choose one.
 MAX_PAGE: Final = 200  #: Maximum number of entries on a page of a list.
 MAX_LISTED: Final = 1_000  #: Children of a group above which they are read in pages only.
 
@@ -119,7 +120,7 @@ CHILDREN: Final = PreparedQuery(
         ChildJob.objects.filter(group_id=KEY)
         .order_by("position")
         .select_related("current_attempt")
-        .defer(*_UNUSED_OF_ATTEMPT)
+        .defer(*_UNUSED_OF_ATTEMPT, "group_created_at")
         .annotate(group_seq=F("group__seq"))
     )
 )
@@ -268,6 +269,7 @@ class GroupFilter:
     submitter: str | None = None
     text: str = ""  #: Words that the name, metadata, prompt, id or submitter have; also the seed of a job.
     archived: bool | None = False  #: Whether it is archived; None: any group.
+    is_open: bool = False  #: Whether groups that have ended are left out.
     metadata: Mapping[str, str] = field(default_factory=dict)
     created_after: dt.datetime | None = None
     created_before: dt.datetime | None = None
@@ -284,7 +286,7 @@ class Page:
 
 def group_list(*, filters: GroupFilter, cursor: str | None, limit: int) -> Page:
     """Return up to ``limit`` groups, newest first, after ``cursor``; raise ``InvalidRequest`` if no page gave it."""
-    page = paged(filtered(filters), serialize_group, cursor=cursor, limit=limit)
+    page = listed(filters, serialize_group, cursor=cursor, limit=limit)
     opened = {row["job_group_id"]: row for row in page.results if row["completed_at"] is None}
     for group_id, eta in group_etas(opened).items():
         opened[group_id]["eta_seconds"] = eta and round(eta, 1)
@@ -298,12 +300,50 @@ def open_groups() -> QuerySet[JobGroup]:
     return JobGroup.objects.filter(Q(status__in=(GroupStatus.PENDING, GroupStatus.RUNNING)) | partly)
 
 
-def paged(rows: QuerySet[Any], serialize: Callable[[Any], Any], *, cursor: str | None, limit: int) -> Page:
-    """Return up to ``limit`` rows with ``created_at`` and a text as ``id``, as :func:`group_list` does."""
+def listed(filters: GroupFilter, serialize: Callable[[JobGroup], Any], *, cursor: str | None, limit: int) -> Page:
+    """Return up to ``limit`` groups as :func:`group_list` does.
+
+    Labels and jobs have an index in the order of the list: of metadata or a backend that many groups have, it is read as
+    far as the page needs. Few groups have another status, are archived or open: these are read instead.
+    """
+    sources: list[tuple[QuerySet[Any], GroupFilter]] = []
+    for key, value in filters.metadata.items():
+        others = {name: text for name, text in filters.metadata.items() if name != key}
+        sources.append((GroupLabel.objects.filter(key=key, value=value), replace(filters, metadata=others)))
+    if filters.backend:
+        sources.append((ChildJob.objects.filter(backend_id=filters.backend), replace(filters, backend=None)))
+    is_filled = not any(rows.filter(group_created_at=None).exists() for rows, _ in sources)
+    has_few = filters.status not in (None, "", GroupStatus.COMPLETED) or filters.archived or filters.is_open
+    if not sources or not is_filled or has_few:
+        return paged(filtered(filters, is_filled=is_filled), serialize, cursor=cursor, limit=limit)
+    indexed, rest = min(sources, key=lambda source: source[0].order_by()[:_FEW].count())
+    return paged(filtered(rest, is_filled=True), serialize, cursor=cursor, limit=limit, indexed=indexed)
+
+
+def paged(
+    rows: QuerySet[Any],
+    serialize: Callable[[Any], Any],
+    *,
+    cursor: str | None,
+    limit: int,
+    indexed: QuerySet[Any] | None = None,
+) -> Page:
+    """Return up to ``limit`` rows with ``created_at`` and a text as ``id``, as :func:`group_list` does.
+
+    With ``indexed``, they are groups to which one of these rows refers.
+    """
     backwards, place = _decode_cursor(cursor)
-    if place is not None:
-        rows = rows.filter(_after_cursor(place, backwards=backwards))
-    order = ("created_at", "id") if backwards else ("-created_at", "-id")
+    sign = "" if backwards else "-"
+    order = (f"{sign}created_at", f"{sign}id")
+    if indexed is not None:
+        if place is not None:
+            indexed = indexed.filter(_after_cursor(place, "group_", backwards=backwards))
+        # In a subquery: the database would otherwise begin with the groups, all of which match.
+        keys = indexed.filter(Exists(rows.filter(pk=OuterRef("group_id"))))
+        pairs = keys.order_by(f"{sign}group_created_at", f"{sign}group_id").values_list("group_id", "group_created_at")
+        rows = JobGroup.objects.defer(*_LONG).filter(pk__in=[key for key, _ in pairs.distinct()[: limit + 1]])
+    elif place is not None:
+        rows = rows.filter(_after_cursor(place, "", backwards=backwards))
     found = list(rows.order_by(*order)[: limit + 1])
     more, found = len(found) > limit, found[:limit]
     if backwards:
@@ -315,16 +355,23 @@ def paged(rows: QuerySet[Any], serialize: Callable[[Any], Any], *, cursor: str |
     return Page([serialize(row) for row in found], after, before)
 
 
-def filtered(filters: GroupFilter) -> QuerySet[JobGroup]:
-    """Return the groups that match, without their long columns."""
+def filtered(filters: GroupFilter, *, is_filled: bool = False) -> QuerySet[JobGroup]:
+    """Return the groups that match, without their long columns.
+
+    ``is_filled``: all jobs of the backend have the time of their group.
+    """
     rows = JobGroup.objects.defer(*_LONG)
     if filters.status:
         rows = rows.filter(status=filters.status)
     if filters.backend:
-        with_child = ChildJob.objects.filter(backend_id=filters.backend).values("group_id")
-        rows = rows.filter(pk__in=with_child)
+        jobs = ChildJob.objects.filter(backend_id=filters.backend)
+        # With the time, an index finds the job; without it, SQLite would read all of the backend for each group.
+        exact = Exists(jobs.filter(group=OuterRef("pk"), group_created_at=OuterRef("created_at")))
+        rows = rows.filter(exact if is_filled else Q(pk__in=jobs.values("group_id")))
     if filters.submitter:
         rows = rows.filter(submitter=filters.submitter)
+    if filters.is_open:
+        rows = rows.filter(completed_at=None)
     if filters.archived is not None:
         rows = rows.filter(archived_at__isnull=not filters.archived)
     for word in filters.text.split()[:_MAX_WORDS]:
@@ -347,11 +394,17 @@ def _with_word(word: str) -> Q:
     return found
 
 
-def _after_cursor(place: tuple[dt.datetime, str], *, backwards: bool) -> Q:
-    moment, group_id = place
-    if backwards:
-        return Q(created_at__gt=moment) | Q(created_at=moment, id__gt=group_id)
-    return Q(created_at__lt=moment) | Q(created_at=moment, id__lt=group_id)
+def _after_cursor(place: tuple[dt.datetime, str], prefix: str, *, backwards: bool) -> Q:
+    moment, key = place
+    side = "gt" if backwards else "lt"
+
+    def where(name: str, value: Any) -> Q:
+        return Q(**{f"{prefix}{name}": value})
+
+    # The first condition is the one with which an index is searched.
+    return where(f"created_at__{side}e", moment) & (
+        where(f"created_at__{side}", moment) | where("created_at", moment) & where(f"id__{side}", key)
+    )
 
 
 def _cursor(row: Any, *, backwards: bool) -> str:

@@ -29,6 +29,7 @@ from jobgroups.runner.session.session import BackendSession
 from jobgroups.services import leases, runners
 from jobgroups.services.assets import clean_and_expire
 from jobgroups.services.captures import captures_clean, captures_fill
+from jobgroups.services.listing import listing_fill
 from jobgroups.services.purge import retention_apply
 from jobgroups.services.stored_files import marker_write
 from jobgroups.services.timings import timings_store
@@ -247,7 +248,7 @@ class RunnerService:
             pause = self._intervals.clean
             # In parts: an orderly end waits for one of them alone, and so do other writers.
             retention = functools.partial(next, retention_apply(), None)
-            for step in (mark, clean_and_expire, captures_clean, captures_fill, retention):
+            for step in (mark, clean_and_expire, captures_clean, captures_fill, listing_fill, retention):
                 try:
                     while await self._background.run(step):  # noqa: ASYNC110 a pause for other writers
                         await asyncio.sleep(_PART_PAUSE)

@@ -272,6 +272,7 @@ def _child_rows(group: JobGroup, submission: Submission, jobs: Sequence[BatchJob
             variation_json=_json_or_none(job.variation),
             metadata_json=_json_or_none(job.metadata),
             queued_at=group.created_at,
+            group_created_at=group.created_at,
         )
         for position, (backend_id, job) in enumerate(zip(bound, jobs, strict=True))
     ]
@@ -283,7 +284,7 @@ def _json_or_none(value: object) -> str | None:
 
 def _labels(group: JobGroup, metadata: dict[str, Any]) -> list[GroupLabel]:
     return [
-        GroupLabel(group=group, key=key, value=label_text(value))
+        GroupLabel(group=group, key=key, value=label_text(value), group_created_at=group.created_at)
         for key, value in metadata.items()
         if isinstance(value, str | int | float) and len(key) <= 100 and len(label_text(value)) <= 200
     ]

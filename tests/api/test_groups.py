@@ -9,7 +9,7 @@ from django.db import connection
 from backends.states import LEFT_RUNNING
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.states import AttemptState
-from jobgroups.models import Attempt, JobEvent, JobGroup
+from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
 from jobgroups.queries.groups import GroupFilter, filtered
 from jobgroups.services import backends, cancellation
 from tests.api.conftest import GRAPH, Api, error_of, play, play_to_the_end, wrong_fields
@@ -148,13 +148,16 @@ def _spread(group_ids: list[str]) -> dt.datetime:
     for minute, group_id in enumerate(group_ids):
         moment = start + dt.timedelta(minutes=minute)
         JobGroup.objects.filter(pk=group_id).update(created_at=moment)
+        ChildJob.objects.filter(group=group_id).update(group_created_at=moment)
     return start
 
 
 def test_list_has_links_to_next_and_previous_page(api: Api, farm: list[str]) -> None:
     # Groups of one moment are in the order of their ids.
     made = sorted(api.submit("gpu-1")["job_group_id"] for _ in range(3))
-    JobGroup.objects.update(created_at=now())
+    moment = now()
+    JobGroup.objects.update(created_at=moment)
+    ChildJob.objects.update(group_created_at=moment)
     whole = api.get("/api/job-groups").json()
     assert [one["job_group_id"] for one in whole["results"]] == made[::-1]
     assert (whole["next"], whole["previous"]) == (None, None)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 
 from tests.bench.figures import Figure, percentile
-from tests.bench.processes import subfolder
+from tests.bench.processes import family_cpu_seconds, subfolder
 from tests.bench.submission import Client
 from tests.harness.processes import Served, serving
 from tests.harness.servers import is_there, postgres
@@ -29,7 +29,7 @@ def usage(folder: Path) -> list[Figure]:
     """Measure a year's usage of 100,000 attempts, and that of 30 days, which are 8,000 of them."""
     found = []
     queries = {"a year": "from=2025-07-01&to=2026-06-30", "30 days": "from=2026-05-01&to=2026-05-30"}
-    for where, served in _everywhere(folder, 100_000 // PER_GROUP, with_postgres=True, with_attempts=True):
+    for where, served, _ in _everywhere(folder, 100_000 // PER_GROUP, with_postgres=True, with_attempts=True):
         with Client(served.url) as client:
             for days, query in queries.items():
                 path = f"/api/usage?by=day,backend,metadata.project&limit=10000&{query}"
@@ -40,19 +40,19 @@ def usage(folder: Path) -> list[Figure]:
 
 def measure(folder: Path, *, children: int = CHILDREN, rounds: int = 30, with_postgres: bool = True) -> list[Figure]:
     rows = []
-    for where, served in _everywhere(folder, children // PER_GROUP, with_postgres=with_postgres):
-        rows += _figures(where, children, _ask(served, rounds))
+    for where, served, pids in _everywhere(folder, children // PER_GROUP, with_postgres=with_postgres):
+        rows += _figures(where, children, *_ask(served, pids, rounds))
     return rows
 
 
 def _everywhere(
     folder: Path, groups: int, *, with_postgres: bool, with_attempts: bool = False
-) -> Iterator[tuple[str, Served]]:
-    """Serve the rows from each database in turn."""
+) -> Iterator[tuple[str, Served, list[int]]]:
+    """Serve the rows from each database in turn; yield also the processes that work for a query."""
     _made(folder, {})
     _fill_sqlite(folder / "data" / "director.sqlite3", groups, with_attempts=with_attempts)
     with serving(folder) as served:
-        yield "SQLite", served
+        yield "SQLite", served, [served.process.pid]
     if with_postgres and is_there("initdb"):
         with postgres() as server:
             url = server.create("bench")
@@ -62,7 +62,7 @@ def _everywhere(
             with server.connect("bench") as connection:
                 _fill_postgres(connection, groups, with_attempts=with_attempts)
             with serving(place, environment=variables) as served:
-                yield "PostgreSQL", served
+                yield "PostgreSQL", served, [served.process.pid, server.pid]
 
 
 def _made(folder: Path, environment: dict[str, str]) -> None:
@@ -70,25 +70,31 @@ def _made(folder: Path, environment: dict[str, str]) -> None:
         pass
 
 
-def _ask(served: Served, rounds: int) -> dict[str, list[float]]:
-    """Ask each query so many times, in changing order; return the seconds that each took."""
-    taken: dict[str, list[float]] = {name: [] for name in QUERIES}
-    order = list(QUERIES)
+def _ask(served: Served, pids: list[int], rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Ask each query so many times; return the seconds that each took, and the CPU seconds of each."""
+    taken: dict[str, list[float]] = {}
+    cpu: dict[str, float] = {}
     with Client(served.url) as client:
-        for _ in range(rounds):
-            random.shuffle(order)
-            for name in order:
-                taken[name].append(client.timed(f"/api/job-groups?{QUERIES[name]}"))
-    return taken
+        for name in random.sample(list(QUERIES), len(QUERIES)):
+            path = f"/api/job-groups?{QUERIES[name]}"
+            client.timed(path)
+            before = sum(map(family_cpu_seconds, pids))
+            taken[name] = [client.timed(path) for _ in range(rounds)]
+            cpu[name] = (sum(map(family_cpu_seconds, pids)) - before) / rounds
+    return taken, cpu
 
 
-def _figures(where: str, children: int, taken: dict[str, list[float]]) -> list[Figure]:
+def _figures(where: str, children: int, taken: dict[str, list[float]], cpu: dict[str, float]) -> list[Figure]:
     name = f"list, {children:,} children, {where}"
     each = sorted(((percentile(seconds, 95), query) for query, seconds in taken.items()), reverse=True)
     everything = percentile([one for seconds in taken.values() for one in seconds], 95)
     return [
         Figure(f"{name}: all queries, p95", everything, gate=100, goal=30),
         *(Figure(f"{name}: {query}, p95", value, gate=100, goal=30) for value, query in each[:3]),
+        *(
+            Figure(f"{name}: {query}, CPU", cpu[query] * 1000, gate=100)
+            for query in sorted(cpu, key=cpu.__getitem__, reverse=True)[:3]
+        ),
     ]
 
 

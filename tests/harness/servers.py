@@ -96,6 +96,11 @@ class Postgres:
         return psycopg.connect(self.url(name), autocommit=True, connect_timeout=30)
 
     @property
+    def pid(self) -> int:
+        """Its main process."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
+    @property
     def is_running(self) -> bool:
         """Whether it was started and not stopped, frozen or not."""
         return (self._data / "postmaster.pid").exists()
@@ -108,7 +113,7 @@ class Postgres:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _signal(self, number: int) -> None:
-        main = int((self._data / "postmaster.pid").read_text().split()[0])
+        main = self.pid
         children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
         for pid in (main, *map(int, children)):
             with suppress(ProcessLookupError):
