@@ -419,7 +419,7 @@ TEMPLATES = [
         "DIRS": [BASE_DIR / "templates"] if (BASE_DIR / "manage.py").exists() else [],
         "APP_DIRS": True,
         "OPTIONS": {
-            "builtins": ["director.pages.text"],
+            "builtins": ["django.templatetags.static", "director.pages.text"],
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",

@@ -214,6 +214,7 @@ def _card(
     retried = (CHILD_FINAL - {ChildStatus.COMPLETED}) if group.completed_at else CHILD_RETRIED_IN_RUN
     return {
         "group": group,
+        "id": child["job_id"],
         "child": child,
         "status": status,
         "label": words.child_label(status, child["stopped_by"]),

@@ -1,4 +1,4 @@
-"""Texts of the pages: names, ages, durations, statuses. Every template has the filters of ``register``."""
+"""Texts of the pages: names, ages, durations, statuses. Every template has what ``register`` has."""
 
 import datetime as dt
 import re
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from django import template
+from django.templatetags.static import static
 from django.utils.html import conditional_escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
@@ -13,9 +14,10 @@ from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 from jobgroups.domain.states import PartialOutputs
-from jobgroups.domain.text import duration, failure_label, input_labels, on_attempt, value_line
+from jobgroups.domain.text import duration, failure_label, input_labels, on_attempt, pluralize, value_line
 
 register = template.Library()
+register.filter("counted", pluralize)
 register.filter("duration", duration)
 register.filter("failure_label", failure_label)
 
@@ -33,6 +35,13 @@ _ATTEMPT_LABELS: Final = {
     "never_accepted": "was never accepted",
     "lost": "was forgotten by ComfyUI",
 }
+
+
+@register.simple_tag
+def icon(name: str) -> SafeString:
+    """Return a picture of ``icons.svg``, which screen readers leave out."""
+    path = static("director/icons.svg")
+    return format_html('<svg class="icon" aria-hidden="true"><use href="{}#{}"/></svg>', path, name)
 
 
 @register.filter
