@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,13 @@ from blake3 import blake3
 
 from director.client import calls
 from director.client.calls import Endpoints
-from director.client.decode import Moment, Parsed, load, parser
+from director.client.decode import Moment, Parsed, load, parser, record
 from director.client.errors import NotFound
 from director.client.methods import AsyncClient, BlockingClient, method
 from director.client.requests import delete, get
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Asset(Parsed):
     """A stored input file.
 

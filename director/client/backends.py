@@ -1,13 +1,13 @@
 """Backends, found ComfyUIs, the Director's health, recent failures and the usage."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date
 from typing import Any
 
-from director.client.decode import Moment, Parsed
+from director.client.decode import Moment, Parsed, record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Device:
     """A GPU (or the CPU) of a backend; memory in bytes."""
 
@@ -16,7 +16,7 @@ class Device:
     vram_free: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Quarantine:
     """Reason and duration of a quarantine; ``until`` None: until a user releases it, ``by`` None: automatic."""
 
@@ -26,7 +26,7 @@ class Quarantine:
     by: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Backend(Parsed):
     """One registered ComfyUI.
 
@@ -73,7 +73,7 @@ class Backend(Parsed):
     adopted_at: Moment | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Exclusion(Parsed):
     """A workflow that a backend cannot run: jobs of the pool go to other backends.
 
@@ -97,7 +97,7 @@ class Exclusion(Parsed):
     until: Moment | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CheckReason:
     """Why a backend cannot execute a workflow, or a part of it.
 
@@ -116,7 +116,7 @@ class CheckReason:
     nearest: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class BackendCheck:
     """Whether one backend can execute a workflow.
 
@@ -135,7 +135,7 @@ class BackendCheck:
     jobs: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class WorkflowCheck(Parsed):
     """Which backends can execute a workflow; ``can_run`` is their number.
 
@@ -152,7 +152,7 @@ class WorkflowCheck(Parsed):
     usual_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ConvertedWorkflow(Parsed):
     """A workflow in the API format, and what the conversion could not do as the editor does."""
 
@@ -160,7 +160,7 @@ class ConvertedWorkflow(Parsed):
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class PlannedJob:
     """One job that a submission would make."""
 
@@ -170,7 +170,7 @@ class PlannedJob:
     backend_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SubmissionPlan(Parsed):
     """What a submission would make; with ``base_seed`` it makes exactly these jobs.
 
@@ -189,7 +189,7 @@ class SubmissionPlan(Parsed):
     eta_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Health(Parsed):
     """Health of the Director: ``ok``, ``degraded`` or ``down``, and each check by name."""
 
@@ -198,7 +198,7 @@ class Health(Parsed):
     checks: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Found(Parsed):
     """An address that was probed, registered or not.
 
@@ -222,7 +222,7 @@ class Found(Parsed):
     ignored_at: Moment | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class FailureExample:
     """The newest failure of a row; ``attempt`` None: the job was never sent."""
 
@@ -233,7 +233,7 @@ class FailureExample:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class FailureRow:
     """All failures with one cause at one backend in one workflow.
 
@@ -260,7 +260,7 @@ class FailureRow:
     example: FailureExample | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Failures(Parsed):
     """The failures within a window.
 
@@ -281,7 +281,7 @@ class Failures(Parsed):
     only_newest: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class UsageRow:
     """The attempts with the same values of the dimensions.
 
@@ -301,7 +301,7 @@ class UsageRow:
     retries: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Usage(Parsed):
     """The attempts that ended in some days.
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -18,7 +18,13 @@ Raw: TypeAlias = dict[str, Any]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def record(kind: type[T]) -> type[T]:
+    """Make a class a frozen dataclass whose fields are named when it is called."""
+    return dataclass(frozen=True, slots=True, kw_only=True)(kind)
+
+
+@record
 class Parsed:
     """A value that keeps its JSON object, with the fields of a newer server. ``raw`` is not compared."""
 

@@ -4,14 +4,14 @@ State events have ``seq``, the group's counter without gaps, and ``run``. Progre
 stored, and the latest replaces earlier ones.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
-from director.client.decode import Moment, Parsed, Raw, as_objects, build
+from director.client.decode import Moment, Parsed, Raw, as_objects, build, record
 from director.client.groups import Group, Outputs, group_fields, outputs_fields
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Event(Parsed):
     """Base class of the events.
 
@@ -26,7 +26,7 @@ class Event(Parsed):
     run: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class InitialState(Event):
     """The whole group as of ``seq``. It replaces all earlier events.
 
@@ -36,7 +36,7 @@ class InitialState(Event):
     group: Group
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class GroupCreated(Event):
     """The group is stored: ``seq`` 1."""
 
@@ -45,14 +45,14 @@ class GroupCreated(Event):
     created_at: Moment | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class GroupStarted(Event):
     """A runner claimed the first job of a group that was accepted without one."""
 
     job_group_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class GroupReopened(Event):
     """A retry opened the next run, which is this event's.
 
@@ -69,7 +69,7 @@ class GroupReopened(Event):
     requested_by: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ChildEvent(Event):
     """An event of one job; ``backend_id`` None: a job of the pool, which no backend has started or has any more."""
 
@@ -79,7 +79,7 @@ class ChildEvent(Event):
     variation: dict[str, Any] | None = field(default=None, hash=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ChildStarted(ChildEvent):
     """The backend has started to execute the job."""
 
@@ -88,7 +88,7 @@ class ChildStarted(ChildEvent):
     started_at: Moment | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ChildProgress(ChildEvent):
     """``progress`` of the whole workflow in percent, and the steps of the current node."""
 
@@ -100,7 +100,7 @@ class ChildProgress(ChildEvent):
     steps_total: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ChildRequeued(ChildEvent):
     """The job is queued again. The attempt is not counted."""
 
@@ -108,7 +108,7 @@ class ChildRequeued(ChildEvent):
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ChildRetrying(ChildEvent):
     """The job is queued for another attempt: by its group's policy, or because a user retried or moved it.
 
@@ -134,7 +134,7 @@ class ChildRetrying(ChildEvent):
     requested_by: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ChildCompleted(ChildEvent):
     """The job completed, with its outputs.
 
@@ -150,7 +150,7 @@ class ChildCompleted(ChildEvent):
     completed_at: Moment | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ChildFailed(ChildEvent):
     """The job failed; ``error`` is a sentence, ``error_type`` and ``failure_class`` its kind."""
 
@@ -162,7 +162,7 @@ class ChildFailed(ChildEvent):
     failed_at: Moment | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ChildTimeout(ChildEvent):
     """The job timed out."""
 
@@ -174,7 +174,7 @@ class ChildTimeout(ChildEvent):
     timed_out_at: Moment | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ChildCancelled(ChildEvent):
     """A user cancelled the job, or ``stop_when`` of its group (``stopped_by``)."""
 
@@ -182,7 +182,7 @@ class ChildCancelled(ChildEvent):
     cancelled_at: Moment | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ChildResult(Parsed):
     """The result of one job of a finished group."""
 
@@ -195,7 +195,7 @@ class ChildResult(Parsed):
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class GroupComplete(Event):
     """Every job is final: the last event of a run. ``failed`` counts timeouts, too."""
 
@@ -210,7 +210,7 @@ class GroupComplete(Event):
     results: tuple[ChildResult, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class UnknownEvent(Event):
     """An event of an unknown type: see ``raw``."""
 

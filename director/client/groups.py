@@ -2,13 +2,13 @@
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
-from director.client.decode import Moment, Parsed, Raw, as_object, as_objects, build
+from director.client.decode import Moment, Parsed, Raw, as_object, as_objects, build, record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class OutputFile(Parsed):
     """One output file of a job, with its origin.
 
@@ -69,7 +69,7 @@ class OutputFile(Parsed):
         return f"{self.filename} is gone from {self.backend_id or 'its backend'}."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Outputs(Parsed):
     """The outputs of a job. Texts and other values that are not files are in ``raw`` only."""
 
@@ -82,7 +82,7 @@ class Outputs(Parsed):
         return tuple(file for file in self.files if file.kind == "images")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Attempt(Parsed):
     """One attempt of a job on one backend, with one ComfyUI prompt id."""
 
@@ -110,7 +110,7 @@ class Attempt(Parsed):
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Child(Parsed):
     """One job of a group: the workflow with one seed, on one backend.
 
@@ -169,7 +169,7 @@ class Child(Parsed):
         return self.outputs.images if self.outputs else ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SkippedBackend:
     """A backend that was named in a submission and got no job; of the pool, a candidate that could take none then."""
 
@@ -177,7 +177,7 @@ class SkippedBackend:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Group(Parsed):
     """One submission and its jobs.
 
@@ -272,7 +272,7 @@ class Group(Parsed):
         return tuple(file for file in self.files if file.kind == "images")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CancelResult(Parsed):
     """Result of a cancellation.
 
@@ -287,7 +287,7 @@ class CancelResult(Parsed):
     already_failed: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Deletion(Parsed):
     """What the deletion of a group removes, or would.
 
@@ -305,7 +305,7 @@ class Deletion(Parsed):
     kept_at_backends: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RetryResult(Parsed):
     """Result of a retry.
 
@@ -325,7 +325,7 @@ class RetryResult(Parsed):
     moved: dict[str, str] = field(default_factory=dict, hash=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class JobOfFile(Parsed):
     """The job that made a file.
 
@@ -340,7 +340,7 @@ class JobOfFile(Parsed):
     found_by: str = "mark"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class MoveResult(Parsed):
     """Result of a move.
 

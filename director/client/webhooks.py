@@ -1,17 +1,16 @@
 """Webhooks: the deliveries of events, and test messages."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from functools import partial
 
 from director.client import calls
 from director.client.calls import Endpoints
-from director.client.decode import Moment, Parsed, parser
+from director.client.decode import Moment, Parsed, parser, record
 from director.client.methods import AsyncClient, BlockingClient, method
 from director.client.requests import get, post
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Delivery(Parsed):
     """One event of a group on its way to one URL.
 
@@ -40,7 +39,7 @@ class Delivery(Parsed):
     last_error: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class WebhookTest(Parsed):
     """The result of a test message.
 
