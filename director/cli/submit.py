@@ -7,9 +7,7 @@ from typing import Any
 
 import click
 
-from director.cli import batch as batches
-from director.cli import dry_run as dry_runs
-from director.cli import environment, option_types, selection, text
+from director.cli import batch as batches, dry_run as dry_runs, environment, option_types, selection, text
 from director.cli.assets import uploaded
 from director.cli.connection import Connection, failure_of, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option

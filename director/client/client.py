@@ -8,9 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-from director.client import calls, downloads
-from director.client import stream as event_stream
-from director.client import wait as group_wait
+from director.client import calls, downloads, stream as event_stream, wait as group_wait
 from director.client.assets import Assets, AsyncAssets
 from director.client.backends import (
     Backend,

@@ -17,8 +17,7 @@ from typing import Any, Final, NamedTuple
 from django.conf import settings
 from django.core import checks
 from django.core.files.base import ContentFile
-from django.db import Error as DatabaseError
-from django.db import connection
+from django.db import Error as DatabaseError, connection
 from packaging.requirements import Requirement
 
 from backends.comfyui.address import normalise_url

@@ -10,8 +10,7 @@ from django.db.models import Count, Q
 
 from backends.models import Backend, Reachability
 from backends.queries import backends_by_id
-from director.pages import group_list
-from director.pages import text as words
+from director.pages import group_list, text as words
 from director.pages.grid import grid_of, number
 from director.pages.outputs import outputs_of, texts_of
 from jobgroups.domain import text

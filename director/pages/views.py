@@ -10,9 +10,17 @@ from django.shortcuts import render
 from django.utils.text import capfirst
 
 from backends.queries import backend_list
-from director.pages import backend_detail, documents, filters, group_detail, group_list, new_group, text
-from director.pages import backends as backend_pages
-from director.pages import failures as failure_pages
+from director.pages import (
+    backend_detail,
+    backends as backend_pages,
+    documents,
+    failures as failure_pages,
+    filters,
+    group_detail,
+    group_list,
+    new_group,
+    text,
+)
 from director.pages.usage import usage_page
 from jobgroups.api.requests.payloads import POOL_ATTEMPTS
 from jobgroups.domain.states import GroupStatus, RetryScope

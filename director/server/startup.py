@@ -15,8 +15,7 @@ from typing import Final
 import psycopg
 from django.conf import settings
 from django.core.management import call_command
-from django.db import Error as DatabaseError
-from django.db import connection
+from django.db import Error as DatabaseError, connection
 from django.db.migrations.loader import MigrationLoader
 
 from backends.errors import FieldInvalid

@@ -9,8 +9,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from hashlib import sha256
-from itertools import count as count_from
-from itertools import islice
+from itertools import count as count_from, islice
 from math import isqrt
 from typing import Final
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import httpx
 from websockets.asyncio.client import connect
-from websockets.asyncio.server import ServerConnection
-from websockets.asyncio.server import serve as serve_sockets
+from websockets.asyncio.server import ServerConnection, serve as serve_sockets
 
 from tests.harness.processes import ROOT
 from tests.harness.servers import free_port

@@ -17,8 +17,7 @@ from jobgroups.domain.leases import FencingToken, LeaseTable
 from jobgroups.errors import LeaseLost
 from jobgroups.models import ChildJob, Lease, Runner
 from jobgroups.queries import leases
-from jobgroups.services import backends, runners
-from jobgroups.services import leases as lease_services
+from jobgroups.services import backends, leases as lease_services, runners
 from jobgroups.services.leases import LEASE_TTL, lease_acquire, lease_release, verify_fence
 from jobgroups.services.progress import ProgressRow, progress_flush
 from jobgroups.services.transactions import group_transaction

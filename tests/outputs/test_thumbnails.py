@@ -16,8 +16,7 @@ from PIL import Image, ImageOps
 
 from backends.simulator.media import encode_webm
 from jobgroups.api.views.outputs import thumbnails
-from jobgroups.outputs import resize
-from jobgroups.outputs import thumbnails as making
+from jobgroups.outputs import resize, thumbnails as making
 from jobgroups.outputs.resize import NotAnImage, thumbnail
 from jobgroups.outputs.thumbnails import DiskCache
 from tests.api.conftest import error_of, wrong_fields

@@ -22,8 +22,7 @@ from jobgroups.models import Runner
 from jobgroups.runner import service, supervisor
 from jobgroups.runner.service import RunnerReplaced, RunnerService
 from jobgroups.runner.supervisor import RunnerSupervisor
-from jobgroups.services import bucket as bucket_service
-from jobgroups.services import runners
+from jobgroups.services import bucket as bucket_service, runners
 from tests.harness.bucket import BucketServer
 from tests.harness.farm import Farm, in_thread, until, until_row
 from tests.runner.conftest import supervised

@@ -20,8 +20,7 @@ from backends.states import Hold
 from jobgroups.domain.states import RetryScope
 from jobgroups.events.messages import Message
 from jobgroups.models import ChildJob
-from jobgroups.runner.attempt import driver as attempt_module
-from jobgroups.runner.attempt import lookup
+from jobgroups.runner.attempt import driver as attempt_module, lookup
 from jobgroups.runner.attempt.lookup import PromptLookup
 from jobgroups.runner.intervals import Intervals
 from jobgroups.services import holds

@@ -3,8 +3,7 @@ import itertools
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from backends.capabilities import BackendCapabilities, gpu_slug, missing_capabilities
 from backends.models import Backend

@@ -13,8 +13,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from backends.comfyui.protocol import Event, Executing, ExecutionStart, ExecutionSuccess
 from backends.states import BackendState, BackendStatus

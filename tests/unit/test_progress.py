@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from backends.comfyui.protocol import NodeState
 from jobgroups.domain.states import CHILD_FINAL, ChildStatus, Counts, GroupStatus, group_status

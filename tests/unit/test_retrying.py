@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from jobgroups.domain.failures import RETRIED, TAXONOMY, FailureClass, RetryTarget
 from jobgroups.domain.leases import LeaseTable, fair_share, leases_to_acquire, release_count

@@ -3,8 +3,7 @@ from hashlib import sha256
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from jobgroups.workflow.seeds import MAX_SEED, MIN_DISTANCE, SeedStrategy, hashed, seeds
 from tests.harness.cases import cases

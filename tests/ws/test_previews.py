@@ -12,8 +12,7 @@ import pytest
 
 from backends.comfyui.event_socket import EventSocket
 from backends.comfyui.protocol import Preview
-from jobgroups.events.hub import Hub
-from jobgroups.events.hub import hub as process_hub
+from jobgroups.events.hub import Hub, hub as process_hub
 from jobgroups.events.messages import Message, PreviewFrame
 from jobgroups.runner.attempt.driver import AttemptSpec
 from jobgroups.runner.attempt.pictures import SentPictures

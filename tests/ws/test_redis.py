@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
-from jobgroups.events import hub as hub_module
-from jobgroups.events import relay as relay_module
+from jobgroups.events import hub as hub_module, relay as relay_module
 from jobgroups.events.hub import Hub, Subscription
 from jobgroups.events.messages import ChangedFrame, Entry, EventFrame, Message, PreviewFrame, ProgressFrame, SeqHint
 from tests.harness.cable import Cable

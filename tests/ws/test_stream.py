@@ -15,8 +15,7 @@ from jobgroups.api.long_polls import long_polls
 from jobgroups.consumers.socket import close_all
 from jobgroups.domain.states import RetryScope, Where
 from jobgroups.errors import Conflict, GroupNotFound
-from jobgroups.events import hub as hub_module
-from jobgroups.events import log
+from jobgroups.events import hub as hub_module, log
 from jobgroups.events.hub import hub
 from jobgroups.events.messages import EventFrame, Message
 from jobgroups.models import ChildJob

@@ -13,8 +13,7 @@ from django.conf import settings
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from backends import discovery, probes
-from backends import queries as backend_queries
+from backends import discovery, probes, queries as backend_queries
 from backends.comfyui.address import check_headers, normalise_url
 from backends.comfyui.answers import SystemStats
 from backends.comfyui.destinations import check_url

@@ -14,8 +14,7 @@ from jobgroups.runner.intervals import wait_set
 from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.runner.session.reconciler import Reconciler
 from jobgroups.runner.session.sockets import Sockets
-from jobgroups.services import attempts as attempt_services
-from jobgroups.services import claims
+from jobgroups.services import attempts as attempt_services, claims
 from jobgroups.services.claims import ClaimResult, PoolChoice
 
 logger = logging.getLogger(__name__)
