@@ -37,7 +37,6 @@ def gpu_slug(device_name: str) -> str:
 
 
 def missing_capabilities(known: BackendCapabilities, required: Iterable[str]) -> list[str]:
-    """Return the required capabilities that a backend does not have, in the order given."""
     return [one for one in required if not _has(known, one)]
 
 

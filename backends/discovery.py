@@ -68,7 +68,6 @@ def answers_store(*, answers: Mapping[str, SystemStats]) -> list[str]:
 
 
 def _adopts(any_registered: bool, moment: dt.datetime) -> bool:
-    """Return whether found ComfyUIs are adopted now."""
     state = Discovery.objects.first()
     if state is None:
         if any_registered:
@@ -112,7 +111,6 @@ def backend_depart(*, row: Backend) -> None:
 
 
 def adoption_end() -> None:
-    """End adoption for good."""
     Discovery.objects.update_or_create(defaults={"adopts_until": current_time()})
 
 

@@ -60,7 +60,6 @@ def is_working(backend: Backend, *, now: dt.datetime) -> bool:
 
 
 def capabilities_of(backend: Backend) -> BackendCapabilities:
-    """Return what is known of a backend's capabilities."""
     return BackendCapabilities(
         tags=backend.tags,
         devices=backend.devices,

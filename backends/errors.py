@@ -6,8 +6,6 @@ from typing import Any, ClassVar
 
 
 class RequestError(Exception):
-    """An error that a client receives as JSON."""
-
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 400
     text: ClassVar[str] = "{}"  #: The sentence for the client, with a place for each argument of the error.

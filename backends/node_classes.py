@@ -18,8 +18,6 @@ _MAX_NESTED: Final = 8  #: Levels of inputs that depend on a choice.
 
 @dataclass(frozen=True, slots=True)
 class NodeInput:
-    """One input of a node class."""
-
     type: str  #: ``INT``, ``MODEL``, ``COMBO``.
     is_required: bool = False  #: ComfyUI refuses a node without it.
     choices: tuple[Any, ...] | None = None  #: Of a combo; None if the list is not in the description.
@@ -43,8 +41,6 @@ class NodeInput:
 
 @dataclass(frozen=True, slots=True)
 class NodeClass:
-    """A node class of a backend."""
-
     inputs: Mapping[str, NodeInput]  #: By name.
     is_output: bool  #: ComfyUI executes such a node and what it needs.
     is_core: bool  #: It is ComfyUI's own. A custom class may check its inputs by itself.

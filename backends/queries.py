@@ -9,17 +9,14 @@ from backends.states import STALE_AFTER, BackendState, BackendStatus, Hold
 
 
 def backend_find(backend_id: str) -> Backend | None:
-    """Return the backend with an id, None if there is none."""
     return Backend.objects.filter(pk=backend_id).first()
 
 
 def backend_list() -> list[Backend]:
-    """Return every backend, by id."""
     return list(Backend.objects.order_by("id"))
 
 
 def backends_by_id(backend_ids: Iterable[str]) -> dict[str, Backend]:
-    """Return the backends with these ids, by id; ids without a backend are left out."""
     return Backend.objects.in_bulk(set(backend_ids))
 
 

@@ -222,7 +222,6 @@ def _address_columns(row: Backend, url: str | None, headers: Mapping[str, str] |
 
 
 def _observations_cleared() -> dict[str, Any]:
-    """Return the columns of a backend without observations and failures."""
     return {
         **QUARANTINE_CLEARED,
         "consecutive_quarantines": 0,

@@ -79,8 +79,6 @@ LONGEST: Final = dt.timedelta(hours=4)  #: The longest quarantine: afterwards a 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineRules:
-    """An installation's rules."""
-
     failures: int  #: Number of counted failures that quarantine a backend; 0: only a user does.
     window: dt.timedelta  #: Failures older than this are not counted.
     duration: dt.timedelta  #: Length of the first quarantine; each consecutive one lasts twice as long.

@@ -15,8 +15,6 @@ def _and_more(names: Sequence[str]) -> str:
 
 
 class MethodNotAllowed(RequestError, code="method_not_allowed", status=405):
-    """The path does not take the request's method."""
-
     def __init__(self, methods: Sequence[str]) -> None:
         super().__init__(f"This path takes {', '.join(one for one in methods if one != 'OPTIONS')}.")
         self.headers = {"Allow": ", ".join(methods)}
@@ -27,8 +25,6 @@ class TooManyChildren(InvalidRequest, code="too_many_children"):
 
 
 class NoOnlineBackends(RequestError, code="no_online_backends"):
-    """No backend of the request can take a child now."""
-
     def __init__(self, skipped: Sequence[Mapping[str, str]]) -> None:
         super().__init__("No valid online backends available", extra={"skipped_backends": list(skipped)})
 
@@ -41,8 +37,6 @@ class Overloaded(RequestError, code="overloaded", status=503):
 
 
 class NothingDescribed(RequestError, code="nothing_described", status=503):
-    """A workflow of the editor's format needs a backend for its conversion."""
-
     text = (
         "The workflow is in the editor's format. No online backend described its node classes, which the conversion"
         ' needs: start a backend, or export the workflow with "Export (API)".'
@@ -75,8 +69,6 @@ class ExclusionNotFound(RequestError, code="exclusion_not_found", status=404):
 
 
 class OutputNotFound(RequestError, code="output_not_found", status=404):
-    """The child reported fewer files."""
-
     def __init__(self, job_id: str, number: int, count: int) -> None:
         files = "1 file" if count == 1 else f"{count} files"
         super().__init__(f"Job {job_id} has reported {files}; there is no number {number}.")
@@ -97,8 +89,6 @@ class StorageFull(RequestError, code="storage_full", status=507):
 
 
 class StorageAway(RequestError, code="storage_unavailable", status=503):
-    """The storage of files does not answer, or refuses a request."""
-
     def __init__(self, reason: str) -> None:
         super().__init__(
             f"The storage of files does not work now ({reason}). Nothing was kept; try again in some minutes."
@@ -110,8 +100,6 @@ class NoThumbnail(RequestError, code="no_thumbnail", status=404):
 
 
 class OutputTooLarge(RequestError, code="output_too_large", status=413):
-    """The file exceeds the limit of the proxy, and the client does not follow redirects."""
-
     def __init__(self, *, size: int, limit: int, backend_id: str, url: str) -> None:
         super().__init__(
             f"This output has {size} bytes; up to {limit} come through the Director"
@@ -121,8 +109,6 @@ class OutputTooLarge(RequestError, code="output_too_large", status=413):
 
 
 class NoOutputs(RequestError, code="no_outputs", status=404):
-    """The group, or its starred children, have no files yet."""
-
     def __init__(self, *, starred: bool) -> None:
         super().__init__("Nothing that is starred has a file." if starred else "The group has no files yet.")
 
@@ -140,14 +126,10 @@ class ProvenanceUnknown(RequestError, code="provenance_unknown", status=404):
 
 
 class OutputGone(RequestError, code="output_gone", status=410):
-    """The child reported the file, but it no longer exists."""
-
     text = "The output is gone. {}"
 
 
 class OutputReplaced(OutputGone):
-    """A later job has written another file with this name."""
-
     def __init__(self, filename: str, backend_id: str) -> None:
         super().__init__(f"It was replaced: another file has its name ({filename}) on {backend_id} now.")
         self.extra["reason"] = "replaced"
@@ -184,8 +166,6 @@ class AssetInUse(Conflict, code="asset_in_use"):
 
 
 class AssetDeleted(Conflict, code="asset_deleted"):
-    """The workflow of a group refers to an asset that does not exist any more."""
-
     text = "Node {}: the file of its input {!r} was deleted. Upload it again and submit a new group."
 
 
@@ -202,8 +182,6 @@ class GroupDeleted(RequestError, code="group_deleted", status=410):
 
 
 class GroupNotFinished(Conflict, code="group_not_finished"):
-    """A retry starts the next run of a group, and the present run has not ended."""
-
     def __init__(self, group_id: str, open_count: int) -> None:
         jobs = "1 job is" if open_count == 1 else f"{open_count} jobs are"
         super().__init__(
@@ -213,8 +191,6 @@ class GroupNotFinished(Conflict, code="group_not_finished"):
 
 
 class RunPassed(Conflict, code="run_passed"):
-    """The group is not in the run that the request names; usually it was retried meanwhile."""
-
     def __init__(self, group_id: str, run: int, named: int) -> None:
         why = " now: it was retried meanwhile." if named < run else f"; it has no run {named}."
         super().__init__(f"Job group {group_id} is in run {run}{why} Load it again.")
@@ -225,8 +201,6 @@ class NothingToRetry(Conflict, code="nothing_to_retry"):
 
 
 class JobCompleted(Conflict, code="job_completed"):
-    """A child of a retry has completed."""
-
     def __init__(self, job_ids: Sequence[str]) -> None:
         super().__init__(
             f"Job {_and_more(job_ids)} is completed; leave it out. "
@@ -240,8 +214,6 @@ class JobNotFailed(Conflict, code="job_not_failed"):
 
 
 class JobNotWaiting(Conflict, code="job_not_waiting"):
-    """Only a queued child can be moved to another backend."""
-
     def __init__(self, job_id: str, status: str, backend_id: str) -> None:
         if status == "running":
             state = f"runs on {backend_id}. Wait for its end, or cancel it."
@@ -251,8 +223,6 @@ class JobNotWaiting(Conflict, code="job_not_waiting"):
 
 
 class NoOtherBackend(Conflict, code="no_other_backend"):
-    """A child of a retry at another backend has no other backend now."""
-
     def __init__(self, job_ids: Sequence[str]) -> None:
         super().__init__(
             f"No other backend for job {_and_more(job_ids)} works now and has what its group "
@@ -263,8 +233,6 @@ class NoOtherBackend(Conflict, code="no_other_backend"):
 
 
 class BackendUnavailable(Conflict, code="backend_unavailable"):
-    """The backends of children of a retry take no jobs now."""
-
     def __init__(self, unavailable: Sequence[Mapping[str, str]], *, hint: str) -> None:
         names = [one["backend_id"] for one in unavailable]
         super().__init__(
@@ -302,8 +270,6 @@ class AssetHeld(ComfyApiError, code="asset_in_use", status=409):
 
 
 class MissingAsset(ComfyApiError, code="missing_asset", status=422):
-    """A reference of a workflow names no asset that a job can have."""
-
     def __init__(self, node_id: str, name: str, reason: str) -> None:
         wrong = {node_id: [{"field": name, "reason": reason}]}
         super().__init__(f"Node {node_id}, input {name}: {reason}", extra={"node_errors": wrong})

@@ -48,8 +48,6 @@ def note_cause(group_id: str) -> None:
 
 
 class ContextFilter(logging.Filter):
-    """Sets the bound fields as attributes of each record."""
-
     def filter(self, record: logging.LogRecord) -> bool:
         record.__dict__ |= _fields.get()
         return True

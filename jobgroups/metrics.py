@@ -75,12 +75,10 @@ def observe_job(workflow: str, backend_id: str, seconds: float) -> None:
 
 
 def count_on_commit(counter: Counter, *labels: str, by: int = 1) -> None:
-    """Increase a counter after the commit of the caller's transaction."""
     transaction.on_commit(lambda: counter.labels(*labels).inc(by), robust=True)
 
 
 def observe_wait(since: dt.datetime, started_at: dt.datetime, *, is_bound: bool) -> None:
-    """Record how long a job waited, after the commit of the caller's transaction."""
     seconds = max(0.0, (started_at - since).total_seconds())
     transaction.on_commit(lambda: job_wait.labels("bound" if is_bound else "pool").observe(seconds), robust=True)
 

@@ -200,17 +200,14 @@ class JobGroup(models.Model):
 
     @property
     def time_limit(self) -> int | None:
-        """Return the seconds that a job may run, None without such a limit."""
         return None if self.timeout_seconds == NO_TIMEOUT else self.timeout_seconds
 
     @property
     def needed_capabilities(self) -> list[str]:
-        """Return what a backend must have to execute its jobs."""
         return needed_capabilities(self.required_capabilities, self.uses_partner_nodes, has_own_key=self.has_secret)
 
     @property
     def retry_policy(self) -> RetryPolicy:
-        """Return its retry policy."""
         return RetryPolicy(
             max_attempts=self.max_attempts,
             elsewhere=RetryScope(self.retry_elsewhere),
@@ -477,7 +474,6 @@ class Attempt(models.Model):
 
     @property
     def is_stopping(self) -> bool:
-        """Return whether its stop is pending."""
         return self.stop_requested_at is not None and self.ended_at is None
 
 

@@ -52,7 +52,6 @@ def shown_backend(row: ChildJob) -> str | None:
 def serialize_child(
     row: ChildJob, waiting_reason: str | None = None, eta_seconds: float | None = None
 ) -> dict[str, Any]:
-    """Return a child with every field of its schema; unknown ones are null."""
     return {
         "job_id": row.id,
         "backend_id": shown_backend(row),
@@ -86,7 +85,6 @@ def seed_of(row: ChildJob) -> dict[str, Any]:
 
 
 def has_thumbnail(filename: str) -> bool:
-    """Return whether a file is an image, or a video if the Director can make posters."""
     kind = media_kind(filename)
     return kind == "image" or (kind == "video" and settings.FFMPEG is not None)
 
@@ -119,7 +117,6 @@ def expires_at(row: JobGroup) -> dt.datetime | None:
 
 
 def serialize_group(row: JobGroup, eta_seconds: float | None = None) -> dict[str, Any]:
-    """Return a group without its children."""
     return {
         "job_group_id": row.id,
         "status": row.status,

@@ -22,8 +22,6 @@ PREVIEW_OPTION: Final = "--preview-method"
 
 
 class Accepted(msgspec.Struct):
-    """ComfyUI queued the prompt."""
-
     prompt_id: str  #: The valid id, also if we sent another one (a ComfyUI before July 2025 ignores ours).
     number: float  #: Place in its queue: lowest runs first; fractions and negatives occur.
     node_errors: Any = None  #: Not empty if only some of the outputs are valid and will be executed.
@@ -75,8 +73,6 @@ class _Status(msgspec.Struct):
 
 
 class HistoryEntry(msgspec.Struct):
-    """One ended prompt."""
-
     item: QueueItem = msgspec.field(name="prompt")
     status: _Status
     ui: dict[str, dict[str, Any] | None] = msgspec.field(name="outputs", default_factory=dict)
@@ -88,7 +84,6 @@ class HistoryEntry(msgspec.Struct):
 
     @property
     def messages(self) -> list[tuple[str, dict[str, Any]]]:
-        """Type and data of each message, in order."""
         return self.status.messages
 
     @property
@@ -133,8 +128,6 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
-    """ComfyUI's description of its server."""
-
     version: str | None  #: None in old versions.
     python: str = ""  #: ``3.12.7 (main, …)``, ``2.6.0+cu124`` and ``posix``; empty if it does not say.
     pytorch: str = ""

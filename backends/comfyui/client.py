@@ -262,7 +262,6 @@ class ComfyClient:
         await self._post("/interrupt", {"prompt_id": _text(prompt_id)})
 
     async def free(self) -> None:
-        """Give memory back, and empty the node cache."""
         await self._post("/free", {"unload_models": True, "free_memory": True})
 
     @asynccontextmanager
@@ -355,7 +354,6 @@ class ComfyClient:
     def events(
         self, client_id: str, *, wants_previews: Callable[[], bool] = lambda: True
     ) -> AbstractAsyncContextManager[EventSocket]:
-        """Open the event socket of ``client_id``: see ``event_socket.open_socket``."""
         return open_socket(self._endpoint, _text(client_id), wants_previews)
 
     async def _get(
@@ -373,7 +371,6 @@ class ComfyClient:
             raise NotComfyUI(detail, status=answer.status) from exc
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> None:
-        """Send a POST; 200 with an empty body is success."""
         answer = await self._exchange.request("POST", path, content=msgspec.json.encode(body), headers=_JSON)
         check_status(answer.status, request=f"POST {path}")
 

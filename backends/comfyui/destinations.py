@@ -40,7 +40,6 @@ class _Policy:
 
 
 def allow_link_local(allowed: bool) -> None:
-    """Set for this process whether link-local addresses may be connected to."""
     _Policy.allows_link_local = allowed
 
 
@@ -215,7 +214,6 @@ class CheckedConnection(ClientConnection):
     """Connections for event sockets: closed before their request is sent where the peer is refused."""
 
     async def handshake(self, *args: Any, **options: Any) -> None:
-        """Shake hands, or raise ``PeerRefused``."""
         if is_refused(_host_of(self.remote_address)):
             raise PeerRefused(_REFUSED)
         await super().handshake(*args, **options)

@@ -62,8 +62,6 @@ class PromptUnconfirmed(ResponseLost):
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """Why ComfyUI refused a prompt."""
-
     error_type: str = ""  #: ComfyUI's name for it, such as ``prompt_outputs_failed_validation``.
     message: str = ""  #: Without the details, which are often ``""``.
     details: str = ""

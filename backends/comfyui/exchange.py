@@ -163,8 +163,6 @@ class StreamedAnswer:
 
 
 class Exchange:
-    """The HTTP side of one backend."""
-
     def __init__(self, endpoint: Endpoint, *, max_answer_bytes: int, network: CheckedNetwork | None = None) -> None:
         self._endpoint = endpoint
         self._headers = httpx.Headers({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT})

@@ -121,8 +121,6 @@ class ExecutionError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExecutionInterrupted(msgspec.Struct, frozen=True, kw_only=True):
-    """The prompt was stopped."""
-
     prompt_id: str
 
 

@@ -85,7 +85,6 @@ class Answers:
         self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
 
     async def version(self, group_id: str) -> Version:
-        """Return the version of a group, or raise ``GroupNotFound``."""
         return await self._versions.of(group_id)
 
     async def get(self, group_id: str, *key: str, make: Callable[[A | None], A]) -> A:
@@ -135,7 +134,6 @@ class Answers:
         self._size -= answer.size
 
     def close(self) -> None:
-        """Close the connection at the end of the process."""
         self._versions.close()
 
 

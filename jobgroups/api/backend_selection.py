@@ -23,7 +23,6 @@ class Selection:
 
 
 def select_backends(backend_ids: Sequence[str], required_capabilities: Sequence[str]) -> Selection:
-    """Select among the named backends, after a probe of those without a recent response."""
     named = _probed(queries.backends_by_id(backend_ids))
     reasons = {
         backend_id: ineligible_reason(named.get(backend_id), required_capabilities, now=now())

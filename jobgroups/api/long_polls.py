@@ -13,8 +13,6 @@ LONGEST: Final = 60  #: The longest wait, in seconds: shorter than the timeouts 
 
 
 class LongPolls:
-    """The waiting requests of a process."""
-
     def __init__(self) -> None:
         self._waiting: set[Subscription] = set()
         self._count = 0  #: Also of those that have not joined the channel layer yet.

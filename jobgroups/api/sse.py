@@ -48,8 +48,6 @@ class _Response(StreamingHttpResponse):
 
 
 class _Streams:
-    """The open responses of a process."""
-
     def __init__(self) -> None:
         self._steps: set[asyncio.Task[str | None]] = set()  #: Each waits for the next frame of a response.
         self._count = 0

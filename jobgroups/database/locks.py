@@ -35,7 +35,6 @@ class Lock(ABC):
         """Try to acquire the lock and return whether it is held now."""
 
     def acquire(self) -> None:
-        """Acquire the lock; raise ``AlreadyLocked`` if another process holds it."""
         if not self.try_acquire():
             self.release()
             raise AlreadyLocked(self._refusal)

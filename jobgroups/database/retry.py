@@ -38,5 +38,4 @@ def retry_on_conflict(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def retried_transaction(function: Callable[P, R]) -> Callable[P, R]:
-    """Run the function in a transaction, and repeat both after a conflict."""
     return retry_on_conflict(transaction.atomic(function))

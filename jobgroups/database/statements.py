@@ -27,7 +27,6 @@ class Parameter(Expression):
         self.name = name
 
     def as_sql(self, compiler: Any, connection: Any) -> Any:
-        """Return a placeholder, with this object as its value."""
         return "%s", [self]
 
 
@@ -71,7 +70,6 @@ class PreparedQuery(threading.local, Generic[M]):
         return found[0] if found else None
 
     def get(self, key: Any) -> M:
-        """Return the row with a key, or raise the model's ``DoesNotExist``."""
         found = self(key)
         if not found:
             model: Any = self._rows().model
@@ -226,7 +224,6 @@ def _prepared(field: Field[Any, Any], rows: Sequence[Model]) -> Iterator[Any]:
 
 
 def insert(rows: Sequence[Model]) -> None:
-    """Insert rows of one model as :class:`Insertion` does."""
     if rows:
         Insertion(rows).execute()
 

@@ -176,7 +176,6 @@ class DatabaseThreads:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def close(self) -> None:
-        """Wait for the running jobs, end the threads, and close their connections."""
         if DatabaseThreads.writer is self:
             DatabaseThreads.writer = None
         self._executor.shutdown(wait=True)
@@ -230,7 +229,6 @@ class _Job:
         return self.work()
 
     def outcome(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-        """Return the result of a function in the caller's context, or its exception."""
         try:
             return self.context.run(work), None
         except BaseException as error:  # noqa: BLE001 raised in the task that awaits the result

@@ -222,7 +222,6 @@ class Hub:
         self._tasks = {loop.create_task(one, name="hub") for one in services}
 
     async def aclose(self) -> None:
-        """Stop the hub's tasks and close the connections of the channel layer."""
         tasks, self._tasks = self._tasks, set()
         relay, self._relay = self._relay, None
         self._loop = None

@@ -73,7 +73,6 @@ def group_reopened(group: JobGroup, children: Sequence[ChildJob], *, by: str = "
 
 
 def child_started(child: ChildJob, attempt: Attempt) -> NewEvent:
-    """The backend has begun to execute the child."""
     started_at = iso(attempt.started_at or now())
     return _of_child(child, "child_started", **seed_of(child), attempt=attempt.number, started_at=started_at)
 
@@ -239,7 +238,6 @@ def publish_on_commit(message: Message) -> None:
 
 
 def send_key_on_commit(group_id: str, key: str) -> None:
-    """Give every runner the key of a group's submitter after the commit of the caller's transaction."""
     transaction.on_commit(lambda: hub.send_key(group_id, key), robust=True)
 
 
@@ -271,7 +269,6 @@ def _end_of_child(child: ChildJob, kind: str, ended_at: str, **fields: Any) -> N
 
 
 def _truncate_texts(value: Any) -> Any:
-    """Truncate every text in a JSON value to 2 KiB."""
     if isinstance(value, str):
         return truncate(value)
     if isinstance(value, list):

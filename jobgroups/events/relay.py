@@ -76,7 +76,6 @@ class LayerRelay:
             self._log_outage("its queue is full")
 
     async def run_sending(self) -> None:
-        """Send the queued messages until cancelled."""
         while True:
             group, make = await self._outgoing.get()
             form = {**make(), "sender": self._sender}
@@ -108,7 +107,6 @@ class LayerRelay:
             logger.warning("channel layer: invalid message of another process", exc_info=True)
 
     async def aclose(self) -> None:
-        """Close the channel and the connections of the layer."""
         await self._attempt_call(self._layer.flush(), reaches_it=False)
 
     async def _own_channel(self) -> str:

@@ -80,7 +80,6 @@ class SheetPictures:
 
 
 async def draw_sheet(sheet: Sheet, pictures: dict[int, bytes | str]) -> bytes:
-    """Return a page as WebP."""
     return await asyncio.get_running_loop().run_in_executor(_drawing, drawn_sheet, sheet, pictures)
 
 

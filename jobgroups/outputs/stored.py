@@ -34,7 +34,6 @@ class StoredAnswer:
         self.length = length
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Return the content, piece by piece."""
         return self._content
 
 

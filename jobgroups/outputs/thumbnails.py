@@ -95,7 +95,6 @@ class Thumbnails:
             return kept if kept is not None else await self._create(file, width)
 
     async def kept(self, file: OutputFile, width: int) -> bytes | None:
-        """Return a file's thumbnail if the cache has it."""
         return await _run(self._files, self._cache.get, _name(file, width))
 
     async def _create(self, file: OutputFile, width: int) -> bytes:

@@ -16,7 +16,6 @@ from jobgroups.workflow.validation import shown_key
 
 
 def serialize_asset(asset: Asset) -> dict[str, Any]:
-    """Return an asset as the API's JSON object."""
     return {
         "id": asset.id,
         "hash": f"blake3:{asset.hash}",
@@ -29,23 +28,19 @@ def serialize_asset(asset: Asset) -> dict[str, Any]:
 
 
 def asset_list(*, cursor: str | None, limit: int) -> Page:
-    """Return up to ``limit`` assets, newest first, after ``cursor``."""
     return paged(Asset.objects.all(), serialize_asset, cursor=cursor, limit=limit)
 
 
 def asset_by_id(asset_id: str) -> Asset:
-    """Return an asset, or raise ``AssetNotFound``."""
     return _found(Asset.objects.filter(pk=asset_id).first(), asset_id)
 
 
 def asset_by_hash(text: str) -> Asset:
-    """Return the asset with a hash of the form ``blake3:…``, or raise ``AssetNotFound``."""
     matched = re.fullmatch(r"blake3:([0-9a-f]{64})", text)
     return _found(matched and Asset.objects.filter(hash=matched[1]).first(), "with this hash")
 
 
 def assets_by_id(asset_ids: Collection[str]) -> dict[str, Asset]:
-    """Return those of the assets that exist, by id."""
     return Asset.objects.in_bulk(asset_ids)
 
 

@@ -16,8 +16,6 @@ from jobgroups.models import Attempt, ChildJob
 
 @dataclass(frozen=True, slots=True)
 class BackendLoad:
-    """The Director's prompts and queued children at a backend."""
-
     running: int
     accepted: int
     waiting: int
@@ -50,7 +48,6 @@ NO_LOAD: Final = BackendLoad(running=0, accepted=0, waiting=0)
 
 
 def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
-    """Return a backend with every field of its schema."""
     return {
         "backend_id": row.id,
         "name": row.name,

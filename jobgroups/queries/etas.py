@@ -69,7 +69,6 @@ class Etas:
                 self._of_group[variant.group_id].append(None if ends is None else ends.last)
 
     def has_groups(self, group_ids: Collection[str]) -> bool:
-        """Return whether the reading has these groups."""
         return all(group_id in self._of_group for group_id in group_ids)
 
     def of_group(self, group_id: str) -> float | None:

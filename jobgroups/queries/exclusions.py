@@ -28,7 +28,6 @@ def is_active(since: dict[str, dt.datetime] | dict[str, Parameter]) -> Q:
 
 
 def active_exclusions(backend_id: str | None = None) -> QuerySet[Exclusion]:
-    """Return the active exclusions of one backend or of all, in the order of backends."""
     rows = Exclusion.objects.filter(is_active(valid_since())).order_by("backend_id", "id")
     return rows if backend_id is None else rows.filter(backend_id=backend_id)
 
@@ -50,7 +49,6 @@ def excluded_by_digest(digests: Collection[str]) -> dict[str, dict[str, str]]:
 
 
 def reason_of(row: Exclusion) -> str:
-    """Return why the backend is excluded, as a sentence."""
     return exclusion_reason(ExclusionKind(row.kind), row.count, row.reason)
 
 
@@ -60,12 +58,10 @@ def failure_of(row: Exclusion) -> FailureClass:
 
 
 def ends_at(row: Exclusion) -> dt.datetime:
-    """Return when the exclusion ends by itself."""
     return row.last_at + LIFETIME[ExclusionKind(row.kind)]
 
 
 def exclusions_json(backend_id: str) -> list[dict[str, Any]]:
-    """Return the active exclusions of a backend as the API's JSON objects."""
     rows = list(active_exclusions(backend_id))
     groups = dict(Variant.objects.filter(pk__in=[row.variant_id for row in rows]).values_list("id", "group_id"))
     return [

@@ -67,8 +67,6 @@ class FailureRow:
 
 @dataclass(frozen=True, slots=True)
 class FailureReport:
-    """The failures since a moment."""
-
     since: dt.datetime
     rows: list[FailureRow]  #: Failures whose children did not complete, the worst first.
     recovered: list[FailureRow]  #: Failures whose children completed in a later attempt.
@@ -79,8 +77,6 @@ class FailureReport:
 
 @dataclass(frozen=True, slots=True)
 class RetriableJobs:
-    """Failed children of one group."""
-
     group_id: str
     name: str
     finished: bool  #: Whether the group has ended.
@@ -205,7 +201,6 @@ def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
 def _find_examples(
     lost: Iterable[FailureRow], recovered: Iterable[FailureRow], sources: Iterable[QuerySet[Any]]
 ) -> None:
-    """Set each row's newest failure."""
     rows = [(row, done) for done, some in ((False, lost), (True, recovered)) for row in some]
     wanted = {(row.failure_class, row.backend_id, row.workflow, done, row.last): row for row, done in rows}
     moments = {row.last for row, _ in rows}

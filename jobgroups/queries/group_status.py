@@ -30,8 +30,6 @@ _Files: TypeAlias = Mapping[int, Sequence[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An encoded answer."""
-
     version: Version  #: Of the group, read before all else.
     read_at: float  #: When the reading began, by the monotonic clock.
     expires_at: float  #: Until when it is true while the version does not change.
@@ -82,7 +80,6 @@ class PageAnswer(Answer):
 
 
 def group_versions(group_ids: Collection[str]) -> dict[str, Version]:
-    """Return the version of each group that exists."""
     places = ", ".join(["%s"] * len(group_ids))
     with connection.cursor() as cursor:
         # Written out: it is the query of each request, and Django would take longer than the database.

@@ -52,7 +52,6 @@ def is_large(group: JobGroup) -> bool:
 
 
 def children_path(group_id: str) -> str:
-    """Return the path of the first page of a group's children."""
     return f"/api/job-groups/{group_id}?limit={MAX_PAGE}"
 
 
@@ -143,7 +142,6 @@ def _with_eta(group: JobGroup) -> dict[str, Any]:
 
 
 def group_head(group_id: str) -> dict[str, Any]:
-    """Return a group without its children, or raise ``GroupNotFound``."""
     return _with_eta(_group(group_id))
 
 
@@ -166,12 +164,10 @@ def group_page(
 
 
 def group_exists(group_id: str) -> bool:
-    """Return whether the group exists."""
     return JobGroup.objects.filter(pk=group_id).exists()
 
 
 def group_workflow(group_id: str) -> str:
-    """Return the submitted workflow as JSON text."""
     texts = JobGroup.objects.filter(pk=group_id).values_list("workflow_json", flat=True)
     if not (found := list(texts)):
         raise GroupNotFound(group_id)
@@ -179,7 +175,6 @@ def group_workflow(group_id: str) -> str:
 
 
 def group_seqs(group_ids: Sequence[str]) -> dict[str, int]:
-    """Return the last ``seq`` of each group."""
     return dict(JobGroup.objects.filter(pk__in=group_ids).values_list("id", "seq"))
 
 
@@ -212,14 +207,12 @@ def group_stream_start(group_id: str, since: int | None) -> tuple[int, str | Non
 
 
 def child_states(group_id: str) -> list[tuple[str, str, float, int]]:
-    """Return id, status, progress and number of attempts of each child."""
     rows = ChildJob.objects.filter(group_id=group_id).order_by()
     found = rows.values_list("id", "status", "progress", "attempt_count")
     return [(child_id, status, round(progress, 2), attempts) for child_id, status, progress, attempts in found]
 
 
 def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
-    """Return one child with all its attempts, or raise ``GroupNotFound`` or ``ChildNotFound``."""
     group = _group(group_id)
     child = group.children.filter(pk=job_id).select_related("current_attempt").first()
     if child is None:

@@ -60,7 +60,6 @@ def dead_runners() -> frozenset[str]:
 
 
 def lease_table(runner: str) -> LeaseTable:
-    """Return the leases from the perspective of a runner."""
     moment, dead = database_now(), dead_runners()
     living = Runner.objects.filter(stopped_at__isnull=True, heartbeat_at__gt=moment - HEARTBEAT_TIMEOUT).exclude(
         name__in={runner, *dead}
@@ -86,7 +85,6 @@ def lease_table(runner: str) -> LeaseTable:
 
 
 def has_free_lease(runner: str) -> bool:
-    """Return whether a lease that the runner does not hold is free."""
     if connection.vendor != "postgresql":
         return False
     others = Lease.objects.exclude(runner=runner)
@@ -95,12 +93,10 @@ def has_free_lease(runner: str) -> bool:
 
 
 def leases_held(runner: str) -> list[tuple[str, int]]:
-    """Return backend and epoch of each lease of a runner."""
     return list(Lease.objects.filter(runner=runner).order_by().values_list("backend_id", "epoch"))
 
 
 def runner_alive() -> bool:
-    """Return whether any runner's heartbeat is younger than 10 s."""
     return _live_runner.first(beaten_after=database_now() - HEARTBEAT_TIMEOUT) is not None
 
 

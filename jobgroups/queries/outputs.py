@@ -193,7 +193,6 @@ def oldest_due_capture() -> tuple[float, str] | None:
 
 
 def due_captures(*, backend_id: str, limit: int) -> list[tuple[int, OutputFile]]:
-    """Return ids and files of the oldest due captures of a backend."""
     backend = Backend.objects.filter(pk=backend_id).first()
     found = []
     for row in _due(limit)(backend_id, moment=now()):

@@ -62,7 +62,6 @@ def read_line(
 
 
 def _prompts() -> dict[str, list[ActivePrompt]]:
-    """Return the active prompts of each backend, oldest first."""
     # An uncertain prompt is found by the next lookup, or was never accepted.
     rows = Attempt.objects.filter(ended_at__isnull=True).exclude(state=AttemptState.UNCERTAIN)
     rows = rows.order_by("backend_id", "id")
@@ -249,7 +248,6 @@ def pool_candidates(group_id: str) -> list[str]:
 
 
 def pool_backends() -> list[PoolBackend]:
-    """Return all registered backends as the pool sees them."""
     return _as_pooled(_backend_rows())
 
 

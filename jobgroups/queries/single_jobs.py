@@ -19,8 +19,6 @@ _STOPPED_WITHIN: Final = dt.timedelta(seconds=60)
 
 
 class SingleJob:
-    """A group of one job, as it was read."""
-
     def __init__(self, group: JobGroup) -> None:
         self.group = group
         (self.child,) = group.children.all()
@@ -28,7 +26,6 @@ class SingleJob:
 
     @classmethod
     def read(cls, group_id: str) -> Self:
-        """Return a group of one job of the pool, or raise ``ChildNotFound``."""
         group = _groups().filter(pk=group_id).first()
         if group is None or not group.children.all():
             raise ChildNotFound(group_id)
@@ -36,7 +33,6 @@ class SingleJob:
 
     @property
     def stored_files(self) -> dict[int, StoredFile]:
-        """Its files in the storage, by their numbers."""
         return {one.number: one.file for one in self._captures if one.file is not None}
 
     @property

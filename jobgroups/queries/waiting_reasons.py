@@ -34,8 +34,6 @@ from jobgroups.queries.etas import Etas, current_etas
 
 
 class Outlook(NamedTuple):
-    """What an open child waits for, and when it ends."""
-
     waiting_reason: str | None = None
     eta_seconds: float | None = None  #: Seconds until its end; None: not known.
 
@@ -67,7 +65,6 @@ def outlooks(group: JobGroup, children: Sequence[ChildJob], *, runner_alive: boo
 def _offline_reasons(
     group: JobGroup, running: Sequence[ChildJob], known: Mapping[str, QueueBackend], moment: dt.datetime
 ) -> dict[str, str]:
-    """Return the sentence for each running child whose backend does not answer."""
     offline = {key for key, backend in known.items() if backend.is_offline}
     lost = [one for one in running if one.backend_id in offline]
     if not lost:

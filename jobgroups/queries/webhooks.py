@@ -16,7 +16,6 @@ STATES: Final[dict[str, dict[str, Any]]] = {
 
 
 def serialize_delivery(row: WebhookDelivery) -> dict[str, Any]:
-    """Return a delivery as the API's JSON object."""
     state = "pending" if row.due_at else "delivered" if row.delivered_at else "given_up"
     return {
         "id": row.id,

@@ -25,7 +25,6 @@ def active_attempts(backend_id: str) -> list[Attempt]:
 
 
 def attempt_with_group(attempt_id: int) -> Attempt:
-    """Return one attempt with child, group and variant loaded."""
     return _with_group(Attempt.objects.all()).get(pk=attempt_id)
 
 
@@ -62,7 +61,6 @@ abandoned_prompts: Final = PreparedQuery(
 
 
 def pending_stops(backend_id: str) -> set[int]:
-    """Return the ids of open attempts at a backend whose stop is pending."""
     pending = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True, stop_requested_at__isnull=False)
     return set(pending.values_list("pk", flat=True))
 
@@ -121,7 +119,6 @@ def groups_over(group_ids: Collection[str]) -> set[str]:
 
 
 def backends_with_prompts() -> set[str]:
-    """Return the backends with open attempts, abandoned prompts or queued children."""
     sources = (
         Attempt.objects.filter(ended_at__isnull=True),
         AbandonedPrompt.objects.all(),

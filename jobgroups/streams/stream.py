@@ -20,8 +20,6 @@ _ENDS: Final = frozenset({"child_completed", "child_failed", "child_timeout", "c
 
 
 class Frame(NamedTuple):
-    """A text to send."""
-
     text: str
     seq: int | None = None  #: Of an event, or the last one in the snapshot; None of progress and previews.
 
@@ -65,7 +63,6 @@ class Stream:
         }
 
     def has_gap_before(self, seq: int) -> bool:
-        """Return whether events before ``seq`` are missing."""
         return seq > self.sent + 1
 
     def misses_events(self, entry: EventFrame | SeqHint) -> bool:
@@ -103,7 +100,6 @@ class Stream:
         return [] if early is None else self._accept(child, early)
 
     def progress(self, frame: ProgressFrame) -> list[Frame]:
-        """Return the frame to send for a child's progress, or none."""
         child = self._children.get(frame.child_id)
         if child is None:
             return []

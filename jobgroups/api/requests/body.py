@@ -27,8 +27,6 @@ class UnsupportedMediaType(RequestError, code="unsupported_media_type", status=4
 
 
 class PayloadTooLarge(RequestError, code="payload_too_large", status=413):
-    """The body is longer than ``DIRECTOR_MAX_BODY_BYTES``."""
-
     text = "The body must have at most {} bytes."
 
 

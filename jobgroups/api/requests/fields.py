@@ -41,8 +41,6 @@ class _Strict(serializers.Field[Any, Any, Any, Any]):
 
 
 class Integer(_Strict, serializers.IntegerField):
-    """An integer from ``low`` to ``high``."""
-
     json_type = int
 
     def __init__(self, low: int, high: int, *, why: str = "", **options: Any) -> None:
@@ -51,15 +49,11 @@ class Integer(_Strict, serializers.IntegerField):
 
 
 class Flag(_Strict, serializers.BooleanField):
-    """A boolean."""
-
     json_type = bool
     sentence = "Must be true or false."
 
 
 class Object(_Strict, serializers.DictField):
-    """An object with any content."""
-
     json_type = dict
     sentence = "Must be an object."
 
@@ -72,8 +66,6 @@ class Anything(serializers.Field[Any, Any, Any, Any]):
 
 
 class Text(_Strict, serializers.CharField):
-    """A string that is not empty."""
-
     json_type = str
 
     def __init__(self, longest: int, **options: Any) -> None:
@@ -83,8 +75,6 @@ class Text(_Strict, serializers.CharField):
 
 
 class Line(Text):
-    """A string of one line, without the blanks around it; not empty."""
-
     def __init__(self, longest: int, **options: Any) -> None:
         sentence = f"Must be a string of 1 to {longest} characters, blanks around it aside."
         super().__init__(longest, sentence=sentence, trim_whitespace=True, **options)
@@ -172,11 +162,9 @@ class RequestSerializer(serializers.Serializer[Any]):
 
     @classmethod
     def unknown_fields(cls, body: Iterable[str]) -> list[str]:
-        """Return the names that are not declared, in printable form."""
         return [shown_key(name) for name in body if not _shared(cls).is_known(name)]
 
     def is_known(self, name: str) -> bool:
-        """Return whether a name of the request belongs to a declared field."""
         return name in self.fields
 
 

@@ -124,13 +124,10 @@ class WebhookRequest(WebhookTestRequest):
     events = fields.Texts(_MAX_WORD, most=_MAX_ENTRIES, empty="Must have at least one entry.", default=ENDS)
 
     def validate_events(self, named: Sequence[str]) -> list[str]:
-        """Return the events, each once, as the documentation orders them."""
         return _each_once(named, EVENTS, lambda _: f"Is no event; use some of {', '.join(EVENTS)}.")
 
 
 class _Webhook(fields.Object):
-    """The webhook of a group."""
-
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         try:
             return WebhookRequest.read(super().to_internal_value(data))
@@ -174,7 +171,6 @@ class SubmissionRequest(RequestSerializer):
         return metadata
 
     def validate_retry_on(self, named: list[str] | None) -> list[str] | None:
-        """Return the failure classes that are named, each once, as the taxonomy orders them."""
         if named is None:
             return None
         classes = list(FailureClass)
@@ -325,7 +321,6 @@ class CheckRequest(RequestSerializer):
 
 
 def check(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the checked values of a check, or raise ``InvalidRequest`` with every wrong field."""
     _, errors = CheckRequest.check(body)
     wrong = {error["field"].partition(".")[0] for error in errors}
     found: fields.FieldErrors = []

@@ -44,8 +44,6 @@ _LOST_PLUS: Final = re.compile(r"(?<=[T:.0-9]{8}) (?=[0-9]{2}:?[0-9]{2}$)")
 
 
 class _Digits(fields.Integer):
-    """An integer in decimal digits."""
-
     def to_internal_value(self, data: Any) -> int:
         if not _DIGITS.fullmatch(data):
             self.fail("invalid")
@@ -64,8 +62,6 @@ class _Moment(serializers.DateTimeField):
 
 
 class _Date(serializers.DateField):
-    """A day such as ``2026-02-01``."""
-
     def to_internal_value(self, value: Any) -> dt.date:
         with contextlib.suppress(ValueError):
             day = dt.date.fromisoformat(value)
@@ -120,7 +116,6 @@ class QuerySerializer(RequestSerializer):
         return cls.read(given, errors)
 
     def to_internal_value(self, data: Mapping[str, str]) -> dict[str, Any]:
-        """Drop empty values, except of fields that allow them."""
         given = {}
         for name, value in data.items():
             field = self.fields.get(name)
@@ -131,7 +126,6 @@ class QuerySerializer(RequestSerializer):
 
 
 def _only_value(name: str, values: list[Any]) -> str:
-    """Return the only value of a parameter, checked like every text of a request."""
     check_text(name, field="query")
     shown = shown_key(name)
     if len(values) > 1:
@@ -237,7 +231,6 @@ class SheetQuery(QuerySerializer):
     page = _Digits(1, MAX_SEED, default=1)
 
     def validate_axes(self, names: str) -> list[str]:
-        """Return the names."""
         return [name.strip() for name in names.split(",") if name.strip()]
 
 
@@ -282,7 +275,6 @@ class UsageQuery(QuerySerializer):
     format = fields.Choice(["json", "csv"], default=None)
 
     def validate_by(self, text: str) -> list[str]:
-        """Return the names of one to three dimensions."""
         by = [name.strip() for name in text.split(",")]
         unknown = [name for name in by if name not in usage.DIMENSIONS and not _METADATA_KEY.fullmatch(name)]
         if unknown or len(by) > 3 or len(set(by)) < len(by):
@@ -291,7 +283,6 @@ class UsageQuery(QuerySerializer):
         return by
 
     def validate(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Fill in the dates."""
         last = values["to"] or now().date()
         first = values["from"] or last - usage.DEFAULT_DAYS
         if not 0 <= (last - first).days < _MAX_DAYS:

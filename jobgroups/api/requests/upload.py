@@ -33,7 +33,6 @@ _UNKNOWN_TYPE: Final = "application/octet-stream"
 
 
 def upload_limit() -> int:
-    """Return how many bytes the body of an upload may have."""
     return int(settings.DIRECTOR_MAX_ASSET_BYTES) + _FORM_BYTES
 
 
@@ -91,7 +90,6 @@ class Upload:
             self._fields[-1][1].extend(event)
 
     def texts(self, name: str) -> list[str]:
-        """Return what the fields with a name contain, in their order."""
         return [content.decode("utf-8", "replace") for field, content in self._fields if field == name]
 
     def received(self) -> ReceivedFile:

@@ -36,7 +36,6 @@ def status_of(job: SingleJob) -> str:
 
 
 def serialize_summary(job: SingleJob) -> dict[str, Any]:
-    """Return a job's entry in the list."""
     group, child = job.group, job.child
     return {
         "id": group.id,

@@ -51,7 +51,6 @@ class FromHashView(ApiView):
 
 class ByHashView(ApiView):
     def head(self, request: Request, asset_hash: str) -> HttpResponse:
-        """Return 200 if the content is known."""
         content_by_hash(asset_hash)
         return HttpResponse()
 
@@ -66,14 +65,12 @@ class AssetView(ApiView):
         return json_response({**facts, "url": content_url(base_url(request), asset_id)})
 
     async def delete(self, request: HttpRequest, asset_id: str) -> HttpResponse:
-        """Delete an asset that no open job needs."""
         await act(record_delete, asset_id=asset_id)
         return no_content()
 
 
 class ContentView(ApiView):
     async def get(self, request: HttpRequest, asset_id: str) -> HttpResponseBase:
-        """Return the file, or the part of it that ``Range`` names."""
         content, facts = await read(named_asset, asset_id)
         if isinstance(content, Asset):
             name, size, tag = stored_name(facts["file_path"]), content.size_bytes, content.hash

@@ -27,12 +27,10 @@ _FILTER: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 class JobListView(ApiView):
     def post(self, request: Request) -> HttpResponse:
-        """Submit a job."""
         group = submit_job(json_body(request), idempotency_key(request, "v2"))
         return json_response(serialize_job(SingleJob.read(group.pk), base_url(request)), status=201)
 
     def get(self, request: Request) -> HttpResponse:
-        """List jobs, newest first."""
         given = request.GET.copy()
         filters = {name: given.pop(name) for name in list(given) if name.startswith("metadata")}
         try:
@@ -45,7 +43,6 @@ class JobListView(ApiView):
 
 
 def _labels_of(filters: dict[str, list[Any]]) -> dict[str, str]:
-    """Return the labels of ``metadata[KEY]=VALUE`` parameters."""
     labels = {}
     for name, values in filters.items():
         matched, value = _FILTER.fullmatch(name), values[0]
@@ -57,20 +54,17 @@ def _labels_of(filters: dict[str, list[Any]]) -> dict[str, str]:
 
 class JobView(ApiView):
     async def get(self, request: HttpRequest, job_id: str) -> HttpResponseBase:
-        """Return a job."""
         return encoded(request, await job_answer(job_id, base_url(request)))
 
 
 class JobWorkflowView(ApiView):
     def get(self, request: Request, job_id: str) -> HttpResponse:
-        """Return the workflow of a job as it is executed."""
         text = SingleJob.read(job_id).group.workflow_json
         return HttpResponse(f'{{"workflow":{text},"format":"api"}}', content_type="application/json")
 
 
 class JobCancelView(ApiView):
     def post(self, request: Request, job_id: str) -> HttpResponse:
-        """Cancel a job, unless it has ended; return the job."""
         group_id = SingleJob.read(job_id).group.pk
         group_cancel(group_id=group_id)
         return json_response(serialize_job(SingleJob.read(group_id), base_url(request)))
@@ -78,7 +72,6 @@ class JobCancelView(ApiView):
 
 class JobEventsView(ApiView):
     async def get(self, request: HttpRequest, job_id: str) -> HttpResponseBase:
-        """Stream what changes of a job, until it has ended."""
         base = base_url(request)
         await job_answer(job_id, base)  # an unknown job is an error, not a stream
         return sse_response(job_frames(job_id, base))

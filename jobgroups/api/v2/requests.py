@@ -50,7 +50,6 @@ def base_url(request: HttpRequest) -> str:
 
 
 def content_url(base: str, asset_id: str) -> str:
-    """Return the absolute URL of an asset's content."""
     return f"{base}api/v2/assets/{asset_id}/content"
 
 

@@ -57,6 +57,5 @@ async def note_replaced(file: OutputFile) -> None:
 
 
 def close_threads() -> None:
-    """Close the threads and their connections at the end of the process."""
     _reading.close()
     acting.close()

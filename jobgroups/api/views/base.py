@@ -55,17 +55,14 @@ class ApiView(APIView):
         return JSONRenderer(), "application/json"
 
     def options(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
-        """Return the allowed methods in ``Allow``, and no body."""
         return no_content({"Allow": ", ".join(self.allowed_methods)})
 
 
 def json_response(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> HttpResponse:
-    """Return a value as JSON."""
     return HttpResponse(to_json(value), content_type="application/json", status=status, headers=headers)
 
 
 def no_content(headers: Mapping[str, str] | None = None) -> HttpResponse:
-    """Return a response without a body."""
     response = HttpResponse(status=204, headers=headers)
     del response.headers["Content-Type"]
     return response

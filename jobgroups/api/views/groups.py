@@ -41,7 +41,6 @@ EVENTS_PAGE: Final = 500  #: Events per page. Most have some hundred bytes, a fe
 
 class CheckView(ApiView):
     def post(self, request: Request) -> HttpResponse:
-        """Return which backends can execute a workflow, why the others cannot, and the choices of its inputs."""
         values = payloads.check(converted_body(json_body(request)).body)
         prepared = workflow.build_template(values["workflow_json"], values["parameters"])
         known_references(prepared.workflow)
@@ -51,24 +50,19 @@ class CheckView(ApiView):
 
 class ConvertView(ApiView):
     def post(self, request: Request) -> HttpResponse:
-        """Return a workflow of the editor's format in the API format."""
         body, warnings, _ = converted_body(payloads.ConvertRequest.read(json_body(request)))
         workflow.check_workflow(body["workflow_json"])
         return json_response({"workflow": body["workflow_json"], "warnings": warnings})
 
 
 class PlanView(ApiView):
-    """``/api/job-groups/plan``"""
-
     def post(self, request: Request) -> HttpResponse:
-        """Return what a submission would make."""
         body, warnings, _ = converted_body(json_body(request))
         return json_response(plan(payloads.submission(body, None, warnings=warnings)))
 
 
 class SubmitView(ApiView):
     def post(self, request: Request) -> HttpResponse:
-        """Submit a group."""
         body, key = json_body(request), request.headers.get("Idempotency-Key")
         made = None
         if key and is_editor_format(body.get("workflow_json")):
@@ -88,7 +82,6 @@ class SubmitView(ApiView):
 
 class GroupListView(ApiView):
     def get(self, request: Request) -> HttpResponse:
-        """List groups, newest first."""
         query = GroupListQuery.read_query(request.GET)
         cursor, limit = query.pop("cursor"), query.pop("limit")
         page = groups.group_list(filters=groups.GroupFilter(**query), cursor=cursor, limit=limit)
@@ -121,37 +114,31 @@ class GroupView(ApiView):
         return _with_next(request, answer, following)
 
     async def patch(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
-        """Set the name of a group, archive it or end that; return the group without its jobs."""
         await act(group_change, group_id=group_id, **payloads.GroupRequest.read(json_body(request)))
         return encoded(request, await answers.get(group_id, "head", make=partial(group_status.read_head, group_id)))
 
     async def delete(self, _request: HttpRequest, group_id: str) -> HttpResponse:
-        """Cancel all jobs of a group that are not final."""
         done = await act(cancellation.group_cancel, group_id=group_id)
         return json_response(asdict(done))
 
 
 class DeletionView(ApiView):
     def get(self, request: Request, group_id: str) -> HttpResponse:
-        """Return what a deletion of the group would remove."""
         return json_response(asdict(group_deletion(group_id=group_id)))
 
     def post(self, request: Request, group_id: str) -> HttpResponse:
-        """Delete the group; return what was removed."""
         payloads.DeletionRequest.read(optional_json_body(request))
         return json_response(asdict(group_delete(group_id=group_id)))
 
 
 class WorkflowView(ApiView):
     def get(self, request: Request, group_id: str) -> HttpResponse:
-        """Return the workflow as it was submitted: the stored text."""
         text = groups.group_workflow(group_id)
         return HttpResponse(text, content_type="application/json")
 
 
 class EventsView(ApiView):
     def get(self, request: Request, group_id: str) -> HttpResponse:
-        """Return a page of stored events, with the text of the frames that sockets receive."""
         since = EventsQuery.read_query(request.GET)["since"]
         if not groups.group_exists(group_id):
             raise GroupNotFound(group_id)
@@ -165,7 +152,6 @@ class EventsView(ApiView):
 
 class EventStreamView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
-        """Return the stream of a group as Server-Sent Events, from an event on or with the snapshot first."""
         given = request.GET.copy()
         # A browser that reconnects sends it with the URL of the first request.
         if last := request.headers.get("Last-Event-ID"):
@@ -189,7 +175,6 @@ async def _stream_frames(group_id: str, since: int | None, *, previews: bool) ->
 
 class JobView(ApiView):
     async def get(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponseBase:
-        """Return a job with its attempts."""
         return encoded(
             request, await answers.get(group_id, "job", job_id, make=partial(group_status.read_job, group_id, job_id))
         )
@@ -226,7 +211,6 @@ def encoded(request: HttpRequest, answer: Answer, end: bytes = b"") -> HttpRespo
 
 
 def page_response(request: HttpRequest, page: groups.Page) -> HttpResponse:
-    """Return a page of a list, with the URLs of its neighbours."""
     return json_response(
         {
             "results": page.results,

@@ -72,7 +72,6 @@ class OutputView(ApiView):
 
 @contextlib.asynccontextmanager
 async def noting_replaced(file: OutputFile) -> AsyncIterator[None]:
-    """Mark the output if the block raises ``OutputReplaced``."""
     try:
         yield
     except OutputReplaced:
@@ -82,7 +81,6 @@ async def noting_replaced(file: OutputFile) -> AsyncIterator[None]:
 
 @cache
 def thumbnails() -> Thumbnails:
-    """Return the process's thumbnails."""
     return Thumbnails(
         settings.DIRECTOR_THUMBNAILS_DIR,
         limit_bytes=settings.DIRECTOR_THUMBNAILS_BYTES,
@@ -152,7 +150,6 @@ async def _body(
 
 
 def _forwarded_conditions(request: HttpRequest) -> dict[str, str]:
-    """Return the conditional headers of the client that are forwarded to the backend."""
     conditions = {}
     if tags := _if_none_match(request):
         conditions["If-None-Match"] = tags
@@ -176,7 +173,6 @@ def _headers(file: OutputFile, answer: download.BackendAnswer | StoredAnswer) ->
 
 class ZipView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> StreamingHttpResponse:
-        """Return all originals of a group, or those of its starred children."""
         query = ZipQuery.read_query(request.GET)
         starred = query["which"] == "starred"
         try:
@@ -197,11 +193,9 @@ class ZipView(ApiView):
 
 class StarView(ApiView):
     def put(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
-        """Star a child."""
         return self._set(group_id, job_id, starred=True)
 
     def delete(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
-        """Remove a child's star."""
         return self._set(group_id, job_id, starred=False)
 
     def _set(self, group_id: str, job_id: str, *, starred: bool) -> HttpResponse:
@@ -211,7 +205,6 @@ class StarView(ApiView):
 
 class SeedsView(ApiView):
     def get(self, request: Request) -> HttpResponse:
-        """Return the seeds that a submission with these fields would use."""
         query = SeedsQuery.read_query(request.GET)
         strategy, base = query["strategy"], query["base_seed"]
         if base is None:
@@ -222,7 +215,6 @@ class SeedsView(ApiView):
 
 class WorkflowFromPngView(ApiView):
     def post(self, request: Request) -> HttpResponse:
-        """Return the workflow with which a PNG was made."""
         if media_type(request)[0] != "image/png":
             raise UnsupportedMediaType("The body must be sent as Content-Type: image/png.")
         try:
@@ -239,7 +231,6 @@ _slots: Final = asyncio.Semaphore(2)
 
 class SheetView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
-        """Return a page of the contact sheet of a group as WebP."""
         query = SheetQuery.read_query(request.GET)
         # Read before the rows: if one changes meanwhile, the next request gets another sheet.
         seq, revision = await answers.version(group_id)
@@ -273,7 +264,6 @@ _HEAD_BYTES: Final = 16 * 2**20
 
 class ProvenanceView(ApiView):
     def get(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
-        """Return the workflow as it was sent, with input files, backend, versions, times and seconds of the nodes."""
         return json_response(job_provenance(group_id, job_id))
 
 

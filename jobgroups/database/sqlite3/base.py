@@ -30,7 +30,6 @@ class FifoLock:
         return bool(self._waiting)
 
     def acquire(self, timeout: float) -> bool:
-        """Wait for the lock for at most ``timeout`` seconds and return whether it was acquired."""
         with self._guard:
             if not self._is_held:
                 self._is_held = True
@@ -48,7 +47,6 @@ class FifoLock:
         return False
 
     def release(self) -> None:
-        """Hand the lock over to the thread that has waited longest, if there is one."""
         with self._guard:
             if self._waiting:
                 self._waiting.popleft().release()
