@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -11,11 +10,10 @@ from PIL import Image
 
 from jobgroups.domain.media_types import media_type
 from jobgroups.models import StoredFile
+from jobgroups.outputs import ffmpeg
 from jobgroups.outputs.resize import FORMATS
 from jobgroups.services.stored_files import IncomingFile
 
-_PROBED_WITHIN: Final = 20.0  #: Seconds that ffprobe may take.
-#: Demultiplexers by ffmpeg's names. Others open further files, which the file names (playlists, concat).
 _FORMATS: Final = "mov,matroska,aac,flac,mp3,ogg,wav"
 
 
@@ -44,10 +42,8 @@ def stored_row(incoming: IncomingFile, filename: str) -> StoredFile:
 
 
 def _probed(ffprobe: str, path: Path) -> tuple[int | None, int | None, float | None]:
-    command = [ffprobe, "-v", "error", "-protocol_whitelist", "file", "-format_whitelist", _FORMATS, "-of", "json"]
-    command += ["-show_entries", "format=duration:stream=width,height", f"file:{path}"]
-    answer = subprocess.run(command, capture_output=True, check=True, timeout=_PROBED_WITHIN)  # noqa: S603
-    found = json.loads(answer.stdout)
+    shown = ("-of", "json", "-show_entries", "format=duration:stream=width,height")
+    found = json.loads(ffmpeg.run(ffprobe, f"file:{path}", _FORMATS, shown))
     seen: dict[str, int] = next((one for one in found.get("streams", ()) if one.get("width")), {})
     duration = found.get("format", {}).get("duration")
     return seen.get("width"), seen.get("height"), None if duration is None else round(float(duration), 3)

@@ -18,23 +18,14 @@ from django.conf import settings
 from backends.comfyui.errors import AnswerTooLarge
 from jobgroups.domain.media_types import media_kind
 from jobgroups.errors import BackendAway, NoThumbnail, WrongBody
-from jobgroups.outputs import download
+from jobgroups.outputs import download, ffmpeg
 from jobgroups.outputs.resize import NotAnImage, thumbnail
 from jobgroups.queries.outputs import OutputFile
 from jobgroups.services.stored_files import media_source
 
-_MADE_WITHIN: Final = 20.0  #: Seconds for one poster.
-#: Pixels of the largest frame that is decoded (8K), and bytes of ffmpeg's largest allocation.
-_MAX_PIXELS: Final = 2**25
-_MAX_ALLOCATION: Final = 2**28
-#: Demultiplexers by ffmpeg's names. Others open further files, which the video names (playlists, concat).
 _FORMATS: Final = "mov,matroska"
-#: Decodes key frames only, in one thread, and keeps none back: 160 MB for 8K, instead of 350 MB.
-_INPUT: Final = (
-    *("-max_alloc", str(_MAX_ALLOCATION), "-max_pixels", str(_MAX_PIXELS)),
-    *("-threads", "1", "-flags", "low_delay", "-skip_frame", "nokey"),
-    *("-format_whitelist", _FORMATS, "-protocol_whitelist"),
-)
+#: Decodes key frames only, and keeps none back: 160 MB for 8K, instead of 350 MB.
+_INPUT: Final = ("-flags", "low_delay", "-skip_frame", "nokey")
 
 
 def poster(source: str, width: int) -> bytes:
@@ -42,15 +33,27 @@ def poster(source: str, width: int) -> bytes:
 
     ``source`` is a URL: ``file:…``, or one of the storage.
     """
-    protocols = "file" if source.startswith("file:") else "http,https,tcp,tls"
     # The shape of a thumbnail: at most three times as high as wide.
     size = f"scale=w='min(iw,{width})':h='min(ih,{3 * width})':force_original_aspect_ratio=decrease"
-    command = [str(settings.FFMPEG), "-nostdin", "-v", "error", *_INPUT, protocols, "-i", source, "-map", "0:v:0"]
-    command += ["-frames:v", "1", "-vf", size, "-threads", "1", "-f", "image2pipe", "-c:v", "png", "pipe:1"]
+    output = (
+        "-map",
+        "0:v:0",
+        "-frames:v",
+        "1",
+        "-vf",
+        size,
+        "-threads",
+        "1",
+        "-f",
+        "image2pipe",
+        "-c:v",
+        "png",
+        "pipe:1",
+    )
     try:
-        frame = subprocess.run(command, capture_output=True, check=True, timeout=_MADE_WITHIN).stdout  # noqa: S603
+        frame = ffmpeg.run(str(settings.FFMPEG), source, _FORMATS, _INPUT, output)
     except subprocess.TimeoutExpired:
-        raise NotAnImage(f"ffmpeg found no frame within {_MADE_WITHIN:g} s.") from None
+        raise NotAnImage(f"ffmpeg found no frame within {ffmpeg.WITHIN:g} s.") from None
     except (OSError, subprocess.CalledProcessError) as error:
         raise NotAnImage(f"ffmpeg cannot read it ({type(error).__name__}).") from error
     return thumbnail(frame, width)
@@ -80,6 +83,8 @@ class Thumbnails:
         self._max_source = max_source_bytes
         self._files = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="thumbnail-files")
         self._renderers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="thumbnails")
+        # Of its own: a video may take 20 s.
+        self._posters = ThreadPoolExecutor(1, thread_name_prefix="posters")
         # An asyncio lock belongs to one event loop; it is dropped with its last waiter.
         self._locks: weakref.WeakValueDictionary[object, asyncio.Lock] = weakref.WeakValueDictionary()
         self._sources: weakref.WeakValueDictionary[object, asyncio.Semaphore] = weakref.WeakValueDictionary()
@@ -119,12 +124,12 @@ class Thumbnails:
     async def _poster(self, file: OutputFile, width: int) -> bytes:
         # ffmpeg opens the video by its name: it reads the index, which may be at the end, and the first frame.
         if file.stored is not None and (source := await _run(self._files, media_source, file.stored.stored_name)):
-            return await _run(self._renderers, poster, source, width)
+            return await _run(self._posters, poster, source, width)
         with tempfile.TemporaryDirectory(prefix="poster-", ignore_cleanup_errors=True) as folder:
             path = Path(folder, "video")
             with await _run(self._files, path.open, "wb") as original:
                 await self._fetch(file, original)
-            return await _run(self._renderers, poster, f"file:{path}", width)
+            return await _run(self._posters, poster, f"file:{path}", width)
 
     def _source(self, backend_id: str, at_once: int) -> asyncio.Semaphore:
         key = (id(asyncio.get_running_loop()), backend_id)

@@ -16,7 +16,8 @@ from PIL import Image, ImageOps
 
 from backends.simulator.media import encode_webm
 from jobgroups.api.views.outputs import thumbnails
-from jobgroups.outputs import resize, thumbnails as making
+from jobgroups.outputs import ffmpeg, resize, thumbnails as making
+from jobgroups.outputs.media_facts import media_facts
 from jobgroups.outputs.resize import NotAnImage, thumbnail
 from jobgroups.outputs.thumbnails import DiskCache
 from tests.api.conftest import error_of, wrong_fields
@@ -291,6 +292,45 @@ async def test_undecodable_video_has_no_poster(gallery: Gallery, content: bytes)
     error_of(await gallery.get(f"{await gallery.one('a.mp4', content)}?w=320"), 404, "no_thumbnail")
 
 
+@pytest.mark.ffmpeg
+@pytest.mark.parametrize(
+    "content",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{url}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile '{url}'\n",
+        '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="{url}"/></svg>',
+    ],
+    ids=["playlist", "concat", "svg"],
+)
+def test_video_opens_nothing_that_it_names(tmp_path: Path, content: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as named:
+        named.setblocking(False)
+        for url in (f"http://127.0.0.1:{named.getsockname()[1]}/a.ts", f"file:{tmp_path}/named.webm"):
+            (tmp_path / "named.webm").write_bytes(_video())
+            (tmp_path / "a.mp4").write_text(content.format(url=url))
+            with pytest.raises(NotAnImage):
+                making.poster(f"file:{tmp_path}/a.mp4", 320)
+            assert media_facts(tmp_path / "a.mp4", "a.mp4") == (None, None, None)
+        with pytest.raises(BlockingIOError):
+            named.accept()
+
+
+@pytest.mark.ffmpeg
+def test_probe_of_a_video_decodes_no_huge_frame_and_few_streams(tmp_path: Path) -> None:
+    """Without limits, a file of 7 MB took more than 8 GB, and was killed after 20 s."""
+    small, path = _video(64), tmp_path / "a.mkv"
+    width, height = (side.to_bytes(8, "big") for side in (64, 32))
+    path.write_bytes(small.replace(width, (8192).to_bytes(8, "big")).replace(height, (8192).to_bytes(8, "big")))
+    # Of the first frame, since no decoder opens for what the header claims.
+    assert media_facts(path, "a.mkv") == (64, 32, 2.0)
+    (tmp_path / "b.webm").write_bytes(small)
+    command = ["ffmpeg", "-v", "error", "-i", f"{tmp_path}/b.webm", *["-map", "0"] * 20, "-c", "copy", "-y", str(path)]
+    subprocess.run(command, check=True)
+    printed = ffmpeg.run("ffprobe", f"file:{path}", "matroska", ("-show_entries", "stream=index"))
+    assert printed.count(b"index") == 8
+    assert media_facts(path, "a.mkv")[:2] == (64, 32)
+
+
 @db
 async def test_video_has_no_poster_without_ffmpeg(gallery: Gallery, settings: Any) -> None:
     settings.FFMPEG = None
@@ -300,7 +340,7 @@ async def test_video_has_no_poster_without_ffmpeg(gallery: Gallery, settings: An
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script in the place of ffmpeg")
 def test_ffmpeg_that_does_not_end_is_killed(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "_MADE_WITHIN", 0.3)
+    monkeypatch.setattr(ffmpeg, "WITHIN", 0.3)
     slow = tmp_path / "ffmpeg"
     slow.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
     slow.chmod(0o700)
