@@ -17,6 +17,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.file_names import FileNames, Template, default_name, facts
 from jobgroups.domain.media_types import media_kind
 from jobgroups.domain.outputs import REPLACED, SENT, file_digest, reported_files
+from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import ChildNotFound, GroupNotFound, OutputNotFound
 from jobgroups.models import Capture, ChildJob, JobGroup, Lease, ReportedFile, StoredFile
 from jobgroups.queries.leases import database_now
@@ -203,11 +204,12 @@ def due_captures(*, backend_id: str, limit: int) -> list[tuple[int, OutputFile]]
 
 
 def stored_captures(*, group_id: str | None = None) -> Iterator[tuple[int, OutputFile, StoredFile]]:
-    """Yield ids, files and copies of the captures that are stored, of one group or of all.
+    """Yield ids, files and copies of the captures of completed children that are stored, of one group or of all.
 
     Without the pictures that came as frames: no backend has a file of them.
     """
-    rows = Capture.objects.filter(file__isnull=False).select_related("file", "child__current_attempt").order_by("pk")
+    stored = Capture.objects.filter(file__isnull=False, child__status=ChildStatus.COMPLETED)
+    rows = stored.select_related("file", "child__current_attempt").order_by("pk")
     if group_id is not None:
         rows = rows.filter(child__group=group_id)
     backends, last = Backend.objects.in_bulk(), 0

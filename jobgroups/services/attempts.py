@@ -219,7 +219,7 @@ def attempt_ended(*, attempt_id: int, fence: FencingToken, end: AttemptResult) -
             end = _failing(end, refused)
         if not close_with_result(tx, attempt, state, end):
             return False
-        if state is AttemptState.SUCCESS:
+        if state is AttemptState.SUCCESS and end.failure is None:
             _keep_result(child, attempt, end)
         if child.current_attempt_id == attempt.pk:
             end_child(tx, child, attempt, end, refused)
@@ -227,9 +227,13 @@ def attempt_ended(*, attempt_id: int, fence: FencingToken, end: AttemptResult) -
 
 
 def _keep_result(child: ChildJob, attempt: Attempt, end: AttemptResult) -> None:
-    captures_keep(child, attempt, end.files)
-    if end.failure is None and is_free(child):
+    if is_free(child):
         late_results.reinstate(child, attempt)
+    if end.files is None:
+        return
+    # Only those of the result that the child has, or may get later.
+    if child.current_attempt_id == attempt.pk or late_results.late_result(child) == attempt:
+        captures_keep(child, attempt, end.files)
 
 
 def _stops_for_refusal(attempt: Attempt) -> bool:

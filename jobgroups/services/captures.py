@@ -36,17 +36,13 @@ def captures_enqueue(child: ChildJob, attempt: Attempt) -> None:
 
 
 def captures_keep(child: ChildJob, attempt: Attempt, files: Mapping[str, StoredFile]) -> None:
-    """Store the pictures that a successful attempt sent as frames, by their names.
+    """Store the pictures that a successful attempt sent as frames, by their names, instead of those of another attempt.
 
     Also if the attempt does not complete its child now: it may later. The files are in the storage.
     """
     if child.status in (ChildStatus.COMPLETED, ChildStatus.CANCELLED):
         return
-    if attempt.number > 1:
-        # Those of an earlier success, which is not used any more.
-        child.captures.all().delete()
-    if not files:
-        return
+    child.captures.all().delete()
     stored: dict[str, StoredFile] = {}
     contents = {name: file.blake3 for name, file in files.items()}
     while unknown := [file for file in files.values() if file.blake3 not in stored]:
@@ -64,7 +60,7 @@ def captures_keep(child: ChildJob, attempt: Attempt, files: Mapping[str, StoredF
 def _rows(
     child: ChildJob, attempt: Attempt | None, outputs_json: str | None = None, *, of_frames: bool = False
 ) -> list[Capture]:
-    moment, backend_id = now(), child.backend_id or ""
+    moment, backend_id = now(), (attempt or child).backend_id or ""
     node_of = nodes_of_files(backend_id, {} if attempt is None else json.loads(attempt.node_outputs_json))
     return [
         Capture(

@@ -165,10 +165,13 @@ def _mark(replaced: Mapping[int, set[str]], rows: Mapping[int, Attempt], *, keep
 
 
 def _captured(child: ChildJob) -> set[str]:
-    """Return the digests of a child's files that the storage has."""
-    items = list(reported_files(json.loads(child.outputs_json or "{}")))
-    numbers = child.captures.filter(file__isnull=False).values_list("number", flat=True)
-    return {file_digest(child.backend_id or "", items[number]) for number in numbers}
+    """Return the digests of a child's files that the storage has.
+
+    Before the child is completed, it may have the pictures that a late success sent as frames, and no outputs.
+    """
+    numbers = set(child.captures.filter(file__isnull=False).values_list("number", flat=True))
+    items = enumerate(reported_files(json.loads(child.outputs_json or "{}")))
+    return {file_digest(child.backend_id or "", item) for number, item in items if number in numbers}
 
 
 def _mark_row(row: ChildJob | Attempt, replaced: Collection[str]) -> bool:

@@ -155,8 +155,9 @@ class AttemptResult:
     error_details: Mapping[str, Any] | None = None
     failure: FailureClass | None = None  #: Why it failed; of a success: why it is none that a person could use.
     warnings: tuple[str, ...] = ()
-    #: New rows of the pictures that came as frames, by their names; their files are in the storage.
-    files: Mapping[str, StoredFile] = field(default_factory=dict)
+    #: New rows of the pictures that came as frames, by their names; their files are in the storage. None: no node sends
+    #: any.
+    files: Mapping[str, StoredFile] | None = None
     #: The nodes of ``node_outputs`` that ComfyUI executed: it has written their files. Its cache named the
     #: files of the others.
     executed: frozenset[str] = frozenset()

@@ -22,16 +22,16 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import RetryScope
 from jobgroups.errors import AssetDeleted, AssetInUse
-from jobgroups.models import Asset, AssetUse, Capture, ChildJob, JobGroup, StoredFile
+from jobgroups.models import Asset, AssetUse, Attempt, Capture, ChildJob, JobGroup, StoredFile
 from jobgroups.queries.groups import child_detail
 from jobgroups.queries.outputs import due_backends, due_captures, stored_captures
-from jobgroups.services import assets, captures, files, retries, runners, stored_files
+from jobgroups.services import assets, attempts, captures, files, retries, runners, stored_files
 from jobgroups.services.cancellation import group_cancel
 from jobgroups.services.groups import group_deletion
 from jobgroups.services.leases import lease_release
 from jobgroups.services.purge import Limits, groups_purge, groups_purgeable
 from jobgroups.services.stars import child_star
-from tests.db.test_files import begin, end, reasons
+from tests.db.test_files import NAME, begin, end, reasons
 from tests.harness import factories
 from tests.harness.database_work import database_work
 
@@ -70,27 +70,84 @@ def test_captures_of_a_job_are_stored_with_its_end() -> None:
     ]
 
 
-@pytest.mark.usefixtures("no_backoff")
-def test_pictures_of_a_late_success_are_those_of_the_job_that_it_completes() -> None:
-    first, second = factories.online("gpu-1"), factories.online("gpu-2")
+def _overtake(first: FencingToken, second: FencingToken) -> tuple[JobGroup, Attempt, Attempt]:
+    """Return a job whose first attempt may still succeed while its second one is active."""
     group = factories.submit("gpu-1", max_attempts=2, retry_elsewhere=RetryScope.ANY)
     late = factories.begin(first)
     factories.time_out(late, first)
     factories.stall(late, first)
-    newer = factories.claim(second)
-    sent = {"filename": "a.png", "subfolder": "", "type": "websocket", "url": "/api/a"}
-    file = StoredFile(id=str(uuid.uuid4()), blake3="b", sha256="s", size_bytes=3, created_at=now())
-    outputs = {"images": [sent], "prompt_id": late.prompt_id}
-    node_outputs = {"7": {"images": [sent]}}
-    factories.finish(late, first, outputs=outputs, node_outputs=node_outputs, files={"a.png": file})
+    return group, late, factories.claim(second)
+
+
+def _succeed(claimed: Attempt, fence: FencingToken, content: str, **fields: Any) -> None:
+    """End an attempt with a picture that came as a frame."""
+    sent = {"filename": f"{content}.png", "subfolder": "", "type": "websocket", "url": f"/api/{content}"}
+    file = StoredFile(id=str(uuid.uuid4()), blake3=content, sha256="s", size_bytes=3, created_at=now())
+    reported = {"7": {"images": [sent]}, **fields}
+    outputs = {"images": [one for node in reported.values() for one in node["images"]], "prompt_id": claimed.prompt_id}
+    factories.finish(claimed, fence, outputs=outputs, node_outputs=reported, files={f"{content}.png": file})
+
+
+@pytest.mark.usefixtures("no_backoff")
+def test_pictures_of_a_late_success_are_those_of_the_job_that_it_completes() -> None:
+    first, second = factories.farm(2)
+    group, late, newer = _overtake(first, second)
+    _succeed(late, first, "a")
+    assert list(stored_captures()) == []  # the job has no outputs yet
     factories.start(newer, second)
-    factories.fail(newer, second)
+    # Its own success has no file that could be used.
+    factories.finish(newer, second, failure=FailureClass.OUTPUT_GONE, files={})
     assert factories.only(group).status == "completed"
     (capture,) = Capture.objects.all()
-    assert (capture.number, capture.node_id, capture.file_id, capture.due_at) == (0, "7", file.pk, None)
+    assert (capture.number, capture.node_id, capture.backend_id, capture.due_at) == (0, "7", "gpu-1", None)
+    assert capture.file == StoredFile.objects.get(blake3="a")
     assert list(stored_captures()) == []  # its backend has no file to read again
     deletion = group_deletion(group_id=group.id)
     assert (deletion.files, deletion.bytes, deletion.kept_at_backends) == (1, 3, False)
+
+
+@pytest.mark.usefixtures("no_backoff")
+def test_pictures_of_an_older_prompt_that_completes_its_job_replace_those_of_a_newer_one() -> None:
+    fence = factories.online("gpu-1")
+    group, old = factories.claiming(fence, max_attempts=3)
+    factories.abandon(old, fence)
+    newer = factories.begin(fence)
+    factories.evict(fence)
+    assert attempts.abandoned_prompt_found(attempt_id=old.pk, fence=fence, running=True)
+    _succeed(newer, fence, "newer")
+    _succeed(old, fence, "old")
+    child = factories.only(group)
+    assert (child.status, child.current_attempt_id) == ("completed", old.pk)
+    assert Capture.objects.get().file == StoredFile.objects.get(blake3="old")
+
+
+@pytest.mark.usefixtures("no_backoff")
+def test_pictures_of_a_late_success_remain_when_an_older_one_succeeds_later() -> None:
+    first, second, third = factories.farm(3)
+    group, oldest, older = _overtake(first, second)
+    JobGroup.objects.update(max_attempts=3)
+    factories.start(older, second)
+    factories.time_out(older, second)
+    factories.stall(older, second)
+    newest = factories.claim(third)
+    _succeed(older, second, "older")
+    _succeed(oldest, first, "oldest")
+    factories.start(newest, third)
+    factories.fail(newest, third)
+    assert factories.only(group).current_attempt_id == older.pk
+    assert Capture.objects.get().file == StoredFile.objects.get(blake3="older")
+
+
+@pytest.mark.usefixtures("no_backoff")
+def test_file_of_a_late_success_with_pictures_is_replaced_before_its_job_is_completed() -> None:
+    first, second = factories.farm(2)
+    _overtake(first, second)
+    late = Attempt.objects.get(number=1)
+    _succeed(late, first, "a", **{"9": {"images": [{"filename": NAME, "url": "/a"}]}})
+    other = begin(first)
+    end(other, first)
+    late.refresh_from_db()
+    assert [one.get("missing", False) for one in json.loads(late.outputs_json or "")["images"]] == [False, True]
 
 
 def test_same_content_twice_at_one_moment_is_stored_once(files_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
