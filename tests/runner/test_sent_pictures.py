@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -209,6 +210,19 @@ async def test_frame_that_was_announced_and_did_not_come_is_a_warning() -> None:
     _, rows, warnings = await sent.collect("name", ["7"], (), within=1.0)
     assert len(rows) == 1
     assert warnings == [NODE + "2 of its 3 pictures are lost: they were not received. ComfyUI has no file of them."]
+
+
+async def test_storage_that_hangs_ends_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(stored_files, "move_into_storage", lambda *_: released.wait(30))
+    sent = SentPictures({"7": {"class_type": "SaveImageWebsocket"}})
+    sent.receive(protocol.Preview(image_type="png", image=b"png", prompt_id="p", node_id="7"))
+    try:
+        _, rows, (warning,) = await sent.collect("name", ["7"], (), within=0.5)
+    finally:
+        released.set()
+    assert not rows
+    assert warning.startswith(NODE + "1 of its 1 pictures are lost: the storage did not answer within 0.5 s.")
 
 
 async def test_socket_that_is_lost_while_the_node_executes_is_a_warning() -> None:

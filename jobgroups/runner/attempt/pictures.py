@@ -45,9 +45,8 @@ class SentPictures:
     def __init__(self, workflow: Mapping[str, Any]) -> None:
         #: The nodes whose frames are results, in the order of the workflow; those of others are previews.
         self.nodes = tuple(node for node, one in workflow.items() if one.get("class_type") == CLASS)
-        self.expects_frames = (
-            False  #: Whether an event of the prompt came, and neither the last one nor a lost socket since.
-        )
+        #: Whether an event of the prompt came, and neither the last one nor a lost socket since.
+        self.expects_frames = False
         self._node: str | None = None  #: The node that executes, if it is one of these.
         self._whole = set[str]()  #: The nodes during whose execution no frame was lost.
         self._announced = Counter[str]()  #: By node: each picture comes with a step of its progress.
@@ -142,15 +141,17 @@ class SentPictures:
     async def _move(self, writing: asyncio.Future[Received], within: float) -> tuple[StoredFile, str] | str:
         """Move a picture into the storage; return its row and the suffix of its name, or why it is lost."""
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + within
+        give_up_at, cause = loop.time() + within, f"the storage did not answer within {within:g} s"
         while True:
             try:
-                incoming, row, suffix = await writing
-                move = functools.partial(stored_files.move_marked, incoming.path, row.stored_name)
-                self._marks.append(await loop.run_in_executor(_storing, move))
+                async with asyncio.timeout_at(give_up_at):
+                    incoming, row, suffix = await asyncio.shield(writing)
+                    move = functools.partial(stored_files.move_marked, incoming.path, row.stored_name)
+                    self._marks.append(await loop.run_in_executor(_storing, move))
             except (StorageAway, StorageFull, OSError) as error:
-                if writing.exception() is not None or loop.time() > give_up_at:
-                    return str(error)
+                cause = str(error) or cause  # a timeout has no text
+                if loop.time() >= give_up_at or writing.exception() is not None:
+                    return cause
                 await asyncio.sleep(within / 30)
             else:
                 return row, suffix
