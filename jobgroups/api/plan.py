@@ -13,15 +13,13 @@ from jobgroups.domain.states import Placement
 from jobgroups.queries.etas import latest
 from jobgroups.queries.pool import current_line, pool_backends
 from jobgroups.services.submission import Submission, jobs_of, warnings_of
-from jobgroups.workflow import WorkflowTemplate
 from jobgroups.workflow.seeds import random_base
 
 
 def plan(submission: Submission) -> dict[str, Any]:
     """Return the plan of a submission, as the API's JSON object; raise what the submission would."""
     base = random_base() if submission.base_seed is None else submission.base_seed
-    prepared = workflow.build_template(submission.workflow, submission.parameters)
-    kinds, is_pool = JobKinds(prepared, submission.batch), submission.count is not None
+    kinds, is_pool = JobKinds(submission.template, submission.batch), submission.count is not None
     chosen = choose(replace(submission, base_seed=base), kinds)
     jobs, batch = jobs_of(chosen, base), submission.batch
     named = list(dict.fromkeys(submission.backend_ids))
@@ -30,7 +28,7 @@ def plan(submission: Submission) -> dict[str, Any]:
     for one in backends:
         if batch is None:
             one["jobs"] = (len(jobs) if is_pool else bound[one["backend_id"]]) if one["can_run"] else 0
-    eta = _eta(chosen, prepared, len(jobs))
+    eta = _eta(chosen, len(jobs))
     return {
         "total_count": len(jobs),
         "placement": (Placement.POOL if is_pool else Placement.BOUND).value,
@@ -48,14 +46,15 @@ def plan(submission: Submission) -> dict[str, Any]:
         ],
         "backends": backends,
         "skipped_backends": list(chosen.skipped_backends),
-        "warnings": [*submission.warnings, *warnings_of(prepared, batch)],
+        "warnings": warnings_of(submission),
         "eta_seconds": eta and round(eta, 1),
     }
 
 
-def _eta(chosen: Submission, prepared: WorkflowTemplate, total: int) -> float | None:
+def _eta(chosen: Submission, total: int) -> float | None:
     """Return the seconds until the last job would end behind all that waits; None: a time is not known."""
-    line, key = current_line().line, (workflow.digest(prepared), workflow.models_digest(prepared.workflow))
+    line, template = current_line().line, chosen.template
+    key = workflow.digest(template), workflow.models_digest(template.workflow)
     ends: list[float | None] = []
     if chosen.count is None:
         for name, jobs in Counter(chosen.backend_ids).items():

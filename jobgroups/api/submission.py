@@ -7,7 +7,6 @@ from typing import Final
 from django.conf import settings
 
 from backends.capabilities import needed_capabilities
-from jobgroups import workflow
 from jobgroups.api.backend_selection import Selection, select_backends, select_candidates
 from jobgroups.api.workflow_check import JobKinds, has_partner_nodes
 from jobgroups.domain.states import PartialOutputs
@@ -33,7 +32,6 @@ def submit(submission: Submission) -> Submitted:
         IdempotencyConflict: the key was used with another body.
         RunnerAbsent: no runner is alive.
         NoOnlineBackends: none of the named backends can take a child, or one of the jobs of a batch.
-        workflow.ParameterInvalid: a parameter does not fit the workflow.
     """
     if submission.idempotency_key is not None:
         replay = group_replay(
@@ -56,9 +54,7 @@ def choose(submission: Submission, kinds: JobKinds | None = None) -> Submission:
     if submission.count is None:
         selection, is_paid = _select_named(submission, until)
     else:
-        if kinds is None:
-            prepared = workflow.build_template(submission.workflow, submission.parameters)
-            kinds = JobKinds(prepared, submission.batch)
+        kinds = kinds or JobKinds(submission.template, submission.batch)
         selection, is_paid = _select_able(submission, kinds, until)
     if not selection.backend_ids:
         raise NoOnlineBackends(selection.skipped)

@@ -26,7 +26,7 @@ from jobgroups.serializers import to_json
 from jobgroups.services.assets import assets_use
 from jobgroups.services.backends import lock_backends
 from jobgroups.services.beginning import begin_write
-from jobgroups.workflow import seeds
+from jobgroups.workflow import WorkflowTemplate, seeds
 from jobgroups.workflow.batch import Batch, BatchJob, VariantKey
 from jobgroups.workflow.seed_inputs import NO_SEED
 
@@ -41,6 +41,7 @@ class Submission:
     """A submission whose form was checked; its backends were chosen."""
 
     workflow: dict[str, Any]
+    template: WorkflowTemplate  #: The workflow with its parameters.
     backend_ids: Sequence[str]  #: One child for each entry; with ``count`` the candidates of the pool.
     count: int | None = None  #: Children of the pool; None: each child is bound to the backend of its entry.
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -119,28 +120,26 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
         runner_alive: without a live runner the group is ``pending`` until one claims a child.
 
     Raises:
-        workflow.ParameterInvalid: a parameter does not fit the workflow.
         InvalidRequest: an asset that the workflow refers to does not exist.
         IdempotencyConflict: its key was used with another body.
         GroupDeleted: the group of its key was deleted.
         Conflict: a backend was removed since it was chosen.
         Overloaded: the write has not begun in time.
     """
-    prepared = workflow.build_template(submission.workflow, submission.parameters)
-    batch = submission.batch
-    asset_ids = known_references(prepared.workflow, {} if batch is None else batch.assets)
+    template, batch = submission.template, submission.batch
+    asset_ids = known_references(template.workflow, {} if batch is None else batch.assets)
     base = seeds.random_base() if submission.base_seed is None else submission.base_seed
     group = _group_row(submission, base, runner_alive)
-    group.warnings_json = to_json([*submission.warnings, *warnings_of(prepared, batch)])
-    group.workflow_digest = workflow.digest(prepared)
-    found = workflow.summary(prepared.workflow)
+    group.warnings_json = to_json(warnings_of(submission))
+    group.workflow_digest = workflow.digest(template)
+    found = workflow.summary(template.workflow)
     group.summary_json, group.prompt = to_json(found), found.get("prompt", "")
     children = _child_rows(group, submission, jobs_of(submission, base))
     variants: list[Variant] = []
     if batch is not None:
         variants = _variants(group, submission, batch.variants)
     elif submission.count is not None:
-        key = group.workflow_digest, workflow.models_digest(prepared.workflow)
+        key = group.workflow_digest, workflow.models_digest(template.workflow)
         variants = _variants(group, submission, [key])
     # Before the transaction, which keeps other writers waiting.
     rows = Insertion(children, later="variant_id" if variants else "")
@@ -239,10 +238,10 @@ def jobs_of(submission: Submission, base_seed: int) -> Sequence[BatchJob]:
     return [BatchJob(seed, None) for seed in seeds.seeds(strategy, base_seed, total)]
 
 
-def warnings_of(prepared: workflow.WorkflowTemplate, batch: Batch | None) -> list[str]:
-    """Return the warnings of a workflow; one without a seed is right if its jobs differ otherwise."""
-    differ = batch is not None and all(job.variation for job in batch.jobs)
-    return [one for one in prepared.warnings if not (differ and one == NO_SEED)]
+def warnings_of(submission: Submission) -> list[str]:
+    """Return the warnings of a submission; a workflow without a seed is right if its jobs differ otherwise."""
+    differ = submission.batch is not None and all(job.variation for job in submission.batch.jobs)
+    return [*submission.warnings, *(one for one in submission.template.warnings if not (differ and one == NO_SEED))]
 
 
 def _variants(group: JobGroup, submission: Submission, keys: Sequence[VariantKey]) -> list[Variant]:

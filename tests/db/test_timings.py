@@ -17,7 +17,7 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, Timing
 from jobgroups.queries.pool import current_estimates
 from jobgroups.services.backends import backend_delete
-from jobgroups.services.submission import Submission, group_submit
+from jobgroups.services.submission import group_submit
 from jobgroups.services.timings import timings_store
 from tests.harness import factories, graphs
 
@@ -28,7 +28,7 @@ def test_variant_has_the_digest_of_the_models_that_its_jobs_use() -> None:
     factories.backend()
     graph = graphs.text_to_image()
     changed = {"4.ckpt_name": "other.safetensors"}
-    submission = Submission(workflow=graph, backend_ids=["*"], count=1, parameters=changed)
+    submission = factories.submission("*", workflow=graph, count=1, parameters=changed)
     variant = group_submit(submission=submission, runner_alive=True).group.variants.get()
     graph["4"]["inputs"]["ckpt_name"] = "other.safetensors"
     assert variant.models_digest == workflow.models_digest(graph) != ""

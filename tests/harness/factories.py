@@ -20,6 +20,7 @@ from jobgroups.services import assets, attempts, claims, holds, leases, stored_f
 from jobgroups.services.claims import PoolChoice
 from jobgroups.services.outcomes import AttemptResult
 from jobgroups.services.submission import Submission, group_submit
+from jobgroups.workflow import build_template
 
 WORKFLOW: dict[str, Any] = {
     "3": {"class_type": "KSampler", "inputs": {"seed": 42, "steps": 20, "cfg": 7.0}},
@@ -52,10 +53,13 @@ def farm(count: int, **fields: Any) -> list[FencingToken]:
     return [online(f"gpu-{number}", **fields) for number in range(1, count + 1)]
 
 
+def submission(*backend_ids: str, workflow: dict[str, Any] = WORKFLOW, **fields: Any) -> Submission:
+    template = build_template(workflow, fields.get("parameters"))
+    return Submission(workflow=workflow, template=template, backend_ids=backend_ids or ("gpu-1",), **fields)
+
+
 def submit(*backend_ids: str, runner_alive: bool = True, **fields: Any) -> JobGroup:
-    fields = {"workflow": WORKFLOW, **fields}
-    submission = Submission(backend_ids=backend_ids or ("gpu-1",), **fields)
-    group = group_submit(submission=submission, runner_alive=runner_alive).group
+    group = group_submit(submission=submission(*backend_ids, **fields), runner_alive=runner_alive).group
     # Jobs are ordered by milliseconds: the group that a test submits next comes after this one.
     time.sleep(0.001)
     return group

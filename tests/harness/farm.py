@@ -24,7 +24,8 @@ from jobgroups.runner.context import RunnerSettings
 from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.service import RunnerService
 from jobgroups.services import cancellation
-from jobgroups.services.submission import Submission, group_submit
+from jobgroups.services.submission import group_submit
+from tests.harness import factories
 from tests.harness.graphs import text_to_image
 
 #: Of one request to a backend; no scale shortens these.
@@ -164,7 +165,7 @@ class Farm:
             await self.stop(service)
 
     async def submit(self, *backend_ids: str, workflow: Any = None, **fields: Any) -> JobGroup:
-        submission = Submission(workflow=workflow or text_to_image(), backend_ids=backend_ids or ("gpu-1",), **fields)
+        submission = factories.submission(*backend_ids, workflow=workflow or text_to_image(), **fields)
         done = await in_thread(group_submit)(submission=submission, runner_alive=True)
         if submission.secret:
             self.hub.keys[done.group.id] = submission.secret

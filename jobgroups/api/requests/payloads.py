@@ -246,7 +246,7 @@ def submission(
         batch = _batch(body, values, template, errors)
     if errors:
         raise (TooManyChildren if too_many else InvalidRequest)(errors=errors)
-    values["batch"] = batch
+    values |= {"template": template, "batch": batch}
     if batch is not None:
         values["count"] = len(batch.jobs)
     if in_pool:
@@ -267,12 +267,8 @@ def submission(
 def _template(
     body: Mapping[str, Any], wrong: Collection[str], errors: fields.FieldErrors
 ) -> workflow.WorkflowTemplate | None:
-    """Return the workflow with its parameters, if it or a batch may not fit them; None, perhaps with an error.
-
-    The error is added also if other fields are wrong.
-    """
-    has_values = any(body.get(name) is not None for name in ("parameters", "jobs", "sweep"))
-    if has_values and "workflow_json" not in wrong and "parameters" not in wrong:
+    """Return the workflow with its parameters; None with an error, which is added also if other fields are wrong."""
+    if "workflow_json" not in wrong and "parameters" not in wrong:
         try:
             return workflow.build_template(body["workflow_json"], body.get("parameters"))
         except FieldInvalid as error:
@@ -324,8 +320,8 @@ def check(body: dict[str, Any]) -> dict[str, Any]:
     _, errors = CheckRequest.check(body)
     wrong = {error["field"].partition(".")[0] for error in errors}
     found: fields.FieldErrors = []
-    _template(body, wrong, found)
-    return CheckRequest.read(body, found)
+    template = _template(body, wrong, found)
+    return {**CheckRequest.read(body, found), "template": template}
 
 
 class GroupRequest(RequestSerializer):

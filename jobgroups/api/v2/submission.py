@@ -84,7 +84,7 @@ def _submit(submission: Submission) -> JobGroup:
         return submit(submission).group
     except NoOnlineBackends as refused:
         skipped = refused.extra["skipped_backends"]
-    entries = check(JobKinds(workflow.build_template(submission.workflow)), submission.backend_ids, ())["backends"]
+    entries = check(JobKinds(submission.template), submission.backend_ids, ())["backends"]
     answering = [one for one in entries if one["state_reason"] is None]
     if answering:
         raise _refusal(answering, {one["backend_id"]: one["reason"] for one in skipped})

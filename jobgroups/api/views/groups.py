@@ -42,10 +42,10 @@ EVENTS_PAGE: Final = 500  #: Events per page. Most have some hundred bytes, a fe
 class CheckView(ApiView):
     def post(self, request: Request) -> HttpResponse:
         values = payloads.check(converted_body(json_body(request)).body)
-        prepared = workflow.build_template(values["workflow_json"], values["parameters"])
-        known_references(prepared.workflow)
-        answer = check(JobKinds(prepared), values["backend_ids"], values["required_capabilities"])
-        return json_response(answer | offered(prepared, [one["backend_id"] for one in answer["backends"]]))
+        template = values["template"]
+        known_references(template.workflow)
+        answer = check(JobKinds(template), values["backend_ids"], values["required_capabilities"])
+        return json_response(answer | offered(template, [one["backend_id"] for one in answer["backends"]]))
 
 
 class ConvertView(ApiView):
