@@ -23,6 +23,18 @@ def _endless(conn: socket.socket, gone: threading.Event) -> None:
         conn.sendall(b" " * 65536)
 
 
+def _tiny_pieces(conn: socket.socket, gone: threading.Event) -> None:
+    conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not gone.is_set():
+        conn.sendall(b"1\r\n \r\n" * 10_000)
+
+
+def _trickle(conn: socket.socket, gone: threading.Event) -> None:
+    conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{")
+    while not gone.wait(0.2):
+        conn.sendall(b" ")
+
+
 _JSON = b"200 OK\r\nContent-Type: application/json"
 #: name → what it does once it has read a request.
 WRONGS: dict[str, Handle] = {
@@ -34,6 +46,8 @@ WRONGS: dict[str, Handle] = {
     "500": _answers(b"500 Internal Server Error", b"oops"),
     "hang up": _says(b""),
     "endless": _endless,
+    "tiny pieces": _tiny_pieces,
+    "trickle": _trickle,
     "nothing": lambda _conn, gone: gone.wait(30),
 }
 

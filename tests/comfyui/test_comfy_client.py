@@ -430,6 +430,33 @@ async def test_missing_answer_is_reported_with_the_time_that_elapsed(
     assert caught.value.detail == detail
 
 
+async def test_other_tasks_run_while_a_body_has_tiny_pieces() -> None:
+    """One backend that sends its answers in pieces of one byte left the good ones of a check unread."""
+
+    async def write(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 20_000)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with await asyncio.start_server(write, "127.0.0.1", 0) as server:
+        counting = asyncio.create_task(count())
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with ComfyClient(address) as comfy, comfy.view("a.png") as answer:
+            head = turns
+            assert len([piece async for piece in answer.chunks()]) == 20_000
+        counting.cancel()
+    assert turns - head >= 20_000 // 64
+
+
 async def test_small_answers_have_a_limit_of_their_own() -> None:
     async with client_of(endless) as (_, comfy):
         for read in (comfy.system_stats, comfy.queue_remaining):
