@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, TypeVar, cast
+from typing import Final, TypeAlias, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from django.conf import settings
@@ -21,6 +21,7 @@ from jobgroups.models import JobGroup
 from jobgroups.queries.group_status import Answer, Version, group_versions
 
 A = TypeVar("A", bound=Answer)
+_Key: TypeAlias = tuple[object, ...]
 
 #: Bytes of all kept answers, enough for twenty groups of 1,000 jobs; one that is larger is kept alone.
 MOST_BYTES: Final = 64 * 2**20
@@ -80,44 +81,40 @@ class Answers:
     def __init__(self) -> None:
         self._versions = _Versions()
         #: Each with the time of its last use, in the order of these times.
-        self._kept: OrderedDict[tuple[str, ...], tuple[Answer, float]] = OrderedDict()
+        self._kept: OrderedDict[_Key, tuple[Answer, float]] = OrderedDict()
         self._size = 0
-        self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[_Key, asyncio.Lock] = WeakValueDictionary()
 
     async def version(self, group_id: str) -> Version:
         return await self._versions.of(group_id)
 
-    async def get(self, group_id: str, *key: str, make: Callable[[A | None], A]) -> A:
-        """Return an answer about a group, or raise ``GroupNotFound``.
+    async def get(self, make: Callable[..., A], group_id: str, *args: str | int) -> A:
+        """Return the answer of ``make`` about a group, or raise ``GroupNotFound``.
 
-        ``key`` names the answer among those about the group. ``make`` reads it in a thread, with the help of the earlier
-        one.
+        ``make`` reads it in a thread; its last argument is the earlier answer, or None.
         """
         began = time.monotonic()
         version = await self._versions.of(group_id)
-        place = (group_id, *key)
+        place = (make, group_id, *args)
         kept = self._find(place)
         if kept is not None and _is_true(kept, version, began):
             return cast(A, kept)
-        lock = self._locks.get(place)
-        if lock is None:
-            lock = self._locks[place] = asyncio.Lock()
-        async with lock:
+        async with self._locks.setdefault(place, asyncio.Lock()):
             kept = self._find(place)
             # Another request may have read it meanwhile.
             if kept is None or not _is_true(kept, version, began):
-                kept = await read(make, cast(A | None, kept))
+                kept = await read(make, group_id, *args, kept)
                 self._keep(place, kept)
         return cast(A, kept)
 
-    def _find(self, place: tuple[str, ...]) -> Answer | None:
+    def _find(self, place: _Key) -> Answer | None:
         if place not in self._kept:
             return None
         answer, _ = self._kept.pop(place)
         self._kept[place] = answer, time.monotonic()
         return answer
 
-    def _keep(self, place: tuple[str, ...], answer: Answer) -> None:
+    def _keep(self, place: _Key, answer: Answer) -> None:
         if place in self._kept:
             self._drop(place)
         moment = time.monotonic()
@@ -129,7 +126,7 @@ class Answers:
                 break
             self._drop(oldest)
 
-    def _drop(self, place: tuple[str, ...]) -> None:
+    def _drop(self, place: _Key) -> None:
         answer, _ = self._kept.pop(place)
         self._size -= answer.size
 

@@ -275,12 +275,12 @@ async def test_answers_of_one_moment_are_read_once_and_the_oldest_are_dropped(
     answers = Answers()
     read: list[str] = []
 
-    async def get(group_id: str) -> Any:
-        def make(earlier: Any) -> Any:
-            read.append(group_id)
-            return read_status(group_id, earlier)
+    def make(group_id: str, earlier: Any) -> Any:
+        read.append(group_id)
+        return read_status(group_id, earlier)
 
-        return await answers.get(group_id, make=make)
+    async def get(group_id: str) -> Any:
+        return await answers.get(make, group_id)
 
     monkeypatch.setattr(group_status, "OUTLOOK_SECONDS", 3_600.0)
     found = await asyncio.gather(*(get(ids[0]) for _ in range(20)))
@@ -296,6 +296,6 @@ async def test_answers_of_one_moment_are_read_once_and_the_oldest_are_dropped(
     assert read == [*ids, ids[0]]
     monkeypatch.setattr("jobgroups.api.answers.UNUSED_SECONDS", 0.0)
     await get(ids[1])
-    assert [place for (place,) in answers._kept] == [ids[1]]
+    assert list(answers._kept) == [(make, ids[1])]
     assert answers._size == (await get(ids[1])).size
     answers.close()

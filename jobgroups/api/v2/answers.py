@@ -3,7 +3,6 @@
 import datetime as dt
 import json
 import time
-from functools import partial
 from typing import Any, Final
 
 from jobgroups.api.answers import answers
@@ -145,7 +144,7 @@ def _error(child: ChildJob) -> dict[str, Any] | None:
 
 async def job_answer(group_id: str, base_url: str) -> Answer:
     """Return a job as it is now, or raise ``GroupNotFound`` or ``ChildNotFound``."""
-    return await answers.get(group_id, "v2", base_url, make=partial(_read, group_id, base_url))
+    return await answers.get(_read, group_id, base_url)
 
 
 def _read(group_id: str, base_url: str, _earlier: Answer | None) -> Answer:

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Final
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
@@ -98,9 +97,9 @@ class GroupView(ApiView):
             # Without the ETag of this moment: progress may have changed the answer that the client has.
             return HttpResponseNotModified(headers={"Cache-Control": "no-cache"})
         if query.get("children") == "0":
-            return encoded(request, await answers.get(group_id, "head", make=partial(group_status.read_head, group_id)))
+            return encoded(request, await answers.get(group_status.read_head, group_id))
         if after is None and limit is None:
-            answer = await answers.get(group_id, make=partial(group_status.read_status, group_id))
+            answer = await answers.get(group_status.read_status, group_id)
             if answer.jobs:
                 return encoded(request, answer)
             return _with_next(request, answer, request.build_absolute_uri(groups.children_path(group_id)))
@@ -108,14 +107,13 @@ class GroupView(ApiView):
 
     async def _page(self, request: HttpRequest, group_id: str, after: int | None, limit: int) -> HttpResponseBase:
         first = 0 if after is None else after + 1
-        make = partial(group_status.read_page, group_id, first, limit)
-        answer = await answers.get(group_id, "page", str(first), str(limit), make=make)
+        answer = await answers.get(group_status.read_page, group_id, first, limit)
         following = None if answer.last is None else with_query(request, children_after=str(answer.last))
         return _with_next(request, answer, following)
 
     async def patch(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
         await act(group_change, group_id=group_id, **payloads.GroupRequest.read(json_body(request)))
-        return encoded(request, await answers.get(group_id, "head", make=partial(group_status.read_head, group_id)))
+        return encoded(request, await answers.get(group_status.read_head, group_id))
 
     async def delete(self, _request: HttpRequest, group_id: str) -> HttpResponse:
         done = await act(cancellation.group_cancel, group_id=group_id)
@@ -175,9 +173,7 @@ async def _stream_frames(group_id: str, since: int | None, *, previews: bool) ->
 
 class JobView(ApiView):
     async def get(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponseBase:
-        return encoded(
-            request, await answers.get(group_id, "job", job_id, make=partial(group_status.read_job, group_id, job_id))
-        )
+        return encoded(request, await answers.get(group_status.read_job, group_id, job_id))
 
     async def delete(self, _request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
         """Cancel one job; the response has the fields of a group's cancellation."""
