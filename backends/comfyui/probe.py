@@ -26,13 +26,8 @@ async def attempt(url: str, *, headers: Mapping[str, str] | None = None, timeout
         return str(error)
 
 
-async def attempt_all(
-    urls: Iterable[str], *, headers: Mapping[str, Mapping[str, str]] = {}, timeout: float
-) -> dict[str, SystemStats | str]:
-    """Probe addresses side by side, within ``timeout`` seconds; ``headers`` are by address."""
+async def attempt_all(urls: Iterable[str], *, timeout: float) -> dict[str, SystemStats | str]:
+    """Probe addresses side by side, within ``timeout`` seconds."""
     async with asyncio.TaskGroup() as tasks:
-        probes = {
-            url: tasks.create_task(attempt(url, headers=headers.get(url), timeout=timeout), name=f"probe {url}")
-            for url in urls
-        }
+        probes = {url: tasks.create_task(attempt(url, timeout=timeout), name=f"probe {url}") for url in urls}
     return {url: task.result() for url, task in probes.items()}

@@ -54,18 +54,13 @@ class BackendAnswer:
 
 @contextlib.asynccontextmanager
 async def open_file(
-    file: OutputFile,
-    *,
-    headers: Mapping[str, str] | None = None,
-    max_bytes: int | None = None,
-    client: ComfyClient | None = None,
+    file: OutputFile, *, headers: Mapping[str, str] | None = None, max_bytes: int | None = None
 ) -> AsyncIterator[BackendAnswer | StoredAnswer]:
     """Open a file. A stored one is whole; of a backend's answer the status is 200, 206, 304 or 416.
 
     Args:
         headers: ``Range``, ``If-None-Match`` and similar ones, for the backend.
         max_bytes: the maximum length of the body, None for any.
-        client: of :func:`client_of` for this backend; None: a new one.
 
     Raises:
         OutputGone: the backend does not have the file, or is not registered any more.
@@ -79,7 +74,7 @@ async def open_file(
             raise AnswerTooLarge(f"The stored file has more than {max_bytes} bytes.", path=file.filename)
         yield await open_stored(file.stored)
         return
-    async with open_at_backend(file, headers=headers, max_bytes=max_bytes, client=client) as answer:
+    async with open_at_backend(file, headers=headers, max_bytes=max_bytes) as answer:
         yield answer
 
 
@@ -91,7 +86,7 @@ async def open_at_backend(
     max_bytes: int | None = None,
     client: ComfyClient | None = None,
 ) -> AsyncIterator[BackendAnswer]:
-    """Open a file at its backend, as :func:`open_file` does, also one that is stored."""
+    """Open a file at its backend, as :func:`open_file` does, also one that is stored, with a client of it if there is one."""
     if file.replaced:
         raise OutputReplaced(file.filename, file.backend_id)
     try:

@@ -111,13 +111,13 @@ def failure_report(window: str = DEFAULT_WINDOW, backend_id: str = "") -> Failur
     )
 
 
-def lost_count(window: str = DEFAULT_WINDOW) -> int:
-    """Return the number of children that failed within a period and are failed now, at most ``MAX_COUNT``.
+def lost_count() -> int:
+    """Return the number of children that failed within a day and are failed now, at most ``MAX_COUNT``.
 
     Every page shows this number, which is that of ``FailureReport.lost``. The query reads at most
     ``MAX_COUNT`` entries of the index ``child_failed``.
     """
-    return _lost(now() - WINDOWS[window])[:MAX_COUNT].count()
+    return _lost(now() - WINDOWS[DEFAULT_WINDOW])[:MAX_COUNT].count()
 
 
 def _add(row: FailureRow, part: Mapping[str, Any]) -> None:
