@@ -115,7 +115,6 @@ def adoption_end() -> None:
 
 
 def found_list() -> list[FoundBackend]:
-    """Return the ComfyUIs that are offered or ignored, by address."""
     rows = FoundBackend.objects.filter(backend_id="").exclude(url__in=Backend.objects.values("url"))
     fresh = Q(ignored_at__isnull=True, last_seen_at__gte=current_time() - OFFERED_FOR)
     return list(rows.filter(fresh | Q(ignored_at__isnull=False)).order_by("url"))

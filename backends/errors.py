@@ -45,8 +45,6 @@ class FieldInvalid(InvalidRequest):
 
 
 class BackendExists(RequestError, code="backend_exists", status=409):
-    """The address, or the id, is registered already."""
-
     def __init__(self, detail: str, backend_id: str) -> None:
         super().__init__(detail, extra={"backend_id": backend_id})
 

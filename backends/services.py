@@ -190,7 +190,6 @@ def _free_id(url: str) -> str:
 
 
 def address_taken(url: str) -> BackendExists | None:
-    """Return the error for an address that is registered, None for another one."""
     same = Backend.objects.filter(url=url).first()
     return None if same is None else BackendExists(f"This address is registered already, as {same.id}.", same.id)
 

@@ -612,7 +612,7 @@ class AssetUse(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     asset = models.ForeignKey(Asset, on_delete=models.CASCADE, related_name="uses")
-    # The previous release deletes groups without these rows. The unique constraint below serves as its index.
+    # As of ``Exclusion.backend``.
     group = models.ForeignKey(
         JobGroup, on_delete=models.CASCADE, db_constraint=False, related_name="asset_uses", db_index=False
     )
@@ -653,7 +653,7 @@ class Capture(models.Model):
     """The copy of one output of a completed job into the storage: pending (``due_at``), stored (``file``) or given up."""
 
     id = models.BigAutoField(primary_key=True)
-    # The previous release deletes groups without these rows. The unique constraint below serves as its index.
+    # As of ``Exclusion.backend``.
     child = models.ForeignKey(
         ChildJob, on_delete=models.CASCADE, db_constraint=False, related_name="captures", db_index=False
     )
@@ -741,7 +741,7 @@ class WebhookDelivery(models.Model):
     """
 
     id = models.BigAutoField(primary_key=True)
-    # The previous release deletes groups without these rows. The unique constraint below serves as its index.
+    # As of ``Exclusion.backend``.
     group = models.ForeignKey(
         JobGroup, on_delete=models.CASCADE, db_constraint=False, related_name="webhook_deliveries", db_index=False
     )

@@ -81,12 +81,7 @@ async def open_socket(
 
     The id is new for each socket, never one that is open (comfyui-protocol.md, "WebSocket", second socket).
 
-    Raises:
-        BackendUnreachable: no connection could be made.
-        ResponseLost: the handshake broke off or took too long.
-        AccessDenied: 401 or 403.
-        NotComfyUI: anything else than a WebSocket answers there.
-        SocketLost: it ended before its first message was sent.
+    Raises ``BackendUnreachable``, ``ResponseLost``, ``AccessDenied``, ``NotComfyUI`` or ``SocketLost``.
     """
     connection = await _connected(endpoint, client_id)
     socket = EventSocket(connection, endpoint, client_id, wants_previews)

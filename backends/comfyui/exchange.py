@@ -100,14 +100,7 @@ class Pace:
 
 
 class StreamedAnswer:
-    """An answer whose head has come and whose body is read by the caller.
-
-    Attributes:
-        status: HTTP status.
-        length: bytes of the body, None if the backend does not send it.
-        headers: of the answer, names in lower case.
-        location: where a redirect leads, ``""`` for an answer without one.
-    """
+    """An answer whose head has come and whose body is read by the caller; ``length`` is None if it was not sent."""
 
     def __init__(
         self, response: httpx.Response, *, max_bytes: int | None, silence_s: float, slow_s: float, request: str
@@ -200,16 +193,10 @@ class Exchange:
 
         Args:
             path: below the backend's URL, percent-encoded.
-            connections: which it may use.
             total_s: deadline for everything, and for pauses; None takes ``Timeouts``'.
             max_bytes: limit for the answer, where it is below the client's own.
-            request: ``headers`` and ``content``.
 
-        Raises:
-            BackendUnreachable: no connection; nothing was sent.
-            ResponseLost: something was sent and no whole answer came.
-            AnswerTooLarge: the answer exceeds the limit.
-            NotComfyUI: the answer is compressed, although the request forbids it.
+        Raises ``BackendUnreachable``, ``ResponseLost``, ``AnswerTooLarge``, or ``NotComfyUI`` for a compressed answer.
         """
         limit_s = total_s or self._endpoint.timeouts.total_s
         max_bytes = min(max_bytes or self._max_bytes, self._max_bytes)

@@ -27,7 +27,6 @@ async def attempt(url: str, *, headers: Mapping[str, str] | None = None, timeout
 
 
 async def attempt_all(urls: Iterable[str], *, timeout: float) -> dict[str, SystemStats | str]:
-    """Probe addresses side by side, within ``timeout`` seconds."""
     async with asyncio.TaskGroup() as tasks:
         probes = {url: tasks.create_task(attempt(url, timeout=timeout), name=f"probe {url}") for url in urls}
     return {url: task.result() for url, task in probes.items()}

@@ -76,8 +76,6 @@ class _Versions:
 
 
 class Answers:
-    """The answers of a process, those that were used last."""
-
     def __init__(self) -> None:
         self._versions = _Versions()
         #: Each with the time of its last use, in the order of these times.
@@ -139,4 +137,4 @@ def _is_true(kept: Answer, version: Version, began: float) -> bool:
     return kept.read_at >= began or (kept.version == version and began < kept.expires_at)
 
 
-answers: Final = Answers()  #: The process's answers.
+answers: Final = Answers()

@@ -64,4 +64,4 @@ class LongPolls:
             subscription.put(SeqHint(0))
 
 
-long_polls: Final = LongPolls()  #: The process's waiting requests.
+long_polls: Final = LongPolls()

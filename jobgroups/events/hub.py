@@ -181,7 +181,6 @@ class _Channel:
 
     @property
     def wants_previews(self) -> bool:
-        """Whether a socket of this process is subscribed to the group's previews."""
         return any(subscription.previews for subscription in self.subscriptions)
 
 

@@ -51,8 +51,6 @@ async def file_response(
 
     Args:
         name: the name for users, which decides the type.
-        size: bytes of the file.
-        tag: identifies its content.
         saved_as: the name under which a browser saves it; None: ``name``.
     """
     etag = f'"{tag}"'

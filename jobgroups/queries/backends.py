@@ -22,7 +22,6 @@ class BackendLoad:
 
 
 def backend_loads(backend_ids: Sequence[str] | None = None) -> dict[str, BackendLoad]:
-    """Return the load of each backend that has any."""
     active = Attempt.objects.filter(ended_at__isnull=True)
     waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True, backend_id__gt="")
     if backend_ids is not None:

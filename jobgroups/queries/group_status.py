@@ -51,8 +51,6 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """An encoded job, and what it was encoded from."""
-
     row: tuple[Any, ...]
     files: _Files
     text: str

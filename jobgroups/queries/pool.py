@@ -143,7 +143,6 @@ def open_variants() -> list[OpenVariant]:
 
 
 def _bound_waiting(before: dt.datetime) -> dict[str, int]:
-    """Return the number of unsent bound children that were queued before a time, by backend."""
     waiting = count_by_backend(unsent().filter(queued_at__lt=before))
     rows = Backend.objects.order_by().annotate(jobs=waiting).values_list("id", "jobs")
     return {backend_id: jobs for backend_id, jobs in rows if jobs}
@@ -169,7 +168,6 @@ class BoundJobs(NamedTuple):
 
 
 def _bound_jobs() -> list[BoundJobs]:
-    """Return what waits for each backend, in the order of claims."""
     # Without a join: the literal condition names no table.
     place = ("backend_id", "queued_at", "group_id")
     counted = unsent().filter(backend_id__gt="").values_list(*place).annotate(Count("position")).order_by(*place)
@@ -197,8 +195,6 @@ class CurrentLine:
 
 
 class _LineCache:
-    """The line of this process, for readers."""
-
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._current = CurrentLine(Line(), (), ())
@@ -269,7 +265,6 @@ def _as_pooled(rows: Iterable[Backend]) -> list[PoolBackend]:
 
 
 def unplaced_variants() -> dict[int, Any]:
-    """Return since when no candidate can take the jobs of a variant, by its id."""
     rows = Variant.objects.filter(unplaced_since__isnull=False)
     return dict(rows.values_list("id", "unplaced_since").order_by())
 

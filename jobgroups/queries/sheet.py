@@ -22,8 +22,6 @@ class SheetJob(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """A page of a sheet, and its jobs by position."""
-
     title: str
     facts: str
     page: Page

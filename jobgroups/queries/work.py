@@ -19,7 +19,6 @@ from jobgroups.queries.exclusions import was_refused
 
 
 def active_attempts(backend_id: str) -> list[Attempt]:
-    """Return the open attempts at a backend, oldest first, with child, group and variant loaded."""
     rows = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
     return list(_with_group(rows).order_by("id"))
 

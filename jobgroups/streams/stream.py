@@ -110,7 +110,6 @@ class Stream:
         return self._accept(child, frame)
 
     def preview(self, frame: PreviewFrame) -> list[Frame]:
-        """Return the frame to send for a child's preview, none unless its attempt is running."""
         child = self._children.get(frame.child_id)
         fits = child is not None and child.running and frame.attempt == child.attempt
         return [Frame(frame.text)] if fits else []

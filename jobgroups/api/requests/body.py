@@ -41,12 +41,8 @@ class _Refused(ValueError):
 def json_body(request: HttpRequest) -> dict[str, Any]:
     """Return the request's body, which must be a JSON object.
 
-    Raises:
-        UnsupportedMediaType: another media type, charset or encoding, or no media type.
-        PayloadTooLarge: the body is longer than the limit.
-        InvalidJSON: the body is not UTF-8, not JSON, or incomplete.
-        InvalidRequest: the body is not an object.
-        TextInvalid: it contains what cannot be stored.
+    Raises ``UnsupportedMediaType``, ``PayloadTooLarge``, ``InvalidJSON``, ``InvalidRequest``, or ``TextInvalid`` for what
+    cannot be stored.
     """
     _check_media_type(request)
     try:
@@ -69,9 +65,7 @@ def optional_json_body(request: HttpRequest) -> dict[str, Any]:
 def read_body(request: HttpRequest) -> bytes:
     """Return the body, of which at most one byte more than the limit is read: it may have no length.
 
-    Raises:
-        PayloadTooLarge: the body is longer than the limit.
-        UnreadablePostError: the body is incomplete.
+    Raises ``PayloadTooLarge``, or ``UnreadablePostError`` if it is incomplete.
     """
     limit: int = settings.DIRECTOR_MAX_BODY_BYTES
     content = request.read(limit + 1)

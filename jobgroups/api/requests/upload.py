@@ -120,7 +120,6 @@ class Upload:
         )
 
     def discard(self) -> None:
-        """Remove the file, unless it was moved into the storage."""
         self._file.discard()
 
 
@@ -128,9 +127,7 @@ class Upload:
 def received_upload(request: HttpRequest) -> Iterator[Upload]:
     """Yield the whole body of a request; its file is removed afterwards, unless it was moved into the storage.
 
-    Raises:
-        UnsupportedMediaType, InvalidRequest, StorageFull: as :class:`Upload` does.
-        PayloadTooLarge: it is larger than the limit.
+    Raises the errors of :class:`Upload`, or ``PayloadTooLarge``.
     """
     scope: dict[str, Any] = getattr(request, "scope", {})
     upload = scope.get(SCOPE_KEY) or Upload(request.headers.get("Content-Type", ""))

@@ -89,7 +89,6 @@ def _get_backend(backend_id: str) -> Backend:
 
 
 def backend_json(backend_id: str) -> dict[str, object]:
-    """Return a backend as it is stored now, or raise ``BackendNotFound``."""
     return backends.serialize_backend(*_with_load(backend_id))
 
 

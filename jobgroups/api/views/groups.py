@@ -89,7 +89,6 @@ class GroupListView(ApiView):
 
 class GroupView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
-        """Return a group with its jobs, without them, or with a page of them."""
         # DRF takes 0.1 ms for the parameters, even if there are none.
         query = StatusQuery.read_query(request.GET) if request.GET else {}
         since, after, limit = (query.get(name) for name in ("since", "children_after", "limit"))
