@@ -16,10 +16,12 @@ from jobgroups.services.assets import asset_delete, asset_store
 
 class AssetListView(ApiView):
     def get(self, request: Request) -> HttpResponse:
+        """List assets, newest first."""
         query = AssetListQuery.read_query(request.GET)
         return page_response(request, assets.asset_list(**query))
 
     def post(self, request: Request) -> HttpResponse:
+        """Store an uploaded file."""
         with received_upload(request) as upload:
             asset, created = asset_store(upload.received())
         body = {**assets.serialize_asset(asset), "created_new": created}
@@ -28,10 +30,12 @@ class AssetListView(ApiView):
 
 class AssetView(ApiView):
     def get(self, request: Request, asset_id: str) -> HttpResponse:
+        """Return an asset."""
         asset = assets.asset_by_id(asset_id)
         return json_response(assets.serialize_asset(asset))
 
     def delete(self, request: Request, asset_id: str) -> HttpResponse:
+        """Delete an asset that no open group needs."""
         asset_delete(asset_id=asset_id)
         return no_content()
 
@@ -40,11 +44,13 @@ class AssetByHashView(ApiView):
     """``/api/assets/by-hash/{hash}``; ``HEAD`` saves an upload"""
 
     def get(self, request: Request, asset_hash: str) -> HttpResponse:
+        """Return the asset with a hash."""
         return json_response(assets.serialize_asset(assets.asset_by_hash(asset_hash)))
 
 
 class AssetContentView(ApiView):
     async def get(self, request: HttpRequest, asset_id: str) -> HttpResponseBase:
+        """Return the file, or the part of it that ``Range`` names."""
         asset = await read(assets.asset_by_id, asset_id)
         return await file_response(request, asset.stored_name, name=asset.name, size=asset.size_bytes, tag=asset.hash)
 

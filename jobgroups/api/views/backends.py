@@ -44,12 +44,14 @@ from jobgroups.services.exclusions import exclusions_lift
 
 class BackendListView(ApiView):
     def get(self, request: Request) -> HttpResponse:
+        """Return every backend."""
         loads = backends.backend_loads()
         rows = backend_queries.backend_list()
         listed = [backends.serialize_backend(row, loads.get(row.id, backends.NO_LOAD)) for row in rows]
         return json_response({"backends": listed})
 
     def post(self, request: Request) -> HttpResponse:
+        """Register a backend and probe it."""
         values = NewBackendRequest.read(json_body(request))
         row = backend_create(**values)
         probe_if_new(row)
@@ -58,6 +60,7 @@ class BackendListView(ApiView):
 
 class BackendView(ApiView):
     def get(self, request: Request, backend_id: str) -> HttpResponse:
+        """Return one backend."""
         return json_response(backend_json(backend_id))
 
     def patch(self, request: Request, backend_id: str) -> HttpResponse:
@@ -71,6 +74,7 @@ class BackendView(ApiView):
         return json_response(backend_json(row.id))
 
     def delete(self, request: Request, backend_id: str) -> HttpResponse:
+        """Remove a backend without queued jobs, on which no prompt of ours may run."""
         backend_delete(backend_id=backend_id)
         return no_content()
 
@@ -115,6 +119,7 @@ _ACTIONS: Final[dict[str, tuple[type[RequestSerializer], Callable[..., None]]]] 
 
 class HoldView(ApiView):
     def post(self, request: Request, backend_id: str, *, action: str) -> HttpResponse:
+        """Store the request and return the backend."""
         fields, service = _ACTIONS[action]
         service(backend_id=backend_id, **fields.read(optional_json_body(request)))
         return json_response(backend_json(backend_id))
@@ -122,27 +127,32 @@ class HoldView(ApiView):
 
 class ExclusionsView(ApiView):
     def get(self, request: Request, backend_id: str) -> HttpResponse:
+        """Return the active exclusions of a backend."""
         row = _get_backend(backend_id)
         return json_response({"exclusions": exclusions_json(row.id)})
 
     def delete(self, request: Request, backend_id: str) -> HttpResponse:
+        """Lift all exclusions of a backend."""
         exclusions_lift(backend_id=backend_id)
         return no_content()
 
 
 class ExclusionView(ApiView):
     def delete(self, request: Request, backend_id: str, exclusion_id: str) -> HttpResponse:
+        """Lift one exclusion."""
         exclusions_lift(backend_id=backend_id, exclusion_id=number(exclusion_id))
         return no_content()
 
 
 class FoundListView(ApiView):
     def get(self, request: Request) -> HttpResponse:
+        """Return the ComfyUIs that are offered or ignored."""
         return json_response({"found": [_found_json(row) for row in discovery.found_list()]})
 
 
 class FoundAddView(ApiView):
     def post(self, request: Request) -> HttpResponse:
+        """Register a ComfyUI that was found."""
         url = AddressRequest.read(json_body(request))["url"]
         row = found_add(url=url)
         probe_if_new(row)
@@ -151,6 +161,7 @@ class FoundAddView(ApiView):
 
 class FoundIgnoreView(ApiView):
     def post(self, request: Request, *, ignored: bool) -> HttpResponse:
+        """Stop or resume offering a ComfyUI."""
         url = AddressRequest.read(json_body(request))["url"]
         row = discovery.found_ignore(url=url, ignored=ignored)
         return json_response(_found_json(row))
@@ -175,6 +186,7 @@ _FIND_SECONDS: Final = 1.5
 
 class BackendTestView(BackendView):
     def post(self, request: Request, backend_id: str) -> HttpResponse:
+        """Return whether a ComfyUI answers at an address, or what is wrong."""
         values = NewBackendRequest.read(json_body(request))
         url = _checked_url(values["url"], values["headers"])
         answer = async_to_sync(attempt)(values["url"], headers=values["headers"], timeout=_TEST_SECONDS)
@@ -184,6 +196,7 @@ class BackendTestView(BackendView):
 
 class BackendFindView(BackendView):
     def post(self, request: Request, backend_id: str) -> HttpResponse:
+        """Return the ComfyUIs that answer on this machine's usual ports."""
         urls = [f"http://localhost:{port}" for port in settings.DIRECTOR_DISCOVER_PORTS]
         answers = async_to_sync(attempt_all)(urls, timeout=_FIND_SECONDS)
         known = _registered_ids()

@@ -16,7 +16,10 @@ from jobgroups.serializers import to_json
 
 
 class ApiView(APIView):
-    """A path of the API. Its methods run in a thread, or are coroutines, all of them, and run in the event loop."""
+    """A path of the API. Its methods run in a thread, or are coroutines, all of them, and run in the event loop.
+
+    Their docstrings are the summaries of the OpenAPI document.
+    """
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Call the handler of the method; DRF has no event loop, so coroutines are called here, with Django's request."""

@@ -14,6 +14,7 @@ from jobgroups.serializers import truncate
 
 class FailuresView(ApiView):
     def get(self, request: Request) -> HttpResponse:
+        """Return recent failures by class, backend and workflow, the most frequent first."""
         window = FailuresQuery.read_query(request.GET)["window"]
         found = failures.failure_report(window)
         return json_response(
@@ -31,6 +32,7 @@ class FailuresView(ApiView):
 
 class FailedJobsView(ApiView):
     def get(self, request: Request) -> HttpResponse:
+        """Return the failed jobs behind a row by group."""
         found = failures.failed_jobs(**FailedJobsQuery.read_query(request.GET))
         return json_response(
             {

@@ -40,6 +40,7 @@ EVENTS_PAGE: Final = 500  #: Events per page. Most have some hundred bytes, a fe
 
 class CheckView(ApiView):
     def post(self, request: Request) -> HttpResponse:
+        """Return which backends can execute a workflow, why the others cannot, and the choices of its inputs."""
         values = payloads.check(converted_body(json_body(request)).body)
         template = values["template"]
         known_references(template.workflow)
@@ -49,6 +50,7 @@ class CheckView(ApiView):
 
 class ConvertView(ApiView):
     def post(self, request: Request) -> HttpResponse:
+        """Return a workflow of the editor's format in the API format."""
         body, warnings, _ = converted_body(payloads.ConvertRequest.read(json_body(request)))
         workflow.check_workflow(body["workflow_json"])
         return json_response({"workflow": body["workflow_json"], "warnings": warnings})
@@ -56,12 +58,14 @@ class ConvertView(ApiView):
 
 class PlanView(ApiView):
     def post(self, request: Request) -> HttpResponse:
+        """Return what a submission would make."""
         body, warnings, _ = converted_body(json_body(request))
         return json_response(plan(payloads.submission(body, None, warnings=warnings)))
 
 
 class SubmitView(ApiView):
     def post(self, request: Request) -> HttpResponse:
+        """Submit a group."""
         body, key = json_body(request), request.headers.get("Idempotency-Key")
         made = None
         if key and is_editor_format(body.get("workflow_json")):
@@ -81,6 +85,7 @@ class SubmitView(ApiView):
 
 class GroupListView(ApiView):
     def get(self, request: Request) -> HttpResponse:
+        """List groups, newest first."""
         query = GroupListQuery.read_query(request.GET)
         cursor, limit = query.pop("cursor"), query.pop("limit")
         page = groups.group_list(filters=groups.GroupFilter(**query), cursor=cursor, limit=limit)
@@ -89,6 +94,7 @@ class GroupListView(ApiView):
 
 class GroupView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
+        """Return a group with its jobs, without them, or with a page of them."""
         # DRF takes 0.1 ms for the parameters, even if there are none.
         query = StatusQuery.read_query(request.GET) if request.GET else {}
         since, after, limit = (query.get(name) for name in ("since", "children_after", "limit"))
@@ -111,31 +117,37 @@ class GroupView(ApiView):
         return _with_next(request, answer, following)
 
     async def patch(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
+        """Set the name of a group, archive it or end that; return the group without its jobs."""
         await act(group_change, group_id=group_id, **payloads.GroupRequest.read(json_body(request)))
         return encoded(request, await answers.get(group_status.read_head, group_id))
 
     async def delete(self, _request: HttpRequest, group_id: str) -> HttpResponse:
+        """Cancel all jobs of a group that are not final."""
         done = await act(cancellation.group_cancel, group_id=group_id)
         return json_response(asdict(done))
 
 
 class DeletionView(ApiView):
     def get(self, request: Request, group_id: str) -> HttpResponse:
+        """Return what a deletion of the group would remove."""
         return json_response(asdict(group_deletion(group_id=group_id)))
 
     def post(self, request: Request, group_id: str) -> HttpResponse:
+        """Delete the group; return what was removed."""
         payloads.DeletionRequest.read(optional_json_body(request))
         return json_response(asdict(group_delete(group_id=group_id)))
 
 
 class WorkflowView(ApiView):
     def get(self, request: Request, group_id: str) -> HttpResponse:
+        """Return the workflow as it was submitted: the stored text."""
         text = groups.group_workflow(group_id)
         return HttpResponse(text, content_type="application/json")
 
 
 class EventsView(ApiView):
     def get(self, request: Request, group_id: str) -> HttpResponse:
+        """Return a page of stored events, with the text of the frames that sockets receive."""
         since = EventsQuery.read_query(request.GET)["since"]
         if not groups.group_exists(group_id):
             raise GroupNotFound(group_id)
@@ -149,6 +161,7 @@ class EventsView(ApiView):
 
 class EventStreamView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
+        """Return the stream of a group as Server-Sent Events, from an event on or with the snapshot first."""
         given = request.GET.copy()
         # A browser that reconnects sends it with the URL of the first request.
         if last := request.headers.get("Last-Event-ID"):
@@ -172,6 +185,7 @@ async def _stream_frames(group_id: str, since: int | None, *, previews: bool) ->
 
 class JobView(ApiView):
     async def get(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponseBase:
+        """Return a job with its attempts."""
         return encoded(request, await answers.get(group_status.read_job, group_id, job_id))
 
     async def delete(self, _request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:

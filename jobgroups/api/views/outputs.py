@@ -173,6 +173,7 @@ def _headers(file: OutputFile, answer: download.BackendAnswer | StoredAnswer) ->
 
 class ZipView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> StreamingHttpResponse:
+        """Return all originals of a group, or those of its starred children."""
         query = ZipQuery.read_query(request.GET)
         starred = query["which"] == "starred"
         try:
@@ -193,9 +194,11 @@ class ZipView(ApiView):
 
 class StarView(ApiView):
     def put(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
+        """Star a child."""
         return self._set(group_id, job_id, starred=True)
 
     def delete(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
+        """Remove a child's star."""
         return self._set(group_id, job_id, starred=False)
 
     def _set(self, group_id: str, job_id: str, *, starred: bool) -> HttpResponse:
@@ -205,6 +208,7 @@ class StarView(ApiView):
 
 class SeedsView(ApiView):
     def get(self, request: Request) -> HttpResponse:
+        """Return the seeds that a submission with these fields would use."""
         query = SeedsQuery.read_query(request.GET)
         strategy, base = query["strategy"], query["base_seed"]
         if base is None:
@@ -215,6 +219,7 @@ class SeedsView(ApiView):
 
 class WorkflowFromPngView(ApiView):
     def post(self, request: Request) -> HttpResponse:
+        """Return the workflow with which a PNG was made."""
         if media_type(request)[0] != "image/png":
             raise UnsupportedMediaType("The body must be sent as Content-Type: image/png.")
         try:
@@ -231,6 +236,7 @@ _slots: Final = asyncio.Semaphore(2)
 
 class SheetView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponse:
+        """Return a page of the contact sheet of a group as WebP."""
         query = SheetQuery.read_query(request.GET)
         # Read before the rows: if one changes meanwhile, the next request gets another sheet.
         seq, revision = await answers.version(group_id)
@@ -264,6 +270,7 @@ _HEAD_BYTES: Final = 16 * 2**20
 
 class ProvenanceView(ApiView):
     def get(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
+        """Return the workflow as it was sent, with input files, backend, versions, times and seconds of the nodes."""
         return json_response(job_provenance(group_id, job_id))
 
 

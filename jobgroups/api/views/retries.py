@@ -13,12 +13,14 @@ from jobgroups.services import moves, retries
 
 class GroupRetryView(ApiView):
     def post(self, request: Request, group_id: str) -> HttpResponse:
+        """Start the group's next run for the named children, or for all that failed."""
         done = retries.group_retry(group_id=group_id, **GroupRetryRequest.read(optional_json_body(request)))
         return json_response({"job_group_id": group_id, **asdict(done)})
 
 
 class JobRetryView(ApiView):
     def post(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
+        """Queue one child again: within the run, or in the next one if the group has ended."""
         values = JobRetryRequest.read(optional_json_body(request))
         done = retries.child_retry(group_id=group_id, job_id=job_id, **values)
         return json_response({"job_group_id": group_id, **asdict(done)})
@@ -26,5 +28,6 @@ class JobRetryView(ApiView):
 
 class JobMoveView(ApiView):
     def post(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
+        """Bind a queued child to another backend."""
         done = moves.child_move(group_id=group_id, job_id=job_id, **MoveRequest.read(json_body(request)))
         return json_response({"job_group_id": group_id, **asdict(done)})

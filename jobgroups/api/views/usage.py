@@ -18,6 +18,7 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 class UsageView(ApiView):
     def get(self, request: Request) -> HttpResponse:
+        """Return GPU time, jobs, failures and retries by one to three dimensions."""
         query = UsageQuery.read_query(request.GET)
         by, first, last, offset = query["by"], query["from"], query["to"], query["offset"]
         found = usage.usage(by, first, last, offset=offset, limit=query["limit"])

@@ -22,17 +22,20 @@ from jobgroups.services.webhooks import delivery_replay
 
 class DeliveryListView(ApiView):
     def get(self, request: Request) -> HttpResponse:
+        """List the deliveries of events to webhooks, newest first."""
         return page_response(request, delivery_list(**DeliveryListQuery.read_query(request.GET)))
 
 
 class ReplayView(ApiView):
     def post(self, request: Request, delivery_id: str) -> HttpResponse:
+        """Send a delivery again."""
         ReplayRequest.read(optional_json_body(request))
         return json_response(serialize_delivery(delivery_replay(delivery_id=number(delivery_id))))
 
 
 class WebhookTestView(ApiView):
     def post(self, request: Request) -> HttpResponse:
+        """Send a signed test message to a URL, and return the answer."""
         answer = async_to_sync(_send_test)(WebhookTestRequest.read(json_body(request))["url"])
         found = {"status": answer.status, "answer": answer.text, "error": answer.error or None}
         return json_response({"delivered": not answer.error, **found})
