@@ -1,5 +1,5 @@
 // The backends: a table that is searched and filtered here, and sorted by the server.
-import { $, call, confirmed, counted, make, onClick, toast } from "./dom.js";
+import { $, $$, call, confirmed, counted, make, onClick, toast } from "./dom.js";
 import { act, each } from "./holds.js";
 import { afterMorph } from "./parts.js";
 import { chosen, onPicked, picked } from "./selection.js";
@@ -9,7 +9,7 @@ import "./rename.js";
 // What the user has set stays when a fragment comes.
 htmx.config.morphIgnore.push("data-out", "aria-pressed");
 const again = follow("backends");
-const rows = () => [...document.querySelectorAll("#farm tbody tr")];
+const rows = () => $$("#farm tbody tr");
 
 // --- search and chips: the hash of the URL keeps them ---------------------------------------------
 
@@ -21,7 +21,7 @@ $("search").value = said.get("text") || "";
 function isShown(row, words) {
   if (chosenStatus.size && ![...chosenStatus].some((status) => row.classList.contains(`s-${status}`))) return false;
   if (chosenTags.size) {
-    const tags = [...row.querySelectorAll("[data-tag]")].map((one) => one.dataset.tag);
+    const tags = $$("[data-tag]", row).map((one) => one.dataset.tag);
     if (![...chosenTags].every((tag) => tags.includes(tag))) return false;
   }
   if (!words.length) return true;
@@ -38,8 +38,8 @@ function filter() {
     // No action concerns a backend that is not shown.
     if (shown) count++; else row.querySelector("[name=pick]").checked = false;
   }
-  for (const chip of document.querySelectorAll("#backends .chip")) {
-    chip.setAttribute("aria-pressed", String(chosenStatus.has(chip.dataset.status) || chosenTags.has(chip.dataset.tag)));
+  for (const chip of $$("#backends .chip")) {
+    chip.ariaPressed = chosenStatus.has(chip.dataset.status) || chosenTags.has(chip.dataset.tag);
   }
   $("shown-count").textContent = isNarrow ? `${count} of ${counted(rows().length, "backend")}` : counted(count, "backend");
   $("show-all").hidden = !isNarrow;
@@ -55,14 +55,14 @@ function keep() {
   history.replaceState(null, "", `${location.pathname}${location.search}${hash}`);
   filter();
 }
-$("search").addEventListener("input", keep);
-$("show-all").addEventListener("click", () => {
+$("search").oninput = keep;
+$("show-all").onclick = () => {
   $("search").value = "";
   chosenStatus.clear();
   chosenTags.clear();
   keep();
   $("search").focus();
-});
+};
 onClick("#backends .chip", (chip) => {
   const [of, value] = chip.dataset.status ? [chosenStatus, chip.dataset.status] : [chosenTags, chip.dataset.tag];
   if (!of.delete(value)) of.add(value);
@@ -84,16 +84,16 @@ onClick("[data-sort]", (link, event) => {
 const fitting = (word) => chosen().map((row) => row.dataset).filter((one) => !(word in LABELS) || one.acts.split(" ").includes(word));
 const LABELS = { pause: "paused", drain: "being drained", resume: "resumed", enable: "enabled", disable: "disabled" };
 onPicked(() => {
-  for (const button of $("selection").querySelectorAll("[data-many]")) button.disabled = !fitting(button.dataset.many).length;
+  for (const button of $$("[data-many]", $("selection"))) button.disabled = !fitting(button.dataset.many).length;
 });
 
-$("selection").addEventListener("click", async (event) => {
+$("selection").onclick = async (event) => {
   const word = event.target.closest("[data-many]")?.dataset.many;
   if (!word) return;
   const targets = fitting(word);
   const result = word === "tag" || word === "untag" ? await changeTags(word, targets) : await act(word, targets);
   if (result) report(result, LABELS[word] || "changed");
-});
+};
 
 function report({ done, failed }, what) {
   again();
@@ -103,9 +103,9 @@ function report({ done, failed }, what) {
   $("report-title").textContent = `${counted(failed.length, "backend")} could not be changed:`;
   $("report-list").replaceChildren(...failed.map((one) => make("li", {}, `${one.name}: ${one.message}`)));
 }
-$("report-close").addEventListener("click", () => { $("report").hidden = true; });
+$("report-close").onclick = () => { $("report").hidden = true; };
 
-const tagsOf = (targets) => [...new Set(targets.flatMap((one) => [...$(`b-${one.backend}`).querySelectorAll("[data-tag]")].map((tag) => tag.dataset.tag)))].sort();
+const tagsOf = (targets) => [...new Set(targets.flatMap((one) => $$("[data-tag]", $(`b-${one.backend}`)).map((tag) => tag.dataset.tag)))].sort();
 async function changeTags(word, targets) {
   const isNew = word === "tag";
   $("tag-title").textContent = `${isNew ? "Add a tag to" : "Remove a tag from"} ${counted(targets.length, "backend")}`;
@@ -137,7 +137,7 @@ onClick("[data-menu]", (button) => {
   menu.querySelector("button:not([hidden])")?.focus();
 });
 addEventListener("scroll", () => menu.hidePopover(), { passive: true });
-menu.addEventListener("click", async (event) => {
+menu.onclick = async (event) => {
   const word = event.target.closest("[data-act]")?.dataset.act;
   if (!word) return;
   menu.hidePopover();
@@ -145,7 +145,7 @@ menu.addEventListener("click", async (event) => {
   if (!result) return;
   if (result.failed.length) toast(result.failed[0].message);
   again();
-});
+};
 
 filter();
 afterMorph((id) => { if (id === "backends") filter(); });
@@ -174,17 +174,17 @@ function values() {
   return { url: data.url.trim(), ...(data.name.trim() && { name: data.name.trim() }), ...(tags.length && { tags }) };
 }
 function complain(errors) {
-  for (const place of form.querySelectorAll("[data-error]")) {
+  for (const place of $$("[data-error]", form)) {
     const error = errors.find((one) => one.field.split(".")[0].split("[")[0] === place.dataset.error);
     place.textContent = error ? error.message : "";
-    form.elements[place.dataset.error].setAttribute("aria-invalid", String(Boolean(error)));
+    form.elements[place.dataset.error].ariaInvalid = Boolean(error);
   }
 }
 function tell(text, kind) {
   $("tested").textContent = text;
   $("tested").className = `tested ${kind}`;
 }
-$("add-open").addEventListener("click", () => { form.reset(); complain([]); tell("", ""); $("add").showModal(); });
+$("add-open").onclick = () => { form.reset(); complain([]); tell("", ""); $("add").showModal(); };
 
 // Sends the form by a request; shows what is done meanwhile, and what is wrong with the form.
 async function send(what, request) {
@@ -196,12 +196,12 @@ async function send(what, request) {
     tell(error.errors?.length ? "" : error.message, "wrong");
   }
 }
-$("test").addEventListener("click", () => send("Testing …", async () => {
+$("test").onclick = () => send("Testing …", async () => {
   const answer = await call("POST", "/api/backends/test", { url: values().url });
   if (answer.ok) tell(`Online: ComfyUI ${answer.comfyui_version || ""}${answer.devices?.[0] ? `, ${answer.devices[0].name}` : ""}.`, "good");
   else tell(answer.reason || "It does not answer.", "wrong");
-}));
-form.addEventListener("submit", (event) => {
+});
+form.onsubmit = (event) => {
   event.preventDefault();
   send("Adding …", async () => {
     const added = await call("POST", "/api/backends", values());
@@ -209,11 +209,11 @@ form.addEventListener("submit", (event) => {
     if (added.status === "offline") tell(`Added as ${added.backend_id}, but it is offline: ${added.status_reason || "no answer"}`, "wrong");
     else { $("add").close(); toast(`${added.name || added.backend_id} is added.`); }
   });
-});
+};
 
 // --- find ----------------------------------------------------------------------------------------
 
-$("find").addEventListener("click", async () => {
+$("find").onclick = async () => {
   $("find").disabled = true;
   try {
     const answer = await call("POST", "/api/backends/find", {});
@@ -223,13 +223,13 @@ $("find").addEventListener("click", async () => {
     if (!found.length) list.textContent = "No new ComfyUI was found on ports 8188 to 8199 of this machine.";
     for (const one of found) {
       const add = make("button", { className: "button small", disabled: Boolean(one.backend_id) }, one.backend_id ? "Known" : "Add");
-      add.addEventListener("click", async () => {
+      add.onclick = async () => {
         add.disabled = true;
         try { await call("POST", "/api/backends", { url: one.url }); add.textContent = "Added"; again(); } catch (error) { toast(error.message); }
-      });
+      };
       list.append(make("div", { className: "actions" }, make("code", {}, one.url), add));
     }
     $("found").showModal();
   } catch (error) { toast(error.message); } finally { $("find").disabled = false; }
-});
+};
 

@@ -1,5 +1,5 @@
 // Which backends can run the workflow of the form. Asked while a person fills it in, so nothing here is an error.
-import { $, counted, make } from "./dom.js";
+import { $, counted, make, post } from "./dom.js";
 
 const REST_MS = 500;
 const LINES = 12; // of backends that have the same reasons
@@ -20,7 +20,7 @@ export function check(text, rest, isBatch, onAnswer) {
   timer = setTimeout(async () => {
     let answer = null;
     try {
-      const response = await fetch("/api/workflows/check", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+      const response = await post("/api/workflows/check", body);
       if (response.ok) answer = await response.json();
     } catch { /* then nothing is shown */ }
     if (body !== sent) return;

@@ -43,13 +43,13 @@ let at = -1;
 
 export function searched(input, choices) {
   if (!lists.has(input)) {
-    input.setAttribute("role", "combobox");
-    input.setAttribute("aria-expanded", "false");
-    input.setAttribute("aria-autocomplete", "list");
-    input.addEventListener("click", () => open(input, ""));
-    input.addEventListener("input", (event) => { if (event.isTrusted) open(input, input.value); });
-    input.addEventListener("blur", close);
-    input.addEventListener("keydown", (event) => key(event, input));
+    input.role = "combobox";
+    input.ariaExpanded = "false";
+    input.ariaAutoComplete = "list";
+    input.onclick = () => open(input, "");
+    input.oninput = (event) => { if (event.isTrusted) open(input, input.value); };
+    input.onblur = close;
+    input.onkeydown = (event) => key(event, input);
   }
   lists.set(input, choices);
 }
@@ -59,7 +59,7 @@ function open(input, text) {
   const shown = all.slice(0, SHOWN);
   if (field !== input) close();
   field = input;
-  list.setAttribute("aria-label", "Choices");
+  list.ariaLabel = "Choices";
   list.replaceChildren(...shown.map((one, number) => {
     const item = make("li", { id: `choice-${number}`, role: "option" }, one.value, " ");
     item.dataset.value = one.value;
@@ -71,7 +71,7 @@ function open(input, text) {
   list.hidden = !shown.length;
   const { top, bottom } = input.getBoundingClientRect();
   list.classList.toggle("above", window.innerHeight - bottom < ROOM && top > window.innerHeight - bottom);
-  input.setAttribute("aria-expanded", String(!list.hidden));
+  input.ariaExpanded = !list.hidden;
   if (list.hidden) input.removeAttribute("aria-controls"); else input.setAttribute("aria-controls", list.id);
   mark(text ? -1 : shown.findIndex((one) => one.value === input.value));
 }
@@ -86,7 +86,7 @@ function close() {
 
 function mark(number) {
   at = number;
-  for (const [index, item] of [...list.children].entries()) item.setAttribute("aria-selected", String(index === at));
+  for (const [index, item] of [...list.children].entries()) item.ariaSelected = index === at;
   const item = list.children[at];
   if (item) { field.setAttribute("aria-activedescendant", item.id); item.scrollIntoView({ block: "nearest" }); } else field.removeAttribute("aria-activedescendant");
 }
@@ -106,10 +106,10 @@ function key(event, input) {
   } else if (!list.hidden && event.key === "Escape") { event.preventDefault(); close(); } else if (!list.hidden && event.key === "Enter" && list.children[at]) { event.preventDefault(); choose(list.children[at]); }
 }
 // The field keeps the focus.
-list.addEventListener("mousedown", (event) => event.preventDefault());
-list.addEventListener("click", (event) => {
+list.onmousedown = (event) => event.preventDefault();
+list.onclick = (event) => {
   const item = event.target.closest("[data-value]");
   if (!item) return;
   event.preventDefault();
   choose(item);
-});
+};

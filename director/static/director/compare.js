@@ -1,6 +1,6 @@
 // Comparing two to four pictures of a group: side by side with one zoom, or alternating in one place. The choice lasts
 // over pages and selectors of the group, in this tab.
-import { $, call, counted, onClick, toast } from "./dom.js";
+import { $, $$, call, counted, onClick, toast } from "./dom.js";
 import { afterMorph } from "./parts.js";
 
 const MOST = 4;
@@ -9,7 +9,7 @@ const KEY = `director.compare.${group}`;
 const dialog = $("compare");
 const stage = $("compare-stage");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const panes = () => [...stage.querySelectorAll(".pane")];
+const panes = () => $$(".pane", stage);
 
 let chosen = []; // {view, job, title, label, small}
 try { chosen = JSON.parse(sessionStorage.getItem(KEY)) || []; } catch { /* storage is forbidden, or has another format */ }
@@ -35,8 +35,8 @@ function keep() {
 }
 
 function draw() {
-  for (const button of document.querySelectorAll("[data-compare]")) {
-    button.setAttribute("aria-pressed", String(isChosen(button.dataset.compare)));
+  for (const button of $$("[data-compare]")) {
+    button.ariaPressed = isChosen(button.dataset.compare);
   }
   $("compare-bar").hidden = !chosen.length;
   $("compare-count").textContent = `${counted(chosen.length, "picture")} chosen`;
@@ -58,7 +58,7 @@ function paneOf(one) {
   const [image, note, star] = [".pane-view img", ".pane-note", ".star"].map((name) => pane.querySelector(name));
   const label = pane.querySelector(".pane-label");
   label.textContent = label.title = one.label || one.title;
-  pane.setAttribute("aria-label", one.label || one.title);
+  pane.ariaLabel = one.label || one.title;
   pane.querySelector("a").href = `/submit?from=${group}&job=${one.job}`;
   image.alt = one.title;
   // The thumbnail is shown while the original loads.
@@ -81,7 +81,7 @@ function paneOf(one) {
   next();
   star.dataset.job = one.job;
   call("GET", `/api/job-groups/${group}/jobs/${one.job}`)
-    .then((job) => { star.setAttribute("aria-pressed", String(job.starred)); star.disabled = false; })
+    .then((job) => { star.ariaPressed = job.starred; star.disabled = false; })
     .catch((error) => { note.textContent = error.message; note.hidden = false; });
   return pane;
 }
@@ -106,7 +106,7 @@ function move(toScale, toX, toY) {
   x = Math.min(Math.max(toX, -most), most);
   y = Math.min(Math.max(toY, -most), most);
   stage.classList.toggle("zoomed", scale > 1);
-  for (const image of stage.querySelectorAll(".pane-view img")) {
+  for (const image of $$(".pane-view img", stage)) {
     image.style.transform = `translate(${x * 100}%, ${y * 100}%) scale(${scale})`;
   }
   $("compare-scale").textContent = `${Math.round(scale * 100)} %`;
@@ -132,15 +132,15 @@ stage.addEventListener("wheel", (event) => {
 }, { passive: false });
 
 const fingers = new Map(); // pointer → its last event
-stage.addEventListener("pointerdown", (event) => {
+stage.onpointerdown = (event) => {
   const view = event.target.closest(".pane-view");
   if (!view || event.button) return;
   event.preventDefault();
   stage.focus();
   view.setPointerCapture(event.pointerId);
   fingers.set(event.pointerId, event);
-});
-stage.addEventListener("pointermove", (event) => {
+};
+stage.onpointermove = (event) => {
   const before = fingers.get(event.pointerId);
   const view = event.target.closest(".pane-view");
   if (!before || !view) return;
@@ -153,7 +153,7 @@ stage.addEventListener("pointermove", (event) => {
   const apart = (one) => Math.max(Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY), 1);
   const middle = { clientX: (event.clientX + other.clientX) / 2, clientY: (event.clientY + other.clientY) / 2 };
   zoom(apart(event) / apart(before), ...pointOf(view, middle));
-});
+};
 for (const type of ["pointerup", "pointercancel"]) stage.addEventListener(type, (event) => fingers.delete(event.pointerId));
 
 // --- alternating in one place --------------------------------------------------------------------
@@ -161,7 +161,7 @@ for (const type of ["pointerup", "pointercancel"]) stage.addEventListener(type, 
 function flicker(on) {
   flickers = on;
   stage.classList.toggle("flickers", on);
-  $("compare-flicker").setAttribute("aria-pressed", String(on));
+  $("compare-flicker").ariaPressed = on;
   for (const id of ["compare-next", "compare-play", "compare-pace"]) $(id).hidden = !on || (calm.matches && id !== "compare-next");
   play(on && !calm.matches);
   show(0);
@@ -189,13 +189,13 @@ onClick("[data-compare]", (button) => {
   const refused = tile && toggle(tile);
   if (refused) toast(refused);
 });
-stage.addEventListener("click", async (event) => {
+stage.onclick = async (event) => {
   const star = event.target.closest(".star");
   if (!star) return;
-  const on = star.getAttribute("aria-pressed") !== "true";
+  const on = star.ariaPressed !== "true";
   // One job may have several pictures here.
-  const same = [...stage.querySelectorAll(".star")].filter((one) => one.dataset.job === star.dataset.job);
-  const mark = (value) => { for (const one of same) one.setAttribute("aria-pressed", String(value)); };
+  const same = $$(".star", stage).filter((one) => one.dataset.job === star.dataset.job);
+  const mark = (value) => { for (const one of same) one.ariaPressed = value; };
   mark(on);
   try { await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${star.dataset.job}/star`); } catch (error) {
     mark(!on);
@@ -203,19 +203,19 @@ stage.addEventListener("click", async (event) => {
     note.textContent = error.message;
     note.hidden = false;
   }
-});
-$("compare-open").addEventListener("click", open);
-$("compare-clear").addEventListener("click", () => { chosen = []; keep(); });
-$("compare-close").addEventListener("click", () => dialog.close());
-$("compare-in").addEventListener("click", () => zoom(1.5));
-$("compare-out").addEventListener("click", () => zoom(1 / 1.5));
-$("compare-fit").addEventListener("click", () => move(1, 0, 0));
-$("compare-flicker").addEventListener("click", () => flicker(!flickers));
-$("compare-next").addEventListener("click", step);
-$("compare-play").addEventListener("click", () => play(!plays));
-$("compare-seconds").addEventListener("input", () => play(true));
+};
+$("compare-open").onclick = open;
+$("compare-clear").onclick = () => { chosen = []; keep(); };
+$("compare-close").onclick = () => dialog.close();
+$("compare-in").onclick = () => zoom(1.5);
+$("compare-out").onclick = () => zoom(1 / 1.5);
+$("compare-fit").onclick = () => move(1, 0, 0);
+$("compare-flicker").onclick = () => flicker(!flickers);
+$("compare-next").onclick = step;
+$("compare-play").onclick = () => play(!plays);
+$("compare-seconds").oninput = () => play(true);
 calm.addEventListener("change", () => { if (flickers) flicker(true); });
-dialog.addEventListener("close", () => { flicker(false); stage.replaceChildren(); fingers.clear(); });
+dialog.onclose = () => { flicker(false); stage.replaceChildren(); fingers.clear(); };
 
 const KEYS = {
   "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: () => move(1, 0, 0),
@@ -225,14 +225,14 @@ const KEYS = {
   p: () => flickers && !calm.matches && play(!plays),
   " ": () => (flickers ? step() : flicker(true)),
 };
-dialog.addEventListener("keydown", (event) => {
+dialog.onkeydown = (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input")) return;
   if (event.key === " " && event.target.closest("button, a")) return;
   const act = Object.hasOwn(KEYS, event.key) && KEYS[event.key];
   if (!act) return;
   event.preventDefault();
   act();
-});
+};
 
 afterMorph(draw);
 draw();

@@ -1,5 +1,6 @@
 // Small things every page needs. Nothing here knows what a group is.
 export const $ = (id) => document.getElementById(id);
+export const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 
 // Makes an element with properties and children: texts, or elements.
 export function make(tag, properties = {}, ...children) {
@@ -53,7 +54,7 @@ export function toast(text) {
   box.textContent = text;
   box.hidden = false;
   // An open dialog, or what fills the screen, would be before it.
-  (document.fullscreenElement || [...document.querySelectorAll("dialog[open]")].at(-1) || document.body).append(box);
+  (document.fullscreenElement || $$("dialog[open]").at(-1) || document.body).append(box);
   clearTimeout(toast.timer);
   toast.timer = setTimeout(() => { box.hidden = true; }, 6000);
 }
@@ -101,6 +102,9 @@ export async function send(path, options) {
     await new Promise((done) => setTimeout(done, 1000 * seconds));
   }
 }
+
+// Posts a body as it is, by default a text in JSON: numbers that JavaScript cannot hold stay as they are.
+export const post = (path, body, { headers, ...options } = {}) => fetch(path, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body, ...options });
 
 // Calls the API. Resolves to its answer; rejects with an Error whose message is its sentence and
 // whose `errors` are the fields that are wrong.
@@ -153,7 +157,7 @@ onClick("[data-copy]", async ({ dataset: { copy: text } }) => {
 // The server says times of day in UTC, as it does not know where the person is; the browser knows.
 const CLOCK = /(?:(\d{4}-\d\d-\d\d) )?(\d\d:\d\d:\d\d) UTC/g;
 export function localTimes(root) {
-  for (const one of root.querySelectorAll("[data-clock]")) {
+  for (const one of $$("[data-clock]", root)) {
     const texts = document.createTreeWalker(one, NodeFilter.SHOW_TEXT);
     while (texts.nextNode()) {
       const said = texts.currentNode.data.replace(CLOCK, localTime);
@@ -179,7 +183,7 @@ function lasted(seconds) {
   return `${Math.max(Math.round(seconds / size), 1)} ${word}`;
 }
 setInterval(() => {
-  for (const time of document.querySelectorAll("time[datetime]")) {
+  for (const time of $$("time[datetime]")) {
     const seconds = (Date.now() - Date.parse(time.dateTime)) / 1000;
     const said = "for" in time.dataset ? lasted(seconds) : ago(seconds);
     if (time.textContent !== said) time.textContent = said;

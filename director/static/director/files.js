@@ -24,17 +24,17 @@ function upload(file, onProgress) {
   const within = (ms) => { clearTimeout(timer); timer = setTimeout(() => request.abort(), ms); };
   const done = new Promise((resolve, reject) => {
     const lost = () => reject(new Error("The connection to the Director was lost, or the file has changed."));
-    request.upload.addEventListener("progress", (event) => { within(STALL_MS); onProgress(event.loaded / event.total); });
-    request.upload.addEventListener("load", () => within(STORE_MS));
-    request.addEventListener("error", lost);
-    request.addEventListener("abort", lost);
-    request.addEventListener("load", () => {
+    request.upload.onprogress = (event) => { within(STALL_MS); onProgress(event.loaded / event.total); };
+    request.upload.onload = () => within(STORE_MS);
+    request.onerror = lost;
+    request.onabort = lost;
+    request.onload = () => {
       let answer = {};
       try { answer = JSON.parse(request.responseText); } catch { /* of a proxy */ }
       if (request.status === 401) signIn();
       if (answer.id) resolve(answer);
       else reject(new Error(answer.detail || `The server answered ${request.status}${request.status === 413 ? ": the file is too large" : ""}.`));
-    });
+    };
   }).finally(() => { clearTimeout(timer); active--; next(); });
   const start = () => {
     const form = new FormData();
@@ -61,9 +61,9 @@ export function fileField(name, label, onChange, onMore = null) {
   let running = null;
   let chosen = null; // the file that is uploaded, or could not be
   let problem = "";
-  element.setAttribute("aria-label", label);
-  text.setAttribute("aria-label", `${label}: name of a file at the backends`);
-  chooser.setAttribute("aria-label", `Choose a file for ${label}`);
+  element.ariaLabel = label;
+  text.ariaLabel = `${label}: name of a file at the backends`;
+  chooser.ariaLabel = `Choose a file for ${label}`;
   chooser.accept = KINDS[name] || "";
   chooser.multiple = onMore !== null;
   const bring = ([first, ...more]) => { if (first) { send(first); onMore?.(more); } };
@@ -139,9 +139,9 @@ export function fileField(name, label, onChange, onMore = null) {
     show("");
   }
 
-  chooser.addEventListener("change", () => { bring(chooser.files); chooser.value = ""; });
-  again.addEventListener("click", () => send(chosen));
-  remove.addEventListener("click", () => { put(original); onChange(); text.focus(); });
+  chooser.onchange = () => { bring(chooser.files); chooser.value = ""; };
+  again.onclick = () => send(chosen);
+  remove.onclick = () => { put(original); onChange(); text.focus(); };
   onFiles(drop, bring, drop);
   return {
     element,

@@ -1,5 +1,5 @@
 // One group: its events ask for the one card that moved, its progress and previews are drawn here.
-import { $, actor, ask, call, onClick, remember, toast } from "./dom.js";
+import { $, $$, actor, ask, call, onClick, remember, toast } from "./dom.js";
 import { afterMorph, refresh } from "./parts.js";
 import { chime, favicon, Live, monitor } from "./live.js";
 import { tryAgain } from "./images.js";
@@ -40,11 +40,11 @@ function noted(frame) {
   askSoon(60);
 }
 function lookAtOpen() {
-  for (const card of document.querySelectorAll("[data-label]:is(.s-queued, .s-running)")) moved.add(card.id);
+  for (const card of $$("[data-label]:is(.s-queued, .s-running)")) moved.add(card.id);
   if (moved.size) askSoon(0);
 }
 // The stop of a prompt goes on after its job's last event.
-setInterval(() => { if (!document.hidden) for (const card of document.querySelectorAll("[data-stopping]")) refresh(card); }, 5000);
+setInterval(() => { if (!document.hidden) for (const card of $$("[data-stopping]")) refresh(card); }, 5000);
 // The time that is left changes without an event. The head takes ten times as long as this answer from memory: it is read
 // again only if it would show another number of seconds or minutes.
 let left = 0;
@@ -72,7 +72,7 @@ const live = new Live(() => `/ws/job-groups/${group}?since=${seq}&previews=1`, {
     if (["child_started", "child_retrying"].includes(frame.type)) seen.delete(frame.job_id);
     if (shown) moved.add(frame.job_id);
     if (frame.type === "group_reopened") reopened(frame);
-    if (frame.type === "group_complete") { chime(frame.failed > 0); for (const card of document.querySelectorAll("[data-label]:not(.s-completed)")) moved.add(card.id); }
+    if (frame.type === "group_complete") { chime(frame.failed > 0); uncompleted(); }
     askSoon(60);
   },
 });
@@ -85,7 +85,10 @@ function reopened(frame) {
     if (previews.get(job)?.url) URL.revokeObjectURL(previews.get(job).url);
     previews.delete(job);
   }
-  for (const card of document.querySelectorAll("[data-label]:not(.s-completed)")) moved.add(card.id);
+  uncompleted();
+}
+function uncompleted() {
+  for (const card of $$("[data-label]:not(.s-completed)")) moved.add(card.id);
 }
 
 function everything() { refresh($("head")); refresh($("cards")); }
@@ -110,11 +113,11 @@ function drawSoon() {
 
 function draw() {
   drawing = false;
-  for (const bar of document.querySelectorAll("progress[data-job]")) {
+  for (const bar of $$("progress[data-job]")) {
     const frame = seen.get(bar.dataset.job);
     if (frame && bar.value < frame.progress) bar.value = frame.progress;
   }
-  for (const step of document.querySelectorAll("[data-step]")) {
+  for (const step of $$("[data-step]")) {
     const frame = seen.get(step.dataset.step);
     if (!frame) continue;
     const steps = frame.steps_total > 1 ? ` ${frame.steps_completed}/${frame.steps_total}` : "";
@@ -146,9 +149,9 @@ function title() {
   if (!head) return; // the group was deleted
   const total = Number(head.total);
   let percent = Number(head.percent);
-  const running = [...document.querySelectorAll("[data-label] progress[data-job]")];
-  if (head.open === "yes" && running.length && document.querySelectorAll("[data-label]").length === total) {
-    const ended = document.querySelectorAll("[data-label]:not(.s-running, .s-queued)").length;
+  const running = $$("[data-label] progress[data-job]");
+  if (head.open === "yes" && running.length && $$("[data-label]").length === total) {
+    const ended = $$("[data-label]:not(.s-running, .s-queued)").length;
     percent = Math.round((ended * 100 + running.reduce((sum, bar) => sum + bar.value, 0)) / total);
   }
   const rest = head.open === "yes" ? ` · ${percent} %` : "";
@@ -164,38 +167,39 @@ if (location.hash.startsWith("#j_")) $(location.hash.slice(1))?.focus({ preventS
 // --- what a person can do ------------------------------------------------------------------------
 
 onClick("[data-act]", async (button) => {
+  const { act, job, run } = button.dataset;
   try {
-    if (button.dataset.act === "cancel-job") {
+    if (act === "cancel-job") {
       button.disabled = true;
-      await call("DELETE", `/api/job-groups/${group}/jobs/${button.dataset.job}`);
-      refresh($(button.dataset.job));
+      await call("DELETE", `/api/job-groups/${group}/jobs/${job}`);
+      refresh($(job));
     }
-    if (button.dataset.act === "retry-job") {
+    if (act === "retry-job") {
       button.disabled = true;
-      await retry(group, button.dataset.run, button.dataset.job, { where: "auto", ...actor() });
+      await retry(group, run, job, { where: "auto", ...actor() });
       button.disabled = false;
     }
-    if (button.dataset.act === "retry-job-at") await retryAt(button.dataset);
-    if (button.dataset.act === "move-job") await moveJob(button.dataset);
-    if (button.dataset.act === "retry-group") {
-      const { run, count, done } = button.dataset;
+    if (act === "retry-job-at") await retryAt(button.dataset);
+    if (act === "move-job") await moveJob(button.dataset);
+    if (act === "retry-group") {
+      const { count, done } = button.dataset;
       if (await asks(Number(count), 1, Number(done))) await retry(group, run, undefined, { where: "auto", ...actor() });
     }
-    if (button.dataset.act === "star") {
-      const on = button.getAttribute("aria-pressed") !== "true";
-      button.setAttribute("aria-pressed", String(on));
-      try { await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${button.dataset.job}/star`); } finally { refresh(isFiltered() ? $("cards") : $(button.dataset.job)); refresh($("head")); }
+    if (act === "star") {
+      const on = button.ariaPressed !== "true";
+      button.ariaPressed = on;
+      try { await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${job}/star`); } finally { refresh(isFiltered() ? $("cards") : $(job)); refresh($("head")); }
     }
-    if (button.dataset.act === "rename") rename(true);
-    if (button.dataset.act === "rename-end") rename(false);
-    if (button.dataset.act === "archive") {
+    if (act === "rename") rename(true);
+    if (act === "rename-end") rename(false);
+    if (act === "archive") {
       const archived = button.dataset.archived !== "yes";
       await call("PATCH", `/api/job-groups/${group}`, { archived });
       refresh($("head"));
       toast(archived ? "The group is archived: lists leave it out." : "The group is in the lists again.");
     }
-    if (button.dataset.act === "delete-group") await deleteGroup();
-    if (button.dataset.act === "cancel-group") {
+    if (act === "delete-group") await deleteGroup();
+    if (act === "cancel-group") {
       const { left, running } = $("head").dataset;
       const yes = await ask("Cancel this group?", `${left} job${left === "1" ? "" : "s"} will not be finished, ${running} of them run now. Completed jobs stay.`, "Cancel the group", "Keep it");
       if (!yes) return;
@@ -221,15 +225,15 @@ function rename(open) {
   input.select();
   input.focus();
 }
-$("rename").addEventListener("submit", async (event) => {
+$("rename").onsubmit = async (event) => {
   event.preventDefault();
   try {
     await call("PATCH", `/api/job-groups/${group}`, { name: event.target.elements.name.value.trim() });
     rename(false);
     refresh($("head"));
   } catch (error) { toast(error.errors?.[0]?.message || error.message); }
-});
-$("rename").addEventListener("keydown", (event) => { if (event.key === "Escape") rename(false); });
+};
+$("rename").onkeydown = (event) => { if (event.key === "Escape") rename(false); };
 
 async function deleteGroup() {
   live.ended = true; // The end of its stream is expected.
@@ -274,9 +278,9 @@ function showSize() {
   $("size").value = at;
   $("size").ariaValueText = $("size-said").textContent = SIZES[at].toUpperCase();
 }
-$("size").addEventListener("input", ({ target }) => {
+$("size").oninput = ({ target }) => {
   document.documentElement.dataset.size = SIZES[target.value];
   remember("director.size", SIZES[target.value]);
   showSize();
-});
+};
 showSize();

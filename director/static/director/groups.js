@@ -1,5 +1,5 @@
 // The list of groups: rows morph when their group moves, new ones come in at the top.
-import { $, actor, ask, call, confirmed, counted, onClick, onFiles, sendAll, toast } from "./dom.js";
+import { $, $$, actor, ask, call, confirmed, counted, onClick, onFiles, sendAll, toast } from "./dom.js";
 import { afterMorph, refresh } from "./parts.js";
 import { chime, favicon, monitor } from "./live.js";
 import { tryAgain } from "./images.js";
@@ -9,7 +9,7 @@ import { progressed } from "./progress.js";
 import { chosen, picked, selectNone } from "./selection.js";
 import "./menus.js";
 
-const rows = () => [...document.querySelectorAll(".row")];
+const rows = () => $$(".row");
 const shown = () => rows().slice(0, 100).map((row) => row.id);
 let watched = "";
 
@@ -54,14 +54,14 @@ title();
 
 // --- filters: the URL says what is shown ---------------------------------------------------------
 
-$("filters").addEventListener("change", (event) => {
+$("filters").onchange = (event) => {
   if (event.target.name !== "text") $("filters").requestSubmit();
-});
-$("filters").addEventListener("submit", (event) => {
+};
+$("filters").onsubmit = (event) => {
   event.preventDefault();
   const said = [...new FormData($("filters"))].filter(([, value]) => value);
   location.search = new URLSearchParams(said).toString();
-});
+};
 
 // --- a dropped picture opens the job that made it -----------------------------------------------
 
@@ -76,7 +76,7 @@ onFiles(document, async ([file]) => {
 
 // --- select many, act once -----------------------------------------------------------------------
 
-$("selection-retry").addEventListener("click", async () => {
+$("selection-retry").onclick = async () => {
   const failed = chosen().filter((row) => Number(row.dataset.retry));
   if (!failed.length) { toast("No selected group that has ended has failed jobs."); return; }
   const jobs = failed.reduce((sum, row) => sum + Number(row.dataset.retry), 0);
@@ -90,8 +90,8 @@ $("selection-retry").addEventListener("click", async () => {
   if (refused.length) toast(`${counted(refused.length, "group")} could not be retried: ${refused[0]}`);
   else if (failed.length > 1) toast(`${counted(done, "group")} retried.`);
   selectNone();
-});
-$("selection-cancel").addEventListener("click", async () => {
+};
+$("selection-cancel").onclick = async () => {
   const open = chosen().filter((row) => row.dataset.open === "yes");
   if (!open.length) { toast("All selected groups have ended."); return; }
   const left = open.reduce((sum, row) => sum + Number(row.dataset.left), 0);
@@ -108,7 +108,7 @@ $("selection-cancel").addEventListener("click", async () => {
   const requests = open.map((row) => call("DELETE", `/api/job-groups/${row.id}`));
   await sendAll(requests, (failed) => `${failed} could not be cancelled`, `${open.length} cancelled.`);
   selectNone();
-});
+};
 
 // --- rename, archive, delete ---------------------------------------------------------------------
 
@@ -136,8 +136,8 @@ async function act(what, some) {
   refresh($("rows"));
 }
 onClick(".row [data-act]", (button) => act(button.dataset.act, [button.closest(".row")]));
-$("selection-archive").addEventListener("click", () => act("archive", chosen()));
-$("selection-delete").addEventListener("click", () => {
+$("selection-archive").onclick = () => act("archive", chosen());
+$("selection-delete").onclick = () => {
   const ended = chosen().filter((row) => row.dataset.open !== "yes");
   if (ended.length) act("delete", ended); else toast("No selected group has ended: cancel them first.");
-});
+};

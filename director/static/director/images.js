@@ -1,5 +1,5 @@
 // A picture that does not come: its place says why, in the API's words, and it is tried again.
-import { make } from "./dom.js";
+import { $$, make } from "./dom.js";
 
 const broken = (image) => image.complete && image.naturalWidth === 0 && image.getAttribute("src");
 
@@ -32,11 +32,11 @@ document.addEventListener("load", (event) => {
 }, true);
 
 export function tryAgain() {
-  for (const place of document.querySelectorAll("[data-broken]")) {
+  for (const place of $$("[data-broken]")) {
     const image = place.querySelector("img");
     delete place.dataset.broken;
     if (image) image.src = image.src;
   }
 }
 // Those that did not come before this script ran.
-for (const image of document.querySelectorAll("img.thumb, .picture img")) if (broken(image)) say(image);
+for (const image of $$("img.thumb, .picture img")) if (broken(image)) say(image);

@@ -59,7 +59,7 @@ function jobOf({ line, cells }, literals, errors) {
     const column = list.columns[at];
     if (cell === "") return; // the input stays as it is
     const note = /^(?:metadata\.|meta:)(.+)$/.exec(column);
-    const literal = literals.find((one) => [`${one.id}.${one.name}`, `${one.title}.${one.name}`, one.name].includes(column));
+    const literal = literals.find((one) => [one.slot, `${one.title}.${one.name}`, one.name].includes(column));
     const kind = column === "seed" ? "number" : typeof literal?.value;
     const value = kind === "number" ? Number(cell) : kind === "boolean" ? cell.trim().toLowerCase() === "true" : cell;
     if (kind === "number" && !Number.isFinite(value)) wrong(column, "a number");

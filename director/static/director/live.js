@@ -106,23 +106,23 @@ export function favicon(state) {
 const box = $("sound");
 let audio;
 box.checked = remembered("sound") === "on";
-box.addEventListener("change", () => {
+box.onchange = () => {
   remember("sound", box.checked ? "on" : "off");
   if (box.checked) chime();
-});
+};
 export function chime(failed = false) {
   if (!box.checked) return;
   audio ||= new AudioContext();
-  const at = audio.currentTime;
   for (const [index, pitch] of (failed ? [392, 294] : [523, 784]).entries()) {
+    const at = audio.currentTime + index * 0.15;
     const tone = audio.createOscillator();
     const volume = audio.createGain();
     tone.frequency.value = pitch;
-    volume.gain.setValueAtTime(0.0001, at + index * 0.15);
-    volume.gain.exponentialRampToValueAtTime(0.15, at + index * 0.15 + 0.02);
-    volume.gain.exponentialRampToValueAtTime(0.0001, at + index * 0.15 + 0.3);
+    volume.gain.setValueAtTime(0.0001, at);
+    volume.gain.exponentialRampToValueAtTime(0.15, at + 0.02);
+    volume.gain.exponentialRampToValueAtTime(0.0001, at + 0.3);
     tone.connect(volume).connect(audio.destination);
-    tone.start(at + index * 0.15);
-    tone.stop(at + index * 0.15 + 0.35);
+    tone.start(at);
+    tone.stop(at + 0.35);
   }
 }

@@ -1,8 +1,9 @@
 // The progress of jobs that a socket brings: it is drawn without a request.
+import { $$ } from "./dom.js";
 import { afterMorph } from "./parts.js";
 
 const percents = new Map(); // job → percent: what a fragment shows may be older
-const bars = () => [...document.querySelectorAll("progress[data-job]")];
+const bars = () => $$("progress[data-job]");
 
 // Takes a frame of the monitor's socket.
 export function progressed(frame) {

@@ -24,10 +24,10 @@ function edit(button, data) {
     }
     close();
   }
-  input.addEventListener("keydown", (event) => {
+  input.onkeydown = (event) => {
     if (event.key !== "Enter" && event.key !== "Escape") return;
     event.preventDefault();
     end(event.key === "Enter").then(() => button.focus());
-  });
-  input.addEventListener("blur", () => end(true));
+  };
+  input.onblur = () => end(true);
 }

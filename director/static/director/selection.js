@@ -1,7 +1,7 @@
 // Rows that are selected by their boxes: one alone, with Shift a range, and all that are shown by the box "pick-all".
-import { $, onClick } from "./dom.js";
+import { $, $$, onClick } from "./dom.js";
 
-const boxes = () => [...document.querySelectorAll("[name=pick]")].filter((box) => !box.closest("[data-out]"));
+const boxes = () => $$("[name=pick]").filter((box) => !box.closest("[data-out]"));
 const rowOf = (box) => box.closest("[id]");
 let last = ""; // the id of the row that was clicked last
 let listener = () => {};
@@ -33,4 +33,4 @@ onClick("[name=pick]", (box, { shiftKey }) => {
   last = rowOf(box).id;
   picked();
 });
-$("selection-none").addEventListener("click", selectNone);
+$("selection-none").onclick = selectNone;

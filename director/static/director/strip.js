@@ -8,10 +8,10 @@ export class Strip {
   // chosen: called with the address of a file.
   constructor(list, chosen) {
     this.list = list;
-    list.addEventListener("click", ({ target }) => {
+    list.onclick = ({ target }) => {
       const button = target.closest("button");
       if (button) chosen(button.dataset.file);
-    });
+    };
   }
 
   // One that is there already is moved, not made again: its picture stays.
@@ -32,9 +32,9 @@ export class Strip {
     if (place === this.#marked) return;
     const [old, button] = [this.#marked, place].map((one) => one?.firstElementChild);
     this.#marked = place;
-    if (old) { old.removeAttribute("aria-current"); old.tabIndex = -1; }
+    if (old) { old.ariaCurrent = null; old.tabIndex = -1; }
     if (!button) return;
-    button.setAttribute("aria-current", "true");
+    button.ariaCurrent = "true";
     button.tabIndex = 0;
     this.center();
   }

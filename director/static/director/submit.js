@@ -1,6 +1,6 @@
 // The form of a new group. What is sent is the workflow's own text, untouched: numbers that JavaScript
 // cannot hold stay as they are, and what a person changes goes along as parameters.
-import { $, call, copy, counted, make, onFiles, remember, remembered, send, SUBMITTER, toast } from "./dom.js";
+import { $, $$, call, copy, counted, make, onFiles, remember, remembered, send, SUBMITTER, toast } from "./dom.js";
 import { check } from "./check.js";
 import { choicesOf, offered, searched } from "./choices.js";
 import { fileField } from "./files.js";
@@ -96,9 +96,9 @@ function toPool() {
   update();
 }
 sweep.start(toPool);
-$("remove-list").addEventListener("click", () => { list.remove(); update(); $("file").focus(); });
-$("file").addEventListener("change", () => { if ($("file").files[0]) bring($("file").files[0]); });
-$("paste").addEventListener("input", () => { clearTimeout(show.timer); show.timer = setTimeout(() => { if ($("paste").value.trim()) show($("paste").value, ""); }, 300); });
+$("remove-list").onclick = () => { list.remove(); update(); $("file").focus(); };
+$("file").onchange = () => { if ($("file").files[0]) bring($("file").files[0]); };
+$("paste").oninput = () => { clearTimeout(show.timer); show.timer = setTimeout(() => { if ($("paste").value.trim()) show($("paste").value, ""); }, 300); };
 document.addEventListener("paste", (event) => {
   if (event.target.closest?.("input, textarea")) return;
   const [file] = event.clipboardData.files;
@@ -150,12 +150,13 @@ function field(literal, titled, typed) {
   if (typeof literal.value === "boolean") input.type = "checkbox";
   if (typeof literal.value === "number") input.inputMode = "decimal";
   const error = make("span", { className: "field-error" });
-  error.dataset.error = `parameters.${literal.id}.${literal.name}`;
-  if (input.type === "checkbox") input.checked = literal.value; else input.value = shown(literal.value);
-  const said = kept[`${literal.id}.${literal.name}`];
-  if (said !== undefined) { if (input.type === "checkbox") input.checked = said; else input.value = shown(said); delete kept[`${literal.id}.${literal.name}`]; }
-  const before = typed.get(place(literal));
-  if (before !== undefined) { if (input.type === "checkbox") input.checked = before === "true"; else input.value = before; }
+  error.dataset.error = `parameters.${literal.slot}`;
+  // One after the other: the name that a file field has first comes back when its upload is removed.
+  for (const now of [literal.value, kept[literal.slot], typed.get(place(literal))]) {
+    if (now === undefined) continue;
+    if (input.type === "checkbox") input.checked = String(now) === "true"; else input.value = shown(now);
+  }
+  delete kept[literal.slot];
   literal.input = input;
   literal.label = label;
   if (literal.file) { label.prepend(words); label.append(error); } else label.append(words, input, error);
@@ -168,7 +169,7 @@ function offer(answer) {
   offers = { answer, text };
   const { backends: all, choices, choice_backends: some } = answer;
   for (const literal of literals) {
-    const slot = `${literal.id}.${literal.name}`;
+    const { slot } = literal;
     if (!choices[slot] || literal.input.type === "checkbox") continue;
     literal.choices = choicesOf(choices[slot], some[slot], all.length);
     if (literal.file) searched(literal.input.text, literal.choices);
@@ -189,23 +190,24 @@ function changed() {
   const errors = [];
   for (const literal of literals) {
     if (sweep.isVaried(literal)) continue;
-    const { input, value } = literal;
+    const { input, value, slot } = literal;
+    const field = `parameters.${slot}`;
     let now = input.type === "checkbox" ? input.checked : input.value;
     if (typeof value === "number") {
       now = input.value.trim() === "" ? NaN : Number(input.value);
-      if (!Number.isFinite(now)) { errors.push({ field: `parameters.${literal.id}.${literal.name}`, message: "Must be a number." }); continue; }
+      if (!Number.isFinite(now)) { errors.push({ field, message: "Must be a number." }); continue; }
     }
-    if (input.problem) errors.push({ field: `parameters.${literal.id}.${literal.name}`, message: input.problem });
+    if (input.problem) errors.push({ field, message: input.problem });
     literal.label.classList.toggle("changed", !same(now, value));
-    if (!same(now, value)) parameters[`${literal.id}.${literal.name}`] = now;
+    if (!same(now, value)) parameters[slot] = now;
   }
   return { parameters, errors };
 }
 
 // --- where, and seeds ----------------------------------------------------------------------------
 
-const boxes = () => [...document.querySelectorAll('input[name="backend"]')];
-const tags = () => [...document.querySelectorAll('input[name="tag"]')];
+const boxes = () => $$('input[name="backend"]');
+const tags = () => $$('input[name="tag"]');
 const ticked = (some) => some.filter((box) => box.checked && !box.disabled);
 // "any" and "some": a free backend takes each job (the pool); "turn": each job is sent to its own backend.
 const where = () => document.querySelector('input[name="where"]:checked').value;
@@ -226,8 +228,8 @@ function candidates() {
   const tagged = new Set(ticked(tags()).flatMap((box) => box.dataset.backends.split(" ")));
   return enabled.filter((box) => box.checked || tagged.has(box.value));
 }
-for (const button of document.querySelectorAll("[data-quick]")) {
-  button.addEventListener("click", () => { $("count").value = button.dataset.quick; update(); });
+for (const button of $$("[data-quick]")) {
+  button.onclick = () => { $("count").value = button.dataset.quick; update(); };
 }
 function showWhere() {
   $("chosen").hidden = where() === "any";
@@ -241,7 +243,7 @@ function setWhere(value) {
   document.querySelector(`input[name="where"][value="${value}"]`).checked = true;
   showWhere();
 }
-for (const radio of document.querySelectorAll('input[name="where"]')) radio.addEventListener("input", showWhere);
+for (const radio of $$('input[name="where"]')) radio.oninput = showWhere;
 
 let asked = 0;
 function seeds(number, isShared) {
@@ -289,7 +291,7 @@ function showPolicy() {
 }
 for (const one of policies.bound) onFailure(...one);
 showWhere();
-const classes = () => [...document.querySelectorAll('input[name="retry_on"]')];
+const classes = () => $$('input[name="retry_on"]');
 const retryOn = () => classes().filter((box) => box.checked).map((box) => box.value);
 
 // --- what is sent --------------------------------------------------------------------------------
@@ -347,7 +349,7 @@ function body() {
 
 function complain(errors) {
   const left = sweep.located(errors);
-  for (const place of document.querySelectorAll("[data-error]")) {
+  for (const place of $$("[data-error]")) {
     const name = place.dataset.error;
     const mine = name ? left.filter((one) => one.field === name || one.field.startsWith(`${name}.`)) : [];
     for (const one of mine) left.splice(left.indexOf(one), 1);
@@ -355,7 +357,7 @@ function complain(errors) {
     place.closest(".field")?.querySelector("input, select, textarea")?.setAttribute("aria-invalid", String(mine.length > 0));
   }
   // Fields inside a folded part must be seen.
-  for (const place of document.querySelectorAll(".field-error")) if (place.textContent) for (let at = place; (at = at.parentElement.closest("details")); ) at.open = true;
+  for (const place of $$(".field-error")) if (place.textContent) for (let at = place; (at = at.parentElement.closest("details")); ) at.open = true;
   $("other-error").textContent = left.map((one) => (one.field ? `${one.field}: ${one.message}` : one.message)).join(" ");
 }
 
@@ -363,7 +365,7 @@ function update() {
   const made = body();
   const { batch } = made;
   sweep.show(batch);
-  for (const output of document.querySelectorAll("[data-share]")) {
+  for (const output of $$("[data-share]")) {
     const share = inPool() ? 0 : made.ids.filter((id) => id === output.dataset.share).length;
     output.textContent = share ? `× ${share}` : "";
   }
@@ -405,25 +407,26 @@ function curl(made) {
   const quoted = made.text.replaceAll("'", "'\\''");
   $("curl").textContent = `curl -X POST ${location.origin}/api/job-group \\\n  -H 'Content-Type: application/json' \\\n  -d '${quoted}'`;
 }
-$("curl-box").addEventListener("toggle", () => curl(body()));
-$("copy-curl").addEventListener("click", async () => { curl(body()); toast(await copy($("curl").textContent) ? "Copied." : "Copying is not allowed here."); });
+$("curl-box").ontoggle = () => curl(body());
+$("copy-curl").onclick = async () => { curl(body()); toast(await copy($("curl").textContent) ? "Copied." : "Copying is not allowed here."); };
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || document.querySelector("dialog[open]")) return;
   event.preventDefault();
   if (!$("send").disabled) $("submit").requestSubmit();
 });
-$("submit").addEventListener("input", (event) => { if (event.target.id !== "paste") update(); });
+$("submit").oninput = (event) => { if (event.target.id !== "paste") update(); };
 
 // A press that is repeated, by hand or by the network, must make one group: one key a form's content.
 let key = null;
 let keyed = "";
 const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
-$("submit").addEventListener("submit", async (event) => {
+const showError = () => document.querySelector(".field-error:not(:empty)")?.scrollIntoView({ block: "center" });
+$("submit").onsubmit = async (event) => {
   event.preventDefault();
   const made = body();
   complain(made.errors);
-  if (made.errors.length) { document.querySelector(".field-error:not(:empty)")?.scrollIntoView({ block: "center" }); return; }
+  if (made.errors.length) { showError(); return; }
   if (made.text !== keyed) { keyed = made.text; key = newKey(); }
   $("send").disabled = true;
   try {
@@ -432,11 +435,11 @@ $("submit").addEventListener("submit", async (event) => {
     if (response.ok) { rememberSaid(); location.href = `/groups/${answer.job_group_id}`; return; }
     const skipped = (answer.skipped_backends || []).map((one) => ({ field: "backend_ids", message: `${one.backend_id}: ${one.reason}` }));
     complain(answer.errors?.length ? answer.errors : skipped.length ? skipped : [{ field: "", message: answer.detail || `The Director answered ${response.status}.` }]);
-    document.querySelector(".field-error:not(:empty)")?.scrollIntoView({ block: "center" });
+    showError();
   } catch {
     complain([{ field: "", message: "The Director does not answer. Press Submit again: it is submitted once." }]);
   } finally { $("send").disabled = false; }
-});
+};
 
 // --- again ---------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 // The sweep of a submission: the inputs that are varied, their values, and the plan of its jobs.
 // Numbers and texts are parsed as by `director submit --sweep`.
-import { $, counted, make } from "./dom.js";
+import { $, $$, counted, make, post } from "./dom.js";
 import { whyLines } from "./check.js";
 import { fileField } from "./files.js";
 import { found } from "./choices.js";
@@ -91,7 +91,7 @@ function axisOf(input, name, title, kind, values) {
     Object.assign(element, { role: "group", ariaLabel: `Values of ${title}` });
     label.replaceWith(words, list);
     const more = make("button", { type: "button", className: "button small" }, "Add a value");
-    more.addEventListener("click", () => { add("").element.querySelector("input").focus(); changed(); });
+    more.onclick = () => { add("").element.querySelector("input").focus(); changed(); };
     hint.before(more);
     values.forEach(add);
     axis.focus = () => list.querySelector(".button input")?.focus();
@@ -137,9 +137,9 @@ function picks(axis, box, title, choices) {
     const tick = make("input", { type: "checkbox", value });
     return make("label", { className: "check" }, tick, ` ${value}${note ? ` · ${note}` : ""}`);
   }));
-  const ticks = [...rows.querySelectorAll("input")];
+  const ticks = $$("input", rows);
   const show = () => { const values = new Set(PARSE.text(box.value)); for (const tick of ticks) tick.checked = values.has(tick.value); };
-  all.addEventListener("input", (event) => {
+  all.oninput = (event) => {
     const { target } = event;
     if (target === search) {
       event.stopPropagation();
@@ -149,11 +149,9 @@ function picks(axis, box, title, choices) {
       const values = PARSE.text(box.value).filter((one) => one !== target.value);
       box.value = asText("text", target.checked ? [...values, target.value] : values);
     }
-  });
-  search.addEventListener("keydown", (event) => { if (event.key === "Enter") event.preventDefault(); });
-  if (!axis.isShown) box.addEventListener("input", () => axis.showPicks());
-  axis.isShown = true;
-  axis.showPicks = show;
+  };
+  search.onkeydown = (event) => { if (event.key === "Enter") event.preventDefault(); };
+  box.oninput = show;
   show();
   axis.element.insertBefore(all, axis.element.querySelector(":scope > .sub"));
 }
@@ -172,13 +170,13 @@ export function varied(literal, title) {
   const whole = make("div", { className: literal.label.classList.contains("wide-field") ? "vary wide-field" : "vary" });
   const ariaLabel = `Vary ${literal.name} of node ${literal.id}`;
   const button = make("button", { type: "button", className: "button small plain", ariaLabel, ariaPressed: "false" }, "Vary");
-  button.addEventListener("click", () => {
+  button.onclick = () => {
     const axis = axes.find((one) => one.literal === literal);
     if (axis) { drop(axis); whole.prepend(literal.label); literal.set(false); } else vary(literal).focus();
     changed();
-  });
+  };
   literal.title_ = title;
-  literal.set = (is) => { button.setAttribute("aria-pressed", String(is)); whole.classList.toggle("on", is); };
+  literal.set = (is) => { button.ariaPressed = is; whole.classList.toggle("on", is); };
   whole.append(literal.label, button);
   return whole;
 }
@@ -188,7 +186,7 @@ function vary(literal, values = null) {
   const kind = literal.file ? "file" : { number: "number", boolean: "boolean" }[typeof literal.value] || "text";
   const { input } = literal;
   const now = input.type === "checkbox" ? [input.checked, !input.checked] : input.value === "" ? [] : [input.value];
-  const axis = axisOf(`${literal.id}.${literal.name}`, literal.name, literal.title_, kind, values || now);
+  const axis = axisOf(literal.slot, literal.name, literal.title_, kind, values || now);
   place(axis, literal);
   if (literal.choices) axis.offer?.(literal.choices);
   return axis;
@@ -215,12 +213,12 @@ export function restore(sweep, literals) {
       if (sweep.mode === "zip") $("own-seeds").checked = true; else $("seed-count").value = values.length;
       continue;
     }
-    const exact = literals.filter((one) => [`${one.id}.${one.name}`, `${one.title}.${one.name}`].includes(input));
+    const exact = literals.filter((one) => [one.slot, `${one.title}.${one.name}`].includes(input));
     const found = exact.length ? exact : literals.filter((one) => one.name === input);
     if (found.length === 1) { vary(found[0], values); continue; }
     const axis = axisOf(input, input, input, kindOf(values), values);
     const remove = make("button", { type: "button", className: "button small" }, `Remove ${short(input)}`);
-    remove.addEventListener("click", () => { drop(axis); changed(); });
+    remove.onclick = () => { drop(axis); changed(); };
     axis.element.append(remove);
     $("other-axes").append(axis.element);
   }
@@ -273,7 +271,7 @@ export function show(made) {
   $("sweep").hidden = !made;
   $("sweep-seeds").hidden = !made?.sweep;
   $("remove-list").hidden = !made?.jobs;
-  for (const button of document.querySelectorAll("[data-quick]")) button.hidden = Boolean(made);
+  for (const button of $$("[data-quick]")) button.hidden = Boolean(made);
   for (const [control, why] of [[$("count"), "count-why"], [document.querySelector('input[name="where"][value="turn"]'), "turn-why"]]) {
     control.disabled = Boolean(made);
     $(why).hidden = !made;
@@ -287,7 +285,7 @@ export function show(made) {
   $("sweep-said").textContent = made.errors.some((one) => one.field !== "sweep") ? "" : made.words;
 }
 function complain(errors) {
-  for (const place of [...axes.map((one) => one.error), ...document.querySelectorAll('[data-error="sweep"], [data-error="seed_count"]')]) {
+  for (const place of [...axes.map((one) => one.error), ...$$('[data-error="sweep"], [data-error="seed_count"]')]) {
     place.textContent = errors.filter((one) => one.field === place.dataset.error).map((one) => one.message).join(" ");
     place.closest(".field")?.querySelector("input, textarea")?.setAttribute("aria-invalid", String(place.textContent !== ""));
   }
@@ -314,7 +312,7 @@ export function plan(body, isBatch, onTime) {
     const mine = request = new AbortController();
     let time = "";
     try {
-      const response = await fetch("/api/job-groups/plan", { method: "POST", headers: { "Content-Type": "application/json" }, body, signal: mine.signal });
+      const response = await post("/api/job-groups/plan", body, { signal: mine.signal });
       const answer = await response.json();
       if (mine !== request || body !== planned) return;
       const { eta_seconds: eta } = answer;

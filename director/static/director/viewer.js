@@ -1,7 +1,7 @@
 // Looking at results: pictures, videos, sounds and texts, one after the other, with a strip of all files of the page, and
 // what the job was made from. They come through the Director, and no script of theirs runs: a text is shown as text.
 import { isChosen, toggle } from "./compare.js";
-import { $, call, onClick, remember, remembered } from "./dom.js";
+import { $, $$, call, onClick, remember, remembered } from "./dom.js";
 import { afterMorph } from "./parts.js";
 import { Strip } from "./strip.js";
 import { Zoom } from "./zoom.js";
@@ -18,7 +18,7 @@ let current = null; // the tile whose file is shown
 let shown = 0; // counts, so that an answer about an earlier file is not taken for this one's
 const ahead = new Image(); // loads the next picture
 const details = new Map(); // job → what its panel shows
-const tiles = () => [...document.querySelectorAll("[data-view]")];
+const tiles = () => $$("[data-view]");
 const through = (button) => `${button.dataset.view}?redirect=no`;
 const jobOf = (tile) => tile.closest("[data-job]");
 const starOf = (tile) => jobOf(tile)?.querySelector("[data-act=star]");
@@ -71,10 +71,10 @@ function around(all) {
 }
 
 function pressed() {
-  $("viewer-compare").setAttribute("aria-pressed", String(isChosen(current.dataset.view)));
+  $("viewer-compare").ariaPressed = isChosen(current.dataset.view);
   const star = starOf(current);
   $("viewer-star").hidden = !star;
-  $("viewer-star").setAttribute("aria-pressed", star?.ariaPressed ?? "false");
+  $("viewer-star").ariaPressed = star?.ariaPressed ?? "false";
 }
 
 // The thumbnail is there at once, and the picture itself in its place when it has come.
@@ -100,7 +100,7 @@ function picture(button, mine, next) {
 
 function zoomed() {
   $("viewer-stage").classList.toggle("zoomed", !zoom.fitted);
-  $("viewer-zoom").setAttribute("aria-pressed", String(!zoom.fitted));
+  $("viewer-zoom").ariaPressed = !zoom.fitted;
   if (soft.hidden) $("viewer-scale").textContent = `${zoom.percent} %`;
 }
 
@@ -124,10 +124,10 @@ function empty() {
   }
 }
 
-$("viewer-video").addEventListener("loadedmetadata", ({ target: video }) => {
+$("viewer-video").onloadedmetadata = ({ target: video }) => {
   video.loop = video.muted = video.duration <= SHORT;
   if (video.loop && !matchMedia("(prefers-reduced-motion: reduce)").matches) video.play().catch(() => {});
-});
+};
 
 async function read(button, mine) {
   try {
@@ -244,7 +244,7 @@ async function loaded(job) {
 
 function about(open) {
   panel.hidden = !open;
-  $("viewer-about").setAttribute("aria-expanded", String(open));
+  $("viewer-about").ariaExpanded = open;
   forget();
   if (dialog.open) inform();
 }
@@ -281,13 +281,13 @@ const KEYS = {
   s: "star", c: "compare", i: "about", f: "full", "?": "help",
 };
 const PAN = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-for (const [name, act] of Object.entries(ACTS)) $(`viewer-${name}`).addEventListener("click", act);
+for (const [name, act] of Object.entries(ACTS)) $(`viewer-${name}`).onclick = act;
 
 onClick("[data-view]", (button) => show(tiles().indexOf(button)));
 document.addEventListener("fullscreenchange", () => {
-  $("viewer-full").setAttribute("aria-pressed", String(Boolean(document.fullscreenElement)));
+  $("viewer-full").ariaPressed = Boolean(document.fullscreenElement);
 });
-dialog.addEventListener("close", () => {
+dialog.onclose = () => {
   if (document.fullscreenElement) document.exitFullscreen();
   shown += 1;
   empty();
@@ -296,8 +296,8 @@ dialog.addEventListener("close", () => {
   for (const one of [image, soft, ahead]) one.removeAttribute("src");
   (current?.isConnected ? current : tiles()[Math.min(at, tiles().length - 1)])?.focus();
   current = null;
-});
-dialog.addEventListener("keydown", (event) => {
+};
+dialog.onkeydown = (event) => {
   const { key, target } = event;
   // The controls of a player have keys of their own: arrows seek.
   if (event.ctrlKey || event.metaKey || event.altKey || (target.matches("video, audio") && /^(Arrow|Home|End|Escape| )/.test(key))) return;
@@ -308,7 +308,7 @@ dialog.addEventListener("keydown", (event) => {
   else if (key === " " && target === $("viewer-stage")) play();
   else return;
   event.preventDefault();
-});
+};
 
 // The page goes on while a file is shown: another user stars it, a job completes and brings files.
 let waiting = 0;

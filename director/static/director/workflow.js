@@ -1,6 +1,6 @@
 // A workflow as a person brings it: what it is, and its literal inputs. Pure but for reading a file.
 
-import { counted } from "./dom.js";
+import { counted, post } from "./dom.js";
 
 export class NotAWorkflow extends Error {}
 export const CONVERTED = "Converted from the editor's format.";
@@ -12,7 +12,7 @@ export async function inApiFormat(text) {
   try { graph = JSON.parse(text); } catch { return { text, notes: [] }; } // nodesOf says so
   if (!Array.isArray(graph?.nodes) || !("links" in graph)) return { text, notes: [] };
   let response;
-  try { response = await fetch("/api/workflows/convert", { method: "POST", headers: { "Content-Type": "application/json" }, body: `{"workflow_json":${text}}` }); } catch { throw new NotAWorkflow("The Director does not answer."); }
+  try { response = await post("/api/workflows/convert", `{"workflow_json":${text}}`); } catch { throw new NotAWorkflow("The Director does not answer."); }
   const answer = await response.text();
   let read = {};
   try { read = JSON.parse(answer); } catch { /* of a proxy */ }
@@ -79,7 +79,8 @@ const SEEDS = ["seed", "noise_seed"];
 // A reference to an uploaded file, where the name of a file may stand.
 export const isReference = (value) => value?.__type === "core/ASSET";
 
-// Returns the literal inputs: {id, title, name, value, usual, file, role}. Links and seeds are none. `role` is that of a prompt.
+// Returns the literal inputs: {id, title, name, slot, value, usual, file, role}. Links and seeds are none. `slot` is the name
+// that the API gives an input, `role` that of a prompt.
 export function literalsOf(nodes, fileInputs) {
   const found = [];
   const roles = rolesOf(nodes);
@@ -88,7 +89,7 @@ export function literalsOf(nodes, fileInputs) {
     for (const [name, value] of Object.entries(node.inputs)) {
       const file = isReference(value) || (typeof value === "string" && fileInputs.includes(name));
       if (SEEDS.includes(name) || (!file && !["string", "number", "boolean"].includes(typeof value))) continue;
-      found.push({ id, title, name, value, usual: USUAL.indexOf(name), file, role: typeof value === "string" && TEXTS.includes(name) ? roles.get(id) || "" : "" });
+      found.push({ id, title, name, slot: `${id}.${name}`, value, usual: USUAL.indexOf(name), file, role: typeof value === "string" && TEXTS.includes(name) ? roles.get(id) || "" : "" });
     }
   }
   return found;
@@ -100,7 +101,7 @@ export async function textOf(file, most) {
   const head = new Uint8Array(await file.slice(0, 4).arrayBuffer());
   if (String.fromCharCode(...head.slice(1)) !== "PNG") return file.text();
   let response;
-  try { response = await fetch("/api/workflow-from-png", { method: "POST", headers: { "Content-Type": "image/png" }, body: file }); } catch { throw new NotAWorkflow("The Director does not answer."); }
+  try { response = await post("/api/workflow-from-png", file, { headers: { "Content-Type": "image/png" } }); } catch { throw new NotAWorkflow("The Director does not answer."); }
   const answer = await response.text();
   if (response.ok) return workflowText(answer);
   let wrong = {};

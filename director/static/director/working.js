@@ -1,5 +1,5 @@
 // A section of backends, live: progress without a request, and the section again when something changed.
-import { $ } from "./dom.js";
+import { $, $$ } from "./dom.js";
 import { afterMorph, refresh } from "./parts.js";
 import { monitor } from "./live.js";
 import { progressed } from "./progress.js";
@@ -10,7 +10,7 @@ const MOST = 100; // groups that the socket follows
 export function follow(id) {
   let [timer, began, ended, took, mark, stale] = [0, 0, -Infinity, 0, "", false];
   let watched = new Set();
-  const groups = () => [...new Set([...$(id).querySelectorAll("[data-group]")].map((one) => one.dataset.group))].slice(0, MOST);
+  const groups = () => [...new Set($$("[data-group]", $(id)).map((one) => one.dataset.group))].slice(0, MOST);
 
   function soon() {
     if (document.hidden) { stale = true; return; }

@@ -18,10 +18,10 @@ export class Zoom {
     Object.assign(this, { stage, images, changed, swiped });
     new ResizeObserver(() => this.#again()).observe(stage);
     stage.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
-    stage.addEventListener("pointerdown", (event) => this.#down(event));
-    stage.addEventListener("pointermove", (event) => this.#move(event));
-    stage.addEventListener("pointerup", (event) => this.#up(event));
-    stage.addEventListener("pointercancel", (event) => { this.#fingers.delete(event.pointerId); this.#start = null; });
+    stage.onpointerdown = (event) => this.#down(event);
+    stage.onpointermove = (event) => this.#move(event);
+    stage.onpointerup = (event) => this.#up(event);
+    stage.onpointercancel = (event) => { this.#fingers.delete(event.pointerId); this.#start = null; };
   }
 
   get percent() { return this.#natural ? Math.round((this.#at.width / this.#natural.width) * devicePixelRatio * 100) : 0; }
