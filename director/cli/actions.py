@@ -16,7 +16,7 @@ from jobgroups.domain.text import pluralize
 
 
 @click.command
-@click.argument("group_ids", metavar="ID...", type=option_types.identifier, nargs=-1, required=True)
+@option_types.group_ids_argument
 @option_types.jobs_option
 @with_connection
 def cancel(connection: Connection, group_ids: Sequence[str], jobs: Sequence[str]) -> None:
@@ -146,7 +146,7 @@ def rename(connection: Connection, group_id: str, name: str) -> None:
 
 
 @click.command
-@click.argument("group_ids", metavar="ID...", type=option_types.identifier, nargs=-1, required=True)
+@option_types.group_ids_argument
 @click.option("--undo", is_flag=True, help="Move them back into the lists.")
 @with_connection
 def archive(connection: Connection, group_ids: Sequence[str], undo: bool) -> None:
@@ -159,7 +159,7 @@ def archive(connection: Connection, group_ids: Sequence[str], undo: bool) -> Non
 
 
 @click.command
-@click.argument("group_ids", metavar="ID...", type=option_types.identifier, nargs=-1, required=True)
+@option_types.group_ids_argument
 @click.option("--yes", is_flag=True, help="Delete without a question.")
 @with_connection
 def delete(connection: Connection, group_ids: Sequence[str], yes: bool) -> None:

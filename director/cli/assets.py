@@ -8,7 +8,7 @@ import click
 
 from director.cli import option_types, text
 from director.cli.connection import Connection, with_connection
-from director.cli.exit_status import usage_error
+from director.cli.exit_status import usable
 from director.client import Asset, Director
 from jobgroups.workflow.assets import FILE_INPUTS
 
@@ -50,10 +50,8 @@ def upload_file(director: Director, path: Path) -> Asset:
     Raises:
         CommandError: It cannot be read.
     """
-    try:
+    with usable(path):
         return director.assets.upload(path)
-    except OSError as error:
-        raise usage_error(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
 class LocalFile(str):

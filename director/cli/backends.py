@@ -88,6 +88,13 @@ def _since(backend: Backend) -> str:
     return f"since {text.local(backend.status_since)}"
 
 
+def _headers(pairs: Sequence[str]) -> dict[str, str]:
+    parts = [pair.partition("=") for pair in pairs]
+    if any(not equals for _, equals, _ in parts):
+        raise usage_error("--header is written NAME=VALUE.")
+    return {name.strip(): value for name, _, value in parts}
+
+
 @backends.command()
 @click.argument("url")
 @click.option("--id", "backend_id", help="Its id (default: derived from host and port).")
@@ -98,7 +105,7 @@ def _since(backend: Backend) -> str:
     "headers",
     multiple=True,
     metavar="NAME=VALUE",
-    callback=lambda _context, _option, pairs: _headers(pairs),
+    callback=option_types.parsed(_headers),
     help="Sent with every request; never shown again.",
 )
 @click.option("--disabled", is_flag=True, help="Send it no jobs yet.")
@@ -113,13 +120,6 @@ def add(connection: Connection, *, url: str, disabled: bool, **fields: Any) -> N
         given["enabled"] = False
     added = connection.director.add_backend(url, **given)
     connection.show([added.raw], _states([added]))
-
-
-def _headers(pairs: Sequence[str]) -> dict[str, str]:
-    parts = [pair.partition("=") for pair in pairs]
-    if any(not equals for _, equals, _ in parts):
-        raise usage_error("--header is written NAME=VALUE.")
-    return {name.strip(): value for name, _, value in parts}
 
 
 @backends.command()

@@ -18,7 +18,7 @@ import click
 from director.cli import option_types
 from director.cli.assets import LocalFile
 from director.cli.dry_run import similar_inputs
-from director.cli.exit_status import CommandError, usage_error
+from director.cli.exit_status import CommandError, usable, usage_error
 from jobgroups.domain.file_names import facts
 from jobgroups.workflow import ParameterInvalid, WorkflowTemplate
 from jobgroups.workflow.assets import FILE_INPUTS
@@ -212,10 +212,8 @@ def _natural(path: str) -> list[Any]:
 
 def _text_of(name: str) -> str:
     """Return the text of a file in UTF-8."""
-    try:
+    with usable(name):
         content = Path(name).expanduser().read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise usage_error(f"{name} cannot be read: {error.strerror or error}.") from None
     wrong = content.find(b"\0")
     try:
         if wrong < 0:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import click
 
 from director.cli import option_types
-from director.cli.exit_status import CommandError, Status, usage_error
+from director.cli.exit_status import CommandError, Status, usable, usage_error
 from director.client import Director, DirectorError, Group, OutputFile, Outputs
 from director.client.downloads import facts_of
 from jobgroups.domain.file_names import DEFAULT_TEMPLATE, FileName, FileNames, Template, TemplateInvalid, facts
@@ -55,15 +55,11 @@ class DownloadOptions:
         _template(self.name, known)
         if self.folder is None:
             return
-        action = "created"
-        try:
+        name = f"The folder {self.folder}"
+        with usable(name, "created"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            action = "written"
-            with tempfile.TemporaryFile(dir=self.folder, prefix=".writable-"):
-                pass
-        except OSError as error:
-            why = error.strerror or error
-            raise usage_error(f"The folder {self.folder} cannot be {action}: {why}.") from None
+        with usable(name, "written"), tempfile.TemporaryFile(dir=self.folder, prefix=".writable-"):
+            pass
 
 
 def _template(name: str, known: Iterable[str] | None = None) -> Template:

@@ -1,6 +1,8 @@
 """Exit statuses and errors of the commands."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import IO, Any
 
@@ -45,3 +47,12 @@ class CommandError(click.ClickException):
 def usage_error(message: str, hint: str = "", code: str | None = "usage") -> CommandError:
     """Return the error of a wrong command line: nothing was sent."""
     return CommandError(message, Status.USAGE, hint=hint, details={"code": code})
+
+
+@contextmanager
+def usable(name: object, use: str = "read") -> Iterator[None]:
+    """Raise the ``CommandError`` of a file that cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        raise usage_error(f"{name} cannot be {use}: {error.strerror or error}.") from None

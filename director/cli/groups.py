@@ -13,7 +13,7 @@ from director.cli import environment, option_types, selection, text
 from director.cli.connection import Connection, with_connection
 from director.cli.display import make_display
 from director.cli.downloads import Downloader, DownloadOptions, failed_to_save, name_option, save_option
-from director.cli.exit_status import CommandError, Status, usage_error
+from director.cli.exit_status import CommandError, Status, usable
 from director.cli.watch import watch_to_end
 from director.client import Attempt, Child, Event, Group
 from jobgroups.domain.states import GroupStatus
@@ -59,7 +59,7 @@ def watch(connection: Connection, group_id: str, folder: Path | None, file_name:
     "--text", metavar="WORDS", help="With these words in name, prompt, metadata, id or submitter; or the seed of a job."
 )
 @click.option(
-    "--archived", is_flag=True, callback=lambda _context, _option, on: "yes" if on else None, help="Archived groups."
+    "--archived", is_flag=True, callback=option_types.parsed(lambda on: "yes" if on else None), help="Archived groups."
 )
 @option_types.metadata_option("With this metadata.")
 @click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of groups.")
@@ -232,10 +232,8 @@ def provenance(connection: Connection, source: str, job_id: str | None) -> None:
     The job is JOB of the group ID, or the one that made FILE.
     """
     if job_id is None:
-        try:
+        with usable(source):
             found = connection.director.find_job(Path(source))
-        except OSError as error:
-            raise usage_error(f"{source} cannot be read: {error.strerror or error}.") from None
         source, job_id = found.job_group_id, found.job_id
     record = connection.director.provenance(option_types.identifier(source), job_id)
     connection.show(record, [json.dumps(record, indent=2, ensure_ascii=False)])
@@ -282,10 +280,8 @@ def save(connection: Connection, group_id: str, folder: Path, file_name: str) ->
 @with_connection
 def sheet(connection: Connection, group_id: str, path: Path, axes: str) -> None:
     """Save the contact sheet of the group ID: the grid of a sweep, or all jobs in order, with labels."""
-    try:
+    with usable(path, "written"):
         paths = connection.director.sheet(group_id, path, axes=[axes] if axes else [])
-    except OSError as error:
-        raise usage_error(f"{path} cannot be written: {error.strerror or error}.") from None
     connection.show([str(one) for one in paths], [str(one) for one in paths])
 
 

@@ -128,7 +128,9 @@ def moment(text: str) -> dt.datetime:
 
 
 def metadata_option(help_text: str) -> Callable[[Any], Any]:
-    return _pairs_option("--meta", "metadata", "KEY=VALUE", metadata, help_text)
+    return click.option(
+        "--meta", "metadata", multiple=True, metavar="KEY=VALUE", callback=parsed(metadata), help=help_text
+    )
 
 
 def stop_when(pairs: Iterable[str]) -> dict[str, int] | None:
@@ -141,20 +143,14 @@ def stop_when(pairs: Iterable[str]) -> dict[str, int] | None:
 
 
 def set_option(help_text: str) -> Callable[[Any], Any]:
-    return _pairs_option("--set", "parameters", "INPUT=VALUE", parameters, help_text)
-
-
-def _pairs_option(
-    option: str, name: str, metavar: str, parse: Callable[[Iterable[str]], Any], help_text: str
-) -> Callable[[Any], Any]:
     return click.option(
-        option,
-        name,
-        multiple=True,
-        metavar=metavar,
-        callback=lambda _context, _option, pairs: parse(pairs),
-        help=help_text,
+        "--set", "parameters", multiple=True, metavar="INPUT=VALUE", callback=parsed(parameters), help=help_text
     )
+
+
+def parsed(parse: Callable[[Any], Any]) -> Callable[[Any, Any, Any], Any]:
+    """Return the callback that gives a command what a function makes of an option."""
+    return lambda _context, _option, given: parse(given)
 
 
 def tags_option(help_text: str) -> Callable[[Any], Any]:
@@ -169,6 +165,7 @@ requires_option: Final = click.option(
     help="A tag, gpu:… or comfyui:… that a backend must have.",
 )
 group_id_argument: Final = click.argument("group_id", metavar="ID", type=identifier)
+group_ids_argument: Final = click.argument("group_ids", metavar="ID...", type=identifier, nargs=-1, required=True)
 jobs_option: Final = click.option(
     "--job", "jobs", multiple=True, type=identifier, metavar="JOB", help="Only this job of the group; may be repeated."
 )

@@ -79,7 +79,7 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
     "--elsewhere",
     "retry_elsewhere",
     type=click.Choice([scope.value for scope in RetryScope]),
-    callback=lambda _context, _option, where: False if where == "never" else where,
+    callback=option_types.parsed(lambda where: False if where == "never" else where),
     help="Backends of a retry: only the job's own, those of the group, or any.",
 )
 @click.option("--retry-on", multiple=True, metavar="CLASS", help="Retry only after these failures: out_of_memory …")
@@ -92,13 +92,13 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
     "--stop-when",
     multiple=True,
     metavar="STATUS=N",
-    callback=lambda _context, _option, pairs: option_types.stop_when(pairs),
+    callback=option_types.parsed(option_types.stop_when),
     help="After so many jobs (completed=4, failed=10) cancel the other jobs; may be repeated.",
 )
 @click.option(
     "--webhook",
     metavar="URL",
-    callback=lambda _context, _option, url: None if url is None else {"url": option_types.filled(url)},
+    callback=option_types.parsed(lambda url: None if url is None else {"url": option_types.filled(url)}),
     help="Have the ends of the jobs and of the group posted to URL.",
 )
 @option_types.requires_option

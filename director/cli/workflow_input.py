@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from director.cli import text
-from director.cli.exit_status import usage_error
+from director.cli.exit_status import usable, usage_error
 from director.client import BadRequest, Director
 from jobgroups.workflow import WorkflowInvalid, check_workflow
 from jobgroups.workflow.validation import is_editor_format
@@ -26,13 +26,11 @@ def read_source(source: str) -> bytes:
     if source == "-" and sys.stdin is None:
         raise usage_error("Standard input is closed.")
     path = Path(source)
-    try:
-        return sys.stdin.buffer.read() if source == "-" else path.read_bytes()
-    except FileNotFoundError:
-        raise usage_error(f"There is no file {source}.", _neighbours(path)) from None
-    except OSError as error:
-        name = "Standard input" if source == "-" else source
-        raise usage_error(f"{name} cannot be read: {error.strerror or error}.") from None
+    with usable("Standard input" if source == "-" else source):
+        try:
+            return sys.stdin.buffer.read() if source == "-" else path.read_bytes()
+        except FileNotFoundError:
+            raise usage_error(f"There is no file {source}.", _neighbours(path)) from None
 
 
 def _neighbours(path: Path) -> str:
