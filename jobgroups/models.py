@@ -49,6 +49,11 @@ def _choices(members: type[StrEnum]) -> list[tuple[str, str]]:
     return [(member.value, member.value) for member in members]
 
 
+def _text_or_null() -> "models.TextField[str | None, str | None]":
+    """Return a column whose null differs from an empty text, as in the API."""
+    return models.TextField(null=True, blank=True)
+
+
 def _known(name: str, field: str, members: type[StrEnum]) -> models.CheckConstraint:
     """Return a constraint: the field has one of the members' values."""
     return models.CheckConstraint(name=name, condition=Q(**{f"{field}__in": _values(members)}))
@@ -92,19 +97,19 @@ class JobGroup(models.Model):
     workflow_digest = models.CharField(max_length=16, blank=True, default="", db_default="")
     parameters_json = models.TextField(default="{}")
     #: The editor's workflow for pictures: ``{"workflow", "places"}``, see ``workflow.embedded``. Null: there is none.
-    editor_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null = none
+    editor_json = _text_or_null()
     #: What ``workflow.summary`` finds; ``prompt`` is the positive prompt again, for searches.
     summary_json = models.TextField(default="{}", db_default="{}")
     prompt = models.TextField(blank=True, default="", db_default="")
     metadata_json = models.TextField(default="{}")
     #: ``{"url", "events"}`` as submitted; null: its events are sent to the installation's webhooks alone.
-    webhook_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    webhook_json = _text_or_null()
     #: Whether its jobs are sent with a key of its submitter, which processes keep in memory and no table has.
     has_secret = models.BooleanField(default=False, db_default=False)
     #: ``{"mode", "axes": [{"input", "values"}]}``; null: its jobs are not a sweep.
-    sweep_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    sweep_json = _text_or_null()
     #: ``{"completed", "failed"}``: the numbers of jobs at which the rest of the group ends; null: it does not.
-    stop_when_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    stop_when_json = _text_or_null()
     stopped_at = models.DateTimeField(null=True, blank=True)  #: When ``stop_when`` ended the rest; it does so once.
     seed_strategy = models.CharField(max_length=16)
     base_seed = models.BigIntegerField()
@@ -308,8 +313,8 @@ class ChildJob(models.Model):
     )
     seed = models.BigIntegerField()
     #: The inputs that it sets beside those of its group, ``{"3.cfg": 7}``; null: it differs by its seed alone.
-    variation_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
-    metadata_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    variation_json = _text_or_null()
+    metadata_json = _text_or_null()
     #: ``stop_when``: the condition of its group cancelled it, no user; empty: another cause, or it is not cancelled.
     stopped_by = models.CharField(max_length=16, blank=True, default="", db_default="")
     status = models.CharField(max_length=16, choices=_choices(ChildStatus), default=ChildStatus.QUEUED.value)
@@ -326,10 +331,10 @@ class ChildJob(models.Model):
     steps_completed = models.IntegerField(default=0)
     steps_total = models.IntegerField(default=0)
 
-    outputs_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
-    error_message = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    outputs_json = _text_or_null()
+    error_message = _text_or_null()
     error_type = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001 null in the API
-    error_details_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    error_details_json = _text_or_null()
     #: A ``FailureClass``; empty without a failure.
     failure_class = models.CharField(
         max_length=24, blank=True, default="", db_default="", choices=_choices(FailureClass)
@@ -431,14 +436,14 @@ class Attempt(models.Model):
 
     #: ComfyUI's ``node_errors`` of an accepted prompt, ``{}`` if it refused no output. Null: not known yet, as
     #: the response was lost.
-    node_errors_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null = not known
+    node_errors_json = _text_or_null()
     #: ComfyUI's ``{node: output}`` as reported by the nodes; used if the history was cleared.
     node_outputs_json = models.TextField(default="{}")
     #: Outputs in the API's form; a failed attempt keeps the outputs that it has made.
-    outputs_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
-    error_message = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    outputs_json = _text_or_null()
+    error_message = _text_or_null()
     error_type = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001 null in the API
-    error_details_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    error_details_json = _text_or_null()
     #: A ``FailureClass``; empty without a failure.
     failure_class = models.CharField(
         max_length=24, blank=True, default="", db_default="", choices=_choices(FailureClass)
@@ -447,7 +452,7 @@ class Attempt(models.Model):
     #: some of them once and has no query for them.
     warnings_json = models.TextField(default="[]", db_default="[]")
     #: What is known of the execution, see ``AttemptResult.execution``. Null: ComfyUI reported no end.
-    execution_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null = not known
+    execution_json = _text_or_null()
 
     class Meta:
         ordering: ClassVar = ["child", "number"]
