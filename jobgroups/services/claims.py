@@ -248,11 +248,11 @@ def _claim_in_group(group_id: str, fence: FencingToken, claim: Callable[[JobGrou
             verify_fence(fence)
             return claim(group)
     with group_transaction(group_id, fence=fence) as tx:
+        # The lock does not read it, and it never changes.
+        tx.group.editor_json = group.editor_json
         claimed = claim(tx.group)
-        if claimed is not None:
-            tx.group.refresh_from_db(fields=["editor_json"])
-            if not tx.group.has_claimed_child:
-                _first_claim(tx)
+        if claimed is not None and not tx.group.has_claimed_child:
+            _first_claim(tx)
         return claimed
 
 

@@ -190,7 +190,7 @@ def pool_fail_refused(*, variant_ids: Collection[int]) -> int:
     refused = active_exclusions().filter(failure_class=FailureClass.WORKFLOW_REFUSED)
     variants = Variant.objects.filter(pk__in=variant_ids, workflow_digest__in=refused.values("workflow_digest"))
     failed = 0
-    for variant in variants.select_related("group").defer("group__workflow_json"):
+    for variant in variants.select_related("group").defer("group__workflow_json", "group__editor_json"):
         candidates = [one._replace(reason=one.unfit or one.reason) for one in candidate_reasons(variant)]
         kinds = {one.failure for one in candidates}
         if FailureClass.WORKFLOW_REFUSED in kinds and not open_candidates(variant):
