@@ -23,6 +23,5 @@ class DeliveryIntervals:
         return cls(**{one.name: getattr(whole, one.name) * factor for one in fields(cls)})
 
     def pause_after(self, tries: int) -> float:
-        """Return the pause after so many tries that failed."""
         # The exponent is bounded: a float has no 2 ** 1024.
         return min(self.retry_first * 2.0 ** min(max(tries, 1) - 1, 64), self.retry_most)

@@ -30,7 +30,6 @@ CLASS_OF: Final = {kind: failure for failure, kind in KIND_OF.items()}
 
 
 def exclusion_reason(kind: ExclusionKind, count: int, said: str) -> str:
-    """Return why a backend cannot run a workflow, as a sentence."""
     said = said.rstrip(".")
     if kind is ExclusionKind.MISSING:
         return f"Cannot run this workflow: {said}."

@@ -21,8 +21,6 @@ KEY_LOST: Final = "key_lost"  #: ``error_details.reason`` of a job whose submitt
 
 
 class FailureClass(StrEnum):
-    """The cause of a failed attempt."""
-
     WORKFLOW_REFUSED = "workflow_refused"  #: ComfyUI found the graph invalid.
     NODE_OR_MODEL_MISSING = "node_or_model_missing"  #: This backend lacks a node class or a file.
     OUT_OF_MEMORY = "out_of_memory"  #: The GPU's (or the machine's) memory did not suffice.

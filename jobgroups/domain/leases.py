@@ -28,7 +28,6 @@ class LeaseTable:
 
 
 def fair_share(backends: int, runners: int) -> int:
-    """Return how many backends a runner may hold: all backends divided by all runners, rounded up."""
     return -(-backends // max(runners, 1))
 
 

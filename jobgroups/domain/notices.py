@@ -50,8 +50,6 @@ class Urgency(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message to a notification service."""
-
     title: str
     body: str
     urgency: Urgency = Urgency.NORMAL
@@ -67,8 +65,6 @@ class StoredNotice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSummary:
-    """How a run of a group ended."""
-
     name: str
     total: int
     completed: int
@@ -145,7 +141,6 @@ def away_title(backend_id: str, *, answers: bool = False) -> str:
 
 
 def backend_quarantined(backend_id: str, reason: str, by: str, until: dt.datetime | None, link: str) -> Message:
-    """Return the message about a quarantined backend."""
     who = f" by {by}" if by else ""
     why = f": {reason}" if reason else ""
     end = "it is released" if until is None else f"{until.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"

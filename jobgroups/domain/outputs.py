@@ -12,7 +12,6 @@ REPLACED: Final = "replaced"  #: The ``reason`` of a missing output: a later job
 
 
 def output_url(group_id: str, job_id: str, number: int) -> str:
-    """Return the Director's address of a file of a job."""
     return f"/api/job-groups/{group_id}/jobs/{job_id}/outputs/{number}"
 
 

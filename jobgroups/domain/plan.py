@@ -96,7 +96,6 @@ class Plan:
 
     @property
     def is_full(self) -> bool:
-        """Whether the plan is as large as it may be."""
         return self.size > _MAX_SIZE
 
     def reserve(self, digest: str, models: str, workers: Sequence[Worker], before: float) -> bool:

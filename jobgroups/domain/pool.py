@@ -60,8 +60,6 @@ class ActivePrompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolBackend:
-    """A backend as the pool sees it."""
-
     backend_id: str
     capabilities: BackendCapabilities
     works: bool = True  #: Whether it answers and nothing holds it back.
@@ -74,12 +72,10 @@ def names_of(backend_id: str, tags: Iterable[str]) -> set[str]:
 
 
 def is_candidate(candidates: Iterable[str], backend_id: str, tags: Iterable[str]) -> bool:
-    """Return whether a backend is one of the candidates of a submission."""
     return not names_of(backend_id, tags).isdisjoint(candidates)
 
 
 def fits(needs: Needs, backend_id: str, known: BackendCapabilities) -> bool:
-    """Return whether a backend can take the jobs of a variant."""
     is_able = backend_id not in needs.excluded and not missing_capabilities(known, needs.required)
     return is_able and is_candidate(needs.candidates, backend_id, known.tags)
 
@@ -108,7 +104,6 @@ def order_key(variant: OpenVariant) -> tuple[dt.datetime, str, int]:
 
 
 def _is_overdue(variant: OpenVariant) -> bool:
-    """Return whether backends have taken later jobs instead for long enough."""
     return variant.bypassed_for is not None and variant.bypassed_for >= _BYPASS_S
 
 
@@ -283,7 +278,6 @@ class Line:
                 return
 
     def put_back(self, variant: OpenVariant, backend_id: str) -> None:
-        """Count one job of a variant as unsent again."""
         self._count(variant, backend_id, 1)
 
     def _count(self, variant: OpenVariant, backend_id: str, change: int) -> None:
@@ -501,7 +495,6 @@ class Line:
         return found
 
     def _fitting(self, backend_id: str) -> list[_Class]:
-        """Return the classes of variants that a backend fits."""
         if backend_id not in self._classes_of:
             self._classes_of[backend_id] = [one for one in self._classes.values() if backend_id in one.demand.able]
         return self._classes_of[backend_id]
@@ -526,11 +519,9 @@ class Line:
         return backend_id in self._working
 
     def has(self, variant_id: int) -> bool:
-        """Return whether a variant is in the line."""
         return variant_id in self._by_id
 
     def unsent_for(self, backend_id: str) -> int:
-        """Return how many unsent jobs a backend could take."""
         return sum(one.unsent for one in self._fitting(backend_id))
 
     def ahead_of(self, variant_id: int) -> int:

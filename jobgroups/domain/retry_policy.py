@@ -14,8 +14,6 @@ LONGEST_PAUSE: Final = 60.0  #: Seconds: the longest pause before a child is tri
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """A group's retry policy."""
-
     max_attempts: int  #: Charged attempts that a child may have within one run.
     elsewhere: RetryScope
     retry_on: frozenset[FailureClass] | None = None  #: None: after every class that may be tried again.

@@ -94,8 +94,6 @@ ATTEMPT_NEVER_RAN: Final = frozenset({AttemptState.REFUSED, AttemptState.NOT_SEN
 
 
 class StopReason(StrEnum):
-    """The reason of a pending stop of a prompt."""
-
     CANCEL = "cancel"  #: A user or `stop_when` cancelled the child.
     TIMEOUT = "timeout"  #: The child's timeout has passed.
     SUPERSEDED = "superseded"  #: The child has a newer attempt.
@@ -111,8 +109,6 @@ VOID_ONCE_STARTED: Final = (StopReason.MOVED, StopReason.RECALLED)
 
 
 class Placement(StrEnum):
-    """How the jobs of a group get their backends."""
-
     BOUND = "bound"  #: Each was submitted to one backend.
     POOL = "pool"  #: A backend that is free and fits claims each.
 
@@ -187,7 +183,6 @@ class Counts:
 
     @property
     def all_final(self) -> bool:
-        """Return whether the run has ended."""
         return self.final == self.total
 
 

@@ -62,7 +62,6 @@ def _file(summary: Mapping[str, Any]) -> str:
 
 
 def value_line(value: Any) -> str:
-    """Return the value of an input as one line."""
     return " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split())
 
 

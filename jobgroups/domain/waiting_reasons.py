@@ -28,8 +28,6 @@ class QueueBackend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuedChild:
-    """What is known of a queued child."""
-
     state: str | None = None  #: Of its current attempt; None: it was not sent yet.
     input_files: Sequence[str] = ()  #: Names of the files that are put on the backend before the prompt is sent.
     queue_position: int | None = None  #: Its place among what waits for its backend, from 1; None: not known.

@@ -28,8 +28,6 @@ _KEY_BYTES: Final = range(24, 65)  #: As Standard Webhooks requires.
 
 @dataclass(frozen=True, slots=True)
 class WebhookAnswer:
-    """The result of one request to a webhook."""
-
     status: int | None = None  #: None: no answer came.
     error: str = ""  #: A sentence; empty: the message is delivered.
     retry_after: float = 0.0  #: Seconds before which the target wants no other request.
@@ -49,7 +47,6 @@ def key_of(secret: str) -> bytes:
 
 
 def secret_of(key: bytes) -> str:
-    """Return a key as a secret."""
     return _PREFIX + base64.b64encode(key).decode("ascii")
 
 

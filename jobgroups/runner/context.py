@@ -49,7 +49,6 @@ class DesiredState:
 
     @property
     def is_schedulable(self) -> bool:
-        """Whether prompts may be sent to the backend."""
         return self.enabled and not self.hold and not self.quarantined
 
 
@@ -84,8 +83,6 @@ class RunnerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerContext:
-    """What all sessions of a runner share."""
-
     database: DatabaseThreads
     progress: ProgressWriter
     pool: Pool

@@ -44,7 +44,6 @@ class InterruptLog:
 
     @contextlib.contextmanager
     def sending(self, target: str) -> Iterator[None]:
-        """Record an interrupt that is sent within the block."""
         interrupt = _Interrupt(target, time.monotonic())
         self._unused.append(interrupt)
         try:

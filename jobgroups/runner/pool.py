@@ -114,7 +114,6 @@ class Pool:
 
     @property
     def is_open(self) -> bool:
-        """Whether a group of the pool has not ended."""
         return self._line.is_open
 
     def takers(self, free: Mapping[str, int]) -> list[str]:
@@ -139,7 +138,6 @@ class Pool:
         return PooledChoice(variant=variant, has_rival=line.has_rival(variant, backend_id), line=line)
 
     def settle(self, chosen: PooledChoice, backend_id: str, result: ClaimResult) -> None:
-        """Take in what the claim of a choice came to."""
         line, variant = chosen.line, chosen.variant
         if result.in_vain:
             line.note_in_vain(variant, backend_id)

@@ -348,7 +348,6 @@ class RunnerService:
         session.task.add_done_callback(lambda _: self.notify())
 
     async def _close(self, session: BackendSession, context: RunnerContext) -> None:
-        """Release the lease of a session that is over."""
         fence = session.context.fence
         await context.database.run_with_retry(leases.lease_release, fence=fence)
         if session.releases_lease:
@@ -406,7 +405,6 @@ def _give_up_lease(session: BackendSession, lost: Exception) -> None:
 
 
 def innermost(error: Exception) -> Exception:
-    """Return the first error in a group of errors."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -50,7 +50,6 @@ class WebhookClient:
         await self._exchange.aclose()
 
     async def send(self, url: str, message_id: str, body: str) -> WebhookAnswer:
-        """Sign a message, send it, and return the result."""
         headers = signed_headers(message_id, body, settings.DIRECTOR_WEBHOOK_SECRETS, now())
         try:
             with map_errors(silence_s=self._timeout, limit_s=self._timeout):

@@ -157,7 +157,6 @@ def unused_assets(before: dt.datetime) -> list[str]:
 
 
 def assets_expire(*, before: dt.datetime) -> int:
-    """Delete the assets that were not used since ``before``; return their number."""
     count = 0
     for asset_id in unused_assets(before):
         with contextlib.suppress(AssetNotFound, AssetInUse):

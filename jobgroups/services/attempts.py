@@ -319,7 +319,6 @@ def attempt_never_accepted(*, attempt_id: int, fence: FencingToken, remember_unt
 
 
 def _abandon(attempt: Attempt, until: dt.datetime) -> None:
-    """Put the prompt id of a closed attempt on the abandoned list."""
     AbandonedPrompt.objects.create(
         attempt=attempt, backend_id=attempt.backend_id, prompt_id=attempt.prompt_id, created_at=now(), expires_at=until
     )
@@ -468,7 +467,6 @@ def abandoned_prompt_found(*, attempt_id: int, fence: FencingToken, running: boo
 
 @retry_on_conflict
 def abandoned_prompt_expire(*, attempt_id: int, fence: FencingToken) -> bool:
-    """Remove an expired prompt from the abandoned list."""
     with attempt_transaction(attempt_id, fence) as (_tx, _child, attempt):
         old = AbandonedPrompt.objects.filter(attempt=attempt, expires_at__lte=monotonic_now())
         return old.delete()[0] > 0

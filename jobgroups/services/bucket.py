@@ -68,7 +68,6 @@ class Bucket(S3Storage):  # type: ignore[misc]  # django-storages has no types
     @_errors()
     @stamina.retry(on=(IncompleteReadError, ResponseStreamingError), attempts=2)
     def read(self, name: str, first: int, length: int) -> Any:
-        """Return a part of an object."""
         # An empty object has no range.
         wanted = {"Range": f"bytes={first}-{first + length - 1}"} if length else {}
         return self.bucket.Object(self._normalize_name(name)).get(**wanted)["Body"].read()

@@ -34,7 +34,6 @@ class CandidateBackends:
         self._found: dict[RetryScope, dict[str, Candidate]] = {}
 
     def within(self, elsewhere: RetryScope) -> dict[str, Candidate]:
-        """Return the candidates within a scope, by id."""
         if elsewhere not in self._found:
             found = candidate_backends(self._group, elsewhere, besides={self._left})
             self._found[elsewhere] = {candidate.backend_id: candidate for candidate in found}

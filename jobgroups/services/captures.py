@@ -187,7 +187,6 @@ def capture_postpone(*, capture_id: int, first: float, longest: float, reason: s
 
 
 def capture_give_up(*, capture_id: int, reason: str) -> None:
-    """Store that a file cannot be copied."""
     _change(Capture.objects.filter(pk=capture_id, due_at__isnull=False), due_at=None, reason=reason)
 
 

@@ -266,17 +266,14 @@ def _fail(tx: GroupTransaction, child: ChildJob, failure: Failure) -> None:
 
 
 def _queued_at(fence: FencingToken) -> dict[str, Any]:
-    """Return the conditions of the queued children of a backend."""
     return {"backend_id": fence.backend_id, "status": ChildStatus.QUEUED}
 
 
 def _unsent_at(fence: FencingToken) -> dict[str, Any]:
-    """Return the conditions of the queued children of a backend that were not sent."""
     return {**_queued_at(fence), "current_attempt__isnull": True}
 
 
 def _unclaimed(variant_id: int) -> dict[str, Any]:
-    """Return the conditions of the children of a variant that wait in the pool."""
     waits = {"status": ChildStatus.QUEUED, "current_attempt__isnull": True, "is_bound": False}
     return {"variant_id": variant_id, **waits}
 

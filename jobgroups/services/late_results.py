@@ -35,7 +35,6 @@ def late_results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
 
 
 def late_result(child: ChildJob) -> Attempt | None:
-    """Return a child's newest success, or None; see :func:`late_results`."""
     return late_results([child]).get(child.id)
 
 

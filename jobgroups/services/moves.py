@@ -25,8 +25,6 @@ from jobgroups.services.transactions import attempt_transaction, group_transacti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """The result of a move."""
-
     job_id: str
     backend_id: str  #: The backend for which the child waits now.
     moved: bool  #: False: it waited there already, and nothing was changed.

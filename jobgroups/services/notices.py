@@ -16,7 +16,6 @@ from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Notice
 
 
 def is_enabled(kind: NoticeKind) -> bool:
-    """Return whether notices of this kind are sent."""
     return bool(settings.DIRECTOR_NOTIFY) and kind in settings.DIRECTOR_NOTIFY_ON
 
 
@@ -26,7 +25,6 @@ def link_to(path: str) -> str:
 
 
 def notice_enqueue(kind: NoticeKind, message: Message) -> Notice:
-    """Store a notice for delivery."""
     moment = now()
     return Notice.objects.create(
         kind=kind,

@@ -167,6 +167,5 @@ def notices_failed(failed: Sequence[Notice], *, pace: NoticeIntervals, error: st
 
 @retry_on_conflict
 def notices_forget_old(pace: NoticeIntervals) -> int:
-    """Delete old notices; return how many."""
     old = Notice.objects.filter(created_at__lt=now() - dt.timedelta(seconds=pace.retention))
     return old.delete()[0]

@@ -21,8 +21,6 @@ MAX_STEPS: Final = 2**31 - 1  #: The most steps that their columns hold; what a 
 
 @dataclass(frozen=True, slots=True)
 class ProgressRow:
-    """Progress of a child's attempt."""
-
     child_id: str
     attempt_id: int
     percent: float

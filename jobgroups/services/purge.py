@@ -71,7 +71,6 @@ class Purged:
 
 
 def retention() -> Limits:
-    """Return the limits of the installation."""
     return Limits(
         age=dt.timedelta(days=settings.DIRECTOR_RETENTION_DAYS) or None,
         groups=settings.DIRECTOR_RETENTION_GROUPS,

@@ -29,7 +29,6 @@ COUNTED_FAILURES: Final = frozenset(failure.value for failure, kind in TAXONOMY.
 
 
 def rules() -> QuarantineRules:
-    """Return the installation's rules."""
     return QuarantineRules(
         failures=settings.DIRECTOR_QUARANTINE_FAILURES,
         window=dt.timedelta(minutes=settings.DIRECTOR_QUARANTINE_MINUTES),

@@ -28,8 +28,6 @@ AS_THE_GROUP_SAYS: Final = Choice()  #: The group's policy decides about the bac
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retried:
-    """The result of a retry."""
-
     run: int  #: The run in which they wait again: the one that it opened, or the present one.
     status: str  #: The group's status as the transaction left it; it has ended again where all were adopted.
     job_ids: Sequence[str]  #: Ids of the children that wait again, in the group's order.

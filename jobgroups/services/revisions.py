@@ -20,5 +20,4 @@ def groups_revise(ids: Collection[str], *, skip_locked: bool = False) -> set[str
 
 
 def groups_of(child_ids: Collection[str]) -> dict[str, str]:
-    """Return the group of each child."""
     return dict(ChildJob.objects.filter(pk__in=child_ids).order_by().values_list("pk", "group_id"))

@@ -136,7 +136,6 @@ class IncomingFile:
         self._file = self.path.open("xb")
 
     def write(self, chunk: bytes | bytearray) -> None:
-        """Append a part of the content."""
         require_space(len(chunk))
         self._file.write(chunk)
         self.size_bytes += len(chunk)
@@ -144,7 +143,6 @@ class IncomingFile:
             one.update(chunk)
 
     def close(self) -> None:
-        """End the content."""
         self._file.close()
 
     def discard(self) -> None:

@@ -77,8 +77,6 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What a submission led to."""
-
     group: JobGroup
     children: list[ChildJob]  #: Of a large group none.
     replayed: bool = False  #: Whether this is an earlier submission with the same idempotency key.

@@ -221,7 +221,6 @@ class AttemptDriver:
 
     @property
     def _reported(self) -> tuple[int, int]:
-        """How many nodes' outputs and warnings are known."""
         return len(self._outputs), len(self._warnings)
 
     async def run(self) -> None:
@@ -631,7 +630,6 @@ class AttemptDriver:
         self._done = True
 
     async def _with_pictures(self, end: AttemptResult) -> AttemptResult:
-        """Return the end with the pictures that came as frames."""
         pictures = self.pictures
         if not pictures.nodes:
             return end

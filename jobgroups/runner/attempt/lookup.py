@@ -14,8 +14,6 @@ from jobgroups.workflow.graph import Workflow, closure, links
 
 
 class PromptLocation(StrEnum):
-    """Where a prompt is at a backend."""
-
     PENDING = "pending"  #: In its queue.
     RUNNING = "running"  #: Being executed.
     ENDED = "ended"  #: In its history.
@@ -89,7 +87,6 @@ def _has_mark(item: QueueItem, mark: Mapping[str, Any]) -> bool:
 
 
 def ended(entry: HistoryEntry) -> PromptLookup:
-    """Return the lookup result of a prompt that has ended."""
     return PromptLookup(PromptLocation.ENDED, entry, item=entry.item)
 
 

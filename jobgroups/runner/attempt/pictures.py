@@ -54,11 +54,9 @@ class SentPictures:
         self._marks: list[Path] = []
 
     def __bool__(self) -> bool:
-        """Return whether a picture was received."""
         return bool(self._received)
 
     def on_event(self, event: Event) -> None:
-        """Take in an event of the prompt."""
         self.expects_frames = not (isinstance(event, Executing) and event.node is None)
         match event:
             case Executing(node=node):

@@ -46,7 +46,6 @@ class PromptInfo:
     child_id: str
 
     def outputs(self, node_outputs: NodeOutputs) -> dict[str, Any]:
-        """Return the outputs in the API's form."""
         collected = collect_outputs(node_outputs, self.base_url, self.prompt_id, list(self.workflow))
         for number, item in enumerate(reported_files(collected)):
             if item.get("type") == SENT:

@@ -108,7 +108,6 @@ class TimeLimits:
             self._stall_at = moment + self._stall_s
 
     def end(self) -> None:
-        """Count no longer."""
         self._timeout_at = self._stall_at = math.inf
 
     def restart_stall(self) -> None:
@@ -134,7 +133,6 @@ class TimeLimits:
         return time.monotonic() < self._timeout_at
 
     def put_off(self, until: float) -> None:
-        """Check the limits no earlier than ``until``."""
         self._put_off_until = until
 
     def unanswered_for(self) -> float:

@@ -65,7 +65,6 @@ class Service:
 
 
 def services_of(urls: Sequence[str]) -> list[Service]:
-    """Return the services that some URLs stand for, in order."""
     return [Service(number, url) for number, url in enumerate(urls, start=1)]
 
 

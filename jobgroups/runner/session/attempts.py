@@ -35,13 +35,11 @@ class ActiveAttempts:
     broken: set[int] = field(default_factory=set, init=False)
 
     async def resume_all(self) -> None:
-        """Start a driver of each active attempt at the backend."""
         database = self.context.database
         for row in await database.run_with_retry(work.active_attempts, self.context.backend_id):
             self._start(AttemptSpec.from_row(row))
 
     async def resume(self, attempt_id: int) -> None:
-        """Start a driver of a stored attempt, unless it has one."""
         row = await self._loaded(attempt_id)
         if attempt_id not in self.drivers:
             self._start(AttemptSpec.from_row(row))
@@ -125,13 +123,11 @@ class ActiveAttempts:
             driver.on_event(event)
 
     def request_stop(self, attempt_ids: Iterable[int]) -> None:
-        """Have the prompts of these attempts stopped."""
         for attempt_id in attempt_ids:
             if attempt_id in self.drivers:
                 self.drivers[attempt_id].request_stop()
 
     def socket_opened(self, client_id: str) -> None:
-        """Take in that the events of the prompts of a client id are received again."""
         for driver in self.drivers.values():
             if driver.client_id == client_id:
                 driver.socket_opened()
@@ -153,7 +149,6 @@ class ActiveAttempts:
 
     @property
     def uncertain_workflows(self) -> frozenset[str]:
-        """The digests of the workflows of which a prompt is uncertain."""
         uncertain = (driver for driver in self.drivers.values() if driver.state is AttemptState.UNCERTAIN)
         return frozenset(driver.spec.workflow_digest for driver in uncertain) - {""}
 

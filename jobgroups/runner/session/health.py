@@ -57,7 +57,6 @@ class HealthProbe:
         self._context.work_available.set()
 
     async def run(self) -> None:
-        """Probe every few seconds, until cancelled."""
         context = self._context
         stats_at = float("-inf")
         while True:

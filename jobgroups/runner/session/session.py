@@ -61,7 +61,6 @@ class BackendSession:
         self.sockets.on_open = self._health.on_socket_open
 
     def end(self, *, releases_lease: bool = False) -> None:
-        """End soon, once."""
         if not self.is_ending:
             self.is_ending, self.releases_lease = True, releases_lease
             self.task.cancel()

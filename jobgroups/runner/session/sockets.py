@@ -44,7 +44,6 @@ class Sockets:
         return self.client_id is not None and time.monotonic() - self._heard_at < self.context.intervals.probe
 
     def replace(self) -> None:
-        """Have the main socket closed and another one opened."""
         if self._main is not None:
             self.client_id = None
             self.context.task_group.create_task(self._main.close())
@@ -55,7 +54,6 @@ class Sockets:
         return f"director-{context.runner.instance}-{context.fence.epoch}-{self._connections}"
 
     async def run(self) -> None:
-        """Keep a main socket open, until cancelled."""
         pause = self.context.intervals.reconnect_first
         while True:
             client_id = self._main_id = self._next_client_id()
