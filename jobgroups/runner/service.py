@@ -111,10 +111,9 @@ class RunnerService:
             await self._deregister()
         finally:
             self._hub.remove_runner_listener(self.notify)
-            bridges = (self._database, self._pulse, self._reporter, self._capturer)
-            for bridge in bridges:
+            for threads in (self._database, self._pulse, self._reporter, self._capturer):
                 # Off the loop: what is under way in a thread is waited for.
-                await asyncio.shield(asyncio.to_thread(bridge.close))
+                await asyncio.shield(asyncio.to_thread(threads.close))
 
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -135,7 +134,7 @@ class RunnerService:
                 "files": self._clean_loop,
                 "progress": self._reporter.run,
                 "work": functools.partial(self._dispatch_loop, tasks, context),
-                **({"captures": self._capturer.run} if self._settings.captures else {}),
+                **({"captures": self._capturer.run} if settings.captures else {}),
                 **self._loops,
             }
             services = [tasks.create_task(loop(), name=f"runner: {name}") for name, loop in loops.items()]

@@ -25,11 +25,11 @@ from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries.pool import candidate_reasons
 from jobgroups.services.candidates import CandidateBackends, are_locked, history_of
 
-#: Reasons why no child may wait at a backend.
+#: Why no child may wait at a backend, as clauses.
 _UNSCHEDULABLE: Final = {
-    BackendState.DISABLED: "It is disabled.",
-    BackendState.DRAINING: "It is being drained.",
-    BackendState.QUARANTINED: "It is quarantined.",
+    BackendState.DISABLED: "It is disabled",
+    BackendState.DRAINING: "It is being drained",
+    BackendState.QUARANTINED: "It is quarantined",
 }
 _GONE: Final = "It is not registered any more."
 _HINT: Final = "Have it work again, let the jobs go to other backends with retry_elsewhere, or leave them out."
@@ -188,7 +188,7 @@ def _unschedulable(named: Collection[str]) -> dict[str, str]:
         status = backend_status(rows[backend_id], now=moment)
         if status.state in _UNSCHEDULABLE:
             because = f" ({status.reason.rstrip('.')})" if status.reason else ""
-            unschedulable[backend_id] = f"{_UNSCHEDULABLE[status.state].rstrip('.')}{because}."
+            unschedulable[backend_id] = f"{_UNSCHEDULABLE[status.state]}{because}."
     return unschedulable
 
 

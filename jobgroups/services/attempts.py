@@ -141,6 +141,10 @@ def _refused_in_part(tx: GroupTransaction, attempt: Attempt) -> Failure | None:
     )
 
 
+def _refusal_of_stop(tx: GroupTransaction, attempt: Attempt) -> Failure | None:
+    return _refused_in_part(tx, attempt) if attempt.stop_reason == StopReason.PARTLY_REFUSED else None
+
+
 @retry_on_conflict
 def attempt_started(*, attempt_id: int, fence: FencingToken) -> Attempt:
     """Record the first sign of execution. The child is running if this is its current attempt and it is not final."""
@@ -205,10 +209,9 @@ def attempt_ended(*, attempt_id: int, fence: FencingToken, end: AttemptResult) -
         ):
             # It ran unseen. Also its failure decides the child: no user requested another attempt.
             _decide_move(tx, child, attempt)
-        refused = _refused_in_part(tx, attempt)
-        if end.state is not AttemptState.SUCCESS and not _stops_for_refusal(attempt):
-            # It ended for another reason, before the refusal was known or its stop was requested.
-            refused = None
+        # Another end had another reason, before the refusal was known or its stop was requested.
+        find = _refused_in_part if end.state is AttemptState.SUCCESS else _refusal_of_stop
+        refused = find(tx, attempt)
         state = end.state
         if state is AttemptState.INTERRUPTED and attempt.stop_reason == StopReason.TIMEOUT:
             state = AttemptState.TIMEOUT
@@ -234,10 +237,6 @@ def _keep_result(child: ChildJob, attempt: Attempt, end: AttemptResult) -> None:
     # Only those of the result that the child has, or may get later.
     if child.current_attempt_id == attempt.pk or late_results.late_result(child) == attempt:
         captures_keep(child, attempt, end.files)
-
-
-def _stops_for_refusal(attempt: Attempt) -> bool:
-    return attempt.stop_reason == StopReason.PARTLY_REFUSED
 
 
 def _failing(end: AttemptResult, failure: Failure) -> AttemptResult:
@@ -333,7 +332,7 @@ def attempt_lost(*, attempt_id: int, fence: FencingToken, reason: str) -> bool:
     cancelled.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        refused = _refused_in_part(tx, attempt) if _stops_for_refusal(attempt) else None
+        refused = _refusal_of_stop(tx, attempt)
         if refused is not None:
             return fail_attempt(tx, child, attempt, AttemptState.LOST, refused)
         was_to_stop = attempt.stop_requested_at is not None and not attempt.failure_class
@@ -408,7 +407,7 @@ def attempt_stalled(
         # Likewise one that was given back, moved or recalled: its child waits for nothing else.
         given_back = Q(stop_reason__in=_WAITED_FOR, failure_class="")
         waited_for = Q(failure_class=FailureClass.TIMEOUT) | given_back
-        refused = _refused_in_part(tx, attempt) if _stops_for_refusal(attempt) else None
+        refused = _refusal_of_stop(tx, attempt)
         if refused is not None:
             waited_for = Q(failure_class=refused.kind)
         elif not can_interrupt:
@@ -430,8 +429,8 @@ def attempt_stalled(
 
 
 @retry_on_conflict
-def abandoned_prompt_found(*, attempt_id: int, fence: FencingToken, running: bool) -> bool:
-    """Adopt a prompt on the abandoned list that was found at its backend, or reject it for good.
+def abandoned_prompt_found(*, attempt_id: int, fence: FencingToken) -> bool:
+    """Adopt a prompt on the abandoned list that runs at its backend, or reject it for good.
 
     It is adopted if its child is queued without an attempt; return whether it was. Otherwise the caller removes the
     prompt: after a requested stop it would end its child as interrupted.
@@ -440,7 +439,7 @@ def abandoned_prompt_found(*, attempt_id: int, fence: FencingToken, running: boo
         if attempt.state == AttemptState.RUNNING and child.current_attempt_id == attempt.pk:
             # The response to an earlier call was lost.
             return True
-        if not running or attempt.state != AttemptState.NEVER_ACCEPTED:
+        if attempt.state != AttemptState.NEVER_ACCEPTED:
             return False
         moved = attempt.stop_reason in VOID_ONCE_STARTED
         if (attempt.stop_requested_at is not None and not moved) or not is_free(child):

@@ -134,8 +134,7 @@ def own_candidate(backend_id: str) -> Candidate | None:
 def _candidates(rows: Collection[Backend]) -> list[Candidate]:
     ids = [row.id for row in rows]
     open_children = ChildJob.objects.filter(backend_id__in=ids, status__in=CHILD_OPEN)
-    counted = open_children.order_by().values_list("backend_id").annotate(Count("id"))
-    waiting = dict(counted)
+    waiting = dict(open_children.order_by().values_list("backend_id").annotate(Count("id")))
     return [
         Candidate(
             backend_id=row.id,

@@ -34,6 +34,8 @@ from jobgroups.services.revisions import groups_revise
 logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 1_000  #: Children of one statement.
+#: The columns of a child that is queued again.
+NOT_STARTED: Final = {"started_at": None, "progress": 0.0, "current_step": None, "steps_completed": 0, "steps_total": 0}
 STOP_WHEN: Final = "stop_when"  #: ``stopped_by`` of the children that the condition of their group cancelled.
 
 
@@ -139,10 +141,6 @@ class GroupTransaction:
             "current_attempt_id": None,
             "uncounted_attempts": 0,
             "not_before": None,
-            "progress": 0.0,
-            "current_step": None,
-            "steps_completed": 0,
-            "steps_total": 0,
             "outputs_json": None,
             "error_message": None,
             "error_type": None,
@@ -150,8 +148,8 @@ class GroupTransaction:
             "failure_class": "",
             "warnings_json": "[]",
             "queued_at": moment,
-            "started_at": None,
             "completed_at": None,
+            **NOT_STARTED,
         }
         moved = update_row(child, fields, status=CHILD_RETRIED)
         self._changed |= moved

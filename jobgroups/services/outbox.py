@@ -106,8 +106,7 @@ def _notice_emptiness(group_id: str, not_since: dt.datetime) -> bool:
     group = JobGroup.objects.select_for_update().filter(pk=group_id).first()
     if group is None or _emptiness_told(not_since):
         return False
-    name = group.title
-    notice_enqueue(NoticeKind.QUEUE_EMPTY, notices.queue_empty(name, link_to("/")))
+    notice_enqueue(NoticeKind.QUEUE_EMPTY, notices.queue_empty(group.title, link_to("/")))
     return True
 
 

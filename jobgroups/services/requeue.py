@@ -24,7 +24,7 @@ from jobgroups.services.candidates import (
     own_candidate,
     pool_is_open,
 )
-from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.group_transaction import NOT_STARTED, GroupTransaction
 
 
 def attempts_with(child: ChildJob, attempt: Attempt) -> int:
@@ -46,9 +46,7 @@ def requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt | None, **fi
         for name, value in fields.items() if put else ():
             setattr(child, name, value)
         return put
-    fields |= {"started_at": None, "progress": 0.0, "current_step": None}
-    fields |= {"steps_completed": 0, "steps_total": 0}
-    return tx.move_child(child, ChildStatus.QUEUED, attempt=attempt, **fields)
+    return tx.move_child(child, ChildStatus.QUEUED, attempt=attempt, **(fields | NOT_STARTED))
 
 
 def schedule_retry(tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind: FailureClass, reason: str) -> bool:

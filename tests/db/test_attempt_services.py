@@ -159,7 +159,7 @@ def test_abandoned_prompt_that_runs_is_adopted_while_its_job_waits(fence: Fencin
     group, claimed = factories.claiming(fence)
     abandon(claimed, fence)
     for _ in range(2):
-        assert attempts.abandoned_prompt_found(attempt_id=claimed.pk, fence=fence, running=True)
+        assert attempts.abandoned_prompt_found(attempt_id=claimed.pk, fence=fence)
     child = group.children.get()
     assert (child.status, child.current_attempt_id) == ("running", claimed.pk)
     assert not AbandonedPrompt.objects.exists()
@@ -171,7 +171,7 @@ def test_abandoned_prompt_is_not_adopted_when_its_job_has_a_newer_attempt(fence:
     group, old = factories.claiming(fence)
     abandon(old, fence)
     new = factories.claim(fence)
-    assert not attempts.abandoned_prompt_found(attempt_id=old.pk, fence=fence, running=True)
+    assert not attempts.abandoned_prompt_found(attempt_id=old.pk, fence=fence)
     # Its late success is recorded where it belongs, and decides nothing.
     factories.finish(old, fence)
     assert group.children.get().current_attempt_id == new.pk

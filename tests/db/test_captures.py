@@ -113,7 +113,7 @@ def test_pictures_of_an_older_prompt_that_completes_its_job_replace_those_of_a_n
     factories.abandon(old, fence)
     newer = factories.begin(fence)
     factories.evict(fence)
-    assert attempts.abandoned_prompt_found(attempt_id=old.pk, fence=fence, running=True)
+    assert attempts.abandoned_prompt_found(attempt_id=old.pk, fence=fence)
     _succeed(newer, fence, "newer")
     _succeed(old, fence, "old")
     child = factories.only(group)

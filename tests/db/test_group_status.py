@@ -121,7 +121,7 @@ def test_rejection_of_an_abandoned_prompt_changes_the_version() -> None:
     end(factories.begin(fence), fence)
     kept = read_job(group.id, abandoned.child_id, None)
     assert kept.expires_at > kept.read_at + OUTLOOK_SECONDS
-    attempts.abandoned_prompt_found(attempt_id=abandoned.pk, fence=fence, running=True)
+    attempts.abandoned_prompt_found(attempt_id=abandoned.pk, fence=fence)
     after = read_job(group.id, abandoned.child_id, None)
     assert json.loads(after.body)["attempts"][0]["stop_reason"] == "superseded"
     assert after.version != kept.version

@@ -210,7 +210,7 @@ def test_late_result_is_adopted_when_the_last_attempt_gives_none(
 
 
 def met(claimed: Attempt, fence: FencingToken) -> bool:
-    return attempts.abandoned_prompt_found(attempt_id=claimed.pk, fence=fence, running=True)
+    return attempts.abandoned_prompt_found(attempt_id=claimed.pk, fence=fence)
 
 
 def test_abandoned_prompt_with_a_pending_stop_is_not_adopted() -> None:

@@ -173,7 +173,7 @@ def test_uncertain_prompt_is_looked_up_before_the_moved_job_is_sent() -> None:
     never_accepted(claimed, first)
     assert factories.claim(second).child_id == only(group).id
     # It arrives later, when its job has another attempt: it is removed.
-    assert not attempts.abandoned_prompt_found(attempt_id=claimed.pk, fence=first, running=True)
+    assert not attempts.abandoned_prompt_found(attempt_id=claimed.pk, fence=first)
 
 
 def test_abandoned_prompt_that_runs_after_a_move_is_adopted() -> None:
@@ -182,7 +182,7 @@ def test_abandoned_prompt_that_runs_after_a_move_is_adopted() -> None:
     attempts.attempt_uncertain(attempt_id=claimed.pk, fence=first)
     move(group)
     never_accepted(claimed, first)
-    assert attempts.abandoned_prompt_found(attempt_id=claimed.pk, fence=first, running=True)
+    assert attempts.abandoned_prompt_found(attempt_id=claimed.pk, fence=first)
     assert (only(group).status, only(group).backend_id) == ("running", "gpu-1")
     assert Attempt.objects.get().stop_requested_at is None
 

@@ -237,7 +237,7 @@ class HealthProbe:
 
     async def _adopt_or_interrupt(self, abandoned: AbandonedPrompt) -> None:
         attempt_id = abandoned.attempt_id
-        if await self._context.store(attempts.abandoned_prompt_found, attempt_id=attempt_id, running=True):
+        if await self._context.store(attempts.abandoned_prompt_found, attempt_id=attempt_id):
             await self._attempts.resume(attempt_id)
         else:
             await self._context.interrupter.interrupt(abandoned.prompt_id)

@@ -96,10 +96,8 @@ class Reconciler:
             by = f" by {desired.changed_by}" if desired.changed_by else ""
             await self._store(expiry.children_reassign, reason=f"{name} is being drained{by}.")
         elif away is not None and away >= context.runner.settings.move_after_s:
-            unfit = context.availability.is_unfit
-            kind = FailureClass.STALLED if unfit else FailureClass.UNREACHABLE
             reason = self._away_reason(away)
-            await self._store(expiry.children_reassign, reason=reason, kind=kind)
+            await self._store(expiry.children_reassign, reason=reason, kind=self._away_kind)
 
     async def _move_what_was_sent(self) -> None:
         """Move the children of sent prompts if the backend is offline, held or disabled or not."""
@@ -108,6 +106,10 @@ class Reconciler:
         if offline is not None and offline >= context.runner.settings.move_after_s:
             reason = self._away_reason(offline)
             self._attempts.request_stop(await self._store(outages.attempts_move, reason=reason))
+
+    @property
+    def _away_kind(self) -> FailureClass:
+        return FailureClass.STALLED if self._context.availability.is_unfit else FailureClass.UNREACHABLE
 
     def _away_reason(self, seconds: float) -> str:
         context = self._context
@@ -123,13 +125,8 @@ class Reconciler:
         if away is not None and away >= context.runner.settings.move_after_s:
             await self._store(expiry.children_unblock)
         if is_known and away is not None and away >= context.runner.settings.give_up_s:
-            unfit = context.availability.is_unfit
-            await self._store(
-                expiry.children_fail_unavailable,
-                away_s=away,
-                reason=context.availability.reason,
-                kind=FailureClass.STALLED if unfit else FailureClass.UNREACHABLE,
-            )
+            reason = context.availability.reason
+            await self._store(expiry.children_fail_unavailable, away_s=away, reason=reason, kind=self._away_kind)
         await self._end_what_waits_for_a_quarantine()
         limit = context.runner.settings.queued_limit_s
         # The limit is a day; a query per second of each backend would be wasted.
