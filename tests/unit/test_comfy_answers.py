@@ -232,7 +232,7 @@ def test_success_keeps_the_errors_of_blocked_nodes_when_its_history_has_them() -
     error |= {"exception_type": "ExecutionBlocked", "exception_message": "Execution Blocked: stop here"}
     entry = ended(("execution_error", error), ("execution_success", {"prompt_id": "p"}))
     assert (entry.outcome, entry.error) == ("success", None)
-    prompt = result.PromptInfo(prompt_id="p", workflow={}, base_url="http://gpu-1")
+    prompt = result.PromptInfo(prompt_id="p", workflow={}, base_url="http://gpu-1", group_id="g", child_id="j")
     assert result.from_history(prompt, entry, {}).warnings == (
         "ComfyUI did not execute node 3 (SaveImage): Execution Blocked: stop here",
     )
