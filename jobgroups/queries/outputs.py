@@ -75,15 +75,12 @@ def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
     child = children.select_related("current_attempt").first()
     if child is None:
         raise (ChildNotFound(job_id) if JobGroup.objects.filter(pk=group_id).exists() else GroupNotFound(group_id))
-    outputs = json.loads(child.outputs_json or "{}")
-    files = list(reported_files(outputs))
-    if not 0 <= number < len(files):
-        raise OutputNotFound(job_id, number, len(files))
-    backend = Backend.objects.filter(pk=child.backend_id).first()
+    files = _Files(child, Backend.objects.filter(pk=child.backend_id).first())
+    if not 0 <= number < len(files.items):
+        raise OutputNotFound(job_id, number, len(files.items))
     capture = child.captures.filter(number=number).select_related("file").first()
-    item = files[number]
-    saved_as = default_name(child.seed, child.backend_id or "", item["filename"])
-    return _located(child, backend, outputs, item, None if capture is None else capture.file, saved_as=saved_as)
+    saved_as = default_name(child.seed, child.backend_id or "", files.items[number]["filename"])
+    return files.get(number, capture.file if capture else None, saved_as=saved_as)
 
 
 def group_outputs(group_id: str, *, starred: bool, template: Template) -> list[OutputFile]:
@@ -103,13 +100,12 @@ def group_outputs(group_id: str, *, starred: bool, template: Template) -> list[O
     stored = {(one.child_id, one.number): one.file for one in captures}
     found = []
     for child in children.select_related("current_attempt").order_by("position"):
-        outputs = json.loads(child.outputs_json or "{}")
-        for number, item in enumerate(reported_files(outputs)):
+        files = _Files(child, backends.get(child.backend_id or ""))
+        for number, item in enumerate(files.items):
             # Also of files that are not in the zip: clients name those too.
             name = names.of(_facts(child, number, item["filename"], metadata))
             if child.backend_id in backends or (child.pk, number) in stored:
-                backend, copy = backends.get(child.backend_id or ""), stored.get((child.pk, number))
-                found.append(_located(child, backend, outputs, item, copy, saved_as=str(name)))
+                found.append(files.get(number, stored.get((child.pk, number)), saved_as=str(name)))
     names.check()
     return found
 
@@ -122,13 +118,10 @@ def first_pictures(group_id: str, positions: Collection[int]) -> list[tuple[Chil
     backends = Backend.objects.in_bulk()
     found = []
     for child in children:
-        outputs, picture = json.loads(child.outputs_json or "{}"), None
-        for number, item in enumerate(reported_files(outputs)):
-            if media_kind(item["filename"]) in ("image", "video"):
-                backend, copy = backends.get(child.backend_id or ""), stored.get((child.pk, number))
-                picture = _located(child, backend, outputs, item, copy)
-                break
-        found.append((child, picture))
+        files = _Files(child, backends.get(child.backend_id or ""))
+        pictures = (at for at, item in enumerate(files.items) if media_kind(item["filename"]) in ("image", "video"))
+        number = next(pictures, None)
+        found.append((child, None if number is None else files.get(number, stored.get((child.pk, number)))))
     return found
 
 
@@ -195,12 +188,8 @@ def oldest_due_capture() -> tuple[float, str] | None:
 
 def due_captures(*, backend_id: str, limit: int) -> list[tuple[int, OutputFile]]:
     backend = Backend.objects.filter(pk=backend_id).first()
-    found = []
-    for row in _due(limit)(backend_id, moment=now()):
-        outputs = json.loads(row.child.outputs_json or "{}")
-        item = list(reported_files(outputs))[row.number]
-        found.append((row.pk, _located(row.child, backend, outputs, item, None)))
-    return found
+    rows = _due(limit)(backend_id, moment=now())
+    return [(row.pk, _Files(row.child, backend).get(row.number, None)) for row in rows]
 
 
 def stored_captures(*, group_id: str | None = None) -> Iterator[tuple[int, OutputFile, StoredFile]]:
@@ -216,10 +205,8 @@ def stored_captures(*, group_id: str | None = None) -> Iterator[tuple[int, Outpu
     while found := list(rows.filter(pk__gt=last)[:_AT_ONCE]):
         last = found[-1].pk
         for row in found:
-            outputs = json.loads(row.child.outputs_json or "{}")
-            item = list(reported_files(outputs))[row.number]
-            file = _located(row.child, backends.get(row.backend_id), outputs, item, row.file)
-            if file.stored is not None and item.get("type") != SENT:
+            file = _Files(row.child, backends.get(row.backend_id)).get(row.number, row.file)
+            if file.stored is not None and file.kind != SENT:
                 yield row.pk, file, file.stored
 
 
@@ -235,36 +222,36 @@ def _due(limit: int) -> PreparedQuery[Capture]:
     return PreparedQuery(lambda: due.select_related("child__current_attempt")[:limit])
 
 
-def _located(
-    child: ChildJob,
-    backend: Backend | None,
-    outputs: Mapping[str, Any],
-    item: Mapping[str, Any],
-    stored: StoredFile | None,
-    *,
-    saved_as: str = "",
-) -> OutputFile:
-    attempt = child.current_attempt
-    by_backend = None if attempt is None else attempt.backend_ended_at
-    replaced = item.get("reason") == REPLACED
-    same = (one for one in reported_files(outputs) if one.get("url") == item["url"])
-    return OutputFile(
-        backend_id=child.backend_id or "",
-        url="" if backend is None else backend.url,
-        headers={} if backend is None else dict(backend.headers),
-        prompt_id=str(outputs.get("prompt_id", "")),
-        filename=item["filename"],
-        subfolder=str(item.get("subfolder", "")),
-        kind=str(item.get("type", "output")),
-        seed=child.seed,
-        group_id=child.group_id,
-        job_id=child.id,
-        attempt=0 if attempt is None else attempt.number,
-        digest=file_digest(child.backend_id or "", item),
-        replaced=replaced,
-        ambiguous=replaced and len(list(same)) > 1,
-        ended_at=by_backend or child.completed_at,
-        ended_by_backend=by_backend is not None,
-        stored=None if item.get("missing") else stored,
-        saved_as=saved_as,
-    )
+class _Files:
+    """The files that a child reported."""
+
+    def __init__(self, child: ChildJob, backend: Backend | None) -> None:
+        self._child, self._backend = child, backend
+        self._outputs: dict[str, Any] = json.loads(child.outputs_json or "{}")
+        self.items = list(reported_files(self._outputs))
+
+    def get(self, number: int, stored: StoredFile | None, *, saved_as: str = "") -> OutputFile:
+        child, backend, item = self._child, self._backend, self.items[number]
+        attempt = child.current_attempt
+        by_backend = None if attempt is None else attempt.backend_ended_at
+        replaced = item.get("reason") == REPLACED
+        return OutputFile(
+            backend_id=child.backend_id or "",
+            url="" if backend is None else backend.url,
+            headers={} if backend is None else dict(backend.headers),
+            prompt_id=str(self._outputs.get("prompt_id", "")),
+            filename=item["filename"],
+            subfolder=str(item.get("subfolder", "")),
+            kind=str(item.get("type", "output")),
+            seed=child.seed,
+            group_id=child.group_id,
+            job_id=child.id,
+            attempt=0 if attempt is None else attempt.number,
+            digest=file_digest(child.backend_id or "", item),
+            replaced=replaced,
+            ambiguous=replaced and sum(one.get("url") == item["url"] for one in self.items) > 1,
+            ended_at=by_backend or child.completed_at,
+            ended_by_backend=by_backend is not None,
+            stored=None if item.get("missing") else stored,
+            saved_as=saved_as,
+        )
