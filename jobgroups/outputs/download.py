@@ -89,20 +89,27 @@ async def open_at_backend(
     """Open a file at its backend, as :func:`open_file` does, also one that is stored, with a client of it if there is one."""
     if file.replaced:
         raise OutputReplaced(file.filename, file.backend_id)
+    async with (
+        _backend_of(file, client) as comfy,
+        comfy.view(
+            file.filename, subfolder=file.subfolder, type=file.kind, headers=headers, max_bytes=max_bytes
+        ) as answer,
+    ):
+        if answer.status in _GONE:
+            raise OutputGone("Its backend does not have the file any more.")
+        if _is_younger(file, answer):
+            raise OutputReplaced(file.filename, file.backend_id)
+        judged = BackendAnswer(answer, file)
+        await judged.begin()
+        yield judged
+
+
+@contextlib.asynccontextmanager
+async def _backend_of(file: OutputFile, client: ComfyClient | None) -> AsyncIterator[ComfyClient]:
+    """Yield a client of a file's backend, whose errors become ``BackendAway``."""
     try:
-        async with (
-            contextlib.nullcontext(client) if client is not None else client_of(file) as comfy,
-            comfy.view(
-                file.filename, subfolder=file.subfolder, type=file.kind, headers=headers, max_bytes=max_bytes
-            ) as answer,
-        ):
-            if answer.status in _GONE:
-                raise OutputGone("Its backend does not have the file any more.")
-            if _is_younger(file, answer):
-                raise OutputReplaced(file.filename, file.backend_id)
-            judged = BackendAnswer(answer, file)
-            await judged.begin()
-            yield judged
+        async with contextlib.nullcontext(client) if client is not None else client_of(file) as comfy:
+            yield comfy
     except AnswerTooLarge:
         raise
     except BackendError as error:
@@ -123,11 +130,8 @@ async def verify(file: OutputFile, answer: BackendAnswer, *, client: ComfyClient
     body = answer.body
     if answer.length is not None or body.is_whole:
         return body.warning
-    try:
-        async with contextlib.nullcontext(client) if client is not None else client_of(file) as comfy:
-            head = await comfy.file_head(file.filename, subfolder=file.subfolder, kind=file.kind)
-    except BackendError as error:
-        raise BackendAway(file.backend_id, error.detail) from error
+    async with _backend_of(file, client) as comfy:
+        head = await comfy.file_head(file.filename, subfolder=file.subfolder, kind=file.kind)
     if head is None or head.length is None:
         return f"{body.warning} Its end may be missing: the backend did not send its length.".strip()
     if head.length != body.size:

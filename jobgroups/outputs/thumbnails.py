@@ -35,21 +35,8 @@ def poster(source: str, width: int) -> bytes:
     """
     # The shape of a thumbnail: at most three times as high as wide.
     size = f"scale=w='min(iw,{width})':h='min(ih,{3 * width})':force_original_aspect_ratio=decrease"
-    output = (
-        "-map",
-        "0:v:0",
-        "-frames:v",
-        "1",
-        "-vf",
-        size,
-        "-threads",
-        "1",
-        "-f",
-        "image2pipe",
-        "-c:v",
-        "png",
-        "pipe:1",
-    )
+    one_frame = ("-map", "0:v:0", "-frames:v", "1", "-vf", size, "-threads", "1")
+    output = (*one_frame, "-f", "image2pipe", "-c:v", "png", "pipe:1")
     try:
         frame = ffmpeg.run(str(settings.FFMPEG), source, _FORMATS, _INPUT, output)
     except subprocess.TimeoutExpired:
