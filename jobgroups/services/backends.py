@@ -129,12 +129,10 @@ def adopted_depart(*, backend_id: str) -> bool:
     It stays if a user has changed it, or a job was ever assigned to it.
     """
     Lease.objects.select_for_update().filter(pk=backend_id).first()
-    rows = Backend.objects.select_for_update()
-    row = rows.filter(pk=backend_id, adopted_at__isnull=False).first()
+    row = Backend.objects.select_for_update().filter(pk=backend_id, adopted_at__isnull=False).first()
     if row is None or row.unreachable_since is None:
         return False
-    children = ChildJob.objects.filter(backend_id=backend_id)
-    if children.exists() or Attempt.objects.filter(backend_id=backend_id).exists():
+    if any(model.objects.filter(backend_id=backend_id).exists() for model in (ChildJob, Attempt)):
         return False
     discovery.backend_depart(row=row)
     return True

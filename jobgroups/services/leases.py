@@ -16,8 +16,6 @@ from jobgroups.queries.leases import database_now, dead_runners
 
 #: How long a lease holds without a renewal: what a host that vanished drove is another runner's within 15 s.
 LEASE_TTL: Final = dt.timedelta(seconds=12)
-
-
 LOCK_TIMEOUT: Final = "3s"  #: How long a runner's write waits for a locked row before it is retried.
 
 
@@ -88,14 +86,12 @@ def _lease_acquire(backend_id: str, runner: str) -> FencingToken | None:
         return None
     Lease.objects.get_or_create(backend_id=backend_id)
     # Do not wait for a locked lease: other backends may be free.
-    rows = Lease.objects.select_for_update(skip_locked=True)
-    lease = rows.filter(backend_id=backend_id).first()
+    lease = Lease.objects.select_for_update(skip_locked=True).filter(backend_id=backend_id).first()
     if lease is None:
         return None
-    held = lease.runner not in ("", runner) and lease.expires_at is not None
     moment = database_now()
-    holds = held and lease.expires_at is not None and lease.expires_at > moment
-    if holds and lease.runner not in dead_runners():
+    is_held = lease.runner not in ("", runner) and lease.expires_at is not None and lease.expires_at > moment
+    if is_held and lease.runner not in dead_runners():
         return None
     Lease.objects.filter(pk=lease.pk).update(runner=runner, epoch=F("epoch") + 1, expires_at=moment + LEASE_TTL)
     return FencingToken(backend_id, lease.epoch + 1)

@@ -54,8 +54,7 @@ def record_result(attempt: Attempt) -> None:
 def _count(attempt: Attempt) -> None:
     # The row's lock first: two failures at once would each not see the other, and count one too few. Its holder waits
     # for no other backend's and no other group's; no key, for submissions share that.
-    rows = Backend.objects.select_for_update(no_key=True)
-    row = rows.filter(pk=attempt.backend_id).first()
+    row = Backend.objects.select_for_update(no_key=True).filter(pk=attempt.backend_id).first()
     if row is None or row.quarantined_at is not None:
         return
     moment = now()
@@ -64,8 +63,8 @@ def _count(attempt: Attempt) -> None:
     lasts = quarantine_for(its_rules, failures=failures, consecutive=row.consecutive_quarantines)
     if lasts is None:
         return
-    words = failure_label(attempt.failure_class)
-    reason = reason_for(failures, its_rules.window, row.consecutive_quarantines, f"{words}.")
+    label = f"{failure_label(attempt.failure_class)}."
+    reason = reason_for(failures, its_rules.window, row.consecutive_quarantines, label)
     Backend.objects.filter(pk=row.pk).update(
         quarantined_at=moment,
         quarantine_until=moment + lasts,

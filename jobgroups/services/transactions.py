@@ -64,8 +64,7 @@ class _Shared:
     """A transaction on a group that several writes share."""
 
     tx: GroupTransaction
-    #: Their valid fencing tokens.
-    fences: Set[FencingToken]
+    fences: Set[FencingToken]  #: The valid fencing tokens of these.
 
 
 _of_thread: Final = threading.local()
@@ -106,11 +105,7 @@ def group_store(*, group_id: str, writes: Sequence[FencedWrite]) -> list[Any]:
 _group_of_attempt: Final = PreparedQuery(
     lambda: Attempt.objects.filter(pk=KEY).only("child_id").annotate(group_id=F("child__group_id")).order_by()
 )
-
-
 _locked_child: Final = PreparedQuery(lambda: ChildJob.objects.select_for_update().filter(pk=KEY).order_by())
-
-
 _locked_attempt: Final = PreparedQuery(lambda: Attempt.objects.select_for_update().filter(pk=KEY).order_by())
 
 

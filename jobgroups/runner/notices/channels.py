@@ -88,9 +88,8 @@ def send(url: str, message: Message) -> str | None:
 def without_secrets(text: str, url: str) -> str:
     """Return a text in which no part of a URL, apart from its scheme, is left."""
     rest = url.partition("://")[2]
-    parts = {unquote(part) for part in re.split(r"[:/@?&=,#\s]+", rest)}
-    parts |= set(re.split(r"[:/@?&=,#\s]+", rest)) | {unquote(rest), rest}
-    for part in sorted(parts, key=len, reverse=True):
+    parts = [rest, *re.split(r"[:/@?&=,#\s]+", rest)]
+    for part in sorted({*parts, *map(unquote, parts)}, key=len, reverse=True):
         if len(part) >= _SHORTEST_SECRET:
             text = re.sub(re.escape(part), _HIDDEN, text, flags=re.IGNORECASE)
     return " ".join(text.split())[:_LONGEST_REASON]
