@@ -249,6 +249,9 @@ DIRECTOR_RETENTION_GROUPS = _number("DIRECTOR_RETENTION_GROUPS", int, 0, 0, 10**
 DIRECTOR_RETENTION_BYTES = _number("DIRECTOR_RETENTION_BYTES", int, 0, 0, 2**60)
 #: Copy the outputs of completed jobs into that storage.
 DIRECTOR_CAPTURE = _flag("DIRECTOR_CAPTURE", default=True)
+#: Bound of the address space of a process of ``files``; 0: none. It begins with 700 MiB, and each thread of an upload to a
+#: bucket may take 72 MiB.
+DIRECTOR_FILES_MEMORY_BYTES = _number("DIRECTOR_FILES_MEMORY_BYTES", int, 2**32, 0, 2**50)
 #: While less of the disk of that folder is free, outputs are not copied and uploads are refused.
 DIRECTOR_MIN_FREE_BYTES = _number("DIRECTOR_MIN_FREE_BYTES", int, 2 * 2**30, 0, 2**50)
 #: Accept groups (as ``pending``) while no runner is alive, instead of answering 503.

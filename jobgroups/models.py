@@ -799,6 +799,31 @@ class Runner(models.Model):
         return self.name
 
 
+class FilesProcess(models.Model):
+    """A process that copies outputs instead of the runners. It is alive while its heartbeat is younger than 10 s.
+
+    Its row goes with its orderly end, and an hour after its last heartbeat.
+    """
+
+    instance = models.CharField(primary_key=True, max_length=32)
+    host = models.CharField(max_length=255)
+    pid = models.IntegerField()
+    version = models.CharField(max_length=32)
+    started_at = models.DateTimeField()
+    heartbeat_at = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["-heartbeat_at"]
+        verbose_name_plural = "files processes"
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        return f"files {self.pid} on {self.host}"
+
+
 class Lease(models.Model):
     """A runner's time-limited right to a backend. Every write of the runner is checked against the epoch.
 

@@ -1,4 +1,4 @@
-"""Startup of ``serve`` and ``runner``: the lock on the runner's name, the database, its tables, the loop."""
+"""Startup of ``serve``, ``runner`` and ``files``: the lock on the runner's name, the database, its tables, the loop."""
 
 import asyncio
 import os
@@ -292,6 +292,22 @@ def raise_file_limit() -> None:
     if allowed != resource.RLIM_INFINITY and allowed < wanted:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def limit_memory(size: int) -> None:
+    """Bound the address space of this process, and of each program that it starts; 0: no bound. Windows has none."""
+    if size and sys.platform != "win32":
+        import resource  # noqa: PLC0415 there is none on Windows
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        size = size if most == resource.RLIM_INFINITY else min(size, most)
+        resource.setrlimit(resource.RLIMIT_AS, (size, most))
+
+
+def lower_priority() -> None:
+    """Leave the processor to other processes first. Windows has no such call."""
+    if sys.platform != "win32":
+        os.nice(5)
 
 
 def warn_missing(say: Say) -> None:

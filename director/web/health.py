@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import redis
 from django.conf import settings
@@ -23,7 +23,7 @@ from backends.queries import backend_list
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.domain.clock import iso
 from jobgroups.domain.text import gibibytes
-from jobgroups.models import Runner
+from jobgroups.models import FilesProcess, Runner
 from jobgroups.queries import backends as backend_shapes
 from jobgroups.queries.backends import backend_loads
 from jobgroups.queries.leases import HEARTBEAT_TIMEOUT, database_now
@@ -32,6 +32,7 @@ from jobgroups.queries.retention import retention_text
 from jobgroups.services import stored_files
 
 logger = logging.getLogger(__name__)
+Process = TypeVar("Process", Runner, FilesProcess)
 
 #: Timeouts in seconds of the database and of each message through Redis.
 DATABASE_SECONDS: Final = 2.0
@@ -69,6 +70,7 @@ class HealthReport:
     moment: dt.datetime  #: Time of the reading by the database's clock, which heartbeats use.
     backends: dict[str, str]  #: Status of each enabled backend.
     capture: tuple[float, str] | None = None  #: Seconds for which the oldest capture is due, and its backend.
+    files: Sequence[FilesProcess] = ()  #: Processes of `files`, the last heartbeat first.
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +135,14 @@ def _read_storage(facts: HealthReport | None) -> StorageReport:
     stored_files.require_storage()
     if facts is None:
         return StorageReport(free)
+    users: list[Runner | FilesProcess] = [*_alive(facts, facts.runners), *_alive(facts, facts.files)]
     strangers = [
         one.name
-        for one in _alive(facts)
+        for one in users
         # Another release may write no marker, and one that has just started may write it later.
         if one.version == settings.DIRECTOR_VERSION
         and one.started_at < facts.moment - MARKED_AFTER
-        and not stored_files.marker_exists(runner=one.name, instance=one.instance)
+        and not stored_files.marker_exists(runner=one.pk, instance=one.instance)
     ]
     return StorageReport(free, strangers)
 
@@ -163,7 +166,7 @@ def _read() -> HealthReport:
             if row.enabled
         ]
         statuses = {one["backend_id"]: one["status"] for one in shown}
-        return HealthReport(runners, database_now(), statuses, oldest_due_capture())
+        return HealthReport(runners, database_now(), statuses, oldest_due_capture(), list(FilesProcess.objects.all()))
     finally:
         connection.close()
 
@@ -215,8 +218,8 @@ def _round_trip(redis_url: str) -> None:
             raise redis.TimeoutError("no message came back")
 
 
-def _alive(facts: HealthReport) -> list[Runner]:
-    return [one for one in facts.runners if one.heartbeat_at > facts.moment - HEARTBEAT_TIMEOUT]
+def _alive(facts: HealthReport, processes: Sequence[Process]) -> list[Process]:
+    return [one for one in processes if one.heartbeat_at > facts.moment - HEARTBEAT_TIMEOUT]
 
 
 def runner_check(facts: HealthReport | None) -> Check:
@@ -227,7 +230,7 @@ def runner_check(facts: HealthReport | None) -> Check:
     runners, moment = facts.runners, facts.moment
     if not runners:
         return Check(absent, "No runner is registered; start one with `serve` or `runner`.")
-    alive = _alive(facts)
+    alive = _alive(facts, runners)
     if not alive:
         return Check(absent, f"No heartbeat since {iso(runners[0].heartbeat_at)}.")
     for one in alive:
@@ -267,17 +270,26 @@ def backends_check(backends: Mapping[str, str] | None) -> Check:
 
 
 def captures_check(facts: HealthReport | None) -> Check:
-    """Return degraded if an output has waited for long to be copied into the storage."""
+    """Return degraded if an output has waited for long to be copied, or what copies outputs is not alive."""
     if facts is None:
         return Check(Level.DOWN, "Unknown while the database does not answer.")
     if not settings.DIRECTOR_CAPTURE:
         return Check(Level.OK, "Outputs are not copied (DIRECTOR_CAPTURE=0).")
-    if facts.capture is None:
-        return Check(Level.OK, "No output waits to be copied.")
-    seconds, backend_id = facts.capture
-    if seconds > CAPTURE_LATE.total_seconds():
-        return Check(Level.DEGRADED, f"An output of {backend_id} has waited for {seconds:.0f} s to be copied.")
-    return Check(Level.OK, f"The oldest output to be copied has waited for {seconds:.0f} s.")
+    level, text = Level.OK, "No output waits to be copied."
+    if facts.capture is not None:
+        seconds, backend_id = facts.capture
+        text = f"The oldest output to be copied has waited for {seconds:.0f} s."
+        if seconds > CAPTURE_LATE.total_seconds():
+            level, text = Level.DEGRADED, f"An output of {backend_id} has waited for {seconds:.0f} s to be copied."
+    if alive := _alive(facts, facts.files):
+        return Check(level, f"{text} Alive processes of `files`: {len(alive)}.")
+    copies = bool(_alive(facts, facts.runners))
+    if facts.capture is not None and not copies:
+        return Check(Level.DEGRADED, f"{text} Neither a runner nor a process of `files` is alive, which would copy it.")
+    if facts.files:
+        rest = "the runners copy outputs." if copies else "no runner is alive either."
+        return Check(Level.DEGRADED, f"{text} No process of `files` since {iso(facts.files[0].heartbeat_at)}; {rest}")
+    return Check(level, text)
 
 
 def storage_check(report: StorageReport | None) -> Check:

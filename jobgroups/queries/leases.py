@@ -8,7 +8,7 @@ from django.db import connection
 from jobgroups.database.statements import Parameter, PreparedQuery
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import LeaseTable
-from jobgroups.models import Lease, Runner
+from jobgroups.models import FilesProcess, Lease, Runner
 
 HEARTBEAT_TIMEOUT: Final = dt.timedelta(seconds=10)  #: A runner is alive while its heartbeat is younger.
 #: A lease that was free for longer is not wanted by any runner below its share.
@@ -107,3 +107,8 @@ _live_runner: Final = PreparedQuery(
         .order_by()[:1]
     )
 )
+
+
+def files_process_alive() -> bool:
+    """Return whether the heartbeat of any process of `files` is younger than 10 s."""
+    return FilesProcess.objects.filter(heartbeat_at__gt=database_now() - HEARTBEAT_TIMEOUT).exists()

@@ -9,7 +9,7 @@ from backends.queries import backend_list, backend_status
 from backends.states import BackendState
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState, ChildStatus, GroupStatus, Placement
-from jobgroups.models import Attempt, Capture, ChildJob, Notice, Runner, WebhookDelivery
+from jobgroups.models import Attempt, Capture, ChildJob, FilesProcess, Notice, Runner, WebhookDelivery
 from jobgroups.queries.groups import open_groups
 from jobgroups.queries.leases import HEARTBEAT_TIMEOUT, database_now
 from jobgroups.queries.outputs import oldest_due_capture
@@ -56,6 +56,7 @@ def farm_gauges() -> dict[str, Rows]:
         "open_groups": {(status,): dict(groups).get(status, 0) for status in _OPEN},
         "runners": {(): len(beats)},
         "runner_heartbeat_age_seconds": {(name,): (at_database - at).total_seconds() for name, at in beats.items()},
+        "files_processes": {(): FilesProcess.objects.filter(heartbeat_at__gt=at_database - HEARTBEAT_TIMEOUT).count()},
         "oldest_due_capture_seconds": {(): (oldest_due_capture() or (0.0,))[0]},
         "pending_deliveries": {(kind,): rows.count() for kind, rows in due.items()},
     }

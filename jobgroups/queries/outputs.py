@@ -3,7 +3,7 @@
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -20,7 +20,7 @@ from jobgroups.domain.outputs import REPLACED, SENT, file_digest, reported_files
 from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import ChildNotFound, GroupNotFound, OutputNotFound
 from jobgroups.models import Capture, ChildJob, JobGroup, Lease, ReportedFile, StoredFile
-from jobgroups.queries.leases import database_now
+from jobgroups.queries.leases import database_now, files_process_alive
 from jobgroups.serializers import FILE_FIELDS
 
 _AT_ONCE: Final = 500  #: Stored captures that are read at once.
@@ -156,10 +156,17 @@ def known_files(group_id: str, positions: Collection[int]) -> dict[str, dict[int
     return files
 
 
-def due_backends(*, runner: str) -> list[str]:
-    """Return the backends with due captures that no other runner leases. A disabled backend has no lease."""
-    leases = Lease.objects.filter(expires_at__gt=database_now()).exclude(runner__in=("", runner))
-    leased = set(leases.values_list("backend_id", flat=True))
+def due_backends(*, runner: str | None) -> list[str]:
+    """Return the backends with due captures that no other runner leases. A disabled backend has no lease.
+
+    A runner leaves all of them to the processes of `files` while one is alive; ``None``: for these.
+    """
+    leased: set[str] = set()
+    if runner is not None:
+        if files_process_alive():
+            return []
+        leases = Lease.objects.filter(expires_at__gt=database_now()).exclude(runner__in=("", runner))
+        leased = set(leases.values_list("backend_id", flat=True))
     with connection.cursor() as cursor:
         cursor.execute(_DUE_BACKENDS, [connection.ops.adapt_datetimefield_value(now())])
         return [backend_id for (backend_id,) in cursor.fetchall() if backend_id not in leased]
@@ -187,8 +194,15 @@ def oldest_due_capture() -> tuple[float, str] | None:
 
 
 def due_captures(*, backend_id: str, limit: int) -> list[tuple[int, OutputFile]]:
+    return [] if files_process_alive() else _located_captures(backend_id, _due(limit)(backend_id, moment=now()))
+
+
+def claimed_captures(*, backend_id: str, ids: Collection[int]) -> list[tuple[int, OutputFile]]:
+    return _located_captures(backend_id, Capture.objects.filter(pk__in=ids).select_related("child__current_attempt"))
+
+
+def _located_captures(backend_id: str, rows: Iterable[Capture]) -> list[tuple[int, OutputFile]]:
     backend = Backend.objects.filter(pk=backend_id).first()
-    rows = _due(limit)(backend_id, moment=now())
     return [(row.pk, _Files(row.child, backend).get(row.number, None)) for row in rows]
 
 

@@ -1,8 +1,8 @@
-"""Copies the outputs of completed jobs into the storage, in the background of a runner.
+"""Copies the outputs of completed jobs into the storage, in the background of a runner or in a process of `files`.
 
-A file is copied at most by one runner that leases its backend; of a disabled backend perhaps by several, of which one
-stores it. A job's outcome never waits for it. Each backend has slots of its own: one that is slow, or sends large files,
-delays no capture of another.
+A file is copied at most by one runner that leases its backend, or by the process that claims it. It may be copied by two
+(a backend is disabled, a process of `files` has just started, or was suspended), of which one stores it. A job's outcome
+never waits for it. Each backend has slots of its own: one that is slow, or sends large files, delays no capture of another.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAwa
 from jobgroups.log_context import bound
 from jobgroups.outputs import download
 from jobgroups.outputs.media_facts import stored_row
-from jobgroups.queries.outputs import OutputFile, due_backends, due_captures
+from jobgroups.queries.outputs import OutputFile, claimed_captures, due_backends, due_captures
 from jobgroups.runner.intervals import Intervals, wait_set
 from jobgroups.services import captures
 from jobgroups.services.files import output_replaced
@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 
 _FROM_ONE: Final = 2  #: Files that are copied at once from one backend.
 _STORED: Final = 4  #: Whole files that are put into the storage at once.
-_BATCH: Final = 32  #: Captures that are read at once.
+_BATCH: Final = 32  #: Captures that are read at once,
+_CLAIMED: Final = 8  #: and that are claimed at once: the others are left to other processes.
 _CHUNK: Final = 2**22  #: Bytes that are written and hashed at once, while the next ones are received.
 _LEAST_CHUNK: Final = 2**16  #: The same, while many files are copied.
 _BUFFERED: Final = 2**26  #: Bytes that all files have received and not written.
@@ -68,10 +69,14 @@ class _Source:
 
 
 class Capturer:
-    """Copies what is due, of the backends that no other runner leases. ``due`` is set when there may be more."""
+    """Copies what is due. ``due`` is set when there may be more.
 
-    def __init__(self, *, runner: str, intervals: Intervals) -> None:
+    A ``runner`` copies from the backends that no other one leases; without, it is a process of `files`, which claims files.
+    """
+
+    def __init__(self, *, runner: str | None, intervals: Intervals) -> None:
         self.due = asyncio.Event()
+        self.is_out_of_memory = asyncio.Event()  #: Set after a copy that failed for want of memory.
         self._runner = runner
         self._intervals = intervals
         # One more: what is due is read, and what failed is stored, while a bucket takes files.
@@ -95,12 +100,25 @@ class Capturer:
                     pass  # the captures stay pending
                 except (DatabaseError, OSError) as error:
                     logger.warning("Captures: %s; retry in %.1f s", error, self._intervals.poll)
-                await wait_set(self.due, within=self._intervals.poll)
+                if self._runner is not None:
+                    await wait_set(self.due, within=self._intervals.poll)
                 # Each read of what is due, and each connection, costs as much as a few files.
                 await asyncio.sleep(self._intervals.capture_gap)
 
     def close(self) -> None:
         self._threads.close()
+
+    @property
+    def claimed(self) -> list[int]:
+        """The captures that are claimed, and not copied yet."""
+        sources = self._sources.values()
+        return [capture_id for one in sources for capture_id in (*one.active, *dict(one.waiting))]
+
+    def _due_of(self, backend_id: str) -> list[tuple[int, OutputFile]]:
+        if self._runner is not None:
+            return due_captures(backend_id=backend_id, limit=_BATCH)
+        ids = captures.captures_claim(backend_id=backend_id, limit=_CLAIMED, seconds=self._intervals.capture_claim)
+        return claimed_captures(backend_id=backend_id, ids=ids)
 
     def _is_away(self, backend_id: str) -> bool:
         return self._away.get(backend_id, 0.0) > time.monotonic()
@@ -141,8 +159,8 @@ class Capturer:
         """Return a due capture that is not copied yet; None if none is known, and ``reads`` finds none either."""
         async with source.reading:
             if not source.waiting and (reads or source.may_have_more):
-                found = await self._threads.run_with_retry(due_captures, backend_id=source.backend_id, limit=_BATCH)
-                source.may_have_more = len(found) == _BATCH
+                found = await self._threads.run_with_retry(self._due_of, source.backend_id)
+                source.may_have_more = len(found) == (_CLAIMED if self._runner is None else _BATCH)
                 source.waiting.extend(one for one in found if one[0] not in source.active)
             if self._is_away(source.backend_id):
                 source.waiting.clear()
@@ -170,6 +188,8 @@ class Capturer:
                 longest=self._intervals.capture_longest,
                 reason=str(error) or type(error).__name__,
             )
+            if isinstance(error, MemoryError):
+                self.is_out_of_memory.set()
             if isinstance(error, BackendAway | StorageAway | StorageFull) and not isinstance(error, WrongBody):
                 self._away[file.backend_id] = time.monotonic() + pause
 

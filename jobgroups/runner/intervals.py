@@ -46,6 +46,7 @@ class Intervals:
     capture_gap: float = 1.0  #: Between two reads of the captures that are due: those of a second share them.
     capture_first: float = 5.0  #: The first pause before a file is copied again.
     capture_longest: float = 600.0  #: The longest one.
+    capture_claim: float = 60.0  #: For how long a process of `files` claims a file; it renews the claim while it lives.
     clean: float = 3_600.0  #: Between two removals of expired assets and of files that killed processes left.
     restart_pause: float = 1.0  #: Before a session or the runner is started again after an unexpected error.
 

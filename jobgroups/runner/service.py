@@ -15,23 +15,19 @@ from jobgroups.database.locks import Lock
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.leases import FencingToken, LeaseTable, leases_to_acquire, release_count
 from jobgroups.domain.states import AttemptState
-from jobgroups.errors import LeaseLost, StorageAway
+from jobgroups.errors import LeaseLost
 from jobgroups.events.hub import INSTALLATION, Hub
 from jobgroups.queries import work
 from jobgroups.queries.leases import has_free_lease, lease_table, leases_held
 from jobgroups.runner.captures import Capturer
 from jobgroups.runner.completer import Completer
 from jobgroups.runner.context import RunnerContext, RunnerSettings, desired_state
+from jobgroups.runner.files import clean_loop
 from jobgroups.runner.intervals import wait_set
 from jobgroups.runner.pool import Pool
 from jobgroups.runner.progress import ProgressWriter
 from jobgroups.runner.session.session import BackendSession
 from jobgroups.services import leases, runners
-from jobgroups.services.assets import clean_and_expire
-from jobgroups.services.captures import captures_clean, captures_fill
-from jobgroups.services.listing import listing_fill
-from jobgroups.services.purge import retention_apply
-from jobgroups.services.stored_files import marker_write
 from jobgroups.services.timings import timings_store
 
 logger = logging.getLogger(__name__)
@@ -41,8 +37,6 @@ _SENT_WITHIN: Final = 0.8  #: And for what is being sent when a stop comes.
 _HANDOVER_POLL: Final = 0.2  #: Seconds between two checks whether a backend can be handed over.
 _KEEPS_FOR: Final = 60.0  #: Seconds without a handover after a runner took more than its share of unclaimed backends.
 _LINE_POLL: Final = 1.0  #: Seconds between two checks whether the line of the pool is to be read again.
-_CLEAN_AGAIN: Final = 60.0  #: Seconds until the files are cleaned again after an error.
-_PART_PAUSE: Final = 0.05  #: Seconds between two parts of the retention.
 _LONGEST_RESTART_PAUSE: Final = 30.0  #: Seconds: the longest pause before a session that failed is opened again.
 
 
@@ -131,7 +125,9 @@ class RunnerService:
             loops: Loops = {
                 "beat": self._heartbeat_loop,
                 "name": self._hold_name_lock_loop,
-                "files": self._clean_loop,
+                "files": functools.partial(
+                    clean_loop, self._background, self._intervals, settings.name, self._instance
+                ),
                 "progress": self._reporter.run,
                 "work": functools.partial(self._dispatch_loop, tasks, context),
                 **({"captures": self._capturer.run} if settings.captures else {}),
@@ -239,24 +235,6 @@ class RunnerService:
                 )
             was_held = is_held
             await asyncio.sleep(self._intervals.heartbeat)
-
-    async def _clean_loop(self) -> None:
-        """Remove what is expired or unused, and what killed processes left. An error costs no job: it is logged."""
-        mark = functools.partial(marker_write, runner=self._settings.name, instance=self._instance)
-        while True:
-            pause = self._intervals.clean
-            # In parts: an orderly end waits for one of them alone, and so do other writers.
-            retention = functools.partial(next, retention_apply(), None)
-            for step in (mark, clean_and_expire, captures_clean, captures_fill, listing_fill, retention):
-                try:
-                    while await self._background.run(step):  # noqa: ASYNC110 a pause for other writers
-                        await asyncio.sleep(_PART_PAUSE)
-                except Exception as error:
-                    # A storage raises errors of its own classes. A bucket has logged its own.
-                    if not isinstance(error, StorageAway):
-                        logger.exception("Files: %s failed", step)
-                    pause = min(pause, _CLEAN_AGAIN)
-            await asyncio.sleep(pause)
 
     async def _dispatch_loop(self, tasks: asyncio.TaskGroup, context: RunnerContext) -> None:
         """Reconcile sessions and dispatch work on every notification, and every few seconds.

@@ -22,6 +22,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.outputs import SENT, file_digest, nodes_of_files, reported_files
 from jobgroups.domain.states import ChildStatus
 from jobgroups.models import Attempt, Capture, ChildJob, JobGroup, ReportedFile, StoredFile
+from jobgroups.queries.leases import database_now
 from jobgroups.services import files, stored_files
 from jobgroups.services.revisions import groups_revise
 
@@ -175,6 +176,28 @@ def captures_fill() -> int:
     # Only of rows without one, still: another capture may have corrected them.
     retry_on_conflict(unfilled.bulk_update)(found, ["digest"], batch_size=100)
     return len(found)
+
+
+def captures_claim(*, backend_id: str, limit: int, seconds: float) -> list[int]:
+    """Claim the oldest due captures of a backend for so many seconds, and return their ids.
+
+    They are due again then: a process that was killed delays them. On PostgreSQL, whose clock all processes share.
+    """
+    due = Capture.objects.filter(backend=backend_id, due_at__lte=database_now()).order_by("due_at")
+    return _claim(due, slice(limit), seconds)
+
+
+def captures_hold(*, ids: Sequence[int], seconds: float) -> None:
+    """Keep the claims of captures that are pending still for so many seconds from now; 0 releases them."""
+    _claim(Capture.objects.filter(pk__in=ids, due_at__isnull=False).order_by("pk"), slice(None), seconds)
+
+
+@retried_transaction
+def _claim(rows: QuerySet[Capture], part: slice, seconds: float) -> list[int]:
+    # Rows that another process claims, stores or deletes at this moment are skipped, not waited for.
+    ids = list(rows.select_for_update(skip_locked=True).values_list("pk", flat=True)[part])
+    Capture.objects.filter(pk__in=ids).update(due_at=database_now() + dt.timedelta(seconds=seconds))
+    return ids
 
 
 def capture_postpone(*, capture_id: int, first: float, longest: float, reason: str) -> float:

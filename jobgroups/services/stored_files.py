@@ -104,10 +104,15 @@ def require_space(size: int = 0) -> None:
 
 
 def marker_write(*, runner: str, instance: str) -> None:
-    """Store which instance of a runner uses this storage, so that other processes can see that they share it."""
+    """Store which instance of a runner, or process of `files`, uses this storage, so that other processes can see that they share it."""
     name = _marker_of(runner)
     storage().delete(name)
     storage().save(name, ContentFile(instance.encode()))
+
+
+def marker_delete(*, runner: str) -> None:
+    """Delete the marker of a process that has ended."""
+    storage().delete(_marker_of(runner))
 
 
 def marker_exists(*, runner: str, instance: str) -> bool:

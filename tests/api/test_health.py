@@ -15,9 +15,11 @@ from director import __version__
 from director.asgi import application
 from director.web import health, probes
 from jobgroups.domain.clock import now
-from jobgroups.models import Capture, Runner
+from jobgroups.models import Capture, FilesProcess, Runner
+from jobgroups.queries.metrics import farm_gauges
 from jobgroups.queries.outputs import oldest_due_capture
 from jobgroups.services import runners, stored_files
+from jobgroups.services.files_processes import files_end, files_heartbeat
 from tests.api.bad_servers import bad_server, dead_port
 from tests.api.conftest import Api, Made, asgi_answer, play_to_the_end
 
@@ -116,6 +118,40 @@ def test_health_is_degraded_while_an_output_is_not_copied_for_long(api: Api, far
     Capture.objects.update(due_at=capture.due_at)
     seconds, backend_id = oldest_due_capture() or (-1.0, "")
     assert (0 <= seconds < 100, backend_id) == (True, "gpu-1")
+
+
+def test_health_and_metrics_show_the_processes_of_files(
+    api: Api, farm: list[str], files_folder: Path, settings: Settings
+) -> None:
+    for instance in ("a", "b"):
+        files_heartbeat(instance=instance, version=settings.DIRECTOR_VERSION)
+    captures = _health(api, 200)["checks"]["captures"]
+    assert captures == {"status": OK, "detail": "No output waits to be copied. Alive processes of `files`: 2."}
+    assert farm_gauges()["files_processes"] == {(): 2}
+    FilesProcess.objects.filter(pk="a").update(started_at=now() - dt.timedelta(minutes=2))
+    storage = _health(api, 503)["checks"]["storage"]
+    assert (storage["status"], FilesProcess.objects.get(pk="a").name in storage["detail"]) == (DOWN, True)
+    FilesProcess.objects.update(heartbeat_at=now() - dt.timedelta(seconds=11))
+    captures = _health(api, 200)["checks"]["captures"]
+    assert (captures["status"], captures["detail"].endswith("; the runners copy outputs.")) == (WORSE, True)
+    assert farm_gauges()["files_processes"] == {(): 0}
+    for instance in ("a", "b"):
+        files_end(instance=instance)
+    assert _health(api, 200)["status"] == OK
+
+
+def test_health_is_degraded_while_nothing_that_copies_outputs_is_alive(
+    api: Api, farm: list[str], settings: Settings
+) -> None:
+    settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = True
+    api.submit("gpu-1")
+    play_to_the_end("gpu-1")
+    Runner.objects.update(stopped_at=now())
+    captures = _health(api, 200)["checks"]["captures"]
+    assert (captures["status"], "Neither a runner nor a process of `files` is alive" in captures["detail"]) == (
+        WORSE,
+        True,
+    )
 
 
 def test_health_is_down_while_a_runner_uses_another_storage(

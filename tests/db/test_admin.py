@@ -18,6 +18,7 @@ from jobgroups.domain.clock import now
 from jobgroups.events import log
 from jobgroups.services import runners
 from jobgroups.services.cancellation import group_cancel
+from jobgroups.services.files_processes import files_heartbeat
 from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
@@ -38,6 +39,7 @@ def group() -> models.JobGroup:
     """One row of every model; the first job is completed, the second runs, the third is queued."""
     factories.backend(headers={"Authorization": "Bearer hidden-token"})
     runners.runner_register(name="runner", instance="1", version="0")
+    files_heartbeat(instance="2", version="0")
     fence = factories.lease()
     group = factories.submit(*["gpu-1"] * 3, metadata={"scene": "<script>shot_001"})
     factories.finish(factories.claim(fence), fence)

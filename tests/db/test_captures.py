@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -22,11 +23,12 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import RetryScope
 from jobgroups.errors import AssetDeleted, AssetInUse
-from jobgroups.models import Asset, AssetUse, Attempt, Capture, ChildJob, JobGroup, StoredFile
+from jobgroups.models import Asset, AssetUse, Attempt, Capture, ChildJob, FilesProcess, JobGroup, StoredFile
 from jobgroups.queries.groups import child_detail
-from jobgroups.queries.outputs import due_backends, due_captures, stored_captures
+from jobgroups.queries.outputs import claimed_captures, due_backends, due_captures, stored_captures
 from jobgroups.services import assets, attempts, captures, files, retries, runners, stored_files
 from jobgroups.services.cancellation import group_cancel
+from jobgroups.services.files_processes import files_end, files_forget, files_heartbeat
 from jobgroups.services.groups import group_deletion
 from jobgroups.services.leases import lease_release
 from jobgroups.services.purge import Limits, groups_purge, groups_purgeable
@@ -298,6 +300,58 @@ def test_capture_is_left_to_the_runner_that_leases_its_backend() -> None:
     assert (found, file.filename) == (capture.pk, "shot_00001_.png")
     captures.capture_postpone(capture_id=found, first=5, longest=600, reason="It does not answer.")
     assert due_backends(runner="runner") == due_captures(backend_id="gpu-1", limit=9) == []
+
+
+def test_runner_leaves_captures_to_the_processes_of_files_while_one_is_alive() -> None:
+    capture = _completed(factories.online())
+    files_heartbeat(instance="a", version="0")
+    files_heartbeat(instance="b", version="0")
+    assert due_backends(runner="runner") == due_captures(backend_id="gpu-1", limit=9) == []
+    assert due_backends(runner=None) == ["gpu-1"]
+    files_end(instance="a")
+    assert due_backends(runner="runner") == []
+    FilesProcess.objects.update(heartbeat_at=now() - dt.timedelta(seconds=11))
+    assert due_backends(runner="runner") == ["gpu-1"]
+    assert [found for found, _ in due_captures(backend_id="gpu-1", limit=9)] == [capture.pk]
+    files_forget()
+    FilesProcess.objects.update(heartbeat_at=now() - dt.timedelta(seconds=3_700))
+    files_forget()
+    assert not FilesProcess.objects.exists()
+
+
+def test_claimed_capture_is_due_again_for_no_process_until_its_claim_ends(files_folder: Path) -> None:
+    fence = factories.online()
+    first, second = _completed(fence).pk, _completed(fence, cached=True).pk
+    claims = [captures.captures_claim(backend_id="gpu-1", limit=1, seconds=60.0) for _ in range(3)]
+    assert claims == [[first], [second], []]
+    assert due_backends(runner=None) == []
+    ((found, file),) = claimed_captures(backend_id="gpu-1", ids=[second])
+    assert (found, file.filename) == (second, "shot_00001_.png")
+    _store(Capture.objects.get(pk=first))
+    # A process that ends releases what it has not copied.
+    captures.captures_hold(ids=[first, second], seconds=0.0)
+    assert captures.captures_claim(backend_id="gpu-1", limit=9, seconds=60.0) == [second]
+    captures.captures_hold(ids=[second], seconds=3_600.0)
+    Capture.objects.filter(due_at__lt=now() + dt.timedelta(minutes=50)).update(due_at=now())
+    assert captures.captures_claim(backend_id="gpu-1", limit=9, seconds=60.0) == []
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one process that copies")
+def test_claims_at_the_same_moment_share_the_captures() -> None:
+    fence = factories.online()
+    first, second = _completed(fence).pk, _completed(fence, cached=True).pk
+
+    def claim() -> list[int]:
+        try:
+            return captures.captures_claim(backend_id="gpu-1", limit=1, seconds=60.0)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as thread, transaction.atomic():
+        Capture.objects.select_for_update().get(pk=first)
+        # It does not wait for the row that another process claims.
+        assert thread.submit(claim).result(10.0) == [second]
+    assert claim() == [first]
 
 
 def test_backlog_of_a_backend_costs_the_captures_of_others_nothing() -> None:

@@ -146,7 +146,7 @@ def test_each_file_is_named_by_the_page() -> None:
 
 def test_commands_of_the_procfile_are_accepted() -> None:
     lines = (page.FILES / "Procfile").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line in lines:
         program, name, *options = shlex.split(line.partition(": ")[2])
         load_command_class("director", name).create_parser(program, name).parse_args(options)
@@ -160,7 +160,12 @@ def test_systemd_accepts_the_units(farm: Machine) -> None:
     for file in folder.iterdir():
         text = re.sub(r"^(User|Group)=.*\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
         file.write_text(text, encoding="utf-8")
-    for name in ("director-web@9820.service", "director-runner@1.service", "director-purge.timer"):
+    for name in (
+        "director-web@9820.service",
+        "director-runner@1.service",
+        "director-files@1.service",
+        "director-purge.timer",
+    ):
         done = subprocess.run(
             ["systemd-analyze", "verify", "--man=no", folder / name],
             capture_output=True,

@@ -89,8 +89,8 @@ class Machine(Launched):
         order = {"name": name, **options}
         self._ask("POST", "/simulator/faults", json=order).raise_for_status()
 
-    def clear_faults(self) -> None:
-        self._ask("DELETE", "/simulator/faults").raise_for_status()
+    def clear_faults(self, name: str | None = None) -> None:
+        self._ask("DELETE", "/simulator/faults", params={"name": name} if name else None).raise_for_status()
 
     def standing(self) -> list[str]:
         state = self._ask("GET", "/simulator/state").json()
@@ -152,9 +152,9 @@ class Machines:
         for machine in self if of is None else [list(self)[of]]:
             machine.fault(name, **options)
 
-    def clear_faults(self) -> None:
+    def clear_faults(self, name: str | None = None) -> None:
         for machine in self:
-            machine.clear_faults()
+            machine.clear_faults(name)
 
     def forget_everything(self) -> None:
         """Restart them all: queue and history are gone."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.harness import laws
 from tests.harness.machines import Machines
-from tests.harness.processes import Launched, LaunchedRunner, Served
+from tests.harness.processes import Launched, LaunchedFiles, LaunchedRunner, Served
 
 WEB = ("--no-runner", "--port", "0")
 #: The runner's intervals: an uncertain prompt is looked up for 9 s instead of 30 s.
@@ -39,6 +39,16 @@ class ProcessFarm:
         self._launched.append(runner)
         runner.start(wait=wait)
         return runner
+
+    def files(self, **environment: str) -> LaunchedFiles:
+        """Start a process of `files` and wait until it is ready."""
+        folder = self._folder / f"files-{len(self._launched)}"
+        folder.mkdir()
+        data = {"DIRECTOR_DATA_DIR": str(self._folder / "data")}
+        files = LaunchedFiles(folder, environment=self._settings | data | environment)
+        self._launched.append(files)
+        files.start()
+        return files
 
     def check(self, name: str) -> dict[str, str]:
         found: dict[str, str] = self.web.ask("GET", "/api/health").json()["checks"][name]

@@ -137,6 +137,15 @@ class LaunchedRunner(Launched):
         super().__init__(folder, ["runner", *arguments], variables, program=program)
 
 
+class LaunchedFiles(Launched):
+    """``files`` as a process. Not started yet."""
+
+    ready = re.compile(r"The files process is ready")
+
+    def __init__(self, folder: Path, *, environment: Mapping[str, str]) -> None:
+        super().__init__(folder, ["files"], settings_of(folder, environment=environment))
+
+
 class Served(Launched):
     """``serve`` as a process, and where it answers; with ``keeps_port``, there again after each start.
 

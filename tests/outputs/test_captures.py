@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime as dt
 import io
 import logging
 import os
@@ -27,11 +28,12 @@ from backends.simulator import Simulator
 from backends.simulator.media import encode_webm
 from jobgroups.api.answers import answers
 from jobgroups.domain.clock import now
-from jobgroups.models import Capture, ChildJob
+from jobgroups.models import Capture, ChildJob, FilesProcess
 from jobgroups.outputs import download
 from jobgroups.outputs.media_facts import media_facts
 from jobgroups.runner import captures as capturer
 from jobgroups.runner.captures import Capturer
+from jobgroups.runner.files import FilesService, OutOfMemory
 from jobgroups.runner.intervals import Intervals
 from jobgroups.services import captures, stored_files
 from tests.api.conftest import error_of
@@ -289,6 +291,45 @@ async def test_file_that_is_created_when_the_runner_stops_is_removed(
     is_stopped.set()
     await asyncio.to_thread(capturer.close)
     assert content_of(files_folder) == []
+
+
+async def test_process_of_files_copies_renews_its_claims_and_releases_them_at_its_end(
+    gallery: Gallery, files_folder: Path
+) -> None:
+    for name in ("a.png", "b.png"):
+        await gallery.one(name, picture())
+    gallery.sim.faults.inject("hang_http", route="/view", count=1)
+    pace = replace(Intervals.scaled(0.01), capture_claim=0.3)
+    files = FilesService(version="0", intervals=pace, captures=True)
+    is_ready = asyncio.Event()
+    running = asyncio.create_task(files.run(is_ready.set))
+    await is_ready.wait()
+    pending = Capture.objects.filter(due_at__isnull=False)
+    await until(in_thread(lambda: pending.count() == 1))
+    claimed_until = (await in_thread(pending.get)()).due_at
+    await until(in_thread(pending.filter(due_at__gt=claimed_until + dt.timedelta(seconds=0.5)).exists))
+    assert await in_thread(lambda: FilesProcess.objects.get().heartbeat_at > now() - dt.timedelta(seconds=9))()
+    files.stop()
+    await running
+    assert await in_thread(pending.filter(due_at__lte=now(), tries=0).count)() == 1
+    assert not await in_thread(FilesProcess.objects.exists)()
+    assert [one.name for one in (files_folder / "runners").iterdir()] == []
+
+
+async def test_process_of_files_ends_after_a_copy_for_which_its_memory_was_not_enough(
+    gallery: Gallery, files_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gallery.one("a.png", picture())
+
+    def fails(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(capturer, "stored_row", fails)
+    files = FilesService(version="0", intervals=Intervals.scaled(0.01), captures=True)
+    with pytest.raises(OutOfMemory):
+        await files.run(lambda: None)
+    row = await in_thread(Capture.objects.get)()
+    assert (row.tries, row.reason, content_of(files_folder)) == (1, "MemoryError", [])
 
 
 async def test_file_that_the_storage_lost_is_served_by_its_backend(gallery: Gallery, files_folder: Path) -> None:

@@ -12,7 +12,7 @@ from pytest_django import Settings
 
 from director.web import health
 from director.web.health import Check, HealthReport, StorageReport
-from jobgroups.models import Runner
+from jobgroups.models import FilesProcess, Runner
 from tests.e2e import kills
 from tests.harness.director import Step
 from tests.harness.processes import ROOT
@@ -139,8 +139,13 @@ def _facts(*runners: Runner) -> HealthReport:
     return HealthReport(list(runners), _NOW, {})
 
 
-def _late(seconds: float) -> HealthReport:
-    return HealthReport([], _NOW, {}, (seconds, "gpu-1"))
+def _late(seconds: float, *, runner_age: float = 1.0) -> HealthReport:
+    return HealthReport([_runner(runner_age)], _NOW, {}, (seconds, "gpu-1"))
+
+
+def _files(age_s: float, *runners: Runner) -> HealthReport:
+    files = [FilesProcess(host="rack-1", pid=7, heartbeat_at=_NOW - dt.timedelta(seconds=age_s))]
+    return HealthReport(list(runners), _NOW, {}, files=files)
 
 
 def _given() -> dict[str, list[Check]]:
@@ -179,6 +184,10 @@ def _given() -> dict[str, list[Check]]:
             health.captures_check(_facts()),
             health.captures_check(_late(3.0)),
             health.captures_check(_late(680.0)),
+            health.captures_check(_late(3.0, runner_age=60.0)),
+            health.captures_check(_files(1.0)),
+            health.captures_check(_files(60.0)),
+            health.captures_check(_files(60.0, _runner(1.0))),
             Check(health.Level.OK, "Outputs are not copied (DIRECTOR_CAPTURE=0)."),
         ],
         "backends": [

@@ -52,11 +52,11 @@ def test_image_is_built_of_files_that_exist() -> None:
     assert [name for name in kept if not list(ROOT.glob(name))] == []
 
 
-def test_compose_runs_a_web_and_runners_with_postgresql_and_redis() -> None:
-    assert set(SERVICES) == {"web", "runner", "database", "redis"}
+def test_compose_runs_web_runners_and_files_with_postgresql_and_redis() -> None:
+    assert set(SERVICES) == {"web", "runner", "files", "database", "redis"}
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["web"]
     assert SERVICES["web"]["ports"] == ["${LISTEN:-127.0.0.1}:9820:9820"]
-    for name in ("web", "runner"):
+    for name in ("web", "runner", "files"):
         _command(SERVICES[name]["command"])
         assert {one["condition"] for one in SERVICES[name]["depends_on"].values()} == {"service_healthy"}
         assert SERVICES[name]["volumes"] == ["files:/data/files"]
@@ -72,7 +72,7 @@ def test_service_has_no_rights_that_it_does_not_need(name: str) -> None:
     assert name == "database" or service["cap_drop"] == ["ALL"]
     assert service["restart"] == "unless-stopped"
     # The web has the check of the image.
-    assert name == "web" or service["healthcheck"].get("test") or name == "runner"
+    assert service.get("healthcheck", {}).get("test") or name in ("web", "runner", "files")
 
 
 def test_secrets_have_no_default_and_settings_exist(settings: Settings) -> None:

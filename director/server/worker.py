@@ -1,0 +1,53 @@
+"""A command that runs a process without a web until a signal: a runner, or one that copies files."""
+
+import argparse
+import asyncio
+from collections.abc import Coroutine
+from contextlib import nullcontext
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from director.cli import output
+from director.server import data_dir, shutdown, startup
+from director.server.listen import CannotListen
+from director.server.metrics import serve_metrics
+from jobgroups.database.locks import AlreadyLocked, Lock
+from jobgroups.runner.files import OutOfMemory
+from jobgroups.runner.service import RunnerReplaced
+
+_REFUSALS: Final = (
+    *(data_dir.DataFolderUnusable, AlreadyLocked, RunnerReplaced, OutOfMemory, startup.CannotStart, CannotListen),
+)
+
+
+class WorkerCommand(BaseCommand):
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--no-migrate", action="store_true", help="do not migrate the database; wait until it is migrated"
+        )
+
+    def work(self, run: Coroutine[Any, Any, None], *, migrate: bool, lock: Lock | None = None) -> None:
+        """Prepare folder, database and metrics, and run a coroutine while a lock is held."""
+        shutdown.exit_on_signals()
+        startup.raise_file_limit()
+        try:
+            folder = data_dir.prepare(self.say)
+            self.say(f"Data folder: {folder}")
+            startup.wait_for_database(self.say)
+            with startup.held(lock, self.say) if lock else nullcontext():
+                startup.open_database(migrate=migrate, say=self.say)
+                if settings.DIRECTOR_METRICS_LISTEN:
+                    serve_metrics(*settings.DIRECTOR_METRICS_LISTEN)
+                    self.say("Metrics are at http://{}:{}/metrics".format(*settings.DIRECTOR_METRICS_LISTEN))
+                startup.use_fast_loop()
+                asyncio.run(run)
+        except _REFUSALS as error:
+            raise CommandError(str(error)) from error
+        finally:
+            run.close()
+
+    def say(self, sentence: str) -> None:
+        """Print a message for the operator."""
+        output.print_line(self.stdout, sentence)
