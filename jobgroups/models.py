@@ -472,6 +472,8 @@ class Attempt(models.Model):
             # Failures of a backend's last minutes, and of the last day.
             models.Index(name="attempt_failed", fields=["backend", "-ended_at"], condition=~Q(failure_class="")),
             models.Index(name="attempt_failed_newest", fields=["-ended_at"], condition=~Q(failure_class="")),
+            # The usage of some days.
+            models.Index(name="attempt_ended", fields=["ended_at"]),
         ]
 
     def __str__(self) -> str:
@@ -480,6 +482,39 @@ class Attempt(models.Model):
     @property
     def is_stopping(self) -> bool:
         return self.stop_requested_at is not None and self.ended_at is None
+
+
+class UsageDay(models.Model):
+    """A day (UTC) whose usage is summed up. Its sums hold as long as the ids of its attempts have the same sum."""
+
+    day = models.CharField(primary_key=True, max_length=10)
+    begins_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    id_sum = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return self.day
+
+
+class UsageSum(models.Model):
+    """The measures of ``queries.usage`` of a day, for one value of each dimension in ``by``."""
+
+    day = models.ForeignKey(UsageDay, on_delete=models.CASCADE, db_index=False)
+    by = models.CharField(max_length=150)  #: Names of dimensions in their order, with commas; or ``RETURNING``.
+    by_0 = models.CharField(max_length=200, blank=True, default="")
+    by_1 = models.CharField(max_length=200, blank=True, default="")
+    by_2 = models.CharField(max_length=200, blank=True, default="")
+    gpu_seconds = models.FloatField(default=0)
+    attempts = models.IntegerField(default=0)
+    jobs = models.IntegerField(default=0)
+    failures = models.IntegerField(default=0)
+    retries = models.IntegerField(default=0)
+
+    class Meta:
+        indexes: ClassVar = [models.Index(name="usage_sum_day", fields=["day", "by"])]
+
+    def __str__(self) -> str:
+        return f"{self.day_id} {self.by}"
 
 
 class ReportedFile(models.Model):

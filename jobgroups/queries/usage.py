@@ -1,25 +1,43 @@
 """Usage by day, submitter, backend and metadata, computed from the stored attempts.
 
-An attempt counts on the day on which it ended. The attempts of a deleted group are deleted too.
+An attempt counts on the day on which it ended. The attempts of a deleted group are deleted too. ``services.usage`` stores the
+sums of days that are over; they are used while the attempts of their day are the same.
 """
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from django.conf import settings
-from django.db.models import Count, F, FilteredRelation, FloatField, Func, Max, Min, Q, Sum, TextField, Value
-from django.db.models.functions import Coalesce, Round
+from django.db import connection
+from django.db.models import (
+    BigIntegerField,
+    Count,
+    Exists,
+    F,
+    FilteredRelation,
+    FloatField,
+    Func,
+    Min,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    Sum,
+    TextField,
+    Value,
+)
+from django.db.models.functions import Coalesce
 
-from jobgroups.models import Attempt, JobGroup
+from jobgroups.models import Attempt, JobGroup, UsageDay, UsageSum
 
 METADATA: Final = "metadata."  #: The beginning of a dimension that is a key of the metadata of groups.
 DEFAULT_DAYS: Final = dt.timedelta(days=29)  #: From the first to the last of 30 days.
+DAY: Final = dt.timedelta(days=1)
 MEASURES: Final = ("gpu_seconds", "attempts", "jobs", "failures", "retries")
-#: The longest time from the claim of an attempt to its end that is found, and the most by which two clocks differ.
-_LONGEST: Final = dt.timedelta(days=30)
-_SKEW: Final = dt.timedelta(hours=1)
+#: In place of dimensions: the children of a day that have attempts on other days, too.
+RETURNING: Final = "child"
 # Functions of the database: on SQLite Django's own are in Python, and 20 times slower.
 _DAY, _SECONDS, _JOINER = (
     # julianday has a hundredth of a millisecond.
@@ -47,48 +65,113 @@ class Usage:
 
 def usage(by: Sequence[str], first: dt.date, last: dt.date, *, offset: int, limit: int) -> Usage:
     """Return the attempts that ended from the first to the last day (UTC), by one or more dimensions."""
-    begin, end = (dt.datetime.combine(day, dt.time(), dt.UTC) for day in (first, last + dt.timedelta(days=1)))
-    claimed = Q(pk__gte=_first_id(begin - _LONGEST), pk__lt=_first_id(end + _SKEW))
-    rows: Any = Attempt.objects.order_by().filter(claimed, ended_at__gte=begin, ended_at__lt=end)
-    columns: dict[str, Any] = {}  # The names of dimensions need not be identifiers.
-    for number, name in enumerate(by):
-        columns[f"by_{number}"] = DIMENSIONS.get(name)
-        if name.startswith(METADATA):
-            of_key = Q(child__group__labels__key=name.removeprefix(METADATA))
-            label = {f"label_{number}": FilteredRelation("child__group__labels", condition=of_key)}
-            rows = rows.alias(**label)
-            columns[f"by_{number}"] = Coalesce(f"label_{number}__value", Value(""))
-    newest = [f"-by_{by.index('day')}"] if "day" in by else []
-    found = (
-        rows.values(**columns)
-        .annotate(
-            gpu_seconds=Coalesce(Round(Sum(_ran), 3), 0.0),
-            attempts=Count("pk"),
-            jobs=Count("child", distinct=True),
-            failures=Count("pk", filter=~Q(failure_class="")),
-            retries=Count("pk", filter=Q(number__gt=1, is_counted=True)),
-        )
-        .order_by(*newest, "-gpu_seconds", *columns)[offset : offset + limit + 1]
-    )
-    rows = [
-        {name: row[column] for column, name in zip((*columns, *MEASURES), (*by, *MEASURES), strict=True)}
-        for row in found
-    ]
+    begin, end = midnight(first), midnight(last) + DAY
+    names = dimensions(by)
+    days = _days(names, begin, end)
+    if "day" in by:
+        # The newest days come first: older ones than the page needs are not read.
+        missing = offset + limit
+        for number, day in enumerate(days):
+            missing -= day.rows
+            if missing < 0:
+                days, begin = days[: number + 1], day.begins_at
+                break
+    others = Attempt.objects.filter(_between(begin, end, days)).order_by()
+    stored = UsageSum.objects.filter(day__in=[day.pk for day in days])
+    columns = [f"by_{number}" for number in range(len(names))]
+    sums = stored.filter(by=",".join(names)).values("day_id", *columns, *MEASURES)
+    parts = [sums]
+    if "day" not in by:
+        more = Exists(Attempt.objects.filter(child=OuterRef("child"), number__gt=1))
+        returning = stored.filter(by=RETURNING).values("by_0").union(others.filter(more).values("child"), all=True)
+        parts.append(_counted_again(returning, first, last, names))
+    sql, values = sums_of(others, names).union(*parts, all=True).query.sql_with_params()
+    wanted = ", ".join("day_id" if name == "day" else columns[names.index(name)] for name in by)
+    newest = "day_id DESC, " if "day" in by else ""
+    query = f"""SELECT {wanted}, ROUND(CAST(SUM(gpu_seconds) AS numeric), 3) AS seconds, SUM(attempts), SUM(jobs),
+        SUM(failures), SUM(retries) FROM ({sql}) AS parts GROUP BY {wanted}
+        ORDER BY {newest}seconds DESC, {wanted} LIMIT %s OFFSET %s"""  # noqa: S608 names of columns
+    with connection.cursor() as cursor:
+        cursor.execute(query, [*values, limit + 1, offset])
+        found = cursor.fetchall()
+    rows = [dict(zip((*by, *MEASURES), row, strict=True)) for row in found]
+    for row in rows:
+        row |= {"gpu_seconds": float(row["gpu_seconds"]), **{name: int(row[name]) for name in MEASURES[1:]}}
     since = JobGroup.objects.aggregate(since=Min("created_at"))["since"]
     return Usage(rows[:limit], len(rows) > limit, since)
 
 
-def _first_id(moment: dt.datetime) -> int:
-    """Return the id from which on attempts were claimed at a time or later.
+def midnight(day: dt.date) -> dt.datetime:
+    return dt.datetime.combine(day, dt.time(), dt.UTC)
 
-    Ids increase with the times of claims, which have no index.
-    """
-    low, high = 1, 1 + (Attempt.objects.aggregate(last=Max("pk"))["last"] or 0)
-    while low < high:
-        middle = (low + high) // 2
-        row = Attempt.objects.order_by("pk").filter(pk__gte=middle).values_list("pk", "created_at").first()
-        if row is None or row[1] >= moment:
-            high = middle
-        else:
-            low = row[0] + 1
-    return low
+
+def dimensions(by: Iterable[str]) -> list[str]:
+    """Return dimensions without the day in the order in which their sums are stored."""
+    return sorted({*by} - {"day"})
+
+
+def unchanged_days() -> QuerySet[UsageDay]:
+    """Return the days whose sums hold."""
+    ended = Attempt.objects.filter(ended_at__gte=OuterRef("begins_at"), ended_at__lt=OuterRef("ends_at"))
+    return UsageDay.objects.filter(id_sum=_aggregated("COALESCE(SUM(id), 0)", ended))
+
+
+def sums_of(attempts: QuerySet[Attempt], names: Sequence[str]) -> Any:
+    """Return the measures of each day by dimensions; the columns are those of ``UsageSum``."""
+    return _grouped(attempts, names, DIMENSIONS["day"]).annotate(
+        gpu_seconds=Coalesce(Sum(_ran), 0.0),
+        attempts=Count("pk"),
+        jobs=Count("child", distinct=True),
+        failures=Count("pk", filter=~Q(failure_class="")),
+        retries=Count("pk", filter=Q(number__gt=1, is_counted=True)),
+    )
+
+
+def _days(names: Sequence[str], begin: dt.datetime, end: dt.datetime) -> list[Any]:
+    """Return the days that have sums by some dimensions, with the number of these, newest first."""
+    sums = UsageSum.objects.filter(day=OuterRef("pk"), by=",".join(names))
+    days = unchanged_days().filter(begins_at__gte=begin, ends_at__lte=end).order_by("-begins_at")
+    return list(days.annotate(rows=_aggregated("COUNT(*)", sums)).filter(rows__gt=0))
+
+
+def _aggregated(function: str, rows: QuerySet[Any]) -> Subquery:
+    template = f"(SELECT {function} FROM (%(subquery)s) AS found)"  # noqa: S608 no values
+    return Subquery(rows.order_by().values("id"), template=template, output_field=BigIntegerField())
+
+
+def _between(begin: dt.datetime, end: dt.datetime, days: Iterable[UsageDay]) -> Q:
+    """Return the condition of attempts that ended in a time, but not on some days, newest first."""
+    found = Q(pk=0)
+    for first, after in [*((day.begins_at, day.ends_at) for day in days), (None, begin)]:
+        if after < end:
+            found |= Q(ended_at__gte=after, ended_at__lt=end)
+        end = first or end
+    return found
+
+
+def _grouped(attempts: QuerySet[Attempt], names: Sequence[str], day: Any) -> Any:
+    rows: Any = attempts
+    columns: dict[str, Any] = {}  # The names of dimensions need not be identifiers.
+    for number, name in enumerate(names):
+        columns[f"by_{number}"] = DIMENSIONS.get(name)
+        if name.startswith(METADATA):
+            of_key = Q(child__group__labels__key=name.removeprefix(METADATA))
+            rows = rows.alias(**{f"label_{number}": FilteredRelation("child__group__labels", condition=of_key)})
+            columns[f"by_{number}"] = Coalesce(f"label_{number}__value", Value(""))
+    return rows.values(day_id=day, **columns)
+
+
+def _counted_again(children: QuerySet[Any], first: dt.date, last: dt.date, names: Sequence[str]) -> Any:
+    """Return what the sum of each day's jobs must be changed by: a job counts once, not on each of its days."""
+    day = DIMENSIONS["day"]
+    # By the days, so that SQLite reads the attempts of these children, and not all that ended in this time.
+    rows = Attempt.objects.alias(on=day).filter(child__in=children, on__gte=str(first), on__lte=str(last)).order_by()
+    each = Func("child_id", day, template="%(expressions)s", arg_joiner=" || ", output_field=TextField())
+    none = Value(0)
+    return _grouped(rows, names, Value("")).annotate(
+        gpu_seconds=Value(0.0),
+        attempts=none,
+        jobs=Count("child", distinct=True) - Count(each, distinct=True),
+        failures=none,
+        retries=none,
+    )

@@ -19,6 +19,7 @@ from jobgroups.services.files_processes import files_end, files_forget, files_he
 from jobgroups.services.listing import listing_fill
 from jobgroups.services.purge import retention_apply
 from jobgroups.services.stored_files import marker_write
+from jobgroups.services.usage import usage_fill
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,9 @@ async def clean_loop(database: DatabaseThreads, intervals: Intervals, name: str,
         pause = intervals.clean
         # In parts: an orderly end waits for one of them alone, and so do other writers.
         retention = functools.partial(next, retention_apply(), None)
-        for step in (mark, files_forget, clean_and_expire, captures_clean, captures_fill, listing_fill, retention):
+        sums = functools.partial(next, usage_fill(), None)
+        fills = (captures_fill, listing_fill)
+        for step in (mark, files_forget, clean_and_expire, captures_clean, *fills, retention, sums):
             try:
                 while await database.run(step):  # noqa: ASYNC110 a pause for other writers
                     await asyncio.sleep(_PART_PAUSE)
