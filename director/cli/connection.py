@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import click
 
 from director.cli import environment, option_types
 from director.cli.exit_status import CommandError, Status, usage_error
-from director.cli.text import plain_line
+from director.cli.text import json_text, plain_line
 from director.client import Director, DirectorError, UnexpectedAnswer, Unreachable
 from director.client.transport import DEFAULT_URL, Address
 
@@ -44,7 +43,7 @@ class Connection:
     def show(self, value: Any, lines: Iterable[str], *, empty: str = "", indent: int | None = 2) -> None:
         """Print ``value`` as JSON for programs, or ``lines`` for users; without lines ``empty`` as an error."""
         if self.as_json:
-            click.echo(json.dumps(value, indent=indent, ensure_ascii=False))
+            click.echo(json_text(value, indent))
         elif text := "\n".join(lines):
             click.echo(text)
         elif empty:

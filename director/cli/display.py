@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from director.cli.environment import is_colourless
-from director.cli.text import COLOURS, NOT_NEEDED, coloured, is_terminal, label, place, plain_line
+from director.cli.text import COLOURS, NOT_NEEDED, coloured, is_terminal, json_text, label, place, plain_line
 from director.client import Child, ChildProgress, Event, GroupComplete, GroupReopened, InitialState
 
 FINAL: Final = frozenset({"completed", "failed", "timeout", "cancelled"})
@@ -186,11 +185,11 @@ class JsonLines(Display):
     """Each event on a line, as the stream sent it; a line for each saved file."""
 
     def on_event(self, event: Event) -> None:
-        self._print(json.dumps(event.raw, ensure_ascii=False))
+        self._print(json_text(event.raw))
 
     def on_saved(self, job_id: str, path: Path) -> None:
         saved = {"type": "file_saved", "job_id": job_id, "path": str(path)}
-        self._print(json.dumps(saved, ensure_ascii=False))
+        self._print(json_text(saved))
 
 
 class Lines(Display):

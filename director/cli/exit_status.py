@@ -1,12 +1,13 @@
 """Exit statuses and errors of the commands."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import IO, Any
 
 import click
+
+from director.cli.text import json_text
 
 
 class Status(IntEnum):
@@ -41,7 +42,7 @@ class CommandError(click.ClickException):
     def show_json(self) -> None:
         """Print the error for programs, on one line of standard error."""
         error = {"detail": self.message, "code": None, "hint": self.hint, "exit_status": self.status}
-        click.echo(json.dumps({**error, **self.details}, ensure_ascii=False), err=True)
+        click.echo(json_text({**error, **self.details}), err=True)
 
 
 def usage_error(message: str, hint: str = "", code: str | None = "usage") -> CommandError:

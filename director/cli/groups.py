@@ -1,6 +1,5 @@
 """Commands that read groups: ``watch``, ``list``, ``show``, ``save``, ``events``."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -130,7 +129,7 @@ def _title(group: Group) -> str:
 def show(connection: Connection, group_id: str, job_id: str | None, workflow: bool) -> None:
     """Show the group ID with its jobs; with JOB, one job with its attempts."""
     if workflow:
-        click.echo(json.dumps(connection.director.workflow(group_id), indent=2, ensure_ascii=False))
+        click.echo(text.json_text(connection.director.workflow(group_id), 2))
     elif job_id is not None:
         child = connection.director.job(group_id, job_id)
         connection.show(child.raw, _child_lines(child))
@@ -236,7 +235,7 @@ def provenance(connection: Connection, source: str, job_id: str | None) -> None:
             found = connection.director.find_job(Path(source))
         source, job_id = found.job_group_id, found.job_id
     record = connection.director.provenance(option_types.identifier(source), job_id)
-    connection.show(record, [json.dumps(record, indent=2, ensure_ascii=False)])
+    connection.show(record, [text.json_text(record, 2)])
 
 
 @click.command

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import re
 import shutil
 import sys
 from collections import Counter
@@ -37,6 +38,7 @@ def label(status: str) -> str:
     return {"timeout": "timed out", "partial_complete": "partly completed"}.get(status, status)
 
 
+_UNUSUAL: Final = re.compile(r"[^\n -~]")
 NOT_NEEDED: Final = "not needed"  #: What is shown of a job that ``stop_when`` stopped.
 
 
@@ -62,6 +64,12 @@ def local(moment: dt.datetime | None) -> str:
 def plain_line(text: str) -> str:
     """Return an external text as one line without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON for programs and terminals: what is not printable is escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
 
 
 def short(value: Any, limit: int = 40) -> str:

@@ -1,12 +1,14 @@
 """The pages, and the fragments that a page reloads. They only read."""
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
+from typing import Final
 
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.utils.text import capfirst
 
 from backends.queries import backend_list
@@ -34,10 +36,14 @@ from jobgroups.workflow.assets import FILE_INPUTS
 from jobgroups.workflow.batch import MAX_JOBS
 from jobgroups.workflow.seeds import SeedStrategy
 
+#: Characters that change the direction of text: a file could be shown with another extension, and beside another number.
+_DIRECTIONS: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
+
 
 def _page(request: HttpRequest, name: str, context: Mapping[str, object], status: int = 200) -> HttpResponse:
     shown = {"version": settings.DIRECTOR_VERSION, "failed_day": failure_pages.tally, **context}
-    return render(request, f"director/{name}.html", shown, status=status)
+    html = render_to_string(f"director/{name}.html", shown, request)
+    return HttpResponse(_DIRECTIONS.sub("\ufffd", html), status=status)
 
 
 def groups(request: HttpRequest, template: str) -> HttpResponse:

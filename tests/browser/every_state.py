@@ -25,6 +25,21 @@ LONG_ERROR = (
     "Allocation on device 0 would exceed allowed memory. (out of memory) Currently allocated: 21.63 "
     "GiB Requested: 2.25 GiB Device limit: 23.64 GiB " + "/opt/models/checkpoints/" * 30 + " and so on. " * 60
 )
+#: Texts of files, nodes, errors, metadata and people. A script that runs sets ``window.taken``.
+HOSTILE = (
+    "<img src=x onerror=taken=1>",
+    "</script><script>taken=1</script>",
+    "'\"><svg onload=taken=1>`${taken=1}`{{ taken }}{% now %}",
+    "javascript:taken=1//\r\nSet-Cookie: taken=1",
+    "safe\u202egnp.exe",
+    "\u2066isolated\u200b\ufeff\u2028line\x1b[31m\x07\x9b\x7f",
+    "../../../etc/passwd",
+    "C:\\Windows\\system32\\con",
+    "__proto__",
+    "constructor",
+    "\U0001f469\u200d\U0001f680 a\u0301" + "\u0301" * 60,
+    "x" * 4_000,
+)
 TRACEBACK = [f'  File "/opt/ComfyUI/execution.py", line {n}, in execute\n' for n in range(40)]
 
 
@@ -102,7 +117,33 @@ def _groups() -> dict[str, str]:
         "none": _plain("No job left", ["completed"], "completed", keep=0),
         "sweep": _sweep(["completed"] * 4 + ["failed"] * 2 + ["running"] + ["queued"] * 2),
         "pool": _in_pool(["completed", "running", "queued", "queued"]),
+        "hostile": _hostile(),
     }
+
+
+def _hostile() -> str:
+    """A group whose every text was written by an enemy: the files, the errors, the metadata and the values."""
+    values = dict(zip(HOSTILE, reversed(HOSTILE), strict=True))
+    group = _submit(HOSTILE[0], len(HOSTILE) + 1)
+    rows = list(ChildJob.objects.filter(group=group).order_by("position"))
+    deep = json.loads('{"a":' * 60 + "1" + "}" * 60)
+    metadata = {"name": " ".join(HOSTILE)[:150], "deep": deep, "large": 2**64, "constructor": "x", **values}
+    for child, text in zip(rows, HOSTILE, strict=False):
+        kinds = {"images": [_file(f"{text}.png"), _file(f"{text}.mp4")], "audio": [_file(f"{text}.flac")]}
+        shown = _outputs(child, **kinds, **{"3d": [_file(f"{text}.obj")], "__proto__": [_file("x.png")]}, text=[text])
+        fields = {"variation_json": json.dumps({f"3.{text[:50]}": text}), "warnings_json": json.dumps([text])}
+        _become(child, "completed", outputs_json=shown, metadata_json=json.dumps({"__proto__": text}), **fields)
+        _shelve(child, 1)
+    details = {"node_id": HOSTILE[0], "node_type": HOSTILE[1], "traceback": [f"{text}\n" for text in HOSTILE]}
+    error = {"error_message": "\n".join(HOSTILE) + "x" * 100_000, "error_details_json": json.dumps(details)}
+    _become(rows[-1], "failed", **error, error_type="<i>Error\u202e", current_step=HOSTILE[0])
+    _attempt(rows[-1], "error", 2, error_message=HOSTILE[0])
+    summary = dict.fromkeys(("prompt", "negative", "model", "file", "sampler"), " ".join(HOSTILE))
+    JobGroup.objects.filter(pk=group.pk).update(
+        summary_json=json.dumps(summary), metadata_json=json.dumps(metadata), submitter=" ".join(HOSTILE)[:64]
+    )
+    _count(group, "partial_complete")
+    return str(group.id)
 
 
 def _plain(name: str, statuses: Sequence[str], status: str, *, keep: int = 1_000) -> str:

@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 from tests.browser import contact_sheet
 from tests.browser.contact_sheet import THEMES, WIDTHS, Page
 from tests.browser.desk import Desk
+from tests.browser.every_state import HOSTILE
 from tests.browser.load import farm_paint, growth, measure
 from tests.harness.processes import Served
 
@@ -152,6 +153,30 @@ def test_markup_in_names_metadata_and_errors_is_text(desk: Desk, page: Any, bad_
     page.goto(desk.url)
     expect(page.locator(f"#{bad_day} .name")).to_contain_text("<b>with markup</b>")
     expect(page.locator(f"#{bad_day} b")).to_have_count(0)
+
+
+def test_texts_of_an_enemy_are_shown_as_text(page: Any, sheet: tuple[str, dict[str, str]]) -> None:
+    url, groups = sheet
+    group = f"/groups/{groups['hostile']}"
+    shown = ""
+    for path in (group, f"{group}?show=failed", "/?text=onerror", "/failures", "/usage", f"/submit?from={group[8:]}"):
+        page.goto(f"{url}{path}")
+        expect(page.locator("main")).to_be_visible()
+        page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+        # The form shows what it submits again, unchanged.
+        shown += "" if path.startswith("/submit") else page.content()
+        assert page.evaluate("[typeof taken, Object.keys(Object.prototype).length]") == ["undefined", 0]
+    page.goto(f"{url}{group}")
+    page.locator(".picture").first.click()
+    page.locator("#viewer-about").click()
+    for number in range(1, 4 * len(HOSTILE) + 1):
+        expect(page.locator("#viewer-title")).to_contain_text(f"{number}/")
+        shown += page.locator("#viewer-title").inner_text()
+        page.keyboard.press("ArrowRight")
+    assert page.evaluate("[typeof taken, Object.keys(Object.prototype).length]") == ["undefined", 0]
+    # No text changes its direction, which would show a file with another extension.
+    assert "safe\ufffdgnp.exe" in shown
+    assert not set("\u202e\u2066") & set(shown)
 
 
 def test_nothing_is_loaded_from_elsewhere_and_nothing_inline_runs(desk: Desk, page: Any, bad_day: str) -> None:

@@ -98,14 +98,14 @@ async def test_webhook_that_hangs_delays_no_other_one(farm: Farm, receivers: Rec
             assert await in_thread(busy.count)() == 4
 
 
-@pytest.mark.parametrize("status", [302, 404, 410, 503])
+@pytest.mark.parametrize("status", [302, 308, 404, 410, 503])
 async def test_only_2xx_is_a_success_and_no_redirect_is_followed(farm: Farm, receivers: Receivers, status: int) -> None:
     hook = receivers(lambda path: 200 if path == "/else" else status, Location="/else", Retry_After="1")
     await farm.start(seconds=0.01)
     await farm.finished(await submit(farm, hook.url))
     async with sending():
         row = await until_row(WebhookDelivery.objects.filter(last_status=status, claimed_by=""))
-    assert f"answered with {'a redirect (302)' if status == 302 else status}" in row.last_error
+    assert f"answered with {f'a redirect ({status})' if status < 400 else status}" in row.last_error
     assert {path for path, _ in hook.seen} == {"/hook"}
     pending = WebhookDelivery.objects.filter(due_at__isnull=False)
     assert await in_thread(pending.count)() == (0 if status == 410 else 2)

@@ -1,5 +1,6 @@
 import datetime as dt
 import io
+import json
 from typing import Any
 
 import click
@@ -180,6 +181,14 @@ def test_bars_fit_into_every_terminal(rows: list[Row], width: int, height: int) 
 def test_columns_are_aligned_without_control_characters() -> None:
     found = text.columns(("A", "B"), [("long", "x\ny\x1b[2J"), ("s", "")])
     assert found == ["A     B", "long  x y [2J", "s"]
+
+
+def test_json_for_a_terminal_has_no_control_characters() -> None:
+    value = {"prompt": "café\x1b[2J\x9b31m\x7f\u202egnp\U000e0001", "n": 1}
+    printed = text.json_text(value, 2)
+    assert json.loads(printed) == value
+    assert "café" in printed
+    assert printed.replace("\n", "").isprintable()
 
 
 def test_backends_that_made_the_jobs_are_counted() -> None:
