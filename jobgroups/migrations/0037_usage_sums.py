@@ -34,16 +34,12 @@ class Migration(migrations.Migration):
                 ('jobs', models.IntegerField(default=0)),
                 ('failures', models.IntegerField(default=0)),
                 ('retries', models.IntegerField(default=0)),
+                ('day', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, to='jobgroups.usageday')),
             ],
         ),
         migrations.AddIndex(
             model_name='attempt',
             index=models.Index(fields=['ended_at'], name='attempt_ended'),
-        ),
-        migrations.AddField(
-            model_name='usagesum',
-            name='day',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, to='jobgroups.usageday'),
         ),
         migrations.AddIndex(
             model_name='usagesum',

@@ -57,6 +57,8 @@ def group() -> models.JobGroup:
     models.Exclusion.objects.create(backend_id="gpu-1", workflow_digest="d", kind="missing", since=now(), last_at=now())
     models.Timing.objects.create(backend_id="gpu-1", workflow_digest="d", seconds=4, updated_at=now())
     Discovery.objects.create(adopts_until=now())
+    day = models.UsageDay.objects.create(day="2026-11-29", begins_at=now(), ends_at=now(), id_sum=1)
+    models.UsageSum.objects.create(day=day, by="backend", by_0="gpu-1")
     models.Variant.objects.create(group=group, number=0, queued_at=now(), candidates=["tag:4090"])
     models.DeletedSubmission.objects.create(idempotency_key="k", idempotency_digest="d", created_at=now())
     models.Notice.objects.create(kind="group_ended", title="gpu-1 is done", body="", created_at=now())

@@ -19,7 +19,7 @@ from backends.simulator import Simulator
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Runner
-from jobgroups.runner import service, supervisor
+from jobgroups.runner import files, supervisor
 from jobgroups.runner.service import RunnerReplaced, RunnerService
 from jobgroups.runner.supervisor import RunnerSupervisor
 from jobgroups.services import bucket as bucket_service, runners
@@ -157,7 +157,7 @@ async def test_what_is_being_sent_when_a_stop_comes_is_answered_first_where_that
 async def test_missing_bucket_is_logged_in_one_line(
     farm: Farm, bucket: BucketServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(service, "_CLEAN_AGAIN", 0.05)
+    monkeypatch.setattr(files, "_CLEAN_AGAIN", 0.05)
     monkeypatch.setattr(bucket_service, "_logged_at", {})
     await in_thread(storages["files"].bucket.delete)()
     bucket.requests.clear()
