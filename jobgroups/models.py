@@ -245,7 +245,7 @@ class GroupLabel(models.Model):
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="labels")
     key = models.CharField(max_length=100)
     value = models.CharField(max_length=200)  #: As text: ``3`` and ``"3"`` are found by the same query.
-    #: That of the group, by which lists are ordered; null in rows of the previous release, until ``listing_fill``.
+    #: That of the group, by which lists are ordered; null in rows of the previous release, until ``group_times_fill``.
     group_created_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:

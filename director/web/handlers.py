@@ -23,7 +23,7 @@ from director.web.middleware import api_chain
 from jobgroups.api.views.async_base import acting
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.errors import Overloaded
-from jobgroups.services.beginning import Beginning
+from jobgroups.services.write_start import WriteStart
 
 logger = logging.getLogger(__name__)
 
@@ -167,8 +167,8 @@ class ThreadedHandler(ApiHandler):
 
     async def _begun_response(self, request: Any, body: IO[bytes], threads: DatabaseThreads, receive: Any) -> Any:
         """Return the response to a request that starts jobs; None if its client has gone before they begin."""
-        beginning = Beginning(request.scope.get(RECEIVED_KEY, time.monotonic()))
-        with beginning.of_request():
+        write_start = WriteStart(request.scope.get(RECEIVED_KEY, time.monotonic()))
+        with write_start.of_request():
             job = threads.submit(functools.partial(self.get_response, request))
         # A thread may read the body of a request that has given up.
         job.add_done_callback(lambda _: body.close())
@@ -176,15 +176,15 @@ class ThreadedHandler(ApiHandler):
         leaving = asyncio.get_running_loop().create_task(receive())
         try:
             await asyncio.wait(
-                (answering, leaving), timeout=beginning.seconds_left(), return_when=asyncio.FIRST_COMPLETED
+                (answering, leaving), timeout=write_start.seconds_left(), return_when=asyncio.FIRST_COMPLETED
             )
-            if answering.done() or not beginning.give_up():
+            if answering.done() or not write_start.give_up():
                 return await answering
             is_gone = leaving.done()
         finally:
             leaving.cancel()
             # Without a thread it never gets one; a thread that has it finds that it has given up.
-            beginning.give_up()
+            write_start.give_up()
             answering.cancel()
         logger.info("%s: not begun (%s)", request.path, "the client has gone" if is_gone else "too busy")
         if is_gone:

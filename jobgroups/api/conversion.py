@@ -13,7 +13,7 @@ from jobgroups.api.backend_selection import candidate_rows
 from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.errors import NothingDescribed
 from jobgroups.serializers import to_json
-from jobgroups.services.beginning import check_until
+from jobgroups.services.write_start import check_until
 from jobgroups.workflow import embedded
 from jobgroups.workflow.editor import class_types, convert
 from jobgroups.workflow.editor_graph import ConversionFailed, NodeProblem

@@ -13,8 +13,8 @@ from jobgroups.domain.states import PartialOutputs
 from jobgroups.errors import NoOnlineBackends, RunnerAbsent
 from jobgroups.queries import leases
 from jobgroups.queries.assets import known_references
-from jobgroups.services.beginning import check_until
 from jobgroups.services.submission import Submission, Submitted, group_replay, group_submit
+from jobgroups.services.write_start import check_until
 
 _CHECK_SECONDS: Final = 2.0  #: Seconds for the probes and the inventory of a submission to the pool.
 

@@ -15,7 +15,7 @@ from jobgroups.domain.clock import now
 from jobgroups.queries.exclusions import excluded_by_digest
 from jobgroups.queries.pool import current_estimates
 from jobgroups.serializers import to_json
-from jobgroups.services.beginning import check_until
+from jobgroups.services.write_start import check_until
 from jobgroups.workflow import Workflow, WorkflowTemplate, digest
 from jobgroups.workflow.batch import Batch, BatchJob, kinds_of
 from jobgroups.workflow.inventory import MAX_REASONS, Judge, Reason, Verdict, choices, class_types, uses_partner_nodes

@@ -16,7 +16,7 @@ from jobgroups.runner.intervals import Intervals
 from jobgroups.services.assets import clean_and_expire
 from jobgroups.services.captures import captures_clean, captures_fill, captures_hold
 from jobgroups.services.files_processes import files_end, files_forget, files_heartbeat
-from jobgroups.services.listing import listing_fill
+from jobgroups.services.group_times import group_times_fill
 from jobgroups.services.purge import retention_apply
 from jobgroups.services.stored_files import marker_write
 from jobgroups.services.usage import usage_fill
@@ -104,7 +104,7 @@ async def clean_loop(database: DatabaseThreads, intervals: Intervals, name: str,
         # In parts: an orderly end waits for one of them alone, and so do other writers.
         retention = functools.partial(next, retention_apply(), None)
         sums = functools.partial(next, usage_fill(), None)
-        fills = (captures_fill, listing_fill)
+        fills = (captures_fill, group_times_fill)
         for step in (mark, files_forget, clean_and_expire, captures_clean, *fills, retention, sums):
             try:
                 while await database.run(step):  # noqa: ASYNC110 a pause for other writers

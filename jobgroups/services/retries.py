@@ -19,9 +19,9 @@ from jobgroups.models import ChildJob, JobGroup, Variant
 from jobgroups.services import assignment, late_results
 from jobgroups.services.assets import assets_use_again
 from jobgroups.services.assignment import Choice
-from jobgroups.services.beginning import begin_write
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.transactions import group_transaction
+from jobgroups.services.write_start import begin_write
 
 AS_THE_GROUP_SAYS: Final = Choice()  #: The group's policy decides about the backends.
 

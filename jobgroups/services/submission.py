@@ -25,7 +25,7 @@ from jobgroups.queries.groups import is_large, submitted_backends
 from jobgroups.serializers import to_json
 from jobgroups.services.assets import assets_use
 from jobgroups.services.backends import lock_backends
-from jobgroups.services.beginning import begin_write
+from jobgroups.services.write_start import begin_write
 from jobgroups.workflow import WorkflowTemplate, seeds
 from jobgroups.workflow.batch import Batch, BatchJob, VariantKey
 from jobgroups.workflow.seed_inputs import NO_SEED

@@ -17,8 +17,8 @@ from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.states import GroupStatus
 from jobgroups.errors import Overloaded
 from jobgroups.models import ChildJob, JobGroup
-from jobgroups.services import beginning, submission
-from jobgroups.services.beginning import Beginning
+from jobgroups.services import submission, write_start
+from jobgroups.services.write_start import WriteStart
 from tests.api.conftest import GRAPH, Api
 from tests.harness.races import race, started
 from tests.harness.waits import until
@@ -132,12 +132,12 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[DatabaseThreads]:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beginning, "BEGIN_SECONDS", 0.3)
+    monkeypatch.setattr(write_start, "BEGIN_SECONDS", 0.3)
 
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beginning, "BEGIN_SECONDS", 60.0)
+    monkeypatch.setattr(write_start, "BEGIN_SECONDS", 60.0)
 
 
 def failed_group(api: Api) -> tuple[str, str]:
@@ -217,7 +217,7 @@ def test_request_without_a_thread_is_refused_and_never_gets_one(
     monkeypatch.setattr("jobgroups.api.views.groups.submit", lambda _: views.append("submit"))
     with full(2, threads):
         check_refusal(Post(*POOL), POOL[0])
-        monkeypatch.setattr(beginning, "BEGIN_SECONDS", 60.0)
+        monkeypatch.setattr(write_start, "BEGIN_SECONDS", 60.0)
         gone = Post(*POOL)
         gone.leave()
         gone.wait()
@@ -227,11 +227,11 @@ def test_request_without_a_thread_is_refused_and_never_gets_one(
 
 def test_seconds_count_from_the_last_byte_of_the_body(farm: list[str]) -> None:
     """Also if the event loop has been late: the writer refuses by its own clock."""
-    received_at = time.monotonic() - beginning.BEGIN_SECONDS
+    received_at = time.monotonic() - write_start.BEGIN_SECONDS
     check_refusal(Post(*POOL, **{RECEIVED_KEY: received_at}), POOL[0])
     assert JobGroup.objects.count() == 0
     with pytest.raises(Overloaded):
-        Beginning(received_at).begin()
+        WriteStart(received_at).begin()
 
 
 @pytest.mark.parametrize("leaves", [False, True], ids=["slow", "gone"])
@@ -239,7 +239,7 @@ def test_write_that_has_begun_is_stored(
     farm: list[str], threads: DatabaseThreads, monkeypatch: pytest.MonkeyPatch, leaves: bool
 ) -> None:
     has_begun, may_end = threading.Event(), threading.Event()
-    plain, plain_give_up = submission.assets_use, Beginning.give_up
+    plain, plain_give_up = submission.assets_use, WriteStart.give_up
     given_up: list[bool] = []
 
     def waits(*arguments: Any) -> None:
@@ -247,20 +247,20 @@ def test_write_that_has_begun_is_stored(
         may_end.wait(60)
         plain(*arguments)
 
-    def seconds_left(self: Beginning) -> float:
+    def seconds_left(self: WriteStart) -> float:
         if threading.current_thread().name.startswith("acting"):
             return 60.0
         # The event loop: its time is over when the write has begun.
         has_begun.wait(60)
         return 60.0 if leaves else 0.0
 
-    def noted(self: Beginning) -> bool:
+    def noted(self: WriteStart) -> bool:
         given_up.append(plain_give_up(self))
         return given_up[-1]
 
     monkeypatch.setattr(submission, "assets_use", waits)
-    monkeypatch.setattr(Beginning, "give_up", noted)
-    monkeypatch.setattr(Beginning, "seconds_left", seconds_left)
+    monkeypatch.setattr(WriteStart, "give_up", noted)
+    monkeypatch.setattr(WriteStart, "seconds_left", seconds_left)
     post = Post(*POOL)
     try:
         assert has_begun.wait(60)
@@ -276,9 +276,9 @@ def test_write_that_has_begun_is_stored(
 
 def test_either_the_writer_begins_or_the_request_gives_up() -> None:
     for _ in range(100):
-        decision = Beginning(time.monotonic())
+        decision = WriteStart(time.monotonic())
 
-        def begin(decision: Beginning = decision) -> bool:
+        def begin(decision: WriteStart = decision) -> bool:
             try:
                 decision.begin()
             except Overloaded:

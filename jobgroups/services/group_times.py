@@ -11,7 +11,7 @@ _AT_ONCE: Final = 500
 
 
 @retried_transaction
-def listing_fill() -> int:
+def group_times_fill() -> int:
     """Store the times of their groups in some jobs and labels; return how many."""
     count = 0
     kinds: tuple[Any, Any] = (GroupLabel, ChildJob)

@@ -16,7 +16,7 @@ from jobgroups.errors import Overloaded
 BEGIN_SECONDS: Final = 5.0  #: From the last byte of a request until its write begins.
 
 
-class Beginning:
+class WriteStart:
     """The decision of one request; ``Future`` has the atomic step: it runs, or it was cancelled before."""
 
     def __init__(self, received_at: float) -> None:
@@ -51,7 +51,7 @@ class Beginning:
             raise Overloaded
 
 
-_of_request: Final[ContextVar[Beginning | None]] = ContextVar("beginning", default=None)
+_of_request: Final[ContextVar[WriteStart | None]] = ContextVar("write_start", default=None)
 
 
 def begin_write() -> None:
@@ -59,11 +59,11 @@ def begin_write() -> None:
 
     Raises ``Overloaded`` if the request has given up.
     """
-    if beginning := _of_request.get():
-        beginning.begin()
+    if write_start := _of_request.get():
+        write_start.begin()
 
 
 def check_until(seconds: float) -> float:
     """Return until when a check may take, by ``time.monotonic``: it leaves half of the time to the write of its request."""
-    beginning = _of_request.get()
-    return time.monotonic() + (seconds if beginning is None else min(seconds, beginning.seconds_left() / 2))
+    write_start = _of_request.get()
+    return time.monotonic() + (seconds if write_start is None else min(seconds, write_start.seconds_left() / 2))

@@ -9,8 +9,8 @@ from django.test.utils import CaptureQueriesContext
 
 from jobgroups.models import ChildJob, GroupLabel
 from jobgroups.queries.groups import GroupFilter, listed
-from jobgroups.services import listing
-from jobgroups.services.listing import listing_fill
+from jobgroups.services import group_times
+from jobgroups.services.group_times import group_times_fill
 from tests.harness import factories as make
 
 pytestmark = pytest.mark.django_db
@@ -68,8 +68,8 @@ def test_pages_of_groups_are_the_same_before_and_after_rows_of_the_previous_rele
     assert _pages(FILTERS[name], 3) == pages
     _unfill(expected[::2])
     assert _pages(FILTERS[name], 3) == pages
-    monkeypatch.setattr(listing, "_AT_ONCE", 5)
-    counts = iter(listing_fill, 0)
+    monkeypatch.setattr(group_times, "_AT_ONCE", 5)
+    counts = iter(group_times_fill, 0)
     assert sum(counts) == 4 * (3 + 2)
     assert _pages(FILTERS[name], 3) == pages
     times = ChildJob.objects.values_list("group_created_at", "group__created_at")
