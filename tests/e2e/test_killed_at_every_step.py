@@ -157,7 +157,8 @@ def test_killed_over_a_prompt_that_never_arrived(step: Step, tmp_path: Path) -> 
         play.restart_when_killed()
         assert play.end() == {"completed": CHILDREN}
         ends = play.director.rows("SELECT state, count(*) AS n FROM jobgroups_attempt GROUP BY 1")
-        assert {one["state"] for one in ends} == {"success", "never_accepted"}
+        # A prompt that was claimed behind the uncertain one of its workflow is not sent.
+        assert {one["state"] for one in ends} - {"not_sent"} == {"success", "never_accepted"}
 
 
 @each_step("cancel")
