@@ -195,9 +195,9 @@ def test_result_needs_three_more_statements_for_its_files() -> None:
     counted = []
     for items in ([], [{"filename": f"{number}.png"} for number in range(100)]):
         claimed, ended = begin(fence), result(*items)
-        with CaptureQueriesContext(connection) as asked:
+        with CaptureQueriesContext(connection) as queries:
             attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=ended)
-        counted.append(len(asked))
+        counted.append(len(queries))
     assert counted[1] - counted[0] == 3
 
 

@@ -47,10 +47,10 @@ def _group() -> JobGroup:
 def test_prepared_query_returns_the_rows_of_its_query_set() -> None:
     group = _group()
     plain = ChildJob.objects.filter(group=group).order_by("position")
-    with CaptureQueriesContext(connection) as asked:
+    with CaptureQueriesContext(connection) as queries:
         found = CHILDREN(group.id)
         loaded = [one.current_attempt for one in found]
-    assert len(asked) == 1
+    assert len(queries) == 1
     assert {one.group_seq for one in found} == {factories.fresh(group).seq}
     assert [_values(one) for one in found] == [_values(one) for one in plain]
     attempts = [Attempt.objects.filter(pk=one.current_attempt_id).first() for one in plain]

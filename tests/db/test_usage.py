@@ -1,4 +1,4 @@
-"""Sums of days: the usage is that of the stored attempts, whatever was summed up before they changed."""
+"""Sums of days: the usage is that of the stored attempts, also if they have changed since they were summed up."""
 
 import datetime as dt
 from collections import defaultdict

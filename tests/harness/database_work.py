@@ -19,9 +19,9 @@ def database_work() -> Iterator[DatabaseWork]:
     """Count the work of what runs in this thread, in one transaction."""
     work = DatabaseWork()
     with transaction.atomic():
-        with _steps(work), CaptureQueriesContext(connection) as asked:
+        with _steps(work), CaptureQueriesContext(connection) as queries:
             yield work
-        work.statements = len(asked)
+        work.statements = len(queries)
 
 
 @contextmanager
