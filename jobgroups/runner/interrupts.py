@@ -17,11 +17,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.comfyui.versions import Feature, has
+from jobgroups.domain.stops import SentStop
 
 _KEPT: Final = 100  #: Entries that are kept; only those of the last few seconds matter.
 
@@ -79,16 +80,6 @@ class InterruptLog:
             for interrupt in self._unused
             if interrupt.target != prompt_id and interrupt.answered_at >= since and interrupt.sent_at <= until
         )
-
-
-class SentStop(NamedTuple):
-    """How a running prompt was to be stopped."""
-
-    left_running: str = ""  #: Why it is left running, as a clause; ``""`` if it is not.
-    #: Whether it was stopped by its id while it ran. So the stop may be repeated soon, after another lookup.
-    is_targeted: bool = False
-    #: Whether it was cancelled as a job: that can hit no other prompt. So the next one may be sent.
-    is_cancel: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -17,6 +17,7 @@ from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import monotonic_now, now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass, class_of_refusal
 from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import (
     CHILD_OPEN,
     VOID_ONCE_STARTED,
@@ -33,7 +34,6 @@ from jobgroups.services import late_results, outages, outcomes, quarantine
 from jobgroups.services.captures import captures_keep
 from jobgroups.services.group_transaction import GroupTransaction, update_row
 from jobgroups.services.outcomes import (
-    AttemptResult,
     Failure,
     close_attempt,
     close_with_result,

@@ -3,18 +3,18 @@
 All of it happens in the transaction that stores the end, with group, child and attempt locked.
 """
 
-import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import TAXONOMY, FailureClass
+from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import ATTEMPT_NEVER_RAN, CHILD_OPEN, AttemptState, ChildStatus, ErrorType, StopReason
 from jobgroups.domain.text import sentence
 from jobgroups.events import log
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, StoredFile
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.serializers import to_json
 from jobgroups.services import captures, exclusions, files, late_results, quarantine
 from jobgroups.services.group_transaction import GroupTransaction, update_row
@@ -141,36 +141,6 @@ _STOPPED: Final = {
     StopReason.RECALLED: "Taken back: another backend can start it earlier",
     StopReason.PARTLY_REFUSED: "Stopped: ComfyUI refused a part of the workflow",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptResult:
-    """The end of a prompt as ComfyUI reported it."""
-
-    state: AttemptState
-    outputs: Mapping[str, Any]
-    node_outputs: Mapping[str, Any] = field(default_factory=dict)
-    error_message: str | None = None
-    error_type: ErrorType | None = None
-    error_details: Mapping[str, Any] | None = None
-    failure: FailureClass | None = None  #: Why it failed; of a success: why it is none that a person could use.
-    warnings: tuple[str, ...] = ()
-    #: New rows of the pictures that came as frames, by their names; their files are in the storage. None: no node sends
-    #: any.
-    files: Mapping[str, StoredFile] | None = None
-    #: The nodes of ``node_outputs`` that ComfyUI executed: it has written their files. Its cache named the
-    #: files of the others.
-    executed: frozenset[str] = frozenset()
-    origins: Mapping[str, str] = field(default_factory=dict)  #: Of each of these nodes, its ``workflow.origins``.
-    #: When it ended, by the backend's clock; None where its history does not say.
-    backend_ended_at: dt.datetime | None = None
-    #: The outputs that ComfyUI refused, if that is known only now: its answer was lost.
-    node_errors: Mapping[str, Any] | None = None
-    ran: bool = True  #: False where it never came to execute: it was deleted from the backend's queue.
-    #: What cannot be derived from other rows: ``outputs_reused``, ``cached_nodes`` (null: not known), ``node_seconds``,
-    #: ``machine`` (``SystemStats.to_json``, as of the execution), ``inputs`` (asset id to its file name at the backend).
-    execution: Mapping[str, Any] = field(default_factory=dict)
-    last_step: tuple[str | None, int, int] | None = None  #: Last reported progress: step, completed steps, total steps.
 
 
 def without_replaced(attempt: Attempt, end: AttemptResult) -> AttemptResult:

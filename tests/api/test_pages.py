@@ -16,10 +16,10 @@ from backends.states import Hold
 from director.pages import documents, filters, group_list
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import ChildJob, Exclusion, JobGroup
 from jobgroups.services import attempts, cancellation, holds, runners
-from jobgroups.services.outcomes import AttemptResult
 from tests.harness import factories
 from tests.harness.cases import cases
 

@@ -13,11 +13,11 @@ from django.test.utils import CaptureQueriesContext
 from backends.comfyui.outputs import collect_outputs
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob, ReportedFile
 from jobgroups.services import attempts, files, late_results
-from jobgroups.services.outcomes import AttemptResult
 from tests.harness import factories
 from tests.harness.database_work import database_work
 from tests.harness.factories import online

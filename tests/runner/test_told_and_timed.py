@@ -21,7 +21,7 @@ from jobgroups.domain.states import RetryScope
 from jobgroups.events.messages import Message
 from jobgroups.models import ChildJob
 from jobgroups.runner.attempt import driver as attempt_module, lookup
-from jobgroups.runner.attempt.lookup import PromptLookup
+from jobgroups.runner.attempt.evidence import PromptLookup
 from jobgroups.runner.intervals import Intervals
 from jobgroups.services import holds
 from tests.harness.farm import QUICK, SCALE, Farm, in_thread, until, until_row

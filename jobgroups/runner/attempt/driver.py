@@ -11,39 +11,36 @@ import contextlib
 import datetime as dt
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from backends.comfyui import errors, protocol
-from backends.comfyui.refusals import refused_outputs
 from jobgroups import metrics
-from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import ATTEMPT_ENDED, AttemptState
+from jobgroups.domain.stops import SentStop
 from jobgroups.models import Attempt
 from jobgroups.queries import work
-from jobgroups.queries.assets import input_names
 from jobgroups.runner.attempt import result
-from jobgroups.runner.attempt.lookup import PromptLocation, PromptLookup, ended, look_up, omitted_outputs
+from jobgroups.runner.attempt.completion import Completion, free_memory
+from jobgroups.runner.attempt.evidence import Evidence, PromptLocation, PromptLookup, ended
+from jobgroups.runner.attempt.limits import TimeLimits
+from jobgroups.runner.attempt.lookup import look_up, omitted_outputs
 from jobgroups.runner.attempt.pictures import SentPictures
 from jobgroups.runner.attempt.spec import AttemptSpec
-from jobgroups.runner.attempt.timer import PromptTimer, TimeLimits
+from jobgroups.runner.attempt.timer import PromptTimer
 from jobgroups.runner.context import SessionContext
 from jobgroups.runner.inputs import NotSendable
-from jobgroups.runner.interrupts import SentStop
 from jobgroups.runner.intervals import wait_set
 from jobgroups.runner.progress import ProgressReporter
 from jobgroups.services import attempts
-from jobgroups.services.outcomes import AttemptResult
-from jobgroups.workflow import dangling_link, origins
-from jobgroups.workflow.assets import references_by_asset
-from jobgroups.workflow.progress import ProgressTracker
+from jobgroups.workflow import dangling_link
 
 logger = logging.getLogger(__name__)
 
-_MAX_WARNINGS: Final = 50  #: A workflow may have any number of nodes that are not executed.
 _BEFORE_RUNNING: Final = (AttemptState.INTENT, AttemptState.UNCERTAIN, AttemptState.ACCEPTED)
 
 
@@ -58,31 +55,11 @@ class AttemptDriver:
         self._context = context
         self._intervals = context.intervals
         self._changed = asyncio.Event()
-        self._tracker = ProgressTracker(dict(spec.workflow))
+        self._evidence = Evidence(spec, context.client.url)
         self._report = self._new_report()
-        self._prompt = result.PromptInfo(
-            prompt_id=spec.prompt_id,
-            workflow=spec.workflow,
-            base_url=context.client.url,
-            group_id=spec.group_id,
-            child_id=spec.child_id,
-        )
         self.pictures = SentPictures(spec.workflow)
-        self._heard_start = False
-        self._heard_end: protocol.Event | None = None
-        self._closing_frame = False
-        self._outputs: dict[str, Mapping[str, Any]] = dict(spec.node_outputs or {})
-        self._warnings = list(spec.warnings)
-        self._stored = self._reported
-        self._node_errors: Mapping[str, Any] | None = None
-        if spec.node_errors is not None:
-            self._take_node_errors(spec.node_errors)
-        self._cached: set[str] = set()
-        self._cached_known = False  #: Whether ``_cached`` is complete: ComfyUI lists those nodes once, when it begins.
-        self._executing: set[str] = set()
-        #: The output nodes that ComfyUI was to execute, of its history.
-        self._listed_outputs: tuple[str, ...] | None = None
         self._timer = PromptTimer(context, spec)
+        self._completion = Completion(context, self._evidence, self.pictures, self._timer.node_seconds)
         self._stop_requested = spec.stop_requested
         self._done = False
         moment = time.monotonic()
@@ -94,7 +71,9 @@ class AttemptDriver:
         self._stop_requested_at = moment
         self._is_stalled = False
         self.sent_stop = SentStop()  #: How it was last to be stopped while it ran.
-        self._limits = TimeLimits(spec)
+        self._limits = TimeLimits(spec.timeout_s, spec.stall_s)
+        if spec.started_at is not None:
+            self._limits.start(moment, (now() - spec.started_at).total_seconds())
         self._absent_since: float | None = None
         #: What the POST was answered with, where that neither accepts nor refuses the prompt.
         self._answer = spec.answer
@@ -107,55 +86,20 @@ class AttemptDriver:
     def on_event(self, event: protocol.Event) -> None:
         """Take in an event of this prompt. Never waits."""
         self._heard_at = time.monotonic()
-        self._limits.restart_stall()
+        self._limits.restart_stall(time.monotonic())
         self._timer.on_event(event, self._heard_at)
         self.pictures.on_event(event)
         self.unanswered_since = None
-        if not self._apply(event):
+        if not self._evidence.apply(event):
             return
-        self._heard_start = True
+        if self._evidence.end_frame is event:
+            # No end yet: the history decides. The closing frame follows at once; if it does not, the history is queried.
+            self._end_heard_at = self._heard_at
+            self._next_lookup_at = self._heard_at + self._intervals.stop_retry / 2
         if self.state is AttemptState.RUNNING:
             self._report_progress()
         if self._needs_work():
             self._changed.set()
-
-    def _apply(self, event: protocol.Event) -> bool:
-        """Take in what an event says; False where it says nothing of this prompt."""
-        match event:
-            case protocol.ExecutionStart():
-                pass
-            case protocol.ExecutionCached(nodes=nodes):
-                self._cached.update(nodes)
-                self._cached_known = True
-                self._tracker.cached(nodes)
-            case protocol.Executing(node=None):
-                self._closing_frame = True
-            case protocol.Executing(node=str(node)):
-                self._executing.add(node)
-                self._tracker.executing(node)
-            case protocol.Progress(node=str(node), value=value, max=maximum):
-                self._tracker.progress(node, value, maximum)
-            case protocol.ProgressState(nodes=nodes):
-                self._tracker.progress_state(nodes)
-            case protocol.Executed(node=node, output=output):
-                self._tracker.executed(node)
-                if output:
-                    self._outputs[node] = output
-            case protocol.ExecutionSuccess() | protocol.ExecutionError() | protocol.ExecutionInterrupted():
-                self._apply_end(event)
-            case _:
-                return False
-        return True
-
-    def _apply_end(self, event: protocol.Event) -> None:
-        if isinstance(event, protocol.ExecutionError) and result.is_blocked(event):
-            # The other nodes go on. The history of ComfyUI 0.3.64 does not contain this message.
-            self._warn(result.blocked(event))
-            return
-        # No end yet: the history decides. The closing frame follows at once; if it does not, the history is queried.
-        self._heard_end = event
-        self._end_heard_at = self._heard_at
-        self._next_lookup_at = self._heard_at + self._intervals.stop_retry / 2
 
     def request_stop(self) -> None:
         """Take in that a stop of this attempt was stored."""
@@ -167,7 +111,7 @@ class AttemptDriver:
 
     def socket_opened(self) -> None:
         """Take in that its events are received again: some may have been lost."""
-        self._limits.restart_stall()
+        self._limits.restart_stall(time.monotonic())
         self._timer.events_missed()
 
     def look_up_now(self) -> None:
@@ -183,7 +127,7 @@ class AttemptDriver:
     @property
     def is_pending(self) -> bool:
         """Whether it was accepted and no sign of execution was seen."""
-        return self.state is AttemptState.ACCEPTED and not self._heard_start
+        return self.state is AttemptState.ACCEPTED and not self._evidence.has_started
 
     @property
     def is_absent(self) -> bool:
@@ -193,7 +137,7 @@ class AttemptDriver:
     @property
     def is_executing(self) -> bool:
         """Whether it executes, by the events that came."""
-        return self._heard_start and not self._closing_frame and self._heard_end is None
+        return self._evidence.is_executing
 
     @property
     def can_hand_over(self) -> bool:
@@ -202,26 +146,18 @@ class AttemptDriver:
             self.state in (AttemptState.ACCEPTED, AttemptState.RUNNING)
             and self.was_looked_up
             and not self._stop_requested
-            and not self._closing_frame
-            and self._heard_end is None
+            and not self._evidence.is_closed
+            and self._evidence.end_frame is None
             and not self.pictures
         )
 
     def _needs_work(self) -> bool:
         return (
             self.state is not AttemptState.RUNNING
-            or self._closing_frame
-            or self._heard_end is not None
-            or self._reported != self._stored
+            or self._evidence.is_closed
+            or self._evidence.end_frame is not None
+            or not self._evidence.is_stored
         )
-
-    def _warn(self, *warnings: str) -> None:
-        """Add warnings, each once; the first ones stay."""
-        self._warnings = list(dict.fromkeys([*self._warnings, *warnings]))[:_MAX_WARNINGS]
-
-    @property
-    def _reported(self) -> tuple[int, int]:
-        return len(self._outputs), len(self._warnings)
 
     async def run(self) -> None:
         """Send the prompt if it is fresh, then follow it until its end is stored.
@@ -240,13 +176,13 @@ class AttemptDriver:
         self._report.close()
 
     async def _step(self) -> None:
-        if self._heard_start and self.state in _BEFORE_RUNNING:
+        if self._evidence.has_started and self.state in _BEFORE_RUNNING:
             await self._started()
-        if self._closing_frame and not self._done:
+        if self._evidence.is_closed and not self._done:
             await self._read_result()
         if self._done:
             return
-        if self._reported != self._stored:
+        if not self._evidence.is_stored:
             await self._store_reported()
         moment = time.monotonic()
         if moment >= self._limits.check_at and not self._stop_requested:
@@ -266,9 +202,9 @@ class AttemptDriver:
 
     def _next_lookup(self) -> float:
         # A prompt whose events arrive needs no look-up, unless the event was its end.
-        if self._heard_end is None and self.state in (AttemptState.ACCEPTED, AttemptState.RUNNING):
+        if self._evidence.end_frame is None and self.state in (AttemptState.ACCEPTED, AttemptState.RUNNING):
             quiet = self._heard_at + self._intervals.lookup_interval
-            if self._next_lookup_at < quiet and self._heard_start:
+            if self._next_lookup_at < quiet and self._evidence.has_started:
                 self._next_lookup_at = quiet
         return self._next_lookup_at
 
@@ -373,7 +309,7 @@ class AttemptDriver:
     async def _accepted(self, other_id: str | None = None, node_errors: Mapping[str, Any] | None = None) -> None:
         stored = await self._store(attempts.attempt_accepted, prompt_id=other_id, node_errors=node_errors)
         if node_errors is not None:
-            self._take_node_errors(node_errors)
+            self._evidence.take_node_errors(node_errors)
         self._apply_stored_state(stored)
         self._next_lookup_at = time.monotonic() + self._intervals.lookup_interval
 
@@ -383,7 +319,7 @@ class AttemptDriver:
             # It was to be removed from the queue for a move or a recall, and has started: it runs to its end.
             self._withdraw_stop()
         self._apply_stored_state(stored)
-        self._limits.start()
+        self._limits.start(time.monotonic())
         self._report_progress()
 
     def _withdraw_stop(self) -> None:
@@ -393,7 +329,7 @@ class AttemptDriver:
     def _report_progress(self) -> None:
         # After a stop request the attempt no longer reports progress: its child is queued again or final.
         if not self._stop_requested:
-            self._report.update(self._tracker)
+            self._report.update(self._evidence.tracker)
 
     def _apply_stored_state(self, stored: Attempt) -> None:
         """Apply the state that the transaction stored: another writer may have requested a stop."""
@@ -407,17 +343,15 @@ class AttemptDriver:
             self.request_stop()
 
     async def _store_reported(self) -> None:
-        stored = self._reported
-        await self._store(
-            attempts.attempt_outputs_stored, node_outputs=dict(self._outputs), warnings=list(self._warnings)
-        )
-        self._stored = stored
+        columns, reported = self._evidence.to_store()
+        await self._store(attempts.attempt_outputs_stored, **columns)
+        self._evidence.mark_stored(reported)
 
     async def _look_up(self) -> PromptLookup | None:
         """Look the prompt up; None if the backend did not answer."""
         self._next_lookup_at = time.monotonic() + self._intervals.lookup_interval
         uncertain = self.state is AttemptState.UNCERTAIN
-        version = None if uncertain or self._node_errors is None else self._context.version
+        version = None if uncertain or self._evidence.node_errors is None else self._context.version
         try:
             lookup = await look_up(
                 self._context.client,
@@ -458,7 +392,7 @@ class AttemptDriver:
             case PromptLocation.ABSENT:
                 await self._absent()
             case PromptLocation.RUNNING:
-                self._heard_start = True
+                self._evidence.has_started = True
                 if self.state in _BEFORE_RUNNING:
                     await self._started()
                 await self._find_refused(lookup)
@@ -472,23 +406,19 @@ class AttemptDriver:
         found = await self._omitted_outputs(lookup)
         if found is not None:
             stored = await self._store(attempts.attempt_partly_refused, node_errors=found)
-            self._take_node_errors(found)
+            self._evidence.take_node_errors(found)
             self._apply_stored_state(stored)
 
     async def _omitted_outputs(self, lookup: PromptLookup) -> Mapping[str, Any] | None:
         """Return the outputs that are not executed; None: that was known, or cannot be seen now."""
         listed = None if lookup.item is None else lookup.item.outputs
-        if self._node_errors is not None or listed is None:
+        if self._evidence.node_errors is not None or listed is None:
             return None
         try:
             return await omitted_outputs(self._context.client, self.spec.workflow, listed)
         except errors.BackendError as error:
             self._context.request_failed(error)
             return None
-
-    def _take_node_errors(self, node_errors: Mapping[str, Any]) -> None:
-        self._node_errors = node_errors
-        self._warn(*refused_outputs(node_errors))
 
     async def _absent(self) -> None:
         """Decide what an absence means: never arrived, deleted by us, or forgotten by the backend."""
@@ -509,7 +439,7 @@ class AttemptDriver:
             self._next_lookup_at = moment + self._intervals.stop_retry
             return
         if self._deleted and self.state is AttemptState.ACCEPTED:
-            await self._end(result.interrupted(self._prompt, self._outputs, ran=False))
+            await self._end(self._evidence.removed())
         else:
             await self._lost()
 
@@ -566,13 +496,11 @@ class AttemptDriver:
         await self._result_without_history()
 
     async def _result_without_history(self) -> None:
-        frame = self._heard_end
-        end = None if frame is None else result.from_frame(self._prompt, frame, self._outputs)
-        if end is not None:
+        if (end := self._evidence.end_of_frame()) is not None:
             await self._end(end)
             return
         # The closing frame alone does not say how the prompt ended.
-        self._closing_frame = False
+        self._evidence.is_closed = False
         lookup = await self._look_up()
         if lookup is None:
             return
@@ -583,33 +511,17 @@ class AttemptDriver:
 
     async def _ended(self, lookup: PromptLookup) -> None:
         assert lookup.entry is not None  # noqa: S101 a sight of the history has its entry
-        for kind, data in lookup.entry.messages:
-            if kind == "execution_cached":
-                self._cached.update(data.get("nodes", ()))
-        self._cached_known = True
-        self._listed_outputs = lookup.entry.item.outputs
+        self._evidence.take_history(lookup.entry)
         found = await self._omitted_outputs(lookup)
         if found is not None:
-            self._take_node_errors(found)
-        end = result.from_history(self._prompt, lookup.entry, self._outputs)
+            self._evidence.take_node_errors(found)
+        end = self._evidence.end_of_history(lookup.entry)
         await self._end(replace(end, node_errors=found))
 
     async def _end(self, end: AttemptResult) -> None:
-        if end.state is AttemptState.SUCCESS:
-            end = await self._without_replaced(await self._with_pictures(end))
-        end = await result.check_cached_files(self._context.client, end, self._cached)
-        self._warn(*end.warnings)
-        executed = self._executed(end.node_outputs)
-        own = origins(self.spec.workflow) if executed else {}
-        end = replace(
-            end,
-            executed=executed,
-            origins={node: own[node] for node in executed if node in own},
-            last_step=self._report.last_step,
-            warnings=tuple(self._warnings),
-            execution=await self._execution(end),
-        )
-        end = await self._dated(end)
+        end = await self._completion.completed(end, self.prompt_id)
+        self._evidence.warn(*end.warnings)
+        end = replace(end, last_step=self._report.last_step, warnings=tuple(self._evidence.warnings))
         self._report.close()
         was_interrupted = False
         if end.state is AttemptState.INTERRUPTED and end.ran:
@@ -618,7 +530,7 @@ class AttemptDriver:
             was_interrupted = not stop_is_stored and await self._was_interrupted_by_other()
         if end.failure in result.FREED_AFTER and self._context.lease_is_fresh:
             # Before the end is stored: the next prompt there may follow at once.
-            await result.free_memory(self._context.client)
+            await free_memory(self._context.client)
             self._context.loaded_models = None
         store = attempts.attempt_interrupted_by_other if was_interrupted else attempts.attempt_ended
         await self._store(store, end=end)
@@ -629,93 +541,13 @@ class AttemptDriver:
             metrics.observe_job(sample.workflow_digest, sample.backend_id, sample.seconds)
         self._done = True
 
-    async def _with_pictures(self, end: AttemptResult) -> AttemptResult:
-        pictures = self.pictures
-        if not pictures.nodes:
-            return end
-        within = self._intervals.frames_grace
-        give_up_at = time.monotonic() + within
-        # A slow network may still have frames of a prompt that has ended.
-        while pictures.expects_frames and (left := give_up_at - time.monotonic()) > 0:
-            self._changed.clear()
-            await wait_set(self._changed, within=left)
-        name = f"websocket_{self.prompt_id[:8]}"
-        executed = self._listed_outputs or (self.spec.workflow.keys() - (self._node_errors or {}).keys())
-        sent, files, warnings = await pictures.collect(name, executed, self._cached, within=within)
-        self._warn(*warnings)
-        node_outputs = {**end.node_outputs, **sent}
-        return replace(end, node_outputs=node_outputs, outputs=self._prompt.outputs(node_outputs), files=files)
-
-    async def _without_replaced(self, end: AttemptResult) -> AttemptResult:
-        """Return the end with the files marked that were replaced since its cached nodes wrote them.
-
-        The cache knows a name alone. If another node has written the file of this name since, in this
-        prompt or in another job's, the file shows the picture of that node.
-        """
-        backend_id = self._context.backend_id
-        cached = (self._cached - self._executing) & end.node_outputs.keys()
-        named = {node: outputs.digests(backend_id, {node: end.node_outputs[node]}, ()).keys() for node in cached}
-        if not any(named.values()):
-            return end
-        made = outputs.digests(backend_id, end.node_outputs, self._executed(end.node_outputs))
-        writers = await self._context.database.run_with_retry(
-            work.file_origins, digests=set[str]().union(*named.values())
-        )
-        own = origins(self.spec.workflow)
-        replaced: dict[str, Collection[str]] = {
-            node: [
-                digest
-                for digest in found
-                if made[digest] or (node in own and writers.get(digest, own[node]) != own[node])
-            ]
-            for node, found in named.items()
-        }
-        if not any(replaced.values()):
-            return end
-        shown = {
-            node: outputs.marked(output, backend_id, replaced.get(node, ()))
-            for node, output in end.node_outputs.items()
-        }
-        return replace(end, outputs=self._prompt.outputs(shown))
-
-    async def _dated(self, end: AttemptResult) -> AttemptResult:
-        """Return the end with its time by the clock that dates the backend's files."""
-        context = self._context
-        if context.files_ahead is None:
-            context.files_ahead = await result.files_ahead(context.client, end)
-        if end.backend_ended_at is None or not context.files_ahead:
-            return end
-        return replace(end, backend_ended_at=end.backend_ended_at + context.files_ahead)
-
-    def _executed(self, node_outputs: Mapping[str, Any]) -> frozenset[str]:
-        """Return the nodes that have certainly written what they reported.
-
-        ComfyUI lists no node that an expansion made among the cached ones, also where its cache
-        answered for the node: such a node counts only if it was seen executing.
-        """
-        certain = set(self.spec.workflow) - self._cached if self._cached_known else set()
-        return frozenset(node_outputs.keys() & (certain | self._executing))
-
-    async def _execution(self, end: AttemptResult) -> dict[str, Any]:
-        workflow = self.spec.workflow
-        needed = self._listed_outputs or tuple(end.node_outputs)
-        executed = not self._cached_known or not needed or not self._cached.issuperset(needed)
-        inputs = references_by_asset(workflow)
-        return {
-            "outputs_reused": end.state is AttemptState.SUCCESS and not executed and not self._executing,
-            "cached_nodes": [node for node in workflow if node in self._cached] if self._cached_known else None,
-            "node_seconds": self._timer.node_seconds,
-            "machine": None if self._context.stats is None else self._context.stats.to_json(),
-            "inputs": await self._context.database.run_with_retry(input_names, list(inputs)) if inputs else {},
-        }
-
     async def _was_interrupted_by_other(self) -> bool:
         """Return whether the interrupt of another prompt was what ended this one.
 
         The window starts at the event of its end, not at the answer of a slow history; without an event, when
         the prompt was last seen at the backend.
         """
-        has_event = isinstance(self._heard_end, protocol.ExecutionInterrupted)
+        has_event = isinstance(self._evidence.end_frame, protocol.ExecutionInterrupted)
         return await self._context.interrupter.ended_by_other(
             self.prompt_id,
             since=(self._end_heard_at if has_event else self._last_seen_at) - self._intervals.collateral_window,
@@ -733,21 +565,23 @@ class AttemptDriver:
             # Absent: once more after a moment, and then it is lost.
             self._limits.put_off(self._next_lookup_at)
             return
-        if not self._limits.is_up:
+        if not self._limits.is_up(time.monotonic()):
             # An event came during the look-up: this process may have been suspended.
             return
         offline = lookup is None and self._context.availability.offline_for() is not None
         if lookup is None and not offline and self._may_be_offline():
             return
         self._report.close()
-        await self._store(attempts.attempt_timed_out, offline=offline, stalled=self._limits.is_stalled)
+        await self._store(
+            attempts.attempt_timed_out, offline=offline, stalled=self._limits.is_stalled(time.monotonic())
+        )
         self._limits.end()
         self.request_stop()
 
     def _may_be_offline(self) -> bool:
         """Put the timeout off for a moment, in which the observer finds out whether the backend answers."""
         self._limits.put_off(time.monotonic() + self._intervals.stop_retry / 2)
-        return self._limits.unanswered_for() < self._intervals.suspect_after
+        return self._limits.unanswered_for(time.monotonic()) < self._intervals.suspect_after
 
     async def _stop(self) -> None:
         """Look up, delete or interrupt, wait, and look up again, until the end is seen."""
@@ -786,8 +620,8 @@ class AttemptDriver:
             # It may have started meanwhile, so that the deletion did nothing: look it up again at once.
             again = await look_up(self._context.client, self.prompt_id, version=self._context.version)
             # After a frame of its execution its start is stored first, although the history may have been cleared since.
-            if again.location is PromptLocation.ABSENT and not self._heard_start:
-                await self._end(result.interrupted(self._prompt, self._outputs, ran=False))
+            if again.location is PromptLocation.ABSENT and not self._evidence.has_started:
+                await self._end(self._evidence.removed())
                 return
             await self._handle_location(again)
             lookup = again

@@ -2,32 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 
-from backends.comfyui.answers import HistoryEntry, QueueItem
+from backends.comfyui.answers import QueueItem
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.refusals import answer_lost
 from backends.comfyui.versions import Feature, has
+from jobgroups.runner.attempt.evidence import PromptLocation, PromptLookup, ended
 from jobgroups.workflow.graph import Workflow, closure, links
-
-
-class PromptLocation(StrEnum):
-    PENDING = "pending"  #: In its queue.
-    RUNNING = "running"  #: Being executed.
-    ENDED = "ended"  #: In its history.
-    ABSENT = "absent"  #: Nowhere: never arrived, deleted, forgotten, or removed from history.
-
-
-@dataclass(frozen=True, slots=True)
-class PromptLookup:
-    location: PromptLocation
-    entry: HistoryEntry | None = None  #: The history's entry where it ended.
-    other_id: str | None = None  #: The prompt's id in the queue, if it is not the id that was sent.
-    #: The prompt as the backend lists it, unless it is absent; None also for a job that has not ended.
-    item: QueueItem | None = None
-
 
 _OF_JOB: Final = {
     "pending": PromptLocation.PENDING,
@@ -84,10 +66,6 @@ async def active_prompts(client: ComfyClient, version: str | None) -> tuple[set[
 
 def _has_mark(item: QueueItem, mark: Mapping[str, Any]) -> bool:
     return all(item.mark(key) == value for key, value in mark.items())
-
-
-def ended(entry: HistoryEntry) -> PromptLookup:
-    return PromptLookup(PromptLocation.ENDED, entry, item=entry.item)
 
 
 async def omitted_outputs(client: ComfyClient, workflow: Workflow, executed: Collection[str]) -> dict[str, Any]:

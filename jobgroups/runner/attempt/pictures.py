@@ -23,6 +23,7 @@ from jobgroups.domain.outputs import SENT
 from jobgroups.errors import StorageAway, StorageFull
 from jobgroups.models import StoredFile
 from jobgroups.outputs.media_facts import stored_row
+from jobgroups.runner.intervals import wait_set
 from jobgroups.services import stored_files
 from jobgroups.services.stored_files import IncomingFile
 
@@ -38,15 +39,16 @@ Received = tuple[IncomingFile, StoredFile, str]  #: With the suffix of its name.
 
 
 class SentPictures:
-    """Receives the pictures of one prompt. All methods but ``collect`` return at once."""
+    """Receives the pictures of one prompt. All methods but the coroutines return at once."""
 
     _waiting = 0
 
     def __init__(self, workflow: Mapping[str, Any]) -> None:
         #: The nodes whose frames are results, in the order of the workflow; those of others are previews.
         self.nodes = tuple(node for node, one in workflow.items() if one.get("class_type") == CLASS)
-        #: Whether an event of the prompt came, and neither the last one nor a lost socket since.
-        self.expects_frames = False
+        #: Cleared while an event of the prompt came, and neither the last one nor a lost socket since.
+        self._has_all_frames = asyncio.Event()
+        self._has_all_frames.set()
         self._node: str | None = None  #: The node that executes, if it is one of these.
         self._whole = set[str]()  #: The nodes during whose execution no frame was lost.
         self._announced = Counter[str]()  #: By node: each picture comes with a step of its progress.
@@ -57,7 +59,10 @@ class SentPictures:
         return bool(self._received)
 
     def on_event(self, event: Event) -> None:
-        self.expects_frames = not (isinstance(event, Executing) and event.node is None)
+        if isinstance(event, Executing) and event.node is None:
+            self._has_all_frames.set()
+        else:
+            self._has_all_frames.clear()
         match event:
             case Executing(node=node):
                 self._node = node if node in self.nodes else None
@@ -70,7 +75,7 @@ class SentPictures:
 
     def socket_lost(self) -> None:
         """Take in that frames may have been lost from now on."""
-        self.expects_frames = False
+        self._has_all_frames.set()
         self._whole.discard(self._node or "")
         self._node = None
 
@@ -91,6 +96,10 @@ class SentPictures:
 
     def _written(self, size: int) -> None:
         SentPictures._waiting -= size
+
+    async def wait_for_frames(self, within: float) -> None:
+        """Wait at most so many seconds while the socket may still bring frames."""
+        await wait_set(self._has_all_frames, within=within)
 
     async def collect(
         self, name: str, executed: Collection[str], cached: Collection[str], *, within: float

@@ -1,23 +1,20 @@
-"""The result of an attempt, from ComfyUI's history, or from its frames if the history was cleared."""
+"""The result of an attempt, from ComfyUI's history, or from its frames if the history was cleared. Pure."""
 
-import asyncio
-import contextlib
 import datetime as dt
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from backends.comfyui.answers import HistoryEntry
-from backends.comfyui.client import ComfyClient
-from backends.comfyui.errors import BackendError, PromptRefused, PromptUnconfirmed
+from backends.comfyui.errors import PromptRefused, PromptUnconfirmed
 from backends.comfyui.outputs import collect_outputs, plain_error
 from backends.comfyui.protocol import Event, ExecutionError, ExecutionInterrupted, ExecutionSuccess
 from backends.comfyui.refusals import not_executed
 from jobgroups.domain.failures import FailureClass, class_of_error, class_of_refusal
-from jobgroups.domain.outputs import SENT, all_missing, output_url, reported_files
+from jobgroups.domain.outputs import SENT, output_url, reported_files
+from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import AttemptState, ErrorType
-from jobgroups.services.outcomes import AttemptResult
 
 _MAX_TRACEBACK_LINES = 40  #: ComfyUI's tracebacks name every frame of a deep graph; a person reads the last ones.
 _MAX_INPUT_CHARACTERS = 2_000
@@ -25,11 +22,6 @@ _MAX_INPUT_CHARACTERS = 2_000
 #: Failures after which the backend is to free its memory: there is too much in it, or its cache
 #: would name the same files again.
 FREED_AFTER: Final = frozenset({FailureClass.OUT_OF_MEMORY, FailureClass.OUTPUT_GONE})
-#: Seconds that a backend has to answer when a file was written; and for how long an end is fresh.
-_DATES_WITHIN: Final = 2.0
-_FRESH: Final = dt.timedelta(seconds=10)
-_FREE_WITHIN: Final = 2.0  #: Seconds that a backend has to say that it will.
-
 _LATEST_MS: Final = 253_402_300_000_000  #: The year 9999, the last one that Python knows.
 
 NodeOutputs = Mapping[str, Mapping[str, Any]]
@@ -150,76 +142,6 @@ def _details(prompt: PromptInfo, error: ExecutionError) -> dict[str, Any]:
     }
 
 
-async def check_cached_files(client: ComfyClient, end: AttemptResult, cached: Collection[str]) -> AttemptResult:
-    """Mark files of a cached run that are gone: the run names old ones (comfyui-protocol.md, trap 9).
-
-    ``end`` is a success. If ComfyUI ran every output node again (none is ``cached``), the backend is not queried.
-    Returns the end with its missing files marked ``"missing": true`` and a warning for each; if no file is left,
-    ``output_gone`` is its failure. If the backend does not answer, the end is returned as it was.
-    """
-    if end.state is not AttemptState.SUCCESS or not end.node_outputs.keys() & set(cached):
-        return end
-    outputs = dict(end.outputs)
-    warnings: list[str] = []
-    for key, items in outputs.items():
-        if isinstance(items, list):
-            outputs[key] = [await _checked(client, item, warnings) for item in items]
-    end = replace(end, outputs=outputs, warnings=(*end.warnings, *warnings))
-    if not all_missing(outputs):
-        return end
-    return replace(
-        end,
-        failure=FailureClass.OUTPUT_GONE,
-        error_message=f"Every file that ComfyUI names is gone from the backend: {warnings[0]}",
-        error_type=ErrorType.COMFYUI,
-    )
-
-
-async def files_ahead(client: ComfyClient, end: AttemptResult) -> dt.timedelta | None:
-    """Return how far the clock that dates a backend's outputs is ahead of the backend's own clock.
-
-    A file server has a clock of its own. Without this, all its files would seem to be written after the ends of their
-    jobs. The result is None if this end wrote no output, or is over for a while: another prompt may have written the
-    file.
-    """
-    file = next(
-        (
-            item
-            for node in sorted(end.executed)
-            for items in end.node_outputs[node].values()
-            if isinstance(items, list)
-            for item in items
-            if isinstance(item, dict) and _names_a_file(item) and item["type"] == "output"
-        ),
-        None,
-    )
-    if file is None or end.backend_ended_at is None:
-        return None
-    try:
-        async with asyncio.timeout(_DATES_WITHIN):
-            head = await client.file_head(file["filename"], subfolder=file["subfolder"])
-    except (BackendError, TimeoutError):
-        return None
-    if head is None:
-        return None
-    written, answered = head.moment("last-modified"), head.moment("date")
-    if written is None:
-        # Its files are not compared by their dates.
-        return dt.timedelta(0)
-    if answered is None or answered - end.backend_ended_at > _FRESH:
-        return None
-    ahead = written - end.backend_ended_at
-    # Headers have whole seconds.
-    return ahead if ahead > dt.timedelta(seconds=1) else dt.timedelta(0)
-
-
-async def free_memory(client: ComfyClient) -> None:
-    """Have a backend unload its models and empty its cache; errors are ignored."""
-    with contextlib.suppress(BackendError, TimeoutError):
-        async with asyncio.timeout(_FREE_WITHIN):
-            await client.free()
-
-
 def refusal(error: PromptRefused) -> tuple[FailureClass, dict[str, Any]]:
     """Return why a prompt was refused, and the details that are stored of it."""
     said = error.refusal
@@ -251,23 +173,3 @@ def unconfirmed_stored(message: str | None, details_json: str | None) -> PromptU
     if details.get("unconfirmed") is not True:
         return None
     return PromptUnconfirmed(message or "", status=details["status"], text=details["answer"], raised=details["raised"])
-
-
-async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:
-    if not (isinstance(item, dict) and "url" in item and _names_a_file(item)) or item["type"] == SENT:
-        return item
-    if item.get("missing"):
-        warnings.append(f"{item['filename']} was replaced: another file has its name.")
-        return item
-    try:
-        head = await client.file_head(item["filename"], subfolder=item["subfolder"], kind=item["type"])
-    except BackendError:
-        return item
-    if head is not None:
-        return item
-    warnings.append(f"{item['filename']} comes from an earlier run and is gone from the backend.")
-    return {**item, "missing": True}
-
-
-def _names_a_file(item: Mapping[str, Any]) -> bool:
-    return all(isinstance(item.get(key), str) for key in ("filename", "subfolder", "type"))

@@ -1,4 +1,6 @@
-"""What an attempt's driver starts from, made from rows. The child's own workflow is prepared here."""
+"""What an attempt's driver starts from, made from rows. The child's own workflow is prepared here. Pure."""
+
+from __future__ import annotations
 
 import datetime as dt
 import json
@@ -6,16 +8,18 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from backends.comfyui.errors import PromptUnconfirmed
 from jobgroups import workflow
 from jobgroups.domain.outputs import MARK_KEY
 from jobgroups.domain.states import AttemptState
 from jobgroups.log_context import bound
-from jobgroups.models import Attempt
 from jobgroups.runner.attempt import result
 from jobgroups.workflow import embedded
+
+if TYPE_CHECKING:
+    from jobgroups.models import Attempt
 
 logger = logging.getLogger(__name__)
 
