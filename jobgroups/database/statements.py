@@ -77,24 +77,30 @@ class PreparedQuery(threading.local, Generic[M]):
         return found[0]
 
 
-class _Query(Generic[M]):
-    """The SQL and the column layout that ``ModelIterable`` computes for every query set."""
+class PreparedValues(threading.local):
+    """A ``values_list`` with parameters, compiled once per thread; ``rows`` is as of :class:`PreparedQuery`."""
 
-    def __init__(self, rows: QuerySet[M]) -> None:
-        compiler: Any = rows.query.get_compiler(connection=connection)
-        self._sql, parameters = compiler.as_sql()
+    def __init__(self, rows: Callable[[], QuerySet[Any, tuple[Any, ...]]]) -> None:
+        self._rows = rows
+
+    def __call__(self, key: Any = None, **values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows, with ``key`` or a value for each named parameter."""
+        compiled = self._compiled
+        return compiled.converted(compiled.execute({KEY.name: key, **values}))
+
+    @cached_property
+    def _compiled(self) -> _Sql:
+        return _Sql(self._rows())
+
+
+class _Sql:
+    """The SQL of a query set, and the converters of its columns."""
+
+    def __init__(self, rows: QuerySet[Any, Any]) -> None:
+        self._compiler: Any = rows.query.get_compiler(connection=connection)
+        self._sql, parameters = self._compiler.as_sql()
         self._parameters: list[Any] = list(parameters)
-        selected = compiler.klass_info["select_fields"]
-        self._fields = slice(selected[0], selected[-1] + 1)
-        self._names = [column[0].target.attname for column in compiler.select[self._fields]]
-        # The stubs are of a later Django.
-        self._related = get_related_populators(  # type: ignore[call-arg]
-            compiler.klass_info, compiler.select, connection.alias
-        )
-        self.annotated: dict[str, int] = compiler.annotation_col_map or {}
-        self._compiler = compiler
-        self._converters = compiler.get_converters([column[0] for column in compiler.select])
-        self._model = rows.model
+        self._converters = self._compiler.get_converters([column[0] for column in self._compiler.select])
 
     def execute(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         parameters = [_adapted(values[one.name]) if isinstance(one, Parameter) else one for one in self._parameters]
@@ -103,13 +109,35 @@ class _Query(Generic[M]):
             found: list[tuple[Any, ...]] = cursor.fetchall()
         return found
 
+    def converted(self, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Return rows of ``execute`` with the values that Django gives."""
+        if not self._converters:
+            return list(rows)
+        return list(map(tuple, self._compiler.apply_converters(rows, self._converters)))
+
+
+class _Query(_Sql, Generic[M]):
+    """The SQL and the column layout that ``ModelIterable`` computes for every query set."""
+
+    def __init__(self, rows: QuerySet[M]) -> None:
+        super().__init__(rows)
+        compiler = self._compiler
+        selected = compiler.klass_info["select_fields"]
+        self._fields = slice(selected[0], selected[-1] + 1)
+        self._names = [column[0].target.attname for column in compiler.select[self._fields]]
+        # The stubs are of a later Django.
+        self._related = get_related_populators(  # type: ignore[call-arg]
+            compiler.klass_info, compiler.select, connection.alias
+        )
+        self.annotated: dict[str, int] = compiler.annotation_col_map or {}
+        self._model = rows.model
+
     def place(self, name: str) -> int:
         first: int = self._fields.start
         return first + self._names.index(name)
 
     def instances(self, rows: Sequence[tuple[Any, ...]]) -> list[M]:
-        converted: Any = self._compiler.apply_converters(rows, self._converters) if self._converters else rows
-        return [self._instance(row) for row in converted]
+        return [self._instance(row) for row in self.converted(rows)]
 
     def _instance(self, row: Sequence[Any]) -> M:
         made = self._model.from_db(connection.alias, self._names, row[self._fields])

@@ -12,7 +12,7 @@ from django.db import connection
 from django.db.models import F
 
 from backends.models import Backend
-from jobgroups.database.statements import KEY, Parameter, PreparedQuery
+from jobgroups.database.statements import KEY, Parameter, PreparedQuery, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.file_names import FileNames, Template, default_name, facts
 from jobgroups.domain.media_types import media_kind
@@ -147,13 +147,21 @@ def known_files(group_id: str, positions: Collection[int]) -> dict[str, dict[int
     """
     if not positions:
         return {}
-    found = Capture.objects.filter(child__group=group_id, child__position__range=(min(positions), max(positions)))
-    of_capture = {"node_id": "node_id", "capture_warning": "reason"}
-    columns = [of_capture.get(name, f"file__{name}") for name in FILE_FIELDS]
     files: dict[str, dict[int, tuple[Any, ...]]] = {}
-    for child_id, number, *fields in found.order_by().values_list("child_id", "number", *columns):
+    for child_id, number, *fields in _known_files(group_id, first=min(positions), last=max(positions)):
         files.setdefault(child_id, {})[number] = tuple(fields)
     return files
+
+
+_OF_CAPTURE: Final = {"node_id": "node_id", "capture_warning": "reason"}
+_known_files: Final = PreparedValues(
+    lambda: (
+        Capture.objects.filter(child__group=KEY)
+        .filter(child__position__gte=Parameter("first"), child__position__lte=Parameter("last"))
+        .order_by()
+        .values_list("child_id", "number", *(_OF_CAPTURE.get(name, f"file__{name}") for name in FILE_FIELDS))
+    )
+)
 
 
 def due_backends(*, runner: str | None) -> list[str]:
