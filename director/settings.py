@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -313,7 +312,6 @@ def _sqlite(path: str) -> dict[str, Any]:
                 "PRAGMA journal_size_limit=27103364;"
             ),
         },
-        "TEST": {"NAME": f"{tempfile.gettempdir()}/director-test-{os.getpid()}.sqlite3"},
     }
 
 

@@ -86,10 +86,12 @@ def _resolve_offline() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the files of tests out of the user's data folder, and the names of tests from the network."""
+    """Keep the files of tests in a folder of their own, and the names of tests from the network."""
     _resolve_offline()
     folder = Path(tempfile.mkdtemp(prefix="director-files-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if settings.DIRECTOR_ON_SQLITE:
+        settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(folder / "test.sqlite3")
     settings.DIRECTOR_FILES_DIR = folder
     settings.STORAGES["files"]["OPTIONS"]["location"] = folder
 

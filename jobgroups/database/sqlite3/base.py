@@ -2,7 +2,7 @@
 
 SQLite has one writer at a time; the others poll for the lock with growing pauses of up to 0.1 s. A thread
 that writes without pause, as a runner does, wins every time, and a submission waits for seconds. Within a
-process, a FIFO lock orders the writers. Between processes SQLite's own lock decides.
+process, a FIFO lock orders the writers; between processes, the locks of ``turn``.
 """
 
 import threading
@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from django.db import OperationalError
 from django.db.backends.sqlite3 import base
+
+from jobgroups.database.sqlite3.turn import Turn
 
 
 class FifoLock:
@@ -55,12 +57,13 @@ class FifoLock:
 
 
 _locks: Final[defaultdict[str, FifoLock]] = defaultdict(FifoLock)  #: By the database file.
+_turns: Final[dict[str, Turn]] = {}  #: Of this process, by the database file; of the thread with its lock.
 _guard: Final = threading.Lock()
 _TIMEOUT: Final = 5.0  #: Seconds; the default of sqlite3.
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Django's wrapper; a transaction acquires the process's FIFO lock before it begins.
+    """Django's wrapper; a transaction acquires the process's FIFO lock and the process's turn before it begins.
 
     The overridden methods are not public and missing in the stubs.
     """
@@ -68,21 +71,28 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._held_lock: FifoLock | None = None  #: Set while a transaction is open.
+        self._turn: Turn | None = None  #: Set while this process has its turn.
 
     @property
     def has_waiting_writers(self) -> bool:
-        """Whether another thread waits for the lock that this connection holds."""
-        return self._held_lock is not None and self._held_lock.has_waiters
+        """Whether another thread waits for the lock that this connection holds, or another process for its turn."""
+        is_wanted = self._turn is not None and self._turn.is_wanted()
+        return is_wanted or (self._held_lock is not None and self._held_lock.has_waiters)
 
     def _start_transaction_under_autocommit(self) -> None:
+        name = str(self.settings_dict["NAME"])
         with _guard:
-            lock = _locks[str(self.settings_dict["NAME"])]
+            lock = _locks[name]
+            turn = _turns.setdefault(name, Turn(name))
         timeout = float(self.settings_dict["OPTIONS"].get("timeout", _TIMEOUT))
         if not lock.acquire(timeout):
             # SQLite's own message: callers repeat their transaction after it.
             raise OperationalError("database is locked")
         self._held_lock = lock
         try:
+            # A database in memory has no other processes.
+            if not self.is_in_memory_db() and turn.begin():
+                self._turn = turn
             super()._start_transaction_under_autocommit()  # type: ignore[misc]
         except BaseException:
             self._release_lock()
@@ -105,6 +115,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self._release_lock()
 
     def _release_lock(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.end()
         lock, self._held_lock = self._held_lock, None
         if lock is not None:
             lock.release()
