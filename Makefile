@@ -15,6 +15,10 @@ PIP := -m pip --disable-pip-version-check --quiet
 COMPILE := $(DEV)/bin/pip-compile --quiet --no-header --no-emit-index-url --no-emit-trusted-host \
 	--no-emit-find-links --no-emit-options --strip-extras
 
+# Checks and formats the JavaScript; npx installs it outside this folder.
+BIOME := npx --yes @biomejs/biome@2.6.8
+SCRIPTS := --config-path=.ci/biome.json director/static/director/*.js
+
 # Paths (TESTS) and options (PYTEST_ARGS) for pytest.
 TESTS ?=
 PYTEST_ARGS ?=
@@ -83,6 +87,8 @@ test-real: $(DEV)/.installed ## run the tests against a real ComfyUI (COMFYUI=ht
 lint: $(DEV)/.installed ## check style, types, import contracts, migrations, deployment settings, Dockerfile and site
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
+	@command -v npx >/dev/null || echo "JavaScript is not checked: npx, a part of npm, is missing."
+	[ -z "$$(command -v npx)" ] || $(BIOME) ci $(SCRIPTS)
 	$(DEV)/bin/mypy
 	$(DEV)/bin/lint-imports
 	$(DEV)/bin/python manage.py makemigrations --check --dry-run
@@ -93,6 +99,7 @@ lint: $(DEV)/.installed ## check style, types, import contracts, migrations, dep
 format: $(DEV)/.installed ## format the code and sort imports
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
+	[ -z "$$(command -v npx)" ] || $(BIOME) check --write $(SCRIPTS)
 
 docs: $(DEV)/.installed ## regenerate the generated pages of docs/
 	$(DEV)/bin/python docs/generate.py

@@ -11,11 +11,16 @@ async function say(image) {
   place.dataset.broken = "The image cannot be loaded.";
   try {
     const response = await fetch(image.src);
-    if (response.ok) { delete place.dataset.broken; image.src = image.src; return; }
+    if (response.ok) { delete place.dataset.broken; reload(image); return; }
     const answer = await response.json();
     if (answer.code === "no_thumbnail" && place.dataset.kind === "video") firstFrame(place, image);
     else place.dataset.broken = answer.detail || place.dataset.broken;
   } catch { /* the Director is away, and the page says so */ }
+}
+
+// The same address again makes the browser request the image again.
+function reload(image) {
+  image.setAttribute("src", image.src);
 }
 
 // Without a poster, as without ffmpeg, the browser shows a video's first frame itself.
@@ -35,7 +40,7 @@ export function tryAgain() {
   for (const place of $$("[data-broken]")) {
     const image = place.querySelector("img");
     delete place.dataset.broken;
-    if (image) image.src = image.src;
+    if (image) reload(image);
   }
 }
 // Those that did not come before this script ran.

@@ -13,7 +13,7 @@ const listeners = [];
 export const afterMorph = (listener) => listeners.push(listener);
 
 export function refresh(element) {
-  if (!element || !element.id || !element.dataset.part) return;
+  if (!element?.id || !element.dataset.part) return;
   waiting.set(element.id, element.dataset.part);
   next();
 }

@@ -81,7 +81,7 @@ function axisOf(input, name, title, kind, values) {
     const files = [];
     const list = make("div", { className: "axis-files" });
     const add = (value) => {
-      const one = fileField(name, `${title}, value ${files.length + 1}`, changed, (more) => more.forEach((file) => add("").send(file)));
+      const one = fileField(name, `${title}, value ${files.length + 1}`, changed, (more) => { for (const file of more) add("").send(file); });
       one.value = value;
       one.element.classList.remove("field");
       files.push(one);
@@ -95,7 +95,7 @@ function axisOf(input, name, title, kind, values) {
     hint.before(more);
     values.forEach(add);
     axis.focus = () => list.querySelector(".button input")?.focus();
-    axis.abort = () => files.forEach((one) => one.abort());
+    axis.abort = () => { for (const one of files) one.abort(); };
     axis.read = () => {
       const filled = files.filter((one) => one.value !== "" || one.problem);
       counts(filled.length);

@@ -18,7 +18,7 @@ export async function inApiFormat(text) {
   try { read = JSON.parse(answer); } catch { /* of a proxy */ }
   if (!response.ok || !read.workflow) throw new NotAWorkflow(unconverted(read, `The Director answered ${response.status}.`));
   // The text as it came, as in workflowText.
-  const whole = /^\{"workflow":([^]*),"warnings":\[[^]*$/.exec(answer);
+  const whole = /^\{"workflow":([\s\S]*),"warnings":\[[\s\S]*$/.exec(answer);
   let own = JSON.stringify(read.workflow);
   try { if (JSON.stringify(JSON.parse(whole[1])) === own) own = whole[1]; } catch { /* another order of the fields */ }
   return { text: own, drawn: text, notes: [CONVERTED, ...(read.warnings || []).map((one) => one.message || String(one))] };
