@@ -6,7 +6,14 @@ monitor(() => []);
 
 onClick("[data-delete]", async (button) => {
   const { delete: id, name } = button.dataset;
-  if (!await ask(`Delete ${name}?`, "Jobs that have ended cannot be retried with it. Files at the backends stay.", "Delete the file")) return;
+  if (
+    !(await ask(
+      `Delete ${name}?`,
+      "Jobs that have ended cannot be retried with it. Files at the backends stay.",
+      "Delete the file",
+    ))
+  )
+    return;
   try {
     await call("DELETE", `/api/assets/${id}`);
     toast(`${name} is deleted.`);

@@ -9,9 +9,16 @@ const again = follow("backend");
 refresh($("models"));
 
 onClick("[data-act]", async (button) => {
-  const result = await act(button.dataset.act, [button.closest("[data-backend]").dataset], button.dataset);
+  const result = await act(
+    button.dataset.act,
+    [button.closest("[data-backend]").dataset],
+    button.dataset,
+  );
   if (!result) return;
   if (result.failed.length) toast(result.failed[0].message);
-  else if (button.dataset.act === "remove") { location.href = "/backends"; return; }
+  else if (button.dataset.act === "remove") {
+    location.href = "/backends";
+    return;
+  }
   again();
 });

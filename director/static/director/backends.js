@@ -19,7 +19,11 @@ const chosenTags = new Set(said.getAll("tag"));
 $("search").value = said.get("text") || "";
 
 function isShown(row, words) {
-  if (chosenStatus.size && ![...chosenStatus].some((status) => row.classList.contains(`s-${status}`))) return false;
+  if (
+    chosenStatus.size &&
+    ![...chosenStatus].some((status) => row.classList.contains(`s-${status}`))
+  )
+    return false;
   if (chosenTags.size) {
     const tags = $$("[data-tag]", row).map((one) => one.dataset.tag);
     if (![...chosenTags].every((tag) => tags.includes(tag))) return false;
@@ -36,12 +40,15 @@ function filter() {
     const shown = isShown(row, words);
     row.toggleAttribute("data-out", !shown);
     // No action concerns a backend that is not shown.
-    if (shown) count++; else row.querySelector("[name=pick]").checked = false;
+    if (shown) count++;
+    else row.querySelector("[name=pick]").checked = false;
   }
   for (const chip of $$("#backends .chip")) {
     chip.ariaPressed = chosenStatus.has(chip.dataset.status) || chosenTags.has(chip.dataset.tag);
   }
-  $("shown-count").textContent = isNarrow ? `${count} of ${counted(rows().length, "backend")}` : counted(count, "backend");
+  $("shown-count").textContent = isNarrow
+    ? `${count} of ${counted(rows().length, "backend")}`
+    : counted(count, "backend");
   $("show-all").hidden = !isNarrow;
   if ($("fits-none")) $("fits-none").hidden = count > 0;
   picked();
@@ -64,7 +71,9 @@ $("show-all").onclick = () => {
   $("search").focus();
 };
 onClick("#backends .chip", (chip) => {
-  const [of, value] = chip.dataset.status ? [chosenStatus, chip.dataset.status] : [chosenTags, chip.dataset.tag];
+  const [of, value] = chip.dataset.status
+    ? [chosenStatus, chip.dataset.status]
+    : [chosenTags, chip.dataset.tag];
   if (!of.delete(value)) of.add(value);
   keep();
 });
@@ -81,17 +90,28 @@ onClick("[data-sort]", (link, event) => {
 
 // --- select several ------------------------------------------------------------------------------
 
-const fitting = (word) => chosen().map((row) => row.dataset).filter((one) => !(word in LABELS) || one.acts.split(" ").includes(word));
-const LABELS = { pause: "paused", drain: "being drained", resume: "resumed", enable: "enabled", disable: "disabled" };
+const fitting = (word) =>
+  chosen()
+    .map((row) => row.dataset)
+    .filter((one) => !(word in LABELS) || one.acts.split(" ").includes(word));
+const LABELS = {
+  pause: "paused",
+  drain: "being drained",
+  resume: "resumed",
+  enable: "enabled",
+  disable: "disabled",
+};
 onPicked(() => {
-  for (const button of $$("[data-many]", $("selection"))) button.disabled = !fitting(button.dataset.many).length;
+  for (const button of $$("[data-many]", $("selection")))
+    button.disabled = !fitting(button.dataset.many).length;
 });
 
 $("selection").onclick = async (event) => {
   const word = event.target.closest("[data-many]")?.dataset.many;
   if (!word) return;
   const targets = fitting(word);
-  const result = word === "tag" || word === "untag" ? await changeTags(word, targets) : await act(word, targets);
+  const result =
+    word === "tag" || word === "untag" ? await changeTags(word, targets) : await act(word, targets);
   if (result) report(result, LABELS[word] || "changed");
 };
 
@@ -101,18 +121,32 @@ function report({ done, failed }, what) {
   $("report").hidden = !failed.length;
   if (!failed.length) return;
   $("report-title").textContent = `${counted(failed.length, "backend")} could not be changed:`;
-  $("report-list").replaceChildren(...failed.map((one) => make("li", {}, `${one.name}: ${one.message}`)));
+  $("report-list").replaceChildren(
+    ...failed.map((one) => make("li", {}, `${one.name}: ${one.message}`)),
+  );
 }
-$("report-close").onclick = () => { $("report").hidden = true; };
+$("report-close").onclick = () => {
+  $("report").hidden = true;
+};
 
-const tagsOf = (targets) => [...new Set(targets.flatMap((one) => $$("[data-tag]", $(`b-${one.backend}`)).map((tag) => tag.dataset.tag)))].sort();
+const tagsOf = (targets) =>
+  [
+    ...new Set(
+      targets.flatMap((one) =>
+        $$("[data-tag]", $(`b-${one.backend}`)).map((tag) => tag.dataset.tag),
+      ),
+    ),
+  ].sort();
 async function changeTags(word, targets) {
   const isNew = word === "tag";
-  $("tag-title").textContent = `${isNew ? "Add a tag to" : "Remove a tag from"} ${counted(targets.length, "backend")}`;
+  $("tag-title").textContent =
+    `${isNew ? "Add a tag to" : "Remove a tag from"} ${counted(targets.length, "backend")}`;
   $("tag-yes").textContent = isNew ? "Add" : "Remove";
   $("tag-name").value = "";
-  $("tag-known").replaceChildren(...tagsOf(isNew ? rows().map((row) => row.dataset) : targets).map((tag) => new Option(tag)));
-  if (!await confirmed($("tag"))) return null;
+  $("tag-known").replaceChildren(
+    ...tagsOf(isNew ? rows().map((row) => row.dataset) : targets).map((tag) => new Option(tag)),
+  );
+  if (!(await confirmed($("tag")))) return null;
   const tag = $("tag-name").value.trim();
   if (!tag) return null;
   return each(targets, async (path) => {
@@ -148,7 +182,9 @@ menu.onclick = async (event) => {
 };
 
 filter();
-afterMorph((id) => { if (id === "backends") filter(); });
+afterMorph((id) => {
+  if (id === "backends") filter();
+});
 
 // --- found on this machine ------------------------------------------------------------------------
 
@@ -159,7 +195,9 @@ onClick("[data-found]", async (button) => {
   try {
     await call("POST", `/api/backends/found/${decision}`, { url });
     toast(`${url.split("://")[1]} ${DECIDED[decision]}`);
-  } catch (error) { toast(error.message); } finally {
+  } catch (error) {
+    toast(error.message);
+  } finally {
     button.disabled = false;
     again();
   }
@@ -170,12 +208,21 @@ onClick("[data-found]", async (button) => {
 const form = $("add-form");
 function values() {
   const data = Object.fromEntries(new FormData(form));
-  const tags = data.tags.split(",").map((tag) => tag.trim()).filter(Boolean);
-  return { url: data.url.trim(), ...(data.name.trim() && { name: data.name.trim() }), ...(tags.length && { tags }) };
+  const tags = data.tags
+    .split(",")
+    .map((tag) => tag.trim())
+    .filter(Boolean);
+  return {
+    url: data.url.trim(),
+    ...(data.name.trim() && { name: data.name.trim() }),
+    ...(tags.length && { tags }),
+  };
 }
 function complain(errors) {
   for (const place of $$("[data-error]", form)) {
-    const error = errors.find((one) => one.field.split(".")[0].split("[")[0] === place.dataset.error);
+    const error = errors.find(
+      (one) => one.field.split(".")[0].split("[")[0] === place.dataset.error,
+    );
     place.textContent = error ? error.message : "";
     form.elements[place.dataset.error].ariaInvalid = Boolean(error);
   }
@@ -184,30 +231,52 @@ function tell(text, kind) {
   $("tested").textContent = text;
   $("tested").className = `tested ${kind}`;
 }
-$("add-open").onclick = () => { form.reset(); complain([]); tell("", ""); $("add").showModal(); };
+$("add-open").onclick = () => {
+  form.reset();
+  complain([]);
+  tell("", "");
+  $("add").showModal();
+};
 
 // Sends the form by a request; shows what is done meanwhile, and what is wrong with the form.
 async function send(what, request) {
   complain([]);
-  if (!values().url) { complain([{ field: "url", message: "Enter an address." }]); return; }
+  if (!values().url) {
+    complain([{ field: "url", message: "Enter an address." }]);
+    return;
+  }
   tell(what, "");
-  try { await request(); } catch (error) {
+  try {
+    await request();
+  } catch (error) {
     complain(error.errors || []);
     tell(error.errors?.length ? "" : error.message, "wrong");
   }
 }
-$("test").onclick = () => send("Testing …", async () => {
-  const answer = await call("POST", "/api/backends/test", { url: values().url });
-  if (answer.ok) tell(`Online: ComfyUI ${answer.comfyui_version || ""}${answer.devices?.[0] ? `, ${answer.devices[0].name}` : ""}.`, "good");
-  else tell(answer.reason || "It does not answer.", "wrong");
-});
+$("test").onclick = () =>
+  send("Testing …", async () => {
+    const answer = await call("POST", "/api/backends/test", { url: values().url });
+    if (answer.ok)
+      tell(
+        `Online: ComfyUI ${answer.comfyui_version || ""}${answer.devices?.[0] ? `, ${answer.devices[0].name}` : ""}.`,
+        "good",
+      );
+    else tell(answer.reason || "It does not answer.", "wrong");
+  });
 form.onsubmit = (event) => {
   event.preventDefault();
   send("Adding …", async () => {
     const added = await call("POST", "/api/backends", values());
     again();
-    if (added.status === "offline") tell(`Added as ${added.backend_id}, but it is offline: ${added.status_reason || "no answer"}`, "wrong");
-    else { $("add").close(); toast(`${added.name || added.backend_id} is added.`); }
+    if (added.status === "offline")
+      tell(
+        `Added as ${added.backend_id}, but it is offline: ${added.status_reason || "no answer"}`,
+        "wrong",
+      );
+    else {
+      $("add").close();
+      toast(`${added.name || added.backend_id} is added.`);
+    }
   });
 };
 
@@ -220,16 +289,30 @@ $("find").onclick = async () => {
     const list = $("found-list");
     list.replaceChildren();
     const found = answer.found;
-    if (!found.length) list.textContent = "No new ComfyUI was found on ports 8188 to 8199 of this machine.";
+    if (!found.length)
+      list.textContent = "No new ComfyUI was found on ports 8188 to 8199 of this machine.";
     for (const one of found) {
-      const add = make("button", { className: "button small", disabled: Boolean(one.backend_id) }, one.backend_id ? "Known" : "Add");
+      const add = make(
+        "button",
+        { className: "button small", disabled: Boolean(one.backend_id) },
+        one.backend_id ? "Known" : "Add",
+      );
       add.onclick = async () => {
         add.disabled = true;
-        try { await call("POST", "/api/backends", { url: one.url }); add.textContent = "Added"; again(); } catch (error) { toast(error.message); }
+        try {
+          await call("POST", "/api/backends", { url: one.url });
+          add.textContent = "Added";
+          again();
+        } catch (error) {
+          toast(error.message);
+        }
       };
       list.append(make("div", { className: "actions" }, make("code", {}, one.url), add));
     }
     $("found").showModal();
-  } catch (error) { toast(error.message); } finally { $("find").disabled = false; }
+  } catch (error) {
+    toast(error.message);
+  } finally {
+    $("find").disabled = false;
+  }
 };
-

@@ -16,13 +16,18 @@ export function check(text, rest, isBatch, onAnswer) {
   if (body === sent) return;
   sent = body;
   clearTimeout(timer);
-  if (!body) { show(null); return; }
+  if (!body) {
+    show(null);
+    return;
+  }
   timer = setTimeout(async () => {
     let answer = null;
     try {
       const response = await post("/api/workflows/check", body);
       if (response.ok) answer = await response.json();
-    } catch { /* then nothing is shown */ }
+    } catch {
+      /* then nothing is shown */
+    }
     if (body !== sent) return;
     show(answer);
     if (answer) onAnswer(answer);
@@ -34,9 +39,18 @@ function show(answer) {
   $("can-run").hidden = !all.length;
   if (!all.length) return;
   const able = answer.can_run;
-  $("can-run-said").textContent = able === all.length ? able > 1 ? `All ${able} backends can run it.` : "The backend can run it." : able ? `${able} of ${counted(all.length, "backend")} can run it.` : "No backend can run it.";
+  $("can-run-said").textContent =
+    able === all.length
+      ? able > 1
+        ? `All ${able} backends can run it.`
+        : "The backend can run it."
+      : able
+        ? `${able} of ${counted(all.length, "backend")} can run it.`
+        : "No backend can run it.";
   const unknown = all.filter((one) => one.can_run && !one.known).length;
-  if (unknown) $("can-run-said").textContent += ` ${counted(unknown, "backend has", "backends have")} not described all nodes of the workflow yet.`;
+  if (unknown)
+    $("can-run-said").textContent +=
+      ` ${counted(unknown, "backend has", "backends have")} not described all nodes of the workflow yet.`;
   $("can-run-why").replaceChildren(...whyLines(all).map((line) => make("li", {}, line)));
 }
 
@@ -44,18 +58,35 @@ function show(answer) {
 export function whyLines(all, total = null) {
   const why = new Map(); // the backends of each reason
   for (const one of all.filter((one) => one.reasons.length)) {
-    const part = total && one.jobs && one.jobs < total ? `, ${one.jobs} of ${counted(total, "job")}` : one.can_run ? ", in part" : "";
+    const part =
+      total && one.jobs && one.jobs < total
+        ? `, ${one.jobs} of ${counted(total, "job")}`
+        : one.can_run
+          ? ", in part"
+          : "";
     const said = `${part}: ${sentences(one.reasons)}`;
     why.set(said, [...(why.get(said) || []), one.backend_id]);
   }
-  const lines = [...why].slice(0, LINES).map(([said, ids]) => `${ids.slice(0, NAMES).join(", ")}${ids.length > NAMES ? ` and ${counted(ids.length - NAMES, "more backend")}` : ""}${said}`);
+  const lines = [...why]
+    .slice(0, LINES)
+    .map(
+      ([said, ids]) =>
+        `${ids.slice(0, NAMES).join(", ")}${ids.length > NAMES ? ` and ${counted(ids.length - NAMES, "more backend")}` : ""}${said}`,
+    );
   if (why.size > LINES) lines.push(`And ${counted(why.size - LINES, "more reason")}.`);
   return lines;
 }
 
 function sentences(reasons) {
-  const shown = reasons.slice(0, REASONS).map((one) => `${one.node_id === null ? "" : `node ${one.node_id} (${one.class_type}): `}${message(one)}`);
-  return shown.join("; ") + (reasons.length > REASONS ? `; and ${reasons.length - REASONS} more` : "");
+  const shown = reasons
+    .slice(0, REASONS)
+    .map(
+      (one) =>
+        `${one.node_id === null ? "" : `node ${one.node_id} (${one.class_type}): `}${message(one)}`,
+    );
+  return (
+    shown.join("; ") + (reasons.length > REASONS ? `; and ${reasons.length - REASONS} more` : "")
+  );
 }
 
 // Instead of a long list of choices, those that are most like the value.

@@ -6,7 +6,11 @@ const SHOWN = 100; // of a list that is searched
 const ROOM = 340; // pixels that an open list needs
 
 // Returns {value, note} of each choice. `some` has the number of backends with a choice that others lack.
-export const choicesOf = (values, some = {}, all = 0) => values.map((value) => ({ value: String(value), note: String(value) in some ? `${some[value]} of ${all} backends` : "" }));
+export const choicesOf = (values, some = {}, all = 0) =>
+  values.map((value) => ({
+    value: String(value),
+    note: String(value) in some ? `${some[value]} of ${all} backends` : "",
+  }));
 
 const words = ({ value, note }) => (note ? `${value} · ${note}` : value);
 // A search finds the choices that have all its words, in any order.
@@ -17,9 +21,14 @@ export function found(choices, text) {
 
 // Returns the field of an input with choices: the same one, or a select in its place.
 export function offered(input, choices, original) {
-  if (choices.length > SHORT) { searched(input, choices); return input; }
+  if (choices.length > SHORT) {
+    searched(input, choices);
+    return input;
+  }
   const now = input.value;
-  const missing = [...new Set([original, now])].filter((value) => !choices.some((one) => one.value === value));
+  const missing = [...new Set([original, now])].filter(
+    (value) => !choices.some((one) => one.value === value),
+  );
   const options = [...missing.map((value) => ({ value, note: "no backend lists it" })), ...choices];
   const select = input.tagName === "SELECT" ? input : make("select");
   // The list of an open select must not change without need.
@@ -47,7 +56,9 @@ export function searched(input, choices) {
     input.ariaExpanded = "false";
     input.ariaAutoComplete = "list";
     input.onclick = () => open(input, "");
-    input.oninput = (event) => { if (event.isTrusted) open(input, input.value); };
+    input.oninput = (event) => {
+      if (event.isTrusted) open(input, input.value);
+    };
     input.onblur = close;
     input.onkeydown = (event) => key(event, input);
   }
@@ -60,19 +71,28 @@ function open(input, text) {
   if (field !== input) close();
   field = input;
   list.ariaLabel = "Choices";
-  list.replaceChildren(...shown.map((one, number) => {
-    const item = make("li", { id: `choice-${number}`, role: "option" }, one.value, " ");
-    item.dataset.value = one.value;
-    if (one.note) item.append(make("i", {}, one.note));
-    return item;
-  }));
-  list.dataset.more = all.length > shown.length ? `${(all.length - shown.length).toLocaleString("en")} more: enter a part of the name` : "";
+  list.replaceChildren(
+    ...shown.map((one, number) => {
+      const item = make("li", { id: `choice-${number}`, role: "option" }, one.value, " ");
+      item.dataset.value = one.value;
+      if (one.note) item.append(make("i", {}, one.note));
+      return item;
+    }),
+  );
+  list.dataset.more =
+    all.length > shown.length
+      ? `${(all.length - shown.length).toLocaleString("en")} more: enter a part of the name`
+      : "";
   input.closest(".vary, .field").append(list);
   list.hidden = !shown.length;
   const { top, bottom } = input.getBoundingClientRect();
-  list.classList.toggle("above", window.innerHeight - bottom < ROOM && top > window.innerHeight - bottom);
+  list.classList.toggle(
+    "above",
+    window.innerHeight - bottom < ROOM && top > window.innerHeight - bottom,
+  );
   input.ariaExpanded = !list.hidden;
-  if (list.hidden) input.removeAttribute("aria-controls"); else input.setAttribute("aria-controls", list.id);
+  if (list.hidden) input.removeAttribute("aria-controls");
+  else input.setAttribute("aria-controls", list.id);
   mark(text ? -1 : shown.findIndex((one) => one.value === input.value));
 }
 
@@ -88,7 +108,10 @@ function mark(number) {
   at = number;
   for (const [index, item] of [...list.children].entries()) item.ariaSelected = index === at;
   const item = list.children[at];
-  if (item) { field.setAttribute("aria-activedescendant", item.id); item.scrollIntoView({ block: "nearest" }); } else field.removeAttribute("aria-activedescendant");
+  if (item) {
+    field.setAttribute("aria-activedescendant", item.id);
+    item.scrollIntoView({ block: "nearest" });
+  } else field.removeAttribute("aria-activedescendant");
 }
 
 function choose(item) {
@@ -102,8 +125,15 @@ function key(event, input) {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   if (step) {
     event.preventDefault();
-    if (list.hidden) open(input, ""); else mark((at + step + list.children.length) % list.children.length);
-  } else if (!list.hidden && event.key === "Escape") { event.preventDefault(); close(); } else if (!list.hidden && event.key === "Enter" && list.children[at]) { event.preventDefault(); choose(list.children[at]); }
+    if (list.hidden) open(input, "");
+    else mark((at + step + list.children.length) % list.children.length);
+  } else if (!list.hidden && event.key === "Escape") {
+    event.preventDefault();
+    close();
+  } else if (!list.hidden && event.key === "Enter" && list.children[at]) {
+    event.preventDefault();
+    choose(list.children[at]);
+  }
 }
 // The field keeps the focus.
 list.onmousedown = (event) => event.preventDefault();

@@ -12,9 +12,18 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const panes = () => $$(".pane", stage);
 
 let chosen = []; // {view, job, title, label, small}
-try { chosen = JSON.parse(sessionStorage.getItem(KEY)) || []; } catch { /* storage is forbidden, or has another format */ }
-let scale = 1, x = 0, y = 0; // of all pictures: x and y in parts of a pane
-let flickers = false, plays = false, front = 0, timer = 0;
+try {
+  chosen = JSON.parse(sessionStorage.getItem(KEY)) || [];
+} catch {
+  /* storage is forbidden, or has another format */
+}
+let scale = 1,
+  x = 0,
+  y = 0; // of all pictures: x and y in parts of a pane
+let flickers = false,
+  plays = false,
+  front = 0,
+  timer = 0;
 
 export const isChosen = (view) => chosen.some((one) => one.view === view);
 
@@ -24,13 +33,18 @@ export function toggle(tile) {
   const { job, label } = tile.closest("[data-job]").dataset;
   if (isChosen(view)) chosen = chosen.filter((one) => one.view !== view);
   else if (chosen.length === MOST) return `At most ${MOST} pictures can be compared.`;
-  else chosen.push({ view, job, title, label, small: tile.querySelector("img")?.getAttribute("src") });
+  else
+    chosen.push({ view, job, title, label, small: tile.querySelector("img")?.getAttribute("src") });
   keep();
   return "";
 }
 
 function keep() {
-  try { sessionStorage.setItem(KEY, JSON.stringify(chosen)); } catch { /* lasts until the page is left, then */ }
+  try {
+    sessionStorage.setItem(KEY, JSON.stringify(chosen));
+  } catch {
+    /* lasts until the page is left, then */
+  }
   draw();
 }
 
@@ -55,7 +69,9 @@ function open() {
 
 function paneOf(one) {
   const pane = $("compare-pane").content.firstElementChild.cloneNode(true);
-  const [image, note, star] = [".pane-view img", ".pane-note", ".star"].map((name) => pane.querySelector(name));
+  const [image, note, star] = [".pane-view img", ".pane-note", ".star"].map((name) =>
+    pane.querySelector(name),
+  );
   const label = pane.querySelector(".pane-label");
   label.textContent = label.title = one.label || one.title;
   pane.ariaLabel = one.label || one.title;
@@ -65,24 +81,41 @@ function paneOf(one) {
   const sources = [`${one.view}?redirect=no`, `${one.view}?w=2560`, one.small].filter(Boolean);
   const loading = new Image();
   const next = () => {
-    if (sources.length) { loading.src = sources.shift(); return; }
+    if (sources.length) {
+      loading.src = sources.shift();
+      return;
+    }
     image.hidden = true;
     pane.dataset.broken = "yes";
     explain(one, note);
   };
   let isCopy = false;
-  loading.onerror = () => { isCopy = true; next(); };
-  image.onload = image.onerror = (event) => { image.style.visibility = event.type === "load" ? "" : "hidden"; };
+  loading.onerror = () => {
+    isCopy = true;
+    next();
+  };
+  image.onload = image.onerror = (event) => {
+    image.style.visibility = event.type === "load" ? "" : "hidden";
+  };
   loading.onload = () => {
     image.src = loading.src;
-    if (isCopy) { note.textContent = "This is a smaller copy."; note.hidden = false; }
+    if (isCopy) {
+      note.textContent = "This is a smaller copy.";
+      note.hidden = false;
+    }
   };
   if (one.small) image.src = one.small;
   next();
   star.dataset.job = one.job;
   call("GET", `/api/job-groups/${group}/jobs/${one.job}`)
-    .then((job) => { star.ariaPressed = job.starred; star.disabled = false; })
-    .catch((error) => { note.textContent = error.message; note.hidden = false; });
+    .then((job) => {
+      star.ariaPressed = job.starred;
+      star.disabled = false;
+    })
+    .catch((error) => {
+      note.textContent = error.message;
+      note.hidden = false;
+    });
   return pane;
 }
 
@@ -92,9 +125,12 @@ async function explain({ view }, note) {
   note.textContent = "This picture cannot be loaded.";
   try {
     const response = await fetch(`${view}?redirect=no`);
-    if (!response.ok) note.textContent = `This picture cannot be loaded. ${(await response.json()).detail || ""}`;
+    if (!response.ok)
+      note.textContent = `This picture cannot be loaded. ${(await response.json()).detail || ""}`;
     else response.body?.cancel();
-  } catch { /* the Director is away, and the page says so */ }
+  } catch {
+    /* the Director is away, and the page says so */
+  }
 }
 
 // --- one zoom for all ----------------------------------------------------------------------------
@@ -124,12 +160,16 @@ function pointOf(view, one) {
   return [(one.clientX - box.left) / box.width - 0.5, (one.clientY - box.top) / box.height - 0.5];
 }
 
-stage.addEventListener("wheel", (event) => {
-  const view = event.target.closest(".pane-view");
-  if (!view) return;
-  event.preventDefault();
-  zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), ...pointOf(view, event));
-}, { passive: false });
+stage.addEventListener(
+  "wheel",
+  (event) => {
+    const view = event.target.closest(".pane-view");
+    if (!view) return;
+    event.preventDefault();
+    zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), ...pointOf(view, event));
+  },
+  { passive: false },
+);
 
 const fingers = new Map(); // pointer → its last event
 stage.onpointerdown = (event) => {
@@ -147,14 +187,23 @@ stage.onpointermove = (event) => {
   const box = view.getBoundingClientRect();
   fingers.set(event.pointerId, event);
   const parts = fingers.size;
-  move(scale, x + (event.clientX - before.clientX) / box.width / parts, y + (event.clientY - before.clientY) / box.height / parts);
+  move(
+    scale,
+    x + (event.clientX - before.clientX) / box.width / parts,
+    y + (event.clientY - before.clientY) / box.height / parts,
+  );
   const other = [...fingers.values()].find((one) => one.pointerId !== event.pointerId);
   if (!other) return;
-  const apart = (one) => Math.max(Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY), 1);
-  const middle = { clientX: (event.clientX + other.clientX) / 2, clientY: (event.clientY + other.clientY) / 2 };
+  const apart = (one) =>
+    Math.max(Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY), 1);
+  const middle = {
+    clientX: (event.clientX + other.clientX) / 2,
+    clientY: (event.clientY + other.clientY) / 2,
+  };
   zoom(apart(event) / apart(before), ...pointOf(view, middle));
 };
-for (const type of ["pointerup", "pointercancel"]) stage.addEventListener(type, (event) => fingers.delete(event.pointerId));
+for (const type of ["pointerup", "pointercancel"])
+  stage.addEventListener(type, (event) => fingers.delete(event.pointerId));
 
 // --- alternating in one place --------------------------------------------------------------------
 
@@ -162,7 +211,8 @@ function flicker(on) {
   flickers = on;
   stage.classList.toggle("flickers", on);
   $("compare-flicker").ariaPressed = on;
-  for (const id of ["compare-next", "compare-play", "compare-pace"]) $(id).hidden = !on || (calm.matches && id !== "compare-next");
+  for (const id of ["compare-next", "compare-play", "compare-pace"])
+    $(id).hidden = !on || (calm.matches && id !== "compare-next");
   play(on && !calm.matches);
   show(0);
 }
@@ -180,12 +230,17 @@ function show(index) {
   for (const [at, pane] of all.entries()) pane.classList.toggle("behind", flickers && at !== front);
 }
 
-function step() { play(false); show(front + 1); }
+function step() {
+  play(false);
+  show(front + 1);
+}
 
 // --- what a person can do ------------------------------------------------------------------------
 
 onClick("[data-compare]", (button) => {
-  const tile = button.closest("[data-job]").querySelector(`[data-view="${button.dataset.compare}"]`);
+  const tile = button
+    .closest("[data-job]")
+    .querySelector(`[data-view="${button.dataset.compare}"]`);
   const refused = tile && toggle(tile);
   if (refused) toast(refused);
 });
@@ -195,9 +250,13 @@ stage.onclick = async (event) => {
   const on = star.ariaPressed !== "true";
   // One job may have several pictures here.
   const same = $$(".star", stage).filter((one) => one.dataset.job === star.dataset.job);
-  const mark = (value) => { for (const one of same) one.ariaPressed = value; };
+  const mark = (value) => {
+    for (const one of same) one.ariaPressed = value;
+  };
   mark(on);
-  try { await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${star.dataset.job}/star`); } catch (error) {
+  try {
+    await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${star.dataset.job}/star`);
+  } catch (error) {
     mark(!on);
     const note = star.closest(".pane").querySelector(".pane-note");
     note.textContent = error.message;
@@ -205,7 +264,10 @@ stage.onclick = async (event) => {
   }
 };
 $("compare-open").onclick = open;
-$("compare-clear").onclick = () => { chosen = []; keep(); };
+$("compare-clear").onclick = () => {
+  chosen = [];
+  keep();
+};
 $("compare-close").onclick = () => dialog.close();
 $("compare-in").onclick = () => zoom(1.5);
 $("compare-out").onclick = () => zoom(1 / 1.5);
@@ -214,13 +276,24 @@ $("compare-flicker").onclick = () => flicker(!flickers);
 $("compare-next").onclick = step;
 $("compare-play").onclick = () => play(!plays);
 $("compare-seconds").oninput = () => play(true);
-calm.addEventListener("change", () => { if (flickers) flicker(true); });
-dialog.onclose = () => { flicker(false); stage.replaceChildren(); fingers.clear(); };
+calm.addEventListener("change", () => {
+  if (flickers) flicker(true);
+});
+dialog.onclose = () => {
+  flicker(false);
+  stage.replaceChildren();
+  fingers.clear();
+};
 
 const KEYS = {
-  "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: () => move(1, 0, 0),
-  ArrowLeft: () => move(scale, x + 0.1, y), ArrowRight: () => move(scale, x - 0.1, y),
-  ArrowUp: () => move(scale, x, y + 0.1), ArrowDown: () => move(scale, x, y - 0.1),
+  "+": () => zoom(1.5),
+  "=": () => zoom(1.5),
+  "-": () => zoom(1 / 1.5),
+  0: () => move(1, 0, 0),
+  ArrowLeft: () => move(scale, x + 0.1, y),
+  ArrowRight: () => move(scale, x - 0.1, y),
+  ArrowUp: () => move(scale, x, y + 0.1),
+  ArrowDown: () => move(scale, x, y - 0.1),
   f: () => flicker(!flickers),
   p: () => flickers && !calm.matches && play(!plays),
   " ": () => (flickers ? step() : flicker(true)),

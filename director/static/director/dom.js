@@ -34,10 +34,19 @@ export function onFiles(target, bring, marked = null) {
 
 // What the browser keeps for the next time; an empty text is not kept. Storage may be forbidden: then it is forgotten.
 export function remembered(name) {
-  try { return localStorage.getItem(name) || ""; } catch { return ""; }
+  try {
+    return localStorage.getItem(name) || "";
+  } catch {
+    return "";
+  }
 }
 export function remember(name, text) {
-  try { if (text) localStorage.setItem(name, text); else localStorage.removeItem(name); } catch { /* forgotten */ }
+  try {
+    if (text) localStorage.setItem(name, text);
+    else localStorage.removeItem(name);
+  } catch {
+    /* forgotten */
+  }
 }
 export const SUBMITTER = "director.submitter"; // the name that is given when submitting
 // The person's name as the API takes it, nothing where the browser does not know it.
@@ -56,7 +65,9 @@ export function toast(text) {
   // An open dialog, or what fills the screen, would be before it.
   (document.fullscreenElement || $$("dialog[open]").at(-1) || document.body).append(box);
   clearTimeout(toast.timer);
-  toast.timer = setTimeout(() => { box.hidden = true; }, 6000);
+  toast.timer = setTimeout(() => {
+    box.hidden = true;
+  }, 6000);
 }
 
 // Sends a request for each of several groups; says how many failed and why the first, else what was done. Resolves to the
@@ -77,7 +88,9 @@ export function confirmed(dialog) {
   dialog.showModal();
   return new Promise((resolve) => {
     waiting.set(dialog, resolve);
-    dialog.onclose = () => { if (!dialog.open) resolve(dialog.returnValue === "yes"); };
+    dialog.onclose = () => {
+      if (!dialog.open) resolve(dialog.returnValue === "yes");
+    };
   });
 }
 
@@ -97,14 +110,26 @@ export async function send(path, options) {
   for (let left = 3; ; left -= 1) {
     const response = await fetch(path, options);
     const seconds = Number(response.headers.get("Retry-After"));
-    if (response.status !== 503 || !seconds || !left || !(await response.clone().text()).includes('"overloaded"')) return response;
+    if (
+      response.status !== 503 ||
+      !seconds ||
+      !left ||
+      !(await response.clone().text()).includes('"overloaded"')
+    )
+      return response;
     toast(`The Director is too busy. The request is sent again in ${seconds} s.`);
     await new Promise((done) => setTimeout(done, 1000 * seconds));
   }
 }
 
 // Posts a body as it is, by default a text in JSON: numbers that JavaScript cannot hold stay as they are.
-export const post = (path, body, { headers, ...options } = {}) => fetch(path, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body, ...options });
+export const post = (path, body, { headers, ...options } = {}) =>
+  fetch(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", ...headers },
+    body,
+    ...options,
+  });
 
 // Calls the API. Resolves to its answer; rejects with an Error whose message is its sentence and
 // whose `errors` are the fields that are wrong.
@@ -113,7 +138,10 @@ export async function call(method, path, body) {
   try {
     response = await send(path, {
       method,
-      headers: body === undefined || body instanceof FormData ? {} : { "Content-Type": "application/json" },
+      headers:
+        body === undefined || body instanceof FormData
+          ? {}
+          : { "Content-Type": "application/json" },
       body: body instanceof FormData ? body : JSON.stringify(body),
     });
   } catch {
@@ -121,7 +149,11 @@ export async function call(method, path, body) {
   }
   const text = await response.text();
   let answer = {};
-  try { answer = text ? JSON.parse(text) : {}; } catch { answer = {}; }
+  try {
+    answer = text ? JSON.parse(text) : {};
+  } catch {
+    answer = {};
+  }
   if (response.ok) return answer;
   if (response.status === 401) signIn();
   const error = new Error(answer.detail || `The Director answered ${response.status}.`);
@@ -151,7 +183,11 @@ export async function copy(text) {
 }
 
 onClick("[data-copy]", async ({ dataset: { copy: text } }) => {
-  toast(await copy(text) ? `Copied ${text.length > 80 ? `${text.slice(0, 80)} …` : text}` : "Copying is not allowed here.");
+  toast(
+    (await copy(text))
+      ? `Copied ${text.length > 80 ? `${text.slice(0, 80)} …` : text}`
+      : "Copying is not allowed here.",
+  );
 });
 
 // The server says times of day in UTC, as it does not know where the person is; the browser knows.
@@ -169,12 +205,20 @@ function localTime(_, day, time) {
   const moment = new Date(`${day || new Date().toISOString().slice(0, 10)}T${time}Z`);
   const options = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
   const clock = moment.toLocaleTimeString("en-GB", options);
-  const date = day && moment.toDateString() !== new Date().toDateString() ? `${moment.toLocaleDateString("sv")} ` : "";
+  const date =
+    day && moment.toDateString() !== new Date().toDateString()
+      ? `${moment.toLocaleDateString("sv")} `
+      : "";
   return `${date}${clock}`;
 }
 localTimes(document);
 
-const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+const UNITS = [
+  [86400, "d"],
+  [3600, "h"],
+  [60, "min"],
+  [1, "s"],
+];
 export function ago(seconds) {
   return seconds < 5 ? "just now" : `${lasted(seconds)} ago`;
 }
@@ -192,6 +236,9 @@ setInterval(() => {
 
 const SIZES = ["bytes", "KB", "MB", "GB", "TB"];
 export function sizeText(bytes) {
-  const unit = Math.max(SIZES.findIndex((_, at) => bytes < 1024 ** (at + 1)), 0);
+  const unit = Math.max(
+    SIZES.findIndex((_, at) => bytes < 1024 ** (at + 1)),
+    0,
+  );
   return `${(bytes / 1024 ** unit).toFixed(unit ? 1 : 0)} ${SIZES[unit]}`;
 }

@@ -1,7 +1,7 @@
 // What failed: asked for again when the line says that something changed, and every half minute.
 import { $, actor, ask, call, counted, onClick, toast } from "./dom.js";
-import { refresh } from "./parts.js";
 import { monitor } from "./live.js";
+import { refresh } from "./parts.js";
 import { askPlace } from "./place.js";
 
 const again = () => refresh($("failures"));
@@ -11,17 +11,33 @@ let asked = 0;
 let soon = 0;
 function changed() {
   if (document.hidden || soon) return;
-  soon = setTimeout(() => { soon = 0; asked = Date.now(); again(); }, Math.max(0, asked + 5_000 - Date.now()));
+  soon = setTimeout(
+    () => {
+      soon = 0;
+      asked = Date.now();
+      again();
+    },
+    Math.max(0, asked + 5_000 - Date.now()),
+  );
 }
-monitor(() => [], { open: (back) => { if (back) again(); }, pulse: changed });
-setInterval(() => { if (!document.hidden) again(); }, 30_000);
+monitor(() => [], {
+  open: (back) => {
+    if (back) again();
+  },
+  pulse: changed,
+});
+setInterval(() => {
+  if (!document.hidden) again();
+}, 30_000);
 
 onClick("[data-act]", async (button) => {
   button.disabled = true;
   try {
     if (button.dataset.act === "retry") await retry(button.dataset);
     if (button.dataset.act === "quarantine") await quarantine(button.dataset);
-  } catch (error) { toast(error.message); } finally {
+  } catch (error) {
+    toast(error.message);
+  } finally {
     button.disabled = false;
     again();
   }
@@ -30,11 +46,22 @@ onClick("[data-act]", async (button) => {
 // --- try again -----------------------------------------------------------------------------------
 
 async function retry({ class: failureClass, backend, name, workflow, takes, chosen }) {
-  const query = new URLSearchParams({ window: $("failures").dataset.window, failure_class: failureClass, backend_id: backend, workflow });
+  const query = new URLSearchParams({
+    window: $("failures").dataset.window,
+    failure_class: failureClass,
+    backend_id: backend,
+    workflow,
+  });
   const { groups } = await call("GET", `/api/failures/jobs?${query}`);
-  if (!groups.length) { toast("No job of this cause is failed any more."); return; }
+  if (!groups.length) {
+    toast("No job of this cause is failed any more.");
+    return;
+  }
   const jobs = groups.reduce((sum, group) => sum + group.job_ids.length, 0);
-  const shut = takes === "yes" || !backend ? "" : ` ${name} takes no jobs now, so these jobs move to other backends.`;
+  const shut =
+    takes === "yes" || !backend
+      ? ""
+      : ` ${name} takes no jobs now, so these jobs move to other backends.`;
   const place = await askPlace({
     title: `Retry ${counted(jobs, "job")}?`,
     text: `${counted(jobs, "job")} in ${counted(groups.length, "group")}, with the same seeds.${shut}`,
@@ -54,7 +81,9 @@ async function retryAll(groups, how) {
     try {
       await call("POST", path, body);
       done += count;
-    } catch (error) { refused.push(`${name}: ${error.message}`); }
+    } catch (error) {
+      refused.push(`${name}: ${error.message}`);
+    }
   };
   for (const { job_group_id: id, name, job_ids: jobs, finished } of groups) {
     const path = `/api/job-groups/${id}`;

@@ -14,28 +14,52 @@ const UPLOADS = 3;
 const line = [];
 let active = 0;
 function next() {
-  while (active < UPLOADS && line.length) { active++; line.shift()(); }
+  while (active < UPLOADS && line.length) {
+    active++;
+    line.shift()();
+  }
 }
 
 // Uploads a file. `done` resolves to the asset, and rejects with an Error whose message is a sentence.
 function upload(file, onProgress) {
   const request = new XMLHttpRequest();
   let timer;
-  const within = (ms) => { clearTimeout(timer); timer = setTimeout(() => request.abort(), ms); };
+  const within = (ms) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => request.abort(), ms);
+  };
   const done = new Promise((resolve, reject) => {
-    const lost = () => reject(new Error("The connection to the Director was lost, or the file has changed."));
-    request.upload.onprogress = (event) => { within(STALL_MS); onProgress(event.loaded / event.total); };
+    const lost = () =>
+      reject(new Error("The connection to the Director was lost, or the file has changed."));
+    request.upload.onprogress = (event) => {
+      within(STALL_MS);
+      onProgress(event.loaded / event.total);
+    };
     request.upload.onload = () => within(STORE_MS);
     request.onerror = lost;
     request.onabort = lost;
     request.onload = () => {
       let answer = {};
-      try { answer = JSON.parse(request.responseText); } catch { /* of a proxy */ }
+      try {
+        answer = JSON.parse(request.responseText);
+      } catch {
+        /* of a proxy */
+      }
       if (request.status === 401) signIn();
       if (answer.id) resolve(answer);
-      else reject(new Error(answer.detail || `The server answered ${request.status}${request.status === 413 ? ": the file is too large" : ""}.`));
+      else
+        reject(
+          new Error(
+            answer.detail ||
+              `The server answered ${request.status}${request.status === 413 ? ": the file is too large" : ""}.`,
+          ),
+        );
     };
-  }).finally(() => { clearTimeout(timer); active--; next(); });
+  }).finally(() => {
+    clearTimeout(timer);
+    active--;
+    next();
+  });
   const start = () => {
     const form = new FormData();
     form.append("file", file);
@@ -45,7 +69,10 @@ function upload(file, onProgress) {
   };
   line.push(start);
   next();
-  const abort = () => { if (line.includes(start)) line.splice(line.indexOf(start), 1); else request.abort(); };
+  const abort = () => {
+    if (line.includes(start)) line.splice(line.indexOf(start), 1);
+    else request.abort();
+  };
   return { done, abort };
 }
 
@@ -54,7 +81,15 @@ function upload(file, onProgress) {
 export function fileField(name, label, onChange, onMore = null) {
   const element = $("file-template").content.firstElementChild.cloneNode(true);
   const find = (selector) => element.querySelector(selector);
-  const [drop, image, text, picked, chooser, bar, said] = [".file", ".thumb", "input", ".file-name", "[type=file]", "progress", "[role=status]"].map(find);
+  const [drop, image, text, picked, chooser, bar, said] = [
+    ".file",
+    ".thumb",
+    "input",
+    ".file-name",
+    "[type=file]",
+    "progress",
+    "[role=status]",
+  ].map(find);
   const [again, remove] = ["retry", "remove"].map((one) => find(`[data-file=${one}]`));
   let reference = null;
   let original = "";
@@ -66,7 +101,12 @@ export function fileField(name, label, onChange, onMore = null) {
   chooser.ariaLabel = `Choose a file for ${label}`;
   chooser.accept = KINDS[name] || "";
   chooser.multiple = onMore !== null;
-  const bring = ([first, ...more]) => { if (first) { send(first); onMore?.(more); } };
+  const bring = ([first, ...more]) => {
+    if (first) {
+      send(first);
+      onMore?.(more);
+    }
+  };
 
   function show(title, kind = "", size = 0, source = "") {
     const isFile = reference !== null || chosen !== null;
@@ -75,7 +115,8 @@ export function fileField(name, label, onChange, onMore = null) {
     picked.textContent = title + (size ? `, ${sizeText(size)}` : "");
     if (image.src.startsWith("blob:")) URL.revokeObjectURL(image.src);
     image.hidden = !source || !/^image\/(png|jpeg|webp|gif|avif|bmp)$/.test(kind) || size > SHOWN;
-    if (image.hidden) image.removeAttribute("src"); else image.src = source;
+    if (image.hidden) image.removeAttribute("src");
+    else image.src = source;
   }
   function state(message, { failed = false, busy = false } = {}) {
     problem = busy ? WAIT : failed ? message : "";
@@ -93,13 +134,15 @@ export function fileField(name, label, onChange, onMore = null) {
     bar.value = 0;
     state("Uploading …", { busy: true });
     show(file.name, file.type, file.size, URL.createObjectURL(file));
-    if (file.size > MOST) state(`The file is too large: the Director takes up to ${sizeText(MOST)}.`, { failed: true });
+    if (file.size > MOST)
+      state(`The file is too large: the Director takes up to ${sizeText(MOST)}.`, { failed: true });
     onChange();
     if (problem !== WAIT) return;
-    const mine = running = upload(file, (part) => {
+    const mine = (running = upload(file, (part) => {
       bar.value = part;
-      if (mine === running) picked.textContent = `${file.name}, ${Math.floor(part * 100)} % of ${sizeText(file.size)}`;
-    });
+      if (mine === running)
+        picked.textContent = `${file.name}, ${Math.floor(part * 100)} % of ${sizeText(file.size)}`;
+    }));
     try {
       const asset = await mine.done;
       if (mine !== running) return;
@@ -120,11 +163,13 @@ export function fileField(name, label, onChange, onMore = null) {
     show("…");
     try {
       const asset = await call("GET", `/api/assets/${id}`);
-      if (mine === reference) show(asset.name, asset.content_type, asset.size_bytes, `/api/assets/${id}/content`);
+      if (mine === reference)
+        show(asset.name, asset.content_type, asset.size_bytes, `/api/assets/${id}/content`);
     } catch (error) {
       if (mine !== reference) return;
       show("An uploaded file");
-      if (error.answer?.code === "asset_not_found") state("This file was deleted. Choose it again.", { failed: true });
+      if (error.answer?.code === "asset_not_found")
+        state("This file was deleted. Choose it again.", { failed: true });
       onChange();
     }
   }
@@ -134,23 +179,42 @@ export function fileField(name, label, onChange, onMore = null) {
     running = chosen = null;
     reference = isReference(value) ? value : null;
     state(reference ? "" : "Drop a file here, or enter the name of a file that the backends have.");
-    if (reference) { showStored(); return; }
+    if (reference) {
+      showStored();
+      return;
+    }
     text.value = original = String(value);
     show("");
   }
 
-  chooser.onchange = () => { bring(chooser.files); chooser.value = ""; };
+  chooser.onchange = () => {
+    bring(chooser.files);
+    chooser.value = "";
+  };
   again.onclick = () => send(chosen);
-  remove.onclick = () => { put(original); onChange(); text.focus(); };
+  remove.onclick = () => {
+    put(original);
+    onChange();
+    text.focus();
+  };
   onFiles(drop, bring, drop);
   return {
     element,
     text,
     type: "file",
-    get value() { return reference || text.value; },
-    set value(value) { put(value); },
-    get problem() { return problem; },
+    get value() {
+      return reference || text.value;
+    },
+    set value(value) {
+      put(value);
+    },
+    get problem() {
+      return problem;
+    },
     send,
-    abort: () => { running?.abort(); running = null; },
+    abort: () => {
+      running?.abort();
+      running = null;
+    },
   };
 }

@@ -11,7 +11,9 @@ function show(form) {
   history.replaceState(null, "", `?${chosen}`);
 }
 
-document.addEventListener("change", ({ target }) => { if (target.form?.id === "axes") show(target.form); });
+document.addEventListener("change", ({ target }) => {
+  if (target.form?.id === "axes") show(target.form);
+});
 
 // A link to a job that another value of a selector shows, or another page.
 const job = location.hash.slice(1);

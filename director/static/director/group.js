@@ -1,11 +1,12 @@
 // One group: its events ask for the one card that moved, its progress and previews are drawn here.
-import { $, $$, actor, ask, call, onClick, remember, toast } from "./dom.js";
-import { afterMorph, refresh } from "./parts.js";
-import { chime, favicon, Live, monitor } from "./live.js";
-import { tryAgain } from "./images.js";
-import { asks, retry } from "./retry.js";
-import { askPlace } from "./place.js";
+
 import { deleteGroups } from "./deletion.js";
+import { $, $$, actor, ask, call, onClick, remember, toast } from "./dom.js";
+import { tryAgain } from "./images.js";
+import { chime, favicon, Live, monitor } from "./live.js";
+import { afterMorph, refresh } from "./parts.js";
+import { askPlace } from "./place.js";
+import { asks, retry } from "./retry.js";
 import "./viewer.js";
 import "./grid.js";
 import "./menus.js";
@@ -22,17 +23,21 @@ let looking = 0;
 
 // A backend changed: so may the reasons why one waits, whether one that runs is heard of, and the
 // pictures that did not come.
-monitor(() => [], {
-  pulse: () => {
-    clearTimeout(looking);
-    looking = setTimeout(lookAtOpen, 1500);
-    tryAgain();
+monitor(
+  () => [],
+  {
+    pulse: () => {
+      clearTimeout(looking);
+      looking = setTimeout(lookAtOpen, 1500);
+      tryAgain();
+    },
+    // A user has starred one, perhaps in another browser, or a later job has replaced a file of one.
+    star: noted,
+    replaced: noted,
+    changed: () => refresh($("head")),
   },
-  // A user has starred one, perhaps in another browser, or a later job has replaced a file of one.
-  star: noted,
-  replaced: noted,
-  changed: () => refresh($("head")),
-}, [group]);
+  [group],
+);
 // A filter shows other jobs after each change: its cards are read together.
 const isFiltered = () => Boolean($("head")?.dataset.show);
 function noted(frame) {
@@ -44,13 +49,17 @@ function lookAtOpen() {
   if (moved.size) askSoon(0);
 }
 // The stop of a prompt goes on after its job's last event.
-setInterval(() => { if (!document.hidden) for (const card of $$("[data-stopping]")) refresh(card); }, 5000);
+setInterval(() => {
+  if (!document.hidden) for (const card of $$("[data-stopping]")) refresh(card);
+}, 5000);
 // The time that is left changes without an event. The head takes ten times as long as this answer from memory: it is read
 // again only if it would show another number of seconds or minutes.
 let left = 0;
 setInterval(async () => {
   if (document.hidden || $("head")?.dataset.open !== "yes") return;
-  const { eta_seconds: eta } = await call("GET", `/api/job-groups/${group}?children=0`).catch(() => ({}));
+  const { eta_seconds: eta } = await call("GET", `/api/job-groups/${group}?children=0`).catch(
+    () => ({}),
+  );
   const now = Math.round(eta < 60 ? eta : eta / 60);
   if (eta === undefined || now === left) return;
   left = now;
@@ -59,20 +68,42 @@ setInterval(async () => {
 
 const live = new Live(() => `/ws/job-groups/${group}?since=${seq}&previews=1`, {
   // What a restart changed besides events (why one waits) is asked for as well.
-  open: (again) => { if (again) everything(); },
+  open: (again) => {
+    if (again) everything();
+  },
   // The group was deleted: its address has another page now.
-  gone: (code) => { if (code === 4404 && !live.ended) location.reload(); },
+  gone: (code) => {
+    if (code === 4404 && !live.ended) location.reload();
+  },
   frame: (frame) => {
     if (frame.seq) seq = Math.max(seq, frame.seq);
     const shown = frame.job_id && $(frame.job_id); // the cards of other pages are not here
-    if (frame.type === "child_progress") { if (shown) { seen.set(frame.job_id, frame); drawSoon(); } return; }
-    if (frame.type === "child_preview") { if (shown) { previews.set(frame.job_id, { frame }); drawSoon(); } return; }
-    if (frame.type === "initial_state") { everything(); return; }
+    if (frame.type === "child_progress") {
+      if (shown) {
+        seen.set(frame.job_id, frame);
+        drawSoon();
+      }
+      return;
+    }
+    if (frame.type === "child_preview") {
+      if (shown) {
+        previews.set(frame.job_id, { frame });
+        drawSoon();
+      }
+      return;
+    }
+    if (frame.type === "initial_state") {
+      everything();
+      return;
+    }
     if (frame.type === "error" || frame.type === "pong") return;
     if (["child_started", "child_retrying"].includes(frame.type)) seen.delete(frame.job_id);
     if (shown) moved.add(frame.job_id);
     if (frame.type === "group_reopened") reopened(frame);
-    if (frame.type === "group_complete") { chime(frame.failed > 0); uncompleted(); }
+    if (frame.type === "group_complete") {
+      chime(frame.failed > 0);
+      uncompleted();
+    }
     askSoon(60);
   },
 });
@@ -91,7 +122,10 @@ function uncompleted() {
   for (const card of $$("[data-label]:not(.s-completed)")) moved.add(card.id);
 }
 
-function everything() { refresh($("head")); refresh($("cards")); }
+function everything() {
+  refresh($("head"));
+  refresh($("cards"));
+}
 
 function askSoon(pause) {
   if (asking) return;
@@ -130,9 +164,16 @@ function draw() {
 
 function show(job, preview) {
   const image = $(`p-${job}`);
-  if (!image) { if (preview.url) URL.revokeObjectURL(preview.url); previews.delete(job); return; }
+  if (!image) {
+    if (preview.url) URL.revokeObjectURL(preview.url);
+    previews.delete(job);
+    return;
+  }
   if (!preview.url) {
-    if (!/^image\/(jpeg|png|webp)$/.test(preview.frame.mime)) { previews.delete(job); return; }
+    if (!/^image\/(jpeg|png|webp)$/.test(preview.frame.mime)) {
+      previews.delete(job);
+      return;
+    }
     const bytes = Uint8Array.from(atob(preview.frame.image), (char) => char.charCodeAt(0));
     preview.url = URL.createObjectURL(new Blob([bytes], { type: preview.frame.mime }));
   }
@@ -183,12 +224,18 @@ onClick("[data-act]", async (button) => {
     if (act === "move-job") await moveJob(button.dataset);
     if (act === "retry-group") {
       const { count, done } = button.dataset;
-      if (await asks(Number(count), 1, Number(done))) await retry(group, run, undefined, { where: "auto", ...actor() });
+      if (await asks(Number(count), 1, Number(done)))
+        await retry(group, run, undefined, { where: "auto", ...actor() });
     }
     if (act === "star") {
       const on = button.ariaPressed !== "true";
       button.ariaPressed = on;
-      try { await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${job}/star`); } finally { refresh(isFiltered() ? $("cards") : $(job)); refresh($("head")); }
+      try {
+        await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${job}/star`);
+      } finally {
+        refresh(isFiltered() ? $("cards") : $(job));
+        refresh($("head"));
+      }
     }
     if (act === "rename") rename(true);
     if (act === "rename-end") rename(false);
@@ -196,12 +243,21 @@ onClick("[data-act]", async (button) => {
       const archived = button.dataset.archived !== "yes";
       await call("PATCH", `/api/job-groups/${group}`, { archived });
       refresh($("head"));
-      toast(archived ? "The group is archived: lists leave it out." : "The group is in the lists again.");
+      toast(
+        archived
+          ? "The group is archived: lists leave it out."
+          : "The group is in the lists again.",
+      );
     }
     if (act === "delete-group") await deleteGroup();
     if (act === "cancel-group") {
       const { left, running } = $("head").dataset;
-      const yes = await ask("Cancel this group?", `${left} job${left === "1" ? "" : "s"} will not be finished, ${running} of them run now. Completed jobs stay.`, "Cancel the group", "Keep it");
+      const yes = await ask(
+        "Cancel this group?",
+        `${left} job${left === "1" ? "" : "s"} will not be finished, ${running} of them run now. Completed jobs stay.`,
+        "Cancel the group",
+        "Keep it",
+      );
       if (!yes) return;
       const done = await call("DELETE", `/api/job-groups/${group}`);
       toast(`${done.interrupted} cancelled.`);
@@ -210,7 +266,12 @@ onClick("[data-act]", async (button) => {
     button.disabled = false;
     toast(error.message);
     // Somebody was quicker: show what they did.
-    if (["run_passed", "group_not_finished", "job_not_failed", "job_not_waiting"].includes(error.answer?.code)) everything();
+    if (
+      ["run_passed", "group_not_finished", "job_not_failed", "job_not_waiting"].includes(
+        error.answer?.code,
+      )
+    )
+      everything();
   }
 });
 
@@ -218,7 +279,10 @@ onClick("[data-act]", async (button) => {
 function rename(open) {
   const { own, name } = $("head").dataset;
   $("rename").hidden = !open;
-  if (!open) { document.querySelector(".title [data-act=rename]").focus(); return; }
+  if (!open) {
+    document.querySelector(".title [data-act=rename]").focus();
+    return;
+  }
   const input = $("rename").elements.name;
   input.value = own;
   input.placeholder = name;
@@ -228,16 +292,25 @@ function rename(open) {
 $("rename").onsubmit = async (event) => {
   event.preventDefault();
   try {
-    await call("PATCH", `/api/job-groups/${group}`, { name: event.target.elements.name.value.trim() });
+    await call("PATCH", `/api/job-groups/${group}`, {
+      name: event.target.elements.name.value.trim(),
+    });
     rename(false);
     refresh($("head"));
-  } catch (error) { toast(error.errors?.[0]?.message || error.message); }
+  } catch (error) {
+    toast(error.errors?.[0]?.message || error.message);
+  }
 };
-$("rename").onkeydown = (event) => { if (event.key === "Escape") rename(false); };
+$("rename").onkeydown = (event) => {
+  if (event.key === "Escape") rename(false);
+};
 
 async function deleteGroup() {
   live.ended = true; // The end of its stream is expected.
-  if (await deleteGroups([group])) { location.assign("/"); return; }
+  if (await deleteGroups([group])) {
+    location.assign("/");
+    return;
+  }
   live.ended = false;
   live.soon();
 }
@@ -263,13 +336,26 @@ async function moveJob({ job, backend, name }) {
     own: { id: backend, name },
   });
   if (!place) return;
-  const done = await call("POST", `/api/job-groups/${group}/jobs/${job}/move`, { ...place, ...actor() });
-  const first = done.removing_from ? `, after it was removed from the queue of ${done.removing_from}` : "";
+  const done = await call("POST", `/api/job-groups/${group}/jobs/${job}/move`, {
+    ...place,
+    ...actor(),
+  });
+  const first = done.removing_from
+    ? `, after it was removed from the queue of ${done.removing_from}`
+    : "";
   toast(`The job is queued for ${done.backend_id} now${first}.`);
 }
 
-addEventListener("pagehide", () => { live.ended = true; live.socket.close(); });
-addEventListener("pageshow", (event) => { if (event.persisted) { live.ended = false; live.connect(); } });
+addEventListener("pagehide", () => {
+  live.ended = true;
+  live.socket.close();
+});
+addEventListener("pageshow", (event) => {
+  if (event.persisted) {
+    live.ended = false;
+    live.connect();
+  }
+});
 
 // The size of the pictures is of the person, not of the group: size.js reads it on each page.
 const SIZES = ["s", "m", "l", "xl"];

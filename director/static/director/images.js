@@ -7,15 +7,25 @@ async function say(image) {
   const place = image.parentElement;
   if (!place || place.dataset.broken) return;
   // The small copy may be in the cache although its backend is offline.
-  if (image.srcset) { place.dataset.broken = ""; image.removeAttribute("srcset"); return; }
+  if (image.srcset) {
+    place.dataset.broken = "";
+    image.removeAttribute("srcset");
+    return;
+  }
   place.dataset.broken = "The image cannot be loaded.";
   try {
     const response = await fetch(image.src);
-    if (response.ok) { delete place.dataset.broken; reload(image); return; }
+    if (response.ok) {
+      delete place.dataset.broken;
+      reload(image);
+      return;
+    }
     const answer = await response.json();
     if (answer.code === "no_thumbnail" && place.dataset.kind === "video") firstFrame(place, image);
     else place.dataset.broken = answer.detail || place.dataset.broken;
-  } catch { /* the Director is away, and the page says so */ }
+  } catch {
+    /* the Director is away, and the page says so */
+  }
 }
 
 // The same address again makes the browser request the image again.
@@ -26,15 +36,32 @@ function reload(image) {
 // Without a poster, as without ffmpeg, the browser shows a video's first frame itself.
 function firstFrame(place, image) {
   delete place.dataset.broken;
-  image.replaceWith(make("video", { muted: true, preload: "metadata", tabIndex: -1, ariaHidden: "true", src: `${place.dataset.view}?redirect=no` }));
+  image.replaceWith(
+    make("video", {
+      muted: true,
+      preload: "metadata",
+      tabIndex: -1,
+      ariaHidden: "true",
+      src: `${place.dataset.view}?redirect=no`,
+    }),
+  );
 }
 
-document.addEventListener("error", (event) => {
-  if (event.target.matches?.("img.thumb, .picture img")) say(event.target);
-}, true);
-document.addEventListener("load", (event) => {
-  if (event.target.matches?.("img.thumb, .picture img")) delete event.target.parentElement.dataset.broken;
-}, true);
+document.addEventListener(
+  "error",
+  (event) => {
+    if (event.target.matches?.("img.thumb, .picture img")) say(event.target);
+  },
+  true,
+);
+document.addEventListener(
+  "load",
+  (event) => {
+    if (event.target.matches?.("img.thumb, .picture img"))
+      delete event.target.parentElement.dataset.broken;
+  },
+  true,
+);
 
 export function tryAgain() {
   for (const place of $$("[data-broken]")) {

@@ -10,7 +10,9 @@ export class Live {
     this.opened = 0;
     this.connect();
     addEventListener("online", () => this.soon());
-    document.addEventListener("visibilitychange", () => { if (!document.hidden) this.soon(); });
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden) this.soon();
+    });
   }
 
   connect() {
@@ -26,7 +28,10 @@ export class Live {
     socket.onmessage = (event) => this.on.frame(JSON.parse(event.data));
     socket.onclose = (event) => {
       if (this.socket !== socket) return;
-      if (event.code === 4401) { signIn(); return; }
+      if (event.code === 4401) {
+        signIn();
+        return;
+      }
       this.on.gone?.(event.code);
       if (event.code === 4404 || this.ended) return;
       this.timer = setTimeout(() => this.connect(), this.pause * (0.75 + Math.random() / 2));
@@ -80,20 +85,31 @@ function draw(version) {
 // The page's line to the Director. handlers: snapshot, event, progress, star, replaced, pulse, each
 // optional. stars: groups of which only changed stars and replaced files are reported.
 export function monitor(groups, handlers = {}, stars = []) {
-  return new Live(
-    () => `/ws/monitor?groups=${groups().join(",")}&stars=${stars.join(",")}`,
-    {
-      open: (again) => { clearTimeout(goneTimer); goneTimer = 0; reached = true; handlers.open?.(again); },
-      gone: () => {
-        // A moment between two sockets is no absence; tries that fail do not put it off.
-        goneTimer ||= setTimeout(() => { reached = false; draw(); }, 1200);
-      },
-      frame: (frame) => {
-        if (frame.type === "snapshot" || frame.type === "pulse") { runner = frame.runner; full = frame.disk_full; reached = true; draw(frame.version); tally(frame.failed); }
-        handlers[frame.type]?.(frame);
-      },
+  return new Live(() => `/ws/monitor?groups=${groups().join(",")}&stars=${stars.join(",")}`, {
+    open: (again) => {
+      clearTimeout(goneTimer);
+      goneTimer = 0;
+      reached = true;
+      handlers.open?.(again);
     },
-  );
+    gone: () => {
+      // A moment between two sockets is no absence; tries that fail do not put it off.
+      goneTimer ||= setTimeout(() => {
+        reached = false;
+        draw();
+      }, 1200);
+    },
+    frame: (frame) => {
+      if (frame.type === "snapshot" || frame.type === "pulse") {
+        runner = frame.runner;
+        full = frame.disk_full;
+        reached = true;
+        draw(frame.version);
+        tally(frame.failed);
+      }
+      handlers[frame.type]?.(frame);
+    },
+  });
 }
 
 export function favicon(state) {

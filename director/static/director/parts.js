@@ -24,7 +24,10 @@ function next() {
     if (busy.has(id)) continue;
     waiting.delete(id);
     busy.add(id);
-    load(id, path).finally(() => { busy.delete(id); next(); });
+    load(id, path).finally(() => {
+      busy.delete(id);
+      next();
+    });
   }
 }
 
@@ -33,8 +36,14 @@ async function load(id, path) {
     const response = await fetch(path, { headers: { "HX-Request": "true" } });
     const element = $(id);
     if (!element) return;
-    if (response.status === 401 || response.redirected) { signIn(); return; }
-    if (response.status === 404) { element.remove(); return; }
+    if (response.status === 401 || response.redirected) {
+      signIn();
+      return;
+    }
+    if (response.status === 404) {
+      element.remove();
+      return;
+    }
     if (!response.ok) throw new Error(String(response.status));
     const text = (await response.text()).trim();
     await htmx.swap({ text, target: element, sourceElement: element, swap: "outerMorph" });
@@ -43,6 +52,11 @@ async function load(id, path) {
   } catch (error) {
     // The Director is away, or its database is: asked again, not at once.
     console.debug("fragment", path, error);
-    setTimeout(() => { if ($(id)) { waiting.set(id, path); next(); } }, 2000);
+    setTimeout(() => {
+      if ($(id)) {
+        waiting.set(id, path);
+        next();
+      }
+    }, 2000);
   }
 }

@@ -7,7 +7,10 @@ const CLOSED = ["disabled", "draining", "quarantined"];
 function named(backend) {
   const vram = Math.max(0, ...(backend.devices || []).map((one) => one.vram_total || 0));
   const size = vram ? `, ${Math.round(vram / GIB)} GB` : "";
-  const option = new Option(`${backend.name || backend.backend_id} (${backend.status}${size})`, `backend:${backend.backend_id}`);
+  const option = new Option(
+    `${backend.name || backend.backend_id} (${backend.status}${size})`,
+    `backend:${backend.backend_id}`,
+  );
   option.disabled = CLOSED.includes(backend.status);
   return option;
 }
@@ -20,7 +23,8 @@ export async function askPlace({ title, text, yes, own, chosen }) {
   const { backends } = await call("GET", "/api/backends");
   const others = backends.filter((one) => one.backend_id !== own.id).map(named);
   const general = [];
-  if (chosen === "auto") general.push(new Option("Any backend of the group that is free", "where:auto"));
+  if (chosen === "auto")
+    general.push(new Option("Any backend of the group that is free", "where:auto"));
   if (chosen && own.id) general.push(new Option(`The same backend (${own.name})`, "where:same"));
   if (chosen) general.push(new Option("Another backend that works", "where:other"));
   const select = $("place-where");
@@ -30,7 +34,9 @@ export async function askPlace({ title, text, yes, own, chosen }) {
   $("place-text").textContent = text;
   $("place-yes").textContent = yes;
   $("place-yes").disabled = !select.value;
-  if (!await confirmed($("place"))) return null;
+  if (!(await confirmed($("place")))) return null;
   const at = select.value.indexOf(":");
-  return { [select.value.slice(0, at) === "where" ? "where" : "backend_id"]: select.value.slice(at + 1) };
+  return {
+    [select.value.slice(0, at) === "where" ? "where" : "backend_id"]: select.value.slice(at + 1),
+  };
 }

@@ -5,12 +5,20 @@ onClick("[data-rename]", (button) => edit(button, button.closest("[data-backend]
 
 function edit(button, data) {
   const shown = button.previousElementSibling;
-  const input = make("input", { value: data.name, maxLength: 200, className: "renaming", ariaLabel: `Name of ${data.name}` });
+  const input = make("input", {
+    value: data.name,
+    maxLength: 200,
+    className: "renaming",
+    ariaLabel: `Name of ${data.name}`,
+  });
   shown.hidden = button.hidden = true;
   button.after(input);
   input.focus();
   input.select();
-  const close = () => { input.remove(); shown.hidden = button.hidden = false; };
+  const close = () => {
+    input.remove();
+    shown.hidden = button.hidden = false;
+  };
   let isOver = false;
   async function end(keep) {
     if (isOver) return;
@@ -20,7 +28,9 @@ function edit(button, data) {
       try {
         await call("PATCH", `/api/backends/${encodeURIComponent(data.backend)}`, { name });
         shown.textContent = data.name = name;
-      } catch (error) { toast(error.errors?.[0]?.message || error.message); }
+      } catch (error) {
+        toast(error.errors?.[0]?.message || error.message);
+      }
     }
     close();
   }

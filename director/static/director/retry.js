@@ -11,8 +11,14 @@ export async function retry(group, run, job, place = { where: "auto" }) {
     return true;
   } catch (error) {
     if (error.answer?.code !== "backend_unavailable" || place.backend_id) throw error;
-    if (!await elsewhere(error.answer.unavailable_backends)) return false;
-    said(await call("POST", path, { run: Number(run), retry_elsewhere: "any", ...(place.by && { by: place.by }) }));
+    if (!(await elsewhere(error.answer.unavailable_backends))) return false;
+    said(
+      await call("POST", path, {
+        run: Number(run),
+        retry_elsewhere: "any",
+        ...(place.by && { by: place.by }),
+      }),
+    );
     return true;
   }
 }
@@ -39,7 +45,11 @@ function said(done) {
 }
 
 export function asks(jobs, groups, done) {
-  const stays = !done ? "" : done === 1 ? " The completed job stays." : ` The ${done} completed jobs stay.`;
+  const stays = !done
+    ? ""
+    : done === 1
+      ? " The completed job stays."
+      : ` The ${done} completed jobs stay.`;
   const where = groups === 1 ? "in this group" : "in their groups";
   return ask(
     `Retry ${counted(jobs, "job")}?`,

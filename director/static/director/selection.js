@@ -6,15 +6,24 @@ const rowOf = (box) => box.closest("[id]");
 let last = ""; // the id of the row that was clicked last
 let listener = () => {};
 
-export const chosen = () => boxes().filter((box) => box.checked).map(rowOf);
-export const onPicked = (act) => { listener = act; };
+export const chosen = () =>
+  boxes()
+    .filter((box) => box.checked)
+    .map(rowOf);
+export const onPicked = (act) => {
+  listener = act;
+};
 
 // Shows how many are selected; called again after rows came or went.
 export function picked() {
   const [all, count] = [boxes().length, chosen().length];
   $("selection").hidden = count === 0;
   $("selection-count").textContent = `${count} selected`;
-  if ($("pick-all")) Object.assign($("pick-all"), { checked: count > 0 && count === all, indeterminate: count > 0 && count < all });
+  if ($("pick-all"))
+    Object.assign($("pick-all"), {
+      checked: count > 0 && count === all,
+      indeterminate: count > 0 && count < all,
+    });
   listener();
 }
 export function selectNone() {
@@ -28,8 +37,11 @@ onClick("#pick-all", ({ checked }) => {
 });
 onClick("[name=pick]", (box, { shiftKey }) => {
   const all = boxes();
-  const ends = [all.findIndex((one) => rowOf(one).id === last), all.indexOf(box)].sort((a, b) => a - b);
-  if (shiftKey && ends[0] >= 0) for (const one of all.slice(ends[0], ends[1] + 1)) one.checked = box.checked;
+  const ends = [all.findIndex((one) => rowOf(one).id === last), all.indexOf(box)].sort(
+    (a, b) => a - b,
+  );
+  if (shiftKey && ends[0] >= 0)
+    for (const one of all.slice(ends[0], ends[1] + 1)) one.checked = box.checked;
   last = rowOf(box).id;
   picked();
 });

@@ -1,13 +1,35 @@
 // The form of a new group. What is sent is the workflow's own text, untouched: numbers that JavaScript
 // cannot hold stay as they are, and what a person changes goes along as parameters.
-import { $, $$, call, copy, counted, make, onFiles, remember, remembered, send, SUBMITTER, toast } from "./dom.js";
+
 import { check } from "./check.js";
 import { choicesOf, offered, searched } from "./choices.js";
+import {
+  $,
+  $$,
+  call,
+  copy,
+  counted,
+  make,
+  onFiles,
+  remember,
+  remembered,
+  SUBMITTER,
+  send,
+  toast,
+} from "./dom.js";
 import { fileField } from "./files.js";
 import * as list from "./jobs.js";
 import { monitor } from "./live.js";
 import * as sweep from "./sweep.js";
-import { CONVERTED, inApiFormat, isConverted, literalsOf, nodesOf, NotAWorkflow, textOf } from "./workflow.js";
+import {
+  CONVERTED,
+  inApiFormat,
+  isConverted,
+  literalsOf,
+  NotAWorkflow,
+  nodesOf,
+  textOf,
+} from "./workflow.js";
 
 monitor(() => []);
 
@@ -44,7 +66,10 @@ async function show(brought, from) {
   update();
 }
 async function read(brought) {
-  if (brought.length > MOST) throw new NotAWorkflow(`This has ${Math.ceil(brought.length / 2 ** 20)} MB; the Director takes up to ${Math.floor(MOST / 2 ** 20)} MB.`);
+  if (brought.length > MOST)
+    throw new NotAWorkflow(
+      `This has ${Math.ceil(brought.length / 2 ** 20)} MB; the Director takes up to ${Math.floor(MOST / 2 ** 20)} MB.`,
+    );
   const { text: own, drawn: editors = "", notes } = await inApiFormat(brought);
   return { own, editors, notes, nodes: nodesOf(own) };
 }
@@ -53,18 +78,25 @@ function accept({ own, editors, notes, nodes }, from, picture = null) {
   text = own;
   drawn = editors;
   literals = literalsOf(nodes, FILE_INPUTS);
-  $("workflow-said").textContent = [`${counted(nodes.length, "node")}${from ? ` from ${from}` : ""}.`, ...notes].join(" ");
+  $("workflow-said").textContent = [
+    `${counted(nodes.length, "node")}${from ? ` from ${from}` : ""}.`,
+    ...notes,
+  ].join(" ");
   $("drop").classList.add("small");
   const image = $("brought");
   if (image.src) URL.revokeObjectURL(image.src);
   image.hidden = !picture;
-  if (picture) image.src = URL.createObjectURL(picture); else image.removeAttribute("src");
+  if (picture) image.src = URL.createObjectURL(picture);
+  else image.removeAttribute("src");
   fields(before);
 }
 
 // A file that is none leaves what was brought before, and what was changed in it, as it is.
 async function bring(file) {
-  if (/\.csv$/i.test(file.name)) { await bringList(file); return; }
+  if (/\.csv$/i.test(file.name)) {
+    await bringList(file);
+    return;
+  }
   const mine = ++brings;
   const said = $("workflow-said").textContent;
   $("workflow-said").textContent = "Reading …";
@@ -81,12 +113,21 @@ async function bring(file) {
     if (!(error instanceof NotAWorkflow)) throw error;
     if (mine !== brings) return;
     $("workflow-said").textContent = said;
-    complain([{ field: "workflow_json", message: `${file.name}: ${error.message}${text ? " The workflow from before is kept." : ""}` }]);
+    complain([
+      {
+        field: "workflow_json",
+        message: `${file.name}: ${error.message}${text ? " The workflow from before is kept." : ""}`,
+      },
+    ]);
   }
 }
 async function bringList(file) {
   let problem = "";
-  try { await list.bring(file); } catch (error) { problem = `${file.name}: ${error.message}`; }
+  try {
+    await list.bring(file);
+  } catch (error) {
+    problem = `${file.name}: ${error.message}`;
+  }
   complain(problem ? [{ field: "workflow_json", message: problem }] : []);
   toPool();
 }
@@ -96,32 +137,55 @@ function toPool() {
   update();
 }
 sweep.start(toPool);
-$("remove-list").onclick = () => { list.remove(); update(); $("file").focus(); };
-$("file").onchange = () => { if ($("file").files[0]) bring($("file").files[0]); };
-$("paste").oninput = () => { clearTimeout(show.timer); show.timer = setTimeout(() => { if ($("paste").value.trim()) show($("paste").value, ""); }, 300); };
+$("remove-list").onclick = () => {
+  list.remove();
+  update();
+  $("file").focus();
+};
+$("file").onchange = () => {
+  if ($("file").files[0]) bring($("file").files[0]);
+};
+$("paste").oninput = () => {
+  clearTimeout(show.timer);
+  show.timer = setTimeout(() => {
+    if ($("paste").value.trim()) show($("paste").value, "");
+  }, 300);
+};
 document.addEventListener("paste", (event) => {
   if (event.target.closest?.("input, textarea")) return;
   const [file] = event.clipboardData.files;
-  if (file) bring(file); else if (event.clipboardData.getData("text/plain").trim()) show(event.clipboardData.getData("text/plain"), "");
+  if (file) bring(file);
+  else if (event.clipboardData.getData("text/plain").trim())
+    show(event.clipboardData.getData("text/plain"), "");
 });
 onFiles(document, ([file]) => bring(file), $("drop"));
 
 // --- inputs --------------------------------------------------------------------------------------
 
 function fields(before) {
-  const typed = new Map(before.filter((one) => one.input && raw(one.input) !== shown(one.value)).map((one) => [place(one), raw(one.input)]));
+  const typed = new Map(
+    before
+      .filter((one) => one.input && raw(one.input) !== shown(one.value))
+      .map((one) => [place(one), raw(one.input)]),
+  );
   for (const one of before) one.input?.abort?.();
   const others = literals.filter((one) => !one.file && !one.role);
   const usual = others.filter((one) => one.usual >= 0).sort((a, b) => a.usual - b.usual);
   const rest = others.filter((one) => one.usual < 0);
-  $("prompts").replaceChildren(...["positive", "negative"].flatMap((role) => literals.filter((one) => one.role === role)).map((one) => field(one, true, typed)));
-  $("files").replaceChildren(...literals.filter((one) => one.file).map((one) => field(one, true, typed)));
+  $("prompts").replaceChildren(
+    ...["positive", "negative"]
+      .flatMap((role) => literals.filter((one) => one.role === role))
+      .map((one) => field(one, true, typed)),
+  );
+  $("files").replaceChildren(
+    ...literals.filter((one) => one.file).map((one) => field(one, true, typed)),
+  );
   $("usual").replaceChildren(...usual.map((one) => field(one, true, typed)));
   $("rest").replaceChildren();
   let title = null;
   for (const one of rest) {
     const heading = `${one.title} (${one.id})`;
-    if (heading !== title) $("rest").append(make("h3", {}, title = heading));
+    if (heading !== title) $("rest").append(make("h3", {}, (title = heading)));
     $("rest").append(field(one, false, typed));
   }
   sweep.replaced(literals, (one, other) => place(one) === place(other));
@@ -139,14 +203,22 @@ const place = (one) => JSON.stringify([one.id, one.title, one.name, one.value]);
 function field(literal, titled, typed) {
   const title = titled ? `${literal.name} · ${literal.title}` : literal.name;
   const words = make("b", {}, literal.name);
-  const isLong = typeof literal.value === "string" && (literal.role || literal.name === "text" || /\n|.{80}/.test(literal.value));
-  const input = literal.file ? fileField(literal.name, title, update) : make(isLong ? "textarea" : "input");
+  const isLong =
+    typeof literal.value === "string" &&
+    (literal.role || literal.name === "text" || /\n|.{80}/.test(literal.value));
+  const input = literal.file
+    ? fileField(literal.name, title, update)
+    : make(isLong ? "textarea" : "input");
   const label = input.element || make("label");
   if (titled) words.append(make("i", {}, ` · ${literal.title}`));
-  if (literal.role) words.prepend(make("strong", {}, literal.role === "positive" ? "Prompt " : "Negative prompt "));
+  if (literal.role)
+    words.prepend(make("strong", {}, literal.role === "positive" ? "Prompt " : "Negative prompt "));
   label.classList.add("field");
   if (literal.role) label.classList.add(literal.role);
-  if (input.tagName === "TEXTAREA") { input.rows = literal.role === "positive" ? 6 : 3; label.classList.add("wide-field"); }
+  if (input.tagName === "TEXTAREA") {
+    input.rows = literal.role === "positive" ? 6 : 3;
+    label.classList.add("wide-field");
+  }
   if (typeof literal.value === "boolean") input.type = "checkbox";
   if (typeof literal.value === "number") input.inputMode = "decimal";
   const error = make("span", { className: "field-error" });
@@ -154,12 +226,16 @@ function field(literal, titled, typed) {
   // One after the other: the name that a file field has first comes back when its upload is removed.
   for (const now of [literal.value, kept[literal.slot], typed.get(place(literal))]) {
     if (now === undefined) continue;
-    if (input.type === "checkbox") input.checked = String(now) === "true"; else input.value = shown(now);
+    if (input.type === "checkbox") input.checked = String(now) === "true";
+    else input.value = shown(now);
   }
   delete kept[literal.slot];
   literal.input = input;
   literal.label = label;
-  if (literal.file) { label.prepend(words); label.append(error); } else label.append(words, input, error);
+  if (literal.file) {
+    label.prepend(words);
+    label.append(error);
+  } else label.append(words, input, error);
   return sweep.varied(literal, title);
 }
 
@@ -173,7 +249,8 @@ function offer(answer) {
     if (!choices[slot] || literal.input.type === "checkbox") continue;
     literal.choices = choicesOf(choices[slot], some[slot], all.length);
     if (literal.file) searched(literal.input.text, literal.choices);
-    else if (literal.input.tagName !== "TEXTAREA") literal.input = offered(literal.input, literal.choices, String(literal.value));
+    else if (literal.input.tagName !== "TEXTAREA")
+      literal.input = offered(literal.input, literal.choices, String(literal.value));
     sweep.offer(literal);
   }
 }
@@ -195,7 +272,10 @@ function changed() {
     let now = input.type === "checkbox" ? input.checked : input.value;
     if (typeof value === "number") {
       now = input.value.trim() === "" ? NaN : Number(input.value);
-      if (!Number.isFinite(now)) { errors.push({ field, message: "Must be a number." }); continue; }
+      if (!Number.isFinite(now)) {
+        errors.push({ field, message: "Must be a number." });
+        continue;
+      }
     }
     if (input.problem) errors.push({ field, message: input.problem });
     literal.label.classList.toggle("changed", !same(now, value));
@@ -219,7 +299,9 @@ function backends() {
   if (where() === "any") return ["*"];
   const named = ticked(boxes()).map((box) => box.value);
   if (inPool()) return [...ticked(tags()).map((box) => `tag:${box.value}`), ...named];
-  return named.length ? Array.from({ length: count() }, (_, index) => named[index % named.length]) : [];
+  return named.length
+    ? Array.from({ length: count() }, (_, index) => named[index % named.length])
+    : [];
 }
 // Returns the boxes of the backends that may take a job of the pool.
 function candidates() {
@@ -229,14 +311,19 @@ function candidates() {
   return enabled.filter((box) => box.checked || tagged.has(box.value));
 }
 for (const button of $$("[data-quick]")) {
-  button.onclick = () => { $("count").value = button.dataset.quick; update(); };
+  button.onclick = () => {
+    $("count").value = button.dataset.quick;
+    update();
+  };
 }
 function showWhere() {
   $("chosen").hidden = where() === "any";
   for (const box of tags()) box.closest("label").hidden = !inPool();
   // A backend of the pool may be away now and take jobs later.
-  for (const box of boxes()) box.disabled = (inPool() ? box.dataset.enabled : box.dataset.takes) !== "yes";
-  if (!inPool() && !ticked(boxes()).length) for (const box of boxes()) box.checked = box.dataset.online === "yes";
+  for (const box of boxes())
+    box.disabled = (inPool() ? box.dataset.enabled : box.dataset.takes) !== "yes";
+  if (!inPool() && !ticked(boxes()).length)
+    for (const box of boxes()) box.checked = box.dataset.online === "yes";
   showPolicy();
 }
 function setWhere(value) {
@@ -249,15 +336,30 @@ let asked = 0;
 function seeds(number, isShared) {
   clearTimeout(seeds.timer);
   const base = $("base").value.trim();
-  if (!/^\d+$/.test(base) || !number) { $("seeds").textContent = base ? "" : `The base seed is chosen at random on submit.${isShared ? " All jobs have this seed." : ""}`; return; }
-  if (isShared) { $("seeds").textContent = `${base} in all jobs`; return; }
+  if (!/^\d+$/.test(base) || !number) {
+    $("seeds").textContent = base
+      ? ""
+      : `The base seed is chosen at random on submit.${isShared ? " All jobs have this seed." : ""}`;
+    return;
+  }
+  if (isShared) {
+    $("seeds").textContent = `${base} in all jobs`;
+    return;
+  }
   seeds.timer = setTimeout(async () => {
     const mine = ++asked;
     const few = Math.min(number, 24);
     try {
-      const answer = await call("GET", `/api/seeds?strategy=${$("strategy").value}&base_seed=${base}&count=${few}`);
-      if (mine === asked) $("seeds").textContent = answer.seeds.join(", ") + (number > few ? ` … ${number - few} more` : "");
-    } catch { if (mine === asked) $("seeds").textContent = ""; }
+      const answer = await call(
+        "GET",
+        `/api/seeds?strategy=${$("strategy").value}&base_seed=${base}&count=${few}`,
+      );
+      if (mine === asked)
+        $("seeds").textContent =
+          answer.seeds.join(", ") + (number > few ? ` … ${number - few} more` : "");
+    } catch {
+      if (mine === asked) $("seeds").textContent = "";
+    }
   }, 200);
 }
 
@@ -267,9 +369,13 @@ const ON_FAILURE = { bound: "director.on-failure", pool: "director.on-failure.po
 $("submitter").value = remembered(SUBMITTER);
 // What a repeated group brought along is its own: only what a person says is kept for the next time.
 let ofGroup = {};
-const said = () => ({ [SUBMITTER]: $("submitter").value.trim(), [ON_FAILURE[policyOf]]: `${$("elsewhere").value} ${$("tries").value.trim()}` });
+const said = () => ({
+  [SUBMITTER]: $("submitter").value.trim(),
+  [ON_FAILURE[policyOf]]: `${$("elsewhere").value} ${$("tries").value.trim()}`,
+});
 function rememberSaid() {
-  for (const [name, value] of Object.entries(said())) if (value !== ofGroup[name]) remember(name, value);
+  for (const [name, value] of Object.entries(said()))
+    if (value !== ofGroup[name]) remember(name, value);
 }
 
 function onFailure(elsewhere, tries) {
@@ -279,20 +385,27 @@ function onFailure(elsewhere, tries) {
 }
 // In the pool a job is retried on any candidate, so jobs in turn have a policy of their own. The last valid entry counts.
 const policy = () => [$("elsewhere").value, $("tries").value];
-const policies = { bound: [policy(), remembered(ON_FAILURE.bound).split(" ")], pool: [["group", document.body.dataset.poolAttempts], remembered(ON_FAILURE.pool).split(" ")] };
+const policies = {
+  bound: [policy(), remembered(ON_FAILURE.bound).split(" ")],
+  pool: [["group", document.body.dataset.poolAttempts], remembered(ON_FAILURE.pool).split(" ")],
+};
 let policyOf = "bound";
 function showPolicy() {
   const now = inPool() ? "pool" : "bound";
   if (now === policyOf) return;
   policies[policyOf].push(policy());
   policyOf = now;
-  for (const one of $("elsewhere").options) one.hidden = one.disabled = inPool() && ["never", "any"].includes(one.value);
+  for (const one of $("elsewhere").options)
+    one.hidden = one.disabled = inPool() && ["never", "any"].includes(one.value);
   for (const one of policies[now]) onFailure(...one);
 }
 for (const one of policies.bound) onFailure(...one);
 showWhere();
 const classes = () => $$('input[name="retry_on"]');
-const retryOn = () => classes().filter((box) => box.checked).map((box) => box.value);
+const retryOn = () =>
+  classes()
+    .filter((box) => box.checked)
+    .map((box) => box.value);
 
 // --- what is sent --------------------------------------------------------------------------------
 
@@ -300,8 +413,17 @@ function metadata() {
   const given = $("metadata").value.trim();
   let said = {};
   if (given) {
-    try { said = JSON.parse(given); } catch { said = null; }
-    if (said === null || typeof said !== "object" || Array.isArray(said)) return { errors: [{ field: "metadata", message: 'Must be a JSON object, such as {"scene": "shot_001"}.' }] };
+    try {
+      said = JSON.parse(given);
+    } catch {
+      said = null;
+    }
+    if (said === null || typeof said !== "object" || Array.isArray(said))
+      return {
+        errors: [
+          { field: "metadata", message: 'Must be a JSON object, such as {"scene": "shot_001"}.' },
+        ],
+      };
   }
   return { metadata: said, errors: [] };
 }
@@ -318,23 +440,51 @@ function body() {
   if (!text) errors.push({ field: "workflow_json", message: "Choose a workflow first." });
   const [listed, swept] = [list.read(literals), sweep.read()];
   const batch = listed || swept;
-  if (listed && swept) listed.errors.push({ field: "sweep", message: "Inputs cannot vary and come from a list. Remove the list, or vary no input." });
+  if (listed && swept)
+    listed.errors.push({
+      field: "sweep",
+      message: "Inputs cannot vary and come from a list. Remove the list, or vary no input.",
+    });
   const jobs = batch ? "1" : $("count").value.trim();
   const most = inPool() ? POOL : CHILDREN;
   if (batch) errors.push(...batch.errors);
-  if (!/^\d+$/.test(jobs) || Number(jobs) < 1 || Number(jobs) > most) errors.push({ field: "count", message: `Must be a whole number from 1 to ${most}.` });
-  else if (!ids.length) errors.push({ field: "backend_ids", message: `Choose at least one backend${inPool() && tags().length ? " or tag" : ""}.` });
+  if (!/^\d+$/.test(jobs) || Number(jobs) < 1 || Number(jobs) > most)
+    errors.push({ field: "count", message: `Must be a whole number from 1 to ${most}.` });
+  else if (!ids.length)
+    errors.push({
+      field: "backend_ids",
+      message: `Choose at least one backend${inPool() && tags().length ? " or tag" : ""}.`,
+    });
   // What a browser cannot read as a number it gives as nothing.
-  for (const [id, field] of [["timeout", "timeout_seconds"], ["stall", "stall_seconds"], ["retention", "retention_days"], ["stop-completed", "stop_when"], ["stop-failed", "stop_when"]]) if ($(id).validity.badInput) errors.push({ field, message: `Must be a whole number from ${$(id).min} to ${$(id).max}.` });
-  const rest = { backend_ids: ids, count: inPool() && !batch ? count() : undefined, sweep: batch?.sweep, jobs: batch?.jobs, seed_strategy: batch && !batch.hasStrategy ? undefined : $("strategy").value, timeout_seconds: number("timeout"), stall_seconds: number("stall"), retention_days: number("retention") };
+  for (const [id, field] of [
+    ["timeout", "timeout_seconds"],
+    ["stall", "stall_seconds"],
+    ["retention", "retention_days"],
+    ["stop-completed", "stop_when"],
+    ["stop-failed", "stop_when"],
+  ])
+    if ($(id).validity.badInput)
+      errors.push({ field, message: `Must be a whole number from ${$(id).min} to ${$(id).max}.` });
+  const rest = {
+    backend_ids: ids,
+    count: inPool() && !batch ? count() : undefined,
+    sweep: batch?.sweep,
+    jobs: batch?.jobs,
+    seed_strategy: batch && !batch.hasStrategy ? undefined : $("strategy").value,
+    timeout_seconds: number("timeout"),
+    stall_seconds: number("stall"),
+    retention_days: number("retention"),
+  };
   if (Object.keys(parameters).length) rest.parameters = parameters;
   if (Object.keys(meta.metadata || {}).length) rest.metadata = meta.metadata;
   if (capabilities.length) rest.required_capabilities = capabilities;
   const elsewhere = $("elsewhere").value;
   const tries = $("tries").value.trim();
-  if (elsewhere !== "no" && !/^([1-9]|10)$/.test(tries)) errors.push({ field: "max_attempts", message: "Must be a whole number from 1 to 10." });
+  if (elsewhere !== "no" && !/^([1-9]|10)$/.test(tries))
+    errors.push({ field: "max_attempts", message: "Must be a whole number from 1 to 10." });
   rest.max_attempts = elsewhere === "no" ? 1 : Number(tries);
-  if (!inPool()) rest.retry_elsewhere = elsewhere === "no" || elsewhere === "never" ? false : elsewhere;
+  if (!inPool())
+    rest.retry_elsewhere = elsewhere === "no" || elsewhere === "never" ? false : elsewhere;
   if (retryOn().length && elsewhere !== "no") rest.retry_on = retryOn();
   if ($("partial-outputs").value !== "accept") rest.partial_outputs = $("partial-outputs").value;
   const stop = { completed: number("stop-completed"), failed: number("stop-failed") };
@@ -342,23 +492,47 @@ function body() {
   if ($("name").value.trim()) rest.name = $("name").value.trim();
   if ($("submitter").value.trim()) rest.submitter = $("submitter").value.trim();
   const base = $("base").value.trim();
-  if (base && !/^\d{1,16}$/.test(base)) errors.push({ field: "base_seed", message: "Must be a whole number from 0 to 9007199254740991." });
+  if (base && !/^\d{1,16}$/.test(base))
+    errors.push({
+      field: "base_seed",
+      message: "Must be a whole number from 0 to 9007199254740991.",
+    });
   else if (base) rest.base_seed = Number(base);
-  return { text: `{"workflow_json":${(text && drawn) || text.trim() || "{}"},${JSON.stringify(rest).slice(1)}`, errors, ids, batch };
+  return {
+    text: `{"workflow_json":${(text && drawn) || text.trim() || "{}"},${JSON.stringify(rest).slice(1)}`,
+    errors,
+    ids,
+    batch,
+  };
 }
 
 function complain(errors) {
   const left = sweep.located(errors);
   for (const place of $$("[data-error]")) {
     const name = place.dataset.error;
-    const mine = name ? left.filter((one) => one.field === name || one.field.startsWith(`${name}.`)) : [];
+    const mine = name
+      ? left.filter((one) => one.field === name || one.field.startsWith(`${name}.`))
+      : [];
     for (const one of mine) left.splice(left.indexOf(one), 1);
-    place.textContent = mine.map((one) => (one.field === name || name.startsWith("parameters.") ? one.message : `${one.field}: ${one.message}`)).join(" ");
-    place.closest(".field")?.querySelector("input, select, textarea")?.setAttribute("aria-invalid", String(mine.length > 0));
+    place.textContent = mine
+      .map((one) =>
+        one.field === name || name.startsWith("parameters.")
+          ? one.message
+          : `${one.field}: ${one.message}`,
+      )
+      .join(" ");
+    place
+      .closest(".field")
+      ?.querySelector("input, select, textarea")
+      ?.setAttribute("aria-invalid", String(mine.length > 0));
   }
   // Fields inside a folded part must be seen.
-  for (const place of $$(".field-error")) if (place.textContent) for (let at = place; (at = at.parentElement.closest("details")); ) at.open = true;
-  $("other-error").textContent = left.map((one) => (one.field ? `${one.field}: ${one.message}` : one.message)).join(" ");
+  for (const place of $$(".field-error"))
+    if (place.textContent)
+      for (let at = place; (at = at.parentElement.closest("details")); ) at.open = true;
+  $("other-error").textContent = left
+    .map((one) => (one.field ? `${one.field}: ${one.message}` : one.message))
+    .join(" ");
 }
 
 function update() {
@@ -370,19 +544,50 @@ function update() {
     output.textContent = share ? `× ${share}` : "";
   }
   $("tries-field").hidden = $("retry-on-box").hidden = $("elsewhere").value === "no";
-  $("retry-on-said").textContent = retryOn().length ? `: ${retryOn().length} chosen` : ": any, with partner nodes none";
-  const total = batch ? batch.errors.length ? 0 : batch.total : count();
+  $("retry-on-said").textContent = retryOn().length
+    ? `: ${retryOn().length} chosen`
+    : ": any, with partner nodes none";
+  const total = batch ? (batch.errors.length ? 0 : batch.total) : count();
   const sends = made.ids.length && total ? `${counted(total, "job")} on ${places(made.ids)}` : "";
   $("sends").textContent = sends;
   limit();
-  $("more-said").textContent = ["name", "timeout", "stall", "retention", "stop-completed", "stop-failed", "metadata"].filter((id) => $(id).value.trim() && !(id === "timeout" && number(id) === DEFAULT_LIMIT)).map((id) => $(id).closest("label").firstChild.textContent.trim().split(/,| as JSON/)[0]).join(" · ");
-  seeds(made.ids.length ? batch ? batch.seeds : total : 0, batch?.seeds === 1);
+  $("more-said").textContent = [
+    "name",
+    "timeout",
+    "stall",
+    "retention",
+    "stop-completed",
+    "stop-failed",
+    "metadata",
+  ]
+    .filter((id) => $(id).value.trim() && !(id === "timeout" && number(id) === DEFAULT_LIMIT))
+    .map(
+      (id) =>
+        $(id)
+          .closest("label")
+          .firstChild.textContent.trim()
+          .split(/,| as JSON/)[0],
+    )
+    .join(" · ");
+  seeds(made.ids.length ? (batch ? batch.seeds : total) : 0, batch?.seeds === 1);
   if ($("curl-box").open) curl(made);
   // The plan judges the values of the sweep, in the place of those that the workflow has.
   const isPlanned = !made.errors.length && (batch || usual() !== null);
-  sweep.plan(isPlanned ? made.text : null, Boolean(batch), (time) => { $("ends").textContent = time; });
+  sweep.plan(isPlanned ? made.text : null, Boolean(batch), (time) => {
+    $("ends").textContent = time;
+  });
   const { parameters, errors } = changed();
-  if (batch || !errors.length) check(text, { ...(!batch && { parameters }), required_capabilities: capabilities, backend_ids: made.ids.length ? [...new Set(made.ids)] : ["*"] }, Boolean(batch), answered);
+  if (batch || !errors.length)
+    check(
+      text,
+      {
+        ...(!batch && { parameters }),
+        required_capabilities: capabilities,
+        backend_ids: made.ids.length ? [...new Set(made.ids)] : ["*"],
+      },
+      Boolean(batch),
+      answered,
+    );
 }
 // The time that a job usually takes, in seconds; null: not known.
 const usual = () => (offers.text === text && offers.answer?.usual_seconds) || null;
@@ -391,9 +596,16 @@ function limit() {
   const most = number("timeout") ?? (number("stall") === undefined ? DEFAULT_LIMIT : Infinity);
   const shown = seconds && Number(seconds.toPrecision(2));
   $("timeout").placeholder = `${DEFAULT_LIMIT}${shown ? `; usually ${shown}` : ""}`;
-  const short = seconds !== null && most < seconds ? `The time limit of ${most} s is too short: a job of this workflow usually takes ${shown} s.` : "";
+  const short =
+    seconds !== null && most < seconds
+      ? `The time limit of ${most} s is too short: a job of this workflow usually takes ${shown} s.`
+      : "";
   const hint = short || (shown && number("timeout") !== undefined ? `Usually ${shown} s.` : "");
-  for (const [id, words] of [["limit-warns", short], ["limit-hint", hint]]) if ($(id).textContent !== words) $(id).textContent = words;
+  for (const [id, words] of [
+    ["limit-warns", short],
+    ["limit-hint", hint],
+  ])
+    if ($(id).textContent !== words) $(id).textContent = words;
   $("limit-hint").className = short ? "warns" : "sub";
 }
 function places(ids) {
@@ -405,40 +617,85 @@ function places(ids) {
 }
 function curl(made) {
   const quoted = made.text.replaceAll("'", "'\\''");
-  $("curl").textContent = `curl -X POST ${location.origin}/api/job-group \\\n  -H 'Content-Type: application/json' \\\n  -d '${quoted}'`;
+  $("curl").textContent =
+    `curl -X POST ${location.origin}/api/job-group \\\n  -H 'Content-Type: application/json' \\\n  -d '${quoted}'`;
 }
 $("curl-box").ontoggle = () => curl(body());
-$("copy-curl").onclick = async () => { curl(body()); toast(await copy($("curl").textContent) ? "Copied." : "Copying is not allowed here."); };
+$("copy-curl").onclick = async () => {
+  curl(body());
+  toast((await copy($("curl").textContent)) ? "Copied." : "Copying is not allowed here.");
+};
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || document.querySelector("dialog[open]")) return;
+  if (
+    event.key !== "Enter" ||
+    !(event.ctrlKey || event.metaKey) ||
+    document.querySelector("dialog[open]")
+  )
+    return;
   event.preventDefault();
   if (!$("send").disabled) $("submit").requestSubmit();
 });
-$("submit").oninput = (event) => { if (event.target.id !== "paste") update(); };
+$("submit").oninput = (event) => {
+  if (event.target.id !== "paste") update();
+};
 
 // A press that is repeated, by hand or by the network, must make one group: one key a form's content.
 let key = null;
 let keyed = "";
-const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+const newKey = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))]
+    .map((byte) => byte.toString(16).padStart(2, "0"))
+    .join("");
 
-const showError = () => document.querySelector(".field-error:not(:empty)")?.scrollIntoView({ block: "center" });
+const showError = () =>
+  document.querySelector(".field-error:not(:empty)")?.scrollIntoView({ block: "center" });
 $("submit").onsubmit = async (event) => {
   event.preventDefault();
   const made = body();
   complain(made.errors);
-  if (made.errors.length) { showError(); return; }
-  if (made.text !== keyed) { keyed = made.text; key = newKey(); }
+  if (made.errors.length) {
+    showError();
+    return;
+  }
+  if (made.text !== keyed) {
+    keyed = made.text;
+    key = newKey();
+  }
   $("send").disabled = true;
   try {
-    const response = await send("/api/job-group", { method: "POST", headers: { "Content-Type": "application/json", "Idempotency-Key": key }, body: made.text });
+    const response = await send("/api/job-group", {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "Idempotency-Key": key },
+      body: made.text,
+    });
     const answer = await response.json();
-    if (response.ok) { rememberSaid(); location.href = `/groups/${answer.job_group_id}`; return; }
-    const skipped = (answer.skipped_backends || []).map((one) => ({ field: "backend_ids", message: `${one.backend_id}: ${one.reason}` }));
-    complain(answer.errors?.length ? answer.errors : skipped.length ? skipped : [{ field: "", message: answer.detail || `The Director answered ${response.status}.` }]);
+    if (response.ok) {
+      rememberSaid();
+      location.href = `/groups/${answer.job_group_id}`;
+      return;
+    }
+    const skipped = (answer.skipped_backends || []).map((one) => ({
+      field: "backend_ids",
+      message: `${one.backend_id}: ${one.reason}`,
+    }));
+    complain(
+      answer.errors?.length
+        ? answer.errors
+        : skipped.length
+          ? skipped
+          : [{ field: "", message: answer.detail || `The Director answered ${response.status}.` }],
+    );
     showError();
   } catch {
-    complain([{ field: "", message: "The Director does not answer. Press Submit again: it is submitted once." }]);
-  } finally { $("send").disabled = false; }
+    complain([
+      {
+        field: "",
+        message: "The Director does not answer. Press Submit again: it is submitted once.",
+      },
+    ]);
+  } finally {
+    $("send").disabled = false;
+  }
 };
 
 // --- again ---------------------------------------------------------------------------------------
@@ -449,12 +706,16 @@ async function repeat() {
   const isName = typeof name === "string" && !again.name;
   $("name").value = isName ? name.slice(0, 200) : again.name;
   if (name !== undefined && !isName) rest.name = name;
-  if (Object.keys(rest).length) { $("metadata").value = JSON.stringify(rest, null, 2); $("metadata-box").open = true; }
+  if (Object.keys(rest).length) {
+    $("metadata").value = JSON.stringify(rest, null, 2);
+    $("metadata-box").open = true;
+  }
   $("strategy").value = again.seed_strategy;
   $("timeout").value = again.timeout_seconds ?? "";
   $("stall").value = again.stall_seconds ?? "";
   $("retention").value = again.retention_days ?? "";
-  for (const kind of ["completed", "failed"]) $(`stop-${kind}`).value = again.stop_when?.[kind] ?? "";
+  for (const kind of ["completed", "failed"])
+    $(`stop-${kind}`).value = again.stop_when?.[kind] ?? "";
   if (again.base_seed !== null) $("base").value = again.base_seed;
   kept = { ...again.parameters };
   capabilities = again.required_capabilities || [];
@@ -466,7 +727,12 @@ async function repeat() {
   const chosen = again.candidates || again.backend_ids;
   for (const box of tags()) box.checked = chosen.includes(`tag:${box.value}`);
   for (const box of boxes()) box.checked = !box.disabled && chosen.includes(box.value);
-  onFailure(again.max_attempts === 1 && (again.candidates || !again.retry_elsewhere) ? "no" : again.retry_elsewhere || "never", String(again.max_attempts));
+  onFailure(
+    again.max_attempts === 1 && (again.candidates || !again.retry_elsewhere)
+      ? "no"
+      : again.retry_elsewhere || "never",
+    String(again.max_attempts),
+  );
   ofGroup = said();
   try {
     const response = await fetch(`/api/job-groups/${again.job_group_id}/workflow`);
@@ -475,7 +741,11 @@ async function repeat() {
     if (again.sweep && text) sweep.restore(again.sweep, literals);
     if (again.jobs) list.keep(again.job_group_id, again.jobs);
     update();
-  } catch { complain([{ field: "workflow_json", message: "The earlier workflow could not be read; try again." }]); }
+  } catch {
+    complain([
+      { field: "workflow_json", message: "The earlier workflow could not be read; try again." },
+    ]);
+  }
 }
 if (again) repeat();
 update();

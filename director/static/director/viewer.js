@@ -22,22 +22,29 @@ const tiles = () => $$("[data-view]");
 const through = (button) => `${button.dataset.view}?redirect=no`;
 const jobOf = (tile) => tile.closest("[data-job]");
 const starOf = (tile) => jobOf(tile)?.querySelector("[data-act=star]");
-const image = $("viewer-image"), soft = $("viewer-soft");
+const image = $("viewer-image"),
+  soft = $("viewer-soft");
 const zoom = new Zoom($("viewer-stage"), [image, soft], { changed: zoomed, swiped: step });
-const strip = new Strip($("viewer-strip"), (view) => show(tiles().findIndex((one) => one.dataset.view === view)));
+const strip = new Strip($("viewer-strip"), (view) =>
+  show(tiles().findIndex((one) => one.dataset.view === view)),
+);
 
 function show(index) {
   const all = tiles();
-  if (!all.length) { dialog.close(); return; }
+  if (!all.length) {
+    dialog.close();
+    return;
+  }
   const on = index >= at ? 1 : -1; // the direction, as the next file is likely to be there
   at = (index + all.length) % all.length;
-  const button = current = all[at];
+  const button = (current = all[at]);
   const { view, kind } = button.dataset;
   const mine = ++shown;
   say("");
   empty();
   for (const one of KINDS) $(`viewer-${one}`).hidden = one !== kind;
-  for (const id of ["out", "zoom", "in", "real", "fit"]) $(`viewer-${id}`).hidden = kind !== "image";
+  for (const id of ["out", "zoom", "in", "real", "fit"])
+    $(`viewer-${id}`).hidden = kind !== "image";
   $("viewer-stage").dataset.kind = kind;
   $("viewer-compare").hidden = kind !== "image" || button.classList.contains("old");
   $("viewer-save").hidden = false;
@@ -55,7 +62,9 @@ function show(index) {
 
 // After the last file of a page comes the first one of the next page.
 function step(by) {
-  const other = tiles()[at + by] ? null : document.querySelector(`.pager a[rel=${by > 0 ? "next" : "prev"}]`);
+  const other = tiles()[at + by]
+    ? null
+    : document.querySelector(`.pager a[rel=${by > 0 ? "next" : "prev"}]`);
   if (other) location.assign(`${other.href}#${by > 0 ? "first" : "last"}-file`);
   else show(at + by);
 }
@@ -107,7 +116,8 @@ function zoomed() {
 function load(element, button, mine) {
   element.onerror = () => explain(button, mine);
   element.ariaLabel = button.dataset.title;
-  if (element.tagName === "VIDEO" && button.querySelector("img")?.naturalWidth) element.poster = `${button.dataset.view}?w=1280`;
+  if (element.tagName === "VIDEO" && button.querySelector("img")?.naturalWidth)
+    element.poster = `${button.dataset.view}?w=1280`;
   element.src = through(button);
 }
 
@@ -126,21 +136,28 @@ function empty() {
 
 $("viewer-video").onloadedmetadata = ({ target: video }) => {
   video.loop = video.muted = video.duration <= SHORT;
-  if (video.loop && !matchMedia("(prefers-reduced-motion: reduce)").matches) video.play().catch(() => {});
+  if (video.loop && !matchMedia("(prefers-reduced-motion: reduce)").matches)
+    video.play().catch(() => {});
 };
 
 async function read(button, mine) {
   try {
     const response = await fetch(through(button));
-    if (!response.ok) { explain(button, mine); return; }
+    if (!response.ok) {
+      explain(button, mine);
+      return;
+    }
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
-    for (let part; text.length <= LONGEST_TEXT && !(part = await reader.read()).done;) text += part.value;
+    for (let part; text.length <= LONGEST_TEXT && !(part = await reader.read()).done; )
+      text += part.value;
     reader.cancel();
     if (mine !== shown) return;
     $("viewer-text").textContent = text.slice(0, LONGEST_TEXT);
     if (text.length > LONGEST_TEXT) say("This is the beginning of the text.");
-  } catch { explain(button, mine); }
+  } catch {
+    explain(button, mine);
+  }
 }
 
 function say(text) {
@@ -150,15 +167,22 @@ function say(text) {
 
 // Says why a file is not shown. Resolves to the reason, empty if the Director is away, as the page says that.
 async function explain(button, mine, copy = () => "") {
-  let answer = { detail: "This browser cannot show the file. Download it to open it in another program." };
+  let answer = {
+    detail: "This browser cannot show the file. Download it to open it in another program.",
+  };
   try {
     const response = await fetch(through(button));
     if (response.ok) response.body?.cancel();
     else answer = await response.json();
-  } catch { return ""; }
+  } catch {
+    return "";
+  }
   if (mine !== shown) return "";
   $("viewer-save").hidden = answer.code === "output_gone";
-  if (answer.code === "output_too_large") { tooLarge(answer, copy()); return ""; }
+  if (answer.code === "output_too_large") {
+    tooLarge(answer, copy());
+    return "";
+  }
   const reason = answer.detail || "The file cannot be loaded.";
   say(reason + copy());
   return reason;
@@ -167,9 +191,18 @@ async function explain(button, mine, copy = () => "") {
 // The original does not come: shows the largest copy that does.
 async function instead(button, mine) {
   const small = button.querySelector("img");
-  let reason = "", copy = " This is a smaller copy.";
-  const noCopy = () => { image.onerror = null; image.classList.add("broken"); copy = ""; if (reason && mine === shown) say(reason); };
-  image.onerror = () => { image.onerror = noCopy; image.src = small.currentSrc || small.src; };
+  let reason = "",
+    copy = " This is a smaller copy.";
+  const noCopy = () => {
+    image.onerror = null;
+    image.classList.add("broken");
+    copy = "";
+    if (reason && mine === shown) say(reason);
+  };
+  image.onerror = () => {
+    image.onerror = noCopy;
+    image.src = small.currentSrc || small.src;
+  };
   image.src = `${button.dataset.view}?w=2560`;
   reason = await explain(button, mine, () => copy);
 }
@@ -179,7 +212,9 @@ function tooLarge({ bytes, backend_id: backend, url }, copy) {
   const size = `${Math.max(bytes / 2 ** 20, 0.1).toFixed(bytes < 10 * 2 ** 20 ? 1 : 0)} MB`;
   $("viewer-save").hidden = true;
   if (isLoopback(new URL(url).hostname) && !isLoopback(location.hostname)) {
-    say(`${copy} The original (${size}) is at ${backend}, which only the Director's own machine reaches: ${url}`.trim());
+    say(
+      `${copy} The original (${size}) is at ${backend}, which only the Director's own machine reaches: ${url}`.trim(),
+    );
     return;
   }
   const link = $("viewer-original");
@@ -188,15 +223,22 @@ function tooLarge({ bytes, backend_id: backend, url }, copy) {
   link.hidden = false;
   say(copy.trim() || "The file is too large to come through the Director.");
 }
-const isLoopback = (host) => host === "localhost" || host === "[::1]" || /^127(\.\d+){3}$/.test(host);
+const isLoopback = (host) =>
+  host === "localhost" || host === "[::1]" || /^127(\.\d+){3}$/.test(host);
 
 async function star() {
   const own = starOf(current);
   if (!own) return;
-  const on = own.ariaPressed !== "true", mine = shown;
-  const mark = (value) => { own.ariaPressed = String(value); around(tiles()); };
+  const on = own.ariaPressed !== "true",
+    mine = shown;
+  const mark = (value) => {
+    own.ariaPressed = String(value);
+    around(tiles());
+  };
   mark(on);
-  try { await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${own.dataset.job}/star`); } catch (error) {
+  try {
+    await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${own.dataset.job}/star`);
+  } catch (error) {
     mark(!on);
     if (mine === shown) say(error.message);
   }
@@ -212,13 +254,16 @@ function compare() {
 const panel = $("viewer-info");
 
 async function inform() {
-  const { job } = jobOf(current).dataset, mine = shown;
+  const { job } = jobOf(current).dataset,
+    mine = shown;
   if (panel.hidden) return;
   panel.ariaBusy = String(panel.dataset.job !== job);
   if (panel.dataset.job === job) return;
   let found = details.get(job);
   if (!found) {
-    await new Promise((done) => { setTimeout(done, BRIEF); });
+    await new Promise((done) => {
+      setTimeout(done, BRIEF);
+    });
     if (mine !== shown) return;
     found = await loaded(job);
     if (mine !== shown) return;
@@ -238,7 +283,9 @@ async function loaded(job) {
       return found;
     }
     if (response.status === 404) return "<p>This job does not exist any more.</p>";
-  } catch { /* said below */ }
+  } catch {
+    /* said below */
+  }
   return "<p>The details of this job cannot be loaded. Close this panel and open it again.</p>";
 }
 
@@ -259,7 +306,10 @@ function forget() {
 
 function full() {
   if (document.fullscreenElement) document.exitFullscreen();
-  else $("viewer-frame").requestFullscreen().catch(() => say("This browser does not allow full screen here."));
+  else
+    $("viewer-frame")
+      .requestFullscreen()
+      .catch(() => say("This browser does not allow full screen here."));
 }
 
 // The space bar plays while the stage has the focus, as it does after the viewer has opened.
@@ -271,14 +321,37 @@ function play() {
 
 const isShown = (id) => $(id) && !$(id).hidden;
 const ACTS = {
-  back: () => step(-1), on: () => step(1), close: () => dialog.close(), star, compare, full,
-  zoom: () => zoom.toggle(), in: () => zoom.by(1.5), out: () => zoom.by(1 / 1.5), real: () => zoom.real(), fit: () => zoom.fit(),
-  about: () => { about(panel.hidden); remember(WITH_INFO, panel.hidden ? "no" : "yes"); },
+  back: () => step(-1),
+  on: () => step(1),
+  close: () => dialog.close(),
+  star,
+  compare,
+  full,
+  zoom: () => zoom.toggle(),
+  in: () => zoom.by(1.5),
+  out: () => zoom.by(1 / 1.5),
+  real: () => zoom.real(),
+  fit: () => zoom.fit(),
+  about: () => {
+    about(panel.hidden);
+    remember(WITH_INFO, panel.hidden ? "no" : "yes");
+  },
   help: () => $("viewer-keys").showModal(),
 };
 const KEYS = {
-  ArrowLeft: "back", ArrowRight: "on", z: "zoom", "+": "in", "=": "in", "-": "out", 1: "real", 0: "fit",
-  s: "star", c: "compare", i: "about", f: "full", "?": "help",
+  ArrowLeft: "back",
+  ArrowRight: "on",
+  z: "zoom",
+  "+": "in",
+  "=": "in",
+  "-": "out",
+  1: "real",
+  0: "fit",
+  s: "star",
+  c: "compare",
+  i: "about",
+  f: "full",
+  "?": "help",
 };
 const PAN = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 for (const [name, act] of Object.entries(ACTS)) $(`viewer-${name}`).onclick = act;
@@ -300,11 +373,19 @@ dialog.onclose = () => {
 dialog.onkeydown = (event) => {
   const { key, target } = event;
   // The controls of a player have keys of their own: arrows seek.
-  if (event.ctrlKey || event.metaKey || event.altKey || (target.matches("video, audio") && /^(Arrow|Home|End|Escape| )/.test(key))) return;
+  if (
+    event.ctrlKey ||
+    event.metaKey ||
+    event.altKey ||
+    (target.matches("video, audio") && /^(Arrow|Home|End|Escape| )/.test(key))
+  )
+    return;
   if (event.shiftKey && Object.hasOwn(PAN, key)) zoom.pan(...PAN[key].map((one) => one * 80));
-  else if (!zoom.fitted && /^Arrow(Up|Down)$/.test(key)) zoom.pan(...PAN[key].map((one) => one * 80));
+  else if (!zoom.fitted && /^Arrow(Up|Down)$/.test(key))
+    zoom.pan(...PAN[key].map((one) => one * 80));
   else if (Object.hasOwn(KEYS, key) && isShown(`viewer-${KEYS[key]}`)) ACTS[KEYS[key]]();
-  else if (/^(Home|End)$/.test(key) && !event.shiftKey && current.dataset.kind !== "text") show(key === "Home" ? 0 : tiles().length - 1);
+  else if (/^(Home|End)$/.test(key) && !event.shiftKey && current.dataset.kind !== "text")
+    show(key === "Home" ? 0 : tiles().length - 1);
   else if (key === " " && target === $("viewer-stage")) play();
   else return;
   event.preventDefault();

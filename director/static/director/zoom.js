@@ -21,22 +21,33 @@ export class Zoom {
     stage.onpointerdown = (event) => this.#down(event);
     stage.onpointermove = (event) => this.#move(event);
     stage.onpointerup = (event) => this.#up(event);
-    stage.onpointercancel = (event) => { this.#fingers.delete(event.pointerId); this.#start = null; };
+    stage.onpointercancel = (event) => {
+      this.#fingers.delete(event.pointerId);
+      this.#start = null;
+    };
   }
 
-  get percent() { return this.#natural ? Math.round((this.#at.width / this.#natural.width) * devicePixelRatio * 100) : 0; }
+  get percent() {
+    return this.#natural
+      ? Math.round((this.#at.width / this.#natural.width) * devicePixelRatio * 100)
+      : 0;
+  }
 
   // Another picture, or another copy of it, has this size. One of the same shape keeps place and size: so details of two
   // pictures can be compared.
   size(width, height) {
     const before = this.#natural;
     this.#natural = { width, height };
-    if (before && Math.abs((before.width * height) / (before.height * width) - 1) > LIKE) this.fitted = true;
+    if (before && Math.abs((before.width * height) / (before.height * width) - 1) > LIKE)
+      this.fitted = true;
     this.#again();
   }
 
   // No picture is shown: gestures do nothing, except a swipe.
-  none() { this.#natural = null; this.fitted = true; }
+  none() {
+    this.#natural = null;
+    this.fitted = true;
+  }
 
   fit() {
     if (!this.#natural) return;
@@ -44,18 +55,28 @@ export class Zoom {
     this.#put(0, 0, this.#fitting());
   }
 
-  real() { this.#to(this.#natural?.width / devicePixelRatio); }
+  real() {
+    this.#to(this.#natural?.width / devicePixelRatio);
+  }
 
-  by(factor, point) { this.#to(this.#at.width * factor, point); }
+  by(factor, point) {
+    this.#to(this.#at.width * factor, point);
+  }
 
   // Enlarges to 1:1, or twice if that is hardly larger; fits again.
   toggle(point) {
-    if (!this.fitted) { this.fit(); return; }
-    const fitting = this.#fitting(), real = this.#natural?.width / devicePixelRatio;
+    if (!this.fitted) {
+      this.fit();
+      return;
+    }
+    const fitting = this.#fitting(),
+      real = this.#natural?.width / devicePixelRatio;
     this.#to(real > 1.2 * fitting ? real : 2 * fitting, point);
   }
 
-  pan(x, y) { if (this.#natural && !this.fitted) this.#put(this.#at.x + x, this.#at.y + y, this.#at.width); }
+  pan(x, y) {
+    if (this.#natural && !this.fitted) this.#put(this.#at.x + x, this.#at.y + y, this.#at.width);
+  }
 
   #fitting() {
     const { width, height } = this.#natural ?? { width: 1, height: 1 };
@@ -70,19 +91,32 @@ export class Zoom {
   // What is below the point, or in the middle of the stage, stays there.
   #to(width, point = [this.stage.clientWidth / 2, this.stage.clientHeight / 2]) {
     if (!this.#natural) return;
-    const fitting = this.#fitting(), real = this.#natural.width / devicePixelRatio;
-    const next = Math.min(Math.max(width, Math.min(fitting, real)), Math.max(MOST * real, 2 * fitting));
+    const fitting = this.#fitting(),
+      real = this.#natural.width / devicePixelRatio;
+    const next = Math.min(
+      Math.max(width, Math.min(fitting, real)),
+      Math.max(MOST * real, 2 * fitting),
+    );
     const factor = next / this.#at.width;
     this.fitted = Math.abs(next - fitting) < 0.5;
-    this.#put(point[0] - (point[0] - this.#at.x) * factor, point[1] - (point[1] - this.#at.y) * factor, next);
+    this.#put(
+      point[0] - (point[0] - this.#at.x) * factor,
+      point[1] - (point[1] - this.#at.y) * factor,
+      next,
+    );
   }
 
   // A picture that is smaller than the stage is in its middle, the edges of a larger one are not inside the stage.
   #put(x, y, width) {
     if (!this.#natural) return;
     const height = (width * this.#natural.height) / this.#natural.width;
-    const inside = (at, size, room) => (size <= room ? (room - size) / 2 : Math.min(Math.max(at, room - size), 0));
-    this.#at = { width, x: inside(x, width, this.stage.clientWidth), y: inside(y, height, this.stage.clientHeight) };
+    const inside = (at, size, room) =>
+      size <= room ? (room - size) / 2 : Math.min(Math.max(at, room - size), 0);
+    this.#at = {
+      width,
+      x: inside(x, width, this.stage.clientWidth),
+      y: inside(y, height, this.stage.clientHeight),
+    };
     for (const { style } of this.images) {
       style.width = `${width}px`;
       style.height = `${height}px`;
@@ -100,14 +134,21 @@ export class Zoom {
     if (!this.#natural) return;
     event.preventDefault();
     // A pinch on a trackpad is a wheel with Ctrl, and its steps are small.
-    this.by(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : event.ctrlKey ? 0.01 : 0.002)), this.#point(event));
+    this.by(
+      Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : event.ctrlKey ? 0.01 : 0.002)),
+      this.#point(event),
+    );
   }
 
   #down(event) {
     const { target, pointerType, pointerId, clientX, clientY } = event;
     if (event.button || (!this.#natural && pointerType === "mouse")) return;
     // The controls of a player are at its lower edge.
-    if (target.matches("audio") || (target.matches("video") && clientY > target.getBoundingClientRect().bottom - 72)) return;
+    if (
+      target.matches("audio") ||
+      (target.matches("video") && clientY > target.getBoundingClientRect().bottom - 72)
+    )
+      return;
     if (this.#natural) {
       event.preventDefault();
       this.stage.focus();
@@ -125,23 +166,34 @@ export class Zoom {
     this.pan((event.clientX - before.clientX) / others, (event.clientY - before.clientY) / others);
     const other = [...this.#fingers.values()].find((one) => one.pointerId !== event.pointerId);
     if (!other || !this.#natural) return;
-    const apart = (one) => Math.max(Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY), 1);
-    const middle = { clientX: (event.clientX + other.clientX) / 2, clientY: (event.clientY + other.clientY) / 2 };
+    const apart = (one) =>
+      Math.max(Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY), 1);
+    const middle = {
+      clientX: (event.clientX + other.clientX) / 2,
+      clientY: (event.clientY + other.clientY) / 2,
+    };
     this.by(apart(event) / apart(before), this.#point(middle));
   }
 
   #up(event) {
-    const start = this.#start, { clientX, clientY, pointerType } = event;
+    const start = this.#start,
+      { clientX, clientY, pointerType } = event;
     this.#start = null;
     if (!this.#fingers.delete(event.pointerId) || !start) return;
-    const x = clientX - start.x, y = clientY - start.y;
+    const x = clientX - start.x,
+      y = clientY - start.y;
     const isTouch = pointerType !== "mouse";
-    if (Math.hypot(x, y) < STILL) { if (this.#natural) this.#tap(event, isTouch); return; }
-    if (isTouch && this.fitted && Math.abs(x) > SWIPE && Math.abs(x) > 1.5 * Math.abs(y)) this.swiped(x > 0 ? -1 : 1);
+    if (Math.hypot(x, y) < STILL) {
+      if (this.#natural) this.#tap(event, isTouch);
+      return;
+    }
+    if (isTouch && this.fitted && Math.abs(x) > SWIPE && Math.abs(x) > 1.5 * Math.abs(y))
+      this.swiped(x > 0 ? -1 : 1);
   }
 
   #tap(event, isTouch) {
-    const [x, y] = this.#point(event), last = this.#tapped;
+    const [x, y] = this.#point(event),
+      last = this.#tapped;
     this.#tapped = { time: event.timeStamp, x, y };
     const twice = event.timeStamp - last.time < TWICE && Math.hypot(x - last.x, y - last.y) < 40;
     if (isTouch && !twice) return;
