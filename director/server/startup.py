@@ -22,7 +22,7 @@ from backends.errors import FieldInvalid
 from backends.models import Backend
 from backends.services import backends_ensure
 from director.web.health import is_migrated
-from jobgroups.database.locks import DatabaseLock, FileLock, Lock, dedicated_connection
+from jobgroups.database.locks import DatabaseLock, Lock, dedicated_connection, lock_of_database
 from jobgroups.metrics import open_files
 from jobgroups.queries.leases import NAME_LOCK
 
@@ -54,8 +54,8 @@ def runner_name(given: str | None = None) -> str:
 def runner_lock(name: str) -> Lock:
     """Return the lock on a runner's name: beside an SQLite file, or in PostgreSQL. It ends with the process."""
     if settings.DIRECTOR_ON_SQLITE:
-        return FileLock(
-            _beside_database("runner"),
+        return lock_of_database(
+            "runner",
             f"A runner is already running with the database {_sqlite_path()}; SQLite allows one."
             " `serve` has one of its own: use `serve --no-runner` beside `runner`, or stop it first.",
         )
@@ -68,11 +68,6 @@ def runner_lock(name: str) -> Lock:
 
 def _sqlite_path() -> Path:
     return Path(settings.DATABASES["default"]["NAME"])
-
-
-def _beside_database(what: str) -> Path:
-    path = _sqlite_path()
-    return path.with_name(f"{path.name}.{what}-lock")
 
 
 def wait_for_database(say: Say) -> None:
@@ -195,12 +190,7 @@ def database_error() -> str | None:
 
 @contextmanager
 def _migration_lock(say: Say) -> Iterator[None]:
-    lock: Lock = (
-        FileLock(_beside_database("tables"), "")
-        if settings.DIRECTOR_ON_SQLITE
-        else DatabaseLock("comfyui-director: tables", "")
-    )
-    wait = _waiting(say)
+    lock, wait = lock_of_database("tables"), _waiting(say)
     try:
         while not lock.try_acquire():
             wait("Another process migrates the database; waiting.")

@@ -53,7 +53,7 @@ class FileLock(Lock):
 
     def __init__(self, path: Path, refusal: str) -> None:
         super().__init__(refusal)
-        self._lock = filelock.FileLock(path)
+        self._lock = filelock.FileLock(path, thread_local=False)
 
     def try_acquire(self) -> bool:
         try:
@@ -114,6 +114,14 @@ class DatabaseLock(Lock):
         lost, self._connection = self._connection, None
         if lost is not None:
             lost.close()
+
+
+def lock_of_database(what: str, refusal: str = "") -> Lock:
+    """Return a lock that the processes of one database share: beside an SQLite file, or in PostgreSQL."""
+    if connection.vendor == "sqlite":
+        path = Path(connection.settings_dict["NAME"])
+        return FileLock(path.with_name(f"{path.name}.{what}-lock"), refusal)
+    return DatabaseLock(f"comfyui-director: {what}", refusal)
 
 
 def dedicated_connection() -> psycopg.Connection[Any]:

@@ -181,7 +181,7 @@ def captures_fill() -> int:
 def captures_claim(*, backend_id: str, limit: int, seconds: float) -> list[int]:
     """Claim the oldest due captures of a backend for so many seconds, and return their ids.
 
-    They are due again then: a process that was killed delays them. On PostgreSQL, whose clock all processes share.
+    They are due again then: a process that was killed delays them. By the clock of the database, which all processes share.
     """
     due = Capture.objects.filter(backend=backend_id, due_at__lte=database_now()).order_by("due_at")
     return _claim(due, slice(limit), seconds)
@@ -194,7 +194,7 @@ def captures_hold(*, ids: Sequence[int], seconds: float) -> None:
 
 @retried_transaction
 def _claim(rows: QuerySet[Capture], part: slice, seconds: float) -> list[int]:
-    # Rows that another process claims, stores or deletes at this moment are skipped, not waited for.
+    # Rows that another process claims, stores or deletes at this moment are skipped, not waited for. SQLite has one writer.
     ids = list(rows.select_for_update(skip_locked=True).values_list("pk", flat=True)[part])
     Capture.objects.filter(pk__in=ids).update(due_at=database_now() + dt.timedelta(seconds=seconds))
     return ids

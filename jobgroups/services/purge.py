@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Exists, OuterRef, Q, QuerySet, Sum, Value
 
-from jobgroups.database.locks import DatabaseLock
+from jobgroups.database.locks import lock_of_database
 from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.clock import now
 from jobgroups.domain.text import gibibytes
@@ -79,13 +79,13 @@ def retention() -> Limits:
 
 
 def retention_apply() -> Iterator[Purged]:
-    """Delete what the retention does not keep, as :func:`groups_purge` does, unless another runner does so now."""
-    lock = DatabaseLock("comfyui-director: retention", "")
+    """Delete what the retention does not keep, as :func:`groups_purge` does, unless another process does so now."""
+    lock = lock_of_database("retention")
     total = Purged()
     try:
         parts = groups_purge(retention())
-        # SQLite has one runner.
-        while (settings.DIRECTOR_ON_SQLITE or lock.ensure_held()) and (purged := next(parts, None)):
+        has_lock = lock.try_acquire()
+        while has_lock and lock.ensure_held() and (purged := next(parts, None)):
             total += purged
             yield purged
     finally:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -336,7 +337,7 @@ def test_claimed_capture_is_due_again_for_no_process_until_its_claim_ends(files_
     assert captures.captures_claim(backend_id="gpu-1", limit=9, seconds=60.0) == []
 
 
-@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one process that copies")
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer")
 def test_claims_at_the_same_moment_share_the_captures() -> None:
     fence = factories.online()
     first, second = _completed(fence).pk, _completed(fence, cached=True).pk
@@ -352,6 +353,27 @@ def test_claims_at_the_same_moment_share_the_captures() -> None:
         # It does not wait for the row that another process claims.
         assert thread.submit(claim).result(10.0) == [second]
     assert claim() == [first]
+
+
+def test_processes_that_claim_side_by_side_get_each_capture_once() -> None:
+    fence = factories.online()
+    due = sorted(_completed(fence).pk for _ in range(12))
+    begin = Barrier(4)
+
+    def claim_all() -> list[int]:
+        claimed: list[int] = []
+        try:
+            begin.wait(10.0)
+            while found := captures.captures_claim(backend_id="gpu-1", limit=2, seconds=60.0):
+                claimed += found
+        finally:
+            connection.close()
+        return claimed
+
+    with ThreadPoolExecutor(4) as threads:
+        claims = [threads.submit(claim_all) for _ in range(4)]
+    # On PostgreSQL a row that is being claimed is skipped.
+    assert sorted([pk for one in claims for pk in one.result()]) == due
 
 
 def test_backlog_of_a_backend_costs_the_captures_of_others_nothing() -> None:

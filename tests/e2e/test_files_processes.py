@@ -1,8 +1,11 @@
 """Processes of `files`: killed, side by side, beside runners, with little memory, while PostgreSQL restarts."""
 
+import datetime as dt
 import os
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from PIL import Image
 
 from tests.harness.graphs import Graph, picture
 from tests.harness.process_farm import ProcessFarm
-from tests.harness.processes import refused, stop_in_order
+from tests.harness.processes import stop_in_order
 from tests.harness.servers import Postgres, needs_servers
 from tests.harness.waits import until
 
@@ -28,19 +31,47 @@ def storage(tmp_path: Path) -> Path:
     return tmp_path / "data" / "files"
 
 
+@pytest.fixture(params=["postgresql", "sqlite"])
+def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/data/rows.sqlite3"
+    server: Postgres = request.getfixturevalue("server")
+    return server.create(f"files_{time.time_ns()}")
+
+
+postgresql_only = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+
+
 @pytest.fixture
-def rows(url: str) -> Callable[[str], list[Any]]:
+def rows(url: str) -> Callable[..., list[Any]]:
     """Return a function that executes a statement and returns its rows. PostgreSQL may restart between two."""
 
-    def execute(statement: str) -> list[Any]:
+    def execute(statement: str, *values: object) -> list[Any]:
+        if url.startswith("sqlite"):
+            with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=20, isolation_level=None)) as file:
+                return file.execute(statement.replace("%s", "?"), values).fetchall()
         with psycopg.connect(url, autocommit=True) as database:
-            return database.execute(statement).fetchall()  # type: ignore[call-overload, no-any-return]
+            return database.execute(statement, values).fetchall()  # type: ignore[call-overload, no-any-return]
 
     return execute
 
 
 @pytest.fixture
-def pending(rows: Callable[[str], list[Any]]) -> Callable[[], int]:
+def make_due(rows: Callable[..., list[Any]], url: str) -> Callable[..., None]:
+    """Return a function that lets all pending captures be due in so many hours."""
+
+    def change(hours: int = 0) -> None:
+        moment = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours)).isoformat(" ")
+        if url.startswith("sqlite"):
+            moment = moment.removesuffix("+00:00")
+        statement = "UPDATE jobgroups_capture SET due_at = %s, tries = 0 WHERE due_at IS NOT NULL RETURNING id"
+        assert rows(statement, moment)
+
+    return change
+
+
+@pytest.fixture
+def pending(rows: Callable[..., list[Any]]) -> Callable[[], int]:
     return lambda: len(rows("SELECT 1 FROM jobgroups_capture WHERE due_at IS NOT NULL"))
 
 
@@ -97,21 +128,17 @@ def check_stored(farm: ProcessFarm, storage: Path, group_id: str) -> None:
     )
 
 
-def test_sqlite_is_refused(tmp_path: Path) -> None:
-    assert refused(tmp_path, "files").startswith("CommandError: `files` needs PostgreSQL (DIRECTOR_DATABASE_URL).")
-
-
 @pytest.mark.slow
 def test_killed_process_costs_lateness_only(
-    farm: ProcessFarm, storage: Path, pending: Callable[[], int], rows: Callable[[str], list[Any]]
+    farm: ProcessFarm, storage: Path, pending: Callable[[], int], make_due: Callable[..., None]
 ) -> None:
     """Two copy side by side, the runner beside them does not; one is killed in mid-copy."""
     started(farm)
     with rendered(farm, picture(), each=12, rate=2**20) as group_id:
         enlarge_files(farm, 6 * 2**20)
-        rows("UPDATE jobgroups_capture SET due_at = now() + interval '1 hour' RETURNING id")
+        make_due(1)
         first, second = farm.files(), farm.files()
-    rows("UPDATE jobgroups_capture SET due_at = now(), tries = 0 RETURNING id")
+    make_due()
     # Each of them copies two files of each backend at once, and the runner none.
     until(lambda: len(receivers(storage)) == 2 and len(receiving(storage)) > 4)
     assert farm.check("captures")["detail"].endswith("Alive processes of `files`: 2.")
@@ -146,14 +173,15 @@ def test_runner_copies_while_no_files_process_is_alive(
 
 
 @pytest.mark.slow
+@postgresql_only
 def test_restart_of_postgresql_loses_no_file(
-    farm: ProcessFarm, storage: Path, pending: Callable[[], int], rows: Callable[[str], list[Any]], server: Postgres
+    farm: ProcessFarm, storage: Path, pending: Callable[[], int], make_due: Callable[..., None], server: Postgres
 ) -> None:
     started(farm)
     files = farm.files()
     with rendered(farm, picture(), each=6, rate=2**21) as group_id:
         enlarge_files(farm, 6 * 2**20)
-    rows("UPDATE jobgroups_capture SET due_at = now() RETURNING id")
+    make_due()
     until(lambda: receiving(storage))
     server.stop()
     server.start()
@@ -165,7 +193,7 @@ def test_restart_of_postgresql_loses_no_file(
 
 @pytest.mark.slow
 def test_picture_whose_facts_need_more_memory_is_stored_without_them(
-    farm: ProcessFarm, storage: Path, pending: Callable[[], int], rows: Callable[[str], list[Any]]
+    farm: ProcessFarm, storage: Path, pending: Callable[[], int], rows: Callable[..., list[Any]]
 ) -> None:
     farm.web.start()
     runner = farm.runner("room-1")

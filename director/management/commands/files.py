@@ -5,7 +5,6 @@ import asyncio
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import CommandError
 
 from director.server import shutdown, startup
 from director.server.worker import WorkerCommand
@@ -16,7 +15,7 @@ from jobgroups.runner.intervals import Intervals
 class Command(WorkerCommand):
     help = (
         "Copy the outputs of jobs into the storage, instead of the runners, which do so while no such process is alive."
-        " Use it in a farm; start as many as you want."
+        " Start as many as you want."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -24,11 +23,6 @@ class Command(WorkerCommand):
         super().add_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if settings.DIRECTOR_ON_SQLITE:
-            raise CommandError(
-                "`files` needs PostgreSQL (DIRECTOR_DATABASE_URL). With SQLite, `serve` or `runner` copies the outputs of"
-                " jobs itself."
-            )
         startup.lower_priority()
         startup.limit_memory(settings.DIRECTOR_FILES_MEMORY_BYTES)
         self.work(self._run(), migrate=not options["no_migrate"])
