@@ -3,20 +3,24 @@
 import asyncio
 import json
 import logging
+import random
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve as serve_sockets
 
+from tests.harness.graphs import picture
 from tests.harness.processes import ROOT
 from tests.harness.servers import free_port
 from tests.harness.waits import until
@@ -79,14 +83,18 @@ def pass_on(port: int, backends: list[str]) -> None:
 
 
 async def _post(client: httpx.AsyncClient, backend: str, workflow: dict[str, Any], group: str, job: int) -> None:
-    sampler = workflow["3"] | {"inputs": workflow["3"]["inputs"] | {"seed": job}}
     body = {
-        "prompt": workflow | {"3": sampler},
+        "prompt": _seeded(workflow, job),
         "prompt_id": f"{group}-{job}",
         "client_id": "bare",
         "extra_data": {"director": {"group": group, "job": job}},
     }
     (await client.post(f"{backend}/prompt", json=body)).raise_for_status()
+
+
+def _seeded(workflow: dict[str, Any], seed: int) -> dict[str, Any]:
+    sampler = workflow["3"] | {"inputs": workflow["3"]["inputs"] | {"seed": seed}}
+    return workflow | {"3": sampler}
 
 
 async def _respond(send: Any, status: int, body: bytes) -> None:
@@ -125,6 +133,56 @@ async def _relay(port: int, backends: list[str]) -> None:
     async with serve_sockets(keep, "127.0.0.1", port, compression=None), asyncio.TaskGroup() as tasks:
         for number, url in enumerate(backends):
             tasks.create_task(follow(number, url))
+
+
+def renders(backends: Sequence[str], *, at_once: int, seconds: float) -> float:
+    """Return the groups a second, each of a prompt at each backend, that bare requests do.
+
+    For each prompt these are its POST, the frame of its end, its history and its picture. Nothing is stored.
+    """
+    return asyncio.run(_renders(backends, at_once, seconds))
+
+
+async def _renders(backends: Sequence[str], at_once: int, seconds: float) -> float:
+    ends: dict[str, asyncio.Future[None]] = {}
+    count = 0
+    async with aiohttp.ClientSession() as client, asyncio.TaskGroup() as tasks:
+
+        async def follow(backend: str) -> None:
+            async with client.ws_connect(f"{backend}/ws?clientId=bare") as socket:
+                async for message in socket:
+                    frame = message.json() if message.type is aiohttp.WSMsgType.TEXT else {}
+                    if frame.get("type") == "execution_success":
+                        ends[frame["data"]["prompt_id"]].set_result(None)
+
+        async def render(backend: str, prompt_id: str, seed: int) -> None:
+            ends[prompt_id] = asyncio.get_running_loop().create_future()
+            body = {"prompt": _seeded(picture(), seed), "prompt_id": prompt_id, "client_id": "bare"}
+            async with client.post(f"{backend}/prompt", json=body) as answer:
+                answer.raise_for_status()
+            await ends[prompt_id]
+            del ends[prompt_id]
+            async with client.get(f"{backend}/history/{prompt_id}") as answer:
+                outputs = (await answer.json())[prompt_id]["outputs"]
+            for image in outputs["9"]["images"]:
+                async with client.get(f"{backend}/view", params=image) as answer:
+                    await answer.read()
+
+        async def keep_one() -> None:
+            nonlocal count
+            while time.monotonic() < until_then:
+                seed = random.getrandbits(32)
+                prompts = [(one, str(uuid.uuid4()), seed + number) for number, one in enumerate(backends)]
+                await asyncio.gather(*(render(*one) for one in prompts))
+                count += 1
+
+        followers = [tasks.create_task(follow(one)) for one in backends]
+        await asyncio.sleep(0.5)  # until they are connected
+        until_then = time.monotonic() + seconds
+        await asyncio.gather(*(keep_one() for _ in range(at_once)))
+        for one in followers:
+            one.cancel()
+    return count / seconds
 
 
 def commits(folder: Path, count: int = 200) -> list[float]:

@@ -1,8 +1,8 @@
 """Groups a second, what each costs, what stays of it in memory, and that none is lost or doubled.
 
 Three backends that render at once, twenty clients that each submit a group, wait for its end and
-submit the next. Either one client requests the list of groups for all of them, or each client polls the status of
-its group. The database is the default one: SQLite, each commit synced.
+submit the next. Either one client requests the list of groups for all of them, or each client polls
+the status of its group. The floor is the same work by bare requests to the backends. The database is the default one: SQLite, each commit synced.
 """
 
 import os
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.bench import floors
 from tests.bench.figures import Figure
 from tests.bench.gpus import Entry, Gpus, simulated
 from tests.bench.processes import Span, resident_kib, spent
@@ -37,13 +38,14 @@ def measure(folder: Path, *, groups: int = GROUPS, within: float = 35.0, polled_
         before = resident_kib(served.process.pid)
         second = load(served, gpus, groups=groups, within=within)
         grown = resident_kib(served.process.pid) - before
+        bare = floors.renders(gpus.urls, at_once=AT_ONCE, seconds=5.0)
         polled = [load(served, gpus, groups=groups, within=polled_within, every=every) for every, *_ in _POLLS]
     submitted = [group_id for one in (first, second, *polled) for group_id in one.submitted]
     wrong = lost(served.data / "director.sqlite3", submitted) + doubled(gpus.seen())
-    rows = unpolled(second)
+    rows = unpolled(second, floor=bare)
     for one, (every, gate, goal) in zip(polled, _POLLS, strict=True):
         name = f"{NAME}, status every {every * 1000:g} ms"
-        rows += _figures(name, one, floor=second.rate, gate=gate, goal=goal)
+        rows += _figures(name, one, floor=bare, gate=gate, goal=goal)
     return [
         *rows,
         Figure(f"{NAME}, lost or doubled", wrong, "", gate=0),
@@ -65,8 +67,8 @@ class Load:
         return self.span.cpu[name] / len(self.submitted) * 1000
 
 
-def unpolled(load: Load) -> list[Figure]:
-    return _figures(NAME, load, gate=36, goal=45, cpu_gate=26, cpu_goal=18)
+def unpolled(load: Load, floor: float | None = None) -> list[Figure]:
+    return _figures(NAME, load, gate=36, goal=45, cpu_gate=26, cpu_goal=18, floor=floor)
 
 
 def _figures(
