@@ -116,27 +116,37 @@ async def _backend_of(file: OutputFile, client: ComfyClient | None) -> AsyncIter
         raise BackendAway(file.backend_id, error.detail) from error
 
 
-async def verify(file: OutputFile, answer: BackendAnswer, *, client: ComfyClient | None = None) -> str:
+async def verify(
+    file: OutputFile, answer: BackendAnswer, *, client: ComfyClient | None = None, is_proven: bool = False
+) -> str:
     """Return what is doubtful about a file that was read, as a sentence; empty if nothing is.
 
     Raises ``OutputReplaced`` if it has been written again meanwhile, ``WrongBody`` if it has another length, and the
-    errors of :func:`open_file`.
+    errors of :func:`open_file`. If its content proves that it is one picture of the job (``is_proven``), no second
+    request is sent.
     """
-    if tag := answer.headers.get("etag"):
+    body, tag = answer.body, answer.headers.get("etag")
+    if tag and not is_proven:
         # A prompt may write to the same name while the file is read.
         async with open_at_backend(file, headers={"If-None-Match": tag}, client=client) as again:
             if again.headers.get("etag", tag) != tag:
                 raise OutputReplaced(file.filename, file.backend_id)
-    body = answer.body
-    if answer.length is not None or body.is_whole:
+    has_end = answer.length is not None or body.is_whole
+    if has_end and (tag or is_proven):
         return body.warning
     async with _backend_of(file, client) as comfy:
         head = await comfy.file_head(file.filename, subfolder=file.subfolder, kind=file.kind)
-    if head is None or head.length is None:
-        return f"{body.warning} Its end may be missing: the backend did not send its length.".strip()
-    if head.length != body.size:
-        raise WrongBody(file.backend_id, f"It has {head.length} bytes, of which {body.size} arrived.")
-    return body.warning
+    dates, length = {answer.written_at, head and head.moment("last-modified")}, head and head.length
+    if not tag and None not in dates and len(dates) > 1:
+        raise OutputReplaced(file.filename, file.backend_id)
+    if length is not None and length != body.size:
+        raise WrongBody(file.backend_id, f"It has {length} bytes, of which {body.size} arrived.")
+    doubts = [body.warning]
+    if not has_end and length is None:
+        doubts.append("Its end may be missing: the backend did not send its length.")
+    if not tag and None in dates:
+        doubts.append("Another prompt may have written to it meanwhile: the backend did not send its date.")
+    return " ".join(filter(None, doubts))
 
 
 def client_of(file: OutputFile) -> ComfyClient:

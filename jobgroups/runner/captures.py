@@ -22,6 +22,7 @@ from django.db import DatabaseError
 
 from backends.comfyui.client import ComfyClient
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
+from jobgroups.domain.marked_png import MarkedPng
 from jobgroups.domain.text import gibibytes
 from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway, StorageFull, WrongBody
 from jobgroups.log_context import bound
@@ -42,6 +43,7 @@ _CLAIMED: Final = 8  #: and that are claimed at once: the others are left to oth
 _CHUNK: Final = 2**22  #: Bytes that are written and hashed at once, while the next ones are received.
 _LEAST_CHUNK: Final = 2**16  #: The same, while many files are copied.
 _BUFFERED: Final = 2**26  #: Bytes that all files have received and not written.
+_CHECKED: Final = 2**22  #: Bytes of a PNG whose checksums take less than a second request.
 _MOST_UNKNOWN: Final = 2**33  #: Bytes of a body without a length, which need not end.
 
 
@@ -197,15 +199,17 @@ class Capturer:
         incoming: IncomingFile | None = None
         try:
             async with download.open_at_backend(file, client=client) as answer:
-                chunks = download.joined(answer.chunks(), self._chunk)
-                creating = self._threads.submit(functools.partial(_create, await anext(chunks), answer.length or 0))
+                chunks, length = download.joined(answer.chunks(), self._chunk), answer.length or 0
+                check = MarkedPng() if file.filename.lower().endswith(".png") and length <= _CHECKED else None
+                creating = self._threads.submit(functools.partial(_create, await anext(chunks), length, check))
                 try:
                     incoming = await asyncio.wrap_future(creating)
                 except asyncio.CancelledError:
                     creating.add_done_callback(_discard)
                     raise
                 await self._receive(chunks, incoming, answer.length)
-            warning = await download.verify(file, answer, client=client)
+            is_proven = check is not None and check.is_of(file.group_id, file.job_id)
+            warning = await download.verify(file, answer, client=client, is_proven=is_proven)
             async with self._storing:
                 # From here on the thread that stores it discards it if that fails.
                 storing, incoming = incoming, None
@@ -243,11 +247,11 @@ def _discard(creating: Future[IncomingFile]) -> None:
         creating.result().discard()
 
 
-def _create(chunk: bytearray, length: int) -> IncomingFile:
+def _create(chunk: bytearray, length: int, check: MarkedPng | None) -> IncomingFile:
     # Before gigabytes are received that cannot be stored.
     require_storage()
     require_space(length)
-    incoming = IncomingFile(blake3(), hashlib.sha256())
+    incoming = IncomingFile(blake3(), hashlib.sha256(), check=check)
     try:
         incoming.write(chunk)
     except BaseException:

@@ -25,6 +25,7 @@ from django.db.models import Manager
 
 from backends.errors import RequestError
 from jobgroups.database.locks import FileLock
+from jobgroups.domain.marked_png import MarkedPng
 from jobgroups.domain.text import gibibytes
 from jobgroups.errors import StorageAway, StorageFull
 from jobgroups.models import Asset, StoredFile
@@ -130,22 +131,22 @@ def _marker_of(runner: str) -> str:
 class IncomingFile:
     """A file that is being received. Its methods block for the disk, and raise ``OSError`` or ``StorageFull``.
 
-    ``hashes`` are objects of ``hashlib`` and the like, which receive the content too.
+    ``hashes`` are objects of ``hashlib`` and the like, which receive the content too, as does ``check``.
     """
 
-    def __init__(self, *hashes: Any) -> None:
+    def __init__(self, *hashes: Any, check: MarkedPng | None = None) -> None:
         require_space()
         self.path = incoming_folder() / uuid.uuid4().hex
         self.size_bytes = 0
-        self.hashes = hashes
+        self.hashes, self._receivers = hashes, hashes if check is None else (*hashes, check)
         self._file = self.path.open("xb")
 
     def write(self, chunk: bytes | bytearray) -> None:
         require_space(len(chunk))
         self._file.write(chunk)
         self.size_bytes += len(chunk)
-        for one in self.hashes:
-            one.update(chunk)
+        for receiver in self._receivers:
+            receiver.update(chunk)
 
     def close(self) -> None:
         self._file.close()

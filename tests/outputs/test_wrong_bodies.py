@@ -70,16 +70,19 @@ async def test_wrong_body_delays_no_other_file_of_its_backend(gallery: Gallery) 
 
 
 async def test_file_without_a_length_is_kept_with_a_warning_if_nothing_proves_its_end(gallery: Gallery) -> None:
+    """And nothing proves that it was not written meanwhile."""
     contents = {"a.png": picture(), "b.gif": picture("GIF"), "c.txt": b""}
     for name, content in contents.items():
         gallery.put(name, content)
     group, _ = await gallery.done({"images": [file(name) for name in contents]})
-    # Neither the body nor its HEAD has a length.
+    # Neither the body nor its HEAD has a length, a date or a tag.
     gallery.sim.faults.inject("truncate", route="/view", part=1.0, count=0)
     assert all(one.file for one in await settled())
-    said = "Its end may be missing: the backend did not send its length."
+    end = "Its end may be missing: the backend did not send its length."
+    other = "Another prompt may have written to it meanwhile: the backend did not send its date."
     _, shown = await of_group(group)
-    assert [one["capture_warning"] for one in shown] == [None, f"b.gif: {said}", f"c.txt: {said}"]
+    warnings = [f"a.png: {other}", f"b.gif: {end} {other}", f"c.txt: {end} {other}"]
+    assert [one["capture_warning"] for one in shown] == warnings
 
 
 async def test_file_without_a_length_is_compared_with_that_of_its_head(gallery: Gallery) -> None:

@@ -61,12 +61,15 @@ class AttemptSpec:
         return {MARK_KEY: {"group": self.group_id, "job": self.child_id, "attempt": self.number}}
 
     def extra_data(self, prompt: Mapping[str, Any], *, marks_outputs: bool, has_previews: bool) -> dict[str, Any]:
-        """Return the ``extra_data`` of a prompt: ComfyUI writes mark and editor's workflow into PNGs, too, or creates previews."""
-        written = dict(self.mark) if marks_outputs else {}
+        """Return the ``extra_data`` of a prompt: ComfyUI writes editor's workflow and mark into PNGs, too, or creates previews."""
+        written: dict[str, Any] = {}
         if self.editor_json is not None:
             # An object or absent: a null lets ComfyUI answer every list of jobs with 500.
             stored = json.loads(self.editor_json)
             written["workflow"] = embedded.filled(stored["workflow"], stored["places"], prompt)
+        if marks_outputs:
+            # Directly before the pixels: see ``MarkedPng``.
+            written |= self.mark
         wanted = {"extra_pnginfo": written} if written else {}
         return self.mark | wanted | ({"preview_method": "auto"} if has_previews else {})
 
