@@ -1,7 +1,7 @@
-"""Makes thumbnails of untrusted files within bounds of memory. Runs in a thread of its own."""
+"""Makes thumbnails of untrusted files within bounds of memory. Runs in a process of :mod:`drawing <.drawing>`."""
 
 import io
-import threading
+from pathlib import Path
 from typing import IO, Final
 
 from PIL import ExifTags, Image, ImageOps
@@ -17,16 +17,25 @@ _SMALL_PIXELS: Final = 4 * 2**20  #: Images with more pixels are large.
 _MAX_RATIO: Final = 3  #: Maximum ratio of height to width of a thumbnail.
 _STRIP_PIXELS: Final = 2**20  #: Pixels that are converted at once: converting the whole image would double its memory.
 _QUALITY: Final = 80
-#: Small images are drawn one at a time, too: two threads beside the event loop delay events three times as long, and
-#: draw no faster. By whether the image is large: a large one delays no small one.
-_locks: Final = {False: threading.Lock(), True: threading.Lock()}
 
 
 class NotAnImage(Exception):
     """The file is not an image of a known format, is broken, or too large."""
 
 
-def thumbnail(source: bytes | IO[bytes], width: int) -> bytes:
+class TooLarge(NotAnImage):
+    """The image is large, and only small ones are to be drawn."""
+
+
+def draw(source: bytes | str, width: int, takes_large: bool) -> bytes:
+    """Return the thumbnail of a picture, of its content or its path; raise ``FileNotFoundError`` or ``NotAnImage``."""
+    if isinstance(source, bytes):
+        return thumbnail(source, width, takes_large=takes_large)
+    with Path(source).open("rb") as file:
+        return thumbnail(file, width, takes_large=takes_large)
+
+
+def thumbnail(source: bytes | IO[bytes], width: int, *, takes_large: bool = True) -> bytes:
     """Return a WebP with a width of at most ``width`` pixels, upright, never enlarged, or raise ``NotAnImage``.
 
     The size in the header is checked before decoding: a few kilobytes can claim gigabytes of pixels. Decoding takes
@@ -35,7 +44,7 @@ def thumbnail(source: bytes | IO[bytes], width: int) -> bytes:
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=FORMATS) as image:
-            return _encode(image, width)
+            return _encode(image, width, takes_large)
     except NotAnImage:
         raise
     except Image.DecompressionBombError:
@@ -46,15 +55,16 @@ def thumbnail(source: bytes | IO[bytes], width: int) -> bytes:
         raise NotAnImage(f"It cannot be read as a picture ({type(error).__name__}).") from error
 
 
-def _encode(image: Image.Image, width: int) -> bytes:
+def _encode(image: Image.Image, width: int, takes_large: bool) -> bytes:
     pixels = image.width * image.height
     if pixels > _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS):
         raise NotAnImage("It has too many pixels.")
     if max(image.size) > MAX_SIDE:
         raise NotAnImage(f"One of its sides has more than {MAX_SIDE} pixels.")
-    with _locks[pixels > _SMALL_PIXELS]:
-        buffer = io.BytesIO()
-        _upright(image, width).save(buffer, format="WEBP", quality=_QUALITY, method=4)
+    if pixels > _SMALL_PIXELS and not takes_large:
+        raise TooLarge
+    buffer = io.BytesIO()
+    _upright(image, width).save(buffer, format="WEBP", quality=_QUALITY, method=4)
     return buffer.getvalue()
 
 

@@ -1,21 +1,15 @@
-"""Draws a page of a contact sheet from thumbnails: in one thread, so that a process draws one page at a time."""
+"""A page of a contact sheet: gets its thumbnails, and has it drawn."""
 
 import asyncio
 import contextlib
-import io
-import unicodedata
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache, partial
-from itertools import accumulate
 from typing import Final
 
-from PIL import Image, ImageDraw, ImageFont
-
-from jobgroups.domain.sheet import CELL, FONT, LINE, MARGIN, Text
+from jobgroups.domain.sheet import CELL
 from jobgroups.errors import BackendAway, NoThumbnail, OutputGone, OutputReplaced, StorageAway
+from jobgroups.outputs.drawing import draw_large
+from jobgroups.outputs.sheet_page import Cell, drawn_sheet
 from jobgroups.outputs.thumbnails import Thumbnails
 from jobgroups.queries.outputs import OutputFile
 from jobgroups.queries.sheet import Sheet, SheetJob
@@ -25,17 +19,8 @@ from jobgroups.queries.sheet import Sheet, SheetJob
 _ONE_WITHIN: Final = 5.0
 _ALL_WITHIN: Final = 15.0
 _AT_ONCE: Final = 2  #: Thumbnails of one backend, or of the storage.
-_METHOD: Final = 0  #: Of WebP: takes half of the time and 120 MiB less than the default.
-_SMALL: Final = 17  #: Height of the letters of captions, in pixels.
-_CAPTION: Final = 60
-_MOST_LETTERS: Final = 1_000  #: Of one label.
 _LATE: Final = "not loaded in time"
-_PAPER, _EMPTY, _FAILED, _INK, _RED = "#f4f4f5", "#e4e4e7", "#fee2e2", "#18181b", "#991b1b"
-#: The font has no other letters than those of ASCII; marks are dropped from them.
-_LETTERS: Final = str.maketrans({"ß": "ss", "æ": "ae", "Æ": "AE", "ø": "o", "Ø": "O", "×": "x", "–": "-", "→": "->"})
 _DELETED: Final = SheetJob("deleted", is_failed=False, caption="")
-
-_drawing: Final = ThreadPoolExecutor(1, thread_name_prefix="sheets")
 
 
 class SheetPictures:
@@ -80,80 +65,9 @@ class SheetPictures:
 
 
 async def draw_sheet(sheet: Sheet, pictures: dict[int, bytes | str]) -> bytes:
-    return await asyncio.get_running_loop().run_in_executor(_drawing, drawn_sheet, sheet, pictures)
+    return await draw_large(drawn_sheet, sheet.title, sheet.facts, sheet.page, cells_of(sheet, pictures))
 
 
-def drawn_sheet(sheet: Sheet, pictures: dict[int, bytes | str]) -> bytes:
-    """Return a page as WebP, drawn in this thread."""
-    page = sheet.page
-    canvas = Image.new("RGB", (page.width, page.height), _PAPER)
-    pen = ImageDraw.Draw(canvas)
-    _write(pen, Text(sheet.title, MARGIN, MARGIN, page.width - 2 * MARGIN), FONT * 4 // 3)
-    _write(pen, Text(sheet.facts, MARGIN, MARGIN + LINE * 3 // 2, page.width - 2 * MARGIN))
-    for text in page.texts:
-        _write(pen, text)
-    for position, (left, top) in page.cells.items():
-        job = sheet.jobs.get(position, _DELETED)
-        height = CELL - (_CAPTION if job.caption else 0)
-        _write(pen, Text(job.caption, left, top + height + 5, CELL, 2), _SMALL)
-        picture = pictures.get(position, job.status)
-        if isinstance(picture, bytes):
-            if _paste(canvas, picture, (left, top), (CELL, height)):
-                continue
-            picture = "the thumbnail is broken"
-        pen.rectangle((left, top, left + CELL - 1, top + height - 1), fill=_FAILED if job.is_failed else _EMPTY)
-        _write(pen, Text(picture, left + 20, top + 20, CELL - 40, 4), FONT, _RED if job.is_failed else _INK)
-    buffer = io.BytesIO()
-    canvas.save(buffer, format="WEBP", quality=80, method=_METHOD)
-    return buffer.getvalue()
-
-
-def _paste(canvas: Image.Image, picture: bytes, corner: tuple[int, int], box: tuple[int, int]) -> bool:
-    """Draw a thumbnail in the middle of a box; return whether it can be read."""
-    try:
-        with Image.open(io.BytesIO(picture), formats=["WEBP"]) as image:
-            image.thumbnail(box, Image.Resampling.BILINEAR)
-            at = corner[0] + (box[0] - image.width) // 2, corner[1] + (box[1] - image.height) // 2
-            canvas.paste(image, at, image if image.mode == "RGBA" else None)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-@cache
-def _font(height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(height)
-
-
-@lru_cache(4096)
-def _advance(height: int, letter: str) -> float:
-    return _font(height).getlength(letter)
-
-
-def _write(pen: ImageDraw.ImageDraw, text: Text, height: int = FONT, ink: str = _INK) -> None:
-    font = _font(height)
-    for number, line in enumerate(wrapped(_shown(text.text), text.width, text.lines, partial(_advance, height))):
-        pen.text((text.x, text.y + number * height * 5 // 4), line, fill=ink, font=font)
-
-
-def _shown(text: str) -> str:
-    """Return a text with the letters of the font as far as possible; others become boxes."""
-    letters = unicodedata.normalize("NFD", text[:_MOST_LETTERS].translate(_LETTERS))
-    return "".join(one for one in letters if not unicodedata.combining(one) and one.isprintable())
-
-
-def wrapped(text: str, width: int, lines: int, advance: Callable[[str], float]) -> list[str]:
-    """Return a text in lines of a width, broken at blanks or else anywhere; the last one ends with … if it is cut.
-
-    ``advance`` returns the width of a letter.
-    """
-    found: list[str] = []
-    while text and len(found) < lines:
-        end = bisect_right(list(accumulate(map(advance, text))), width) or 1
-        if end < len(text) and len(found) == lines - 1:
-            text = f"{text[: max(end - 2, 1)].rstrip()}…"
-        elif end < len(text) and (blank := text.rfind(" ", end // 2, end + 1)) > 0:
-            end = blank
-        found.append(text[:end].rstrip())
-        text = text[end:].lstrip()
-    return found
+def cells_of(sheet: Sheet, pictures: dict[int, bytes | str]) -> dict[int, Cell]:
+    jobs = {position: sheet.jobs.get(position, _DELETED) for position in sheet.page.cells}
+    return {at: Cell(job.caption, pictures.get(at, job.status), job.is_failed) for at, job in jobs.items()}

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Final, TypeVar, TypeVarTuple
@@ -19,31 +19,31 @@ from backends.comfyui.errors import AnswerTooLarge
 from jobgroups.domain.media_types import media_kind
 from jobgroups.errors import BackendAway, NoThumbnail, WrongBody
 from jobgroups.outputs import download, ffmpeg
-from jobgroups.outputs.resize import NotAnImage, thumbnail
+from jobgroups.outputs.drawing import DrawingFailed, draw_picture
+from jobgroups.outputs.resize import NotAnImage
 from jobgroups.queries.outputs import OutputFile
-from jobgroups.services.stored_files import media_source
+from jobgroups.services.stored_files import is_local, media_source
 
 _FORMATS: Final = "mov,matroska"
 #: Decodes key frames only, and keeps none back: 160 MB for 8K, instead of 350 MB.
 _INPUT: Final = ("-flags", "low_delay", "-skip_frame", "nokey")
 
 
-def poster(source: str, width: int) -> bytes:
-    """Return the first frame of a video as a WebP with a width of at most ``width`` pixels, or raise ``NotAnImage``.
+def first_frame(source: str, width: int) -> bytes:
+    """Return the first frame of a video as a PNG of at most ``width`` pixels and the shape of a thumbnail, or raise ``NotAnImage``.
 
     ``source`` is a URL: ``file:…``, or one of the storage.
     """
-    # The shape of a thumbnail: at most three times as high as wide.
+    # At most three times as high as wide.
     size = f"scale=w='min(iw,{width})':h='min(ih,{3 * width})':force_original_aspect_ratio=decrease"
     one_frame = ("-map", "0:v:0", "-frames:v", "1", "-vf", size, "-threads", "1")
     output = (*one_frame, "-f", "image2pipe", "-c:v", "png", "pipe:1")
     try:
-        frame = ffmpeg.run(str(settings.FFMPEG), source, _FORMATS, _INPUT, output)
+        return ffmpeg.run(str(settings.FFMPEG), source, _FORMATS, _INPUT, output)
     except subprocess.TimeoutExpired:
         raise NotAnImage(f"ffmpeg found no frame within {ffmpeg.WITHIN:g} s.") from None
     except (OSError, subprocess.CalledProcessError) as error:
         raise NotAnImage(f"ffmpeg cannot read it ({type(error).__name__}).") from error
-    return thumbnail(frame, width)
 
 
 R = TypeVar("R")
@@ -51,7 +51,6 @@ Ts = TypeVarTuple("Ts")
 
 #: The allowed widths: any width would fill the cache with copies of one image.
 WIDTHS: Final = (160, 320, 640, 1280, 2560)
-_AT_ONCE: Final = 2  #: Thumbnails that are made at once; of large images one, see ``resize``.
 _FILE_THREADS: Final = 2  #: Threads for files, so that a cached thumbnail does not wait for one that is made.
 #: Originals that are downloaded at once: from one backend, and from all. A slow backend must not delay the
 #: thumbnails of others.
@@ -59,7 +58,6 @@ _FROM_ONE: Final = 2
 _FROM_ALL: Final = 8
 _DOWNLOAD_TIMEOUT: Final = 60.0  #: Timeout for downloading an original, in seconds.
 _CHUNK: Final = 4 * 2**20  #: Approximate length of what is written to disk at once, in bytes.
-_IN_MEMORY: Final = 16 * 2**20  #: Bytes of an original that are held in memory; a longer one is written to disk.
 
 
 class Thumbnails:
@@ -69,7 +67,6 @@ class Thumbnails:
         self._cache = DiskCache(folder, limit_bytes)
         self._max_source = max_source_bytes
         self._files = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="thumbnail-files")
-        self._renderers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="thumbnails")
         # Of its own: a video may take 20 s.
         self._posters = ThreadPoolExecutor(1, thread_name_prefix="posters")
         # An asyncio lock belongs to one event loop; it is dropped with its last waiter.
@@ -90,33 +87,38 @@ class Thumbnails:
         return await _run(self._files, self._cache.get, _name(file, width))
 
     async def _create(self, file: OutputFile, width: int) -> bytes:
-        draw = self._poster if media_kind(file.filename) == "video" else self._picture
-        if draw == self._poster and settings.FFMPEG is None:
+        is_video = media_kind(file.filename) == "video"
+        if is_video and settings.FFMPEG is None:
             raise NoThumbnail("The poster of a video needs ffmpeg, which the Director does not find.")
         async with self._source(file.backend_id, _FROM_ONE), self._source("", _FROM_ALL):
             try:
-                drawn = await draw(file, width)
+                async with self._original(file, is_video=is_video) as source:
+                    if is_video:
+                        drawn = await draw_picture(await _run(self._posters, first_frame, source, width), width)
+                    else:
+                        drawn = await draw_picture(source.removeprefix("file:"), width)
             except AnswerTooLarge:
                 raise NoThumbnail("It is too large.") from None
-            except (NotAnImage, WrongBody) as error:
+            except (DrawingFailed, NotAnImage, WrongBody) as error:
                 raise NoThumbnail(str(error)) from error
         await _run(self._files, self._cache.put, _name(file, width), drawn)
         return drawn
 
-    async def _picture(self, file: OutputFile, width: int) -> bytes:
-        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as original:
-            await self._fetch(file, original)
-            return await _run(self._renderers, thumbnail, original, width)
-
-    async def _poster(self, file: OutputFile, width: int) -> bytes:
-        # ffmpeg opens the video by its name: it reads the index, which may be at the end, and the first frame.
-        if file.stored is not None and (source := await _run(self._files, media_source, file.stored.stored_name)):
-            return await _run(self._posters, poster, source, width)
-        with tempfile.TemporaryDirectory(prefix="poster-", ignore_cleanup_errors=True) as folder:
-            path = Path(folder, "video")
+    @contextlib.asynccontextmanager
+    async def _original(self, file: OutputFile, *, is_video: bool) -> AsyncIterator[str]:
+        """Yield the URL of a file: where it is stored, else of a copy. Of a video it may be one of a bucket."""
+        if file.stored is not None and (is_video or is_local()):
+            if not is_video and file.stored.size_bytes > self._max_source:
+                raise NoThumbnail("It is too large.")
+            if source := await _run(self._files, media_source, file.stored.stored_name):
+                yield source
+                return
+        # By its name: ffmpeg reads the index of a video, which may be at its end, and the first frame.
+        with _temporary_folder() as folder:
+            path = Path(folder, "original")
             with await _run(self._files, path.open, "wb") as original:
                 await self._fetch(file, original)
-            return await _run(self._posters, poster, f"file:{path}", width)
+            yield f"file:{path}"
 
     def _source(self, backend_id: str, at_once: int) -> asyncio.Semaphore:
         key = (id(asyncio.get_running_loop()), backend_id)
@@ -142,6 +144,16 @@ async def _run(threads: ThreadPoolExecutor, work: Callable[[*Ts], R], *args: *Ts
 
 def _name(file: OutputFile, width: int) -> str:
     return f"{file.identity}-{width}.webp"
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[str]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="thumbnail-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise NoThumbnail("The disk for temporary files is full.") from error
+    with folder as path:
+        yield path
 
 
 def _append(file: IO[bytes], chunk: bytearray) -> None:

@@ -22,6 +22,7 @@ from tests.bench import (
     status,
     stored,
     throughput,
+    thumbnails,
     watchers,
 )
 from tests.bench.figures import Figure, machine, table
@@ -34,6 +35,7 @@ MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
     "status": status.measure,
     "prompts": first_prompts.measure,
     "frames": frames.measure,
+    "thumbnails": thumbnails.measure,
     "groups": throughput.measure,
     "watchers": watchers.measure,
     "farm": farm.measure,

@@ -30,7 +30,7 @@ Arrivals = list[tuple[float, float]]
 def measure(folder: Path, *, seconds: float = 12.0, with_redis: bool = True) -> list[Figure]:
     """Measure the embedded Director, then web and runner as two processes on Redis."""
     with simulated(folder, CHILDREN, seconds=3_600) as gpus:
-        before = _through_relay(gpus, seconds / 2)
+        before = relayed(gpus, seconds / 2)
         with serving(subfolder(folder, "embedded"), gpus.urls) as served:
             ours, fast = _through(served, gpus, seconds, fast_seconds=seconds / 2)
         apart = None
@@ -38,7 +38,7 @@ def measure(folder: Path, *, seconds: float = 12.0, with_redis: bool = True) -> 
             place = subfolder(folder, "split")
             with own_redis() as redis, split(place, gpus.urls, {"DIRECTOR_REDIS_URL": redis.url}) as (served, _):
                 apart, _ = _through(served, gpus, seconds, fast_seconds=0)
-        bare = before + _through_relay(gpus, seconds / 2)
+        bare = before + relayed(gpus, seconds / 2)
     return figures(ours, fast, apart, bare)
 
 
@@ -83,7 +83,8 @@ def _through(served: Served, gpus: Gpus, seconds: float, *, fast_seconds: float)
     return steady, fast
 
 
-def _through_relay(gpus: Gpus, seconds: float) -> list[float]:
+def relayed(gpus: Gpus, seconds: float) -> list[float]:
+    """Return the ages of values that came through a bare relay."""
     with floors.running("relay", gpus.urls) as url:
         watcher = listen(gpus, url, "/", RATE, seconds)
     values = [

@@ -13,7 +13,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "director.settings")
 django.setup()
 
 from jobgroups.domain.sheet import pages  # noqa: E402
-from jobgroups.outputs.sheet import drawn_sheet  # noqa: E402
+from jobgroups.outputs.sheet import cells_of, drawn_sheet  # noqa: E402
 from jobgroups.queries.sheet import Sheet, SheetJob  # noqa: E402
 
 
@@ -35,7 +35,7 @@ sheet = Sheet("shot_001", "200 jobs", page, 1, jobs)
 thumbnails = [_thumbnail(at) for at in range(8)]
 pictures: dict[int, bytes | str] = {at: thumbnails[at % 8] for at in jobs}
 before, began = _peak(), time.process_time()
-drawn = drawn_sheet(sheet, pictures)
+drawn = drawn_sheet(sheet.title, sheet.facts, sheet.page, cells_of(sheet, pictures))
 seconds, memory = time.process_time() - began, _peak() - before
 began = time.process_time()
 for at in jobs:

@@ -5,9 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from PIL import Image, ImageOps
 
 from backends.simulator.media import encode_webm
 from jobgroups.api.views.outputs import thumbnails
-from jobgroups.outputs import ffmpeg, resize, thumbnails as making
+from jobgroups.outputs import ffmpeg, thumbnails as making
 from jobgroups.outputs.media_facts import media_facts
 from jobgroups.outputs.resize import NotAnImage, thumbnail
 from jobgroups.outputs.thumbnails import DiskCache
@@ -139,20 +136,11 @@ async def test_limit_of_the_original_is_not_that_of_the_proxy(
 
 
 @db
-async def test_long_original_is_held_on_disk(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
-    rolled: list[int] = []
-
-    class Watched(tempfile.SpooledTemporaryFile[bytes]):
-        def rollover(self) -> None:
-            rolled.append(self.tell())
-            super().rollover()
-
-    monkeypatch.setattr("tempfile.SpooledTemporaryFile", Watched)
+async def test_large_original_has_a_thumbnail(gallery: Gallery) -> None:
     buffer = io.BytesIO()
     Image.new("L", (5_000, 5_000)).save(buffer, "PNG", compress_level=0)
     url = await gallery.one("a.png", buffer.getvalue())
     assert _size((await gallery.get(f"{url}?w=160")).content) == (160, 160)
-    assert len(rolled) == 1
 
 
 def _large_webp() -> bytes:
@@ -208,35 +196,6 @@ def test_thumbnail_takes_the_memory_of_one_decoded_image(tmp_path: Path) -> None
     ended = subprocess.run(command, cwd=root, capture_output=True, check=True, timeout=120)
     megabytes = int(ended.stdout)
     assert 200 < megabytes < 320
-
-
-def test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = resize._upright
-    large = picture(size=(2_000, 2_000))
-    monkeypatch.setattr(resize, "_SMALL_PIXELS", 2**20)
-    under_way: list[int] = []
-    most: list[int] = []
-    began, may_go = threading.Event(), threading.Event()
-
-    def noted(image: Image.Image, width: int) -> Image.Image:
-        if image.width < 2_000:
-            return plain(image, width)
-        under_way.append(1)
-        most.append(len(under_way))
-        began.set()
-        may_go.wait(60)
-        under_way.pop()
-        return plain(image, width)
-
-    monkeypatch.setattr(resize, "_upright", noted)
-    with ThreadPoolExecutor(4) as threads:
-        drawn = [threads.submit(thumbnail, large, 160) for _ in range(3)]
-        began.wait(60)
-        small = threads.submit(thumbnail, picture(size=(64, 32)), 160).result(60)
-        may_go.set()
-        assert {_size(one.result(60)) for one in drawn} == {(160, 160)}
-    assert _size(small) == (64, 32)
-    assert most == [1, 1, 1]
 
 
 def test_size_is_bounded_and_transparency_kept() -> None:
@@ -309,7 +268,7 @@ def test_video_opens_nothing_that_it_names(tmp_path: Path, content: str) -> None
             (tmp_path / "named.webm").write_bytes(_video())
             (tmp_path / "a.mp4").write_text(content.format(url=url))
             with pytest.raises(NotAnImage):
-                making.poster(f"file:{tmp_path}/a.mp4", 320)
+                making.first_frame(f"file:{tmp_path}/a.mp4", 320)
             assert media_facts(tmp_path / "a.mp4", "a.mp4") == (None, None, None)
         with pytest.raises(BlockingIOError):
             named.accept()
@@ -346,7 +305,7 @@ def test_ffmpeg_that_does_not_end_is_killed(settings: Any, tmp_path: Path, monke
     slow.chmod(0o700)
     settings.FFMPEG = str(slow)
     with pytest.raises(NotAnImage, match=r"no frame within 0\.3 s"):
-        making.poster("file:a.webm", 320)
+        making.first_frame("file:a.webm", 320)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

@@ -9,7 +9,7 @@ from backends.errors import FieldInvalid
 from director.pages.grid import grid_of
 from jobgroups.domain.sheet import CELL, MAX_CELLS, MAX_PIXELS, MAX_SIDE, Page, axes_of, pages
 from jobgroups.domain.text import value_text
-from jobgroups.outputs.sheet import wrapped
+from jobgroups.outputs.sheet_page import wrapped
 from jobgroups.workflow import build_template
 from jobgroups.workflow.batch import sweep_of
 from tests.harness.cases import cases

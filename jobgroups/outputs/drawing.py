@@ -1,0 +1,147 @@
+"""Draws in processes of their own: a decoder that crashes, hangs, leaks or takes too much memory ends one of them alone."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final
+
+from django.conf import settings
+
+from jobgroups.errors import OutputGone
+from jobgroups.outputs import draw, resize
+
+logger = logging.getLogger(__name__)
+
+_WITHIN: Final = 30  #: Seconds for one drawing.
+_IDLE: Final = 60.0  #: Seconds after which a process without work ends.
+_MOST_BYTES: Final = 2**26  #: The longest answer.
+
+
+class DrawingFailed(Exception):
+    """The process that draws ended before it had an answer."""
+
+
+class Lane:
+    """Draws one picture at a time in a process, which starts with the first one and ends after a minute without one."""
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._guard = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ending: threading.Timer | None = None
+
+    async def draw(self, function: Callable[..., bytes], *arguments: object) -> bytes:
+        """Return what a function returns in the process, which imports it by its name.
+
+        Raises ``NotAnImage`` (``TooLarge``), ``OutputGone`` if its file is not there, or ``DrawingFailed``.
+        """
+        work = partial(self._draw, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _draw(self, function: Callable[..., bytes], *arguments: object) -> bytes:
+        request = pickle.dumps((function, arguments))
+        with self._guard:
+            if self._ending is not None:
+                self._ending.cancel()
+            try:
+                kind, content = self._answer(request)
+            finally:
+                self._ending = _later(_IDLE, self._end_idle)
+        if kind == draw.DRAWN:
+            return content
+        if kind == draw.GONE:
+            raise OutputGone("The storage does not have the file any more.")
+        raise resize.TooLarge if kind == draw.TOO_LARGE else resize.NotAnImage(content.decode(errors="replace"))
+
+    def _answer(self, request: bytes) -> tuple[bytes, bytes]:
+        ends = time.monotonic() + _WITHIN
+        while True:
+            process, is_new = self._process, False
+            if process is None:
+                process, is_new = _started(), True
+                self._process = process
+            killing = _later(_WITHIN, process.kill)
+            try:
+                return _exchange(process, request)
+            except OSError:
+                self._end()
+                # One that has drawn others may have been killed before, or may have had no memory left.
+                if is_new or time.monotonic() >= ends:
+                    logger.warning("drawing: a process ended before its answer (status %s)", process.returncode)
+                    raise DrawingFailed("Its decoder failed, or needed too much memory or time.") from None
+            finally:
+                killing.cancel()
+
+    def _end_idle(self) -> None:
+        if self._guard.acquire(blocking=False):
+            try:
+                self._end()
+            finally:
+                self._guard.release()
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            with contextlib.suppress(OSError), process:
+                pass  # closes its pipes and waits for it
+
+
+def _later(seconds: float, work: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, work)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _started() -> subprocess.Popen[bytes]:
+    bounds = (str(settings.DIRECTOR_FILES_MEMORY_BYTES), str(_WITHIN))
+    # Without the secrets of this process. Windows needs its variables.
+    environment = None if sys.platform == "win32" else {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "jobgroups.outputs.draw", *bounds],
+        cwd=settings.BASE_DIR,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def _exchange(process: subprocess.Popen[bytes], request: bytes) -> tuple[bytes, bytes]:
+    """Return the answer of a process; raise ``OSError`` if it ends before."""
+    assert process.stdin is not None  # noqa: S101 for mypy
+    assert process.stdout is not None  # noqa: S101 for mypy
+    process.stdin.write(request)
+    process.stdin.flush()
+    head = process.stdout.read(draw.HEAD.size)
+    kind, length = draw.HEAD.unpack(head) if len(head) == draw.HEAD.size else (b"", 0)
+    content = process.stdout.read(length) if length <= _MOST_BYTES else b""
+    if not kind or len(content) != length:
+        raise BrokenPipeError
+    return kind, content
+
+
+#: A large picture, or a sheet, delays no small picture, and there is the memory of one at a time.
+_small, _large = Lane("drawing"), Lane("drawing-large")
+
+
+async def draw_picture(source: bytes | str, width: int) -> bytes:
+    """Return the thumbnail of a picture, of its content or its path; the errors are those of :meth:`Lane.draw`."""
+    try:
+        return await _small.draw(resize.draw, source, width, False)
+    except resize.TooLarge:
+        return await _large.draw(resize.draw, source, width, True)
+
+
+async def draw_large(function: Callable[..., bytes], *arguments: object) -> bytes:
+    return await _large.draw(function, *arguments)
