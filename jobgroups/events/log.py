@@ -12,7 +12,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.db import connection, transaction
 
-from jobgroups.database.statements import insert, update_where
+from jobgroups.database.statements import insert
 from jobgroups.domain.clock import iso, iso_or_none, now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.webhooks import webhooks_of
@@ -171,7 +171,7 @@ def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
 def append_events(group: JobGroup, new: Sequence[NewEvent]) -> None:
     """Number the events, store them with their deliveries to webhooks, and publish them as one message after the commit.
 
-    The caller's transaction has locked the group's row, whose ``seq`` is increased.
+    The caller's transaction has locked the group's row, and stores its ``seq``, which is increased here.
     """
     assert connection.in_atomic_block, "events are rows of their transaction"  # noqa: S101
     moment = now()
@@ -190,7 +190,6 @@ def append_events(group: JobGroup, new: Sequence[NewEvent]) -> None:
     if group.webhook_json is not None or settings.DIRECTOR_WEBHOOK_URLS:
         insert(_deliveries(group, rows))
     group.seq += len(rows)
-    update_where(JobGroup, group.pk, {"seq": group.seq})
     frames = tuple(
         EventFrame(row.seq, row.frame, event.child_id, event.is_final) for row, event in zip(rows, new, strict=True)
     )

@@ -29,7 +29,6 @@ from jobgroups.domain.states import (
 from jobgroups.events import log
 from jobgroups.log_context import bound
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services.revisions import groups_revise
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +75,9 @@ class GroupTransaction:
             fields.setdefault("completed_at", now())
         current = {} if attempt is None else {"current_attempt_id": [attempt.pk]}
         moved = update_row(child, {"status": to.value, **fields}, status=sources_of(to), **current)
-        self._changed |= moved
+        # The status and the counts of the group do not tell queued children from running ones.
+        self._changed |= moved and to in CHILD_FINAL
+        self._is_revised |= moved
         if moved and to in CHILD_FINAL:
             metrics.count_on_commit(metrics.jobs, to.value)
         if moved and to in (ChildStatus.FAILED, ChildStatus.TIMEOUT):
@@ -175,14 +176,21 @@ class GroupTransaction:
 
     def flush(self) -> list[ChildJob] | None:
         """Update the group's status and store the events; return the children if the group's run has ended."""
-        children = self._update_status() if self._changed else None
+        group, names = self.group, ["seq"]
+        children = self._derive_status() if self._changed else None
+        if self._changed:
+            names += _DERIVED
         if self._events:
-            log.append_events(self.group, self._events)
+            log.append_events(group, self._events)
         elif self._changed or self._is_revised:
-            groups_revise([self.group.id])
+            group.revision += 1
+            names.append("revision")
+        if self._events or len(names) > 1:
+            update_where(JobGroup, group.pk, {name: getattr(group, name) for name in names})
         return children
 
-    def _update_status(self) -> list[ChildJob] | None:
+    def _derive_status(self) -> list[ChildJob] | None:
+        """Set in memory what is derived of the group; return the children if its run has ended."""
         group = self.group
         before = {"completed": group.completed_count, "failed": group.failed_count}
         counts = self._derive()
@@ -194,7 +202,6 @@ class GroupTransaction:
         ended = counts.all_final and group.completed_at is None
         if ended:
             group.completed_at = now()
-        update_where(JobGroup, group.pk, {name: getattr(group, name) for name in _DERIVED})
         if not ended:
             return None
         children = _children_of(group.id)

@@ -172,6 +172,8 @@ def _store(
         used = JobGroup.objects.filter(submitter=group.submitter, idempotency_key=group.idempotency_key)
         used.filter(created_at__lte=now() - IDEMPOTENCY_TTL).update(idempotency_key=None)
     group.seq = 0
+    # Before the row, which has their number: the database checks the reference at the commit.
+    log.append_events(group, [log.group_created(group)])
     insert([group])
     if group.idempotency_key is not None and _with_key(
         DeletedSubmission.objects, group.submitter, group.idempotency_key
@@ -186,7 +188,6 @@ def _store(
     else:
         children.execute()
     insert(_labels(group, submission.metadata))
-    log.append_events(group, [log.group_created(group)])
     if submission.secret:
         log.send_key_on_commit(group.id, submission.secret)
     log.notify_runners_on_commit(work_only=True)
