@@ -39,6 +39,10 @@ def _manage(argv: Sequence[str]) -> None:
     except ImproperlyConfigured as error:
         # The user who set the variable gets a sentence, not a traceback.
         _fail(CommandError(str(error), Status.FAILED), argv)
+    if argv[1:2] == ["serve"]:
+        from director.server import supervise  # noqa: PLC0415 likewise
+
+        supervise.main(argv[2:])
     django.setup()
     name = argv[1] if len(argv) > 1 else "help"
     if name not in get_commands() and name != "help" and not name.startswith("-"):

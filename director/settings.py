@@ -1,6 +1,6 @@
 """All settings of the Director, and the only module that reads the environment.
 
-No setting is required: the default is one process, SQLite in the data folder, loopback only.
+No setting is required: the default is one command, SQLite in the data folder, loopback only.
 ``docs/settings.md`` describes each ``DIRECTOR_…`` variable.
 """
 
@@ -359,7 +359,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # --- the channel layer ---------------------------------------------------------------------------------
 
 DIRECTOR_REDIS_URL = _text("DIRECTOR_REDIS_URL", r"(?s:(redis|rediss|unix):.*)", "must look like redis://host:6379/0")
-# Without Redis there is no layer: the hub works within one process. The in-memory layer drops the newest
+# Without Redis the hub works within one process, and between those of ``serve``, which set a layer of their own. The in-memory layer drops the newest
 # messages of a burst. The core Redis layer loses messages under load.
 CHANNEL_LAYERS: dict[str, Any] = (
     {

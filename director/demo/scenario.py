@@ -68,9 +68,10 @@ def _simulator(name: str, folder: Path, seconds: float) -> Simulator:
 def _port() -> int:
     """Return the Director's default port, or 0 (any free port) if it is in use."""
     try:
-        return listen.listen_addresses("localhost", _USUAL_PORT)[0].port
+        listen.check_free(_USUAL_PORT)
     except listen.CannotListen:
         return 0
+    return _USUAL_PORT
 
 
 async def _run_groups(folder: Path, process: DirectorProcess, gpus: Sequence[Simulator], *, once: bool) -> list[str]:

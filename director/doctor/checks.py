@@ -230,7 +230,7 @@ def port(number: int) -> Finding:
 
 def _no_response(number: int) -> Finding:
     try:
-        listen.listen_addresses("localhost", number)
+        listen.check_free(number)
     except listen.CannotListen:
         todo = f"Find the program that uses it, or use another port: director serve --port {number + 1}"
         return Finding(Level.PROBLEM, "It is in use, and the program does not answer.", todo)

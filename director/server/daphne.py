@@ -10,7 +10,9 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import daphne.server  # before other imports of daphne and Twisted: it installs the reactor
@@ -23,6 +25,7 @@ from twisted.python.failure import Failure
 
 from director.server.admission import GuardedRequest
 from director.server.channel import Connections, RequestChannel, Socket
+from director.server.listen import cannot_listen
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.handlers import RECEIVED_KEY
 from jobgroups.api.requests.upload import SCOPE_KEY
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 #: Any: Twisted's reactor is a module until one is installed, which importing daphne did.
 reactor: Any = _reactor
+_BACKLOG: Final = 1_024  #: Connections that wait, also for a web that is started again.
 #: Seconds that an idle connection is kept after the ports are closed: a request may be in transit on it.
 _LINGER: Final = 0.5
 _POLL_INTERVAL: Final = 0.01
@@ -74,14 +78,23 @@ class _FlowControl:
 
 class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no types
     def __init__(self, application: Application, **options: Any) -> None:
-        super().__init__(application=_abort_on_error(application), **options)
+        # daphne itself opens no ports: see ``listen``.
+        super().__init__(application=_abort_on_error(application), endpoints=["sockets"], **options)
+        self.endpoints: list[str] = []
         self._ports: list[Any] = []
         self.channels = Connections()
         self.is_closing = False
 
-    def listen_success(self, port: Any) -> None:
-        super().listen_success(port)
-        self._ports.append(port)
+    def listen(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept connections of bound sockets, which may be other processes' too. Raises ``CannotListen``."""
+        for bound in sockets:
+            try:
+                bound.listen(_BACKLOG)
+            except OSError as error:
+                host, port = bound.getsockname()[:2]
+                raise cannot_listen(host, port, error) from error
+            self._ports.append(reactor.adoptStreamPort(bound.fileno(), bound.family, self.http_factory))
+            bound.close()
         # daphne has no arguments for them. The first connection is accepted later.
         self.http_factory.protocol = lambda: RequestChannel(self.channels, self.server_name)
         self.ws_factory.protocol = Socket

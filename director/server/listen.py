@@ -2,8 +2,8 @@
 
 import contextlib
 import ipaddress
+import os
 import socket
-from dataclasses import dataclass
 from typing import Final
 
 _LAST_PORT: Final = 65_535
@@ -11,20 +11,6 @@ _LAST_PORT: Final = 65_535
 
 class CannotListen(Exception):
     """The address or port cannot be used; the message says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """One socket to listen on."""
-
-    host: str
-    port: int
-
-    @property
-    def endpoint(self) -> str:
-        kind = "tcp6" if ":" in self.host else "tcp"
-        escaped = self.host.replace(":", "\\:")
-        return f"{kind}:port={self.port}:interface={escaped}"
 
 
 def is_loopback(host: str) -> bool:
@@ -37,8 +23,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def listen_addresses(host: str, port: int) -> list[ListenAddress]:
-    """Return the sockets to listen on; for ``localhost`` 127.0.0.1 and, if the machine has IPv6, ::1.
+def bind_sockets(host: str, port: int) -> list[socket.socket]:
+    """Return bound sockets; for ``localhost`` of 127.0.0.1 and, if the machine has IPv6, ::1. They do not listen yet.
 
     Port 0 selects a free port. Raises ``CannotListen`` if the port is invalid or in use, or the address belongs to
     another machine.
@@ -46,34 +32,53 @@ def listen_addresses(host: str, port: int) -> list[ListenAddress]:
     if not 0 <= port <= _LAST_PORT:
         raise CannotListen(f"--port {port} is not a port; use 1 to {_LAST_PORT}, or 0 for a free one.")
     if host.lower() == "localhost":
-        first = _checked("127.0.0.1", port)
+        first = _bound("127.0.0.1", port)
         try:
-            return [first, _checked("::1", first.port)]
+            return [first, _bound("::1", port_of(first))]
         except CannotListen:
             if _has_ipv6():
                 raise
             return [first]
-    return [_checked(host.strip("[]"), port)]
+    return [_bound(host.strip("[]"), port)]
 
 
-def _checked(host: str, port: int) -> ListenAddress:
+def port_of(bound: socket.socket) -> int:
+    """Return the port of a bound socket."""
+    return int(bound.getsockname()[1])
+
+
+def check_free(port: int) -> None:
+    """Raise ``CannotListen`` if ``serve`` cannot listen on a port of this machine."""
+    for bound in bind_sockets("localhost", port):
+        bound.close()
+
+
+def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind((host, port))
-            return ListenAddress(host, probe.getsockname()[1])
+        if os.name == "posix":  # Windows would share the port with another program
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((host, port))
+        bound.setblocking(False)
     except OSError as error:
-        raise CannotListen(
-            f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose another with --port or --host."
-        ) from error
+        bound.close()
+        raise cannot_listen(host, port, error) from error
+    return bound
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> CannotListen:
+    """Return the error of an address that cannot be used."""
+    return CannotListen(
+        f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose another with --port or --host."
+    )
 
 
 def _has_ipv6() -> bool:
     try:
-        _checked("::1", 0)
+        _bound("::1", 0).close()
     except CannotListen:
         return False
     return True

@@ -1,8 +1,9 @@
-"""Web server and runner in one process and one asyncio event loop."""
+"""A web server, and in one process with it a runner, in one asyncio event loop."""
 
 import asyncio
 import gc
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -11,7 +12,7 @@ from django.conf import settings
 from director.asgi import application
 from director.server import shutdown
 from director.server.daphne import BackpressureServer, reactor
-from director.server.listen import ListenAddress
+from director.server.pairs import PairLayer
 from director.web.handlers import close_threads
 from jobgroups.api.answers import answers
 from jobgroups.api.long_polls import long_polls
@@ -33,12 +34,14 @@ _GRACE_OF_LAST: Final = 0.5  #: Seconds for sockets that were opened during the 
 class _Process:
     def __init__(
         self,
-        addresses: Sequence[ListenAddress],
+        sockets: Sequence[socket.socket],
         runner_name: str | None,
         lock: Lock | None,
-        announce: Callable[[int], None],
+        layer: PairLayer | None,
+        announce: Callable[[], None],
     ) -> None:
-        self._port = addresses[0].port
+        self._sockets = sockets
+        self._layer = layer
         self._announce = announce
         self._loop: asyncio.AbstractEventLoop = reactor._asyncioEventloop
         self._runner = (
@@ -51,7 +54,6 @@ class _Process:
         self.failed = False
         self.server = BackpressureServer(
             application=application,
-            endpoints=[address.endpoint for address in addresses],
             signal_handlers=False,
             # The default closes every socket after a day.
             websocket_timeout=-1,
@@ -61,7 +63,10 @@ class _Process:
         )
 
     def _start(self) -> None:
+        self.server.listen(self._sockets)
         shutdown.on_signals(self._loop, self._stopping.set)
+        if self._layer is not None:
+            self._layer.bind(self._loop)
         # Before the runner starts, so that backends found before the first request notify it.
         hub.bind(self._loop, read_seqs=read_seqs)
         self._main = self._loop.create_task(self._main_task(), name="serve")
@@ -110,21 +115,23 @@ class _Process:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
-        self._announce(self._port)
+        self._announce()
 
 
 def serve(
     *,
-    addresses: Sequence[ListenAddress],
+    sockets: Sequence[socket.socket],
     runner_name: str | None,
     lock: Lock | None = None,
-    announce: Callable[[int], None],
+    layer: PairLayer | None = None,
+    announce: Callable[[], None],
 ) -> int:
     """Serve until SIGTERM or Ctrl-C; return 0 after an orderly end, 1 after an unexpected error.
 
-    ``runner_name`` None: no runner in this process; ``lock`` is on that name, held by the caller. ``announce`` is
-    called with the port when requests are answered and the runner is alive.
+    ``runner_name`` None: no runner in this process; ``lock`` is on that name, held by the caller. ``layer`` connects this
+    process with its siblings. ``announce`` is called when requests are answered and the runner is alive. Raises
+    ``CannotListen``.
     """
-    process = _Process(addresses, runner_name, lock, announce)
+    process = _Process(sockets, runner_name, lock, layer, announce)
     process.server.run()
     return int(process.failed or process.server.abort_start)

@@ -30,11 +30,11 @@ def _leave(*_: Any) -> None:
     raise SystemExit(0)
 
 
-def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
-    """Call ``stop`` in the loop on SIGTERM and Ctrl-C; the process exits after ``EXIT_TIMEOUT``."""
+def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None], *, within: float = EXIT_TIMEOUT) -> None:
+    """Call ``stop`` in the loop on SIGTERM and Ctrl-C; the process exits ``within`` so many seconds."""
 
     def ending() -> None:
-        exit_after()
+        exit_after(within)
         for number in _SIGNALS:
             # A second signal would call the default handler and look like a crash.
             with contextlib.suppress(NotImplementedError):

@@ -92,7 +92,7 @@ def wait_for_database(say: Say) -> None:
 
 
 def open_database(*, migrate: bool, say: Say) -> None:
-    """Migrate the database, or wait until another process did; register ``DIRECTOR_BACKENDS``, and open the metrics.
+    """Migrate the database, or wait until another process did; register ``DIRECTOR_BACKENDS`` and open the metrics.
 
     Raises ``CannotStart`` if a condition is permanent.
     """
@@ -110,12 +110,21 @@ def open_database(*, migrate: bool, say: Say) -> None:
                 " with the tables and ignores the additions."
             )
         backends_ensure(settings.DIRECTOR_BACKENDS)
-        open_files(settings.DIRECTOR_DATA_DIR / "metrics", list(Backend.objects.values_list("pk", flat=True)))
 
     try:
         _retry_while_unavailable(opened, say)
     except FieldInvalid as error:
         raise CannotStart(f"DIRECTOR_BACKENDS: {error}") from error
+    open_metrics(say)
+
+
+def open_metrics(say: Say) -> None:
+    """Open the metrics of this process, over a migrated database. Raises ``CannotStart`` if a condition is permanent."""
+
+    def opened() -> None:
+        open_files(settings.DIRECTOR_DATA_DIR / "metrics", list(Backend.objects.values_list("pk", flat=True)))
+
+    _retry_while_unavailable(opened, say)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from director.cli import output
-from director.server import data_dir, shutdown, startup
+from director.server import child, data_dir, shutdown, startup
+from director.server.child import Child
 from director.server.listen import CannotListen
 from director.server.metrics import serve_metrics
 from jobgroups.database.locks import AlreadyLocked, Lock
@@ -27,18 +28,26 @@ class WorkerCommand(BaseCommand):
         parser.add_argument(
             "--no-migrate", action="store_true", help="do not migrate the database; wait until it is migrated"
         )
+        child.add_argument(parser)
 
-    def work(self, run: Coroutine[Any, Any, None], *, migrate: bool, lock: Lock | None = None) -> None:
-        """Prepare folder, database and metrics, and run a coroutine while a lock is held."""
+    def work(
+        self, run: Coroutine[Any, Any, None], *, migrate: bool, own: Child | None = None, lock: Lock | None = None
+    ) -> None:
+        """Prepare folder, database and metrics, and run a coroutine while a lock is held.
+
+        ``own`` is what a process of ``serve`` inherited. ``serve`` has prepared the folder, and has all metrics.
+        """
         shutdown.exit_on_signals()
         startup.raise_file_limit()
         try:
-            folder = data_dir.prepare(self.say)
-            self.say(f"Data folder: {folder}")
+            if own is None:
+                self.say(f"Data folder: {data_dir.prepare(self.say)}")
             startup.wait_for_database(self.say)
             with startup.held(lock, self.say) if lock else nullcontext():
                 startup.open_database(migrate=migrate, say=self.say)
-                if settings.DIRECTOR_METRICS_LISTEN:
+                if own is not None:
+                    own.layer.opened()
+                elif settings.DIRECTOR_METRICS_LISTEN:
                     serve_metrics(*settings.DIRECTOR_METRICS_LISTEN)
                     self.say("Metrics are at http://{}:{}/metrics".format(*settings.DIRECTOR_METRICS_LISTEN))
                 startup.use_fast_loop()

@@ -20,6 +20,8 @@ from django.http import HttpResponse
 from rest_framework.request import Request
 
 from backends.queries import backend_list
+from director.web import processes
+from director.web.processes import ProcessState
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.domain.clock import iso
 from jobgroups.domain.text import gibibytes
@@ -101,6 +103,7 @@ def run_checks() -> dict[str, Any]:
         "backends": backends_check(None if facts is None else facts.backends),
         "captures": captures_check(facts),
         "storage": storage_check(answer_within(_storage_thread, STORAGE_SECONDS, _read_storage, facts)),
+        "processes": processes_check(processes.states),
     }
     worst = max((check.status for check in checks.values()), key=list(Level).index)
     shown = {name: asdict(check) for name, check in checks.items()}
@@ -179,14 +182,15 @@ def database_check(facts: HealthReport | None) -> Check:
 
 
 def _is_elsewhere(runner: Runner, moment: dt.datetime) -> bool:
-    here = (platform.node()[:255], os.getpid())
-    return (runner.host, runner.pid) != here and runner.heartbeat_at > moment - HEARTBEAT_TIMEOUT
+    pids = {os.getpid(), *(state.pid for state in processes.states)}
+    is_here = runner.host == platform.node()[:255] and runner.pid in pids
+    return not is_here and runner.heartbeat_at > moment - HEARTBEAT_TIMEOUT
 
 
 def channel_layer_check(redis_url: str, *, has_others: bool = False) -> Check:
     """Return degraded if Redis does not answer: events arrive late, none is lost.
 
-    An empty ``redis_url``: no Redis is configured. ``has_others``: a runner is alive in another process.
+    An empty ``redis_url``: no Redis is configured. ``has_others``: a runner is alive that is not of this `serve`.
     """
     if not redis_url and has_others:
         return Check(
@@ -195,7 +199,7 @@ def channel_layer_check(redis_url: str, *, has_others: bool = False) -> Check:
             " without progress and previews; set DIRECTOR_REDIS_URL in both processes.",
         )
     if not redis_url:
-        return Check(Level.OK, "One process needs no Redis.")
+        return Check(Level.OK, "The processes of one `serve` need no Redis.")
     try:
         _round_trip(redis_url)
     except (redis.RedisError, OSError) as error:
@@ -313,6 +317,23 @@ def storage_check(report: StorageReport | None) -> Check:
             " (DIRECTOR_MIN_FREE_BYTES): outputs are not copied, and uploads are refused. Jobs go on.",
         )
     return Check(Level.OK, f"{gibibytes(free)} are free. {retention_text()}".rstrip())
+
+
+def processes_check(states: Sequence[ProcessState]) -> Check:
+    """Return degraded if a process of this `serve` has ended unexpectedly in the last minutes, or is away."""
+    if not states:
+        return Check(Level.OK, "One process.")
+    recent = dt.datetime.now(dt.UTC) - RESTART_SHOWN
+    sentences = []
+    for state in states:
+        ended_at = dt.datetime.fromtimestamp(state.ended_at, dt.UTC)
+        if state.ends and (not state.is_running or ended_at > recent):
+            now = "It runs again." if state.is_running else "It is being started again."
+            text = f"{state.name} ended unexpectedly at {iso(ended_at)} ({state.cause}), {state.ends} × in all. {now}"
+            sentences.append(text)
+    if sentences:
+        return Check(Level.DEGRADED, " ".join(sentences))
+    return Check(Level.OK, f"Alive: {', '.join(state.name for state in states if state.is_running)}.")
 
 
 def _these(backends: Mapping[str, str], states: Sequence[str], one: str, many: str) -> str:

@@ -31,7 +31,8 @@ def _health(api: Api, status: int) -> dict[str, Any]:
     answer = api.get("/api/health")
     assert answer.status_code == status, answer.content
     body: dict[str, Any] = answer.json()
-    assert list(body["checks"]) == ["database", "channel_layer", "runner", "backends", "captures", "storage"]
+    names = ["database", "channel_layer", "runner", "backends", "captures", "storage", "processes"]
+    assert list(body["checks"]) == names
     for check in body["checks"].values():
         assert set(check) == {"status", "detail"}
     return body
@@ -44,7 +45,7 @@ def _states(body: dict[str, Any]) -> list[str]:
 def test_health_is_ok_with_a_runner_and_online_backends(api: Api, farm: list[str]) -> None:
     body = _health(api, 200)
     assert body["version"] == __version__
-    assert _states(body) == ["ok"] * 7
+    assert _states(body) == ["ok"] * 8
     assert api.get("/api/health/").json()["status"] == "ok"
 
 
@@ -57,7 +58,7 @@ def test_backends_that_take_no_jobs_are_named(api: Api, farm: list[str]) -> None
     for backend_id in ("gpu-1", "gpu-3"):
         backend_observed(backend_id=backend_id, reachable=False, reason="refused")
     body = _health(api, 200)
-    assert _states(body) == [WORSE, OK, OK, OK, WORSE, OK, OK]
+    assert _states(body) == [WORSE, OK, OK, OK, WORSE, OK, OK, OK]
     away, held = "1 of 3 does not answer: gpu-3.", "1 of 3 is paused: gpu-1."
     drained = "1 of 3 is being drained: gpu-2."
     assert body["checks"]["backends"]["detail"] == f"{away} {held} {drained}"
@@ -69,7 +70,7 @@ def test_backends_are_degraded_when_all_are_paused() -> None:
 
 
 def test_health_is_degraded_without_enabled_backends(api: Api, runner: Runner, make_backend: Made) -> None:
-    assert _states(_health(api, 200)) == [WORSE, OK, OK, OK, WORSE, OK, OK]
+    assert _states(_health(api, 200)) == [WORSE, OK, OK, OK, WORSE, OK, OK, OK]
     make_backend("off", enabled=False)
     assert _health(api, 200)["checks"]["backends"]["status"] == WORSE
 
@@ -79,7 +80,7 @@ def test_health_is_down_without_a_runner(api: Api, make_backend: Made, settings:
     settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = accepted
     make_backend("gpu-1")
     status = WORSE if accepted else DOWN
-    assert _states(_health(api, 200 if accepted else 503)) == [status, OK, OK, status, OK, OK, OK]
+    assert _states(_health(api, 200 if accepted else 503)) == [status, OK, OK, status, OK, OK, OK, OK]
 
 
 def test_health_is_down_without_a_recent_heartbeat(api: Api, farm: list[str]) -> None:
@@ -91,7 +92,7 @@ def test_health_is_down_without_a_recent_heartbeat(api: Api, farm: list[str]) ->
 def test_health_is_degraded_after_a_restart_of_the_runner(api: Api, farm: list[str]) -> None:
     runners.runner_failed(name="runner-1", error="RuntimeError: the secret is 42")
     body = _health(api, 200)
-    assert _states(body) == ["degraded", "ok", "ok", "degraded", "ok", "ok", "ok"]
+    assert _states(body) == ["degraded", "ok", "ok", "degraded", "ok", "ok", "ok", "ok"]
     assert "restarted after an unexpected error" in body["checks"]["runner"]["detail"]
     assert "secret" not in str(body)
     Runner.objects.update(last_error_at=now() - dt.timedelta(minutes=11))
@@ -174,7 +175,7 @@ def test_database_error_is_down_and_hides_the_other_checks(
 
     monkeypatch.setattr(health, "_read", away)
     body = _health(api, 503)
-    assert _states(body) == ["down", "down", "ok", "down", "down", "down", "ok"]
+    assert _states(body) == ["down", "down", "ok", "down", "down", "down", "ok", "ok"]
     assert "db.internal" not in str(body)
     assert "db.internal" in caplog.text
 
@@ -199,7 +200,7 @@ def test_unreachable_or_silent_redis_degrades(
     monkeypatch.setattr(health, "REDIS_SECONDS", 0.2)
     with dead_port() as url:
         settings.DIRECTOR_REDIS_URL = url.replace("http:", "redis:")
-        assert _states(_health(api, 200)) == ["degraded", "ok", "degraded", "ok", "ok", "ok", "ok"]
+        assert _states(_health(api, 200)) == ["degraded", "ok", "degraded", "ok", "ok", "ok", "ok", "ok"]
     with bad_server("nothing") as url:
         settings.DIRECTOR_REDIS_URL = url.replace("http:", "redis:")
         assert _health(api, 200)["checks"]["channel_layer"]["status"] == "degraded"

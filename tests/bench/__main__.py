@@ -1,6 +1,7 @@
 """``python -m tests.bench [names]``: measure all, or what is named, and print the table."""
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from tests.bench import (
     watchers,
 )
 from tests.bench.figures import Figure, machine, table
+from tests.harness.processes import PROCESSES
 
 GAP = "gap"
 #: In the order in which they are measured.
@@ -51,6 +53,8 @@ MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
 
 def main() -> int:
     """Return 1 where a gate is missed or a part could not be measured."""
+    # As users start it.
+    os.environ.setdefault(PROCESSES, "3")
     # A bench that is terminated ends its servers too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)

@@ -17,7 +17,7 @@ from tests.harness import laws
 from tests.harness.director import Director, Step, directing
 from tests.harness.graphs import picture
 from tests.harness.machines import Entry, Machines, simulated
-from tests.harness.processes import stop_in_order
+from tests.harness.processes import PROCESSES, stop_in_order
 from tests.harness.waits import until
 from tests.harness.watcher import Watcher, all_events
 from tests.ws.client_state import picked
@@ -25,6 +25,13 @@ from tests.ws.client_state import picked
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 CHILDREN = 40
+only_as_one_process = pytest.mark.parametrize("processes", ["1"], indirect=True)
+
+
+@pytest.fixture(autouse=True, params=["1", "3"])
+def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of how many processes ``serve`` is; of three, the one that comes to the step is killed and the others go on."""
+    monkeypatch.setenv(PROCESSES, request.param)
 
 
 @dataclass(slots=True)
@@ -61,7 +68,7 @@ class Scene:
         """Wait for the kill, queue prompts of another client, and start again without a step."""
         self.director.wait_killed()
         self.gpus.strangers()
-        self.director.start()
+        self.director.restart_when_killed()
 
     def end(self) -> Counter[str]:
         """Wait for the end, end the Director in order, check all laws, and count the statuses."""
@@ -260,7 +267,7 @@ def _moved_until_killed(play: Scene) -> tuple[str, str]:
                     target = next(one for one in play.gpus.ids if one != child["backend_id"])
                     move(play, job, target)
                     break
-        return play.director.process.poll() is not None
+        return play.director.was_killed
 
     until(is_killed)
     return job, target
@@ -309,8 +316,7 @@ def test_kill_in_a_capture_loses_nothing(tmp_path: Path, step: Step) -> None:
         director.start(step)
         director.wait_online()
         group = director.submit(picture(), gpus.ids * 4)
-        director.wait_killed()
-        director.start()
+        director.restart_when_killed()
 
         def captured() -> list[bool]:
             jobs = director.group(group)["child_jobs"]
@@ -330,6 +336,7 @@ PURGE_STEPS = {
 }
 
 
+@only_as_one_process  # which the test reads before the restart
 @pytest.mark.parametrize(("step", "groups", "files"), PURGE_STEPS.values(), ids=PURGE_STEPS.keys())
 def test_kill_in_the_retention_leaves_nothing(tmp_path: Path, step: Step, groups: int, files: int) -> None:
     with simulated(tmp_path, count=1) as gpus, directing(tmp_path, gpus.urls) as director:

@@ -50,7 +50,9 @@ class Director(Served):
         )
 
     def start(self, step: Step | None = None, *, wait: bool = True, **variables: str) -> None:
-        """Start ``serve``; with a step, one that kills itself there."""
+        """Start ``serve``; with a step, one of which the process that comes to it kills itself."""
+        if self.runs:
+            self.kill()
         self._note.unlink(missing_ok=True)
         if step is not None:
             variables |= {"PLUG_STEP": step.at, "PLUG_MOMENT": step.moment}
@@ -66,8 +68,21 @@ class Director(Served):
                 return  # as ordered
             raise
 
+    @property
+    def was_killed(self) -> bool:
+        return self._note.exists() and (self.is_supervised or not self.runs)
+
+    def restart_when_killed(self) -> None:
+        """Wait for the kill, and start again without a step, unless ``serve`` itself does that."""
+        self.wait_killed()
+        if not self.is_supervised:
+            self.start()
+
     def wait_killed(self, within: float = 90.0) -> None:
-        """Wait until it has killed itself; fail if it does not reach the step."""
+        """Wait until it, or one of its processes, has killed itself; fail if it does not reach the step."""
+        if self.is_supervised:
+            until(self._note.exists, within, self.printed)
+            return
         try:
             code = self.process.wait(within)
         except subprocess.TimeoutExpired:

@@ -129,13 +129,16 @@ def main() -> None:
     import django
 
     django.setup()
-    if os.environ.get("PLUG_STEP"):
+    # Once: a process of ``serve`` that has killed itself is started again.
+    if os.environ.get("PLUG_STEP") and not Path(os.environ["PLUG_NOTE"]).exists():
         moment, call = os.environ["PLUG_MOMENT"], int(os.environ["PLUG_CALL"])
         _wire(os.environ["PLUG_STEP"], moment, call)
     if os.environ.get("PLUG_TIMEOUT"):
         _shorten_timeouts(float(os.environ["PLUG_TIMEOUT"]))
     from director.__main__ import main as manage
+    from director.server import supervise
 
+    supervise.PROGRAM = ("-m", "tests.harness.kill_switch")
     manage()
 
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +22,8 @@ from tests.harness.servers import free_port
 from tests.harness.waits import NO_TLS, until
 
 ROOT = Path(__file__).resolve().parents[2]
+#: How many processes a ``serve`` of the tests is, unless a test says it: one starts in half the CPU time.
+PROCESSES = "DIRECTOR_TEST_PROCESSES"
 
 
 class Launched:
@@ -146,6 +148,9 @@ class LaunchedFiles(Launched):
         super().__init__(folder, ["files"], settings_of(folder, environment=environment))
 
 
+_COMMANDS = frozenset({"serve", "runner", "files"})
+
+
 class Served(Launched):
     """``serve`` as a process, and where it answers; with ``keeps_port``, there again after each start.
 
@@ -168,6 +173,9 @@ class Served(Launched):
     ) -> None:
         variables = settings_of(folder, backends, environment=environment)
         port = str(free_port()) if keeps_port else "0"
+        if not {"--no-runner", "--processes"} & set(arguments):
+            arguments = ("--processes", os.environ.get(PROCESSES, "1"), *arguments)
+        self.is_supervised = "3" in arguments
         words = ["serve", *(port if word == "0" else word for word in arguments)]
         super().__init__(folder, words, variables, program=program, has_stdin=has_stdin)
         self.data = Path(variables["DIRECTOR_DATA_DIR"])
@@ -182,6 +190,15 @@ class Served(Launched):
 
     def wait_url(self) -> str:
         return self.url
+
+    def children(self) -> dict[str, int]:
+        """Return the ids of the processes that ``serve`` has started: web, runner, files."""
+        found = {}
+        with suppress(FileNotFoundError):
+            for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+                words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+                found |= {{"serve": "web"}.get(word, word): int(pid) for word in words if word in _COMMANDS}
+        return found
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Make one request, on a connection of its own."""

@@ -5,6 +5,7 @@ import datetime as dt
 import importlib.util
 import operator
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pytest_django import Settings
 
 from director.web import health
 from director.web.health import Check, HealthReport, StorageReport
+from director.web.processes import ProcessState
 from jobgroups.models import FilesProcess, Runner
 from tests.e2e import kills
 from tests.harness.director import Step
@@ -124,7 +126,7 @@ def test_what_runs_on_postgresql_exists() -> None:
 
 _PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 _ROWS = re.findall(
-    r"^\| `(database|channel_layer|runner|backends|captures|storage)` \| (.+?) \| (ok|degraded|down) \| (.*?) ?\|$",
+    r"^\| `(database|channel_layer|runner|backends|captures|storage|processes)` \| (.+?) \| (ok|degraded|down) \| (.*?) ?\|$",
     _PAGE,
     re.MULTILINE,
 )
@@ -178,6 +180,12 @@ def _given() -> dict[str, list[Check]]:
             Check(
                 health.Level.OK, "9 GiB are free. Ended groups without a starred job are deleted 30 d after their end."
             ),
+        ],
+        "processes": [
+            health.processes_check([]),
+            health.processes_check([ProcessState(name, 7, is_running=True) for name in ("web", "runner", "files")]),
+            health.processes_check([ProcessState("runner", 7, True, 2, time.time(), "signal 9")]),
+            health.processes_check([ProcessState("files", 7, False, 5, time.time(), "status 1")]),
         ],
         "captures": [
             health.captures_check(None),

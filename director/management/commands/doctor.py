@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand
 from director import __version__
 from director.doctor import report
 from director.doctor.checks import SEVERITY, Finding, Level
-from director.management.commands.serve import DEFAULT_PORT
+from director.server.supervise import DEFAULT_PORT
 from jobgroups.domain.clock import iso, now
 
 _INDENT: Final = " " * 9

@@ -6,7 +6,8 @@ from typing import Any
 
 from django.conf import settings
 
-from director.server import shutdown, startup
+from director.server import child, shutdown, startup
+from director.server.child import Child
 from director.server.worker import WorkerCommand
 from jobgroups.runner.files import FilesService
 from jobgroups.runner.intervals import Intervals
@@ -23,15 +24,19 @@ class Command(WorkerCommand):
         super().add_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
+        own = child.attach(options)
         startup.lower_priority()
         startup.limit_memory(settings.DIRECTOR_FILES_MEMORY_BYTES)
-        self.work(self._run(), migrate=not options["no_migrate"])
+        self.work(self._run(own), migrate=not options["no_migrate"], own=own)
 
-    async def _run(self) -> None:
+    async def _run(self, own: Child | None) -> None:
+        loop = asyncio.get_running_loop()
+        if own is not None:
+            own.layer.bind(loop)
         files = FilesService(
             version=settings.DIRECTOR_VERSION,
             intervals=Intervals.scaled(settings.DIRECTOR_TIME_SCALE),
             captures=settings.DIRECTOR_CAPTURE,
         )
-        shutdown.on_signals(asyncio.get_running_loop(), files.stop)
-        await files.run(ready=lambda: self.say("The files process is ready."))
+        shutdown.on_signals(loop, files.stop)
+        await files.run(ready=own.layer.ready if own else lambda: self.say("The files process is ready."))
