@@ -3,14 +3,16 @@
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.harness.graphs import black_png, picture
-from tests.harness.machines import simulated
-from tests.harness.processes import Served
+from tests.harness.machines import Machines, simulated
+from tests.harness.processes import PROCESSES, Served
 from tests.harness.waits import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found as Linux has them")
@@ -27,33 +29,52 @@ def drawing(parent: int) -> list[int]:
     return found
 
 
-def test_bomb_and_killed_processes_cost_no_job_and_no_other_picture(tmp_path: Path) -> None:
-    memory = {"DIRECTOR_FILES_MEMORY_BYTES": str(200 * 2**20), "DIRECTOR_CAPTURE": "0"}
-    with simulated(tmp_path, count=1, seconds=0.1) as gpus:
-        served = Served(tmp_path, gpus.urls, environment=memory)
-        try:
-            served.wait_online()
-            group_id = served.submit(picture(), gpus.ids * 2)
-            jobs = served.wait_ended(group_id)["child_jobs"]
-            paths = [f"/api/job-groups/{group_id}/jobs/{job['job_id']}/outputs/0?w=160" for job in jobs]
-            name = jobs[0]["outputs"]["images"][0]["filename"]
-            (bomb,) = next(iter(gpus)).outputs.rglob(name)
-            moment = bomb.stat().st_mtime
-            bomb.write_bytes(black_png(8_000, 8_000, rows=8_000))
-            os.utime(bomb, (moment, moment))
-            answer = served.ask("GET", paths[0])
-            assert (answer.status_code, answer.json()["code"]) == (404, "no_thumbnail")
-            assert "memory" in answer.json()["detail"]
-            assert served.ask("GET", paths[1]).status_code == 200
+@pytest.fixture
+def gpus(tmp_path: Path) -> Iterator[Machines]:
+    with simulated(tmp_path, count=1, seconds=0.1) as running:
+        yield running
 
-            for process in drawing(served.process.pid):
-                os.kill(process, signal.SIGKILL)
-            assert served.ask("GET", paths[1].replace("160", "320")).status_code == 200
-            assert served.wait_ended(served.submit(picture(), gpus.ids))["status"] == "completed"
 
-            (process,) = drawing(served.process.pid)
-            os.kill(served.process.pid, signal.SIGKILL)  # itself alone
-            served.process.wait()
-            until(lambda: not drawing(served.process.pid), 20.0)
-        finally:
-            served.close()
+@contextmanager
+def served(
+    tmp_path: Path, gpus: Machines, **environment: str
+) -> Iterator[tuple[Served, list[dict[str, Any]], list[str]]]:
+    """Give a `serve` with two completed jobs, and the addresses of their thumbnails."""
+    director = Served(tmp_path, gpus.urls, environment={"DIRECTOR_CAPTURE": "0", **environment})
+    try:
+        director.wait_online()
+        group_id = director.submit(picture(), gpus.ids * 2)
+        jobs = director.wait_ended(group_id)["child_jobs"]
+        yield director, jobs, [f"/api/job-groups/{group_id}/jobs/{job['job_id']}/outputs/0?w=160" for job in jobs]
+    finally:
+        director.close()
+
+
+def test_bomb_costs_no_job_and_no_other_picture(tmp_path: Path, gpus: Machines) -> None:
+    with served(tmp_path, gpus, DIRECTOR_FILES_MEMORY_BYTES=str(200 * 2**20)) as (director, jobs, paths):
+        (bomb,) = next(iter(gpus)).outputs.rglob(jobs[0]["outputs"]["images"][0]["filename"])
+        moment = bomb.stat().st_mtime
+        bomb.write_bytes(black_png(8_000, 8_000, rows=8_000))
+        os.utime(bomb, (moment, moment))
+        answer = director.ask("GET", paths[0])
+        assert (answer.status_code, answer.json()["code"]) == (404, "no_thumbnail")
+        assert "memory" in answer.json()["detail"]
+        assert director.ask("GET", paths[1]).status_code == 200
+        assert director.wait_ended(director.submit(picture(), gpus.ids))["status"] == "completed"
+
+
+@pytest.mark.parametrize("processes", ["1", "3"])
+def test_killed_process_costs_no_picture_and_none_is_left_of_a_killed_serve(
+    tmp_path: Path, gpus: Machines, processes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PROCESSES, processes)
+    with served(tmp_path, gpus) as (director, _, paths):
+        assert director.ask("GET", paths[0]).status_code == 200
+        (process,) = drawing(director.process.pid)
+        os.kill(process, signal.SIGKILL)
+        assert director.ask("GET", paths[1]).status_code == 200
+        (again,) = drawing(director.process.pid)
+        assert again != process
+        os.kill(director.process.pid, signal.SIGKILL)  # itself alone
+        director.process.wait()
+        until(lambda: not drawing(director.process.pid))
