@@ -7,8 +7,6 @@ from typing import IO, Any
 
 import click
 
-from director.cli.text import json_text
-
 
 class Status(IntEnum):
     """Exit statuses; scripts rely on them (docs/cli.md)."""
@@ -41,6 +39,8 @@ class CommandError(click.ClickException):
 
     def show_json(self) -> None:
         """Print the error for programs, on one line of standard error."""
+        from director.cli.text import json_text  # noqa: PLC0415 it imports the client, which servers do not need
+
         error = {"detail": self.message, "code": None, "hint": self.hint, "exit_status": self.status}
         click.echo(json_text({**error, **self.details}), err=True)
 

@@ -28,6 +28,7 @@ from director.server import listen, startup
 from director.server.data_dir import permission_problem
 from director.settings import env
 from director.web import health
+from director.web.tables import is_migrated
 from jobgroups.domain.clock import now
 from jobgroups.errors import StorageAway
 from jobgroups.models import WebhookDelivery
@@ -276,7 +277,7 @@ def _where(path: Path | None) -> str:
 def _tables(where: str) -> Finding:
     if not connection.introspection.table_names():
         return Finding(Level.NOTE, f"{where}: it has no tables yet: serve makes them.", "director serve")
-    if not health.is_migrated():
+    if not is_migrated():
         said = f"{where}: its tables are of an older release."
         return Finding(Level.PROBLEM, said, "director serve migrates them at its start.")
     if newer := startup.unknown_migrations():

@@ -143,8 +143,9 @@ class Connection(asyncio.Protocol):
         await self._can_write.wait()
 
     def close(self) -> None:
+        """Close the connection at once: the process at the other end is gone."""
         if self._transport is not None:
-            self._transport.close()
+            self._transport.abort()
 
 
 class PairLayer:

@@ -1,7 +1,6 @@
 """A web server, and in one process with it a runner, in one asyncio event loop."""
 
 import asyncio
-import gc
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from typing import Final
 from django.conf import settings
 
 from director.asgi import application
-from director.server import shutdown
+from director.server import shutdown, startup
 from director.server.daphne import BackpressureServer, reactor
 from director.server.pairs import PairLayer
 from director.web.handlers import close_threads
@@ -111,10 +110,7 @@ class _Process:
             tasks.create_task(close_all(within=_GRACE), name="close sockets")
 
     def _ready(self) -> None:
-        # Garbage collections skip the objects that exist now: Django's modules stay loaded.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        startup.collect_less()
         self._announce()
 
 

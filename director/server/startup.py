@@ -1,6 +1,7 @@
 """Startup of ``serve``, ``runner`` and ``files``: the lock on the runner's name, the database, its tables, the loop."""
 
 import asyncio
+import gc
 import os
 import platform
 import re
@@ -21,7 +22,7 @@ from django.db.migrations.loader import MigrationLoader
 from backends.errors import FieldInvalid
 from backends.models import Backend
 from backends.services import backends_ensure
-from director.web.health import is_migrated
+from director.web.tables import is_migrated
 from jobgroups.database.locks import DatabaseLock, Lock, dedicated_connection, lock_of_database
 from jobgroups.metrics import open_files
 from jobgroups.queries.leases import NAME_LOCK
@@ -275,6 +276,13 @@ def use_fast_loop() -> None:
     import uvloop  # noqa: PLC0415 not installed on Windows
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+def collect_less() -> None:
+    """Have garbage collections skip the objects that exist now: the modules stay loaded."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def raise_file_limit() -> None:

@@ -276,6 +276,7 @@ class _Supervisor:
         if connection.dropped:
             logger.warning("%s: %d messages were dropped, which it did not read", process.name, connection.dropped)
         connection.close()
+        await asyncio.sleep(0)  # in which the loop closes it
         return status
 
     def _on_message(self, process: _Process, message: pairs.ToSupervisor) -> None:

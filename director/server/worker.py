@@ -13,7 +13,6 @@ from director.cli import output
 from director.server import child, data_dir, shutdown, startup
 from director.server.child import Child
 from director.server.listen import CannotListen
-from director.server.metrics import serve_metrics
 from jobgroups.database.locks import AlreadyLocked, Lock
 from jobgroups.runner.files import OutOfMemory
 from jobgroups.runner.service import RunnerReplaced
@@ -48,9 +47,12 @@ class WorkerCommand(BaseCommand):
                 if own is not None:
                     own.layer.opened()
                 elif settings.DIRECTOR_METRICS_LISTEN:
+                    from director.server.metrics import serve_metrics  # noqa: PLC0415 it imports parts of the web
+
                     serve_metrics(*settings.DIRECTOR_METRICS_LISTEN)
                     self.say("Metrics are at http://{}:{}/metrics".format(*settings.DIRECTOR_METRICS_LISTEN))
                 startup.use_fast_loop()
+                startup.collect_less()
                 asyncio.run(run)
         except _REFUSALS as error:
             raise CommandError(str(error)) from error

@@ -15,13 +15,13 @@ from typing import Any, Final, TypeVar
 import redis
 from django.conf import settings
 from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpResponse
 from rest_framework.request import Request
 
 from backends.queries import backend_list
 from director.web import processes
 from director.web.processes import ProcessState
+from director.web.tables import is_migrated
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.domain.clock import iso
 from jobgroups.domain.text import gibibytes
@@ -114,12 +114,6 @@ def is_ready() -> bool:
     """Return whether the database answers with the tables of this version, and the check of the runners is not down."""
     facts: HealthReport | None = answer_within(_query_thread, DATABASE_SECONDS, _read_with_tables)
     return runner_check(facts).status is not Level.DOWN
-
-
-def is_migrated() -> bool:
-    """Return whether the database has the tables of this version."""
-    executor = MigrationExecutor(connection)
-    return not executor.migration_plan(executor.loader.graph.leaf_nodes())
 
 
 def answer_within(thread: ThreadPoolExecutor, seconds: float, work: Callable[..., Any], *args: Any) -> Any:

@@ -3,13 +3,18 @@
 The holder of the lock on a runner's name owns that runner's leases.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import filelock
-import psycopg
 from django.db import connection
+
+# A process without a database, which has a lock on a file alone, does not need it.
+if TYPE_CHECKING:
+    import psycopg
 
 _CONNECT_WITHIN: Final = 3  #: Seconds for opening a connection.
 #: Seconds of silence after which PostgreSQL probes the connection of a lock's holder (TCP keepalive).
@@ -97,6 +102,8 @@ class DatabaseLock(Lock):
         False means that the server has not noticed yet that the old connection is gone, or that another
         process acquired the lock. The runner's row shows which.
         """
+        import psycopg  # noqa: PLC0415 see above
+
         with connection.wrap_database_errors:
             if self._connection is not None:
                 try:
@@ -129,5 +136,7 @@ def dedicated_connection() -> psycopg.Connection[Any]:
 
     Raises ``psycopg.OperationalError`` if the server does not answer within seconds, or refuses.
     """
+    import psycopg  # noqa: PLC0415 see above
+
     parameters = {**connection.get_connection_params(), "connect_timeout": _CONNECT_WITHIN}
     return psycopg.connect(**parameters, autocommit=True)
