@@ -25,6 +25,7 @@ from docs import schema  # noqa: E402
 from jobgroups.domain import states  # noqa: E402
 from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass, RetryTarget  # noqa: E402
 from jobgroups.domain.states import AttemptState, ChildStatus  # noqa: E402
+from jobgroups.runner.attempt import machine  # noqa: E402
 
 S = TypeVar("S", bound=StrEnum)
 
@@ -116,14 +117,15 @@ def _moves(kind: type[S], moves: Mapping[S, frozenset[S]], retried: Mapping[S, S
     return _table("Value, Meaning, May become", rows)
 
 
-def _diagram() -> str:
-    moves = states.CHILD_MOVES
-    arrows = [
-        f"    {one.value} --> {target.value}" for one in ChildStatus for target in ChildStatus if target in moves[one]
-    ]
-    arrows += [f"    {one.value} --> {_RETRIED[one].value}: retry by a user" for one in ChildStatus if one in _RETRIED]
-    first = ChildStatus.QUEUED.value
-    return "\n".join(["```mermaid", "stateDiagram-v2", f"    [*] --> {first}", *arrows, "```"])
+def _diagram(kind: type[S], first: Collection[S], moves: Mapping[S, Collection[S]], retried: Mapping[S, S]) -> str:
+    arrows = [f"    [*] --> {one.value}" for one in first]
+    arrows += [f"    {one.value} --> {target.value}" for one in kind for target in kind if target in moves[one]]
+    arrows += [f"    {one.value} --> {retried[one].value}: retry by a user" for one in kind if one in retried]
+    arrows += [f"    {one.value} --> [*]" for one in kind if not moves[one] and one not in retried and len(first) > 1]
+    return "\n".join(["```mermaid", "stateDiagram-v2", *arrows, "```"])
+
+
+_PHASES = {phase: rules.next for phase, rules in machine.PHASES.items()}
 
 
 def _backend_states() -> str:
@@ -181,8 +183,10 @@ PARTS: Mapping[str, Mapping[str, str]] = {
     "states": {
         "group": _values(states.GroupStatus),
         "child": _moves(ChildStatus, states.CHILD_MOVES, _RETRIED),
-        "diagram": _diagram(),
+        "diagram": _diagram(ChildStatus, [ChildStatus.QUEUED], states.CHILD_MOVES, _RETRIED),
         "attempt": _moves(AttemptState, states.ATTEMPT_MOVES, {}),
+        "phases": _values(machine.Phase),
+        "phase_diagram": _diagram(machine.Phase, machine.FIRST, _PHASES, {}),
         "active": ", ".join(_listed(states.ATTEMPT_ACTIVE, AttemptState)),
         "backend": _backend_states(),
         "stop": _values(states.StopReason),

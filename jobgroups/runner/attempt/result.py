@@ -150,6 +150,12 @@ def refusal(error: PromptRefused) -> tuple[FailureClass, dict[str, Any]]:
     return class_of_refusal(said.error_type, said.message, said.node_errors), details
 
 
+def dangling(node: str, name: str, missing: str) -> dict[str, Any]:
+    """Return the message and details of a prompt that is not sent: its graph would kill the backend's worker."""
+    message = f"Node {node}: its input {name!r} is linked to node {missing}, which is not there."
+    return {"message": message, "details": {"node_id": node, "input_name": name, "refused_by": "director"}}
+
+
 def unconfirmed_message(answer: PromptUnconfirmed, backend_id: str) -> str:
     """Return what a user reads of an answer that turned out to be a refusal."""
     if answer.raised:
