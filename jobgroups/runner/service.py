@@ -195,7 +195,7 @@ class RunnerService:
     def _count_busy(self, seconds: float) -> None:
         # A sample of each heartbeat: exact for long prompts, and right on average for short ones.
         for backend_id, session in self._sessions.items():
-            is_busy = any(one.state is AttemptState.RUNNING for one in session.attempts.drivers.values())
+            is_busy = any(one.machine.state is AttemptState.RUNNING for one in session.attempts.drivers.values())
             metrics.busy_seconds.labels(backend_id).inc(seconds if is_busy else 0.0)
 
     def _renew(self) -> tuple[float, set[FencingToken]] | None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from backends.comfyui.protocol import ExecutionError
 from backends.models import Backend
 from jobgroups.models import AbandonedPrompt, JobGroup
 from jobgroups.runner.intervals import Intervals
@@ -116,19 +115,6 @@ async def test_a_lost_interrupt_is_repeated_until_the_end_is_seen(farm: Farm, ve
     assert farm.kinds().count("interrupted") >= 3
 
 
-async def test_stop_is_repeated_soon_only_after_a_lookup_that_shows_the_prompt_running(farm: Farm) -> None:
-    sim = await farm.backend(seconds=600, version="0.3.64")
-    sim.fault("interrupt_lost", count=0)
-    await farm.runner(intervals=Intervals(stop_retry=300.0, targeted_retry=1.5, probe=300.0))
-    group = await farm.running("gpu-1")
-    await farm.cancel(group)
-    await sim.wait_for("interrupted")
-    sim.fault("status", route="/history", method="GET", status=503)
-    await sim.wait_for("fault", name="status")
-    await farm.dispatched()
-    assert farm.kinds().count("interrupted") == 1
-
-
 @pytest.mark.parametrize("history_delay", [0.0, 2.0])
 async def test_a_prompt_hit_by_the_stop_of_ours_is_rendered_again(farm: Farm, history_delay: float) -> None:
     sim = await farm.backend()
@@ -198,16 +184,6 @@ async def test_a_cancel_against_the_post_in_flight_removes_what_arrives(farm: Fa
     assert (await farm.group(group)).status == "cancelled"
 
 
-async def test_an_end_that_races_a_timeout_wins(farm: Farm) -> None:
-    sim = await farm.backend(seconds=1.0)
-    # Its frames are lost, so the end is first seen by the look that precedes the timeout.
-    await farm.runner(intervals=Intervals(lookup_interval=60.0, probe=0.2, reconnect_most=0.5))
-    group = await farm.running("gpu-1", timeout_seconds=2)
-    sim.fault("stall_sockets", at="now")
-    done = await farm.finished(group)
-    assert done.status == "completed"
-
-
 async def _sent_and_not_answered(farm: Farm, **fault: Any) -> JobGroup:
     """Submit a child whose POST arrives and is answered much later."""
     sim = farm.sims["gpu-1"]
@@ -254,28 +230,6 @@ async def test_a_prompt_that_lands_after_its_child_went_on_is_deleted_unstarted(
     assert late.prompt_id not in farm.recorded("started")
 
 
-async def test_an_end_that_a_look_just_misses_is_no_loss(farm: Farm) -> None:
-    sim = await farm.backend(seconds=0.5)
-    # No frame tells the end: it is looked for while it is in neither the queue nor the history.
-    sim.fault("late_history_entry", count=1, seconds=0.6)
-    await farm.runner(intervals=replace(Intervals.scaled(SCALE), lookup_interval=0.2, stop_retry=1.5))
-    group = await farm.running("gpu-1")
-    sim.fault("stall_sockets", at="now")
-    await completes_once(farm, group)
-
-
-async def test_an_error_frame_alone_ends_nothing(farm: Farm) -> None:
-    sim = await farm.backend()
-    sim.fault("stuck")
-    service = await farm.runner()
-    group = await farm.running("gpu-1", workflow=text_to_image(steps=10))
-    (driver,) = service._sessions["gpu-1"].attempts.drivers.values()
-    # As where one of two outputs is blocked: the other one is rendered all the same.
-    driver.on_event(ExecutionError(prompt_id=driver.prompt_id, exception_message="Execution Blocked"))
-    sim.clear_faults("stuck")
-    await completes_once(farm, group)
-
-
 @both_versions
 async def test_a_cancelled_prompt_that_waits_is_deleted_and_never_starts(farm: Farm, version: str) -> None:
     sim = await farm.start(seconds=0.1, version=version)
@@ -316,12 +270,6 @@ async def test_prompt_is_looked_up_and_stopped_as_a_job_or_as_before(farm: Farm,
     (row,) = await farm.settled(group)
     assert row.state == "interrupted"
     assert ("cancelled" in farm.kinds()) == (broken == "/queue")
-
-
-async def test_waiting_in_the_backends_queue_takes_nothing_of_the_timeout(farm: Farm) -> None:
-    sim = await farm.start(seconds=0.1)
-    sim.fault("foreign_prompt", at="now", seconds=2.0)
-    await farm.completes("gpu-1", timeout_seconds=1)
 
 
 async def test_a_stop_asked_for_while_no_runner_lived_is_honoured_by_the_next(farm: Farm) -> None:

@@ -59,7 +59,7 @@ async def test_an_absurd_number_of_steps_ends_no_runner(farm: Farm) -> None:
     service = await farm.runner()
     group = await farm.running("gpu-1", workflow=text_to_image(steps=3))
     (driver,) = (await session_of(service)).attempts.drivers.values()
-    driver.on_event(Progress(prompt_id=driver.prompt_id, node="3", value=1, max=10**30))
+    driver.on_event(Progress(prompt_id=driver.machine.prompt_id, node="3", value=1, max=10**30))
     await until_row(group.children.filter(steps_total=2**31 - 1))
     sim.clear_faults()
     assert (await farm.finished(group)).status == "completed"
@@ -136,22 +136,6 @@ async def _was_looked_at(woken: asyncio.Event) -> bool:
     woken.set()
     await asyncio.sleep(0.05)
     return not woken.is_set()
-
-
-async def test_nothing_is_interrupted_while_the_lease_may_be_anothers(farm: Farm) -> None:
-    """The new holder of the lease may have sent a prompt of its own, which the flag would stop."""
-    service, session = await at_work(farm, 20.0)
-    sim = farm.sims["gpu-1"]
-    group = await farm.running("gpu-1")
-    no_renewal_comes(service)
-    await farm.cancel(group)
-    await farm.looked_up()
-    assert "interrupted" not in farm.kinds()
-    await renewals_come_again(service)
-    session.context.work_available.set()
-    await sim.wait_for("interrupted")
-    (row,) = await farm.settled(group)
-    assert row.state == "interrupted"
 
 
 async def test_abandoned_prompt_is_not_deleted_while_the_lease_may_be_anothers(farm: Farm) -> None:
@@ -232,7 +216,7 @@ async def test_a_claim_whose_answer_was_lost_on_the_way_is_made_again(
 
 async def driving(session: BackendSession, state: AttemptState) -> None:
     drivers = session.attempts.drivers
-    await until(lambda: any(driver.state is state for driver in drivers.values()))
+    await until(lambda: any(driver.machine.state is state for driver in drivers.values()))
 
 
 async def test_a_backend_that_is_being_sent_to_is_not_given_up(farm: Farm) -> None:
@@ -247,7 +231,7 @@ async def test_a_backend_that_is_being_sent_to_is_not_given_up(farm: Farm) -> No
     assert session.can_hand_over, "it runs by itself"
     await farm.cancel(group)
     drivers = session.attempts.drivers
-    await until(lambda: not drivers or any(driver.stop_pending for driver in drivers.values()))
+    await until(lambda: not drivers or any(driver.machine.stop_pending for driver in drivers.values()))
     assert not drivers or not session.can_hand_over, "a stop is pending"
     await farm.finished(group)
 

@@ -20,8 +20,6 @@ from backends.states import Hold
 from jobgroups.domain.states import RetryScope
 from jobgroups.events.messages import Message
 from jobgroups.models import ChildJob
-from jobgroups.runner.attempt import driver as attempt_module, lookup
-from jobgroups.runner.attempt.evidence import PromptLookup
 from jobgroups.runner.intervals import Intervals
 from jobgroups.services import holds
 from tests.harness.farm import QUICK, SCALE, Farm, in_thread, until, until_row
@@ -81,24 +79,6 @@ async def test_what_is_given_back_and_goes_on_tells_no_progress_of_a_child_that_
     assert late == []
     child: ChildJob = (await farm.children(group))[0]
     assert child.progress == 100.0
-
-
-async def test_a_prompt_that_is_heard_of_all_the_time_is_not_looked_for(
-    farm: Farm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A farm of hundreds would else be asked for its histories without a pause."""
-    looks: list[str] = []
-
-    async def noted(client: ComfyClient, prompt_id: str, **options: Any) -> PromptLookup:
-        looks.append(prompt_id)
-        return await lookup.look_up(client, prompt_id, **options)
-
-    monkeypatch.setattr(attempt_module, "look_up", noted)
-    await farm.backend("gpu-1", seconds=2.5)
-    # An event each 0.06 s; a loaded machine delays some.
-    await farm.runner(intervals=replace(Intervals.scaled(SCALE), lookup_interval=1.5))
-    await farm.completes("gpu-1", workflow=text_to_image(steps=40))
-    assert looks == []
 
 
 async def test_a_backend_that_speaks_is_not_asked_how_long_its_queue_is(

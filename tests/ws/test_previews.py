@@ -14,8 +14,8 @@ from backends.comfyui.event_socket import EventSocket
 from backends.comfyui.protocol import Preview
 from jobgroups.events.hub import Hub, hub as process_hub
 from jobgroups.events.messages import Message, PreviewFrame
-from jobgroups.runner.attempt.driver import AttemptSpec
 from jobgroups.runner.attempt.pictures import SentPictures
+from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.runner.session.previews import MIN_INTERVAL, SessionPreviews
 from jobgroups.serializers import to_json
 from jobgroups.streams.stream import ChildHead, Frame, Stream
@@ -54,9 +54,9 @@ class Showing:
         self.drivers = {
             number: SimpleNamespace(
                 spec=course(number, f"j_{number}"),
-                prompt_id=f"p-j_{number}",
-                is_executing=False,
-                stop_pending=False,
+                machine=SimpleNamespace(
+                    prompt_id=f"p-j_{number}", stop_pending=False, evidence=SimpleNamespace(is_executing=False)
+                ),
                 pictures=SentPictures({}),
             )
             for number in (1, 2)
@@ -103,11 +103,11 @@ async def test_preview_names_its_child(hub: Hub) -> None:
         "image": base64.b64encode(b"picture").decode(),
     }
     showing.publish(b"of no prompt of ours")
-    showing.drivers[2].is_executing = True
+    showing.drivers[2].machine.evidence.is_executing = True
     assert (await shown(b"x"))["job_id"] == "j_2"
-    showing.drivers[2].is_executing = False
+    showing.drivers[2].machine.evidence.is_executing = False
     showing.publish(b"foreign")
-    showing.drivers[1].is_executing = True
+    showing.drivers[1].machine.evidence.is_executing = True
     showing.publish(b"foreign", "another client's")
     frame = await shown(b"ours")
     assert (frame["job_id"], base64.b64decode(frame["image"])) == ("j_1", b"ours")

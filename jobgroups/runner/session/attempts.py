@@ -68,7 +68,7 @@ class ActiveAttempts:
 
     def of_prompt(self, prompt_id: str | None) -> AttemptDriver | None:
         """Return the driver of a prompt. An old ComfyUI chose its own id after the driver was made."""
-        return next((driver for driver in self.drivers.values() if driver.prompt_id == prompt_id), None)
+        return next((driver for driver in self.drivers.values() if driver.machine.prompt_id == prompt_id), None)
 
     async def _run_supervised(self, driver: AttemptDriver) -> None:
         """Run a driver; restart it after an unexpected error, and fail the child after the third one.
@@ -102,7 +102,7 @@ class ActiveAttempts:
         except LeaseLost:
             raise
         except Exception as error:
-            logger.exception("%s: unexpected error at prompt %s", self.context.backend_id, driver.prompt_id)
+            logger.exception("%s: unexpected error at prompt %s", self.context.backend_id, driver.machine.prompt_id)
             return error
         finally:
             self.drivers.pop(driver.spec.attempt_id, None)
@@ -129,13 +129,13 @@ class ActiveAttempts:
 
     def socket_opened(self, client_id: str) -> None:
         for driver in self.drivers.values():
-            if driver.client_id == client_id:
+            if driver.spec.client_id == client_id:
                 driver.socket_opened()
 
     def socket_lost(self, client_id: str) -> None:
         """Take in that events of the prompts of a client id may be lost from now on."""
         for driver in self.drivers.values():
-            if driver.client_id == client_id:
+            if driver.spec.client_id == client_id:
                 driver.pictures.socket_lost()
 
     def look_up_now(self) -> None:
@@ -145,20 +145,22 @@ class ActiveAttempts:
     @property
     def cancelled(self) -> frozenset[int]:
         """The attempts whose running prompts are stopped as jobs."""
-        return frozenset(driver.spec.attempt_id for driver in self.drivers.values() if driver.sent_stop.is_cancel)
+        return frozenset(
+            driver.spec.attempt_id for driver in self.drivers.values() if driver.machine.sent_stop.is_cancel
+        )
 
     @property
     def uncertain_workflows(self) -> frozenset[str]:
-        uncertain = (driver for driver in self.drivers.values() if driver.state is AttemptState.UNCERTAIN)
+        uncertain = (driver for driver in self.drivers.values() if driver.machine.state is AttemptState.UNCERTAIN)
         return frozenset(driver.spec.workflow_digest for driver in uncertain) - {""}
 
     @property
     def prompt_count(self) -> int:
         """The number of prompts that the backend may have: the last lookup did not find the others."""
-        return sum(not driver.is_absent for driver in self.drivers.values())
+        return sum(not driver.machine.is_absent for driver in self.drivers.values())
 
     @property
     def left_running(self) -> str:
         """Why a prompt with a pending stop is left running, as a clause; ``""`` if there is none."""
-        reasons = (driver.sent_stop.left_running for driver in self.drivers.values())
+        reasons = (driver.machine.sent_stop.left_running for driver in self.drivers.values())
         return next(filter(None, reasons), "")

@@ -95,7 +95,7 @@ class HealthProbe:
         self._context.partners.forget()
         for driver in self._attempts.drivers.values():
             # Its look-ups failed with every other request, which says nothing about them.
-            driver.unanswered_since = None
+            driver.machine.unanswered_since = None
         self._context.availability.probe_failed(error.detail, answers=isinstance(error, AnswerTooLarge))
 
     def _probe_answered(self) -> None:
@@ -131,9 +131,9 @@ class HealthProbe:
         """Return what is wrong with a backend that answers probes, but no look-up of a prompt."""
         moment = time.monotonic()
         for driver in self._attempts.drivers.values():
-            since = driver.unanswered_since
+            since = driver.machine.unanswered_since
             if since is not None and moment - since >= self._intervals.stuck_after:
-                why = driver.unanswered_reason.rstrip(".")
+                why = driver.machine.unanswered_reason.rstrip(".")
                 return f"no look-up of a prompt has succeeded for {moment - since:.0f} s: {why}"
         return None
 
@@ -151,22 +151,24 @@ class HealthProbe:
         stopping = [
             driver
             for driver in self._attempts.drivers.values()
-            if driver.stop_pending and driver.state is AttemptState.RUNNING
+            if driver.machine.stop_pending and driver.machine.state is AttemptState.RUNNING
         ]
-        self._hanging = {driver.prompt_id: self._hanging.get(driver.prompt_id, moment) for driver in stopping}
+        self._hanging = {
+            driver.machine.prompt_id: self._hanging.get(driver.machine.prompt_id, moment) for driver in stopping
+        }
         for driver in stopping:
             may_take = self._intervals.stuck_after
-            if driver.sent_stop.left_running:
+            if driver.machine.sent_stop.left_running:
                 may_take = max(may_take, driver.spec.shortest_limit_s)
-            if (lasts := moment - self._hanging[driver.prompt_id]) >= may_take:
+            if (lasts := moment - self._hanging[driver.machine.prompt_id]) >= may_take:
                 return lasts
         return None
 
     async def _check_worker(self) -> None:
         """Note since when prompts are pending and nothing runs (comfyui-protocol.md, trap 1)."""
         drivers = self._attempts.drivers.values()
-        pending = any(driver.is_pending for driver in drivers)
-        running = any(not driver.is_pending for driver in drivers)
+        pending = any(driver.machine.is_pending for driver in drivers)
+        running = any(not driver.machine.is_pending for driver in drivers)
         if not pending or (running and self._stuck_since is None):
             self._stuck_since = None
             return
@@ -206,7 +208,7 @@ class HealthProbe:
 
     def _queue_split(self) -> tuple[int, int, int]:
         """Return what runs there, what waits there, and what of both is not ours."""
-        states = [driver.state for driver in self._attempts.drivers.values()]
+        states = [driver.machine.state for driver in self._attempts.drivers.values()]
         ours = sum(state in (AttemptState.ACCEPTED, AttemptState.RUNNING) for state in states)
         others = max(self.queue_remaining - ours, 0)
         if any(state in (AttemptState.INTENT, AttemptState.UNCERTAIN) for state in states):

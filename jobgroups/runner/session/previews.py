@@ -44,7 +44,7 @@ class SessionPreviews:
         driver = self._driver_of(preview)
         if driver is not None:
             driver.pictures.receive(preview)
-        if driver is None or driver.stop_pending or not self._hub.wants_previews(driver.spec.group_id):
+        if driver is None or driver.machine.stop_pending or not self._hub.wants_previews(driver.spec.group_id):
             return
         attempt_id = driver.spec.attempt_id
         throttle = self._throttles.get(attempt_id)
@@ -60,9 +60,9 @@ class SessionPreviews:
         """
         drivers = reversed(self._drivers.values())
         if preview.prompt_id:
-            return next((one for one in drivers if one.prompt_id == preview.prompt_id), None)
+            return next((one for one in drivers if one.machine.prompt_id == preview.prompt_id), None)
         # The last: the end of an earlier one may have been lost.
-        return next((one for one in drivers if one.is_executing), None)
+        return next((one for one in drivers if one.machine.evidence.is_executing), None)
 
 
 class _Throttle:

@@ -69,7 +69,7 @@ class Sockets:
                 self.client_id = self._main_id = self._main = None
                 if pause == self.context.intervals.reconnect_first:
                     self.lost_at = time.monotonic()
-            for old in {driver.client_id for driver in self.attempts.drivers.values()}:
+            for old in {driver.spec.client_id for driver in self.attempts.drivers.values()}:
                 self.follow(old)
             self.attempts.look_up_now()
             await asyncio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 jitter
@@ -135,4 +135,4 @@ class Sockets:
 
     def _is_followed(self, client_id: str) -> bool:
         drivers = self.attempts.drivers.values()
-        return any(driver.client_id == client_id for driver in drivers)
+        return any(driver.spec.client_id == client_id for driver in drivers)
