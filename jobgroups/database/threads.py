@@ -35,6 +35,8 @@ R = TypeVar("R")
 TRANSIENT: Final = (db.OperationalError, db.InterfaceError, db.InternalError)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  #: Seconds before a write is repeated.
 _MAX_BATCH: Final = 16  #: At most this many jobs share a commit; fewer if another thread waits to write.
+#: Seconds after which a batch ends if another process waits. Before, on a slow disk, each job would have its own commit.
+_MAX_BATCH_SECONDS: Final = 0.005
 
 
 class DatabaseThreads:
@@ -137,9 +139,10 @@ class DatabaseThreads:
         try:
             _make_usable()
             with transaction.atomic():
+                ends = time.perf_counter() + _MAX_BATCH_SECONDS
                 outcomes = [_outcome_in_transaction(first)]
                 has_urgent = False
-                while len(jobs) < _MAX_BATCH and not _writers_waiting():
+                while len(jobs) < _MAX_BATCH and not _writers_waiting(ends):
                     job = self._next(self._urgent)
                     has_urgent |= job is not None
                     if job is None and not has_urgent:
@@ -245,9 +248,11 @@ class _BatchAborted(Exception):
     """A job made the shared transaction unusable."""
 
 
-def _writers_waiting() -> bool:
-    """Return whether another thread of this process waits to write; always False on PostgreSQL."""
-    return bool(getattr(connection, "has_waiting_writers", False))
+def _writers_waiting(ends: float) -> bool:
+    """Return whether another thread waits to write, or from a moment on another process; always False on PostgreSQL."""
+    if getattr(connection, "has_waiting_writers", False):
+        return True
+    return time.perf_counter() > ends and bool(getattr(connection, "has_waiting_processes", False))
 
 
 def _outcome_in_transaction(job: _Job) -> tuple[Any, BaseException | None]:

@@ -5,6 +5,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from django.db import connection, transaction
 
 from jobgroups.database.sqlite3 import turn as turn_module
 from jobgroups.database.sqlite3.turn import Turn
+from jobgroups.database.threads import DatabaseThreads
 from tests.harness import factories
 
 pytestmark = pytest.mark.skipif(connection.vendor != "sqlite", reason="the order of writers on SQLite")
@@ -42,7 +44,9 @@ class Processes:
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[str]] = []
 
-    def start(self, code: str, database: str) -> subprocess.Popen[str]:
+    def start(self, code: str, database: str, *, waits: bool = False) -> subprocess.Popen[str]:
+        """Start a process, which begins after a line on its input if it ``waits``."""
+        code = f"input(); {code}" if waits else code
         begins = "import sys; from jobgroups.database.sqlite3.turn import Turn; turn = Turn(sys.argv[1]);"
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         process = subprocess.Popen([sys.executable, "-c", begins + code, database], text=True, **pipes)  # type: ignore[call-overload]
@@ -137,6 +141,35 @@ def test_system_without_such_locks_writes_without_turns(tmp_path: Path) -> None:
     turn = Turn(str(tmp_path / "no folder" / "rows.sqlite3"))
     assert not turn.begin()
     assert not turn.begin()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_long_batch_ends_when_another_process_waits(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn_module, "_WITHIN", 30.0)
+    other = processes.start(_HOLDS, str(connection.settings_dict["NAME"]), waits=True)
+    writer = DatabaseThreads(threads=1, name="test", batch_commits=True)
+    is_queued = threading.Event()
+
+    def first() -> None:
+        print(file=other.stdin, flush=True)
+        _within(10, lambda: connection.has_waiting_processes)  # type: ignore[attr-defined]
+        assert is_queued.wait(10)
+        time.sleep(0.01)
+
+    try:
+        is_under_way = threading.Event()
+        before = writer.submit(lambda: is_under_way.wait(10))
+        jobs = [writer.submit(first), *(writer.submit(lambda: None) for _ in range(3))]
+        is_under_way.set()
+        is_queued.set()
+        jobs[0].result(20)
+        # Its turn is over: the other process has it, and the next job waits.
+        assert not jobs[1].done()
+        print(file=other.stdin, flush=True)
+        for job in (before, *jobs):
+            job.result(20)
+    finally:
+        writer.close()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -75,9 +75,13 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     @property
     def has_waiting_writers(self) -> bool:
-        """Whether another thread waits for the lock that this connection holds, or another process for its turn."""
-        is_wanted = self._turn is not None and self._turn.is_wanted()
-        return is_wanted or (self._held_lock is not None and self._held_lock.has_waiters)
+        """Whether another thread waits for the lock that this connection holds."""
+        return self._held_lock is not None and self._held_lock.has_waiters
+
+    @property
+    def has_waiting_processes(self) -> bool:
+        """Whether another process waits for the turn that this connection has."""
+        return self._turn is not None and self._turn.is_wanted()
 
     def _start_transaction_under_autocommit(self) -> None:
         name = str(self.settings_dict["NAME"])
