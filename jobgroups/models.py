@@ -266,7 +266,7 @@ class Variant(models.Model):
     id = models.BigAutoField(primary_key=True)
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="variants")
     number = models.IntegerField()
-    queued_at = models.DateTimeField()  #: Its place in the line: the start of the group's run.
+    queued_at = models.DateTimeField()  #: Its position in the queue: the start of the group's run.
     candidates = models.JSONField()  #: ``["*"]``, or ids and ``tag:…`` in any mix, as submitted.
     workflow_digest = models.CharField(max_length=16, blank=True, default="")
     #: Digest of the model files that the workflow names; empty: it names none.
@@ -411,7 +411,7 @@ class Attempt(models.Model):
     number = models.IntegerField()  #: From 1, over all runs of the child.
     run = models.IntegerField()
     backend = models.ForeignKey(Backend, on_delete=models.DO_NOTHING, db_constraint=False, related_name="attempts")
-    #: The variant of a child of the pool: the line is counted without a join.
+    #: The variant of a child of the pool: the queue is counted without a join.
     variant_id = models.BigIntegerField(null=True, blank=True)
     prompt_id = models.CharField(max_length=64, unique=True)
     #: The socket that receives the prompt's events; a runner that takes over opens one with the same id.

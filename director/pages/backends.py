@@ -18,7 +18,7 @@ from backends.queries import backend_list
 from backends.states import ATTENTION_ORDER, TAKES_CHILDREN, BackendState, Hold
 from director.pages import text
 from jobgroups.domain.clock import now
-from jobgroups.domain.pool import Line
+from jobgroups.domain.pool import PoolSnapshot
 from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope
 from jobgroups.models import TITLE, Attempt, ChildJob, JobGroup, Variant
 from jobgroups.queries import backends
@@ -82,7 +82,7 @@ def _natural(name: str) -> list[str | int]:
 
 def backend_rows(shown_backends: Collection[Backend]) -> list[dict[str, Any]]:
     """Return what the pages show of these backends."""
-    line, loads, ends = Line(open_variants(), pool_backends()), backend_loads(), _results_of_day()
+    loads, ends, snapshot = backend_loads(), _results_of_day(), PoolSnapshot(open_variants(), pool_backends())
     work, movable, cannot_run = _work(), _movable(), _exclusions()
     rows = []
     for backend in shown_backends:
@@ -118,7 +118,7 @@ def backend_rows(shown_backends: Collection[Backend]) -> list[dict[str, Any]]:
                 # Queued children whose group allows another backend.
                 "movable": movable.get(backend.id, 0),
                 # Jobs of the pool that wait for any of several backends, of which this is one.
-                "in_pool": line.unsent_for(backend.id),
+                "in_pool": snapshot.unsent_for(backend.id),
                 "completed_day": done[ChildStatus.COMPLETED],
                 "failed_day": done[ChildStatus.FAILED] + done[ChildStatus.TIMEOUT],
                 "cannot_run": cannot_run[backend.id],

@@ -8,10 +8,10 @@ from jobgroups import workflow
 from jobgroups.api.submission import choose
 from jobgroups.api.workflow_check import JobKinds, check
 from jobgroups.domain.clock import now
-from jobgroups.domain.pool import Line, Needs, OpenVariant
+from jobgroups.domain.pool import Needs, OpenVariant, PoolSnapshot
 from jobgroups.domain.states import Placement
 from jobgroups.queries.etas import latest
-from jobgroups.queries.pool import current_line, pool_backends
+from jobgroups.queries.pool import current_pool, pool_backends
 from jobgroups.services.submission import Submission, jobs_of, warnings_of
 from jobgroups.workflow.seeds import random_base
 
@@ -53,13 +53,13 @@ def plan(submission: Submission) -> dict[str, Any]:
 
 def _eta(chosen: Submission, total: int) -> float | None:
     """Return the seconds until the last job would end behind all that waits; None: a time is not known."""
-    line, template = current_line().line, chosen.template
+    snapshot, template = current_pool().snapshot, chosen.template
     key = workflow.digest(template), workflow.models_digest(template.workflow)
     ends: list[float | None] = []
     if chosen.count is None:
         for name, jobs in Counter(chosen.backend_ids).items():
-            seconds = line.estimates.seconds(key[0], name)
-            ends.append(None if seconds is None else line.free_in(name) + jobs * seconds)
+            seconds = snapshot.estimates.seconds(key[0], name)
+            ends.append(None if seconds is None else snapshot.free_in(name)[0] + jobs * seconds)
     else:
         keys, numbers = [key], Counter({0: total})
         if chosen.batch is not None:
@@ -78,8 +78,8 @@ def _eta(chosen: Submission, total: int) -> float | None:
             )
             for number, (digest, models) in enumerate(keys)
         ]
-        prompts = {one.backend_id: [each for each, _ in line.prompt_ends(one.backend_id)] for one in backends}
-        whole = Line([*line.variants, *variants], backends, estimates=line.estimates, prompts=prompts)
+        queue = [*snapshot.variants, *variants]
+        whole = PoolSnapshot(queue, backends, estimates=snapshot.estimates, prompts=snapshot.prompts)
         found = [whole.ends(one.variant_id) for one in variants]
         ends = [None if one is None else one.last for one in found]
     return latest(ends)

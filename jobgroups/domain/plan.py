@@ -1,13 +1,13 @@
-"""The earliest-completion plan: which backend does which jobs of the line, and when they end. Pure.
+"""The earliest-completion plan: which backend does which jobs of the queue, and when they end. Pure.
 
-Jobs are planned in the order of the line, each at the backend where it ends first. At the end of a line a slow backend
+Jobs are planned in the order of the queue, each at the backend where it ends first. At the end of a queue a slow backend
 thereby gets no job that a faster one, busy now, still ends sooner.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Final, NamedTuple, Self
@@ -18,7 +18,16 @@ _BULK: Final = 8  #: Above this number of jobs for each backend most of them are
 #: Maximum number of slots that are computed: about 0.1 s. Variants behind are estimated as a whole.
 _MAX_SIZE: Final = 30_000
 _HALVINGS: Final = 50
-SOON_S: Final = 6.0  #: Seconds in which the line is read again, and a prompt is removed from another backend.
+_SOON_S: Final = 6.0  #: Seconds in which the queue is read again, and a prompt is removed from another backend.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plannable:
+    """What a plan needs of a variant."""
+
+    variant_id: int
+    workflow_digest: str = ""
+    models_digest: str = ""
 
 
 @dataclass(slots=True)
@@ -62,10 +71,11 @@ class _Slot(NamedTuple):
 
 
 class Plan:
-    """Assigns jobs to workers, variant by variant in the order of the line."""
+    """Assigns jobs to workers, variant by variant in the order of the queue."""
 
-    def __init__(self, estimates: Estimates) -> None:
+    def __init__(self, estimates: Estimates, workers: Iterable[Worker]) -> None:
         self._estimates = estimates
+        self.workers = {worker.backend_id: worker for worker in workers}
         self.size = 0  #: Number of slots that were computed.
         self.allotted: dict[tuple[int, str], int] = {}  #: Number of jobs by (variant, backend).
         self.unplanned = set[int]()  #: Variants that were estimated as a whole: any backend may take their jobs.
@@ -73,23 +83,25 @@ class Plan:
         self.ends: dict[int, Ends | None] = {}
         self.last = dict[int, float]()  #: Seconds until its last job ends, unless its own duration is unknown.
         self._unknown = set[str]()  #: Backends that get jobs of unknown duration.
-        #: Heaps by workflow, models and backends, with the backends.
-        self._heaps: dict[tuple[str, str, int], tuple[Sequence[Worker], list[_Slot]]] = {}
+        #: The workers of the backends that fit, and the seconds until the first of them is free, once that was computed.
+        self._able: dict[frozenset[str], list[Worker]] = {}
+        self._soonest: dict[frozenset[str], float] = {}
+        self._heaps: dict[tuple[str, str, frozenset[str]], list[_Slot]] = {}  #: By workflow, models and backends.
         self._rest_ends_in = 0.0  #: Seconds until everything that was planned as a whole ends.
 
-    def add(self, variant_id: int, digest: str, models: str, jobs: int, workers: Sequence[Worker]) -> None:
-        """Plan the unsent jobs of the next variant. ``digest`` is that of its workflow, ``models`` of its models.
-
-        ``workers`` may take the jobs; it is the same sequence for variants with the same backends.
-        """
-        self.ends[variant_id] = None
+    def add(self, variant: Plannable, jobs: int, able: frozenset[str]) -> None:
+        """Plan the unsent jobs of the next variant, which ``able`` backends may take."""
+        if jobs <= 0:
+            return
+        variant_id, digest, models = variant.variant_id, variant.workflow_digest, variant.models_digest
+        self.ends[variant_id], workers = None, self._workers_of(able)
         if not workers or self._estimates.seconds(digest, workers[0].backend_id) is None:
             self._unknown.update(one.backend_id for one in workers)
             return
         if self.is_full:
             ends = self._add_rest(variant_id, digest, jobs, workers)
         else:
-            ends = self._add_planned(variant_id, self._heap(digest, models, workers), models, jobs)
+            ends = self._add_planned(variant_id, self._heap(digest, models, able), models, jobs)
         self.last[variant_id] = ends.last
         if not self._unknown or self._unknown.isdisjoint(one.backend_id for one in workers):
             self.ends[variant_id] = ends
@@ -98,10 +110,21 @@ class Plan:
     def is_full(self) -> bool:
         return self.size > _MAX_SIZE
 
-    def reserve(self, digest: str, models: str, workers: Sequence[Worker], before: float) -> bool:
+    def _workers_of(self, able: frozenset[str]) -> list[Worker]:
+        if able not in self._able:
+            self._able[able] = [worker for name, worker in self.workers.items() if name in able]
+        return self._able[able]
+
+    def reserve(self, variant: Plannable, able: frozenset[str], before: float) -> bool:
         """Reserve a backend that is free soon, for the rest of the plan, if it ends one more job before a time."""
-        slot = self._next(self._heap(digest, models, workers), models)
-        if slot.free_in > SOON_S or slot.ends_in >= before:
+        if able not in self._soonest:
+            self._soonest[able] = min((worker.free_in for worker in self._workers_of(able)), default=inf)
+        # While the queue is long, no backend is free soon.
+        if self.is_full or self._soonest[able] > min(before, _SOON_S):
+            return False
+        models = variant.models_digest
+        slot = self._next(self._heap(variant.workflow_digest, models, able), models)
+        if slot.free_in > _SOON_S or slot.ends_in >= before:
             return False
         slot.worker.free_in = inf
         return True
@@ -117,17 +140,17 @@ class Plan:
         self._rest_ends_in = max(self._rest_ends_in, last)
         return Ends(first, last, jobs)
 
-    def _heap(self, digest: str, models: str, workers: Sequence[Worker]) -> list[_Slot]:
-        key = (digest, models, id(workers))
+    def _heap(self, digest: str, models: str, able: frozenset[str]) -> list[_Slot]:
+        key = (digest, models, able)
         if key not in self._heaps:
-            heap = []
+            heap, workers = [], self._workers_of(able)
             for one in workers:
                 seconds = max(self._estimates.seconds(digest, one.backend_id) or 0.0, 0.001)
                 heap.append(_Slot.of(one, seconds, self._estimates.load_seconds(digest, one.backend_id), models))
             self.size += len(workers)
             heapq.heapify(heap)
-            self._heaps[key] = (workers, heap)
-        return self._heaps[key][1]
+            self._heaps[key] = heap
+        return self._heaps[key]
 
     def _next(self, heap: list[_Slot], models: str) -> _Slot:
         """Return the slot where the next job ends first. Jobs of others move a slot only to a later end."""

@@ -1,4 +1,4 @@
-"""When open jobs and groups end: from learned times, the prompts of the backends and the line ahead."""
+"""When open jobs and groups end: from learned times, the prompts of the backends and the queue ahead."""
 
 import datetime as dt
 from collections import defaultdict
@@ -10,7 +10,7 @@ from typing import Final
 from backends.models import Reachability
 from jobgroups.models import ChildJob
 from jobgroups.queries.leases import runner_alive
-from jobgroups.queries.pool import CurrentLine, current_line
+from jobgroups.queries.pool import CurrentPool, current_pool
 
 
 def latest(ends: Collection[float | None]) -> float | None:
@@ -34,38 +34,38 @@ class _Waiting:
 
 
 class Etas:
-    """Estimates of one reading of the line.
+    """Estimates of one snapshot of the queue.
 
     There is none for what waits behind a workflow that has never run, or for a backend that does not work.
     """
 
-    def __init__(self, current: CurrentLine) -> None:
+    def __init__(self, current: CurrentPool) -> None:
         self.current = current
-        line = current.line
+        snapshot = current.snapshot
         self._prompts: dict[int, float | None] = {}
         self._of_group = defaultdict[str, list[float | None]](list)
         self._ahead: dict[int, int] = {}  #: Unsent jobs before each variant, once they were counted.
         self._bound: dict[tuple[str | None, str, dt.datetime], _Waiting] = {}
         free: dict[str, float | None] = {}
         for row in current.backends:
-            is_offline = row.reachability != Reachability.ONLINE
+            is_online = row.reachability == Reachability.ONLINE
             free[row.id] = 0.0
-            for prompt, ends_in in line.prompt_ends(row.id):
-                free[row.id] = self._prompts[prompt.attempt_id] = None if is_offline else ends_in
+            for prompt, ends_in, is_known in snapshot.prompt_ends(row.id):
+                free[row.id] = self._prompts[prompt.attempt_id] = ends_in if is_known and is_online else None
                 self._of_group[prompt.group_id].append(free[row.id])
-            if not line.works(row.id):
+            if row.id not in snapshot.working:
                 free[row.id] = None
         before = defaultdict[str, int](int)
         for one in current.bound:
-            seconds = line.estimates.seconds(one.workflow_digest, one.backend_id)
+            seconds = snapshot.estimates.seconds(one.workflow_digest, one.backend_id)
             waiting = _Waiting(free.get(one.backend_id), seconds, before[one.backend_id])
             self._bound[one.backend_id, one.group_id, one.queued_at] = waiting
             before[one.backend_id] += one.jobs
             free[one.backend_id] = waiting.ends_in(one.jobs)
             self._of_group[one.group_id].append(free[one.backend_id])
-        for variant in line.variants:
+        for variant in snapshot.variants:
             if variant.unsent > 0:
-                ends = line.ends(variant.variant_id)
+                ends = snapshot.ends(variant.variant_id)
                 self._of_group[variant.group_id].append(None if ends is None else ends.last)
 
     def has_groups(self, group_ids: Collection[str]) -> bool:
@@ -76,7 +76,7 @@ class Etas:
         return latest(self._of_group.get(group_id, []))
 
     def ahead_of(self, child: ChildJob) -> int | None:
-        """Return the number of jobs before those of its group that wait in the same line as a job; None: not known.
+        """Return the number of jobs before those of its group that wait in the same queue as a job; None: not known.
 
         The job was not sent. It waits for its backend since its queueing time, or in the pool.
         """
@@ -85,13 +85,13 @@ class Etas:
             return None if waiting is None else waiting.before
         variant_id = child.variant_id or 0
         if variant_id not in self._ahead:
-            self._ahead[variant_id] = self.current.line.ahead_of(variant_id)
+            self._ahead[variant_id] = self.current.snapshot.ahead_of(variant_id)
         return self._ahead[variant_id]
 
     def of_job(self, child: ChildJob, position: int | None) -> float | None:
         """Return the seconds until an open job ends; None: not known.
 
-        ``position`` is the place of a job that was not sent in the line of its backend or of the pool, from 1.
+        ``position`` is the place of a job that was not sent in the queue of its backend or of the pool, from 1.
         """
         if child.current_attempt_id is not None:
             return self._prompts.get(child.current_attempt_id)
@@ -101,18 +101,18 @@ class Etas:
         if child.is_bound:
             waiting = self._bound.get((child.backend_id, child.group_id, child.queued_at))
             return None if waiting is None else waiting.ends_in(rank)
-        ends = self.current.line.ends(child.variant_id or 0)
+        ends = self.current.snapshot.ends(child.variant_id or 0)
         return None if ends is None else ends.of(rank)
 
 
 def current_etas(variant_ids: Collection[int] = (), group_ids: Collection[str] = ()) -> Etas:
-    """Return the estimates of the current line, computed once for each reading.
+    """Return the estimates of the current snapshot, computed once for each.
 
-    ``variant_ids`` are those of ``queries.pool.current_line``; ``group_ids`` open groups, which may have been submitted
+    ``variant_ids`` are those of ``queries.pool.current_pool``; ``group_ids`` open groups, which may have been submitted
     after the last reading.
     """
-    etas = _etas_of(current_line(variant_ids))
-    return etas if etas.has_groups(group_ids) else _etas_of(current_line(variant_ids, is_incomplete=True))
+    etas = _etas_of(current_pool(variant_ids))
+    return etas if etas.has_groups(group_ids) else _etas_of(current_pool(variant_ids, is_incomplete=True))
 
 
 _etas_of: Final = lru_cache(maxsize=1)(Etas)

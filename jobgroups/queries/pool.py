@@ -1,4 +1,4 @@
-"""Reads the pool's line: open variants with their unsent jobs, and the backends."""
+"""Reads the pool's queue: open variants with their unsent jobs, and the backends."""
 
 import datetime as dt
 import threading
@@ -19,7 +19,7 @@ from backends.models import Backend
 from jobgroups.domain.clock import now
 from jobgroups.domain.estimates import Estimates, TimingRow
 from jobgroups.domain.failures import ONLY_ELSEWHERE, FailureClass
-from jobgroups.domain.pool import ActivePrompt, Line, Needs, OpenVariant, PoolBackend, is_candidate
+from jobgroups.domain.pool import ActivePrompt, Needs, OpenVariant, PoolBackend, PoolSnapshot, is_candidate
 from jobgroups.domain.states import AttemptState, Placement
 from jobgroups.models import Attempt, ChildJob, JobGroup, Timing, Variant
 from jobgroups.queries.exclusions import active_exclusions, failure_of, reason_of
@@ -39,25 +39,21 @@ def _estimates_of(newest: dt.datetime | None) -> Estimates:  # noqa: ARG001 the 
     return Estimates(TimingRow(*row) for row in rows[:MAX_ROWS])
 
 
-def read_line(
-    backends: Iterable[PoolBackend], overlooked: frozenset[tuple[int, str]] = frozenset(), *, with_bound: bool = False
-) -> Line:
+def pool_snapshot(backends: Iterable[PoolBackend], *, with_bound: bool = False) -> PoolSnapshot:
     """Return the variants of open groups with their unsent jobs, and what the backends do beside them.
 
-    ``backends`` are all registered ones; for ``overlooked`` see :class:`Line`. ``with_bound``: prompts are read also
-    while no group of the pool is open.
+    ``backends`` are all registered ones. ``with_bound``: prompts are read also while no group of the pool is open.
     """
     variants = open_variants()
     if not variants and not with_bound:
-        return Line((), backends)
+        return PoolSnapshot((), backends)
     newest = max((one.queued_at for one in variants), default=None)
-    return Line(
+    return PoolSnapshot(
         variants,
         backends,
         estimates=current_estimates(),
         prompts=_prompts(),
         bound={} if newest is None else _bound_waiting(newest),
-        overlooked=overlooked,
     )
 
 
@@ -180,25 +176,28 @@ def _bound_jobs() -> list[BoundJobs]:
     ]
 
 
-#: Seconds for which a reading of the line serves the reasons of waiting jobs, and the part of the time for readings.
-_LINE_KEPT: Final = 1.0
+#: Seconds for which a snapshot serves the reasons of waiting jobs, and the part of the time for readings.
+_KEPT_S: Final = 1.0
 READING_PART: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CurrentLine:
-    """A reading of the line, with the rows of all backends and the bound jobs that wait for them."""
+class CurrentPool:
+    """A snapshot, with the rows of all backends and the bound jobs that wait for them."""
 
-    line: Line
+    snapshot: PoolSnapshot
     backends: Sequence[Backend]
     bound: Sequence[BoundJobs]
 
+    def has(self, variant_ids: Iterable[int]) -> bool:
+        return all(map(self.snapshot.variant, variant_ids))
 
-class _LineCache:
+
+class _PoolCache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._current = CurrentLine(Line(), (), ())
-        #: Monotonic: the line is not read again before, unless a reader needs what the reading lacks.
+        self._current = CurrentPool(PoolSnapshot(), (), ())
+        #: Monotonic: the queue is not read again before, unless a reader needs what the snapshot lacks.
         self._kept_until = float("-inf")
         #: Monotonic: and not before this time even then, so that readings take a part of the time only.
         self._rests_until = float("-inf")
@@ -206,33 +205,33 @@ class _LineCache:
     def forget(self) -> None:
         self._kept_until = float("-inf")
 
-    def get(self, variant_ids: Collection[int], *, is_incomplete: bool) -> CurrentLine:
+    def get(self, variant_ids: Collection[int], *, is_incomplete: bool) -> CurrentPool:
         # While another thread reads, its last reading serves, but for what is not in it.
-        is_usable = self._kept_until > float("-inf") and all(map(self._current.line.has, variant_ids))
+        is_usable = self._kept_until > float("-inf") and self._current.has(variant_ids)
         if not self._lock.acquire(blocking=not is_usable):
             return self._current
         try:
             started = time.monotonic()
             is_old = started > (self._rests_until if is_incomplete else self._kept_until)
-            if is_old or not all(map(self._current.line.has, variant_ids)):
+            if is_old or not self._current.has(variant_ids):
                 rows = _backend_rows()
-                line = read_line(_as_pooled(rows), with_bound=True)
-                self._current = CurrentLine(line, rows, _bound_jobs())
+                snapshot = pool_snapshot(_as_pooled(rows), with_bound=True)
+                self._current = CurrentPool(snapshot, rows, _bound_jobs())
                 ended = time.monotonic()
                 self._rests_until = ended + (ended - started) / READING_PART
-                self._kept_until = max(ended + _LINE_KEPT, self._rests_until)
+                self._kept_until = max(ended + _KEPT_S, self._rests_until)
             return self._current
         finally:
             self._lock.release()
 
 
-_cache: Final = _LineCache()
+_cache: Final = _PoolCache()
 
 
-def current_line(variant_ids: Collection[int] = (), *, is_incomplete: bool = False) -> CurrentLine:
-    """Return the line as it was within the last second, with these variants if they have unsent jobs.
+def current_pool(variant_ids: Collection[int] = (), *, is_incomplete: bool = False) -> CurrentPool:
+    """Return the pool as it was within the last second, with these variants if they have unsent jobs.
 
-    ``is_incomplete``: the last reading lacks what the caller needs; it is kept for a part of the second then.
+    ``is_incomplete``: the last snapshot lacks what the caller needs; it is kept for a part of the second then.
     """
     return _cache.get(variant_ids, is_incomplete=is_incomplete)
 

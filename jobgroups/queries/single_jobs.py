@@ -11,7 +11,7 @@ from jobgroups.domain.states import ChildStatus, Placement
 from jobgroups.errors import ChildNotFound
 from jobgroups.models import Capture, ChildJob, JobGroup, StoredFile
 from jobgroups.queries.groups import Page, paged
-from jobgroups.queries.pool import current_line
+from jobgroups.queries.pool import current_pool
 
 #: For so long a completed job is open while its files are copied, and a cancelled one while its prompt is stopped.
 _STORED_WITHIN: Final = dt.timedelta(seconds=10)
@@ -59,7 +59,7 @@ class SingleJob:
             return None
         if child.is_bound or child.current_attempt is not None or child.variant_id is None:
             return 0
-        return current_line([child.variant_id]).line.ahead_of(child.variant_id)
+        return current_pool([child.variant_id]).snapshot.ahead_of(child.variant_id)
 
 
 def _groups() -> QuerySet[JobGroup]:

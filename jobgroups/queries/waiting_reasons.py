@@ -154,7 +154,7 @@ def _positions(unsent: Iterable[ChildJob], etas: Etas) -> dict[str, int]:
     return positions
 
 
-def _pool_lines(group: JobGroup, current: pool.CurrentLine, moment: dt.datetime) -> dict[int | None, PoolLine]:
+def _pool_lines(group: JobGroup, current: pool.CurrentPool, moment: dt.datetime) -> dict[int | None, PoolLine]:
     """Return what is known of the candidates of each variant of a group, by its id."""
     gives_up_after = dt.timedelta(seconds=settings.DIRECTOR_GIVE_UP_SECONDS)
     lines: dict[int | None, PoolLine] = {}
@@ -171,7 +171,7 @@ def _pool_lines(group: JobGroup, current: pool.CurrentLine, moment: dt.datetime)
             held=[_backend_now(row, moment) for row in fit if not is_working(row, now=moment)],
             unfit=[f"{first_of(ids)}: {reason}" for reason, ids in unfit.items()],
             gives_up_at=None if since is None else since + gives_up_after,
-            next_free=current.line.next_free(variant.id),
+            next_free=current.snapshot.next_free(variant.id),
         )
     return lines
 

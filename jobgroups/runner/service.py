@@ -36,7 +36,7 @@ _SIGN_OFF_WITHIN: Final = 1.5  #: Seconds in which an orderly end is to be store
 _SENT_WITHIN: Final = 0.8  #: And for what is being sent when a stop comes.
 _HANDOVER_POLL: Final = 0.2  #: Seconds between two checks whether a backend can be handed over.
 _KEEPS_FOR: Final = 60.0  #: Seconds without a handover after a runner took more than its share of unclaimed backends.
-_LINE_POLL: Final = 1.0  #: Seconds between two checks whether the line of the pool is to be read again.
+_POOL_POLL: Final = 1.0  #: Seconds between two checks whether the queue of the pool is to be read again.
 _LONGEST_RESTART_PAUSE: Final = 30.0  #: Seconds: the longest pause before a session that failed is opened again.
 
 
@@ -258,20 +258,20 @@ class RunnerService:
                 await self._forget_keys(context)
             # A session that finds no job meanwhile makes a reading due.
             while (rest := min(due_at - time.monotonic(), context.pool.next_reading_in)) > 0:
-                if await wait_set(self._work, within=min(rest, _LINE_POLL)):
+                if await wait_set(self._work, within=min(rest, _POOL_POLL)):
                     break
 
     async def _dispatch(self, context: RunnerContext) -> None:
         """Tell the sessions what waits for them, and what is to be stopped."""
         waiting, stops = await context.database.run_with_retry(work.pending_work)
         await context.pool.refresh()
-        if context.pool.is_open:
+        if context.pool.schedule.snapshot.variants:
             free = {
                 backend_id: session.attempts.prompt_count
                 for backend_id, session in self._sessions.items()
                 if session.claimer.may_claim
             }
-            waiting |= set(context.pool.takers(free))
+            waiting |= context.pool.schedule.reserve(free, time.monotonic())
             idle = [one for one, prompts in free.items() if not prompts and one not in waiting]
             await context.pool.recall(idle)
         for backend_id, session in self._sessions.items():

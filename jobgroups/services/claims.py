@@ -23,7 +23,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.failures import ONLY_ELSEWHERE, OVERTAKEN
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.pool import OpenVariant, fits
+from jobgroups.domain.pool import PoolChoice, fits
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
 from jobgroups.domain.states import AttemptState, ChildStatus, StopReason
 from jobgroups.events import log
@@ -32,16 +32,6 @@ from jobgroups.queries.exclusions import is_active, valid_since
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.leases import verify_fence
 from jobgroups.services.transactions import group_transaction
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolChoice:
-    """The variant of which a backend is to take a job, as the runner chose it."""
-
-    variant: OpenVariant
-    #: Whether another backend works and can take the job: one that failed a job, or from which it was recalled, leaves it
-    #: to others for a while.
-    has_rival: bool
 
 
 @dataclass(frozen=True, slots=True)

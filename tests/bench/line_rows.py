@@ -16,10 +16,10 @@ from backends.models import Backend
 from jobgroups.domain.clock import now
 from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.schedule import Backlog, Schedule
 from jobgroups.models import Exclusion, Timing, Variant
 from jobgroups.queries import etas, pool
 from jobgroups.services import claims
-from jobgroups.services.claims import PoolChoice
 from tests.harness import factories
 
 _WORKFLOWS, _MODELS, _TAGS, _TIMED = 200, 20, 10, 20
@@ -78,16 +78,18 @@ def measure(rounds: int = 20, each: int = 10) -> None:
     backends = pool.pool_backends()
     for at in range(rounds):
         with timed("reading"):
-            line = pool.read_line(backends)
+            backlog = Backlog(pool.pool_snapshot(backends))
+        schedule = Schedule()
+        schedule.renew(backlog)
         with timed("first choice"):
-            line.next_for("gpu-0", prompts=1)
+            first = schedule.choose("gpu-0", prompts=1)
+        assert first is not None
+        schedule.put_back(first)
         for more in range(at * each, (at + 1) * each):
             name = f"gpu-{more % (len(backends) // 2)}"
             with timed("choice"):
-                variant = line.next_for(name, prompts=1)
-            assert variant is not None
-            line.take(variant, name)
-            choice = PoolChoice(variant=variant, has_rival=line.has_rival(variant, name))
+                choice = schedule.choose(name, prompts=1)
+            assert choice is not None
             with timed("claim"):
                 found = claims.child_claim(fence=FencingToken(name, 1), client_id="c", depth=rounds, choice=choice)
             assert found.from_pool

@@ -105,7 +105,7 @@ def test_jobs_of_the_pool_end_where_the_plan_puts_them() -> None:
 
 
 def test_a_group_has_an_estimate_at_once_although_a_reading_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_LINE_KEPT", 60.0)
+    monkeypatch.setattr(pool, "_KEPT_S", 60.0)
     monkeypatch.setattr(pool, "READING_PART", float("inf"))
     runners.runner_register(name="a", instance="1", version="1")
     online("gpu-1")

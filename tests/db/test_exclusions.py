@@ -16,7 +16,7 @@ from jobgroups.models import AbandonedPrompt, Attempt, Exclusion, JobGroup, Vari
 from jobgroups.queries import work
 from jobgroups.queries.exclusions import active_exclusions, exclusions_json
 from jobgroups.queries.groups import group_snapshot
-from jobgroups.queries.pool import read_line
+from jobgroups.queries.pool import pool_snapshot
 from jobgroups.services import attempts, backends, exclusions, expiry, retries, runners
 from jobgroups.services.claims import ClaimResult
 from jobgroups.workflow import build_template
@@ -76,7 +76,7 @@ def test_a_refusal_excludes_the_backend_and_costs_the_job_nothing() -> None:
     assert not Attempt.objects.get().is_counted
     assert claim(first, group).in_vain
     assert claim(first, same).in_vain, "another group with the same workflow"
-    heads = {one.group_id: one.needs.excluded for one in read_line(()).variants}
+    heads = {one.group_id: one.needs.excluded for one in pool_snapshot(()).variants}
     assert heads == {group.id: {"gpu-1"}, same.id: {"gpu-1"}}
     assert finish(factories.claim_from_pool(second, group), second)
     assert factories.fresh(group).status == "completed"

@@ -19,7 +19,7 @@ from jobgroups.errors import BackendUnavailable, LeaseLost
 from jobgroups.models import Attempt, ChildJob, JobGroup, Timing, Variant
 from jobgroups.queries import pool
 from jobgroups.queries.groups import child_detail, group_snapshot
-from jobgroups.queries.pool import read_line
+from jobgroups.queries.pool import pool_snapshot
 from jobgroups.services import attempts, cancellation, claims, expiry, holds, leases, moves, purge, retries, runners
 from jobgroups.services.claims import ClaimResult
 from jobgroups.services.transactions import group_transaction
@@ -41,15 +41,15 @@ def claimed_ids(results: list[ClaimResult]) -> list[str]:
 
 
 def unsent(group: JobGroup) -> int:
-    return sum(one.unsent for one in read_line(()).variants if one.group_id == group.id)
+    return sum(one.unsent for one in pool_snapshot(()).variants if one.group_id == group.id)
 
 
-def test_a_line_has_the_variants_of_open_groups() -> None:
+def test_a_snapshot_has_the_variants_of_open_groups() -> None:
     online("gpu-1")
     factories.submit("gpu-1")
     groups = [submit_to_pool(1), submit_to_pool(1)]
     for _ in "ab":
-        assert [one.group_id for one in read_line(()).variants] == [one.id for one in groups]
+        assert [one.group_id for one in pool_snapshot(()).variants] == [one.id for one in groups]
         cancellation.group_cancel(group_id=groups.pop(0).id)
         groups.append(submit_to_pool(1))
 

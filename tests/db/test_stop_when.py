@@ -9,11 +9,12 @@ import pytest
 
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.pool import PoolChoice
 from jobgroups.domain.states import AttemptState
 from jobgroups.errors import NothingToRetry
 from jobgroups.models import Attempt, ChildJob, JobGroup, Notice
 from jobgroups.queries.groups import group_snapshot
-from jobgroups.queries.pool import read_line
+from jobgroups.queries.pool import pool_snapshot
 from jobgroups.queries.provenance import job_provenance
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.serializers import serialize_group
@@ -161,18 +162,17 @@ def submit(**axes: Any) -> JobGroup:
     return factories.submit_to_pool(len(batch.jobs), workflow=GRAPH, batch=batch, base_seed=5)
 
 
-def choices(group: JobGroup) -> list[claims.PoolChoice]:
-    """Return what a backend may choose, in the order of the line."""
-    line = read_line(())
+def choices(group: JobGroup) -> list[PoolChoice]:
+    """Return what a backend may choose, in the order of the queue."""
     return [
-        claims.PoolChoice(variant=one, has_rival=False)
-        for one in line.variants
+        PoolChoice(variant=one, has_rival=False)
+        for one in pool_snapshot(()).variants
         if one.group_id == group.id and one.unsent
     ]
 
 
 def unsent(group: JobGroup) -> list[int]:
-    return [one.unsent for one in read_line(()).variants if one.group_id == group.id]
+    return [one.unsent for one in pool_snapshot(()).variants if one.group_id == group.id]
 
 
 def test_jobs_of_a_batch_are_stored_with_their_variant_and_variation() -> None:

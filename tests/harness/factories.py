@@ -13,12 +13,11 @@ from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.pool import Needs, OpenVariant
+from jobgroups.domain.pool import Needs, OpenVariant, PoolChoice
 from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import AttemptState, ErrorType, RetryScope
 from jobgroups.models import Asset, Attempt, ChildJob, JobGroup
 from jobgroups.services import assets, attempts, claims, holds, leases, stored_files
-from jobgroups.services.claims import PoolChoice
 from jobgroups.services.submission import Submission, group_submit
 from jobgroups.workflow import build_template
 

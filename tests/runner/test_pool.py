@@ -58,10 +58,10 @@ async def test_a_bypass_by_a_claim_during_a_reading_of_the_line_is_stored(farm: 
 
     await pool.read_backends()
     await read()
-    choice = pool.choose("gpu-1", prompts=0)
+    choice = pool.schedule.choose("gpu-1", prompts=0)
     await read()
     assert choice is not None
-    pool.settle(choice, "gpu-1", ClaimResult(from_pool=True))
+    pool.settle(choice, ClaimResult(from_pool=True))
     await read()
     assert await Variant.objects.filter(group=older, bypassed_at__isnull=False).aexists()
 

@@ -8,7 +8,7 @@ import pytest
 
 from backends.comfyui.client import ComfyClient
 from backends.models import Backend
-from jobgroups.domain import pool
+from jobgroups.domain import schedule
 from jobgroups.domain.estimates import TimingSample
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.runner.service import RunnerService
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the runner recall nothing."""
-    monkeypatch.setattr(pool, "_RECALL_GAIN_S", 1e6)
+    monkeypatch.setattr(schedule, "_RECALL_GAIN_S", 1e6)
 
 
 async def waiting(

@@ -18,7 +18,7 @@ from hypothesis import given, strategies as st
 from backends.comfyui.protocol import Event, Executing, ExecutionStart, ExecutionSuccess
 from backends.states import BackendState, BackendStatus
 from jobgroups.domain.estimates import UNKNOWN_LOAD_SECONDS, Estimates, TimingRow, TimingSample, moving_average
-from jobgroups.domain.plan import Plan, Worker
+from jobgroups.domain.plan import Plan, Plannable, Worker
 from jobgroups.domain.waiting_reasons import QueueBackend, QueuedChild, waiting_reason
 from jobgroups.runner.attempt.timer import PromptTimer
 from tests.harness.cases import cases
@@ -135,10 +135,12 @@ def planned(line: list[tuple[int, str]], farm: list[Machine]) -> Plan:
         for name, (_, _, seconds) in enumerate(farm)
         for at, (_, models) in enumerate(line)
     ]
-    plan = Plan(Estimates(rows))
     workers = [Worker(f"gpu-{name}", free_in, models) for name, (free_in, models, _) in enumerate(farm)]
+    plan = Plan(Estimates(rows), workers)
     for at, (jobs, models) in enumerate(line):
-        plan.add(at, f"w{at}", models, jobs, workers)
+        plan.add(
+            Plannable(variant_id=at, workflow_digest=f"w{at}", models_digest=models), jobs, frozenset(plan.workers)
+        )
     return plan
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import pytest
 from hypothesis import given, strategies as st
 
 from backends.capabilities import BackendCapabilities
-from jobgroups.domain import plan, pool
+from jobgroups.domain import plan, schedule as schedules
 from jobgroups.domain.estimates import Estimates, TimingRow, moving_average
-from jobgroups.domain.pool import ActivePrompt, Line, Needs, OpenVariant, PoolBackend, fits, order_key
+from jobgroups.domain.pool import ActivePrompt, Needs, OpenVariant, PoolBackend, PoolSnapshot, fits, order_key
+from jobgroups.domain.schedule import Backlog, Choice, Schedule
 from tests.harness.cases import cases
 from tests.harness.schedules import shortest_time
 
@@ -78,6 +80,8 @@ class SimulatedFarm:
                     unsent=jobs,
                 )
             )
+        self.unsent = Counter({one.variant_id: one.unsent for one in self.variants})
+        self.schedule = Schedule()
         self.rows: dict[tuple[str, str], TimingRow] = {}
         self.warm: set[tuple[str, str]] = set()
         for digest, models, _, seconds in work if is_known else ():
@@ -106,10 +110,15 @@ class SimulatedFarm:
             ended_at, self.now = self.now, min([self.now + 1.0, *ends])
         return ended_at
 
-    def _line(self) -> Line:
-        for one in self.variants:
-            since = self.bypassed.get(one.variant_id)
-            one.bypassed_for = None if since is None else self.now - since
+    def _read(self) -> None:
+        variants = [
+            replace(
+                one,
+                unsent=self.unsent[one.variant_id],
+                bypassed_for=self.now - self.bypassed[one.variant_id] if one.variant_id in self.bypassed else None,
+            )
+            for one in self.variants
+        ]
         prompts = {
             name: [
                 ActivePrompt(
@@ -127,31 +136,26 @@ class SimulatedFarm:
         backends = [
             PoolBackend(backend_id=name, capabilities=NOTHING, works=one.works) for name, one in self.machines.items()
         ]
-        return Line(self.variants, backends, estimates=Estimates(self.rows.values()), prompts=prompts)
+        snapshot = PoolSnapshot(variants, backends, estimates=Estimates(self.rows.values()), prompts=prompts)
+        self.schedule.renew(Backlog(snapshot, self.schedule.overlooked(self.now)))
 
-    def _choose(self, ids: object) -> None:
-        line = self._line()
-        free = sorted(
-            [n for n, one in self.machines.items() if one.works],
-            key=lambda name: (len(self.machines[name].prompts), name),
-        )
-        idle = []
-        for name in free:
-            prompts = self.machines[name].prompts
-            while len(prompts) < 2:
-                variant = line.next_for(name, prompts=len(prompts))
-                if variant is None:
-                    break
-                line.take(variant, name)
-                line.note_bypass(variant, name)
-                prompts.append(Prompt(next(ids), variant, self.now))  # type: ignore[call-overload]
-            if not prompts:
-                idle.append(name)
-        for variant_id, is_bypassed in line.bypasses.items():
+    def _choose(self, ids: Iterator[int]) -> None:
+        self._read()
+        prompts = {name: one.prompts for name, one in self.machines.items() if one.works}
+        free = {name: len(some) for name, some in prompts.items() if len(some) < 2}
+        woken = self.schedule.reserve(free, self.now)
+        for name in sorted(woken, key=lambda name: (free[name], name)):
+            while len(prompts[name]) < 2 and (choice := self.schedule.choose(name, prompts=len(prompts[name]))):
+                self.schedule.confirm(choice)
+                self.unsent[choice.variant.variant_id] -= 1
+                prompts[name].append(Prompt(next(ids), choice.variant, self.now))
+        for variant_id, is_bypassed in self.schedule.bypasses.items():
             self.bypassed.pop(variant_id, None)
             if is_bypassed:
                 self.bypassed[variant_id] = self.now
-        for attempt_id in self._line().recalls(idle):
+        self.schedule.bypasses.clear()
+        self._read()
+        for attempt_id in self.schedule.recalls([name for name, some in prompts.items() if not some]):
             self._recall(attempt_id)
 
     def _recall(self, attempt_id: int) -> None:
@@ -159,7 +163,7 @@ class SimulatedFarm:
             for one in machine.prompts[1:]:
                 if one.attempt_id == attempt_id:
                     machine.prompts.remove(one)
-                    one.variant.unsent += 1
+                    self.unsent[one.variant.variant_id] += 1
                     self.recalls += 1
 
     def _start(self, machine: Machine) -> None:
@@ -179,9 +183,8 @@ class SimulatedFarm:
     def _end(self, name: str, machine: Machine) -> int:
         one = machine.prompts.pop(0)
         if one.started <= machine.hangs_at < one.ends:
-            one.variant.unsent += 1
-            for waiting in machine.prompts:
-                waiting.variant.unsent += 1
+            for lost in (one, *machine.prompts):
+                self.unsent[lost.variant.variant_id] += 1
             machine.prompts, machine.works = [], False
             return 0
         self.ends.append(self.now)
@@ -312,6 +315,32 @@ def variant(number: int, unsent: int, needs: Needs = ANY, *, minute: int = 0, di
     )
 
 
+def scheduled(
+    variants: Iterable[OpenVariant],
+    machines: Iterable[PoolBackend],
+    *,
+    overlooked: Iterable[tuple[int, str]] = (),
+    **known: Any,
+) -> Schedule:
+    schedule = Schedule()
+    schedule.renew(Backlog(PoolSnapshot(variants, machines, **known), overlooked))
+    return schedule
+
+
+def chosen(schedule: Schedule, name: str, *, prompts: int = 0) -> Choice:
+    choice = schedule.choose(name, prompts=prompts)
+    assert choice is not None
+    return choice
+
+
+def takes(schedule: Schedule, name: str, *, prompts: int = 0) -> bool:
+    """Return whether a backend has a job to take, which it gives back."""
+    choice = schedule.choose(name, prompts=prompts)
+    if choice is not None:
+        schedule.put_back(choice)
+    return choice is not None
+
+
 @pytest.mark.parametrize(
     ("candidates", "required", "is_fit"), cases(__file__, "a_backend_fits_by_name_or_tag_and_by_what_it_has")
 )
@@ -320,24 +349,19 @@ def test_a_backend_fits_by_name_or_tag_and_by_what_it_has(
 ) -> None:
     needs, one = Needs(tuple(candidates), tuple(required)), machine("gpu-1", "fast")
     assert fits(needs, "gpu-1", one.capabilities) is is_fit
-    assert (Line([variant(1, 1, needs)], [one]).next_for("gpu-1", prompts=0) is not None) is is_fit
+    assert takes(scheduled([variant(1, 1, needs)], [one]), "gpu-1") is is_fit
 
 
 def test_the_oldest_variant_comes_first_whatever_its_id() -> None:
-    line = Line([variant(1, 5, minute=2), variant(2, 5, minute=1)], [machine("gpu-1")])
-    head = line.next_for("gpu-1", prompts=0)
-    assert head is not None
-    assert head.variant_id == 2
+    schedule = scheduled([variant(1, 5, minute=2), variant(2, 5, minute=1)], [machine("gpu-1")])
+    assert chosen(schedule, "gpu-1").variant.variant_id == 2
 
 
 def test_a_backend_passes_over_what_it_cannot_take() -> None:
     others = Needs(("gpu-2",))
-    line = Line([variant(1, 5, others), variant(2, 1, minute=1)], [machine("gpu-1")])
-    head = line.next_for("gpu-1", prompts=0)
-    assert head is not None
-    assert head.variant_id == 2
-    line.take(head, "gpu-1")
-    assert line.next_for("gpu-1", prompts=0) is None
+    schedule = scheduled([variant(1, 5, others), variant(2, 1, minute=1)], [machine("gpu-1")])
+    assert chosen(schedule, "gpu-1").variant.variant_id == 2
+    assert schedule.choose("gpu-1", prompts=0) is None
 
 
 def timed(digest: str = "w", **seconds: float) -> Estimates:
@@ -350,8 +374,8 @@ def test_a_slow_machine_takes_the_last_jobs_only_if_it_ends_them_first() -> None
     prompts = {"fast": [ActivePrompt(attempt_id=1, workflow_digest="w", waited=1, running_for=0.5)]}
 
     def take(unsent: int, name: str) -> bool:
-        line = Line([variant(1, unsent)], machines, estimates=times, prompts=prompts)
-        return line.next_for(name, prompts=len(prompts.get(name, ()))) is not None
+        schedule = scheduled([variant(1, unsent)], machines, estimates=times, prompts=prompts)
+        return takes(schedule, name, prompts=len(prompts.get(name, ())))
 
     assert [take(unsent, "slow") for unsent in (3, 4, 9)] == [False, True, True]
     assert [take(unsent, "fast") for unsent in (1, 9)] == [True, True]
@@ -359,60 +383,73 @@ def test_a_slow_machine_takes_the_last_jobs_only_if_it_ends_them_first() -> None
 
 @pytest.mark.parametrize(("digest", "known_on"), [("w", "none"), ("", "none"), ("w", "gpu-2")])
 def test_a_job_of_unknown_duration_does_not_wait_behind_another(digest: str, known_on: str) -> None:
-    line = Line(
+    schedule = scheduled(
         [variant(1, 100, digest=digest), variant(2, 100, minute=1)],
         [machine("gpu-1"), machine("gpu-2")],
         estimates=timed(**{known_on: 1.0} if known_on != "none" else {}),
     )
-    assert line.next_for("gpu-1", prompts=0) is not None
-    assert line.next_for("gpu-1", prompts=1) is None
+    assert takes(schedule, "gpu-1")
+    assert not takes(schedule, "gpu-1", prompts=1)
 
 
-def test_a_backend_takes_what_comes_after_a_line_too_long_to_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_takes_what_comes_after_a_queue_too_long_to_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "_MAX_SIZE", 10)
     machines = [machine(f"gpu-{at}", "a") for at in range(20)] + [machine("other", "b")]
     times = timed(**{one.backend_id: 1.0 for one in machines})
     needs = [Needs(("tag:a",)), Needs(("tag:b",))]
-    variants = [variant(at, 1, one, minute=at) for at, one in enumerate(needs)]
     # The models are loaded nowhere.
-    variants[1].models_digest = "m"
-    line = Line(variants, machines, estimates=times)
-    head = line.next_for("other", prompts=0)
-    assert head is not None
-    assert head.variant_id == 1
-    later = line.ends(1)
+    variants = [variant(0, 1, needs[0]), replace(variant(1, 1, needs[1], minute=1), models_digest="m")]
+    schedule = scheduled(variants, machines, estimates=times)
+    assert chosen(schedule, "other").variant.variant_id == 1
+    later = schedule.snapshot.ends(1)
     assert later is not None
     assert (later.first, later.last) == (2.0, 2.0)
 
 
-def test_a_backend_that_does_not_take_its_jobs_is_left_out_of_the_plan() -> None:
+def test_a_backend_that_does_not_take_its_jobs_is_left_out_of_the_plan_for_a_while() -> None:
+    """The fast one belongs to another runner, which has no free slot for it."""
     machines, times = [machine("fast"), machine("slow")], timed(fast=1.0, slow=4.0)
-    line = Line([variant(1, 1)], machines, estimates=times)
-    assert line.next_for("slow", prompts=0) is None
-    assert list(line.idle_allotments()) == [(1, "fast")]
-    line = Line([variant(1, 1)], machines, estimates=times, overlooked=frozenset({(1, "fast")}))
-    assert line.next_for("slow", prompts=0) is not None
-    line = Line([variant(1, 9)], machines, estimates=times)
-    head = line.next_for("fast", prompts=0)
-    assert head is not None
-    line.take(head, "fast")
-    assert list(line.idle_allotments()) == [(1, "slow")]
+    prompts = {"slow": [ActivePrompt(attempt_id=1, workflow_digest="w", waited=1, running_for=1)]}
+    snapshot, schedule = PoolSnapshot([variant(1, 1)], machines, estimates=times, prompts=prompts), Schedule()
+    woken = {}
+    for moment in (0.0, 5.0, 6.0, 34.0, 40.0, 41.0):
+        schedule.renew(Backlog(snapshot, schedule.overlooked(moment)))
+        woken[moment] = schedule.reserve({"slow": 1}, moment)
+    assert woken == {0.0: set(), 5.0: set(), 6.0: {"slow"}, 34.0: {"slow"}, 40.0: {"slow"}, 41.0: set()}
 
 
-def test_when_jobs_end_counts_the_line_ahead() -> None:
+def test_a_backend_that_never_claims_its_reserved_job_is_left_out_of_the_plan() -> None:
     machines, times = [machine("fast"), machine("slow")], timed(fast=1.0, slow=4.0)
-    line = Line([variant(1, 4), variant(2, 10_000, minute=1)], machines, estimates=times)
-    first, second = line.ends(1), line.ends(2)
+    snapshot, schedule = PoolSnapshot([variant(1, 1)], machines, estimates=times), Schedule()
+    woken = []
+    for moment in (0.0, 6.0):
+        schedule.renew(Backlog(snapshot, schedule.overlooked(moment)))
+        woken.append(schedule.reserve({"fast": 0, "slow": 0}, moment))
+    assert woken == [{"fast"}, {"slow"}]
+
+
+def test_a_backend_that_has_taken_a_job_is_not_left_out_of_the_plan() -> None:
+    machines, times = [machine("fast"), machine("slow")], timed(fast=1.0, slow=4.0)
+    schedule = scheduled([variant(1, 9)], machines, estimates=times)
+    chosen(schedule, "fast")
+    schedule.reserve({}, 0.0)
+    assert schedule.overlooked(6.0) == {(1, "slow")}
+
+
+def test_when_jobs_end_counts_the_queue_ahead() -> None:
+    machines, times = [machine("fast"), machine("slow")], timed(fast=1.0, slow=4.0)
+    snapshot = PoolSnapshot([variant(1, 4), variant(2, 10_000, minute=1)], machines, estimates=times)
+    first, second = snapshot.ends(1), snapshot.ends(2)
     assert first is not None
     assert second is not None
     assert (first.first, first.last) == (1.0, 4.0)
     assert second.first == 4.0
     assert second.last == pytest.approx(10_004 / 1.25, abs=4)
     assert second.of(5_000) == pytest.approx(second.last / 2, abs=4)
-    even = Line([variant(1, 60)], machines, estimates=timed(fast=1.0, slow=1.0)).ends(1)
+    even = PoolSnapshot([variant(1, 60)], machines, estimates=timed(fast=1.0, slow=1.0)).ends(1)
     assert even is not None
     assert (even.first, even.last) == (1.0, pytest.approx(30.0))
-    unknown = Line([variant(1, 4, digest="x"), variant(2, 4, minute=1)], machines, estimates=times)
+    unknown = PoolSnapshot([variant(1, 4, digest="x"), variant(2, 4, minute=1)], machines, estimates=times)
     assert (unknown.ends(1), unknown.ends(2)) == (None, None)
 
 
@@ -425,14 +462,14 @@ def test_a_prompt_is_recalled_for_an_earlier_end_or_behind_one_that_hangs(
     """After 4 s it would end in 16 s where it waits; a recall takes a second and must gain a fifth."""
     running = ActivePrompt(attempt_id=1, workflow_digest="w", waited=4, running_for=running_for, variant_id=1)
     waiting = ActivePrompt(attempt_id=2, workflow_digest="w", waited=4, variant_id=1)
-    line = Line(
+    schedule = scheduled(
         [variant(1, 0)],
         [machine("busy"), machine("free")],
         estimates=timed(busy=10.0, free=seconds),
         prompts={"busy": [running, waiting]},
     )
-    assert line.recalls(["free"]) == ([2] if is_recalled else [])
-    assert line.recalls(["free"]) == []
+    assert schedule.recalls(["free"]) == ([2] if is_recalled else [])
+    assert schedule.recalls(["free"]) == []
 
 
 @pytest.mark.parametrize(
@@ -451,10 +488,11 @@ def test_a_prompt_is_recalled_before_the_faster_machine_is_idle(
         ],
     }
     machines = [machine("fast"), machine("slow")]
-    line = Line([variant(1, unsent)], machines, estimates=timed(fast=1.0, slow=15.0), prompts=prompts)
-    assert line.recalls([], refused=[3]) == []
-    line = Line([variant(1, unsent)], machines, estimates=timed(fast=1.0, slow=15.0), prompts=prompts)
-    assert line.recalls([]) == ([3] if is_recalled else [])
+    schedule = scheduled([variant(1, unsent)], machines, estimates=timed(fast=1.0, slow=15.0), prompts=prompts)
+    schedule.refused.add(3)
+    assert schedule.recalls([]) == []
+    schedule = scheduled([variant(1, unsent)], machines, estimates=timed(fast=1.0, slow=15.0), prompts=prompts)
+    assert schedule.recalls([]) == ([3] if is_recalled else [])
 
 
 def test_recalls_at_once_are_limited_to_one_for_each_machine() -> None:
@@ -469,8 +507,8 @@ def test_recalls_at_once_are_limited_to_one_for_each_machine() -> None:
     def recalled(free: int) -> int:
         names = [*prompts, *(f"free-{at}" for at in range(free))]
         times = timed(**{name: 15.0 if name in prompts else 1.0 for name in names})
-        line = Line([variant(1, 0)], [machine(name) for name in names], estimates=times, prompts=prompts)
-        return len(line.recalls([]))
+        schedule = scheduled([variant(1, 0)], [machine(name) for name in names], estimates=times, prompts=prompts)
+        return len(schedule.recalls([]))
 
     assert [recalled(free) for free in (0, 1, 2, 90)] == [0, 1, 2, 32]
 
@@ -479,55 +517,158 @@ def test_recalls_at_once_are_limited_to_one_for_each_machine() -> None:
 def test_a_backend_that_found_none_does_not_keep_the_job_from_others(
     replanned: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "_REPLANNED", replanned)
+    monkeypatch.setattr(schedules, "_SHORT_PLAN", replanned)
     times = timed(**{"gpu-1": 1.0, "gpu-2": 2.0})
-    line = Line([variant(1, 1)], [machine("gpu-1"), machine("gpu-2")], estimates=times)
-    assert line.next_for("gpu-2", prompts=0) is None
-    head = line.next_for("gpu-1", prompts=0)
-    assert head is not None
-    line.take(head, "gpu-1")
-    assert line.next_for("gpu-2", prompts=0) is None
-    line.note_in_vain(head, "gpu-1")
-    assert line.next_for("gpu-1", prompts=0) is None
-    assert line.next_for("gpu-2", prompts=0) is head
-    assert line.has_leftover
+    schedule = scheduled([variant(1, 1)], [machine("gpu-1"), machine("gpu-2")], estimates=times)
+    assert not takes(schedule, "gpu-2")
+    choice = chosen(schedule, "gpu-1")
+    assert not takes(schedule, "gpu-2")
+    schedule.note_in_vain(choice, 1.0)
+    assert not takes(schedule, "gpu-1")
+    assert takes(schedule, "gpu-2")
+    assert schedule.backlog.has_leftover
+    assert schedule.leftover == {1}
+
+
+def test_a_backend_that_found_none_comes_last_with_the_next_snapshot() -> None:
+    """It may be the only one that cannot take the job."""
+    machines = [machine("gpu-1"), machine("gpu-2")]
+    schedule = scheduled([variant(1, 1)], machines)
+    schedule.note_in_vain(chosen(schedule, "gpu-1"), 1.0)
+    schedule.renew(Backlog(PoolSnapshot([variant(1, 1)], machines)))
+    assert not schedule.backlog.has_leftover
+    assert schedule.reserve({"gpu-1": 0, "gpu-2": 0}, 2.0) == {"gpu-2"}
 
 
 def test_one_new_job_wakes_one_backend() -> None:
     machines = [machine(f"gpu-{number}") for number in range(1_000)]
-    line = Line([variant(1, 1)], machines)
-    assert line.takers((one.backend_id, 0) for one in machines) == ["gpu-0"]
+    schedule = scheduled([variant(1, 1)], machines)
+    assert schedule.reserve({one.backend_id: 0 for one in machines}, 0.0) == {"gpu-0"}
+
+
+def test_a_reserved_job_is_kept_for_its_backend_until_it_is_released() -> None:
+    schedule = scheduled([variant(1, 1)], [machine("gpu-1"), machine("gpu-2")])
+    free = {"gpu-1": 0, "gpu-2": 0}
+    assert schedule.reserve(free, 0.0) == {"gpu-1"}
+    assert not takes(schedule, "gpu-2")
+    schedule.release("gpu-1")
+    choice = chosen(schedule, "gpu-2")
+    assert schedule.reserve(free, 1.0) == set()
+    schedule.put_back(choice)
+    assert schedule.reserve(free, 2.0) == {"gpu-1"}
+    # The reservation ends with the next dispatch or snapshot.
+    assert schedule.reserve({"gpu-2": 0}, 3.0) == {"gpu-2"}
+    schedule.renew(Backlog(schedule.snapshot))
+    assert takes(schedule, "gpu-1")
+
+
+def test_a_job_is_chosen_again_for_a_backend_that_has_another_prompt_meanwhile() -> None:
+    """Behind a prompt, a backend of unknown speed takes nothing."""
+    schedule = scheduled([variant(1, 1)], [machine("gpu-1"), machine("gpu-2")])
+    assert schedule.reserve({"gpu-1": 0}, 0.0) == {"gpu-1"}
+    assert schedule.choose("gpu-1", prompts=1) is None
+    assert takes(schedule, "gpu-2")
+
+
+def test_a_reservation_ends_when_its_backend_finds_no_such_job() -> None:
+    schedule = scheduled([variant(1, 2)], [machine("gpu-1"), machine("gpu-2")])
+    choice = chosen(schedule, "gpu-1")
+    assert schedule.reserve({"gpu-1": 0}, 0.0) == {"gpu-1"}
+    schedule.note_in_vain(choice, 0.0)
+    assert schedule.choose("gpu-1", prompts=0) is None
+    assert [chosen(schedule, "gpu-2").variant.variant_id for _ in "ab"] == [1, 1]
+
+
+def bypasses(schedule: Schedule) -> dict[int, bool]:
+    found = schedule.bypasses.copy()
+    schedule.bypasses.clear()
+    return found
+
+
+def with_models(number: int, models: str, *, bypassed_for: float | None = None) -> OpenVariant:
+    return replace(variant(number, 1, minute=number), models_digest=models, bypassed_for=bypassed_for)
+
+
+def test_a_bypass_by_a_claim_during_a_reading_is_noted_once() -> None:
+    row = TimingRow("w", "gpu-1", "m2", 1.0, None, START_OF_QUEUE)
+
+    def snapshot(bypassed_for: float | None) -> PoolSnapshot:
+        variants = [with_models(1, "m1", bypassed_for=bypassed_for), with_models(2, "m2")]
+        return PoolSnapshot(variants, [machine("gpu-1")], estimates=Estimates([row]))
+
+    schedule = Schedule()
+    schedule.renew(Backlog(snapshot(None)))
+    choice = chosen(schedule, "gpu-1")
+    assert choice.variant.variant_id == 2
+    assert bypasses(schedule) == {}
+    schedule.renew(Backlog(snapshot(None)))
+    schedule.confirm(choice)
+    schedule.renew(Backlog(snapshot(None)))
+    assert bypasses(schedule) == {1: True}
+    schedule.renew(Backlog(snapshot(1.0)))
+    schedule.confirm(chosen(schedule, "gpu-1"))
+    assert bypasses(schedule) == {}
+    schedule.renew(Backlog(snapshot(60.0)))
+    choice = chosen(schedule, "gpu-1")
+    assert choice.variant.variant_id == 1
+    schedule.confirm(choice)
+    assert bypasses(schedule) == {1: False}
+
+
+def test_the_plan_is_made_once_for_each_snapshot_and_only_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[plan.Plan] = []
+
+    class CountedPlan(plan.Plan):
+        def __init__(self, *known: Any) -> None:
+            super().__init__(*known)
+            plans.append(self)
+
+    monkeypatch.setattr(schedules, "Plan", CountedPlan)
+    prompts = {"gpu-1": [ActivePrompt(attempt_id=1, workflow_digest="w", waited=1, running_for=0.0)]}
+    machines, times = [machine("gpu-1"), machine("gpu-2", works=False)], timed(**{"gpu-1": 1.0})
+    for unsent, variants in ((0, 9), (2, 1)):
+        some = [variant(number, unsent) for number in range(variants)]
+        schedule = scheduled(some, machines, estimates=times, prompts=prompts)
+        schedule.reserve({}, 0.0)
+        assert schedule.recalls([]) == []
+        assert plans == []
+    assert schedule.reserve({"gpu-1": 1}, 0.0) == {"gpu-1"}
+    chosen(schedule, "gpu-1", prompts=1)
+    schedule.reserve({"gpu-1": 1}, 0.0)
+    assert len(plans) == 1
+    monkeypatch.setattr(schedules, "_SHORT_PLAN", 0)
+    Backlog(schedule.snapshot)
+    assert len(plans) == 2
 
 
 def test_a_variant_is_unplaced_while_no_candidate_may_take_it() -> None:
     gone = machine("gpu-1", works=False, is_possible=False)
     paused = machine("gpu-2", works=False)
     needs = Needs(("gpu-1",))
-    assert Line([variant(1, 1, needs)], [gone, paused]).unplaced() == {1}
-    assert Line([variant(1, 1)], [gone, paused]).unplaced() == set()
-    assert Line([variant(1, 0, needs)], [gone]).unplaced() == set()
-    assert Line([variant(1, 1)], []).unplaced() == {1}
+    assert PoolSnapshot([variant(1, 1, needs)], [gone, paused]).unplaced() == {1}
+    assert PoolSnapshot([variant(1, 1)], [gone, paused]).unplaced() == set()
+    assert PoolSnapshot([variant(1, 0, needs)], [gone]).unplaced() == set()
+    assert PoolSnapshot([variant(1, 1)], []).unplaced() == {1}
 
 
 def test_a_backend_that_is_excluded_passes_over_the_variant_and_others_count_without_it() -> None:
     both = [machine("gpu-1"), machine("gpu-2")]
     needs = Needs(("*",), excluded=frozenset({"gpu-1"}))
-    line = Line([variant(1, 5, needs), variant(2, 1, minute=1)], both)
-    heads = [line.next_for(name, prompts=0) for name in ("gpu-1", "gpu-2")]
-    assert [head and head.variant_id for head in heads] == [2, 1]
-    assert heads[1] is not None
-    assert not line.has_rival(heads[1], "gpu-2")
+    schedule = scheduled([variant(1, 5, needs), variant(2, 1, minute=1)], both)
+    choices = [chosen(schedule, name) for name in ("gpu-1", "gpu-2")]
+    assert [one.variant.variant_id for one in choices] == [2, 1]
+    assert [one.has_rival for one in choices] == [True, False]
     assert not fits(needs, "gpu-1", both[0].capabilities)
     nowhere = Needs(("*",), excluded=frozenset({"gpu-1", "gpu-2"}))
-    assert Line([variant(1, 5, nowhere)], both).unplaced() == {1}
+    assert PoolSnapshot([variant(1, 5, nowhere)], both).unplaced() == {1}
 
 
 def test_jobs_ahead_are_those_that_wait_for_the_same_backends() -> None:
     first, second = Needs(("gpu-1",)), Needs(("gpu-2",))
-    line = Line(
+    snapshot = PoolSnapshot(
         [variant(1, 3, first), variant(2, 4, second), variant(3, 5, minute=1)], [machine("gpu-1"), machine("gpu-2")]
     )
-    assert [line.ahead_of(number) for number in (1, 2, 3)] == [0, 0, 7]
+    assert [snapshot.ahead_of(number) for number in (1, 2, 3)] == [0, 0, 7]
 
 
 needs_of = st.lists(st.sampled_from(["a", "b", "c", "tag:x"]), min_size=1, unique=True).map(
@@ -543,13 +684,12 @@ def test_no_job_is_taken_twice_or_by_an_unfit_backend(spec: list[tuple[Needs, in
     variants = [variant(at, unsent, needs, minute=minute) for at, (needs, unsent, minute) in enumerate(spec)]
     jobs = {one.variant_id: one.unsent for one in variants}
     machines = {"a": machine("a"), "b": machine("b", "x"), "c": machine("c")}
-    line = Line(variants, machines.values())
+    schedule = scheduled(variants, machines.values())
     for name in asks:
-        head = line.next_for(name, prompts=0)
+        choice = schedule.choose(name, prompts=0)
         able = [one for one in variants if jobs[one.variant_id] and fits(one.needs, name, machines[name].capabilities)]
-        assert (head is None) is (not able)
-        if head is not None:
-            assert head is min(able, key=order_key)
-            line.take(head, "gpu-1")
-            jobs[head.variant_id] -= 1
+        assert (choice is None) is (not able)
+        if choice is not None:
+            assert choice.variant is min(able, key=order_key)
+            jobs[choice.variant.variant_id] -= 1
     assert min(jobs.values(), default=0) >= 0

@@ -8,6 +8,7 @@ from typing import Final
 
 from backends.comfyui.versions import keeps_prompt_id
 from jobgroups.database.threads import TRANSIENT
+from jobgroups.domain.pool import PoolChoice
 from jobgroups.queries import work
 from jobgroups.runner.context import SessionContext
 from jobgroups.runner.intervals import wait_set
@@ -15,7 +16,7 @@ from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.runner.session.reconciler import Reconciler
 from jobgroups.runner.session.sockets import Sockets
 from jobgroups.services import attempts as attempt_services, claims
-from jobgroups.services.claims import ClaimResult, PoolChoice
+from jobgroups.services.claims import ClaimResult
 
 logger = logging.getLogger(__name__)
 
@@ -93,18 +94,19 @@ class Claimer:
         while self.may_claim:
             client_id = self._sockets.client_id
             assert client_id is not None  # noqa: S101 see may_claim
-            chosen = pool.choose(name, prompts=self._attempts.prompt_count)
+            chosen = pool.schedule.choose(name, prompts=self._attempts.prompt_count)
             withheld = self._attempts.uncertain_workflows
             if chosen is not None and chosen.variant.workflow_digest in withheld:
                 result = ClaimResult(in_vain=True)
             else:
                 result = await self._claim(client_id, chosen, withheld)
             if chosen is not None:
-                pool.settle(chosen, name, result)
+                pool.settle(chosen, result)
             if result.claim is not None:
                 await self._attempts.start_claimed(result.claim)
             elif not result.in_vain:
                 return
+        pool.schedule.release(name)
 
     async def _claim(self, client_id: str, chosen: PoolChoice | None, withheld: Collection[str]) -> ClaimResult:
         """Claim a child; without a claim there is none, or the commit was not confirmed."""
