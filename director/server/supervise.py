@@ -24,6 +24,7 @@ from typing import Any, Final
 import msgspec
 from django.conf import settings
 
+from director.cli import output
 from director.server import data_dir, listen, pairs, shutdown
 from director.web.processes import ProcessState
 from jobgroups.database.locks import AlreadyLocked, FileLock
@@ -85,16 +86,11 @@ def main(arguments: Sequence[str]) -> None:
         return
     logging.config.dictConfig(settings.LOGGING)
     try:
-        status = run(vars(options), _print)
+        status = run(vars(options), functools.partial(output.print_line, sys.stdout))
     except REFUSALS as error:
         print(f"CommandError: {error}", file=sys.stderr)  # noqa: T201 as Django prints it
         status = 1
     sys.exit(status)
-
-
-def _print(sentence: str) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        print(sentence, flush=True)  # noqa: T201 for the operator
 
 
 def is_supervised(options: Mapping[str, Any]) -> bool:
