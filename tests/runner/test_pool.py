@@ -7,15 +7,13 @@ from typing import Any
 from backends.models import Backend
 from backends.states import Hold
 from jobgroups.database.threads import DatabaseThreads
-from jobgroups.domain.estimates import TimingSample
 from jobgroups.domain.states import RetryScope
 from jobgroups.models import JobGroup, Timing, Variant
 from jobgroups.runner.pool import Pool
 from jobgroups.services import backends
 from jobgroups.services.claims import ClaimResult
-from jobgroups.services.timings import timings_store
 from tests.harness.farm import Farm, in_thread, until, until_row
-from tests.harness.graphs import plain_image, text_to_image
+from tests.harness.graphs import text_to_image
 
 
 async def to_pool(farm: Farm, count: int, *candidates: str, **fields: Any) -> JobGroup:
@@ -40,7 +38,7 @@ async def test_two_machines_load_a_model_each_when_the_runner_has_just_started(f
     assert sorted(made, key=str) == [{"gpu-1": 3}, {"gpu-2": 3}]
 
 
-async def test_a_bypass_by_a_claim_during_a_reading_of_the_line_is_stored(farm: Farm) -> None:
+async def test_a_bypass_by_a_claim_during_a_reading_of_the_queue_is_stored(farm: Farm) -> None:
     await farm.backend("gpu-1")
     runner = await farm.runner()
     tiny, random = (text_to_image(checkpoint=model) for model in ("tiny_sd15.safetensors", "random_sd15.safetensors"))
@@ -64,19 +62,6 @@ async def test_a_bypass_by_a_claim_during_a_reading_of_the_line_is_stored(farm: 
     pool.settle(choice, ClaimResult(from_pool=True))
     await read()
     assert await Variant.objects.filter(group=older, bypassed_at__isnull=False).aexists()
-
-
-async def test_a_slow_machine_takes_nothing_of_a_line_that_ends_sooner_without_it(farm: Farm) -> None:
-    known = {"gpu-1": 0.02, "gpu-2": 0.02, "slow": 600.0}
-    for name in known:
-        await farm.backend(name, seconds=0.02)
-    await farm.runner(seen=list(known))
-    # All three have taken a job.
-    first = await farm.finished(await farm.submit(*known, workflow=plain_image()))
-    samples = [TimingSample(first.workflow_digest, name, "", seconds, True) for name, seconds in known.items()]
-    await in_thread(timings_store)(samples * 20)
-    group = await farm.finished(await to_pool(farm, 30, workflow=plain_image()))
-    assert (await made_by(farm, group)).keys() == {"gpu-1", "gpu-2"}
 
 
 async def test_a_machine_that_joins_takes_jobs_that_wait(farm: Farm) -> None:
