@@ -164,7 +164,7 @@ def _host_name(host: str) -> str:
         labels = name.split(".")
         for label in labels:
             if label.startswith("xn--"):
-                idna.decode(label)  # the HTTP client follows a newer standard than Python's own codec
+                idna.decode(label)  # follows a newer standard than Python's own codec
     except UnicodeError as exc:
         raise ValueError("The address has a malformed host name.") from exc
     if len(name) > 253 or not all(_HOST_LABEL.fullmatch(label) for label in labels):

@@ -60,9 +60,7 @@ class ComfyClient:
     ) -> None:
         address = normalise_url(url)
         self.url = address.url
-        # For http an unused context, without the system's certificates.
-        is_https = self.url.startswith("https:")
-        context = ssl.create_default_context() if is_https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = ssl.create_default_context() if self.url.startswith("https:") else None
         sent = address.headers_with(headers or {})
         self._endpoint = Endpoint(self.url, sent, timeouts or Timeouts(), context, secrets)
         self._exchange = Exchange(self._endpoint, max_answer_bytes=max_answer_bytes)
@@ -117,7 +115,8 @@ class ComfyClient:
                 connections=Connections.RECENT,
                 total_s=self._endpoint.timeouts.submit_s,
                 content=self._at_last(encoded, may_send),
-                headers={**_JSON, "Content-Length": str(len(encoded))},
+                size=len(encoded),
+                headers=_JSON,
             )
             return self._accepted(answer)
         except (AnswerTooLarge, NotComfyUI, ProtocolError) as exc:
@@ -335,10 +334,8 @@ class ComfyClient:
             silence_s=self._endpoint.timeouts.upload_s,
             max_bytes=_MAX_SMALL_BYTES,
             content=body(),
-            headers={
-                "Content-Type": f"multipart/form-data; boundary={boundary}",
-                "Content-Length": str(len(start) + size + len(end)),
-            },
+            size=len(start) + size + len(end),
+            headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
         ) as answer:
             if answer.status == 413:
                 raise FileTooLarge(f"{request} was answered with 413.")

@@ -2,22 +2,22 @@
 
 A cloud machine's metadata service, which gives out its credentials, has a link-local address, or one of its cloud's
 own: a backend registered there would have the Director fetch them. A name is checked when it is registered and again
-with each connection, since it may resolve to another address by then.
+before each connection, since it may resolve to another address by then. Every connection is made by :func:`connect`.
 """
 
 import asyncio
-import contextlib
+import functools
 import ipaddress
 import queue
 import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import httpcore
-from websockets.asyncio.client import ClientConnection
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 #: A ComfyUI listens on one of these, ComfyUI's default first, and a machine's resolver may know only one of them as
 #: ``localhost``, the name that ``normalise_url`` gives to every loopback address. Both are tried, in this order.
@@ -29,7 +29,7 @@ _RESOLVE_WITHIN: Final = 1.5
 #: A resolver that hangs keeps a thread for half a minute: at most so many.
 _lookups: Final = threading.BoundedSemaphore(8)
 #: Resolves the names of connections: one whose servers do not answer must not keep a thread that others need.
-_resolvers: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolver")
+_resolvers: Final = ThreadPoolExecutor(max_workers=32, thread_name_prefix="resolver")
 _IPV6_UNICAST: Final = ipaddress.ip_network("2000::/3")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  #: Has IPv4 addresses in its last 4 bytes.
 _LOCAL_NAT64: Final = ipaddress.ip_network("64:ff9b:1::/48")  #: Has them where the prefix of the local network ends.
@@ -122,102 +122,78 @@ def _resolved(host: str) -> list[str]:
         return []
 
 
-_REFUSED: Final = "its address is link-local, which is refused unless DIRECTOR_ALLOW_LINK_LOCAL is 1"
+@dataclass(frozen=True, slots=True)
+class Destinations:
+    """Which addresses are connected to; the texts are ends of sentences."""
+
+    refuses: Callable[[str], bool]
+    refused: str  #: Said if no address of a host is permitted.
+    unknown: str  #: Said if the resolver does not know the host.
 
 
-class PeerRefused(ConnectionError):
-    """A connection whose peer has a refused address; nothing was sent."""
+BACKENDS: Final = Destinations(
+    is_refused,
+    "its address is link-local, which is refused unless DIRECTOR_ALLOW_LINK_LOCAL is 1",
+    "no machine of this name is known",
+)
 
 
-async def permitted_addresses(host: str, port: int, refuses: Callable[[str], bool] = is_refused) -> list[str]:
-    """Return the addresses of a host to which requests may be sent; none where the resolver does not know it."""
-    loop = asyncio.get_running_loop()
+def webhook_destinations(*, private: bool) -> Destinations:
+    """Return those of webhooks, whose addresses any user of the API names.
+
+    An unknown name and a refused address give one sentence: the names of an internal network cannot be found out.
+    """
+    reason = "its name is not known, or no address of it is public, and DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES is not 1"
+    if private:
+        reason = "its name is not known, or its address is link-local, which is refused"
+    return Destinations(is_refused if private else is_not_public, reason, reason)
+
+
+class NotConnected(ConnectionError):
+    """There is no connection, so nothing was sent; the text is the end of a sentence."""
+
+
+async def connect(host: str, port: int, destinations: Destinations = BACKENDS) -> socket.socket:
+    """Return a socket that is connected to a permitted address of a host; no other address is connected to.
+
+    ``localhost`` is reached without the resolver. There is no deadline. Raises ``NotConnected``.
+    """
+    failure: NotConnected | None = None
+    for address in LOOPBACK_HOSTS if host == "localhost" else (host,):
+        try:
+            return await _connect(address, port, destinations)
+        except NotConnected as error:
+            failure = failure or error
+    assert failure is not None  # noqa: S101  # for mypy
+    raise failure
+
+
+async def _connect(host: str, port: int, destinations: Destinations) -> socket.socket:
     try:
-        entries = await loop.run_in_executor(
-            _resolvers, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        )
-    except (OSError, UnicodeError):
-        return []
-    found = dict.fromkeys(str(entry[4][0]) for entry in entries)
-    return [address for address in found if not refuses(address)]
+        found = await _addresses(host, port)
+    except (OSError, UnicodeError) as error:
+        raise NotConnected(destinations.unknown) from error
+    permitted = [info for info in found if not destinations.refuses(str(info[4][0]))]
+    if not permitted:
+        raise NotConnected(destinations.refused)
+    try:
+        connection = await start_connection(permitted, happy_eyeballs_delay=0.25)
+    except (OSError, RuntimeError) as error:  # RuntimeError: uvloop
+        was_refused = isinstance(error, ConnectionRefusedError)
+        reason = "the connection was refused" if was_refused else "All connection attempts failed"
+        raise NotConnected(reason) from error
+    try:
+        connection.getpeername()
+    except OSError as error:
+        connection.close()
+        raise NotConnected("the connection was reset at once") from error
+    return connection
 
 
-class CheckedNetwork(httpcore.AnyIOBackend):
-    """Connections for HTTP: closed before a byte is sent where the peer's address is refused.
-
-    ``refuses`` decides that of an address, and ``reason`` is the end of the sentence with which it does.
-    """
-
-    def __init__(self, refuses: Callable[[str], bool] = is_refused, reason: str = _REFUSED) -> None:
-        self._refuses = refuses
-        self._reason = reason
-
-    async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        """Connect, to another address of the host if the peer of the first connection is refused.
-
-        ``localhost`` is reached without the resolver. Raises ``httpcore.ConnectError`` if every address is refused, or
-        there is no connection.
-        """
-        try:
-            if host == "localhost":
-                first, host = LOOPBACK_HOSTS
-                with contextlib.suppress(httpcore.ConnectError):
-                    return await self._checked(first, port, *args, **options)
-            return await self._checked(host, port, *args, **options)
-        except PeerRefused:
-            for address in await permitted_addresses(host, port, self._refuses):
-                with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                    return await self._checked(address, port, *args, **options)
-            raise httpcore.ConnectError(self._reason) from None
-
-    async def _checked(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        if self._refuses(host):
-            raise PeerRefused(self._reason)
-        stream = await super().connect_tcp(host, port, *args, **options)
-        try:
-            peer = stream.get_extra_info("server_addr")
-        except (AttributeError, OSError) as error:
-            # anyio reads the peer of a socket that asyncio has dropped: it was reset at once.
-            raise httpcore.ConnectError("the connection was reset at once") from error
-        if self._refuses(_host_of(peer)):
-            await stream.aclose()
-            raise PeerRefused(self._reason)
-        return stream
-
-
-class WebhookNetwork(CheckedNetwork):
-    """Connections to webhooks, whose addresses any user of the API names.
-
-    A name is resolved first, and only a permitted address is connected to: whether a port of a private address is open
-    cannot be found out.
-    """
-
-    def __init__(self, *, private: bool) -> None:
-        if private:
-            super().__init__(is_refused, "its name is not known, or its address is link-local, which is refused")
-            return
-        reason = "its name is not known, or no address of it is public, and DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES is not 1"
-        super().__init__(is_not_public, reason)
-
-    async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        """Connect to the first permitted address that accepts; raise ``httpcore.ConnectError`` if there is none."""
-        failure: Exception = httpcore.ConnectError(self._reason)
-        for address in await permitted_addresses(host, port, self._refuses):
-            try:
-                return await self._checked(address, port, *args, **options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure
-
-
-class CheckedConnection(ClientConnection):
-    """Connections for event sockets: closed before their request is sent where the peer is refused."""
-
-    async def handshake(self, *args: Any, **options: Any) -> None:
-        if is_refused(_host_of(self.remote_address)):
-            raise PeerRefused(_REFUSED)
-        await super().handshake(*args, **options)
-
-
-def _host_of(address: Any) -> str:
-    return str(address[0]) if isinstance(address, tuple) else ""
+async def _addresses(host: str, port: int) -> list[AddrInfoType]:
+    resolve: Callable[[], list[Any]] = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return await asyncio.get_running_loop().run_in_executor(_resolvers, resolve)
+    return resolve()

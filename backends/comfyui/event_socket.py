@@ -1,5 +1,6 @@
 """The event socket of one client id: parsed events out, nothing raised for bad frames."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -9,9 +10,10 @@ from urllib.parse import quote, urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
-from backends.comfyui.destinations import LOOPBACK_HOSTS, CheckedConnection, PeerRefused, permitted_addresses
+from backends.comfyui.connector import reason_of
+from backends.comfyui.destinations import connect as connect_socket
 from backends.comfyui.errors import BackendUnreachable, NotComfyUI, ProtocolError, ResponseLost, SocketLost
-from backends.comfyui.exchange import USER_AGENT, Endpoint, check_status, reason_of
+from backends.comfyui.exchange import USER_AGENT, Endpoint, check_status
 from backends.comfyui.protocol import MAX_BINARY_FRAME_BYTES, Event, parse
 
 logger = logging.getLogger(__name__)
@@ -109,18 +111,20 @@ async def _connected(endpoint: Endpoint, client_id: str) -> ClientConnection:
         "additional_headers": dict(endpoint.headers),
         "user_agent_header": USER_AGENT,
         "compression": None,
-        "create_connection": CheckedConnection,
         "proxy": None,
         "max_size": MAX_BINARY_FRAME_BYTES + 1024,
-        "open_timeout": timeouts.open_s,
+        "open_timeout": None,
         "ping_interval": timeouts.ping_interval_s,
         "ping_timeout": timeouts.ping_timeout_s,
         "close_timeout": timeouts.close_s,
     }
     if url.startswith("https:"):
         options["ssl"] = endpoint.context
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        return await _connected_anywhere(uri, options)
+        async with asyncio.timeout(timeouts.open_s):
+            return await _Connect(uri, sock=await connect_socket(parts.hostname or "", port), **options)
     except TimeoutError as exc:
         raise ResponseLost(f"The event socket did not open within {timeouts.open_s:g} s.") from exc
     except OSError as exc:
@@ -135,25 +139,6 @@ async def _connected(endpoint: Endpoint, client_id: str) -> ClientConnection:
             raise ResponseLost(detail) from exc
         detail = f"The event socket was not answered as a WebSocket: {str(exc).rstrip('.')}."
         raise NotComfyUI(detail) from exc
-
-
-async def _connected_anywhere(uri: str, options: dict[str, Any]) -> ClientConnection:
-    parts = urlsplit(uri)
-    host = parts.hostname or ""
-    port = parts.port or (443 if parts.scheme == "wss" else 80)
-    if host != "localhost":
-        try:
-            return await _Connect(uri, **options)
-        except PeerRefused:
-            for address in await permitted_addresses(host, port):
-                with contextlib.suppress(ConnectionError):
-                    return await _Connect(uri, host=address, port=port, **options)
-            raise
-    first, second = LOOPBACK_HOSTS
-    try:
-        return await _Connect(uri, host=first, port=port, **options)
-    except ConnectionRefusedError:
-        return await _Connect(uri, host=second, port=port, **options)
 
 
 def _lost(exc: ConnectionClosed) -> SocketLost:

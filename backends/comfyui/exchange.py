@@ -1,6 +1,6 @@
 """One HTTP exchange with a backend: bounded in bytes and in time, errors translated.
 
-Nothing of httpx leaves this module but through ``Answer`` and ``StreamedAnswer``.
+Nothing of aiohttp leaves this module but through ``Answer`` and ``StreamedAnswer``.
 """
 
 import asyncio
@@ -8,7 +8,6 @@ import contextlib
 import datetime as dt
 import enum
 import itertools
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
@@ -16,17 +15,23 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-import httpx
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
 
-from backends.comfyui.destinations import CheckedNetwork
+from backends.comfyui.connector import Connector, reason_of
+from backends.comfyui.destinations import BACKENDS, Destinations
 from backends.comfyui.errors import AccessDenied, AnswerTooLarge, BackendUnreachable, NotComfyUI, ResponseLost
 
 USER_AGENT: Final = "comfyui-director"
 #: Seconds for which a connection that sends prompts is kept after an answer. See ``Connections.RECENT``.
 _RECENT_S: Final = 1.0
 LEAST_RATE: Final = 16 * 1024  #: Bytes a second of a body. See ``Timeouts.slow_s``.
-#: Pieces of a body between which no other task runs. One read of 64 KiB may have 10,000, which take 0.4 s.
-_PIECES_AT_ONCE: Final = 64
+_MAX_HEADER: Final = 64 * 1024  #: Bytes of one header of an answer.
+#: Bytes of a body above which no more is received until they are read.
+_BUFFERED: Final = 64 * 1024
+#: Pieces of a body between which no other task runs. One may have 4,096 chunks, which take 2 ms.
+_PIECES_AT_ONCE: Final = 4
 
 
 class Connections(enum.Enum):
@@ -67,7 +72,7 @@ class Endpoint:
     url: str  #: Without a slash at the end.
     headers: Mapping[str, str]
     timeouts: Timeouts
-    context: ssl.SSLContext
+    context: ssl.SSLContext | None  #: Of https.
     secrets: Collection[str] = ()  #: Texts that are removed from what it sends.
 
 
@@ -103,18 +108,27 @@ class StreamedAnswer:
     """An answer whose head has come and whose body is read by the caller; ``length`` is None if it was not sent."""
 
     def __init__(
-        self, response: httpx.Response, *, max_bytes: int | None, silence_s: float, slow_s: float, request: str
+        self, response: aiohttp.ClientResponse, *, max_bytes: int | None, silence_s: float, slow_s: float, request: str
     ) -> None:
-        self.status = response.status_code
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.status = response.status
+        self.headers: dict[str, str] = {}
+        for name, value in response.raw_headers:
+            self._add_header(name.decode("latin-1").lower(), value)
         length = self.headers.get("content-length", "")
         self.length = int(length) if length.isascii() and length.isdigit() else None
         self.location = self.headers.get("location", "")
-        self._response = response
+        self._body = response.content
         self._max_bytes = max_bytes
         self._silence_s = silence_s
         self._slow_s = slow_s
         self._request = request
+
+    def _add_header(self, name: str, value: bytes) -> None:
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = value.decode("latin-1")
+        self.headers[name] = f"{self.headers[name]}, {text}" if name in self.headers else text
 
     def moment(self, header: str) -> dt.datetime | None:
         """Return the time in a header such as ``date``, in UTC; None where it has none."""
@@ -130,14 +144,13 @@ class StreamedAnswer:
         which the caller does not read does not count.
         """
         read, pace = 0, Pace(self._slow_s)
-        body = self._response.aiter_raw()
         for number in itertools.count(1):
             if number % _PIECES_AT_ONCE == 0:
                 await asyncio.sleep(0)
             began = time.monotonic()
             with map_errors(silence_s=self._silence_s):
-                chunk = await anext(body, None)
-            if chunk is None:
+                chunk = await self._piece()
+            if not chunk:
                 return
             read += len(chunk)
             if pace.is_too_slow(time.monotonic() - began, len(chunk)):
@@ -145,6 +158,15 @@ class StreamedAnswer:
             if self._max_bytes is not None and read > self._max_bytes:
                 raise self._too_large(self._max_bytes)
             yield chunk
+
+    async def _piece(self) -> bytes:
+        try:
+            return await self._body.readany()
+        except aiohttp.ClientPayloadError as exc:
+            missing = "incomplete chunked read"
+            if self.length is not None:
+                missing = f"received {self._body.total_bytes} bytes, expected {self.length}"
+            raise ConnectionError(f"peer closed connection without sending complete message body ({missing})") from exc
 
     def check(self) -> None:
         """Refuse bodies that are compressed (a few bytes could become gigabytes) or too long."""
@@ -160,24 +182,97 @@ class StreamedAnswer:
         return AnswerTooLarge(detail, path=path)
 
 
+class _Body:
+    """The body of a request: its own errors are kept, which aiohttp wraps, and the server's pauses are bounded."""
+
+    def __init__(self, content: bytes | AsyncIterator[bytes], size: int, silence_s: float) -> None:
+        self.failure: Exception | None = None
+        self._content = content
+        self._size = len(content) if isinstance(content, bytes) else size
+        self._silence_s = silence_s
+        self.headers: Final = {"Content-Length": str(self._size)}
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = self._size
+        try:
+            async for piece in self._pieces():
+                left -= len(piece)
+                if left < 0:
+                    break
+                self._expect(self._silence_s)
+                yield piece
+                self._expect(None)
+            if left:
+                raise ValueError("the body has another length than its Content-Length")
+        except Exception as error:
+            self.failure = error
+            raise
+        self._expect(self._silence_s)
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        if isinstance(self._content, bytes):
+            yield self._content
+            return
+        async for piece in self._content:
+            yield piece
+
+    @contextlib.asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """Until the head of the answer has come: end the block if no byte of the body is taken for ``silence_s``."""
+        try:
+            async with asyncio.timeout(None) as self._pause:
+                yield
+        except TimeoutError as error:
+            if self._pause.expired():
+                raise aiohttp.SocketTimeoutError from error
+            raise
+
+    def _expect(self, within_s: float | None) -> None:
+        # An answer that comes before the end of the body ends the deadline.
+        with contextlib.suppress(RuntimeError):
+            loop = asyncio.get_running_loop()
+            self._pause.reschedule(None if within_s is None else loop.time() + within_s)
+
+
 class Exchange:
-    def __init__(self, endpoint: Endpoint, *, max_answer_bytes: int, network: CheckedNetwork | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, *, max_answer_bytes: int, destinations: Destinations = BACKENDS) -> None:
         self._endpoint = endpoint
-        self._headers = httpx.Headers({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT})
-        self._headers.update(endpoint.headers)
         self._max_bytes = max_answer_bytes
-        context = endpoint.context
-        network = network or CheckedNetwork()
-        # Without httpx's client, which takes as long as the transport: it handles cookies, redirects and sign-ins.
-        self._transports = {
-            Connections.KEPT: _transport(context, network, keepalive_expiry=5.0),
-            Connections.RECENT: _transport(context, network, keepalive_expiry=_RECENT_S),
-            Connections.NEW: _transport(context, network, keepalive_expiry=0.0),
-        }
+        self._destinations = destinations
+        self._sessions: dict[Connections, aiohttp.ClientSession] = {}
 
     async def aclose(self) -> None:
-        for transport in self._transports.values():
-            await transport.aclose()
+        while self._sessions:
+            _, session = self._sessions.popitem()
+            await session.close()
+
+    def _session(self, connections: Connections) -> aiohttp.ClientSession:
+        """Return the session for a kind of connections; it belongs to the event loop of its first request."""
+        session = self._sessions.get(connections)
+        if session is not None:
+            return session
+        headers = CIMultiDict({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT})
+        headers.update(self._endpoint.headers)
+        options: dict[str, Any] = {"keepalive_timeout": 5.0}
+        if connections is Connections.RECENT:
+            options = {"keepalive_timeout": _RECENT_S}
+        elif connections is Connections.NEW:
+            options = {"force_close": True}
+        session = self._sessions[connections] = aiohttp.ClientSession(
+            connector=Connector(
+                self._destinations, self._endpoint.context, connect_s=self._endpoint.timeouts.connect_s, **options
+            ),
+            headers=headers,
+            skip_auto_headers=("Content-Type",),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            read_bufsize=_BUFFERED,
+            max_line_size=_MAX_HEADER,
+            max_field_size=_MAX_HEADER,
+        )
+        # A request that may have been carried out is not repeated, not even one that only reads.
+        session._retry_connection = False
+        return session
 
     async def request(
         self,
@@ -225,26 +320,27 @@ class Exchange:
         silence_s: float | None = None,
         headers: Mapping[str, str] | None = None,
         content: bytes | AsyncIterator[bytes] | None = None,
+        size: int = 0,
         checked: bool = True,
     ) -> AsyncIterator[StreamedAnswer]:
         """Send one request and leave the body to the caller; raise the errors of ``request``.
 
         The deadline of the body depends on its bytes (``Timeouts.slow_s``), and that of pauses in it is ``silence_s``; None
-        takes ``Timeouts``'.
+        takes ``Timeouts``'. ``size`` is that of a ``content`` in pieces, whose errors are passed on. Nothing is sent before
+        its first piece.
         ``max_bytes`` None: no limit. ``checked`` False: the caller does not depend on the body, which may be compressed.
         """
         silence_s = silence_s or self._endpoint.timeouts.silence_s
-        sent = self._headers.copy()
-        sent.update(headers)
-        if connections is Connections.NEW:
-            sent["Connection"] = "close"
-        timeout = httpx.Timeout(silence_s, connect=self._endpoint.timeouts.connect_s)
-        extensions = {"timeout": timeout.as_dict()}
+        body = None if content is None else _Body(content, size, silence_s)
         with map_errors(silence_s=silence_s):
-            request = httpx.Request(
-                method, f"{self._endpoint.url}{path}", headers=sent, content=content, extensions=extensions
+            response = await self._head(
+                connections,
+                body,
+                method=method,
+                url=URL(f"{self._endpoint.url}{path}", encoded=True),
+                headers={**(headers or {}), **(body.headers if body else {})},
+                timeout=aiohttp.ClientTimeout(sock_read=silence_s),
             )
-            response = await self._transports[connections].handle_async_request(request)
         try:
             answer = StreamedAnswer(
                 response,
@@ -257,28 +353,39 @@ class Exchange:
                 answer.check()
             yield answer
         finally:
-            await response.aclose()
+            response.release()
+
+    async def _head(self, connections: Connections, body: "_Body | None", **request: Any) -> aiohttp.ClientResponse:
+        session = self._session(connections)
+        if body is None:
+            return await session.request(**request, allow_redirects=False)
+        try:
+            async with body.deadline():
+                return await session.request(**request, allow_redirects=False, data=body)
+        except aiohttp.ClientError:
+            if body.failure is not None:
+                raise body.failure from None
+            raise
 
 
 @contextlib.contextmanager
 def map_errors(*, silence_s: float, limit_s: float | None = None) -> Iterator[None]:
     """Turn the libraries' exceptions into ours.
 
-    ``silence_s`` is the value of httpx's own timeouts: seconds in which no byte was read or taken. ``limit_s`` is the
+    ``silence_s`` is the value of aiohttp's own timeouts: seconds in which no byte was read or taken. ``limit_s`` is the
     deadline behind a ``TimeoutError`` inside, in seconds; None for none.
     """
     try:
         yield
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.InvalidURL) as exc:
-        # Only these are raised before the connection was made.
+    except aiohttp.InvalidURL as exc:
         raise BackendUnreachable(f"No connection: {reason_of(exc)}.") from exc
-    except httpx.TimeoutException as exc:
+    except aiohttp.ServerTimeoutError as exc:
         detail = f"No whole answer came: {silence_s:g} s passed without a byte."
         raise ResponseLost(detail) from exc
     except TimeoutError as exc:
         within = "" if limit_s is None else f" within {limit_s:g} s"
         raise ResponseLost(f"No whole answer came{within}.") from exc
-    except (httpx.HTTPError, httpx.StreamError, OSError) as exc:
+    except (aiohttp.ClientError, OSError, ValueError) as exc:
         raise ResponseLost(f"The answer broke off: {reason_of(exc)}.") from exc
 
 
@@ -296,28 +403,3 @@ def check_status(status: int, *, request: str) -> None:
     redirect = f"a redirect ({status}), which is not followed"
     what = redirect if 300 <= status < 400 else f"{status}, as no ComfyUI does"
     raise NotComfyUI(f"{request} was answered with {what}.", status=status)
-
-
-def _transport(
-    context: ssl.SSLContext, network: CheckedNetwork, *, keepalive_expiry: float
-) -> httpx.AsyncHTTPTransport:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=keepalive_expiry)
-    transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False, http1=True, http2=False, limits=limits)
-    # httpx has no argument for it; tests/comfyui/test_destinations.py fails where this has no effect.
-    transport._pool._network_backend = network
-    return transport
-
-
-def reason_of(exc: Exception) -> str:
-    """Return the reason, as the end of a sentence: the library's text if no plainer one is known."""
-    if isinstance(exc, httpx.ConnectTimeout):
-        return "nothing answered there"
-    # httpx and asyncio wrap the system's error, more than once.
-    cause: BaseException | None = exc
-    while cause is not None:
-        if isinstance(cause, ConnectionRefusedError):
-            return "the connection was refused"
-        if isinstance(cause, socket.gaierror):
-            return "no machine of this name is known"
-        cause = cause.__cause__ or cause.__context__
-    return str(exc).rstrip(".") or type(exc).__name__

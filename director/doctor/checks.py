@@ -74,7 +74,7 @@ def packages() -> Finding:
     ]
     if odd:
         return Finding(Level.WARNING, " ".join(odd), todo)
-    shown = ", ".join(f"{name} {_version(name)}" for name in ("Django", "channels", "httpx"))
+    shown = ", ".join(f"{name} {_version(name)}" for name in ("Django", "channels", "aiohttp"))
     return Finding(Level.OK, f"All requirements are installed: {shown} …")
 
 

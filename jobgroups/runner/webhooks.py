@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import logging
+import re
 import ssl
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, ParamSpec, Self, TypeVar
+from urllib.parse import quote
 
 from django.conf import settings
 
-from backends.comfyui.destinations import WebhookNetwork
+from backends.comfyui.destinations import webhook_destinations
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Connections, Endpoint, Exchange, Timeouts, map_errors
 from jobgroups.database.threads import DatabaseThreads
@@ -28,6 +30,7 @@ R = TypeVar("R")
 _MOST: Final = 32  #: Streams that a runner delivers at once.
 _READ: Final = 2_048  #: Bytes of an answer's body that are read,
 _BODY_WITHIN: Final = 1.0  #: and the seconds that this may take.
+_UNSAFE: Final = re.compile(r'["<>^`{|}]')  #: Characters that a request's line does not have.
 
 
 class WebhookClient:
@@ -40,7 +43,7 @@ class WebhookClient:
         self._exchange = Exchange(
             Endpoint("", {}, timeouts, ssl.create_default_context()),
             max_answer_bytes=_READ,
-            network=WebhookNetwork(private=settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES),
+            destinations=webhook_destinations(private=settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES),
         )
 
     async def __aenter__(self) -> Self:
@@ -61,7 +64,7 @@ class WebhookClient:
     async def _send(self, url: str, **request: Any) -> WebhookAnswer:
         # A connection whose server may have closed it would cost the delivery a pause.
         request |= {"connections": Connections.RECENT, "checked": False}
-        async with self._exchange.open("POST", url, **request) as answer:
+        async with self._exchange.open("POST", _UNSAFE.sub(lambda found: quote(found[0]), url), **request) as answer:
             read = b""
             # The status decides: a body that does not come to its end must not have the message sent again.
             with contextlib.suppress(BackendError, TimeoutError):

@@ -12,7 +12,7 @@ from tests.harness.processes import ROOT, Served
 
 #: What ``director groups`` imports before it asks anything.
 _COMMAND = "from director.__main__ import app; app.is_for(['groups'])"
-_LIBRARIES = "import django.contrib.admin, rest_framework, channels, daphne.server, httpx"
+_LIBRARIES = "import django.contrib.admin, rest_framework, channels, daphne.server, aiohttp"
 
 
 def measure(folder: Path) -> list[Figure]:

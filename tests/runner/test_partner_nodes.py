@@ -133,9 +133,7 @@ async def test_backend_whose_confirmation_is_withdrawn_gets_no_key(farm: Farm) -
 @pytest.fixture
 def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """Have every logger write everything, also those of the libraries."""
-    loggers = [
-        logging.getLogger(name) for name in ("director", "jobgroups", "backends", "httpx", "httpcore", "websockets")
-    ]
+    loggers = [logging.getLogger(name) for name in ("director", "jobgroups", "backends", "aiohttp", "websockets")]
     before = [one.level for one in loggers]
     with caplog.at_level(logging.DEBUG):
         for one in loggers:
