@@ -27,15 +27,15 @@ FILE: Final = {"images": [{"filename": "a.png", "subfolder": "", "type": "output
 
 
 @functools.cache
-def history(outcome: str = "success", *, listed: bool = True, cached: tuple[str, ...] = ()) -> HistoryEntry:
-    """Return the history of the prompt; nobody may change it."""
+def history(outcome: str = "success") -> HistoryEntry:
+    """Return the history of the prompt; shared, so a test must not change it."""
     last = {"success": "execution_success", "error": "execution_error", "interrupted": "execution_interrupted"}
     entry = {
-        "prompt": [0, "p", WORKFLOW, {}, ["9"] if listed else None],
+        "prompt": [0, "p", WORKFLOW, {}, ["9"]],
         "status": {
             "status_str": "success" if outcome == "success" else "error",
             "messages": [
-                ("execution_cached", {"nodes": cached}),
+                ("execution_cached", {"nodes": []}),
                 (last[outcome], {"exception_type": "E", "exception_message": "broken"}),
             ],
         },
@@ -46,10 +46,10 @@ def history(outcome: str = "success", *, listed: bool = True, cached: tuple[str,
     return found
 
 
-def seen(location: PromptLocation, *, listed: bool = True, other_id: str | None = None) -> PromptLookup:
+def seen(location: PromptLocation, *, other_id: str | None = None) -> PromptLookup:
     if location is PromptLocation.ENDED:
         return ended(history())
-    item = history().item if listed and location is not PromptLocation.ABSENT else None
+    item = None if location is PromptLocation.ABSENT else history().item
     return PromptLookup(location, other_id=other_id, item=item)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from backends.comfyui import errors
+from backends.comfyui.protocol import Executing, ExecutionCached
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import AttemptState
 from jobgroups.domain.stops import SentStop
@@ -32,7 +33,6 @@ from tests.unit.attempt.play import (
     RUNNING,
     STEP,
     SUCCESS,
-    WORKFLOW,
     Play,
     history,
     queued,
@@ -623,6 +623,21 @@ def test_prompt_that_another_writer_ended_is_left_alone() -> None:
     assert play.frames(NODE, CLOSED) == ()
 
 
-def test_plays_use_the_intervals_of_the_product() -> None:
-    assert (INTERVALS.lookup_interval, INTERVALS.accept_timeout, INTERVALS.history_grace) == (5.0, 30.0, 5.0)
-    assert set(WORKFLOW) == {"3", "9"}
+@pytest.mark.parametrize(
+    ("frames", "executed", "is_reused"),
+    [
+        ((), set(), False),
+        ((ExecutionCached(prompt_id="p", nodes=()),), {"9"}, False),
+        ((ExecutionCached(prompt_id="p", nodes=("3", "9")),), set(), True),
+        ((ExecutionCached(prompt_id="p", nodes=("3", "9")), NODE), set(), False),
+        ((ExecutionCached(prompt_id="p", nodes=("3", "9")), Executing(prompt_id="p", node="9")), {"9"}, False),
+    ],
+)
+def test_node_has_written_its_files_only_if_it_was_certainly_executed(
+    frames: Any, executed: set[str], is_reused: bool
+) -> None:
+    evidence = queued().machine.evidence
+    for frame in frames:
+        evidence.apply(frame)
+    assert evidence.executed({"9": FILE}) == executed
+    assert evidence.are_reused({"9": FILE}) == is_reused
