@@ -670,7 +670,8 @@ class StoredFile(models.Model):
 
     id = models.CharField(primary_key=True, max_length=36)
     blake3 = models.CharField(max_length=64, unique=True)  #: In hexadecimal digits.
-    sha256 = models.CharField(max_length=64, db_index=True)  #: In hexadecimal digits.
+    #: In hexadecimal digits; empty: it is still to be computed. The previous release reads no null.
+    sha256 = models.CharField(max_length=64, db_index=True)
     size_bytes = models.BigIntegerField()
     width = models.IntegerField(null=True, blank=True)  #: Pixels; null: not known.
     height = models.IntegerField(null=True, blank=True)  #: Pixels; null: not known.

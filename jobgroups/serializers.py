@@ -105,6 +105,7 @@ def describe_files(child: dict[str, Any], group_id: str, known: Mapping[int, Seq
             file_url=url,
             thumbnail_url=f"{url}?w=320" if has_thumbnail(file["filename"]) else None,
             node_id=facts["node_id"] or None,
+            sha256=facts["sha256"] or None,
             captured=captured,
             capture_warning=f"{file['filename']}{'' if captured else ' is not captured'}: {reason}" if reason else None,
         )

@@ -18,7 +18,8 @@ class OutputFile(Parsed):
         file_url: The Director's address of the file; None in events.
         thumbnail_url: The Director's address of a thumbnail; None for a file that is no image and no video.
         node_id: The node that reported the file.
-        captured: The Director has a copy. With it, ``blake3``, ``sha256`` and ``size_bytes`` are known.
+        captured: The Director has a copy. With it, ``blake3`` and ``size_bytes`` are known.
+        sha256: None until it is computed: of a large file some time after the copy.
         width, height: Pixels; None if they are not known.
         duration: Seconds of a video or sound; None if it is not known.
         capture_warning: Why the Director has no copy although it tried, or what is doubtful about the copy; a sentence.

@@ -33,12 +33,11 @@ def media_facts(path: Path, filename: str) -> tuple[int | None, int | None, floa
 
 
 def stored_row(incoming: IncomingFile, filename: str) -> StoredFile:
-    """End a received file, whose hashes are BLAKE3 and SHA-256; return its row, without key and time."""
+    """End a received file, whose hashes are BLAKE3 and perhaps SHA-256; return its row, without key and time."""
     incoming.close()
     width, height, duration = media_facts(incoming.path, filename)
-    content, sha256 = (one.hexdigest() for one in incoming.hashes)
-    known = {"blake3": content, "sha256": sha256, "size_bytes": incoming.size_bytes}
-    return StoredFile(**known, width=width, height=height, duration=duration)
+    hashes = {"sha256": ""} | {one.name: one.hexdigest() for one in incoming.hashes}
+    return StoredFile(**hashes, size_bytes=incoming.size_bytes, width=width, height=height, duration=duration)
 
 
 def _probed(ffprobe: str, path: Path) -> tuple[int | None, int | None, float | None]:

@@ -205,6 +205,16 @@ def due_captures(*, backend_id: str, limit: int) -> list[tuple[int, OutputFile]]
     return [] if files_process_alive() else _located_captures(backend_id, _due(limit)(backend_id, moment=now()))
 
 
+def unhashed_files(*, runner: str | None, after: str, limit: int) -> list[StoredFile]:
+    """Return files without SHA-256 whose keys are behind ``after``, in their order.
+
+    A runner leaves them to the processes of `files` while one is alive.
+    """
+    if runner is not None and files_process_alive():
+        return []
+    return list(StoredFile.objects.filter(sha256="", pk__gt=after).order_by("pk")[:limit])
+
+
 def claimed_captures(*, backend_id: str, ids: Collection[int]) -> list[tuple[int, OutputFile]]:
     return _located_captures(backend_id, Capture.objects.filter(pk__in=ids).select_related("child__current_attempt"))
 

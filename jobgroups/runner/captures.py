@@ -29,10 +29,11 @@ from jobgroups.log_context import bound
 from jobgroups.outputs import download
 from jobgroups.outputs.media_facts import stored_row
 from jobgroups.queries.outputs import OutputFile, claimed_captures, due_backends, due_captures
+from jobgroups.runner.file_hashes import FileHasher
 from jobgroups.runner.intervals import Intervals, wait_set
 from jobgroups.services import captures
 from jobgroups.services.files import output_replaced
-from jobgroups.services.stored_files import IncomingFile, require_space, require_storage
+from jobgroups.services.stored_files import IncomingFile, is_local, require_space, require_storage
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ _CLAIMED: Final = 8  #: and that are claimed at once: the others are left to oth
 _CHUNK: Final = 2**22  #: Bytes that are written and hashed at once, while the next ones are received.
 _LEAST_CHUNK: Final = 2**16  #: The same, while many files are copied.
 _BUFFERED: Final = 2**26  #: Bytes that all files have received and not written.
+_HASHED_AT_ONCE: Final = 2**20  #: Bytes of a file whose SHA-256 takes less than a write of its own.
 _CHECKED: Final = 2**22  #: Bytes of a PNG whose checksums take less than a second request.
 _MOST_UNKNOWN: Final = 2**33  #: Bytes of a body without a length, which need not end.
 
@@ -87,10 +89,12 @@ class Capturer:
         self._sources: dict[str, _Source] = {}
         #: Backends from which nothing can be copied, and the monotonic time of the next try.
         self._away: dict[str, float] = {}
+        self._hasher = FileHasher(self._threads, runner=runner, intervals=intervals, is_idle=lambda: not self._sources)
 
     async def run(self) -> None:
         """Copy files until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._hasher.run(), name="hashes of captured files")
             while True:
                 self.due.clear()
                 try:
@@ -214,6 +218,8 @@ class Capturer:
                 # From here on the thread that stores it discards it if that fails.
                 storing, incoming = incoming, None
                 await self._threads.run(store_copy, capture_id, file, storing, warning)
+            if len(storing.hashes) == 1:
+                self._hasher.wanted.set()
         except BaseException:
             if incoming is not None:
                 # Not awaited: a task that is cancelled could not. The end of the threads waits for it.
@@ -251,7 +257,9 @@ def _create(chunk: bytearray, length: int, check: MarkedPng | None) -> IncomingF
     # Before gigabytes are received that cannot be stored.
     require_storage()
     require_space(length)
-    incoming = IncomingFile(blake3(), hashlib.sha256(), check=check)
+    # Of a bucket it would have to be read again.
+    has_sha256 = 0 < length <= _HASHED_AT_ONCE or not is_local()
+    incoming = IncomingFile(blake3(), *([hashlib.sha256()] if has_sha256 else []), check=check)
     try:
         incoming.write(chunk)
     except BaseException:

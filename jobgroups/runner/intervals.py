@@ -47,6 +47,7 @@ class Intervals:
     capture_first: float = 5.0  #: The first pause before a file is copied again.
     capture_longest: float = 600.0  #: The longest one.
     capture_claim: float = 60.0  #: For how long a process of `files` claims a file; it renews the claim while it lives.
+    hash_search: float = 60.0  #: Between two searches for files without a SHA-256 that another process has stored.
     clean: float = 3_600.0  #: Between two removals of expired assets and of files that killed processes left.
     restart_pause: float = 1.0  #: Before a session or the runner is started again after an unexpected error.
 

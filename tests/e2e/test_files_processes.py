@@ -1,6 +1,7 @@
 """Processes of `files`: killed, side by side, beside runners, with little memory, while PostgreSQL restarts."""
 
 import datetime as dt
+import hashlib
 import os
 import sqlite3
 import time
@@ -130,7 +131,11 @@ def check_stored(farm: ProcessFarm, storage: Path, group_id: str) -> None:
 
 @pytest.mark.slow
 def test_killed_process_costs_lateness_only(
-    farm: ProcessFarm, storage: Path, pending: Callable[[], int], make_due: Callable[..., None]
+    farm: ProcessFarm,
+    storage: Path,
+    pending: Callable[[], int],
+    make_due: Callable[..., None],
+    rows: Callable[..., list[Any]],
 ) -> None:
     """Two copy side by side, the runner beside them does not; one is killed in mid-copy."""
     started(farm)
@@ -152,6 +157,10 @@ def test_killed_process_costs_lateness_only(
     # What the killed one had received goes when the next one starts.
     third = farm.files()
     until(lambda: not receiving(storage))
+    until(lambda: not rows("SELECT 1 FROM jobgroups_storedfile WHERE sha256 = ''"))
+    for key, digest in rows("SELECT id, sha256 FROM jobgroups_storedfile"):
+        (path,) = (storage / "results").glob(f"*-{key}")
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
     stop_in_order(second, third)
 
 
