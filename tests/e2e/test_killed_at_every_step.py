@@ -213,7 +213,10 @@ def test_killed_in_a_timeout_only_one_job_times_out(step: Step, tmp_path: Path) 
         play.begin()
         play.restart_when_killed()
         assert play.end() == {"completed": CHILDREN - 1, "timeout": 1}
-        states = play.director.rows("SELECT state, count(*) AS n FROM jobgroups_attempt GROUP BY 1")
+        # The kill may meet a POST to another backend.
+        states = play.director.rows(
+            "SELECT state, count(*) AS n FROM jobgroups_attempt WHERE state <> 'never_accepted' GROUP BY 1"
+        )
         assert {one["state"]: one["n"] for one in states} == {"success": CHILDREN - 1, "timeout": 1}
 
 
@@ -287,7 +290,8 @@ def test_killed_again_while_it_recovers(step: Step, tmp_path: Path) -> None:
         play.director.start(step, wait=False)
         play.restart_when_killed()
         assert play.end() == {"completed": CHILDREN}
-        assert play.director.starts == 3
+        # Three processes start the killed one again themselves.
+        assert play.director.starts == (2 if play.director.is_supervised else 3)
 
 
 CAPTURES = "jobgroups.services.captures"
