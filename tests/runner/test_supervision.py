@@ -143,7 +143,7 @@ async def test_what_is_being_sent_when_a_stop_comes_is_answered_first_where_that
     """Otherwise the next runner looks the prompt up for 30 s."""
     sim = await farm.backend("gpu-1", seconds=5.0)
     service = await farm.runner(depth=1)
-    sim.fault("slow_http", route="/prompt", seconds=seconds, count=1)
+    sim.fault("slow_http", route="/prompt", method="POST", seconds=seconds, count=1)
     group = await farm.submit("gpu-1", "gpu-1")
     await until(lambda: farm.attempts(group))
     began = time.monotonic()
