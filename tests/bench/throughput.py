@@ -157,7 +157,8 @@ def doubled(seen: Sequence[Entry]) -> int:
     starts: Counter[str] = Counter()
     for entry in seen:
         if entry["kind"] == "accepted":
-            jobs[entry["extra_data"]["director"]["job"]] += 1
+            if mark := entry["extra_data"].get("director"):  # the floor's prompts have none
+                jobs[mark["job"]] += 1
         elif entry["kind"] == "started":
             starts[entry["prompt_id"]] += 1
     return sum(count > 1 for count in (*jobs.values(), *starts.values()))
