@@ -217,7 +217,8 @@ def test_stopped_process_delays_no_other_and_goes_on(name: str, tmp_path: Path) 
 def test_stopped_process_delays_the_end_by_no_more_than_the_exit_timer(names: list[str], tmp_path: Path) -> None:
     with simulated(tmp_path, count=1) as gpus, directing(tmp_path, gpus.urls) as director:
         director.start()
-        until(lambda: len(director.children()) == 3)
+        # Each has its handlers of signals, the last one when its heartbeat is stored.
+        until(lambda: "Alive processes of `files`: 1" in director.ask("GET", "/api/health").text)
         pids = processes(director)
         for name in names:
             os.kill(director.children()[name], signal.SIGSTOP)
