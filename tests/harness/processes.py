@@ -197,7 +197,9 @@ class Served(Launched):
         with suppress(FileNotFoundError):
             for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
                 words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-                found |= {{"serve": "web"}.get(word, word): int(pid) for word in words if word in _COMMANDS}
+                # Until a new process has its program, it has the command line of its parent.
+                if "--inherited" in words:
+                    found |= {{"serve": "web"}.get(word, word): int(pid) for word in words if word in _COMMANDS}
         return found
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:

@@ -157,7 +157,8 @@ async def test_unusual_frames_harm_neither_the_connection_nor_others(served: Pla
     async with served.connect() as giant, served.connect() as odd:
         for client in (giant, odd):
             await frame(client)
-        await giant.send("x" * 2**23)
+        # Short enough to be sent as a whole: a client that still sends may lose the answer.
+        await giant.send("x" * 2**21)
         assert (await frame(giant))["code"] == "frame_too_long"
         assert await close_code(giant) == 1009
         for message in (b"\x00\xff", "x" * (2**20 - 100), '{"type":', "\ud7ff\U0001f3a8"):
