@@ -1,4 +1,4 @@
-"""Makes thumbnails of untrusted files within bounds of memory. Runs in a process of :mod:`drawing <.drawing>`."""
+"""Makes thumbnails of untrusted files within bounds of memory. Runs in a process of :mod:`drawing_processes <.drawing_processes>`."""
 
 import io
 from pathlib import Path

@@ -8,7 +8,7 @@ from typing import Final
 
 from jobgroups.domain.sheet import CELL
 from jobgroups.errors import BackendAway, NoThumbnail, OutputGone, OutputReplaced, StorageAway
-from jobgroups.outputs.drawing import draw_large
+from jobgroups.outputs.drawing_processes import draw_large
 from jobgroups.outputs.sheet_page import Cell, drawn_sheet
 from jobgroups.outputs.thumbnails import Thumbnails
 from jobgroups.queries.outputs import OutputFile

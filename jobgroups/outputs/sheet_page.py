@@ -1,4 +1,4 @@
-"""Draws a page of a contact sheet. Runs in a process of :mod:`drawing <.drawing>`."""
+"""Draws a page of a contact sheet. Runs in a process of :mod:`drawing_processes <.drawing_processes>`."""
 
 import io
 import unicodedata

@@ -19,7 +19,7 @@ from backends.comfyui.errors import AnswerTooLarge
 from jobgroups.domain.media_types import media_kind
 from jobgroups.errors import BackendAway, NoThumbnail, WrongBody
 from jobgroups.outputs import download, ffmpeg
-from jobgroups.outputs.drawing import DrawingFailed, draw_picture
+from jobgroups.outputs.drawing_processes import DrawingFailed, draw_picture
 from jobgroups.outputs.resize import NotAnImage
 from jobgroups.queries.outputs import OutputFile
 from jobgroups.services.stored_files import is_local, media_source

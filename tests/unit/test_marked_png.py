@@ -41,7 +41,7 @@ def test_picture_is_known_in_parts_of_any_size(step: int | None) -> None:
 
 @pytest.mark.parametrize("text", ["short", "x" * 30_000], ids=["short", "of several pages"])
 def test_parts_of_two_pictures_are_never_known_as_the_first(text: str) -> None:
-    """Whatever page the backend had read when another prompt wrote to the file."""
+    """At each page that the backend may have read when another prompt wrote to the file."""
     first, second = (marked(job, seed=seed, workflow=text) for seed, job in enumerate(("j_1", "j_2")))
     assert abs(len(first) - len(second)) < 1000
     for page in range(0, len(first), 512):

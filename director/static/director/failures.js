@@ -1,4 +1,4 @@
-// What failed: asked for again when the line says that something changed, and every half minute.
+// What failed: requested again when the line says that something changed, and every half minute.
 import { $, actor, ask, call, counted, onClick, toast } from "./dom.js";
 import { monitor } from "./live.js";
 import { refresh } from "./parts.js";
@@ -7,17 +7,17 @@ import { askPlace } from "./place.js";
 const again = () => refresh($("failures"));
 // A farm at work changes each second, and what failed in a day takes the database a while: at most
 // once in five seconds, the last change always.
-let asked = 0;
+let requestedAt = 0;
 let soon = 0;
 function changed() {
   if (document.hidden || soon) return;
   soon = setTimeout(
     () => {
       soon = 0;
-      asked = Date.now();
+      requestedAt = Date.now();
       again();
     },
-    Math.max(0, asked + 5_000 - Date.now()),
+    Math.max(0, requestedAt + 5_000 - Date.now()),
   );
 }
 monitor(() => [], {

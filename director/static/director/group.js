@@ -16,7 +16,7 @@ let seq = Number(document.body.dataset.seq);
 const seen = new Map(); // job → newest progress frame
 const previews = new Map(); // job → {frame, url}
 let drawing = false;
-const FEW = 10; // more cards than this are asked for together
+const FEW = 10; // more cards than this are requested together
 const moved = new Set();
 let asking = 0;
 let looking = 0;
@@ -67,7 +67,7 @@ setInterval(async () => {
 }, 5000);
 
 const live = new Live(() => `/ws/job-groups/${group}?since=${seq}&previews=1`, {
-  // What a restart changed besides events (why one waits) is asked for as well.
+  // What a restart changed besides events (why one waits) is requested as well.
   open: (again) => {
     if (again) everything();
   },

@@ -1,7 +1,7 @@
 // Sockets that come back by themselves, and the line at the bottom that says how it stands.
 import { $, remember, remembered, signIn } from "./dom.js";
 
-// open(): the address, asked anew at each try. on.frame(frame), on.open(again), on.gone().
+// open(): the address, read again for each attempt. on.frame(frame), on.open(again), on.gone().
 export class Live {
   constructor(address, on) {
     this.address = address;

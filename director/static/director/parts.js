@@ -1,4 +1,4 @@
-// Fragments: an element with data-part is asked for again at that address and morphed in place.
+// Fragments: an element with data-part is requested again from that address and morphed in place.
 // However often something changes meanwhile, one request for an element is under way and one waits.
 import { $, localTimes, signIn } from "./dom.js";
 
@@ -50,7 +50,7 @@ async function load(id, path) {
     if ($(id)) localTimes($(id));
     for (const listener of listeners) listener(id);
   } catch (error) {
-    // The Director is away, or its database is: asked again, not at once.
+    // The Director is away, or its database is: requested again, not at once.
     console.debug("fragment", path, error);
     setTimeout(() => {
       if ($(id)) {

@@ -45,7 +45,7 @@ let literals = [];
 let kept = {}; // parameters of the repeated group that no input shows
 let capabilities = [];
 
-// --- the workflow --------------------------------------------------------------------------------
+// --- the workflow -------------------------------------------------------------------------------
 
 let brings = 0; // the newest wins
 async function show(brought, from) {
@@ -160,7 +160,7 @@ document.addEventListener("paste", (event) => {
 });
 onFiles(document, ([file]) => bring(file), $("drop"));
 
-// --- inputs --------------------------------------------------------------------------------------
+// --- inputs -------------------------------------------------------------------------------------
 
 function fields(before) {
   const typed = new Map(
@@ -284,7 +284,7 @@ function changed() {
   return { parameters, errors };
 }
 
-// --- where, and seeds ----------------------------------------------------------------------------
+// --- where, and seeds ---------------------------------------------------------------------------
 
 const boxes = () => $$('input[name="backend"]');
 const tags = () => $$('input[name="tag"]');
@@ -332,7 +332,7 @@ function setWhere(value) {
 }
 for (const radio of $$('input[name="where"]')) radio.oninput = showWhere;
 
-let asked = 0;
+let newestRequest = 0;
 function seeds(number, isShared) {
   clearTimeout(seeds.timer);
   const base = $("base").value.trim();
@@ -347,23 +347,23 @@ function seeds(number, isShared) {
     return;
   }
   seeds.timer = setTimeout(async () => {
-    const mine = ++asked;
+    const mine = ++newestRequest;
     const few = Math.min(number, 24);
     try {
       const answer = await call(
         "GET",
         `/api/seeds?strategy=${$("strategy").value}&base_seed=${base}&count=${few}`,
       );
-      if (mine === asked)
+      if (mine === newestRequest)
         $("seeds").textContent =
           answer.seeds.join(", ") + (number > few ? ` … ${number - few} more` : "");
     } catch {
-      if (mine === asked) $("seeds").textContent = "";
+      if (mine === newestRequest) $("seeds").textContent = "";
     }
   }, 200);
 }
 
-// --- who submits, and what is done when one fails: asked once in a browser -----------------------
+// --- who submits, and what is done when one fails: chosen once in a browser ---------------------
 
 const ON_FAILURE = { bound: "director.on-failure", pool: "director.on-failure.pool" };
 $("submitter").value = remembered(SUBMITTER);
@@ -407,7 +407,7 @@ const retryOn = () =>
     .filter((box) => box.checked)
     .map((box) => box.value);
 
-// --- what is sent --------------------------------------------------------------------------------
+// --- what is sent -------------------------------------------------------------------------------
 
 function metadata() {
   const given = $("metadata").value.trim();
@@ -698,7 +698,7 @@ $("submit").onsubmit = async (event) => {
   }
 };
 
-// --- again ---------------------------------------------------------------------------------------
+// --- again --------------------------------------------------------------------------------------
 
 async function repeat() {
   const { name, ...rest } = again.metadata || {};

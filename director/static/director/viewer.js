@@ -409,8 +409,8 @@ afterMorph(() => {
 
 if (!document.fullscreenEnabled) $("viewer-full").remove();
 about(remembered(WITH_INFO) === "yes");
-const asked = /^#(first|last)-file$/.exec(location.hash)?.[1];
-if (asked) {
+const fileInAddress = /^#(first|last)-file$/.exec(location.hash)?.[1];
+if (fileInAddress) {
   history.replaceState(null, "", location.pathname + location.search);
-  show(asked === "first" ? 0 : -1);
+  show(fileInAddress === "first" ? 0 : -1);
 }

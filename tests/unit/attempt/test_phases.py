@@ -230,7 +230,7 @@ def test_random_inputs_break_no_law_and_the_attempt_ends(start: int, choices: li
         checked(play)
         possible = inputs(play)
         possible[choice % len(possible)](play)
-    # Whatever happened: it ends once the backend answers and has forgotten the prompt.
+    # After any inputs it ends once the backend answers and has forgotten the prompt.
     for _ in range(200):
         checked(play)
         if play.machine.is_done:

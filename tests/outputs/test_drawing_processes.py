@@ -13,8 +13,8 @@ import pytest
 
 from backends.simulator.media import encode_webm
 from jobgroups.errors import OutputGone
-from jobgroups.outputs import drawing
-from jobgroups.outputs.drawing import DrawingFailed, Lane, draw_picture
+from jobgroups.outputs import drawing_processes
+from jobgroups.outputs.drawing_processes import DrawingFailed, Lane, draw_picture
 from jobgroups.outputs.resize import NotAnImage, TooLarge, draw
 from tests.api.conftest import error_of
 from tests.harness.graphs import black_png
@@ -63,7 +63,7 @@ async def test_errors_of_a_picture_come_from_the_process_which_draws_the_next_on
 async def test_decoder_that_fails_ends_its_process_alone_within_a_bound(
     lane: Lane, fails: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drawing, "_WITHIN", 3)
+    monkeypatch.setattr(drawing_processes, "_WITHIN", 3)
     process = await process_of(lane)
     drawing_one = asyncio.create_task(lane.draw(fails))
     await asyncio.wait([drawing_one], timeout=20.0)
@@ -84,7 +84,7 @@ async def test_process_that_was_killed_costs_no_picture(lane: Lane) -> None:
 
 @posix_only
 async def test_process_ends_without_work_and_begins_again(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "_IDLE", 0.1)
+    monkeypatch.setattr(drawing_processes, "_IDLE", 0.1)
     process = await process_of(lane)
     await asyncio.to_thread(until, lambda: not is_there(process))
     assert await process_of(lane) != process
@@ -102,11 +102,11 @@ def test_process_ends_with_its_parent(is_busy: bool, tmp_path: Path) -> None:
     program = f"""
 import asyncio, django
 django.setup()
-from jobgroups.outputs import drawing
+from jobgroups.outputs import drawing_processes
 from tests.outputs import drawings
-drawing._WITHIN = 2
+drawing_processes._WITHIN = 2
 async def main():
-    lane = drawing.Lane("test")
+    lane = drawing_processes.Lane("test")
     print((await lane.draw(drawings.number)).decode(), flush=True)
     await (lane.draw(drawings.write_for, {str(tmp_path / "at work")!r}, 60) if {is_busy} else asyncio.sleep(60))
 asyncio.run(main())
@@ -126,7 +126,7 @@ asyncio.run(main())
 
 async def test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one(tmp_path: Path) -> None:
     path = tmp_path / "large"
-    large = [asyncio.create_task(drawing.draw_large(drawings.write_for, str(path), 1.0)) for _ in range(2)]
+    large = [asyncio.create_task(drawing_processes.draw_large(drawings.write_for, str(path), 1.0)) for _ in range(2)]
     await asyncio.to_thread(until, path.exists)
     assert await draw_picture(picture(), 160)
     assert path.read_text(encoding="ascii") == "begins\n"
@@ -145,8 +145,8 @@ async def test_request_for_a_picture_whose_decoder_hangs_gets_an_error_and_the_n
 
     content = picture() if name == "a.png" else encode_webm([Image.new("RGB", (64, 32), "red")], 1)
     url = await gallery.one(name, content)
-    monkeypatch.setattr(drawing, "_WITHIN", 1)
-    os.kill(await process_of(drawing._small), signal.SIGSTOP)
+    monkeypatch.setattr(drawing_processes, "_WITHIN", 1)
+    os.kill(await process_of(drawing_processes._small), signal.SIGSTOP)
     body = error_of(await gallery.get(f"{url}?w=160"), 404, "no_thumbnail")
     assert "memory or time" in body["detail"]
     assert (await gallery.get(f"{url}?w=160")).status_code == 200
