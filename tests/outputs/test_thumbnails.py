@@ -298,6 +298,14 @@ async def test_video_has_no_poster_without_ffmpeg(gallery: Gallery, settings: An
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script in the place of ffmpeg")
+def test_ffmpeg_leaves_the_processor_to_other_processes_first(tmp_path: Path) -> None:
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\nnice\n")
+    program.chmod(0o755)
+    assert int(ffmpeg.run(str(program), "file:video", "mov")) == min(os.nice(0) + 5, 19)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script in the place of ffmpeg")
 def test_ffmpeg_that_does_not_end_is_killed(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ffmpeg, "WITHIN", 0.3)
     slow = tmp_path / "ffmpeg"
