@@ -69,10 +69,10 @@ test-changed: $(DEV)/.installed ## run the slow tests of files that changed sinc
 		tests/sabotage tests/e2e || [ $$? -eq 5 ] # 5: no test was selected
 
 # Requires the programs of PostgreSQL and Redis; starts separate servers.
-chaos: $(DEV)/.installed ## inject random failures into a farm of processes (SEED=1 KILLS=60 CHILDREN=2000 KEEP=folder)
+chaos: $(DEV)/.installed ## inject random failures into farms of processes (SEED=1 KILLS=60 CHILDREN=2000 KEEP=folder FARM=sqlite)
 	@CHAOS_SEED=$(or $(SEED),1) CHAOS_KILLS=$(or $(KILLS),60) CHAOS_CHILDREN=$(or $(CHILDREN),2000) \
 		$(if $(KEEP),CHAOS_KEEP=$(abspath $(KEEP))) DIRECTOR_TEST_SERVICES=required \
-		$(DEV)/bin/python -m pytest -n 0 -s tests/chaos
+		$(DEV)/bin/python -m pytest -n 0 -s tests/chaos $(if $(FARM),-k $(FARM))
 
 fuzz: $(DEV)/.installed ## send requests made of docs/openapi.yaml to simulated farms (CASES=100000 SEED=1)
 	@FUZZ_CASES=$(or $(CASES),10000) FUZZ_SEED=$(or $(SEED),1) $(DEV)/bin/python -m pytest -n 0 -s tests/fuzz

@@ -19,6 +19,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +29,9 @@ from director.cli import output
 from director.server import data_dir, listen, pairs, shutdown
 from director.web.processes import ProcessState
 from jobgroups.database.locks import AlreadyLocked, FileLock
+
+if sys.platform != "win32":
+    import fcntl
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +44,9 @@ _EXIT_AFTER: Final = _KILL_AFTER + 1.0
 _LONGEST_PAUSE: Final = 30.0  #: Seconds between two starts of a process.
 _FIRST_PAUSE: Final = 0.5  #: After the second end; the first restart is at once.
 _STEADY_SECONDS: Final = 60.0  #: A process that ran for so long is started again at once.
+
+#: Descriptors of files whose locks last as long as this process and all that it started.
+_inherited_by_all: Final[list[int]] = []
 
 Say = Callable[[str], None]  #: Prints a message for the operator.
 
@@ -110,19 +117,38 @@ def prepared(options: Mapping[str, Any], say: Say) -> Iterator[list[socket.socke
         )
     shutdown.exit_on_signals()
     folder = data_dir.prepare(say)
-    sockets = listen.bind_sockets(host, options["port"])
-    say(f"Data folder: {folder}")
-    # One Director with a runner, and one for each other port.
-    name = f"serve-{listen.port_of(sockets[0])}.lock" if options["no_runner"] else "serve.lock"
-    lock = FileLock(
-        folder / name,
-        f"A Director is already running with this data folder ({folder}). Stop it first, or set DIRECTOR_DATA_DIR.",
+    refusal = (
+        f"A Director is already running with this data folder ({folder}). Stop it first, or set DIRECTOR_DATA_DIR."
     )
-    lock.acquire()
+    # One Director with a runner, and one for each other port.
+    if options["no_runner"]:
+        sockets = listen.bind_sockets(host, options["port"])
+        lock = FileLock(folder / f"serve-{listen.port_of(sockets[0])}.lock", refusal)
+        lock.acquire()
+    else:
+        lock = FileLock(folder / "serve.lock", refusal)
+        lock.acquire()
+        _wait_for_processes(folder)
+        sockets = listen.bind_sockets(host, options["port"])
+    say(f"Data folder: {folder}")
     try:
         yield sockets
     finally:
         lock.release()
+
+
+def _wait_for_processes(folder: Path) -> None:
+    """Lock what all processes of one ``serve`` inherit; those of one that was killed end, and have ports until then."""
+    if sys.platform == "win32":
+        return
+    lock = os.open(folder / "serve-processes.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    end = time.monotonic() + _EXIT_AFTER
+    while time.monotonic() < end:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(0.05)
+    _inherited_by_all.append(lock)
 
 
 def announce(host: str, port: int, say: Say) -> None:
@@ -324,7 +350,7 @@ async def _started(arguments: Sequence[str], sockets: Sequence[socket.socket]) -
         inherited, special = str(len(sockets)), {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     else:
         numbers = [each.fileno() for each in sockets]
-        inherited, special = ",".join(map(str, numbers)), {"pass_fds": numbers}
+        inherited, special = ",".join(map(str, numbers)), {"pass_fds": numbers + _inherited_by_all}
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process = await asyncio.create_subprocess_exec(

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,16 +16,19 @@ from typing import Any, Final, TextIO
 import httpx
 
 from tests.chaos import checks
-from tests.chaos.farm import Farm, farm
+from tests.chaos.farm import Farm, SqliteFarm, farm
 from tests.harness.cases import cases
 from tests.harness.graphs import picture
 from tests.harness.machines import Machine
-from tests.harness.processes import Launched
+from tests.harness.processes import Launched, is_alive
 from tests.harness.waits import until
 from tests.harness.watcher import Watcher
 
 #: Kind of strike, what it hits, how often it comes in a round, the method, and its least and longest duration.
-KINDS: Final = {kind: (what, often, method, lasts) for kind, what, often, method, *lasts in cases(__file__, "kinds")}
+KINDS: Final = {
+    database: {kind: (what, often, method, lasts) for kind, what, often, method, *lasts in cases(__file__, database)}
+    for database in ("postgres", "sqlite")
+}
 #: Seconds in which the farm must come to rest after the last strike.
 _PEACE: Final = 240.0
 #: Open children, so many that every machine always has waiting jobs.
@@ -39,8 +42,8 @@ _POLICIES: Final[tuple[dict[str, Any], ...]] = (
 #: State of an attempt, and the fault that holds an attempt in it for a while.
 _HELD_BY: Final = {"intent": "delay_answer", "uncertain": "late_post", "accepted": "", "running": ""}
 _IN_FLIGHT: Final = (
-    "SELECT a.backend_id, a.state FROM jobgroups_attempt a LEFT JOIN jobgroups_lease l ON l.backend_id = a.backend_id"
-    " WHERE a.ended_at IS NULL AND (%s IN (a.backend_id, l.runner) OR %s !~ '^(gpu|runner)')"
+    "SELECT a.backend_id, a.state, l.runner FROM jobgroups_attempt a"
+    " LEFT JOIN jobgroups_lease l ON l.backend_id = a.backend_id WHERE a.ended_at IS NULL"
 )
 _FILES: Final[dict[str, Any]] = {"route": "/view", "method": "GET", "count": 6}
 _FAULTS: Final[dict[str, dict[str, dict[str, Any]]]] = {
@@ -58,13 +61,18 @@ _FAULTS: Final[dict[str, dict[str, dict[str, Any]]]] = {
 }
 
 
-def run(folder: Path, *, seed: int, strikes: int, children: int) -> tuple[Counter[str], Counter[str]]:
+def round_of(database: str) -> list[str]:
+    """Return the kinds of a round, each as often as it comes."""
+    return [kind for kind, (_, often, *_) in KINDS[database].items() for _ in range(often)]
+
+
+def run(folder: Path, database: str, *, seed: int, strikes: int, children: int) -> tuple[Counter[str], Counter[str]]:
     """Strike a farm that works, check all laws, and return the strikes of each kind, and the states that they hit.
 
     The folder keeps a copy of the database, the audit log of the machines, the strikes and all logs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with farm(folder, seconds=0.3) as built, (folder / "strikes.log").open("w", encoding="utf-8") as log:
+    with farm(folder, database, seconds=0.3) as built, (folder / "strikes.log").open("w", encoding="utf-8") as log:
         built.start()
         load = Load(built, seed=seed, children=children)
         with ThreadPoolExecutor() as threads:
@@ -77,14 +85,13 @@ def run(folder: Path, *, seed: int, strikes: int, children: int) -> tuple[Counte
             loading.result(_PEACE + children / 2)
         for watcher in load.watchers.values():
             watcher.wait_ended(_PEACE)
-        with built.connect() as database:
-            query = "SELECT prompt_id, backend_id, state FROM jobgroups_attempt WHERE ended_at IS NULL"
-            until(lambda: not database.execute(query).fetchall(), _PEACE, built.printed)
-            pending = "SELECT child_id, tries, due_at, reason FROM jobgroups_capture WHERE due_at IS NOT NULL"
-            until(lambda: not database.execute(pending).fetchall(), _PEACE, built.printed)
-            built.machines.wait_idle()
-            checks.copy(database, folder)
-        checks.check(folder, list(load.watchers))
+        attempts = "SELECT prompt_id, backend_id, state FROM jobgroups_attempt WHERE ended_at IS NULL"
+        pending = "SELECT child_id, tries, due_at, reason FROM jobgroups_capture WHERE due_at IS NOT NULL"
+        for query in (attempts, pending):
+            until(lambda query=query: not built.query(query), _PEACE, built.printed)
+        built.machines.wait_idle()
+        built.copy(folder)
+        checks.check(folder, list(load.watchers), has_leases=built.has_leases)
         checks.check_copies(folder, folder / "outputs")
         for watcher in load.watchers.values():
             checks.check_stream(folder, watcher, built.ask("GET", f"/api/job-groups/{watcher.group_id}").json())
@@ -96,9 +103,12 @@ class Strikes:
     """Strikes in an order that the seed decides; each is mended by a thread when its time is over."""
 
     def __init__(self, built: Farm, threads: ThreadPoolExecutor, log: TextIO, seed: int) -> None:
-        self._farm, self._threads, self._log = built, threads, log
+        self._farm: Any = built  # what a strike needs of it is that of its database
+        self._threads, self._log = threads, log
+        self._database = "sqlite" if isinstance(built, SqliteFarm) else "postgres"
         self._dice = random.Random(seed)
-        self._processes: dict[str, Launched] = {**built.runners, **built.webs, **built.machines.by_name}
+        launched = {one.folder.name: one for one in built.all}
+        self._processes: dict[str, Launched] = {**launched, **built.machines.by_name}
         self._mends: dict[str, Future[None]] = {}
         #: How many strikes hit an attempt in each state.
         self.hits: Counter[str] = Counter()
@@ -106,10 +116,9 @@ class Strikes:
     def work_off(self, count: int) -> Counter[str]:
         done: Counter[str] = Counter()
         wanted = self._order(list(_HELD_BY))
-        of_a_round = [kind for kind, (_, often, *_) in KINDS.items() for _ in range(often)]
-        for kind in itertools.islice(self._order(of_a_round), count):
+        for kind in itertools.islice(self._order(round_of(self._database)), count):
             time.sleep(self._dice.uniform(0.1, 1.0))
-            what, _, method, lasts = KINDS[kind]
+            what, _, method, lasts = KINDS[self._database][kind]
             name, seconds = self._victim(what), self._dice.uniform(*lasts)
             hit = self._wait_in_flight(name, next(wanted))
             self.hits.update({*hit, "any"} if hit else ())
@@ -129,13 +138,14 @@ class Strikes:
             yield from self._dice.sample(of_a_round, len(of_a_round))
 
     def _victim(self, what: str) -> str:
-        """Return one that is up; wait for one if all are down."""
+        """Return one that is up, or the names in ``what``; wait for one if all are down."""
         names = [one for one in self._processes if one.startswith("gpu" if what == "machine" else what)] or [what]
         up = [one for one in names if self._is_up(one)]
         working = [one for one in up if one.startswith("runner") and self._attempts(one)]
         name: str = self._dice.choice(working or up or names)
-        if name in self._mends:
-            self._mends[name].result()
+        for each in name.split():
+            if each in self._mends:
+                self._mends[each].result()
         return name
 
     def _is_up(self, name: str) -> bool:
@@ -143,8 +153,11 @@ class Strikes:
 
     def _attempts(self, name: str) -> list[tuple[str, str]]:
         """Return backend and state of the attempts in flight that a strike hits."""
-        with self._farm.connect() as database:
-            return database.execute(_IN_FLIGHT, [name, name]).fetchall()
+        return [
+            (backend, state)
+            for backend, state, runner in self._farm.query(_IN_FLIGHT)
+            if name in (backend, runner) or not name.startswith(("gpu-", "runner-"))
+        ]
 
     def _wait_in_flight(self, name: str, state: str) -> list[str]:
         """Wait a while for an attempt in a state, which a fault makes longer; return the states that are hit."""
@@ -169,6 +182,47 @@ class Strikes:
         os.killpg(pid, signal.SIGSTOP)
         self._later(seconds, name, lambda: os.killpg(pid, signal.SIGCONT))
 
+    def _kill_children(self, _: str, names: str, __: float) -> None:
+        self._signal_children(names, signal.SIGKILL)
+
+    def _end_children(self, _: str, names: str, __: float) -> None:
+        self._signal_children(names, signal.SIGTERM)
+
+    def _signal_children(self, names: str, number: int) -> None:
+        pids = self._farm.pids(names)
+        for pid in pids:
+            os.kill(pid, number)
+        # ``serve`` starts them again.
+        self._later(0, names, lambda: until(lambda: not set(self._farm.pids(names)) & set(pids), 90.0))
+
+    def _pause_children(self, _: str, names: str, seconds: float) -> None:
+        pids = self._farm.pids(names)
+
+        def send(number: int) -> None:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+        send(signal.SIGSTOP)
+        self._later(seconds, names, lambda: send(signal.SIGCONT))
+
+    def _kill_parent(self, _: str, names: str, __: float) -> None:
+        serve, pids = self._farm.serve, self._farm.pids(names)
+        os.kill(serve.process.pid, signal.SIGKILL)
+        serve.process.wait()
+        self._start_again(names, pids)
+
+    def _kill_all(self, _: str, names: str, __: float) -> None:
+        pids = self._farm.pids(names)
+        self._farm.serve.kill()
+        self._start_again(names, pids)
+
+    def _start_again(self, names: str, pids: Sequence[int]) -> None:
+        """Start ``serve`` at once: its port and its data are free, and no process of the one before stays."""
+        self._farm.serve.start()
+        until(lambda: not any(map(is_alive, pids)), 20.0)
+        self._later(0, names, lambda: self._farm.pids(names))
+
     def _cut_database(self, _: str, name: str, __: float) -> None:
         query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
         with self._farm.connect() as database:
@@ -188,12 +242,13 @@ class Strikes:
         if name == "postgres":
             self._mends[name].result()
 
-    def _later(self, seconds: float, name: str, mend: Callable[[], None]) -> None:
+    def _later(self, seconds: float, name: str, mend: Callable[[], object]) -> None:
         def wait() -> None:
             time.sleep(seconds)
             mend()
 
-        self._mends[name] = self._threads.submit(wait)
+        mending = self._threads.submit(wait)
+        self._mends |= dict.fromkeys(name.split(), mending)
 
 
 class PatientWatcher(Watcher):

@@ -1,6 +1,6 @@
-"""Two webs, two runners and eight machines with faults for two minutes; and the checks of the run.
+"""Two webs and two runners, or one ``serve`` with its three processes, and eight machines with faults for two minutes.
 
-``make chaos`` strikes for longer, and keeps what the checks read. One run serves all tests of this file.
+``make chaos`` strikes for longer, and keeps what the checks read. One run of each serves all tests of this file.
 """
 
 import json
@@ -16,34 +16,42 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import checks
-from tests.chaos.scenario import KINDS, run
+from tests.chaos.scenario import round_of, run
 from tests.harness.director import rows
 from tests.harness.machines import STRANGER
 from tests.harness.servers import needs_servers
 
-STRIKES = int(os.environ.get("CHAOS_KILLS", "31"))
-pytestmark = [needs_servers, pytest.mark.slow, pytest.mark.timeout(0 if "CHAOS_SEED" in os.environ else 600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(0 if "CHAOS_SEED" in os.environ else 600)]
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
     folder: Path
+    database: str
     kinds: Counter[str]
     hits: Counter[str]
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
-    folder = Path(os.environ.get("CHAOS_KEEP") or tmp_path_factory.mktemp("chaos"))
+POSTGRES = pytest.param("postgres", marks=needs_servers)
+on_postgres = pytest.mark.parametrize("kept", [POSTGRES], indirect=True)
+
+
+@pytest.fixture(scope="module", params=[POSTGRES, "sqlite"])
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    database = request.param
+    folder = Path(os.environ.get("CHAOS_KEEP") or tmp_path_factory.mktemp("chaos")) / database
     seed, children = int(os.environ.get("CHAOS_SEED", "25")), int(os.environ.get("CHAOS_CHILDREN", "240"))
-    return Kept(folder, *run(folder, seed=seed, strikes=STRIKES, children=children))
+    strikes = int(os.environ.get("CHAOS_KILLS", len(round_of(database))))
+    kinds, hits = run(folder, database, seed=seed, strikes=strikes, children=children)
+    assert kinds.total() == strikes
+    return Kept(folder, database, kinds, hits)
 
 
 def test_a_farm_that_is_struck_for_two_minutes_loses_and_doubles_nothing(kept: Kept) -> None:
-    assert kept.kinds.total() == STRIKES
-    if sum(often for _, often, *_ in KINDS.values()) <= STRIKES:
-        assert set(kept.kinds) == set(KINDS)
-        assert kept.hits["any"] * 2 >= STRIKES, kept.hits
+    strikes, of_a_round = kept.kinds.total(), round_of(kept.database)
+    if len(of_a_round) <= strikes:
+        assert set(kept.kinds) == set(of_a_round)
+        assert kept.hits["any"] * 2 >= strikes, kept.hits
         assert all(kept.hits[one] >= 5 for one in ("intent", "uncertain", "accepted", "running")), kept.hits
 
 
@@ -89,6 +97,7 @@ TAMPERINGS = {
 }
 
 
+@on_postgres
 @pytest.mark.parametrize(("tamper", "said"), TAMPERINGS.values(), ids=TAMPERINGS.keys())
 def test_the_checks_notice(tamper: Callable[[Path], None], said: str, kept: Kept, tmp_path: Path) -> None:
     for name in (checks.DATABASE, checks.AUDIT_LOG):
@@ -99,6 +108,7 @@ def test_the_checks_notice(tamper: Callable[[Path], None], said: str, kept: Kept
         checks.check(tmp_path, promised)
 
 
+@on_postgres
 def test_the_checks_notice_a_wrong_copy(kept: Kept, tmp_path: Path) -> None:
     shutil.copy(kept.folder / checks.DATABASE, tmp_path)
     _query("UPDATE jobgroups_storedfile SET blake3 = 'of a web page' WHERE rowid = 1")(tmp_path)

@@ -231,6 +231,12 @@ class Served(Launched):
         until(lambda: statuses() <= {"online", "busy"}, within, statuses)
 
 
+def is_alive(pid: int) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run Python with these arguments to its end, in the source tree and without this process's settings."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
