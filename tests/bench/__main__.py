@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.bench import (
+    captured,
     farm,
     first_prompts,
     frames,
@@ -38,6 +39,7 @@ MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
     "prompts": first_prompts.measure,
     "frames": frames.measure,
     "thumbnails": thumbnails.measure,
+    "captures": captured.measure,
     "groups": throughput.measure,
     "watchers": watchers.measure,
     "farm": farm.measure,

@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 import httpx
+from aiohttp import web
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve as serve_sockets
 
@@ -133,6 +134,17 @@ async def _relay(port: int, backends: list[str]) -> None:
     async with serve_sockets(keep, "127.0.0.1", port, compression=None), asyncio.TaskGroup() as tasks:
         for number, url in enumerate(backends):
             tasks.create_task(follow(number, url))
+
+
+def black_picture(port: int, path: str) -> None:
+    """Serve a file under every name, as a ComfyUI does: a picture of one colour, made for many jobs."""
+
+    async def view(_: web.Request) -> web.FileResponse:
+        return web.FileResponse(path)
+
+    application = web.Application()
+    application.router.add_get("/view", view)
+    web.run_app(application, host="127.0.0.1", port=port, print=None)
 
 
 def renders(backends: Sequence[str], *, at_once: int, seconds: float) -> float:
