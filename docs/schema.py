@@ -1,7 +1,7 @@
 """The OpenAPI document of the API and the AsyncAPI document of its WebSockets: ``make docs`` writes them into ``docs``.
 
-Paths and parameters come from the URL table, bodies from the serializers of requests, responses and frames from the types
-of ``director.client``, texts, examples and errors from ``docs/api.md``. ``schema.toml`` has what none of these contains.
+Paths and parameters come from the URL table, bodies from the serializers of requests, responses from
+``jobgroups.domain.shapes``, frames from ``director.client``, texts, examples and errors from ``docs/api.md``. ``schema.toml`` has what none of these contains.
 """
 
 import json
@@ -26,10 +26,10 @@ from drf_spectacular.settings import spectacular_settings
 from rest_framework.views import APIView
 
 from backends.states import BackendState
-from director.client import assets, backends, events, groups, webhooks
-from director.client.decode import Parsed
+from director.client import assets, events, groups, webhooks
 from jobgroups.api.requests import fields, payloads, query_params
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.shapes import Parsed, backends
 from jobgroups.domain.states import AttemptState, ChildStatus, GroupStatus
 
 Schema = dict[str, Any]

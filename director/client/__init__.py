@@ -15,24 +15,6 @@ The client imports nothing of the server, and no Django. ``AsyncDirector`` has t
 """
 
 from director.client.assets import Asset as Asset
-from director.client.backends import (
-    Backend as Backend,
-    BackendCheck as BackendCheck,
-    CheckReason as CheckReason,
-    ConvertedWorkflow as ConvertedWorkflow,
-    Device as Device,
-    Exclusion as Exclusion,
-    FailureExample as FailureExample,
-    FailureRow as FailureRow,
-    Failures as Failures,
-    Found as Found,
-    Health as Health,
-    Quarantine as Quarantine,
-    SubmissionPlan as SubmissionPlan,
-    Usage as Usage,
-    UsageRow as UsageRow,
-    WorkflowCheck as WorkflowCheck,
-)
 from director.client.client import AsyncDirector as AsyncDirector, Director as Director
 from director.client.errors import (
     BadRequest as BadRequest,
@@ -88,3 +70,21 @@ from director.client.requests import (
     SubmitOptions as SubmitOptions,
 )
 from director.client.webhooks import Delivery as Delivery, WebhookTest as WebhookTest
+from jobgroups.domain.shapes.backends import (
+    Backend as Backend,
+    BackendCheck as BackendCheck,
+    CheckReason as CheckReason,
+    ConvertedWorkflow as ConvertedWorkflow,
+    Device as Device,
+    Exclusion as Exclusion,
+    FailureExample as FailureExample,
+    FailureRow as FailureRow,
+    Failures as Failures,
+    Found as Found,
+    Health as Health,
+    Quarantine as Quarantine,
+    SubmissionPlan as SubmissionPlan,
+    Usage as Usage,
+    UsageRow as UsageRow,
+    WorkflowCheck as WorkflowCheck,
+)

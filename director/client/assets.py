@@ -9,10 +9,11 @@ from blake3 import blake3
 
 from director.client import calls
 from director.client.calls import Endpoints
-from director.client.decode import Moment, Parsed, load, parser, record
+from director.client.decode import load, parser
 from director.client.errors import NotFound
 from director.client.methods import AsyncClient, BlockingClient, method
 from director.client.requests import delete, get
+from jobgroups.domain.shapes import Moment, Parsed, record
 
 
 @record

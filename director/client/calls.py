@@ -10,12 +10,12 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 
 from director.client import requests
-from director.client.backends import Health
 from director.client.decode import as_object, as_objects, load, parser
 from director.client.errors import DirectorError, Unreachable, error_from_answer
 from director.client.events import Event, parse_event
 from director.client.requests import Request
 from director.client.wire import Wire
+from jobgroups.domain.shapes.backends import Health
 
 T = TypeVar("T")
 

@@ -10,17 +10,6 @@ from typing import Any, Unpack
 
 from director.client import calls, downloads, stream as event_stream, wait as group_wait
 from director.client.assets import Assets, AsyncAssets
-from director.client.backends import (
-    Backend,
-    ConvertedWorkflow,
-    Exclusion,
-    Failures,
-    Found,
-    Health,
-    SubmissionPlan,
-    Usage,
-    WorkflowCheck,
-)
 from director.client.calls import Endpoints, Outage
 from director.client.decode import as_object, load, parser
 from director.client.downloads import Downloadable
@@ -55,6 +44,17 @@ from director.client.transport import DEFAULT_URL, Address
 from director.client.webhooks import AsyncWebhooks, Webhooks
 from director.client.wire import AsyncWire, SyncWire, Wire
 from jobgroups.domain.file_names import DEFAULT_TEMPLATE, FileName
+from jobgroups.domain.shapes.backends import (
+    Backend,
+    ConvertedWorkflow,
+    Exclusion,
+    Failures,
+    Found,
+    Health,
+    SubmissionPlan,
+    Usage,
+    WorkflowCheck,
+)
 
 
 class _Client(Endpoints):

@@ -2,33 +2,13 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Annotated, Any, TypeAlias, TypeVar, dataclass_transform
+from typing import Any, TypeVar
 
 import msgspec
 
 from director.client.errors import UnexpectedAnswer
 
 T = TypeVar("T")
-
-Raw: TypeAlias = dict[str, Any]
-
-#: A time with its offset (the server sends UTC).
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
-def record(kind: type[T]) -> type[T]:
-    """Make a class a frozen dataclass whose fields are named when it is called."""
-    return dataclass(frozen=True, slots=True, kw_only=True)(kind)
-
-
-@record
-class Parsed:
-    """A value that keeps its JSON object, with the fields of a newer server. ``raw`` is not compared."""
-
-    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
 def load(content: bytes | str) -> dict[str, Any]:

@@ -7,8 +7,9 @@ stored, and the latest replaces earlier ones.
 from dataclasses import field
 from typing import Any, Final
 
-from director.client.decode import Moment, Parsed, Raw, as_objects, build, record
+from director.client.decode import as_objects, build
 from director.client.groups import Group, Outputs, group_fields, outputs_fields
+from jobgroups.domain.shapes import Moment, Parsed, Raw, record
 
 
 @record

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import Any
 
-from director.client.decode import Moment, Parsed, Raw, as_object, as_objects, build, record
+from director.client.decode import as_object, as_objects, build
+from jobgroups.domain.shapes import Moment, Parsed, Raw, record
 
 
 @record

@@ -5,9 +5,10 @@ from functools import partial
 
 from director.client import calls
 from director.client.calls import Endpoints
-from director.client.decode import Moment, Parsed, parser, record
+from director.client.decode import parser
 from director.client.methods import AsyncClient, BlockingClient, method
 from director.client.requests import get, post
+from jobgroups.domain.shapes import Moment, Parsed, record
 
 
 @record

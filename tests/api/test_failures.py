@@ -11,11 +11,11 @@ from django.db import connection
 from backends.models import Backend
 from backends.services import backend_observed
 from director.cli.failures import failure_lines
-from director.client.backends import Failures
 from director.client.decode import parser
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.shapes.backends import Failures
 from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import failures as failing

@@ -8,10 +8,10 @@ from pytest_django import Settings
 
 from backends.models import Backend
 from director.cli.failures import failure_lines
-from director.client.backends import Failures
 from director.client.decode import parser
 from jobgroups.api.requests import payloads
 from jobgroups.domain.clock import now
+from jobgroups.domain.shapes.backends import Failures
 from jobgroups.models import ChildJob, JobGroup, Runner, Variant
 from tests.api.conftest import GRAPH, Api, Made, error_of, wrong_fields
 from tests.api.test_requests import submission_errors

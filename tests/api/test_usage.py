@@ -8,9 +8,9 @@ from urllib.parse import urlencode
 import pytest
 from django.test import Client
 
-from director.client.backends import Usage
 from director.client.decode import parser
 from jobgroups.domain.clock import now
+from jobgroups.domain.shapes.backends import Usage
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from tests.api.conftest import Api, wrong_fields
 from tests.harness import factories

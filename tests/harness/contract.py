@@ -11,7 +11,7 @@ import jsonschema_rs
 import yaml
 
 FOLDER = Path(__file__).parents[2] / "docs"
-REMEDY = "Correct docs/schema.toml or the types in director/client, then run `make docs`."
+REMEDY = "Correct docs/schema.toml or the shapes of answers, then run `make docs`."
 
 
 @cache

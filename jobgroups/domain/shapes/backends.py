@@ -4,7 +4,7 @@ from dataclasses import field
 from datetime import date
 from typing import Any
 
-from director.client.decode import Moment, Parsed, record
+from jobgroups.domain.shapes import Moment, Parsed, record
 
 
 @record
@@ -49,9 +49,10 @@ class Backend(Parsed):
     backend_id: str
     name: str
     url: str
+    tags: tuple[str, ...] = ()
+    partner_nodes_allowed: bool = False
     enabled: bool
     status: str
-    partner_nodes_allowed: bool = False
     status_reason: str | None = None
     status_since: Moment | None = None
     status_by: str | None = None
@@ -60,16 +61,15 @@ class Backend(Parsed):
     running: int = 0
     hold: str | None = None
     evict: bool = False
+    quarantine: Quarantine | None = None
+    on_probation: bool = False
+    devices: tuple[Device, ...] = ()
+    comfyui_version: str | None = None
+    last_seen_at: Moment | None = None
     changed_by: str | None = None
     changed_reason: str | None = None
     changed_at: Moment | None = None
-    quarantine: Quarantine | None = None
-    on_probation: bool = False
-    tags: tuple[str, ...] = ()
-    devices: tuple[Device, ...] = ()
-    comfyui_version: str | None = None
     limitations: tuple[str, ...] = ()
-    last_seen_at: Moment | None = None
     adopted_at: Moment | None = None
 
 
