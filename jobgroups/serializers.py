@@ -5,10 +5,14 @@ The functions take loaded rows and do not query the database.
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from operator import attrgetter
+from typing import Any, NamedTuple, get_type_hints
 
 from django.conf import settings
+from django.db.models import Model
 
 from jobgroups.domain.clock import iso, iso_or_none
 from jobgroups.domain.media_types import media_kind
@@ -30,6 +34,47 @@ def to_json(value: object) -> str:
 
 def _from_json(text: str | None) -> Any:
     return None if text is None else json.loads(text)
+
+
+class _Plan(NamedTuple):
+    empty: dict[str, Any]  #: All fields in their order.
+    stored: Sequence[str]  #: The fields that attributes of the row have.
+    get: Callable[[Any], Sequence[Any]]
+    conversions: Sequence[tuple[str, Callable[[Any], Any]]]
+
+
+@cache
+def _plan(kind: type, model: type[Model], given: tuple[str, ...]) -> _Plan:
+    hints = get_type_hints(kind)
+    names = [one.name for one in fields(kind) if one.name != "raw"]
+    stored = [name for name in names if name not in given]
+    columns = {one.attname: one for one in model._meta.concrete_fields}
+    texts = {name for name in stored if f"{name}_json" in columns}
+    conversions: list[tuple[str, Callable[[Any], Any]]] = []
+    for name in names:
+        if hints[name] in (dt.datetime, dt.datetime | None):
+            conversions.append((name, iso_or_none))
+        elif name in texts:
+            conversions.append((name, _from_json))
+        elif hints[name] == str | None and (name in given or not columns[name].null):
+            conversions.append((name, lambda text: text or None))
+    get = attrgetter(*(f"{name}_json" if name in texts else name for name in stored))
+    return _Plan(dict.fromkeys(names), stored, get, conversions)
+
+
+def shape(kind: type, row: Model, **values: Any) -> dict[str, Any]:
+    """Return the JSON object of a row: the fields of ``kind``, of ``jobgroups.domain.shapes``, in their order.
+
+    A field is one of ``values``, else the row's attribute, or the value of its column ``…_json``. A text that may be
+    null is null if it is empty, except in a column that has null.
+    """
+    plan = _plan(kind, type(row), tuple(values))
+    answer = plan.empty.copy()
+    answer.update(zip(plan.stored, plan.get(row), strict=True))
+    answer.update(values)
+    for name, convert in plan.conversions:
+        answer[name] = convert(answer[name])
+    return answer
 
 
 def truncate(text: str | None) -> str | None:

@@ -10,8 +10,10 @@ from backends.eligibility import limitations_of
 from backends.models import Backend
 from backends.queries import backend_status, is_on_probation
 from jobgroups.domain.clock import iso, iso_or_none, now
+from jobgroups.domain.shapes import backends as shapes
 from jobgroups.domain.states import CHILD_OPEN, AttemptState, ChildStatus
 from jobgroups.models import Attempt, ChildJob
+from jobgroups.serializers import shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,49 +46,39 @@ def backend_in_use(backend_id: str) -> tuple[int, int]:
 
 
 NO_LOAD: Final = BackendLoad(running=0, accepted=0, waiting=0)
+_SETTINGS: Final = {
+    *("name", "url", "tags", "partner_nodes_allowed", "limitations"),
+    *("changed_by", "changed_reason", "changed_at", "adopted_at"),
+}
 
 
 def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
-    return {
-        "backend_id": row.id,
-        "name": row.name,
-        "url": row.url,
-        "tags": row.tags,
-        "partner_nodes_allowed": row.partner_nodes_allowed,
-        **serialize_backend_status(row, load),
-        "changed_by": row.changed_by or None,
-        "changed_reason": row.changed_reason or None,
-        "changed_at": iso_or_none(row.changed_at),
-        "limitations": limitations_of(row),
-        "adopted_at": iso_or_none(row.adopted_at),
-    }
-
-
-def serialize_backend_status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
-    """Return the fields of a backend that change over time.
+    """Return a backend.
 
     ``queue_ours`` and ``queue_foreign`` are the pending and running prompts of the Director and of other clients,
     ``running`` the running prompts of all clients. The Director's are exact, the others are as of the last probe.
     """
-    status = backend_status(row, now=now(), ours=load.running + load.accepted)
-    return {
-        "backend_id": row.id,
-        "enabled": row.enabled,
-        "status": status.state.value,
-        "status_reason": status.reason or None,
-        "status_since": iso_or_none(status.since),
-        "status_by": status.by or None,
-        "queue_ours": load.running + load.accepted,
-        "queue_foreign": row.queue_foreign,
-        "running": max(row.queue_running, load.running),
-        "hold": row.hold or None,
-        "evict": row.evict,
-        "quarantine": _quarantine(row),
-        "on_probation": is_on_probation(row),
-        "devices": row.devices,
-        "comfyui_version": row.comfyui_version or None,
-        "last_seen_at": iso_or_none(row.last_seen_at),
-    }
+    ours = load.running + load.accepted
+    status = backend_status(row, now=now(), ours=ours)
+    return shape(
+        shapes.Backend,
+        row,
+        backend_id=row.id,
+        status=status.state.value,
+        status_reason=status.reason,
+        status_since=status.since,
+        status_by=status.by,
+        queue_ours=ours,
+        running=max(row.queue_running, load.running),
+        quarantine=_quarantine(row),
+        on_probation=is_on_probation(row),
+        limitations=limitations_of(row),
+    )
+
+
+def serialize_backend_status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
+    """Return the fields of a backend that change without a request."""
+    return {name: value for name, value in serialize_backend(row, load).items() if name not in _SETTINGS}
 
 
 def _quarantine(row: Backend) -> dict[str, Any] | None:

@@ -7,10 +7,12 @@ from typing import Any
 from django.db.models import Q, QuerySet
 
 from jobgroups.database.statements import Parameter
-from jobgroups.domain.clock import iso, monotonic_now
+from jobgroups.domain.clock import monotonic_now
 from jobgroups.domain.exclusions import CLASS_OF, FAILURES, LIFETIME, ExclusionKind, exclusion_reason
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.shapes import backends as shapes
 from jobgroups.models import Exclusion, Variant
+from jobgroups.serializers import shape
 
 
 def valid_since() -> dict[str, dt.datetime]:
@@ -65,17 +67,6 @@ def exclusions_json(backend_id: str) -> list[dict[str, Any]]:
     rows = list(active_exclusions(backend_id))
     groups = dict(Variant.objects.filter(pk__in=[row.variant_id for row in rows]).values_list("id", "group_id"))
     return [
-        {
-            "exclusion_id": row.id,
-            "backend_id": row.backend_id,
-            "kind": row.kind,
-            "workflow_digest": row.workflow_digest,
-            "group_id": groups.get(row.variant_id),
-            "count": row.count,
-            "reason": row.reason,
-            "since": iso(row.since),
-            "last_at": iso(row.last_at),
-            "until": iso(ends_at(row)),
-        }
+        shape(shapes.Exclusion, row, exclusion_id=row.id, group_id=groups.get(row.variant_id), until=ends_at(row))
         for row in rows
     ]
