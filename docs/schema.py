@@ -26,10 +26,10 @@ from drf_spectacular.settings import spectacular_settings
 from rest_framework.views import APIView
 
 from backends.states import BackendState
-from director.client import assets, events, groups, webhooks
+from director.client import assets, events, webhooks
 from jobgroups.api.requests import fields, payloads, query_params
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.shapes import Parsed, backends
+from jobgroups.domain.shapes import Parsed, backends, groups
 from jobgroups.domain.states import AttemptState, ChildStatus, GroupStatus
 
 Schema = dict[str, Any]
@@ -42,7 +42,7 @@ _OBJECT: Final = {"type": "object", "required": []}
 _FRAMES: Final = {kind: name for name, kind in events.BY_TYPE.items()}
 #: The values of fields that the client's types have as text.
 _VALUES: Final = {
-    "Group.status": GroupStatus,
+    "GroupRow.status": GroupStatus,
     "Child.status": ChildStatus,
     "Attempt.outcome": AttemptState,
     "Backend.status": BackendState,
@@ -98,12 +98,14 @@ def _texts(kind: type) -> tuple[str, dict[str, str]]:
 @cache
 def types() -> dict[str, Schema]:
     """Return the JSON schemas of all answers and frames. Every field is in an answer, except the optional ones."""
-    members = [one for module in (groups, backends, assets, webhooks, events) for one in vars(module).values()]
-    kinds = [one for one in members if isinstance(one, type) and is_dataclass(one) and one is not Parsed]
-    _, found = msgspec.json.schema_components(kinds, ref_template=f"{_TYPES}{{name}}")
-    for kind in kinds:
-        found[kind.__name__] = _of_client(kind, found[kind.__name__])
-    known = deepcopy(found)
+    known: dict[str, Schema] = {}
+    for modules in ((groups, backends, assets, webhooks), (events,)):
+        members = [one for module in modules for one in vars(module).values()]
+        kinds = [
+            one for one in members if is_dataclass(one) and one.__module__ in {module.__name__ for module in modules}
+        ]
+        _, found = msgspec.json.schema_components(kinds, ref_template=f"{_TYPES}{{name}}")
+        known |= {kind.__name__: _of_client(kind, found[kind.__name__]) for kind in kinds}
     for name, changes in _TABLE["schemas"].items():
         known[name] = _changed(deepcopy(known.get(changes.get("of", name), {})), changes)
     for schema in known.values():

@@ -52,16 +52,10 @@ from director.client.events import (
 )
 from director.client.groups import (
     Attempt as Attempt,
-    CancelResult as CancelResult,
     Child as Child,
-    Deletion as Deletion,
     Group as Group,
-    JobOfFile as JobOfFile,
-    MoveResult as MoveResult,
     OutputFile as OutputFile,
     Outputs as Outputs,
-    RetryResult as RetryResult,
-    SkippedBackend as SkippedBackend,
 )
 from director.client.requests import (
     BackendFields as BackendFields,
@@ -87,4 +81,12 @@ from jobgroups.domain.shapes.backends import (
     Usage as Usage,
     UsageRow as UsageRow,
     WorkflowCheck as WorkflowCheck,
+)
+from jobgroups.domain.shapes.groups import (
+    CancelResult as CancelResult,
+    Deletion as Deletion,
+    JobOfFile as JobOfFile,
+    MoveResult as MoveResult,
+    RetryResult as RetryResult,
+    SkippedBackend as SkippedBackend,
 )

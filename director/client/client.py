@@ -14,17 +14,7 @@ from director.client.calls import Endpoints, Outage
 from director.client.decode import as_object, load, parser
 from director.client.downloads import Downloadable
 from director.client.events import Event
-from director.client.groups import (
-    CancelResult,
-    Child,
-    Deletion,
-    Group,
-    JobOfFile,
-    MoveResult,
-    RetryResult,
-    parse_child,
-    parse_group,
-)
+from director.client.groups import Child, Group, parse_child, parse_group
 from director.client.methods import AsyncClient, BlockingClient, method
 from director.client.requests import (
     BackendFields,
@@ -55,6 +45,7 @@ from jobgroups.domain.shapes.backends import (
     Usage,
     WorkflowCheck,
 )
+from jobgroups.domain.shapes.groups import CancelResult, Deletion, JobOfFile, MoveResult, RetryResult
 
 
 class _Client(Endpoints):

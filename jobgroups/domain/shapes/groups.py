@@ -1,0 +1,281 @@
+"""The shapes of groups, their jobs, attempts and output files, and of what is done with them."""
+
+from dataclasses import field
+from typing import Any
+
+from jobgroups.domain.shapes import Moment, Parsed, record
+
+
+@record
+class OutputFile(Parsed):
+    """One output file of a job.
+
+    Attributes:
+        type: ComfyUI's folder: ``output``, or ``temp`` for a preview; ``websocket``: only the Director has the file.
+        node_id: The node that reported the file.
+        file_url: The Director's address of the file; None in events.
+        thumbnail_url: The Director's address of a thumbnail; None for a file that is no image and no video.
+        captured: The Director has a copy. With it, ``blake3`` and ``size_bytes`` are known.
+        sha256: None until it is computed: of a large file some time after the copy.
+        width, height: Pixels; None if they are not known.
+        duration: Seconds of a video or sound; None if it is not known.
+        capture_warning: Why the Director has no copy although it tried, or what is doubtful about the copy; a sentence.
+        missing: The backend does not have the file any more, or has another file of this name.
+        reason: ``replaced`` if the backend has another file of this name.
+    """
+
+    filename: str
+    url: str | None = None
+    subfolder: str = ""
+    type: str = "output"
+    node_id: str | None = None
+    file_url: str | None = None
+    thumbnail_url: str | None = None
+    captured: bool = False
+    blake3: str | None = None
+    sha256: str | None = None
+    size_bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    duration: float | None = None
+    capture_warning: str | None = None
+    missing: bool = False
+    reason: str | None = None
+
+
+@record
+class Attempt(Parsed):
+    """One attempt of a job on one backend, with one ComfyUI prompt id.
+
+    Attributes:
+        charged: Whether it counts against ``max_attempts``.
+        stop_reason: Why the Director stops or stopped its prompt, for example ``cancel``, ``moved`` or ``recalled``.
+        left_running: Why its prompt still runs although it is to be stopped.
+    """
+
+    number: int
+    run: int | None = None
+    backend_id: str | None = None
+    prompt_id: str | None = None
+    outcome: str | None = None
+    charged: bool = True
+    outputs: Any = None
+    error_message: str | None = None
+    error_type: str | None = None
+    failure_class: str | None = None
+    error_details: dict[str, Any] | None = field(default=None, hash=False)
+    created_at: Moment | None = None
+    accepted_at: Moment | None = None
+    started_at: Moment | None = None
+    ended_at: Moment | None = None
+    stop_requested_at: Moment | None = None
+    stop_reason: str | None = None
+    left_running: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@record
+class Child(Parsed):
+    """One job of a group: the workflow with one seed, on one backend.
+
+    Attributes:
+        backend_id: None for a job of the pool that no backend has started.
+        status: ``queued``, ``running``, ``completed``, ``failed``, ``timeout`` or ``cancelled``.
+        progress: Percent of the whole workflow, 0 to 100.
+        attempts: The number of its attempts.
+        waiting_reason: One sentence while the job is queued, or runs on an offline backend.
+        eta_seconds: Seconds until the job is expected to end; None: it has ended, or that is not known.
+        outputs_reused: Whether ComfyUI executed nothing for it: every node was cached.
+        variation: The inputs that the job sets beside those of its group; None: it differs by its seed alone.
+        metadata: Its own metadata, if the submission gives it some.
+        stopped_by: ``stop_when`` if the group's condition cancelled the job.
+    """
+
+    job_id: str
+    backend_id: str | None
+    seed: int
+    status: str
+    progress: float = 0.0
+    current_step: str | None = None
+    outputs: Any = None
+    error_message: str | None = None
+    error_type: str | None = None
+    failure_class: str | None = None
+    queued_at: Moment | None = None
+    started_at: Moment | None = None
+    completed_at: Moment | None = None
+    attempts: int
+    waiting_reason: str | None = None
+    eta_seconds: float | None = None
+    error_details: dict[str, Any] | None = field(default=None, hash=False)
+    warnings: tuple[str, ...] = ()
+    outputs_reused: bool = False
+    starred: bool = False
+    variation: dict[str, Any] | None = field(default=None, hash=False)
+    metadata: dict[str, Any] | None = field(default=None, hash=False)
+    stopped_by: str | None = None
+
+
+@record
+class SkippedBackend:
+    """A backend that was named in a submission and got no job; of the pool, a candidate that could take none then."""
+
+    backend_id: str
+    reason: str
+
+
+@record
+class GroupRow(Parsed):
+    """One submission.
+
+    Attributes:
+        status: ``pending``, ``running``, ``partial_complete``, ``completed``, ``failed`` or
+            ``cancelled``. The group has ended when ``completed_at`` is set, not before
+            (it may be ``partial_complete`` while jobs still run).
+        placement: ``bound``: each job was submitted to one backend; ``pool``: each goes to any free candidate.
+        seq: Number of the last event in this snapshot: continue the stream with ``since=seq``.
+        revision: Increases with each change that is no event, such as progress, a star or a captured file.
+        run: From 1; a retry of the group opens the next.
+        eta_seconds: Seconds until the last job is expected to end; None: the group has ended, or that is not known.
+        timeout_seconds: Seconds that a job may run; None: any.
+        stall_seconds: Seconds without an event of its prompt after which a job ends; None: any.
+        retention_days: Days after its end until it is deleted; None: the Director's setting.
+        expires_at: The end of these days; None: it has not ended, or is kept for any time. A group with a starred
+            job stays, and the Director's limits of groups and bytes may delete a group earlier.
+        max_attempts: Maximum number of attempts of a job within a run.
+        retry_elsewhere: False, or the backends of a retry: ``group`` or ``any``.
+        retry_on: Failure classes after which a job is retried; None for all retryable ones.
+        partial_outputs: ``accept``, or ``fail``: a job of which ComfyUI refuses some outputs fails.
+        submitter: Who submitted it, if the submission has a submitter.
+        name: As a user called it; None: no user did.
+        title: What users read: the name, else what its metadata, its prompt or its files name, else the id.
+        archived_at: When a user moved it out of the lists; None: it is in the lists.
+        summary: What its workflow makes, as far as that is known: ``prompt``, ``negative``, ``model``, ``width``,
+            ``height``, ``steps``, ``cfg``, ``sampler_name``, ``scheduler``, ``denoise``, ``file``.
+        sweep: The axes of its jobs, ``{"mode", "axes": [{"input", "values"}]}``; None: it is no sweep.
+        stop_when: The numbers of ``completed`` or ``failed`` jobs at which the rest ends; None: it does not.
+        stopped_at: When that happened.
+        webhook: The URL that gets its events, and these events; None: it has none of its own.
+    """
+
+    job_group_id: str
+    status: str
+    completed_count: int = 0
+    failed_count: int = 0
+    cancelled_count: int = 0
+    total_count: int = 0
+    created_at: Moment | None = None
+    completed_at: Moment | None = None
+    eta_seconds: float | None = None
+    name: str | None = None
+    title: str = ""
+    archived_at: Moment | None = None
+    summary: dict[str, Any] = field(default_factory=dict, hash=False)
+    metadata: dict[str, Any] = field(default_factory=dict, hash=False)
+    warnings: tuple[str, ...] = ()
+    skipped_backends: tuple[SkippedBackend, ...] = ()
+    sweep: dict[str, Any] | None = field(default=None, hash=False)
+    stop_when: dict[str, int] | None = field(default=None, hash=False)
+    stopped_at: Moment | None = None
+    webhook: dict[str, Any] | None = field(default=None, hash=False)
+    seed_strategy: str | None = None
+    base_seed: int | None = None
+    timeout_seconds: int | None = None
+    stall_seconds: int | None = None
+    retention_days: int | None = None
+    expires_at: Moment | None = None
+    max_attempts: int = 1
+    retry_elsewhere: bool | str = False
+    retry_on: tuple[str, ...] | None = None
+    placement: str = "bound"
+    partial_outputs: str = "accept"
+    submitter: str | None = None
+    run: int = 1
+    seq: int | None = None
+    revision: int = 0
+
+
+@record
+class CancelResult(Parsed):
+    """Result of a cancellation.
+
+    Attributes:
+        cancelled: The group is now ``cancelled``; False if it had ended with another status.
+        interrupted: Number of jobs that this call cancelled.
+    """
+
+    cancelled: bool
+    interrupted: int = 0
+    already_complete: int = 0
+    already_failed: int = 0
+
+
+@record
+class Deletion(Parsed):
+    """What the deletion of a group removes, or would.
+
+    Attributes:
+        starred: Number of its jobs with a star.
+        files: Number of captured files that no other group has.
+        bytes: Bytes of these files.
+        kept_at_backends: Its jobs reported files that may still be at their backends: they stay there.
+    """
+
+    jobs: int
+    starred: int = 0
+    files: int = 0
+    bytes: int = 0
+    kept_at_backends: bool = False
+
+
+@record
+class RetryResult(Parsed):
+    """Result of a retry.
+
+    Attributes:
+        run: The run of the retried jobs: the one that the retry opened, or the current one.
+        status: Status of the group; final if every prompt had completed after all.
+        job_ids: Jobs that are queued again, in the group's order.
+        adopted_job_ids: Jobs that got the result of an earlier attempt: they do not run again.
+        moved: Queued jobs that are on another backend now: job id to backend id.
+    """
+
+    job_group_id: str
+    run: int
+    status: str
+    job_ids: tuple[str, ...] = ()
+    adopted_job_ids: tuple[str, ...] = ()
+    moved: dict[str, str] = field(default_factory=dict, hash=False)
+
+
+@record
+class JobOfFile(Parsed):
+    """The job that made a file.
+
+    Attributes:
+        attempt: Number of the attempt, if it is known.
+        found_by: ``mark``: by the ids in the file; ``hash``: by its content.
+    """
+
+    job_group_id: str
+    job_id: str
+    attempt: int | None = None
+    found_by: str = "mark"
+
+
+@record
+class MoveResult(Parsed):
+    """Result of a move.
+
+    Attributes:
+        backend_id: The backend of the job now.
+        moved: False: the job was queued there already, and nothing was changed.
+        removing_from: The backend whose queue still has the job's prompt. The prompt is removed first. If it
+            starts before that, the job stays there, and an event reports that.
+    """
+
+    job_group_id: str
+    job_id: str
+    backend_id: str
+    moved: bool
+    removing_from: str | None = None
