@@ -29,7 +29,7 @@ from backends.states import BackendState
 from director.client import assets, events, webhooks
 from jobgroups.api.requests import fields, payloads, query_params
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.shapes import Parsed, backends, groups
+from jobgroups.domain.shapes import backends, groups
 from jobgroups.domain.states import AttemptState, ChildStatus, GroupStatus
 
 Schema = dict[str, Any]
@@ -100,10 +100,8 @@ def types() -> dict[str, Schema]:
     """Return the JSON schemas of all answers and frames. Every field is in an answer, except the optional ones."""
     known: dict[str, Schema] = {}
     for modules in ((groups, backends, assets, webhooks), (events,)):
-        members = [one for module in modules for one in vars(module).values()]
-        kinds = [
-            one for one in members if is_dataclass(one) and one.__module__ in {module.__name__ for module in modules}
-        ]
+        members = [(one, module) for module in modules for one in vars(module).values() if isinstance(one, type)]
+        kinds = [one for one, module in members if is_dataclass(one) and one.__module__ == module.__name__]
         _, found = msgspec.json.schema_components(kinds, ref_template=f"{_TYPES}{{name}}")
         known |= {kind.__name__: _of_client(kind, found[kind.__name__]) for kind in kinds}
     for name, changes in _TABLE["schemas"].items():

@@ -14,13 +14,14 @@ from django.shortcuts import render
 from backends.errors import RequestError
 from jobgroups import models
 from jobgroups.admin.base import Column, JsonText, Link, ListLink, ReadOnlyAdmin, action, register_rows
+from jobgroups.domain.shapes.groups import Deletion, RetryResult
 from jobgroups.domain.states import Where
 from jobgroups.domain.text import pluralize
 from jobgroups.errors import GroupNotFinished
 from jobgroups.services.assignment import Choice
 from jobgroups.services.cancellation import child_cancel, group_cancel
-from jobgroups.services.groups import Deletion, group_change, group_delete, group_deletion
-from jobgroups.services.retries import Retried, child_retry, group_retry
+from jobgroups.services.groups import group_change, group_delete, group_deletion
+from jobgroups.services.retries import child_retry, group_retry
 from jobgroups.services.webhooks import delivery_replay
 
 # Every list reads columns of its own table alone. A join with backends would hide the history of a deleted
@@ -44,7 +45,7 @@ def _retry(page: ReadOnlyAdmin, request: HttpRequest, wanted: Mapping[str, Seque
         page.message_user(request, text, messages.SUCCESS)
 
 
-def _retried(group_id: str, job_ids: Sequence[str] | None, by: str) -> Iterator[Retried]:
+def _retried(group_id: str, job_ids: Sequence[str] | None, by: str) -> Iterator[RetryResult]:
     """Retry a group or some of its jobs; while the group runs, these one by one."""
     how: dict[str, Any] = {"choice": Choice(where=Where.AUTO), "by": by}
     try:

@@ -1,26 +1,15 @@
 """Cancel a group or one child of it."""
 
-from dataclasses import dataclass
-
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
+from jobgroups.domain.shapes.groups import CancelResult
 from jobgroups.domain.states import CHILD_OPEN, GroupStatus
 from jobgroups.errors import ChildNotFound
 from jobgroups.services.transactions import group_transaction
 
 
-@dataclass(frozen=True, slots=True)
-class Cancelled:
-    """What a cancel did, as the reference names it."""
-
-    cancelled: bool
-    interrupted: int
-    already_complete: int
-    already_failed: int
-
-
 @retry_on_conflict
-def group_cancel(*, group_id: str) -> Cancelled:
+def group_cancel(*, group_id: str) -> CancelResult:
     """Cancel every child that is not final, and request the stop of active attempts. Repeating it is no error.
 
     Raises ``GroupNotFound``.
@@ -31,7 +20,7 @@ def group_cancel(*, group_id: str) -> Cancelled:
             tx.group.cancelled_at = now()
             tx.cancel_children(open_children)
         finished = tx.group.completed_count, tx.group.failed_count
-    return Cancelled(
+    return CancelResult(
         cancelled=tx.group.status == GroupStatus.CANCELLED,
         interrupted=len(open_children),
         already_complete=finished[0],

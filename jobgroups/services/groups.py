@@ -1,7 +1,7 @@
 """Changes of a group by users that are no events: its name, whether the lists show it, and its deletion."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from django.db.models import Value
 from django.db.models.functions import Coalesce
@@ -9,6 +9,7 @@ from django.db.models.functions import Coalesce
 from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.clock import now
 from jobgroups.domain.outputs import SENT, reported_files
+from jobgroups.domain.shapes.groups import Deletion
 from jobgroups.errors import GroupNotFound, GroupOpen, GroupStopping
 from jobgroups.events import log
 from jobgroups.models import JobGroup
@@ -33,17 +34,6 @@ def group_change(*, group_id: str, name: str | None = None, archived: bool | Non
     log.publish_changed(group_id)
 
 
-@dataclass(frozen=True, slots=True)
-class Deletion:
-    """What the deletion of a group removes; files at backends stay there."""
-
-    jobs: int
-    starred: int  #: Of the jobs.
-    files: int  #: Captured files that no other group has.
-    bytes: int
-    kept_at_backends: bool  #: Whether its jobs reported files that may still be at their backends.
-
-
 def group_deletion(*, group_id: str) -> Deletion:
     """Return what :func:`group_delete` would remove, or raise as it does."""
     group = JobGroup.objects.filter(pk=group_id).only("completed_at", "total_count").first()
@@ -58,7 +48,8 @@ def group_deletion(*, group_id: str) -> Deletion:
     made = group.children.filter(outputs_json__isnull=False).order_by().values_list("outputs_json", flat=True)
     reported = (file for outputs in made.iterator() for file in reported_files(json.loads(outputs or "{}")))
     kept = any(not file.get("missing") and file.get("type") != SENT for file in reported)
-    return Deletion(group.total_count, starred, *files_of(group_id), kept_at_backends=kept)
+    files, size = files_of(group_id)
+    return Deletion(jobs=group.total_count, starred=starred, files=files, bytes=size, kept_at_backends=kept)
 
 
 def group_delete(*, group_id: str) -> Deletion:

@@ -6,13 +6,13 @@ gone. A prompt that has started meanwhile is not interrupted, and the move is vo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from django.db.models import Q
 
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.failures import OVERTAKEN
+from jobgroups.domain.shapes.groups import MoveResult
 from jobgroups.domain.states import AttemptState, ChildStatus, StopReason
 from jobgroups.errors import ChildNotFound, JobNotWaiting
 from jobgroups.events import log
@@ -23,17 +23,8 @@ from jobgroups.services.requeue import requeue
 from jobgroups.services.transactions import attempt_transaction, group_transaction
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
-    job_id: str
-    backend_id: str  #: The backend for which the child waits now.
-    moved: bool  #: False: it waited there already, and nothing was changed.
-    #: The backend that still has a prompt of it, which is removed first; None: no backend has one.
-    removing_from: str | None
-
-
 @retry_on_conflict
-def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> Moved:
+def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> MoveResult:
     """Assign a queued child to another backend. A child of the pool is bound to that backend from then on.
 
     The backend may be paused or away.
@@ -61,7 +52,9 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
         overtaken = Q(failure_class__in=OVERTAKEN)
         removed = removed.exclude(overtaken & ~Q(backend_id=backend_id))
         removing_from = removed.values_list("backend_id", flat=True).first()
-    return Moved(job_id=job_id, backend_id=backend_id, moved=moved, removing_from=removing_from)
+    return MoveResult(
+        job_group_id=group_id, job_id=job_id, backend_id=backend_id, moved=moved, removing_from=removing_from
+    )
 
 
 def _move(tx: GroupTransaction, child: ChildJob, backend_id: str, by: str) -> None:

@@ -4,14 +4,15 @@ Children that failed, timed out or were cancelled are queued again, each with it
 result completes with it and is not rendered again. A child that ``stop_when`` stopped is retried only if it is named.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from jobgroups import metrics
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.shapes.groups import RetryResult
 from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus, GroupStatus, Placement, Where
 from jobgroups.errors import ChildNotFound, GroupNotFinished, JobCompleted, JobNotFailed, NothingToRetry, RunPassed
 from jobgroups.events import log
@@ -26,15 +27,6 @@ from jobgroups.services.write_start import begin_write
 AS_THE_GROUP_SAYS: Final = Choice()  #: The group's policy decides about the backends.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retried:
-    run: int  #: The run in which they wait again: the one that it opened, or the present one.
-    status: str  #: The group's status as the transaction left it; it has ended again where all were adopted.
-    job_ids: Sequence[str]  #: Ids of the children that wait again, in the group's order.
-    adopted_job_ids: Sequence[str]  #: Ids of those that completed with a late result.
-    moved: Mapping[str, str]  #: Of those that wait again, the ones bound to another backend now: id → backend.
-
-
 def group_retry(
     *,
     group_id: str,
@@ -42,7 +34,7 @@ def group_retry(
     choice: Choice = AS_THE_GROUP_SAYS,
     run: int | None = None,
     by: str = "",
-) -> Retried:
+) -> RetryResult:
     """Open the next run of a group that has ended, and queue the chosen children again.
 
     All in one transaction: a second retry at the same time finds the group running. ``job_ids`` None: all that failed
@@ -63,7 +55,7 @@ def group_retry(
 
 def child_retry(
     *, group_id: str, job_id: str, choice: Choice = AS_THE_GROUP_SAYS, run: int | None = None, by: str = ""
-) -> Retried:
+) -> RetryResult:
     """Queue one child again: within the run while its group runs (if it failed or timed out), else in the next run.
 
     The group's lock decides which of the two it is: the run's last child may end at the same time. Arguments and errors
@@ -83,7 +75,7 @@ def child_retry(
 @retry_on_conflict
 def _retry(
     group_id: str, choose: Callable[[GroupTransaction], list[ChildJob]], choice: Choice, run: int | None, by: str
-) -> Retried:
+) -> RetryResult:
     with group_transaction(group_id) as tx:
         begin_write()
         if run is not None and run != tx.group.run:
@@ -93,7 +85,7 @@ def _retry(
     return replace(done, status=tx.group.status)
 
 
-def _queue_again(tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choice, by: str) -> Retried:
+def _queue_again(tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choice, by: str) -> RetryResult:
     """Queue children again: in the next run if this one has ended, else within it."""
     results = late_results.late_results(chosen)
     waiting = [child for child in chosen if child.id not in results]
@@ -132,11 +124,12 @@ def _queue_again(tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choic
     for child in chosen:
         if child.id in results:
             late_results.adopt_result(tx, child, results[child.id])
-    return Retried(
+    return RetryResult(
+        job_group_id=tx.group.id,
         run=tx.group.run,
         status=tx.group.status,
-        job_ids=[child.id for child in waiting],
-        adopted_job_ids=[child.id for child in chosen if child.id in results],
+        job_ids=tuple(child.id for child in waiting),
+        adopted_job_ids=tuple(child.id for child in chosen if child.id in results),
         moved=moved,
     )
 

@@ -11,6 +11,7 @@ from backends.models import Backend
 from jobgroups import serializers
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.shapes.groups import CancelResult
 from jobgroups.domain.states import AttemptState
 from jobgroups.events import log
 from jobgroups.events.messages import Message
@@ -38,7 +39,7 @@ def test_cancel_ends_open_jobs_and_keeps_final_ones(fence: FencingToken) -> None
     factories.finish(failed, fence, AttemptState.ERROR)
     running = begin(fence)
     result = cancellation.group_cancel(group_id=group.id)
-    assert result == cancellation.Cancelled(cancelled=True, interrupted=2, already_complete=1, already_failed=1)
+    assert result == CancelResult(cancelled=True, interrupted=2, already_complete=1, already_failed=1)
     statuses = [child.status for child in group.children.order_by("position")]
     assert statuses == ["completed", "failed", "cancelled", "cancelled"]
     stored = factories.fresh(group)
@@ -59,7 +60,7 @@ def test_cancel_changes_nothing_when_the_group_is_final(fence: FencingToken) -> 
     finished = factories.submit()
     factories.finish(factories.claim(fence), fence)
     result = cancellation.group_cancel(group_id=finished.id)
-    assert result == cancellation.Cancelled(cancelled=False, interrupted=0, already_complete=1, already_failed=0)
+    assert result == CancelResult(cancelled=False, interrupted=0, already_complete=1, already_failed=0)
 
 
 def test_group_does_not_complete_twice_when_its_status_is_derived_again(fence: FencingToken) -> None:

@@ -9,10 +9,11 @@ import pytest
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.shapes.groups import MoveResult
 from jobgroups.errors import BackendUnavailable, JobNotWaiting
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.services import attempts, cancellation, expiry
-from jobgroups.services.moves import Moved, child_move
+from jobgroups.services.moves import child_move
 from tests.harness import factories
 from tests.harness.factories import accept, begin, farm, idle, only, removed
 from tests.harness.races import race
@@ -20,7 +21,7 @@ from tests.harness.races import race
 pytestmark = pytest.mark.django_db
 
 
-def move(group: JobGroup, backend_id: str = "gpu-2", by: str = "") -> Moved:
+def move(group: JobGroup, backend_id: str = "gpu-2", by: str = "") -> MoveResult:
     return child_move(group_id=group.id, job_id=only(group).id, backend_id=backend_id, by=by)
 
 

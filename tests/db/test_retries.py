@@ -60,7 +60,7 @@ def test_retry_requeues_failed_jobs_and_keeps_completed_ones(fence: FencingToken
     done = group_retry(group_id=group.id)
     first, second, third = children(group)
     assert [child.status for child in (first, second, third)] == ["queued", "completed", "queued"]
-    assert (done.run, done.status, done.job_ids) == (2, "running", [first.id, third.id])
+    assert (done.run, done.status, done.job_ids) == (2, "running", (first.id, third.id))
     assert (first.run, second.run) == (2, 1)
     assert first.seed == before[0].seed
     assert second.outputs_json == before[1].outputs_json
@@ -142,13 +142,13 @@ def test_retry_of_named_jobs_requeues_no_others(fence: FencingToken) -> None:
     group = ended(fence, SUCCESS, ERROR, ERROR)
     _, second, third = children(group)
     done = group_retry(group_id=group.id, job_ids=[third.id, third.id])
-    assert done.job_ids == [third.id]
+    assert done.job_ids == (third.id,)
     assert [child.status for child in children(group)] == ["completed", "failed", "queued"]
     stored = factories.fresh(group)
     assert (stored.status, stored.completed_at) == ("partial_complete", None)
     factories.finish(factories.claim(fence), fence)
     assert factories.fresh(group).status == "partial_complete"
-    assert group_retry(group_id=group.id).job_ids == [second.id]
+    assert group_retry(group_id=group.id).job_ids == (second.id,)
 
 
 def test_retry_of_a_cancelled_group_requeues_cancelled_jobs(fence: FencingToken) -> None:
@@ -172,11 +172,11 @@ def test_job_that_was_cancelled_alone_is_retried_only_by_name(fence: FencingToke
     factories.finish(factories.claim(fence), fence)
     cancelled = children(group)[2]
     cancellation.child_cancel(group_id=group.id, job_id=cancelled.id)
-    assert group_retry(group_id=group.id).job_ids == [children(group)[0].id]
+    assert group_retry(group_id=group.id).job_ids == (children(group)[0].id,)
     factories.finish(factories.claim(fence), fence)
     with pytest.raises(NothingToRetry):
         group_retry(group_id=group.id)
-    assert group_retry(group_id=group.id, job_ids=[cancelled.id]).job_ids == [cancelled.id]
+    assert group_retry(group_id=group.id, job_ids=[cancelled.id]).job_ids == (cancelled.id,)
 
 
 def test_retry_of_an_unclaimed_group_is_pending_until_a_claim(db: None) -> None:
@@ -258,8 +258,8 @@ def test_retry_adopts_a_late_result(fence: FencingToken) -> None:
     group, attempt = late_success(fence)
     done = group_retry(group_id=group.id)
     child = only(group)
-    assert (done.run, done.status, done.job_ids) == (2, "completed", [])
-    assert done.adopted_job_ids == [child.id]
+    assert (done.run, done.status, done.job_ids) == (2, "completed", ())
+    assert done.adopted_job_ids == (child.id,)
     assert child.status == "completed"
     assert json.loads(child.outputs_json or "") == factories.OUTPUTS
     assert (child.progress, child.current_attempt_id) == (100.0, attempt.pk)
@@ -284,4 +284,4 @@ def test_retry_does_not_adopt_a_result_without_its_files_or_backend(fence: Fenci
         ChildJob.objects.update(backend="gpu-2")
         Backend.objects.filter(pk="gpu-1").delete()
     done = group_retry(group_id=group.id)
-    assert (done.adopted_job_ids, len(done.job_ids)) == ([], 1)
+    assert (done.adopted_job_ids, len(done.job_ids)) == ((), 1)

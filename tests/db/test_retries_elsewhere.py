@@ -11,6 +11,7 @@ from backends.models import Backend, Reachability
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.shapes.groups import RetryResult
 from jobgroups.domain.states import AttemptState, RetryScope, Where
 from jobgroups.errors import (
     BackendNotFound,
@@ -26,7 +27,7 @@ from jobgroups.serializers import serialize_submission
 from jobgroups.services import cancellation, candidates, claims, expiry, submission
 from jobgroups.services.assignment import Choice
 from jobgroups.services.backends import backend_delete
-from jobgroups.services.retries import AS_THE_GROUP_SAYS, Retried, child_retry, group_retry
+from jobgroups.services.retries import AS_THE_GROUP_SAYS, child_retry, group_retry
 from tests.harness import factories
 from tests.harness.factories import accept, begin, crash, fail, farm, online, time_out
 from tests.harness.races import race
@@ -56,7 +57,7 @@ def places(group: JobGroup) -> list[str | None]:
     return list(group.children.order_by("position").values_list("backend_id", flat=True))
 
 
-def retry(group: JobGroup, elsewhere: RetryScope | None = None) -> Retried:
+def retry(group: JobGroup, elsewhere: RetryScope | None = None) -> RetryResult:
     return group_retry(group_id=group.id, choice=Choice(elsewhere=elsewhere))
 
 
@@ -87,7 +88,7 @@ def test_unschedulable_backend_of_another_job_is_no_reason_to_refuse() -> None:
     group = failed("gpu-1", "gpu-2")
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
     second = group.children.get(position=1)
-    assert group_retry(group_id=group.id, job_ids=[second.id]).job_ids == [second.id]
+    assert group_retry(group_id=group.id, job_ids=[second.id]).job_ids == (second.id,)
 
 
 def test_retry_at_a_deleted_backend_is_refused(db: None) -> None:
@@ -244,7 +245,7 @@ def running(
     return factories.fresh(group), failed
 
 
-def retry_one(group: JobGroup, child: ChildJob, choice: Choice = AS_THE_GROUP_SAYS, **said: Any) -> Retried:
+def retry_one(group: JobGroup, child: ChildJob, choice: Choice = AS_THE_GROUP_SAYS, **said: Any) -> RetryResult:
     return child_retry(group_id=group.id, job_id=child.id, choice=choice, **said)
 
 
@@ -258,7 +259,7 @@ def run_all(*fences: FencingToken) -> None:
 def test_failed_job_is_retried_while_its_group_runs(fence: FencingToken) -> None:
     group, failed = running(fence)
     done = retry_one(group, failed, by="anna")
-    assert (done.run, done.status, done.job_ids, done.moved) == (1, "running", [failed.id], {})
+    assert (done.run, done.status, done.job_ids, done.moved) == (1, "running", (failed.id,), {})
     again = factories.fresh(failed)
     assert (again.status, again.run, again.completed_at) == ("queued", 1, None)
     assert (again.error_message, again.error_type, again.failure_class) == (None, None, "")
@@ -292,7 +293,7 @@ def test_retry_within_a_run_adopts_a_late_result(fence: FencingToken) -> None:
     time_out(claimed, fence)
     factories.finish(claimed, fence)
     child = group.children.get(position=0)
-    assert retry_one(group, child).adopted_job_ids == [child.id]
+    assert retry_one(group, child).adopted_job_ids == (child.id,)
     assert factories.fresh(child).status == "completed"
     assert factories.fresh(group).completed_at is None
     assert factories.types(group)[-3:] == ["child_retrying", "child_started", "child_completed"]
@@ -304,7 +305,7 @@ def test_retry_by_a_person_ignores_max_attempts(fence: FencingToken) -> None:
     ChildJob.objects.filter(group=group).exclude(pk=failed.pk).update(queued_at=now() + dt.timedelta(hours=1))
     fail(begin(fence), fence)
     assert (factories.fresh(failed).status, factories.fresh(failed).attempt_count) == ("failed", 2)
-    assert retry_one(group, failed).job_ids == [failed.id]
+    assert retry_one(group, failed).job_ids == (failed.id,)
 
 
 def refused(group: JobGroup, child: ChildJob, kind: type[RequestError], **said: Any) -> None:

@@ -18,6 +18,7 @@ from backends.comfyui.exchange import Timeouts
 from backends.models import Backend
 from backends.simulator import Simulator
 from jobgroups.database.threads import DatabaseThreads
+from jobgroups.domain.shapes.groups import CancelResult
 from jobgroups.events.hub import Hub
 from jobgroups.models import JobGroup
 from jobgroups.runner.context import RunnerSettings
@@ -190,7 +191,7 @@ class Farm:
         for service in self._tasks:
             service.notify()
 
-    async def cancel(self, group: JobGroup) -> cancellation.Cancelled:
+    async def cancel(self, group: JobGroup) -> CancelResult:
         result = await in_thread(cancellation.group_cancel)(group_id=group.id)
         for service in self._tasks:
             service.notify()

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Final
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
@@ -23,6 +23,7 @@ from jobgroups.api.submission import submit
 from jobgroups.api.views.async_base import act
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.workflow_check import JobKinds, check, offered
+from jobgroups.domain.shapes.groups import CancelResult
 from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import GroupNotFound
 from jobgroups.queries import group_status, groups
@@ -123,19 +124,18 @@ class GroupView(ApiView):
 
     async def delete(self, _request: HttpRequest, group_id: str) -> HttpResponse:
         """Cancel all jobs of a group that are not final."""
-        done = await act(cancellation.group_cancel, group_id=group_id)
-        return json_response(asdict(done))
+        return json_response(await act(cancellation.group_cancel, group_id=group_id))
 
 
 class DeletionView(ApiView):
     def get(self, request: Request, group_id: str) -> HttpResponse:
         """Return what a deletion of the group would remove."""
-        return json_response(asdict(group_deletion(group_id=group_id)))
+        return json_response(group_deletion(group_id=group_id))
 
     def post(self, request: Request, group_id: str) -> HttpResponse:
         """Delete the group; return what was removed."""
         payloads.DeletionRequest.read(optional_json_body(request))
-        return json_response(asdict(group_delete(group_id=group_id)))
+        return json_response(group_delete(group_id=group_id))
 
 
 class WorkflowView(ApiView):
@@ -193,12 +193,12 @@ class JobView(ApiView):
         by_us = await act(cancellation.child_cancel, group_id=group_id, job_id=job_id)
         status = (await act(groups.child_detail, group_id, job_id))["status"]
         return json_response(
-            {
-                "cancelled": status == ChildStatus.CANCELLED,
-                "interrupted": int(by_us),
-                "already_complete": int(status == ChildStatus.COMPLETED),
-                "already_failed": int(status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)),
-            }
+            CancelResult(
+                cancelled=status == ChildStatus.CANCELLED,
+                interrupted=int(by_us),
+                already_complete=int(status == ChildStatus.COMPLETED),
+                already_failed=int(status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)),
+            )
         )
 
 

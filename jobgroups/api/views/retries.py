@@ -1,7 +1,5 @@
 """Retries of a group or of one of its jobs, and moves of queued jobs."""
 
-from dataclasses import asdict
-
 from django.http import HttpResponse
 from rest_framework.request import Request
 
@@ -15,7 +13,7 @@ class GroupRetryView(ApiView):
     def post(self, request: Request, group_id: str) -> HttpResponse:
         """Start the group's next run for the named children, or for all that failed."""
         done = retries.group_retry(group_id=group_id, **GroupRetryRequest.read(optional_json_body(request)))
-        return json_response({"job_group_id": group_id, **asdict(done)})
+        return json_response(done)
 
 
 class JobRetryView(ApiView):
@@ -23,11 +21,11 @@ class JobRetryView(ApiView):
         """Queue one child again: within the run, or in the next one if the group has ended."""
         values = JobRetryRequest.read(optional_json_body(request))
         done = retries.child_retry(group_id=group_id, job_id=job_id, **values)
-        return json_response({"job_group_id": group_id, **asdict(done)})
+        return json_response(done)
 
 
 class JobMoveView(ApiView):
     def post(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
         """Bind a queued child to another backend."""
         done = moves.child_move(group_id=group_id, job_id=job_id, **MoveRequest.read(json_body(request)))
-        return json_response({"job_group_id": group_id, **asdict(done)})
+        return json_response(done)
