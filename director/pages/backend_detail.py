@@ -60,7 +60,7 @@ def _failures(backend_id: str) -> list[tuple[str, int]]:
     """Return the failures at a backend by class, the most first."""
     report = failure_report(_WINDOW, backend_id)
     counts: Counter[str] = Counter()
-    for row in [*report.rows, *report.recovered]:
+    for row in [*report.results, *report.recovered]:
         counts[row.failure_class] += row.failures
     return counts.most_common()
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 from backends.models import Backend
 from backends.queries import backends_by_id
 from backends.states import Hold
+from jobgroups.domain.shapes.backends import FailureRow
 from jobgroups.queries import failures as failing
 
 _WINDOW_LABELS: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
@@ -15,7 +16,7 @@ def failures_page(given: str, backend_id: str) -> dict[str, Any]:
     """Return the causes of failures in a window, by number of failed jobs, of one backend if it is named."""
     window = given if given in failing.WINDOWS else failing.DEFAULT_WINDOW
     found = failing.failure_report(window, backend_id)
-    known = backends_by_id(row.backend_id for row in [*found.rows, *found.recovered])
+    known = backends_by_id(row.backend_id or "" for row in [*found.results, *found.recovered])
     return {
         "window": window,
         "backend_id": backend_id,
@@ -23,13 +24,11 @@ def failures_page(given: str, backend_id: str) -> dict[str, Any]:
         "window_label": f"the last {_WINDOW_LABELS[window]}",
         # ``(window, label, is selected)``
         "windows": [(one, said, one == window) for one, said in _WINDOW_LABELS.items()],
-        "causes": [_cause(row, known) for row in found.rows],
+        "causes": [_cause(row, known) for row in found.results],
         "recovered": [_cause(row, known) for row in found.recovered],
         # Failures whose jobs are completed.
         "recovered_count": sum(row.failures for row in found.recovered),
         "report": found,
-        # Number of counted failures, if there were more.
-        "only_newest": failing.MAX_FAILURES if found.cut else None,
     }
 
 
@@ -41,9 +40,9 @@ def tally() -> str:
     return str(count or "")
 
 
-def _cause(row: failing.FailureRow, known: Mapping[str, Backend]) -> dict[str, Any]:
+def _cause(row: FailureRow, known: Mapping[str, Backend]) -> dict[str, Any]:
     """Return all failures with one cause at one backend in one workflow."""
-    backend = known.get(row.backend_id)
+    backend = known.get(row.backend_id or "")
     return {
         "row": row,
         # None if it was removed, or if no backend had the jobs: no candidate of the pool could take them.

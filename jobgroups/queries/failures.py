@@ -8,16 +8,18 @@ a pending stop. Each other failed attempt counts at its end; its child completed
 import datetime as dt
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from django.db.models import Case, Count, F, Max, Min, Q, QuerySet, Value, When
 from django.db.models.functions import Coalesce
 
 from jobgroups.domain.clock import now
+from jobgroups.domain.shapes.backends import FailedGroup, FailureExample, FailureRow, Failures
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus
 from jobgroups.models import TITLE, Attempt, ChildJob, JobGroup
+from jobgroups.serializers import truncate
 
 #: The periods of the report, by their name in the URL.
 WINDOWS: Final = {"1h": dt.timedelta(hours=1), "1d": dt.timedelta(days=1), "7d": dt.timedelta(days=7)}
@@ -27,8 +29,8 @@ MAX_FAILURES: Final = 20_000
 MAX_ROWS: Final = 100  #: Maximum number of rows, those with the most failures.
 MAX_JOBS: Final = 2_000  #: Maximum number of children of a row that can be retried at once.
 MAX_COUNT: Final = 100  #: From this number on the navigation shows "99+".
-_NEVER_YET: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
-_LONG_AGO: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
+#: What the failures of a row have in common.
+_KEY: Final = ("done", "cause", "at_backend", "digest")
 _LOST: Final = (ChildStatus.FAILED, ChildStatus.TIMEOUT)
 #: The attempt that ended a child which is failed now.
 _DECIDED_ITS_CHILD: Final = Q(child__status__in=_LOST, child__current_attempt_id=F("id"))
@@ -36,97 +38,53 @@ _DECIDED_ITS_CHILD: Final = Q(child__status__in=_LOST, child__current_attempt_id
 _BY_ATTEMPT: Final = Q(current_attempt__failure_class__gt="")
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One of the newest failures of a row."""
-
-    group_id: str
-    job_id: str
-    attempt: int | None  #: None if the child was never sent.
-    message: str
-    at: dt.datetime
-
-
-@dataclass(slots=True)
-class FailureRow:
-    """All failures with one cause at one backend in one workflow."""
-
-    failure_class: str
-    backend_id: str  #: Empty for jobs of the pool that no backend could take.
-    workflow: str
-    failures: int = 0
-    lost: int = 0  #: Children that are failed or timed out now.
-    open: int = 0  #: Failures whose children are open now: they run or wait again.
-    first: dt.datetime = _NEVER_YET
-    last: dt.datetime = _LONG_AGO
-    workflow_name: str = ""
-    example: Example | None = None
-
-    groups: set[str] = field(default_factory=set)  #: The groups of these failures.
-
-
-@dataclass(frozen=True, slots=True)
-class FailureReport:
-    since: dt.datetime
-    rows: list[FailureRow]  #: Failures whose children did not complete, the worst first.
-    recovered: list[FailureRow]  #: Failures whose children completed in a later attempt.
-    more: int  #: The number of omitted rows.
-    cut: bool  #: Whether only the newest failures were read and counted.
-    lost: int  #: Children that are failed or timed out now, of all rows.
-
-
-@dataclass(frozen=True, slots=True)
-class RetriableJobs:
-    group_id: str
-    name: str
-    finished: bool  #: Whether the group has ended.
-    job_ids: list[str]
-
-
-def failure_report(window: str = DEFAULT_WINDOW, backend_id: str = "") -> FailureReport:
+def failure_report(window: str = DEFAULT_WINDOW, backend_id: str = "") -> Failures:
     """Return the failures within a period of ``WINDOWS``, of one backend if it is named."""
     since = now() - WINDOWS[window]
     sources = _sources(since)
     if backend_id:
         sources = [source.filter(at_backend=backend_id) for source in sources]
-    lost: dict[tuple[str, str, str], FailureRow] = {}
-    recovered: dict[tuple[str, str, str], FailureRow] = {}
+    parts: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for source in sources:
         for part in _by_group(_newest(source)):
-            key = (part["cause"], part["at_backend"], part["digest"])
-            rows = recovered if part["done"] else lost
-            _add(rows.setdefault(key, FailureRow(*key)), part)
-    worst = sorted(lost.values(), key=lambda row: (-row.lost, -row.failures, -row.last.timestamp()))
-    cheap = sorted(recovered.values(), key=lambda row: (-row.failures, -row.last.timestamp()))
-    shown, shown_recovered = worst[:MAX_ROWS], cheap[:MAX_ROWS]
-    _find_examples(shown, shown_recovered, sources)
-    _name([*shown, *shown_recovered])
-    return FailureReport(
+            parts[tuple(part[name] for name in _KEY)].append(part)
+    rows = [(key[0], _row(of_key, *key[1:])) for key, of_key in parts.items()]
+    # The worst first.
+    rows.sort(key=lambda pair: (-pair[1].failed_jobs, -pair[1].failures, -pair[1].last_at.timestamp()))
+    shown = [pair for done in (False, True) for pair in [one for one in rows if one[0] is done][:MAX_ROWS]]
+    named = list(zip(shown, _named(shown, sources), strict=True))
+    return Failures(
+        window=window,
         since=since,
-        rows=shown,
-        recovered=shown_recovered,
-        more=len(worst) + len(cheap) - len(shown) - len(shown_recovered),
-        cut=any(source[: MAX_FAILURES + 1].count() > MAX_FAILURES for source in sources),
-        lost=sum(row.lost for row in worst),
+        failed_jobs=sum(row.failed_jobs for _, row in rows),
+        results=tuple(row for (done, _), row in named if not done),
+        recovered=tuple(row for (done, _), row in named if done),
+        left_out=len(rows) - len(shown),
+        only_newest=next((MAX_FAILURES for one in sources if one[: MAX_FAILURES + 1].count() > MAX_FAILURES), None),
     )
 
 
 def lost_count() -> int:
     """Return the number of children that failed within a day and are failed now, at most ``MAX_COUNT``.
 
-    Every page shows this number, which is that of ``FailureReport.lost``. The query reads at most
+    Every page shows this number, which is that of ``Failures.failed_jobs``. The query reads at most
     ``MAX_COUNT`` entries of the index ``child_failed``.
     """
     return _lost(now() - WINDOWS[DEFAULT_WINDOW])[:MAX_COUNT].count()
 
 
-def _add(row: FailureRow, part: Mapping[str, Any]) -> None:
-    row.failures += part["failures"]
-    row.lost += part["lost"]
-    row.open += part["open"]
-    row.first = min(row.first, part["first"])
-    row.last = max(row.last, part["last"])
-    row.groups.add(part["in_group"])
+def _row(parts: Collection[Mapping[str, Any]], failure_class: str, backend_id: str, workflow: str) -> FailureRow:
+    return FailureRow(
+        failure_class=failure_class,
+        backend_id=backend_id or None,
+        workflow=workflow,
+        groups=len({part["in_group"] for part in parts}),
+        failures=sum(part["failures"] for part in parts),
+        failed_jobs=sum(part["lost"] for part in parts),
+        retrying=sum(part["open"] for part in parts),
+        first_at=min(part["first"] for part in parts),
+        last_at=max(part["last"] for part in parts),
+    )
 
 
 def _sources(since: dt.datetime) -> list[QuerySet[Any]]:
@@ -198,38 +156,37 @@ def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
     return parts
 
 
-def _find_examples(
-    lost: Iterable[FailureRow], recovered: Iterable[FailureRow], sources: Iterable[QuerySet[Any]]
-) -> None:
-    rows = [(row, done) for done, some in ((False, lost), (True, recovered)) for row in some]
-    wanted = {(row.failure_class, row.backend_id, row.workflow, done, row.last): row for row, done in rows}
-    moments = {row.last for row, _ in rows}
-    key = ("cause", "at_backend", "digest", "done", "at")
-    for source in sources:
-        for one in source.filter(at__in=moments).values(*key, "in_group", "job", "attempt_number", "error"):
-            row = wanted.get(tuple(one[name] for name in key))
-            if row is not None:
-                row.example = Example(one["in_group"], one["job"], one["attempt_number"], one["error"] or "", row.last)
+def _named(rows: Sequence[tuple[bool, FailureRow]], sources: Iterable[QuerySet[Any]]) -> Iterator[FailureRow]:
+    """Yield the rows with one of their newest failures each, named after its group and the model of the workflow."""
+    key, moments = (*_KEY, "at"), {row.last_at for _, row in rows}
+    examples = {
+        tuple(one[name] for name in key): FailureExample(
+            job_group_id=one["in_group"],
+            job_id=one["job"],
+            attempt=one["attempt_number"],
+            message=truncate(one["error"]) or "",
+            at=one["at"],
+        )
+        for source in sources
+        for one in source.filter(at__in=moments).values(*key, "in_group", "job", "attempt_number", "error")
+    }
+    groups = JobGroup.objects.only(*TITLE).in_bulk({one.job_group_id for one in examples.values()})
+    for done, row in rows:
+        example = examples.get((done, row.failure_class, row.backend_id or "", row.workflow, row.last_at))
+        group = groups.get(example.job_group_id) if example else None
+        yield replace(row, example=example, workflow_name=_name(row, group) if group else "")
 
 
-def _name(rows: Collection[FailureRow]) -> None:
-    """Name each row after the group of its newest failure and the model of its workflow."""
-    examples = [row.example for row in rows if row.example is not None]
-    groups = JobGroup.objects.only(*TITLE).in_bulk({one.group_id for one in examples})
-    for row in rows:
-        if row.example is None or row.example.group_id not in groups:
-            continue
-        group_id = row.example.group_id
-        name = groups[group_id].title
-        others = len(row.groups) - 1
-        if others:
-            name += f" and {others} more group{'' if others == 1 else 's'}"
-        # Groups of a release without digests need not share a model.
-        model = json.loads(groups[group_id].summary_json).get("model", "") if row.workflow else ""
-        row.workflow_name = " · ".join(part for part in (name, model) if part)
+def _name(row: FailureRow, group: JobGroup) -> str:
+    name, others = group.title, row.groups - 1
+    if others:
+        name += f" and {others} more group{'' if others == 1 else 's'}"
+    # Groups of a release without digests need not share a model.
+    model = json.loads(group.summary_json).get("model", "") if row.workflow else ""
+    return " · ".join(part for part in (name, model) if part)
 
 
-def failed_jobs(window: str, *, failure_class: str, backend_id: str, workflow: str | None) -> list[RetriableJobs]:
+def failed_jobs(window: str, *, failure_class: str, backend_id: str, workflow: str | None) -> list[FailedGroup]:
     """Return the children of a row that are failed or timed out now, by group, newest first."""
     rows = _lost_children(now() - WINDOWS[window]).filter(cause=failure_class, at_backend=backend_id)
     if workflow is not None:
@@ -239,11 +196,11 @@ def failed_jobs(window: str, *, failure_class: str, backend_id: str, workflow: s
         found[group_id].append(job_id)
     groups = JobGroup.objects.filter(pk__in=found).order_by("-created_at", "-id")
     return [
-        RetriableJobs(
-            group_id=group.id,
+        FailedGroup(
+            job_group_id=group.id,
             name=group.title,
             finished=group.completed_at is not None,
-            job_ids=sorted(found[group.id]),
+            job_ids=tuple(sorted(found[group.id])),
         )
         for group in groups.only(*TITLE, "completed_at")
     ]

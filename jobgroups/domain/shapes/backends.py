@@ -228,9 +228,19 @@ class FailureExample:
 
     job_group_id: str
     job_id: str
-    at: Moment
     attempt: int | None = None
     message: str = ""
+    at: Moment
+
+
+@record
+class FailedGroup:
+    """The failed jobs of a group behind a row, for a retry."""
+
+    job_group_id: str
+    name: str
+    finished: bool
+    job_ids: tuple[str, ...]
 
 
 @record
@@ -250,13 +260,13 @@ class FailureRow:
     failure_class: str
     backend_id: str | None
     workflow: str
-    failures: int
-    failed_jobs: int
-    first_at: Moment
-    last_at: Moment
     workflow_name: str = ""
     groups: int = 0
+    failures: int
+    failed_jobs: int
     retrying: int = 0
+    first_at: Moment
+    last_at: Moment
     example: FailureExample | None = None
 
 
