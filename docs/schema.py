@@ -26,10 +26,10 @@ from drf_spectacular.settings import spectacular_settings
 from rest_framework.views import APIView
 
 from backends.states import BackendState
-from director.client import assets, events, webhooks
+from director.client import events
 from jobgroups.api.requests import fields, payloads, query_params
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.shapes import backends, groups
+from jobgroups.domain.shapes import assets, backends, groups, webhooks
 from jobgroups.domain.states import AttemptState, ChildStatus, GroupStatus
 
 Schema = dict[str, Any]
@@ -87,12 +87,14 @@ def error_codes() -> dict[str, tuple[int, str]]:
 
 def _texts(kind: type) -> tuple[str, dict[str, str]]:
     """Return the description of a type of the client and those of its attributes, from its docstring."""
-    head, _, attributes = (kind.__doc__ or "").partition("Attributes:\n")
     texts: dict[str, str] = {}
-    for names, text in re.findall(r"^ {8}([\w, ]+): (.*(?:\n {9,}.*)*)", attributes, re.MULTILINE):
+    bases = [(one.__doc__ or "").partition("Attributes:\n") for one in reversed(kind.__mro__) if is_dataclass(one)]
+    for names, text in re.findall(
+        r"^ {8}([\w, ]+): (.*(?:\n {9,}.*)*)", "\n".join(attributes for *_, attributes in bases), re.MULTILINE
+    ):
         in_json = re.sub(r"\bNone\b", "null", re.sub(r"\s+", " ", text))
         texts |= dict.fromkeys(names.split(", "), in_json)
-    return re.sub(r"\s+", " ", head).strip(), texts
+    return re.sub(r"\s+", " ", bases[-1][0]).strip(), texts
 
 
 @cache

@@ -14,7 +14,6 @@
 The client imports nothing of the server, and no Django. ``AsyncDirector`` has the same methods, awaited.
 """
 
-from director.client.assets import Asset as Asset
 from director.client.client import AsyncDirector as AsyncDirector, Director as Director
 from director.client.errors import (
     BadRequest as BadRequest,
@@ -63,7 +62,7 @@ from director.client.requests import (
     RetryOptions as RetryOptions,
     SubmitOptions as SubmitOptions,
 )
-from director.client.webhooks import Delivery as Delivery, WebhookTest as WebhookTest
+from jobgroups.domain.shapes.assets import Asset as Asset
 from jobgroups.domain.shapes.backends import (
     Backend as Backend,
     BackendCheck as BackendCheck,
@@ -90,3 +89,4 @@ from jobgroups.domain.shapes.groups import (
     RetryResult as RetryResult,
     SkippedBackend as SkippedBackend,
 )
+from jobgroups.domain.shapes.webhooks import Delivery as Delivery, WebhookTest as WebhookTest

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 
 from blake3 import blake3
 
@@ -13,32 +12,7 @@ from director.client.decode import load, parser
 from director.client.errors import NotFound
 from director.client.methods import AsyncClient, BlockingClient, method
 from director.client.requests import delete, get
-from jobgroups.domain.shapes import Moment, Parsed, record
-
-
-@record
-class Asset(Parsed):
-    """A stored input file.
-
-    Attributes:
-        hash: ``blake3:`` and hexadecimal digits.
-        used_at: Last upload of its content, or last submission that refers to it.
-        created_new: False: the Director had the content already.
-    """
-
-    id: str
-    hash: str
-    name: str
-    size_bytes: int
-    content_type: str
-    created_at: Moment
-    used_at: Moment | None = None
-    created_new: bool = False
-
-    @property
-    def reference(self) -> dict[str, Any]:
-        """The value of an input of a workflow, or a parameter, in place of the file's name."""
-        return {"__type": "core/ASSET", "info": {"id": self.id}}
+from jobgroups.domain.shapes.assets import Asset
 
 
 def _hash_of(path: Path) -> str:

@@ -6,25 +6,18 @@ from types import MappingProxyType
 from typing import Any
 
 from backends.errors import InvalidRequest
-from jobgroups.domain.clock import iso
+from jobgroups.domain.shapes.assets import StoredAsset
 from jobgroups.errors import AssetNotFound
 from jobgroups.models import Asset
 from jobgroups.queries.groups import Page, paged
+from jobgroups.serializers import shape
 from jobgroups.workflow import Workflow
 from jobgroups.workflow.assets import asset_references, input_name
 from jobgroups.workflow.validation import shown_key
 
 
 def serialize_asset(asset: Asset) -> dict[str, Any]:
-    return {
-        "id": asset.id,
-        "hash": f"blake3:{asset.hash}",
-        "name": asset.name,
-        "size_bytes": asset.size_bytes,
-        "content_type": asset.content_type,
-        "created_at": iso(asset.created_at),
-        "used_at": iso(asset.used_at),
-    }
+    return shape(StoredAsset, asset, hash=f"blake3:{asset.hash}")
 
 
 def asset_list(*, cursor: str | None, limit: int) -> Page:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from jobgroups import workflow
 from jobgroups.domain.clock import iso
+from jobgroups.domain.shapes.groups import JobOfFile
 from jobgroups.errors import ChildNotFound, GroupNotFound, ProvenanceUnknown
 from jobgroups.models import Capture, ChildJob, JobGroup
 from jobgroups.queries.assets import input_names
@@ -65,7 +66,7 @@ def job_provenance(group_id: str, job_id: str) -> dict[str, Any]:
     }
 
 
-def job_of_mark(mark: Mapping[str, Any] | None) -> dict[str, Any]:
+def job_of_mark(mark: Mapping[str, Any] | None) -> JobOfFile:
     """Return group, job and attempt of the mark in a file; raise ``ProvenanceUnknown``."""
     if mark is None:
         raise ProvenanceUnknown(
@@ -82,11 +83,11 @@ def job_of_mark(mark: Mapping[str, Any] | None) -> dict[str, Any]:
             f"The PNG was made by job {job_id} of group {group_id}, which is not known here: it was deleted, or it"
             " belongs to another Director."
         )
-    return {"job_group_id": group_id, "job_id": job_id, "attempt": int(number)}
+    return JobOfFile(job_group_id=group_id, job_id=job_id, attempt=int(number))
 
 
-def job_of_content(digest: str) -> dict[str, Any] | None:
+def job_of_content(digest: str) -> JobOfFile | None:
     """Return group and job of the first captured file with a content, by its BLAKE3; None if there is none."""
     captured = Capture.objects.filter(file__blake3=digest).order_by("id")
     found = captured.values_list("child__group_id", "child_id").first()
-    return found and {"job_group_id": found[0], "job_id": found[1], "attempt": None}
+    return found and JobOfFile(job_group_id=found[0], job_id=found[1], found_by="hash")

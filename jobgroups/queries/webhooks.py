@@ -3,9 +3,10 @@
 from typing import Any, Final
 
 from backends.errors import FieldInvalid
-from jobgroups.domain.clock import iso, iso_or_none
+from jobgroups.domain.shapes.webhooks import Delivery
 from jobgroups.models import WebhookDelivery
 from jobgroups.queries.groups import Page, paged
+from jobgroups.serializers import shape
 
 #: The states of a delivery, by the null columns ``due_at`` and ``delivered_at``.
 STATES: Final[dict[str, dict[str, Any]]] = {
@@ -17,21 +18,15 @@ STATES: Final[dict[str, dict[str, Any]]] = {
 
 def serialize_delivery(row: WebhookDelivery) -> dict[str, Any]:
     state = "pending" if row.due_at else "delivered" if row.delivered_at else "given_up"
-    return {
-        "id": row.id,
-        "job_group_id": row.group_id,
-        "seq": row.seq,
-        "type": row.type,
-        "url": row.url,
-        "webhook_id": row.message_id,
-        "state": state,
-        "created_at": iso(row.created_at),
-        "next_attempt_at": iso_or_none(row.due_at),
-        "delivered_at": iso_or_none(row.delivered_at),
-        "attempts": row.attempt_count,
-        "last_status": row.last_status,
-        "last_error": row.last_error or None,
-    }
+    return shape(
+        Delivery,
+        row,
+        job_group_id=row.group_id,
+        webhook_id=row.message_id,
+        state=state,
+        next_attempt_at=row.due_at,
+        attempts=row.attempt_count,
+    )
 
 
 def delivery_list(*, group: str | None, state: str | None, cursor: str | None, limit: int) -> Page:

@@ -23,6 +23,7 @@ from jobgroups.api.submission import submit
 from jobgroups.api.views.async_base import act
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.workflow_check import JobKinds, check, offered
+from jobgroups.domain.shapes.backends import ConvertedWorkflow
 from jobgroups.domain.shapes.groups import CancelResult
 from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import GroupNotFound
@@ -54,7 +55,7 @@ class ConvertView(ApiView):
         """Return a workflow of the editor's format in the API format."""
         body, warnings, _ = converted_body(payloads.ConvertRequest.read(json_body(request)))
         workflow.check_workflow(body["workflow_json"])
-        return json_response({"workflow": body["workflow_json"], "warnings": warnings})
+        return json_response(ConvertedWorkflow(workflow=body["workflow_json"], warnings=tuple(warnings)))
 
 
 class PlanView(ApiView):

@@ -282,8 +282,8 @@ class ProvenanceSearchView(ApiView):
             with file.path.open("rb") as content:
                 head = content.read(_HEAD_BYTES)
         try:
-            return json_response({**job_of_mark(mark_in_png(head)), "found_by": "mark"})
+            return json_response(job_of_mark(mark_in_png(head)))
         except ProvenanceUnknown as unknown:
             if (found := job_of_content(file.hash)) is None:
                 raise ProvenanceUnknown(f"{unknown.detail} No captured file has this content.") from None
-            return json_response({**found, "found_by": "hash"})
+            return json_response(found)

@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from jobgroups.api.requests.query_params import UsageQuery
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.views.groups import with_query
-from jobgroups.domain.clock import iso_or_none
+from jobgroups.domain.shapes.backends import Usage, UsageRow
 from jobgroups.queries import usage
 
 #: A spreadsheet takes a text that begins with one of these for a formula.
@@ -29,17 +29,9 @@ class UsageView(ApiView):
             if following:
                 answer.headers["Link"] = f'<{following}>; rel="next"'
             return answer
-        rows = [{"dimensions": {name: row.pop(name) for name in by}, **row} for row in found.rows]
-        since = iso_or_none(found.since)
+        rows = tuple(UsageRow(dimensions={name: row.pop(name) for name in by}, **row) for row in found.rows)
         return json_response(
-            {
-                "first_day": first.isoformat(),
-                "last_day": last.isoformat(),
-                "since": since,
-                "by": by,
-                "results": rows,
-                "next": following,
-            }
+            Usage(first_day=first, last_day=last, since=found.since, by=tuple(by), results=rows, next=following)
         )
 
 

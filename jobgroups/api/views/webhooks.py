@@ -14,6 +14,7 @@ from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.views.groups import page_response
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.deliveries import DeliveryIntervals
+from jobgroups.domain.shapes.webhooks import WebhookTest
 from jobgroups.domain.webhooks import TEST, WebhookAnswer, message_body
 from jobgroups.queries.webhooks import delivery_list, serialize_delivery
 from jobgroups.runner.webhooks import WebhookClient
@@ -37,8 +38,8 @@ class WebhookTestView(ApiView):
     def post(self, request: Request) -> HttpResponse:
         """Send a signed test message to a URL, and return the answer."""
         answer = async_to_sync(_send_test)(WebhookTestRequest.read(json_body(request))["url"])
-        found = {"status": answer.status, "answer": answer.text, "error": answer.error or None}
-        return json_response({"delivered": not answer.error, **found})
+        error = answer.error or None
+        return json_response(WebhookTest(delivered=not error, status=answer.status, answer=answer.text, error=error))
 
 
 async def _send_test(url: str) -> WebhookAnswer:
