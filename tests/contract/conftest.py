@@ -1,17 +1,20 @@
 """An option that holds a real ComfyUI against the recordings instead of the simulator."""
 
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from backends.simulator import Simulator
 from backends.simulator.config import DEFAULT_CHECKPOINTS
+from backends.simulator.node_context import NodeContext
 from tests.contract import recording
 from tests.contract.servers import SIMULATOR, Process, Server
+
+_HELD: Final = 0.005  #: Seconds between two looks at whether a node may go on.
 
 Serve = Callable[[tuple[str, ...]], AbstractAsyncContextManager[Server | Process]]
 
@@ -23,8 +26,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def _held_by(server: Server) -> Callable[..., Awaitable[None]]:
+    """Return a wait of nodes that lasts until the replay has taken the steps that come before their next frames."""
+    wait = NodeContext.wait
+
+    async def held(node: NodeContext, seconds: float, **options: bool) -> None:
+        await wait(node, seconds, **options)
+        while server.go_on is not None and not await server.go_on():
+            await wait(node, _HELD, **options)
+
+    return held
+
+
 @pytest.fixture
-def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Serve:
+def serve(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Give the server that recordings are to be played against, by their names."""
     command = request.config.getoption("--comfyui-command", default=None)
 
@@ -38,15 +53,17 @@ def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Serve:
             models = () if chain[0] in recording.OFF_WIRE["without_models"] else DEFAULT_CHECKPOINTS
             settings: dict[str, Any] = {"preview_fps": fps, "version": version, "checkpoints": models}
             async with Simulator(name="contract", output_dir=folder, **settings) as running:
-                yield Server(running.url, running.output_folder)
+                server = Server(running.url, running.output_folder)
+                monkeypatch.setattr(NodeContext, "wait", _held_by(server))
+                yield server
             return
         options = " --preview-method latent2rgb" if previews else ""
         simulated = f"{SIMULATOR} --seconds 0 --comfyui-version {version}"
-        server = Process(f"{command}{options}" if command else simulated, folder)
+        process = Process(f"{command}{options}" if command else simulated, folder)
         try:
-            server.start()
-            yield server
+            process.start()
+            yield process
         finally:
-            server.close()
+            process.close()
 
     return served

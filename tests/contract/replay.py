@@ -1,6 +1,7 @@
 """Play a recording's client against a server and keep what comes back."""
 
 import asyncio
+import contextlib
 import io
 import json
 import signal
@@ -64,6 +65,7 @@ class Player:
         self._news = asyncio.Condition()
         self._http = httpx.AsyncClient(base_url=server.url, timeout=PATIENCE, trust_env=False)
         self._prompts = 0
+        self._due_after: dict[str, Seen] = {}  #: What each socket has when the next step is due; empty: the step waits.
 
     async def play(self) -> Replay:
         """Take every step; a server that falls out of step ends the replay early."""
@@ -78,6 +80,14 @@ class Player:
                 for socket in self._sockets.values():
                     await self._close(socket)
         return self.replay
+
+    async def go_on(self) -> bool:
+        """Return whether the prompt that runs may go on: its next frames come after the steps that are due now."""
+        for socket in self._sockets.values():
+            if not socket.closing and socket.websocket.close_code is None:
+                with contextlib.suppress(Stuck):
+                    await self._flush(socket)
+        return not self._due_after or any(not self._has(*wanted) for wanted in self._due_after.items())
 
     async def _take(self, turn: int, step: Step, listeners: asyncio.TaskGroup) -> None:
         await self._as_far(turn, step)
@@ -103,23 +113,26 @@ class Player:
 
     async def _as_far(self, turn: int, step: Step) -> None:
         """Wait until each socket has received what it had in the recording, then be as silent."""
-        for name, wanted in {**step.seen, **self._started(turn, step)}.items():
+        after = {**step.seen, **self._started(turn, step)}
+        # In a pause of the recording its prompt went on.
+        self._due_after = {} if step.pause else after
+        for name, wanted in after.items():
             await self._seen(name, wanted, f"step {turn}")
         await asyncio.sleep(step.pause)
+        self._due_after = after
         if step.deed == "connect":
+            self._due_after = {}
             await self._queue_length(step.event["client"])
 
+    def _has(self, name: str, wanted: Seen) -> bool:
+        return seen_in(self._sockets[name].frames).reached(wanted)
+
     async def _seen(self, name: str, wanted: Seen, where: str) -> None:
-        socket = self._sockets[name]
-
-        def there() -> bool:
-            return seen_in(socket.frames).reached(wanted)
-
         try:
             async with asyncio.timeout(PATIENCE), self._news:
-                await self._news.wait_for(there)
+                await self._news.wait_for(lambda: self._has(name, wanted))
         except TimeoutError:
-            has = [kind(event) for event in socket.frames][-5:]
+            has = [kind(event) for event in self._sockets[name].frames][-5:]
             raise Stuck(f"before {where} socket {name} got no further than {has}") from None
 
     def _started(self, turn: int, step: Step) -> dict[str, Seen]:
@@ -147,6 +160,7 @@ class Player:
 
     async def _end(self) -> None:
         """Wait for the last frames of the recording, then until nothing more comes."""
+        self._due_after = {}
         for name, events in self.recording.frames.items():
             if not self._sockets[name].closing:
                 await self._seen(name, seen_in(events), "the end")

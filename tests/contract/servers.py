@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class Server:
 
     url: str
     outputs: Path
+    go_on: Callable[[], Awaitable[bool]] | None = None  #: Returns whether the prompt that runs may go on.
 
 
 class Process(Launched):
