@@ -11,6 +11,7 @@ import pytest
 from tests.harness.machines import Machines, simulated
 from tests.harness.process_farm import ProcessFarm
 from tests.harness.servers import Postgres, Redis, own_redis, postgres
+from tests.harness.waits import until
 
 
 class Leases:
@@ -36,6 +37,13 @@ class Leases:
     def doubtful(self) -> int:
         (found,) = self._rows("SELECT count(*) FROM jobgroups_attempt WHERE uncertain_since IS NOT NULL")
         return int(str(found[0]))
+
+    def heartbeats(self, times: int = 3) -> None:
+        """Wait until every runner that lives has stored so many heartbeats: it compares the shares between them."""
+        query = "SELECT name, heartbeat_at FROM jobgroups_runner WHERE stopped_at IS NULL"
+        for _ in range(times):
+            before = dict(self._rows(query))
+            until(lambda before=before: before.items().isdisjoint(self._rows(query)))
 
     def wait(self, within: float = 60.0, **held: int) -> float:
         wanted = Counter({name.replace("_", "-"): count for name, count in held.items()})

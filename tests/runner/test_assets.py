@@ -1,6 +1,5 @@
 """Input files are put on the backend before a prompt is sent, also those of a variation."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ async def test_cancelled_job_stops_its_upload(farm: Farm) -> None:
     await until(lambda: farm.attempts(group))
     await farm.cancel(group)
     assert (await farm.finished(group)).status == "cancelled"
-    await asyncio.sleep(1.5)
+    await farm.settled(group)
     assert (_uploads(sim), _file(sim, asset).exists()) == (0, False)
 
 

@@ -1,6 +1,5 @@
 """Jobs of the pool go to whichever candidate is free, and a machine that fails costs the others nothing."""
 
-import asyncio
 from collections import Counter
 from typing import Any
 
@@ -51,7 +50,7 @@ async def test_a_bypass_by_a_claim_during_a_reading_of_the_queue_is_stored(farm:
 
     async def read() -> None:
         pool.is_stale = True
-        await asyncio.sleep(pool.next_reading_in)
+        await until(lambda: pool.next_reading_in == 0)
         await pool.refresh()
 
     await pool.read_backends()

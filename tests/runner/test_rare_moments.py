@@ -48,6 +48,14 @@ def no_renewal_comes(service: RunnerService) -> None:
         session.context.renewed_at = time.monotonic() - LEASE_TTL.total_seconds() * 0.6
 
 
+async def searched_for_work(session: BackendSession) -> None:
+    """Wait until the session has searched for a job: when the second search begins, the first one is over."""
+    woken = session.context.work_available
+    for _ in range(2):
+        woken.set()
+        await until(lambda: not woken.is_set())
+
+
 async def renewals_come_again(service: RunnerService) -> None:
     del service._take_renewal
     service._take_renewal(*await in_thread(service._renew)())
@@ -75,8 +83,7 @@ async def test_a_prompt_claimed_while_its_socket_breaks_is_heard_all_the_same(fa
         found = await call(work, *args, **fields)
         if work is child_claim and found.claim is not None:
             sim.fault("drop_sockets", at="now")
-            while session.sockets.client_id in (None, fields["client_id"]):
-                await asyncio.sleep(0.01)
+            await until(lambda: session.sockets.client_id not in (None, fields["client_id"]))
         return found
 
     session.context.database.run = call_slowly  # type: ignore[method-assign]
@@ -118,24 +125,12 @@ async def test_nothing_is_sent_while_the_lease_may_be_anothers(farm: Farm) -> No
     # One that began before may find the job, and gives it back.
     await until(lambda: session.claimer.has_no_pending_claim)
     group = await farm.submit("gpu-1")
-    woken = session.context.work_available
-    # The second ring is taken when what the first one led to is over.
-    for _ in range(2):
-        await until(lambda: _was_looked_at(woken))
+    await searched_for_work(session)
     assert "accepted" not in farm.kinds()
     assert await farm.attempts(group) == []
     await renewals_come_again(service)
     session.context.work_available.set()
     assert (await farm.finished(group)).status == "completed"
-
-
-async def _was_looked_at(woken: asyncio.Event) -> bool:
-    """Whether the session took the ring and waits for another one."""
-    if woken.is_set():
-        return False
-    woken.set()
-    await asyncio.sleep(0.05)
-    return not woken.is_set()
 
 
 async def test_abandoned_prompt_is_not_deleted_while_the_lease_may_be_anothers(farm: Farm) -> None:
@@ -243,7 +238,7 @@ async def test_a_backend_that_is_to_go_claims_nothing_more_until_it_stays(farm: 
     session.start_handover()
     await until(lambda: session.claimer.has_no_pending_claim)
     group = await farm.submit("gpu-1")
-    await asyncio.sleep(0.5)
+    await searched_for_work(session)
     assert await farm.attempts(group) == []
     session.cancel_handover()
     assert (await farm.finished(group)).status == "completed"

@@ -6,6 +6,7 @@ import datetime as dt
 import logging
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from django.core.files.storage import storages
@@ -72,6 +73,19 @@ async def discovering(farm: Farm, *ports: int) -> AsyncIterator[None]:
         database.close()
 
 
+async def looked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait until the addresses of this machine were probed twice more."""
+    rounds: list[object] = []
+    store = rule.answers_store
+
+    def noted(**fields: Any) -> Any:
+        rounds.append(fields)
+        return store(**fields)
+
+    monkeypatch.setattr(rule, "answers_store", noted)
+    await until(lambda: len(rounds) > 2)
+
+
 async def backend_ids() -> set[str]:
     return await in_thread(lambda: set(Backend.objects.values_list("id", flat=True)))()
 
@@ -89,7 +103,7 @@ async def test_comfyuis_on_this_machine_are_found_also_later_ones_and_once(
 
         async with discovering(farm, early.port, late.port, 9):
             await until(are_found)
-            await asyncio.sleep(0.3)
+            await looked_again(monkeypatch)
     assert await are_found()
 
 
@@ -104,7 +118,7 @@ async def test_an_adopted_comfyui_that_left_is_removed_and_registered_when_it_an
         await until_row(rows)
         # The session of a runner last saw it away; it answers all the same, and stays.
         await in_thread(backend_observed)(backend_id=backend_id, reachable=False)
-        await asyncio.sleep(0.4)
+        await looked_again(monkeypatch)
         assert await in_thread(rows.exists)()
         guest.fault("refuse_connections", at="now", seconds=1.5)
         await until(in_thread(lambda: not rows.exists()))
@@ -116,10 +130,11 @@ def _away(**_: object) -> None:
 
 
 async def test_a_stop_is_heard_before_the_runner_could_sign_on(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runners, "runner_register", _away)
+    tries = []
+    monkeypatch.setattr(runners, "runner_register", lambda **fields: tries.append(fields) or _away())
     runner = RunnerSupervisor(name="local", hub=farm.hub, find_local=False)
     running = asyncio.get_running_loop().create_task(runner.run())
-    await asyncio.sleep(0.5)
+    await until(lambda: tries)
     runner.stop()
     async with asyncio.timeout(20):
         await running
