@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from backends.comfyui.answers import Queue
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.comfyui.versions import Feature, has
@@ -82,6 +83,20 @@ class InterruptLog:
         )
 
 
+def runs_alone(queue: Queue, prompt_id: str, is_own: Callable[[str], bool]) -> tuple[bool, str]:
+    """Return whether a prompt runs, and why an interrupt of what runs may hit another client, as a clause."""
+    running = [item.prompt_id for item in queue.running]
+    if prompt_id not in running:
+        return False, ""
+    others = sum(
+        item.prompt_id != prompt_id and not is_own(item.prompt_id) for item in (*queue.running, *queue.pending)
+    )
+    if not others:
+        return running == [prompt_id], ""
+    foreign = "1 prompt" if others == 1 else f"{others} prompts"
+    return True, f"{foreign} of other clients in its queue could be hit"
+
+
 @dataclass(slots=True, eq=False)
 class Interrupter:
     client: ComfyClient
@@ -114,22 +129,12 @@ class Interrupter:
 
     async def _runs_alone(self, prompt_id: str) -> tuple[bool, str]:
         """Return whether a prompt runs, and what forbids an interrupt without a target."""
-        version = self.version() or "of unknown version"
-        cannot = f"ComfyUI {version} is not known to stop one prompt by its id"
         try:
-            queue = await self.client.queue()
+            is_running, why = runs_alone(await self.client.queue(), prompt_id, self.is_own)
         except AnswerTooLarge:
-            return True, f"{cannot}, and its queue is too long to be read"
-        running = [item.prompt_id for item in queue.running]
-        if prompt_id not in running:
-            return False, ""
-        others = sum(
-            item.prompt_id != prompt_id and not self.is_own(item.prompt_id) for item in (*queue.running, *queue.pending)
-        )
-        if not others:
-            return running == [prompt_id], ""
-        foreign = "1 prompt" if others == 1 else f"{others} prompts"
-        return True, f"{cannot}, and {foreign} of other clients in its queue could be hit"
+            is_running, why = True, "its queue is too long to be read"
+        version = self.version() or "of unknown version"
+        return is_running, why and f"ComfyUI {version} is not known to stop one prompt by its id, and {why}"
 
     async def ended_by_other(self, prompt_id: str, *, since: float, until: float) -> bool:
         """Return whether the interrupt of another prompt ended this one, which ended as interrupted.

@@ -50,10 +50,16 @@ sqlite_only = pytest.mark.skipif(connection.vendor != "sqlite", reason="SQLite h
 @asynccontextmanager
 async def busy(database: DatabaseThreads) -> AsyncIterator[None]:
     """Occupy the database thread until the block ends."""
-    over = threading.Event()
-    first = asyncio.create_task(database.run(lambda: over.wait(5)))
+    began, over = threading.Event(), threading.Event()
+
+    def occupy() -> bool:
+        began.set()
+        return over.wait(5)
+
+    first = asyncio.create_task(database.run(occupy))
+    await until(began.is_set)
     yield
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # what the block has begun waits for the thread
     over.set()
     assert await first
 
@@ -165,7 +171,7 @@ def test_cancelled_unit_is_not_run(database: DatabaseThreads) -> None:
         async with busy(database):
             left = asyncio.create_task(database.run(lambda: _backend("gpu-left")))
             kept = asyncio.create_task(database.run(lambda: _backend("gpu-kept")))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0)
             left.cancel()
         await kept
 
@@ -288,7 +294,7 @@ def test_busy_threads_close_their_connections() -> None:
         works = [asyncio.create_task(database.run(work)) for _ in range(2)]
         await asyncio.to_thread(meet.wait, 10)
         ended = asyncio.create_task(asyncio.to_thread(database.close))
-        await asyncio.sleep(0.2)
+        await until(lambda: database._executor._shutdown)
         over.set()
         await asyncio.gather(ended, *works)
 

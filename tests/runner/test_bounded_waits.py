@@ -75,7 +75,7 @@ async def test_event_sockets_alone_do_not_make_a_backend_available(farm: Farm) -
     sockets = sessions["sick"].sockets
 
     async def reconnect_for_ever() -> None:
-        dropped = {None}
+        dropped: set[str | None] = {None}
         while True:
             await until(lambda: sockets.client_id not in dropped)
             dropped.add(sockets.client_id)

@@ -77,6 +77,20 @@ def test_only_what_may_be_tried_again_and_was_named_is(
         assert bounds.retry_on is None or failure in bounds.retry_on
 
 
+@given(policies, failures, st.booleans())
+def test_executed_job_that_was_paid_is_retried_only_after_a_class_that_was_named(
+    bounds: RetryPolicy, failure: FailureClass, executed: bool
+) -> None:
+    is_retried = replace(bounds, is_paid=True).allows(failure, 0, executed=executed)
+    named = failure in (bounds.retry_on or ())
+    assert is_retried is (bounds.allows(failure, 0) and (named or not executed))
+
+
+@given(snapshots, tries, st.booleans())
+def test_excluded_backend_is_never_chosen(others: list[Candidate], tried: AttemptHistory, after_memory: bool) -> None:
+    assert best_candidate(others, tried, after_memory=after_memory) not in tried.excluded
+
+
 @given(failures, snapshots, tries)
 def test_a_child_that_may_go_nowhere_stays_or_ends(
     failure: FailureClass, others: list[Candidate], tried: AttemptHistory

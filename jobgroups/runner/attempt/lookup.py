@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from backends.comfyui.answers import QueueItem
+from backends.comfyui.answers import Queue
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.refusals import answer_lost
 from backends.comfyui.versions import Feature, has
@@ -43,16 +43,22 @@ async def look_up(
         return PromptLookup(location)
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
         return ended(entry)
-    queue = await client.queue(new_connection=new_connection)
+    if (lookup := in_queue(await client.queue(new_connection=new_connection), prompt_id, mark)) is not None:
+        return lookup
+    if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
+        return ended(entry)
+    return PromptLookup(PromptLocation.ABSENT)
+
+
+def in_queue(queue: Queue, prompt_id: str, mark: Mapping[str, Any] | None = None) -> PromptLookup | None:
+    """Return where a prompt is in a queue, by its id or by a mark that only it has."""
     for place, items in ((PromptLocation.RUNNING, queue.running), (PromptLocation.PENDING, queue.pending)):
         for item in items:
             if item.prompt_id == prompt_id:
                 return PromptLookup(place, item=item)
-            if mark is not None and _has_mark(item, mark):
+            if mark is not None and all(item.mark(key) == value for key, value in mark.items()):
                 return PromptLookup(place, other_id=item.prompt_id, item=item)
-    if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
-        return ended(entry)
-    return PromptLookup(PromptLocation.ABSENT)
+    return None
 
 
 async def active_prompts(client: ComfyClient, version: str | None) -> tuple[set[str | None], set[str | None]]:
@@ -62,10 +68,6 @@ async def active_prompts(client: ComfyClient, version: str | None) -> tuple[set[
         return running, jobs.keys() - running
     queue = await client.queue()
     return {item.prompt_id for item in queue.running}, {item.prompt_id for item in queue.pending}
-
-
-def _has_mark(item: QueueItem, mark: Mapping[str, Any]) -> bool:
-    return all(item.mark(key) == value for key, value in mark.items())
 
 
 async def omitted_outputs(client: ComfyClient, workflow: Workflow, executed: Collection[str]) -> dict[str, Any]:
