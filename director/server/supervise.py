@@ -41,6 +41,8 @@ PROGRAM: tuple[str, ...] = ("-m", "director")
 #: Seconds after a signal at which processes that have not ended are killed: the last of them exits by its timer before.
 _KILL_AFTER: Final = shutdown.EXIT_TIMEOUT + 0.3
 _EXIT_AFTER: Final = _KILL_AFTER + 1.0
+#: Seconds for the processes of a ``serve`` that was killed, of which one may have to import its code first.
+_LEFT_WITHIN: Final = 20.0
 _LONGEST_PAUSE: Final = 30.0  #: Seconds between two starts of a process.
 _FIRST_PAUSE: Final = 0.5  #: After the second end; the first restart is at once.
 _STEADY_SECONDS: Final = 60.0  #: A process that ran for so long is started again at once.
@@ -142,7 +144,7 @@ def _wait_for_processes(folder: Path) -> None:
     if sys.platform == "win32":
         return
     lock = os.open(folder / "serve-processes.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    end = time.monotonic() + _EXIT_AFTER
+    end = time.monotonic() + _LEFT_WITHIN
     while time.monotonic() < end:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
