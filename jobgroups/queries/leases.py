@@ -5,7 +5,7 @@ from typing import Final
 
 from django.db import connection
 
-from jobgroups.database.statements import Parameter, PreparedQuery
+from jobgroups.database.statements import KEY, Parameter, PreparedQuery, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import LeaseTable
 from jobgroups.models import FilesProcess, Lease, Runner
@@ -93,7 +93,10 @@ def has_free_lease(runner: str) -> bool:
 
 
 def leases_held(runner: str) -> list[tuple[str, int]]:
-    return list(Lease.objects.filter(runner=runner).order_by().values_list("backend_id", "epoch"))
+    return [(backend_id, epoch) for backend_id, epoch in _held(runner)]
+
+
+_held: Final = PreparedValues(lambda: Lease.objects.filter(runner=KEY).order_by().values_list("backend_id", "epoch"))
 
 
 def runner_alive() -> bool:

@@ -3,14 +3,14 @@
 import datetime as dt
 import json
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from backends.capabilities import lacks_reason, needed_capabilities
 from backends.eligibility import capabilities_of
 from backends.models import Backend
-from jobgroups.database.statements import KEY, Parameter, PreparedQuery
+from jobgroups.database.statements import KEY, Parameter, PreparedQuery, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
 from jobgroups.domain.states import AttemptState, ChildStatus
@@ -66,13 +66,27 @@ def pending_stops(backend_id: str) -> set[int]:
 
 def pending_work() -> tuple[set[str], dict[str, set[int]]]:
     """Return the backends with queued children, and each backend's attempts with a pending stop."""
-    # One access to an index for each backend: DISTINCT reads all queued children.
-    queued = ChildJob.objects.filter(backend_id=OuterRef("pk"), status=ChildStatus.QUEUED, current_attempt__isnull=True)
-    pending = Attempt.objects.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
     stops: dict[str, set[int]] = {}
-    for backend_id, attempt_id in pending.order_by().values_list("backend_id", "pk"):
+    for backend_id, attempt_id in _all_pending_stops():
         stops.setdefault(backend_id, set()).add(attempt_id)
-    return set(Backend.objects.filter(Exists(queued)).order_by().values_list("pk", flat=True)), stops
+    return {backend_id for (backend_id,) in _with_queued_children()}, stops
+
+
+def _queued() -> QuerySet[ChildJob]:
+    return ChildJob.objects.filter(backend_id=OuterRef("pk"), status=ChildStatus.QUEUED, current_attempt__isnull=True)
+
+
+# One access to an index for each backend: DISTINCT reads all queued children.
+_with_queued_children: Final = PreparedValues(
+    lambda: Backend.objects.filter(Exists(_queued())).order_by().values_list("pk")
+)
+_all_pending_stops: Final = PreparedValues(
+    lambda: (
+        Attempt.objects.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
+        .order_by()
+        .values_list("backend_id", "pk")
+    )
+)
 
 
 def next_due_in(backend_id: str) -> float | None:
@@ -118,17 +132,18 @@ def groups_over(group_ids: Collection[str]) -> set[str]:
 
 
 def backends_with_prompts() -> set[str]:
-    sources = (
-        Attempt.objects.filter(ended_at__isnull=True),
-        AbandonedPrompt.objects.all(),
-        ChildJob.objects.filter(status=ChildStatus.QUEUED, backend_id__gt=""),
-    )
-    return {
-        backend_id
-        for rows in sources
-        for backend_id in rows.order_by().values_list("backend_id", flat=True).distinct()
-        if backend_id
-    }
+    return {backend_id for rows in _with_prompts for (backend_id,) in rows() if backend_id}
+
+
+def _backends_of(rows: QuerySet[Any]) -> PreparedValues:
+    return PreparedValues(lambda: rows.order_by().values_list("backend_id").distinct())
+
+
+_with_prompts: Final = (
+    _backends_of(Attempt.objects.filter(ended_at__isnull=True)),
+    _backends_of(AbandonedPrompt.objects.all()),
+    _backends_of(ChildJob.objects.filter(status=ChildStatus.QUEUED, backend_id__gt="")),
+)
 
 
 def file_origins(*, digests: Collection[str]) -> dict[str, str]:

@@ -98,8 +98,7 @@ class Capturer:
             while True:
                 self.due.clear()
                 try:
-                    await self._threads.run(require_space)
-                    for backend_id in await self._threads.run(due_backends, runner=self._runner):
+                    for backend_id in await self._threads.run(self._due_backends):
                         if not self._is_away(backend_id):
                             self._start(tasks, self._sources.setdefault(backend_id, _Source(backend_id)))
                 except StorageFull:
@@ -119,6 +118,10 @@ class Capturer:
         """The captures that are claimed, and not copied yet."""
         sources = self._sources.values()
         return [capture_id for one in sources for capture_id in (*one.active, *dict(one.waiting))]
+
+    def _due_backends(self) -> list[str]:
+        require_space()
+        return due_backends(runner=self._runner)
 
     def _due_of(self, backend_id: str) -> list[tuple[int, OutputFile]]:
         if self._runner is not None:

@@ -95,6 +95,7 @@ class ProgressReporter:
         self._last_sent = row
         self._sent_at = time.monotonic()
         self.writer.dirty[self.child_id] = row
+        self.writer.is_dirty.set()
         text = to_json(
             {
                 "type": "child_progress",
@@ -118,17 +119,20 @@ class ProgressWriter:
         self.hub = hub
         self.intervals = intervals
         self.dirty: dict[str, ProgressRow] = {}  #: Child id to its newest progress that is not stored yet.
+        self.is_dirty = asyncio.Event()
         self._database = DatabaseThreads(threads=1, name="runner-progress")
 
     async def run(self) -> None:
         """Flush until cancelled. A database that is away costs stored progress, nothing else."""
         relaxed = False
         while True:
+            await self.is_dirty.wait()
             await asyncio.sleep(self.intervals.flush)
-            if not self.dirty:
-                continue
+            self.is_dirty.clear()
             rows = list(self.dirty.values())
             self.dirty.clear()
+            if not rows:
+                continue
             try:
                 if not relaxed:
                     await self._database.run(relax_durability)

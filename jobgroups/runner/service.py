@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from backends import queries as backend_queries
 from jobgroups import metrics
-from jobgroups.database.locks import Lock
+from jobgroups.database.locks import FileLock, Lock
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.leases import FencingToken, LeaseTable, leases_to_acquire, release_count
 from jobgroups.domain.states import AttemptState
@@ -224,7 +224,7 @@ class RunnerService:
     async def _hold_name_lock_loop(self) -> None:
         """Hold the lock on the name, which a restart of PostgreSQL takes away."""
         lock = self._name_lock
-        if lock is None:
+        if lock is None or isinstance(lock, FileLock):
             return
         was_held = True
         while True:

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 from django.db.models import Min, QuerySet
 
 from jobgroups.database.retry import retried_transaction, retry_on_conflict
+from jobgroups.database.statements import KEY, PreparedValues
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.deliveries import DeliveryIntervals
 from jobgroups.domain.webhooks import GONE, WebhookAnswer, message_body
@@ -42,14 +43,23 @@ def deliveries_claim(
 
     ``sending`` is how many streams of each URL it delivers already.
     """
-    due = WebhookDelivery.objects.filter(due_at__lte=now()).order_by()
-    streams = due.values_list("group_id", "url").annotate(first=Min("id")).order_by("first")
     running, chosen = Counter(sending), list[_Stream]()
-    for group_id, url, _ in streams:
+    for group_id, url, _ in _due_streams(now()):
         if running[url] < _PER_URL and len(chosen) < most:
             running[url] += 1
             chosen.append((group_id, url))
     return _claim(chosen, pace, by) if chosen else []
+
+
+_due_streams: Final = PreparedValues(
+    lambda: (
+        WebhookDelivery.objects.filter(due_at__lte=KEY)
+        .order_by()
+        .values_list("group_id", "url")
+        .annotate(first=Min("id"))
+        .order_by("first")
+    )
+)
 
 
 @retried_transaction
