@@ -1,5 +1,6 @@
 """Director processes that are killed at every step of a job's life, in a capture and in the retention."""
 
+import dataclasses
 import hashlib
 import sqlite3
 from collections import Counter
@@ -26,6 +27,12 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 CHILDREN = 40
 only_as_one_process = pytest.mark.parametrize("processes", ["1"], indirect=True)
+only_as_three_processes = pytest.mark.parametrize("processes", ["3"], indirect=True)
+in_life = pytest.mark.parametrize(
+    ("step", "in_pool"),
+    [*((one, False) for one in STEPS["life"].values()), *((one, True) for one in STEPS["pool"].values())],
+    ids=[*STEPS["life"], *(f"{one}, in the pool" for one in STEPS["pool"])],
+)
 
 
 @pytest.fixture(autouse=True, params=["1", "3"])
@@ -103,17 +110,29 @@ def scene(folder: Path, *, seconds: float = 0.12, environment: dict[str, str] | 
         yield Scene(director, gpus)
 
 
-@pytest.mark.parametrize(
-    ("step", "in_pool"),
-    [*((one, False) for one in STEPS["life"].values()), *((one, True) for one in STEPS["pool"].values())],
-    ids=[*STEPS["life"], *(f"{one}, in the pool" for one in STEPS["pool"])],
-)
+@in_life
 def test_killed_in_a_childs_life_every_child_completes(step: Step, in_pool: bool, tmp_path: Path) -> None:
     # The shorter the prompts, the more of their writes meet in one transaction.
     with scene(tmp_path, seconds=0.0 if step.at.endswith("group_store") else 0.12) as play:
         play.director.start(step)
         play.begin(in_pool=in_pool)
         play.restart_when_killed()
+        assert play.end() == {"completed": CHILDREN}
+        play.check_executed(CHILDREN)
+
+
+#: What the process that comes to a step gets, and what the one that started it, one after the other.
+SIGNALS = "SIGSTOP parent:SIGSTOP SIGTERM parent:SIGTERM parent:SIGKILL"
+
+
+@only_as_three_processes
+@in_life
+def test_suspended_and_ended_in_a_childs_life_every_child_completes(step: Step, in_pool: bool, tmp_path: Path) -> None:
+    shared = step.at.endswith("group_store")
+    with scene(tmp_path, seconds=0.0 if shared else 0.12) as play:
+        play.director.start(dataclasses.replace(step, call=1 if shared else 4), PLUG_SIGNALS=SIGNALS)
+        play.begin(in_pool=in_pool)
+        play.director.go_on_after(SIGNALS)
         assert play.end() == {"completed": CHILDREN}
         play.check_executed(CHILDREN)
 

@@ -190,8 +190,7 @@ def test_web_that_cannot_start_ends_serve_with_its_error(tmp_path: Path) -> None
     assert "Traceback" not in director.printed()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["web", "runner", "files"])
+@pytest.mark.parametrize("name", ["runner", *(pytest.param(name, marks=pytest.mark.slow) for name in ("web", "files"))])
 def test_stopped_process_delays_no_other_and_goes_on(name: str, tmp_path: Path) -> None:
     with working(tmp_path, jobs=30) as (director, gpus, watcher):
         pid = director.children()[name]

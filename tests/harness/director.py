@@ -1,9 +1,11 @@
 """A Director as a process that can be killed at a step and started again on the same data folder."""
 
+import os
 import shutil
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -57,7 +59,24 @@ class Director(Served):
         if step is not None:
             variables |= {"PLUG_STEP": step.at, "PLUG_MOMENT": step.moment}
             variables |= {"PLUG_CALL": str(step.call)}
+        self._variables = variables
         super().start(wait=wait, **variables)
+
+    def go_on_after(self, signals: str) -> None:
+        """Wait for each signal of ``PLUG_SIGNALS``: go on after SIGSTOP, and start again after the end of ``serve``."""
+        for number in range(len(signals.split())):
+
+            def note(number: int = number) -> list[str]:
+                return self._note.exists() and self._note.read_text(encoding="utf-8").splitlines()[number:]
+
+            order, pid = until(note, 90.0, self.printed)[0].split()
+            if order.endswith("SIGSTOP"):
+                time.sleep(1.0)
+                os.kill(int(pid), signal.SIGCONT)
+            elif int(pid) == self.process.pid:
+                code = self.process.wait(30.0)
+                assert code in (0, -signal.SIGKILL), self.printed()
+                Served.start(self, **self._variables)
 
     def wait_ready(self, within: float = 90.0) -> None:
         """Wait until it is ready or has killed itself."""

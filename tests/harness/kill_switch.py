@@ -7,6 +7,8 @@ The function that the step is named after is wrapped. Variables:
   to commit), or ``after`` it, when what it has written is committed.
 - ``PLUG_CALL``: which call, from 1; one that raises is no step, but for the moment ``before`` it.
 - ``PLUG_NOTE``: a file that is written just before the kill.
+- ``PLUG_SIGNALS``: instead of one SIGKILL, several signals with blanks between them, each at the next such call: the name of
+  a signal, for its parent with ``parent:`` before it. ``PLUG_NOTE`` gets a line of each with the process that gets it.
 - ``PLUG_TIMEOUT``: every child's timeout, in seconds (the API takes none below 30).
 """
 
@@ -25,9 +27,21 @@ from typing import Any
 _armed = threading.local()
 
 
+def _signals_left() -> list[str]:
+    """Return the signals that no process of this ``serve`` has got."""
+    note = Path(os.environ["PLUG_NOTE"])
+    done = len(note.read_text(encoding="utf-8").splitlines()) if note.exists() else 0
+    return os.environ.get("PLUG_SIGNALS", "SIGKILL").split()[done:]
+
+
 def _die() -> None:
-    Path(os.environ["PLUG_NOTE"]).write_text(os.environ["PLUG_STEP"], encoding="utf-8")
-    os.kill(os.getpid(), signal.SIGKILL)
+    """Send the next signal, which may leave this process alive."""
+    _armed.now = False
+    for order in _signals_left()[:1]:
+        pid = os.getppid() if order.startswith("parent:") else os.getpid()
+        with Path(os.environ["PLUG_NOTE"]).open("a", encoding="utf-8") as note:
+            note.write(f"{order} {pid}\n")
+        os.kill(pid, signal.Signals[order.removeprefix("parent:")])
 
 
 def _wrapped(function: Callable[..., Any], moment: str, call: int) -> Callable[..., Any]:
@@ -130,7 +144,7 @@ def main() -> None:
 
     django.setup()
     # Once: a process of ``serve`` that has killed itself is started again.
-    if os.environ.get("PLUG_STEP") and not Path(os.environ["PLUG_NOTE"]).exists():
+    if os.environ.get("PLUG_STEP") and _signals_left():
         moment, call = os.environ["PLUG_MOMENT"], int(os.environ["PLUG_CALL"])
         _wire(os.environ["PLUG_STEP"], moment, call)
     if os.environ.get("PLUG_TIMEOUT"):
