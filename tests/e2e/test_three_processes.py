@@ -18,7 +18,8 @@ from tests.harness import laws
 from tests.harness.director import Director, directing
 from tests.harness.graphs import picture
 from tests.harness.machines import Machines, simulated
-from tests.harness.processes import PROCESSES, is_alive, stop_in_order
+from tests.harness.processes import PROCESSES, Served, is_alive, stop_in_order
+from tests.harness.servers import needs_servers, postgres
 from tests.harness.waits import until
 from tests.harness.watcher import Watcher
 
@@ -296,3 +297,28 @@ def test_submissions_are_stored_or_not_whichever_process_is_killed_again_and_aga
         assert set(created.values()) <= set(groups)
         assert len(groups) <= len(created) + 1
         assert len(laws.executed_once(gpus.seen())) == 3 * len(groups)
+
+
+@needs_servers
+def test_three_processes_on_postgres_need_no_redis(tmp_path: Path) -> None:
+    with postgres() as server, simulated(tmp_path, count=2, seconds=1.5, preview_fps=4.0) as gpus:
+        environment = {"DIRECTOR_DATABASE_URL": server.create("director")}
+        arguments = ("--processes", "3", "--port", "0")
+        served = Served(tmp_path, gpus.urls, arguments=arguments, environment=environment)
+        try:
+            served.wait_online()
+            checks = until(lambda: (found := served.ask("GET", "/api/health").json())["status"] == "ok" and found)
+            assert checks["checks"]["channel_layer"]["status"] == "ok"
+            watcher = Watcher(served, served.submit(picture(), gpus.ids * 2))
+            watcher.wait_ended()
+            # Progress is in no event of the database: it came over the pairs.
+            assert watcher.count("child_progress") > 4
+            killed = served.children()["runner"]
+            os.kill(killed, signal.SIGKILL)
+            until(lambda: served.children().get("runner", killed) != killed)
+            served.wait_ended(served.submit(picture(), gpus.ids))
+            stop_in_order(served, within=SOON)
+        finally:
+            served.close()
+        jobs = 3 * len(gpus.ids)
+        assert len(laws.executed_once(gpus.seen())) == jobs
