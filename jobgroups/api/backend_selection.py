@@ -6,11 +6,12 @@ Backends without a recent response are probed first, side by side, so that the r
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from backends import probes, queries
+from backends import probes
 from backends.eligibility import ineligible_reason
 from backends.models import Backend
 from jobgroups.domain.clock import now
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX, is_candidate
+from jobgroups.queries.backends import current_backends
 from jobgroups.services.backends import backends_probed
 
 
@@ -20,20 +21,20 @@ class Selection:
 
     backend_ids: list[str]
     skipped: list[dict[str, str]]  #: ``{"backend_id", "reason"}`` for each entry that was left out.
+    rows: list[Backend]  #: Those that get a child, each once.
 
 
 def select_backends(backend_ids: Sequence[str], required_capabilities: Sequence[str]) -> Selection:
-    named = _probed(queries.backends_by_id(backend_ids))
-    reasons = {
-        backend_id: ineligible_reason(named.get(backend_id), required_capabilities, now=now())
-        for backend_id in set(backend_ids)
-    }
-    return _selection(backend_ids, reasons)
+    named, rows = dict.fromkeys(backend_ids), current_backends()
+    rows = _probed({name: rows[name] for name in named if name in rows})
+    reasons = {name: ineligible_reason(rows.get(name), required_capabilities, now=now()) for name in named}
+    return _selection(backend_ids, reasons, rows)
 
 
-def _selection(names: Collection[str], reasons: Mapping[str, str | None]) -> Selection:
+def _selection(names: Collection[str], reasons: Mapping[str, str | None], rows: Mapping[str, Backend]) -> Selection:
     skipped = [{"backend_id": name, "reason": reason} for name in names if (reason := reasons[name])]
-    return Selection([name for name in names if reasons[name] is None], skipped)
+    chosen = [name for name in names if reasons[name] is None]
+    return Selection(chosen, skipped, [rows[name] for name in dict.fromkeys(chosen)])
 
 
 def select_candidates(
@@ -50,14 +51,17 @@ def select_candidates(
         row.id: ineligible_reason(row, required_capabilities, now=now()) or excluded.get(row.id)
         for row in meant.values()
     }
-    return _selection(reasons, reasons)
+    return _selection(reasons, reasons, meant)
 
 
 def candidate_rows(candidates: Sequence[str]) -> tuple[dict[str, Backend], dict[str, str]]:
     """Return the candidates by id, after a probe where needed, and a sentence for each entry that no backend has."""
     everything = ANY_BACKEND in candidates
-    rows = Backend.objects.filter(enabled=True) if everything else Backend.objects.all()
-    meant = {row.id: row for row in rows.order_by("id") if is_candidate(candidates, row.id, row.tags)}
+    meant = {
+        row.id: row
+        for row in current_backends().values()
+        if is_candidate(candidates, row.id, row.tags) and (row.enabled or not everything)
+    }
     meant = _probed(meant, in_pool=True)
     unmatched = {
         one: "No backend has this tag." if one.startswith(TAG_PREFIX) else "Unknown: no backend has this id."
@@ -82,5 +86,6 @@ def _probed(rows: dict[str, Backend], *, in_pool: bool = False) -> dict[str, Bac
     ]
     if stale:
         probes.probe_backends(stale, backends_probed)
-        rows = queries.backends_by_id(rows)
+        present = current_backends()
+        rows = {name: present[name] for name in rows if name in present}
     return rows

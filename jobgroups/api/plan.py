@@ -4,7 +4,6 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from jobgroups import workflow
 from jobgroups.api.submission import choose
 from jobgroups.api.workflow_check import JobKinds, check
 from jobgroups.domain.clock import now
@@ -54,7 +53,7 @@ def plan(submission: Submission) -> dict[str, Any]:
 def _eta(chosen: Submission, total: int) -> float | None:
     """Return the seconds until the last job would end behind all that waits; None: a time is not known."""
     snapshot, template = current_pool().snapshot, chosen.template
-    key = workflow.digest(template), workflow.models_digest(template.workflow)
+    key = template.digests
     ends: list[float | None] = []
     if chosen.count is None:
         for name, jobs in Counter(chosen.backend_ids).items():

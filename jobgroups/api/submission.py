@@ -2,43 +2,58 @@
 
 import time
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from django.conf import settings
 
 from backends.capabilities import needed_capabilities
 from jobgroups.api.backend_selection import Selection, select_backends, select_candidates
+from jobgroups.api.conversion import converted_body
+from jobgroups.api.requests import payloads
 from jobgroups.api.workflow_check import JobKinds, has_partner_nodes
 from jobgroups.domain.states import PartialOutputs
 from jobgroups.errors import NoOnlineBackends, RunnerAbsent
 from jobgroups.queries import leases
-from jobgroups.queries.assets import known_references
+from jobgroups.queries.assets import check_references
 from jobgroups.services.submission import Submission, Submitted, group_replay, group_submit
 from jobgroups.services.write_start import check_until
 
 _CHECK_SECONDS: Final = 2.0  #: Seconds for the probes and the inventory of a submission to the pool.
 
 
-def submit(submission: Submission) -> Submitted:
-    """Store the group; with a known idempotency key, return the group of that key.
+def submit_body(body: dict[str, Any], key: str | None) -> Submitted:
+    """Store the group of a body; with a known idempotency key, return the group of that key.
 
-    1. The key: the result of the first request is returned, also if no runner is alive now.
-    2. The runner: without one nothing is stored, unless a setting allows it.
-    3. The backends: selected, after a probe of those without a recent response. In the pool at least one candidate
+    The result of the first request is returned also if no runner is alive now, or none of the backends that described
+    the node classes of a workflow in the editor's format.
+
+    Raises what :func:`submit` raises, and:
+        IdempotencyConflict, GroupDeleted: as ``group_replay`` raises them.
+        InvalidRequest: the body is wrong.
+    """
+    digest = ""
+    if key:
+        digest, submitter = payloads.digest(body), str(body.get("submitter") or "").strip()
+        if (made := group_replay(submitter=submitter, key=key, digest=digest)) is not None:
+            return made
+    converted, warnings, editor = converted_body(body)
+    submission = payloads.submission(converted, key, warnings=warnings)
+    return submit(replace(submission, editor_json=editor, idempotency_digest=digest))
+
+
+def submit(submission: Submission) -> Submitted:
+    """Store the group of a submission whose idempotency key is not known.
+
+    1. The runner: without one nothing is stored, unless a setting allows it.
+    2. The backends: selected, after a probe of those without a recent response. In the pool at least one candidate
        must be able to execute the workflow, as far as that is known.
-    4. Group, children and event 1 in one transaction.
+    3. Group, children and event 1 in one transaction.
 
     Raises:
-        IdempotencyConflict: the key was used with another body.
         RunnerAbsent: no runner is alive.
         NoOnlineBackends: none of the named backends can take a child, or one of the jobs of a batch.
+        InvalidRequest: an asset that the workflow refers to does not exist.
     """
-    if submission.idempotency_key is not None:
-        replay = group_replay(
-            submitter=submission.submitter, key=submission.idempotency_key, digest=submission.idempotency_digest
-        )
-        if replay is not None:
-            return replay
     alive = leases.runner_alive()
     if not (alive or settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER):
         raise RunnerAbsent
@@ -46,11 +61,12 @@ def submit(submission: Submission) -> Submitted:
 
 
 def choose(submission: Submission, kinds: JobKinds | None = None) -> Submission:
-    """Return the submission with the backends that were selected and skipped, or raise ``NoOnlineBackends``.
+    """Return the submission with the backends that were selected and skipped.
 
-    ``kinds`` are those of its jobs, if the caller has them.
+    Raises ``NoOnlineBackends`` or, for an asset that does not exist, ``InvalidRequest``. ``kinds`` are those of its jobs, if the caller has them.
     """
     until = check_until(_CHECK_SECONDS)
+    check_references(submission.references)
     if submission.count is None:
         selection, is_paid = _select_named(submission, until)
     else:
@@ -70,7 +86,7 @@ def _select_named(submission: Submission, until: float) -> tuple[Selection, bool
     One backend is queried for its node classes: jobs that are bound to many are stored without waiting for all.
     """
     selection = select_backends(submission.backend_ids, submission.required_capabilities)
-    is_paid = has_partner_nodes(submission.workflow, selection.backend_ids[:1], until=until)
+    is_paid = has_partner_nodes(submission.workflow, selection.rows[:1], until=until)
     if is_paid:
         needed = needed_capabilities(submission.required_capabilities, is_paid, has_own_key=bool(submission.secret))
         selection = select_backends(submission.backend_ids, needed)
@@ -82,13 +98,12 @@ def _select_able(submission: Submission, kinds: JobKinds, until: float) -> tuple
 
     Raises ``NoOnlineBackends`` if none of them can execute one of the jobs of a batch.
     """
-    known_references(kinds.workflow, {} if submission.batch is None else submission.batch.assets)
     named, required = submission.backend_ids, submission.required_capabilities
     selection = select_candidates(named, required, kinds.excluded)
     in_part = submission.partial_outputs == PartialOutputs.ACCEPT
-    refused = kinds.refusals(selection.backend_ids, until=until, in_part=in_part)
+    refused = kinds.refusals(selection.rows, until=until, in_part=in_part)
     # The answers are kept.
-    is_paid = has_partner_nodes(kinds.workflow, selection.backend_ids, until=time.monotonic())
+    is_paid = has_partner_nodes(kinds.workflow, selection.rows, until=time.monotonic())
     if is_paid:
         needed = needed_capabilities(required, is_paid, has_own_key=bool(submission.secret))
         selection = select_candidates(named, needed, kinds.excluded)
@@ -99,4 +114,4 @@ def _select_able(submission: Submission, kinds: JobKinds, until: float) -> tuple
         if all(kind in refused.get(name, ()) for name in able):
             of_job = [{"backend_id": name, "reason": f"{kinds.shown(kind)}: {refused[name][kind]}"} for name in able]
             raise NoOnlineBackends([*skipped, *of_job])
-    return Selection(able, skipped), is_paid
+    return replace(selection, backend_ids=able, skipped=skipped), is_paid

@@ -6,17 +6,18 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
-from backends import inventory, queries
+from backends import inventory
 from backends.capabilities import lacks_reason, needed_capabilities
 from backends.eligibility import capabilities_of, ineligible_reason
 from backends.models import Backend, Reachability
 from jobgroups.api.backend_selection import candidate_rows
 from jobgroups.domain.clock import now
+from jobgroups.queries.backends import current_backends
 from jobgroups.queries.exclusions import excluded_by_digest
 from jobgroups.queries.pool import current_estimates
 from jobgroups.serializers import to_json
 from jobgroups.services.write_start import check_until
-from jobgroups.workflow import Workflow, WorkflowTemplate, digest
+from jobgroups.workflow import Workflow, WorkflowTemplate
 from jobgroups.workflow.batch import Batch, BatchJob, kinds_of
 from jobgroups.workflow.inventory import MAX_REASONS, Judge, Reason, Verdict, choices, class_types, uses_partner_nodes
 
@@ -45,7 +46,7 @@ def check(kinds: "JobKinds", candidates: Sequence[str], required_capabilities: S
     rows, unmatched = candidate_rows(candidates)
     answers = [row for row in rows.values() if row.reachability == Reachability.ONLINE]
     verdicts = kinds.verdicts(answers, until, in_part=True)
-    is_paid = has_partner_nodes(kinds.workflow, [row.id for row in answers], until=time.monotonic())
+    is_paid = has_partner_nodes(kinds.workflow, answers, until=time.monotonic())
     needed = needed_capabilities(required_capabilities, is_paid)
     entries = [
         _entry(name, [_reason("unavailable", sentence)], JobsVerdict(), until) for name, sentence in unmatched.items()
@@ -76,7 +77,7 @@ class JobKinds:
         self.workflow = prepared.workflow
         self.is_batch = batch is not None
         if batch is None:
-            self.of_job, self.examples, digests = [0], [BatchJob(0, None)], [digest(prepared)]
+            self.of_job, self.examples, digests = [0], [BatchJob(0, None)], [prepared.digests[0]]
         else:
             self.of_job, self.examples = kinds_of(batch.jobs)
             of_kind = dict(zip(reversed(self.of_job), reversed(batch.variant_of), strict=True))
@@ -89,12 +90,11 @@ class JobKinds:
             name: reason for name, reason in self._excluded[0].items() if all(name in one for one in self._excluded)
         }
 
-    def refusals(self, backend_ids: Collection[str], *, until: float, in_part: bool) -> dict[str, dict[int, str]]:
+    def refusals(self, rows: Collection[Backend], *, until: float, in_part: bool) -> dict[str, dict[int, str]]:
         """Return the kinds that some responding backends certainly cannot execute, each with a sentence.
 
         It stops at ``until``, by ``time.monotonic``. ``in_part``: it suffices if ComfyUI executes some outputs.
         """
-        rows = queries.backends_by_id(backend_ids).values()
         verdicts = self.verdicts(rows, until, in_part=in_part, kept_for=inventory.KEPT_SECONDS)
         return {name: self.refused(name, verdict) for name, verdict in verdicts.items()}
 
@@ -149,29 +149,29 @@ class JobKinds:
         return JobsVerdict(tuple(reasons.values()), refused, verdict.is_known)
 
 
-def has_partner_nodes(graph: Workflow, backend_ids: Collection[str], *, until: float) -> bool | None:
+def has_partner_nodes(graph: Workflow, rows: Collection[Backend], *, until: float) -> bool | None:
     """Return whether responding backends mark a node of a workflow as a partner's; None: not known.
 
     What is not answered by ``until``, by ``time.monotonic``, is not known.
     """
-    known = _described(graph, backend_ids, until, inventory.KEPT_SECONDS)
+    known = _described(graph, rows, until, inventory.KEPT_SECONDS)
     found = ({name: one.is_partner for name, one in classes.items() if one} for classes in known.values())
     return uses_partner_nodes(graph, found)
 
 
 def offered(prepared: WorkflowTemplate, backend_ids: Collection[str]) -> dict[str, Any]:
     """Return the choices of a workflow's inputs, and its usual time, at backends that a check has just read."""
-    known = _described(prepared.workflow, backend_ids, time.monotonic(), inventory.FRESH_SECONDS)
+    rows = [row for row in current_backends().values() if row.id in backend_ids]
+    known = _described(prepared.workflow, rows, time.monotonic(), inventory.FRESH_SECONDS)
     estimates = current_estimates()
-    times = [seconds for one in backend_ids if (seconds := estimates.seconds(digest(prepared), one)) is not None]
+    times = [seconds for one in backend_ids if (seconds := estimates.seconds(prepared.digests[0], one)) is not None]
     usual = round(median(times), 1) if times else None
     return choices(prepared.workflow, list(known.values())) | {"usual_seconds": usual}
 
 
 def _described(
-    graph: Workflow, backend_ids: Collection[str], until: float, kept_for: float
+    graph: Workflow, rows: Collection[Backend], until: float, kept_for: float
 ) -> dict[str, inventory.Classes]:
-    rows = queries.backends_by_id(backend_ids).values()
     since = time.monotonic() - kept_for
     return inventory.node_classes(dict.fromkeys(rows, class_types(graph)), since=since, until=until)
 

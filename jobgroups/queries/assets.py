@@ -1,8 +1,7 @@
 """Reads assets."""
 
 import re
-from collections.abc import Collection, Mapping
-from types import MappingProxyType
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from backends.errors import InvalidRequest
@@ -11,9 +10,7 @@ from jobgroups.errors import AssetNotFound
 from jobgroups.models import Asset
 from jobgroups.queries.groups import Page, paged
 from jobgroups.serializers import shape
-from jobgroups.workflow import Workflow
-from jobgroups.workflow.assets import asset_references, input_name
-from jobgroups.workflow.validation import shown_key
+from jobgroups.workflow.assets import input_name
 
 
 def serialize_asset(asset: Asset) -> dict[str, Any]:
@@ -43,19 +40,11 @@ def input_names(asset_ids: Collection[str]) -> dict[str, str]:
     return {one.id: input_name(one.hash, one.name, one.content_type) for one in assets}
 
 
-def known_references(graph: Workflow, of_jobs: Mapping[str, str] = MappingProxyType({})) -> set[str]:
-    """Return the ids of the assets that a workflow refers to, and of those that jobs of a batch do, with a path each.
-
-    Raises ``InvalidRequest``, which names each node and input, if one of them does not exist.
-    """
-    references = [
-        (f"workflow_json.{shown_key(node_id)}.inputs.{shown_key(name)}", asset_id)
-        for node_id, name, asset_id in asset_references(graph)
-    ]
-    references += [(path, asset_id) for asset_id, path in of_jobs.items()]
+def check_references(references: Sequence[tuple[str, str]]) -> None:
+    """Raise ``InvalidRequest``, which names the path of each, if some references are to assets that do not exist."""
     if not references:
-        return set()
-    known = set(assets_by_id({asset_id for _, asset_id in references}))
+        return
+    known = assets_by_id({asset_id for _, asset_id in references})
     errors = [
         {"field": path, "message": "There is no asset with this id."}
         for path, asset_id in references
@@ -63,7 +52,6 @@ def known_references(graph: Workflow, of_jobs: Mapping[str, str] = MappingProxyT
     ]
     if errors:
         raise InvalidRequest(errors=errors)
-    return known
 
 
 def _found(asset: Asset | None, name: str) -> Asset:

@@ -1,6 +1,6 @@
-"""Backends with their load, as the JSON objects of the API. Headers are never included."""
+"""Reads backends, and their load: as the JSON objects of the API, which never include headers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,11 +9,33 @@ from django.db.models import Count
 from backends.eligibility import limitations_of
 from backends.models import Backend
 from backends.queries import backend_status, is_on_probation
+from jobgroups.database.statements import PreparedQuery
 from jobgroups.domain.clock import iso, iso_or_none, now
 from jobgroups.domain.shapes import backends as shapes
 from jobgroups.domain.states import CHILD_OPEN, AttemptState, ChildStatus
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.serializers import shape
+
+
+class _Backends:
+    """All backends, as the database has them. No caller changes an instance: it is made again only if its row changed."""
+
+    def __init__(self) -> None:
+        self._query = PreparedQuery(lambda: Backend.objects.order_by("id"))
+        self._kept: Mapping[str, tuple[tuple[Any, ...], Backend]] = {}
+
+    def read(self) -> dict[str, Backend]:
+        rows, place, kept = self._query.raw(), self._query.column("id"), self._kept
+        found = {}
+        for row in rows:
+            same = kept.get(row[place])
+            found[row[place]] = same if same and same[0] == row else (row, self._query.instance(row))
+        self._kept = found
+        return {backend_id: backend for backend_id, (_, backend) in found.items()}
+
+
+#: Returns all backends by id; the instances are shared between threads and must not be changed.
+current_backends: Final = _Backends().read
 
 
 @dataclass(frozen=True, slots=True)

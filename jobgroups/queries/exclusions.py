@@ -2,11 +2,11 @@
 
 import datetime as dt
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
 from django.db.models import Q, QuerySet
 
-from jobgroups.database.statements import Parameter
+from jobgroups.database.statements import KEY, Parameter, PreparedQuery
 from jobgroups.domain.clock import monotonic_now
 from jobgroups.domain.exclusions import CLASS_OF, FAILURES, LIFETIME, ExclusionKind, exclusion_reason
 from jobgroups.domain.failures import FailureClass
@@ -43,11 +43,16 @@ def was_refused(backend_id: str, workflow_digest: str) -> bool:
 
 def excluded_by_digest(digests: Collection[str]) -> dict[str, dict[str, str]]:
     """Return the backends that cannot run workflows that are not stored yet, each with a sentence, by digest."""
-    rows = active_exclusions().filter(workflow_digest__in=digests, variant_id=0)
-    found: dict[str, dict[str, str]] = {}
-    for row in rows:
-        found.setdefault(row.workflow_digest, {})[row.backend_id] = reason_of(row)
-    return found
+    since = valid_since()
+    return {digest: {row.backend_id: reason_of(row) for row in _of_workflow(digest, **since)} for digest in digests}
+
+
+def _active_of_workflow() -> QuerySet[Exclusion]:
+    active = is_active({kind.value: Parameter(kind.value) for kind in FAILURES})
+    return Exclusion.objects.filter(active, workflow_digest=KEY, variant_id=0).order_by("backend_id", "id")
+
+
+_of_workflow: Final = PreparedQuery(_active_of_workflow)
 
 
 def reason_of(row: Exclusion) -> str:

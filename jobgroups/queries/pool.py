@@ -22,6 +22,7 @@ from jobgroups.domain.failures import ONLY_ELSEWHERE, FailureClass
 from jobgroups.domain.pool import ActivePrompt, Needs, OpenVariant, PoolBackend, PoolSnapshot, is_candidate
 from jobgroups.domain.states import AttemptState, Placement
 from jobgroups.models import Attempt, ChildJob, JobGroup, Timing, Variant
+from jobgroups.queries.backends import current_backends
 from jobgroups.queries.exclusions import active_exclusions, failure_of, reason_of
 
 MAX_ROWS: Final = 4_000  #: The newest rows, which are read.
@@ -214,7 +215,7 @@ class _PoolCache:
             started = time.monotonic()
             is_old = started > (self._rests_until if is_incomplete else self._kept_until)
             if is_old or not self._current.has(variant_ids):
-                rows = _backend_rows()
+                rows = list(current_backends().values())
                 snapshot = pool_snapshot(_as_pooled(rows), with_bound=True)
                 self._current = CurrentPool(snapshot, rows, _bound_jobs())
                 ended = time.monotonic()
@@ -243,11 +244,7 @@ def pool_candidates(group_id: str) -> list[str]:
 
 
 def pool_backends() -> list[PoolBackend]:
-    return _as_pooled(_backend_rows())
-
-
-def _backend_rows() -> list[Backend]:
-    return list(Backend.objects.order_by("id").defer("headers"))
+    return _as_pooled(current_backends().values())
 
 
 def _as_pooled(rows: Iterable[Backend]) -> list[PoolBackend]:
@@ -291,7 +288,7 @@ def candidate_reasons(variant: Variant, backends: Iterable[Backend] | None = Non
     rows = active_exclusions().filter(workflow_digest=variant.workflow_digest, variant_id__in=[0, variant.id])
     excluded, moment = {row.backend_id: row for row in rows}, now()
     found = []
-    for row in _backend_rows() if backends is None else backends:
+    for row in current_backends().values() if backends is None else backends:
         if is_candidate(variant.candidates, row.id, row.tags):
             one = excluded.get(row.id)
             lacks = lacks_reason(capabilities_of(row), variant.group.needed_capabilities)

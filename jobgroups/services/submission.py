@@ -1,10 +1,10 @@
-"""Submit a group, cancel it or one child of it."""
+"""Stores a submission: its group with the children and event 1, or the group of its idempotency key."""
 
 import datetime as dt
 import json
 import logging
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -20,7 +20,6 @@ from jobgroups.errors import GroupDeleted, IdempotencyConflict
 from jobgroups.events import log
 from jobgroups.log_context import bound, note_cause
 from jobgroups.models import NO_TIMEOUT, ChildJob, DeletedSubmission, GroupLabel, JobGroup, Variant
-from jobgroups.queries.assets import known_references
 from jobgroups.queries.groups import is_large, submitted_backends
 from jobgroups.serializers import to_json
 from jobgroups.services.assets import assets_use
@@ -74,6 +73,12 @@ class Submission:
     #: A key of Comfy.org for its partner nodes, which is stored nowhere; empty: that of the installation is used.
     secret: str = field(default="", repr=False)
 
+    @property
+    def references(self) -> list[tuple[str, str]]:
+        """The references to assets: the path in the request and the asset's id of each."""
+        of_jobs = () if self.batch is None else self.batch.assets.items()
+        return [*self.template.references, *((path, asset_id) for asset_id, path in of_jobs)]
+
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
@@ -124,26 +129,23 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
         Conflict: a backend was removed since it was chosen.
         Overloaded: the write has not begun in time.
     """
-    template, batch = submission.template, submission.batch
-    asset_ids = known_references(template.workflow, {} if batch is None else batch.assets)
+    template = submission.template
     base = seeds.random_base() if submission.base_seed is None else submission.base_seed
     group = _group_row(submission, base, runner_alive)
     group.warnings_json = to_json(warnings_of(submission))
-    group.workflow_digest = workflow.digest(template)
+    group.workflow_digest = template.digests[0]
     found = workflow.summary(template.workflow)
     group.summary_json, group.prompt = to_json(found), found.get("prompt", "")
     children = _child_rows(group, submission, jobs_of(submission, base))
     variants: list[Variant] = []
-    if batch is not None:
-        variants = _variants(group, submission, batch.variants)
-    elif submission.count is not None:
-        key = group.workflow_digest, workflow.models_digest(template.workflow)
-        variants = _variants(group, submission, [key])
+    if submission.count is not None:
+        keys = [template.digests] if submission.batch is None else submission.batch.variants
+        variants = _variants(group, submission, keys)
     # Before the transaction, which keeps other writers waiting.
     rows = Insertion(children, later="variant_id" if variants else "")
     note_cause(group.id)
     try:
-        _store(group, rows, submission, variants, asset_ids)
+        _store(group, rows, submission, variants)
     except IntegrityError:
         # Two requests with one key at the same moment: the other one was first.
         replay = submission.idempotency_key and group_replay(
@@ -158,13 +160,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
 
 
 @retried_transaction
-def _store(
-    group: JobGroup,
-    children: Insertion,
-    submission: Submission,
-    variants: Sequence[Variant],
-    asset_ids: Collection[str],
-) -> None:
+def _store(group: JobGroup, children: Insertion, submission: Submission, variants: Sequence[Variant]) -> None:
     begin_write()
     if not variants:
         lock_backends(submission.backend_ids)
@@ -179,7 +175,7 @@ def _store(
         DeletedSubmission.objects, group.submitter, group.idempotency_key
     ):
         raise IntegrityError("The group of this key was deleted since the request began.")
-    assets_use(group, asset_ids)
+    assets_use(group, {asset_id for _, asset_id in submission.references})
     if variants:
         insert(variants)
         ids = dict(group.variants.values_list("number", "id"))

@@ -3,7 +3,7 @@
 No function changes its arguments: a returned workflow shares every unchanged node with the given one.
 """
 
-from jobgroups.workflow.digest import digest as digest, models_digest as models_digest, origins as origins
+from jobgroups.workflow.digest import models_digest as models_digest, origins as origins
 from jobgroups.workflow.graph import (
     Workflow as Workflow,
     dangling_link as dangling_link,

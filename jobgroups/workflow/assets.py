@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from jobgroups.workflow.graph import Workflow, WorkflowCopy
+from jobgroups.workflow.validation import shown_key
 
 REFERENCE_TYPE: Final = "core/ASSET"
 SUBFOLDER: Final = "director"  #: The folder of assets in ComfyUI's input folder.
@@ -40,6 +41,12 @@ def asset_references(workflow: Workflow) -> Iterator[tuple[str, str, str]]:
         for name, value in node["inputs"].items():
             if (asset_id := referenced_asset(value)) is not None:
                 yield node_id, name, asset_id
+
+
+def reference_paths(workflow: Workflow) -> Iterator[tuple[str, str]]:
+    """Yield the path in a request and the asset id of each reference."""
+    for node_id, name, asset_id in asset_references(workflow):
+        yield f"workflow_json.{shown_key(node_id)}.inputs.{shown_key(name)}", asset_id
 
 
 def references_by_asset(workflow: Workflow) -> dict[str, tuple[str, str]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from jobgroups.workflow.assets import FILE_INPUTS, referenced_asset
-from jobgroups.workflow.digest import CONTENT_INPUTS, MODEL_FILES, digest, is_content, models_digest, plain
+from jobgroups.workflow.digest import CONTENT_INPUTS, MODEL_FILES, is_content, plain
 from jobgroups.workflow.graph import WorkflowCopy, is_integer
 from jobgroups.workflow.parameters import SEED_INPUTS, ParameterInvalid, Target, Targets
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy, seeds
@@ -160,8 +160,7 @@ def variants_of(template: WorkflowTemplate, jobs: Sequence[BatchJob]) -> tuple[l
     for key, job in zip(tokens, jobs, strict=True):
         if key not in number_of:
             counted = [one for one in job.settings if token_of(one) is not None]
-            made = template_of(template, counted)
-            digests = digest(made), models_digest(made.workflow)
+            digests = template_of(template, counted).digests
             number_of[key] = numbers.setdefault(digests, len(numbers))
     return [number_of[key] for key in tokens], list(numbers)
 

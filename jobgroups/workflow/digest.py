@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any, Final
 
 from jobgroups.workflow.assets import referenced_asset
 from jobgroups.workflow.graph import Node, Workflow, is_link, linked_node
 from jobgroups.workflow.parameters import SEED_INPUTS
-from jobgroups.workflow.template import WorkflowTemplate
+from jobgroups.workflow.seed_inputs import Slot
 
 #: Inputs whose text is content or a name: free text of ComfyUI's own nodes, prompts of widely used custom
 #: nodes, and input files.
@@ -29,7 +30,7 @@ _LONGEST_NAME: Final = 255  #: A longer text, or a text of several lines, is not
 _DIGITS: Final = 16
 
 
-def digest(template: WorkflowTemplate) -> str:
+def digest(workflow: Workflow, seed_slots: Iterable[Slot]) -> str:
     """Return 16 hex digits that are equal for submissions of one workflow, which share estimates and failures.
 
     Nodes, links, numbers, switches and the names in choices count: they decide the duration and the memory. Seeds and
@@ -39,10 +40,8 @@ def digest(template: WorkflowTemplate) -> str:
     An unknown text counts: a wrongly counted one only delays estimates until there was a run, a
     wrongly excluded one mixes two durations.
     """
-    seeds = frozenset(template.seed_slots)
-    nodes = {
-        node_id: [node["class_type"], _telling(node_id, node, seeds)] for node_id, node in template.workflow.items()
-    }
+    seeds = frozenset(seed_slots)
+    nodes = {node_id: [node["class_type"], _telling(node_id, node, seeds)] for node_id, node in workflow.items()}
     text = json.dumps(nodes, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 

@@ -2,8 +2,11 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
+from jobgroups.workflow.assets import reference_paths
+from jobgroups.workflow.digest import digest, models_digest
 from jobgroups.workflow.graph import Workflow, WorkflowCopy
 from jobgroups.workflow.parameters import apply_parameters
 from jobgroups.workflow.seed_inputs import Slot, find_seed_inputs
@@ -11,7 +14,7 @@ from jobgroups.workflow.seed_inputs import Slot, find_seed_inputs
 MAX_WARNINGS: Final = 50  #: Warnings of a submission at most: a request can cause any number of them.
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WorkflowTemplate:
     """A group's workflow with its parameters set, and the inputs that take a seed."""
 
@@ -20,6 +23,16 @@ class WorkflowTemplate:
     seed_slots: tuple[Slot, ...]
     ignored: Mapping[str, str]  #: Parameters that set no input, and why.
     addressed: frozenset[Slot] = frozenset()  #: Inputs that addressed parameters have set: a seed among them stays.
+
+    @cached_property
+    def digests(self) -> tuple[str, str]:
+        """The digest of the workflow, and that of its models."""
+        return digest(self.workflow, self.seed_slots), models_digest(self.workflow)
+
+    @cached_property
+    def references(self) -> list[tuple[str, str]]:
+        """The references to assets: the path in a request and the asset's id of each."""
+        return list(reference_paths(self.workflow))
 
 
 def build_template(workflow: Workflow, parameters: object = None, variation: object = None) -> WorkflowTemplate:

@@ -214,7 +214,7 @@ def test_request_without_a_thread_is_refused_and_never_gets_one(
     farm: list[str], threads: DatabaseThreads, soon: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     views: list[str] = []
-    monkeypatch.setattr("jobgroups.api.views.groups.submit", lambda _: views.append("submit"))
+    monkeypatch.setattr("jobgroups.api.views.groups.submit_body", lambda *_: views.append("submit"))
     with full(2, threads):
         check_refusal(Post(*POOL), POOL[0])
         monkeypatch.setattr(write_start, "BEGIN_SECONDS", 60.0)

@@ -95,7 +95,7 @@ def test_check_names_the_missing_file_and_stores_nothing(api: Api, make_backend:
 def test_check_lists_choices_and_the_usual_time(api: Api, make_backend: Made) -> None:
     with two_machines(make_backend):
         assert check(api, graph_with())["usual_seconds"] is None
-        name = workflow.digest(workflow.build_template(graph_with(), {}))
+        name = workflow.build_template(graph_with(), {}).digests[0]
         Timing.objects.create(workflow_digest=name, backend_id="gpu-1", seconds=42, updated_at=now())
         found = check(api, graph_with())
         one = check(api, graph_with(), backend_ids=["gpu-2"])
@@ -182,7 +182,7 @@ def test_long_names_are_cut(api: Api, runner: Runner, make_backend: Made) -> Non
 
 def test_exclusion_from_the_workflow_is_a_reason(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1")
-    digest = workflow.digest(workflow.build_template(GRAPH, {}))
+    digest = workflow.build_template(GRAPH, {}).digests[0]
     Exclusion.objects.create(backend_id="gpu-1", workflow_digest=digest, kind="missing", since=now(), last_at=now())
     found = entries(api, GRAPH)["gpu-1"]
     assert [reason["code"] for reason in found["reasons"]] == ["excluded"]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jobgroups.workflow import WorkflowTemplate, build_template, digest, varied, with_seed
+from jobgroups.workflow import WorkflowTemplate, build_template, varied, with_seed
 from jobgroups.workflow.batch import Batch, BatchInvalid, jobs_of, sweep_of
 from jobgroups.workflow.seeds import SeedStrategy, seeds
 from tests.harness.cases import cases
@@ -99,7 +99,7 @@ def test_variants_differ_by_what_counts_for_the_digest() -> None:
     )
     assert made.variant_of == [0, 1, 0, 1]
     expected = build_template(text_to_image(), {}, {"ckpt_name": MODELS[0]})
-    assert [key[0] for key in made.variants] == [digest(base), digest(expected)]
+    assert [key[0] for key in made.variants] == [base.digests[0], expected.digests[0]]
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ GRAPH: dict[str, Any] = {
 
 
 def _digest(graph: dict[str, Any] | None = None, **parameters: Any) -> str:
-    return workflow.digest(workflow.build_template(GRAPH if graph is None else graph, parameters))
+    return workflow.build_template(GRAPH if graph is None else graph, parameters).digests[0]
 
 
 def _with(node_id: str, name: str, value: Any) -> dict[str, Any]:

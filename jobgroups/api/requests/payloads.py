@@ -213,16 +213,10 @@ def _wrong_candidates(named: list[str]) -> str | None:
     return None
 
 
-def submission(
-    body: dict[str, Any],
-    idempotency_key: str | None,
-    *,
-    sent: dict[str, Any] | None = None,
-    warnings: Sequence[str] = (),
-) -> Submission:
+def submission(body: dict[str, Any], idempotency_key: str | None, *, warnings: Sequence[str] = ()) -> Submission:
     """Check a submission. All backends of the request are in it; they are selected later.
 
-    ``sent`` is the body as it arrived, if its workflow was converted, with ``warnings``.
+    ``warnings`` are those of the conversion of its workflow.
 
     Raises:
         InvalidRequest: with every field that is wrong. An unknown field is a warning.
@@ -260,7 +254,6 @@ def submission(
         **{name: value for name, value in values.items() if name not in ("jobs", "sweep")},
         warnings=[*warnings, *(f"The field {name} is not known and was ignored." for name in unknown)],
         idempotency_key=idempotency_key,
-        idempotency_digest=digest(sent or body) if idempotency_key is not None else "",
     )
 
 

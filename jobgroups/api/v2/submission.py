@@ -25,7 +25,7 @@ from jobgroups.errors import (
 from jobgroups.models import JobGroup
 from jobgroups.queries.leases import runner_alive
 from jobgroups.services.asset_records import resolve
-from jobgroups.services.submission import Submission, group_submit
+from jobgroups.services.submission import Submission, group_replay, group_submit
 from jobgroups.workflow.seeds import MAX_SEED
 from jobgroups.workflow.validation import is_editor_format, shown_key
 
@@ -65,14 +65,15 @@ def submit_job(body: Mapping[str, Any], idempotency_key: str | None) -> JobGroup
         "partial_outputs": "fail",
     }
     submission = replace(
-        payloads.submission(fields, None, warnings=warnings),
+        payloads.submission(fields, idempotency_key, warnings=warnings),
         editor_json=editor,
-        idempotency_key=idempotency_key,
         # A repeated request has another one, and is refused.
         idempotency_digest=secrets.token_hex(32),
         secret=secret,
     )
     try:
+        if idempotency_key:
+            group_replay(submitter="", key=idempotency_key, digest=submission.idempotency_digest)
         return _submit(submission)
     except (IdempotencyConflict, GroupDeleted):
         raise IdempotencyKeyReuse from None

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Final
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
@@ -19,7 +18,7 @@ from jobgroups.api.requests import payloads
 from jobgroups.api.requests.body import json_body, optional_json_body
 from jobgroups.api.requests.query_params import DEFAULT_PAGE, EventsQuery, EventStreamQuery, GroupListQuery, StatusQuery
 from jobgroups.api.sse import sse_frame, sse_response
-from jobgroups.api.submission import submit
+from jobgroups.api.submission import submit_body
 from jobgroups.api.views.async_base import act
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.workflow_check import JobKinds, check, offered
@@ -28,14 +27,12 @@ from jobgroups.domain.shapes.groups import CancelResult
 from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import GroupNotFound
 from jobgroups.queries import group_status, groups
-from jobgroups.queries.assets import known_references
+from jobgroups.queries.assets import check_references
 from jobgroups.queries.group_status import Answer
 from jobgroups.serializers import serialize_submission, to_json
 from jobgroups.services import cancellation
 from jobgroups.services.groups import group_change, group_delete, group_deletion
-from jobgroups.services.submission import group_replay
 from jobgroups.streams.feed import TOO_SLOW_FRAME, error_frame, group_feed
-from jobgroups.workflow.validation import is_editor_format
 
 EVENTS_PAGE: Final = 500  #: Events per page. Most have some hundred bytes, a few up to 1 MiB.
 
@@ -45,7 +42,7 @@ class CheckView(ApiView):
         """Return which backends can execute a workflow, why the others cannot, and the choices of its inputs."""
         values = payloads.check(converted_body(json_body(request)).body)
         template = values["template"]
-        known_references(template.workflow)
+        check_references(template.references)
         answer = check(JobKinds(template), values["backend_ids"], values["required_capabilities"])
         return json_response(answer | offered(template, [one["backend_id"] for one in answer["backends"]]))
 
@@ -68,16 +65,7 @@ class PlanView(ApiView):
 class SubmitView(ApiView):
     def post(self, request: Request) -> HttpResponse:
         """Submit a group."""
-        body, key = json_body(request), request.headers.get("Idempotency-Key")
-        made = None
-        if key and is_editor_format(body.get("workflow_json")):
-            # The backends that described the classes may be offline when the request is repeated.
-            submitter = str(body.get("submitter") or "").strip()
-            made = group_replay(submitter=submitter, key=key, digest=payloads.digest(body))
-        if made is None:
-            converted, warnings, editor = converted_body(body)
-            submission = payloads.submission(converted, key, sent=body, warnings=warnings)
-            made = submit(replace(submission, editor_json=editor))
+        made = submit_body(json_body(request), request.headers.get("Idempotency-Key"))
         headers = {"Idempotency-Replayed": "true"} if made.replayed else None
         answer = serialize_submission(made.group, made.children)
         if not made.children:
