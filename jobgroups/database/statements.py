@@ -8,12 +8,25 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
+from types import NoneType
 from typing import Any, Final, Generic, TypeVar
 
 from django.db import connection
-from django.db.models import Expression, Field, Model, QuerySet
+from django.db.models import (
+    BooleanField,
+    CharField,
+    DateTimeField,
+    Expression,
+    Field,
+    FloatField,
+    ForeignKey,
+    IntegerField,
+    Model,
+    QuerySet,
+    TextField,
+)
 from django.db.models.query import get_related_populators
 
 M = TypeVar("M", bound=Model)
@@ -208,12 +221,14 @@ class Insertion:
         self._common: dict[str, Any] = {}
         model = type(rows[0])
         self._table = model._meta.db_table
-        for field in _inserted(model):
-            values = list(_prepared(field, rows))
+        for field, column, plain in _inserted(model):
+            values = [getattr(row, field.attname) for row in rows]
+            if not plain.issuperset(map(type, values)):
+                values = list(_prepared(field, values))
             if len(rows) == 1 or field.attname == later or any(one is not values[0] for one in values):
-                self._own[str(field.column)] = values
+                self._own[column] = values
             else:
-                self._common[str(field.column)] = values[0]
+                self._common[column] = values[0]
 
     def execute(self, **later: Sequence[Any]) -> None:
         """Insert the rows by one statement, or by a few, with these values of a column.
@@ -240,14 +255,15 @@ class Insertion:
             row._state.adding, row._state.db = False, alias
 
 
-def _prepared(field: Field[Any, Any], rows: Sequence[Model]) -> Iterator[Any]:
-    """Yield the values of a column. Most rows share theirs, and Django takes a microsecond for each."""
+def _prepared(field: Field[Any, Any], values: Iterable[Any]) -> Iterator[Any]:
+    """Yield the values of a column. Most rows share theirs, and Django takes some microseconds for each."""
     last: Any = object()
     prepared = None
-    for row in rows:
-        value = field.pre_save(row, True)
+    for value in values:
         if value is not last:
-            last, prepared = value, field.get_db_prep_save(value, connection)
+            last = value
+            is_moment = isinstance(field, DateTimeField)
+            prepared = _adapted(value) if is_moment else field.get_db_prep_save(value, connection)
         yield prepared
 
 
@@ -256,5 +272,24 @@ def insert(rows: Sequence[Model]) -> None:
         Insertion(rows).execute()
 
 
-def _inserted(model: type[Model]) -> list[Field[Any, Any]]:
-    return [field for field in model._meta.local_concrete_fields if field is not model._meta.auto_field]
+_NOTHING: Final[frozenset[type]] = frozenset()
+#: Types of values that the drivers take as they are, by the class of the column.
+_PLAIN: Final[Sequence[tuple[type[Field[Any, Any]], frozenset[type]]]] = (
+    (CharField, frozenset({str, NoneType})),
+    (TextField, frozenset({str, NoneType})),
+    (IntegerField, frozenset({int, NoneType})),
+    (FloatField, frozenset({float, NoneType})),
+    (BooleanField, frozenset({bool})),
+    (ForeignKey, frozenset({str, int, NoneType})),
+    (DateTimeField, frozenset({NoneType})),
+)
+
+
+@cache
+def _inserted(model: type[Model]) -> list[tuple[Field[Any, Any], str, frozenset[type]]]:
+    """Return the columns that a row gets, and of each the types of values that Django need not prepare."""
+    return [
+        (field, str(field.column), next((plain for kind, plain in _PLAIN if isinstance(field, kind)), _NOTHING))
+        for field in model._meta.local_concrete_fields
+        if field is not model._meta.auto_field
+    ]

@@ -13,7 +13,7 @@ from django.db.models import Manager
 
 from jobgroups import workflow
 from jobgroups.database.retry import retried_transaction
-from jobgroups.database.statements import Insertion, insert
+from jobgroups.database.statements import KEY, Insertion, Parameter, PreparedQuery, PreparedValues, insert, update_where
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus, PartialOutputs, Placement, RetryScope
 from jobgroups.errors import GroupDeleted, IdempotencyConflict
@@ -87,19 +87,25 @@ class Submitted:
     replayed: bool = False  #: Whether this is an earlier submission with the same idempotency key.
 
 
+_variant_ids: Final = PreparedValues(lambda: Variant.objects.filter(group=KEY).order_by().values_list("number", "id"))
+
+
 def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:
     """Return the group that this idempotency key made within 24 h, if any.
 
     Raises ``IdempotencyConflict`` if it made one out of another body, ``GroupDeleted`` if that group was deleted.
     """
-    group = _with_key(JobGroup.objects, submitter, key)
-    found = group or _with_key(DeletedSubmission.objects, submitter, key)
-    if found is None:
-        return None
-    if found.idempotency_digest != digest:
-        raise IdempotencyConflict("This Idempotency-Key was used within 24 h with another body; use a new key.")
-    if group is None:
-        raise GroupDeleted
+    stored: list[JobGroup | DeletedSubmission] = [*_with_key(_groups, submitter, key)]
+    for row in stored or _with_key(_deleted, submitter, key):
+        if row.idempotency_digest != digest:
+            raise IdempotencyConflict("This Idempotency-Key was used within 24 h with another body; use a new key.")
+        if isinstance(row, DeletedSubmission):
+            raise GroupDeleted
+        return _replay(row)
+    return None
+
+
+def _replay(group: JobGroup) -> Submitted:
     if is_large(group):
         return Submitted(group, [], replayed=True)
     children = list(group.children.order_by("position"))
@@ -110,13 +116,23 @@ def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:
     return Submitted(group, children, replayed=True)
 
 
-def _with_key(rows: Manager[M], submitter: str, key: str) -> M | None:
-    valid_from = now() - IDEMPOTENCY_TTL
-    return rows.filter(submitter=submitter, idempotency_key=key, created_at__gt=valid_from).first()
+def _with_key(rows: PreparedQuery[M], submitter: str, key: str) -> list[M]:
+    return rows(key, submitter=submitter, valid_from=now() - IDEMPOTENCY_TTL)
+
+
+def _of_key(rows: Manager[M], bound: str) -> PreparedQuery[M]:
+    """Return a query of the rows with a key, of one submitter, whose creation has a bound: ``gt`` or ``lte``."""
+    values = {"submitter": Parameter("submitter"), f"created_at__{bound}": Parameter("valid_from")}
+    return PreparedQuery(lambda: rows.filter(idempotency_key=KEY, **values).order_by())
+
+
+_groups: Final = _of_key(JobGroup.objects, "gt")
+_expired: Final = _of_key(JobGroup.objects, "lte")
+_deleted: Final = _of_key(DeletedSubmission.objects, "gt")
 
 
 def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
-    """Store a group with its children and event 1, and ring. Once this returns, it will end.
+    """Store a group with its children and event 1, and notify the runners. Once this returns, it will end.
 
     Args:
         submission: its backends take children, or its candidates do.
@@ -165,20 +181,18 @@ def _store(group: JobGroup, children: Insertion, submission: Submission, variant
     if not variants:
         lock_backends(submission.backend_ids)
     if group.idempotency_key is not None:
-        used = JobGroup.objects.filter(submitter=group.submitter, idempotency_key=group.idempotency_key)
-        used.filter(created_at__lte=now() - IDEMPOTENCY_TTL).update(idempotency_key=None)
+        for older in _with_key(_expired, group.submitter, group.idempotency_key):
+            update_where(JobGroup, older.pk, {"idempotency_key": None})
     group.seq = 0
     # Before the row, which has their number: the database checks the reference at the commit.
     log.append_events(group, [log.group_created(group)])
     insert([group])
-    if group.idempotency_key is not None and _with_key(
-        DeletedSubmission.objects, group.submitter, group.idempotency_key
-    ):
+    if group.idempotency_key is not None and _with_key(_deleted, group.submitter, group.idempotency_key):
         raise IntegrityError("The group of this key was deleted since the request began.")
     assets_use(group, {asset_id for _, asset_id in submission.references})
     if variants:
         insert(variants)
-        ids = dict(group.variants.values_list("number", "id"))
+        ids = dict(_variant_ids(group.id))
         of_child = [0] * group.total_count if submission.batch is None else submission.batch.variant_of
         children.execute(variant_id=[ids[number] for number in of_child])
     else:
