@@ -47,12 +47,11 @@ def excluded_by_digest(digests: Collection[str]) -> dict[str, dict[str, str]]:
     return {digest: {row.backend_id: reason_of(row) for row in _of_workflow(digest, **since)} for digest in digests}
 
 
-def _active_of_workflow() -> QuerySet[Exclusion]:
-    active = is_active({kind.value: Parameter(kind.value) for kind in FAILURES})
-    return Exclusion.objects.filter(active, workflow_digest=KEY, variant_id=0).order_by("backend_id", "id")
-
-
-_of_workflow: Final = PreparedQuery(_active_of_workflow)
+#: The condition of active exclusions in a prepared query, whose values are those of :func:`valid_since`.
+ACTIVE: Final = is_active({kind.value: Parameter(kind.value) for kind in FAILURES})
+_of_workflow: Final = PreparedQuery(
+    lambda: Exclusion.objects.filter(ACTIVE, workflow_digest=KEY, variant_id=0).order_by("backend_id", "id")
+)
 
 
 def reason_of(row: Exclusion) -> str:

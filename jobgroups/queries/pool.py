@@ -16,14 +16,15 @@ from django.db.models.functions import Coalesce
 from backends.capabilities import lacks_reason, needed_capabilities
 from backends.eligibility import capabilities_of, ineligible_reason, is_working, may_take_later
 from backends.models import Backend
+from jobgroups.database.statements import Parameter, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.estimates import Estimates, TimingRow
 from jobgroups.domain.failures import ONLY_ELSEWHERE, FailureClass
 from jobgroups.domain.pool import ActivePrompt, Needs, OpenVariant, PoolBackend, PoolSnapshot, is_candidate
 from jobgroups.domain.states import AttemptState, Placement
-from jobgroups.models import Attempt, ChildJob, JobGroup, Timing, Variant
+from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup, Timing, Variant
 from jobgroups.queries.backends import current_backends
-from jobgroups.queries.exclusions import active_exclusions, failure_of, reason_of
+from jobgroups.queries.exclusions import ACTIVE, active_exclusions, failure_of, reason_of, valid_since
 
 MAX_ROWS: Final = 4_000  #: The newest rows, which are read.
 
@@ -58,24 +59,41 @@ def pool_snapshot(backends: Iterable[PoolBackend], *, with_bound: bool = False) 
     )
 
 
-def _prompts() -> dict[str, list[ActivePrompt]]:
+def _active_prompts() -> QuerySet[Attempt, tuple[Any, ...]]:
     # An uncertain prompt is found by the next lookup, or was never accepted.
     rows = Attempt.objects.filter(ended_at__isnull=True).exclude(state=AttemptState.UNCERTAIN)
-    rows = rows.order_by("backend_id", "id")
-    rows = rows.only("backend_id", "variant_id", "created_at", "started_at", "ended_at", "stop_requested_at")
     workflow = Coalesce("child__variant__workflow_digest", "child__group__workflow_digest")
     models = Coalesce("child__variant__models_digest", Value(""))
+    columns = ("backend_id", "id", "child__group_id", workflow, models)
+    moments = ("created_at", "started_at", "stop_requested_at")
+    return rows.order_by("backend_id", "id").values_list(*columns, *moments, "variant_id")
+
+
+_read_prompts: Final = PreparedValues(_active_prompts)
+
+
+def _prompts() -> dict[str, list[ActivePrompt]]:
     moment, found = now(), defaultdict[str, list[ActivePrompt]](list)
-    for one in rows.annotate(group_id=F("child__group_id"), workflow=workflow, models=models):
-        found[one.backend_id].append(
+    for (
+        backend_id,
+        attempt_id,
+        group_id,
+        digest,
+        models,
+        created_at,
+        started_at,
+        stopped_at,
+        variant_id,
+    ) in _read_prompts():
+        found[backend_id].append(
             ActivePrompt(
-                attempt_id=one.pk,
-                group_id=one.group_id,
-                workflow_digest=one.workflow,
-                models_digest=one.models,
-                waited=(moment - one.created_at).total_seconds(),
-                running_for=None if one.started_at is None else (moment - one.started_at).total_seconds(),
-                variant_id=None if one.is_stopping else one.variant_id,
+                attempt_id=attempt_id,
+                group_id=group_id,
+                workflow_digest=digest,
+                models_digest=models,
+                waited=(moment - created_at).total_seconds(),
+                running_for=None if started_at is None else (moment - started_at).total_seconds(),
+                variant_id=variant_id if stopped_at is None else None,
             )
         )
     return found
@@ -101,57 +119,71 @@ def unsent() -> QuerySet[ChildJob]:
     ).order_by()
 
 
+def _with_unsent() -> QuerySet[Variant, tuple[Any, ...]]:
+    unbound = unsent().filter(is_bound=False, variant_id=OuterRef("pk"))
+    jobs = unbound.values("variant_id").annotate(jobs=Count("position")).values("jobs")
+    is_open = Variant.objects.filter(group__completed_at__isnull=True, group__placement=Placement.POOL)
+    return is_open.order_by().values_list(
+        *("id", "group_id", "number", "queued_at", "workflow_digest", "models_digest", "bypassed_at", "candidates"),
+        *("group__required_capabilities", "group__uses_partner_nodes", "group__has_secret"),
+        Coalesce(Subquery(jobs), 0),
+    )
+
+
+_read_variants: Final = PreparedValues(_with_unsent)
+
+
 def open_variants() -> list[OpenVariant]:
     """Return the variants of open groups, with the numbers of their unsent jobs; a moved job is bound to its backend."""
-    jobs = (
-        unsent().filter(is_bound=False, variant_id=OuterRef("pk")).values("variant_id").annotate(jobs=Count("position"))
-    )
-    rows = (
-        Variant.objects.filter(group__completed_at__isnull=True, group__placement=Placement.POOL)
-        .order_by()
-        .values(
-            *("id", "group_id", "number", "queued_at", "candidates", "workflow_digest", "models_digest", "bypassed_at"),
-            required=F("group__required_capabilities"),
-            is_paid=F("group__uses_partner_nodes"),
-            has_own_key=F("group__has_secret"),
-            unsent=Coalesce(Subquery(jobs.values("jobs")), 0),
-        )
-    )
-    excluded, moment, none = _excluded_backends(), now(), frozenset[str]()
+    rows, moment, none = _read_variants(), now(), frozenset[str]()
+    excluded = _excluded_backends() if rows else {}
     found = []
     for row in rows:
-        digest, bypassed_at = row["workflow_digest"], row["bypassed_at"]
-        needed = needed_capabilities(row["required"], row["is_paid"], has_own_key=row["has_own_key"])
-        cannot = excluded.get((digest, 0), none) | excluded.get((digest, row["id"]), none)
+        variant_id, group_id, number, queued_at, digest, models, bypassed_at, candidates, *needs, jobs = row
+        required, is_paid, has_own_key = needs
+        needed = needed_capabilities(required, is_paid, has_own_key=has_own_key)
+        cannot = excluded.get((digest, 0), none) | excluded.get((digest, variant_id), none)
         found.append(
             OpenVariant(
-                variant_id=row["id"],
-                group_id=row["group_id"],
-                number=row["number"],
-                queued_at=row["queued_at"],
-                needs=Needs(tuple(row["candidates"]), tuple(needed), cannot),
+                variant_id=variant_id,
+                group_id=group_id,
+                number=number,
+                queued_at=queued_at,
+                needs=Needs(tuple(candidates), tuple(needed), cannot),
                 workflow_digest=digest,
-                models_digest=row["models_digest"],
+                models_digest=models,
                 bypassed_for=None if bypassed_at is None else (moment - bypassed_at).total_seconds(),
-                unsent=row["unsent"],
+                unsent=jobs,
             )
         )
     return found
 
 
+def _queued_before() -> QuerySet[Backend, tuple[Any, ...]]:
+    jobs = count_by_backend(unsent().filter(queued_at__lt=Parameter("before")))
+    return Backend.objects.order_by().annotate(jobs=jobs).values_list("id", "jobs")
+
+
+_read_waiting: Final = PreparedValues(_queued_before)
+
+
 def _bound_waiting(before: dt.datetime) -> dict[str, int]:
-    waiting = count_by_backend(unsent().filter(queued_at__lt=before))
-    rows = Backend.objects.order_by().annotate(jobs=waiting).values_list("id", "jobs")
-    return {backend_id: jobs for backend_id, jobs in rows if jobs}
+    return {backend_id: jobs for backend_id, jobs in _read_waiting(before=before) if jobs}
 
 
 def _excluded_backends() -> dict[tuple[str, int], frozenset[str]]:
     """Return the excluded backends by workflow digest and variant (0: all variants)."""
     found = defaultdict[tuple[str, int], set[str]](set)
-    rows = active_exclusions().values_list("workflow_digest", "variant_id", "backend_id")
-    for digest, variant_id, backend_id in rows:
+    for digest, variant_id, backend_id in _read_exclusions(**valid_since()):
         found[digest, variant_id].add(backend_id)
     return {key: frozenset(backends) for key, backends in found.items()}
+
+
+def _exclusions() -> QuerySet[Exclusion, tuple[Any, ...]]:
+    return Exclusion.objects.filter(ACTIVE).order_by().values_list("workflow_digest", "variant_id", "backend_id")
+
+
+_read_exclusions: Final = PreparedValues(_exclusions)
 
 
 class BoundJobs(NamedTuple):
