@@ -143,11 +143,11 @@ class Plan:
     def _heap(self, digest: str, models: str, able: frozenset[str]) -> list[_Slot]:
         key = (digest, models, able)
         if key not in self._heaps:
-            heap, workers = [], self._workers_of(able)
-            for one in workers:
-                seconds = max(self._estimates.seconds(digest, one.backend_id) or 0.0, 0.001)
-                heap.append(_Slot.of(one, seconds, self._estimates.load_seconds(digest, one.backend_id), models))
-            self.size += len(workers)
+            heap, seconds_at, load_at = [], self._estimates.seconds, self._estimates.load_seconds
+            for one in self._workers_of(able):
+                name = one.backend_id
+                heap.append(_Slot.of(one, max(seconds_at(digest, name) or 0.0, 0.001), load_at(digest, name), models))
+            self.size += len(heap)
             heapq.heapify(heap)
             self._heaps[key] = heap
         return self._heaps[key]

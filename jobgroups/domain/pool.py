@@ -150,10 +150,11 @@ class PoolSnapshot:
     @cached_property
     def able(self) -> Mapping[Needs, frozenset[str]]:
         """The backends that fit, by needs; equal sets are one object."""
-        named = defaultdict[str, set[str]](set)
+        named = defaultdict[str, set[str]](set, {ANY_BACKEND: set(self.backends)})
         for name, backend in self.backends.items():
-            for candidate in names_of(name, backend.capabilities.tags):
-                named[candidate].add(name)
+            named[name].add(name)
+            for tag in backend.capabilities.tags:
+                named[f"{TAG_PREFIX}{tag}"].add(name)
         sets: dict[frozenset[str], frozenset[str]] = {}
         by_needs: dict[Needs, frozenset[str]] = {}
         for needs in {variant.needs for variant in self.variants}:
@@ -233,11 +234,11 @@ class PoolSnapshot:
     @cached_property
     def models(self) -> Mapping[str, str]:
         """The models that each backend will have loaded when its prompts have ended."""
-        models = {}
-        for name in self.backends:
-            prompts = reversed(self.prompts.get(name, ()))
+        models = {name: self.estimates.warm_models(name) for name in self.backends}
+        for name in self.prompts.keys() & models:
+            prompts = reversed(self.prompts[name])
             known = (prompt.models_digest or self.estimates.models(prompt.workflow_digest) for prompt in prompts)
-            models[name] = next(filter(None, known), self.estimates.warm_models(name))
+            models[name] = next(filter(None, known), models[name])
         return models
 
     def prompt_ends(self, backend_id: str) -> Iterator[tuple[ActivePrompt, float, bool]]:
@@ -255,10 +256,12 @@ class PoolSnapshot:
 
         The second value is whether that is more than a guess.
         """
-        ends = list(self.prompt_ends(backend_id))
+        ends = list(self.prompt_ends(backend_id)) if backend_id in self.prompts else ()
+        if not ends:
+            return self.bound.get(backend_id, 0) * _UNKNOWN_S, True
         known = (self.estimates.seconds(prompt.workflow_digest, backend_id) for prompt, _, _ in ends)
         usual = next((seconds for seconds in known if seconds is not None), _UNKNOWN_S)
-        last = max((ends_in for _, ends_in, _ in ends), default=0.0)
+        last = max(ends_in for _, ends_in, _ in ends)
         return last + self.bound.get(backend_id, 0) * usual, all(is_known for _, _, is_known in ends)
 
     @cached_property

@@ -101,7 +101,7 @@ class Backlog:
         return self._plan
 
     def _free_in(self, backend_id: str) -> float:
-        return self.snapshot.free_in(backend_id)[0] + self._taken[backend_id]
+        return self.snapshot.free_in(backend_id)[0] + self._taken.get(backend_id, 0.0)
 
     def able(self, variant: OpenVariant) -> frozenset[str]:
         """Return the backends that may take a job of a variant; those that did not are left out."""
@@ -115,8 +115,9 @@ class Backlog:
 
     def idle_allotments(self) -> Iterator[tuple[int, str]]:
         """Yield the planned (variant, backend) pairs of backends that have nothing else to do."""
-        taken = (self.snapshot.prompts, self.snapshot.bound, self._taken)
-        idle = {name for name in self._working - self.snapshot.suspects if not any(of.get(name) for of in taken)}
+        idle = self._working - self.snapshot.suspects
+        for busy in (self.snapshot.prompts, self.snapshot.bound, self._taken):
+            idle.difference_update(name for name, has_any in busy.items() if has_any)
         for (variant_id, name), jobs in self.plan().allotted.items() if idle and self.has_unsent else ():
             if jobs > 0 and name in idle:
                 yield variant_id, name
