@@ -71,7 +71,7 @@ def test_a_retry_says_first_what_it_does_and_can_be_done_with_keys_alone(
 
 def test_a_backend_can_be_set_aside_where_it_fails(desk: Desk, page: Any, bad_day: list[str]) -> None:
     page.goto(f"{desk.url}/failures")
-    row = page.locator(".cause.s-failed")
+    row = page.locator(".cause.s-failed", has_text="elsewhere")
     row.get_by_role("button", name="Quarantine").click()
     page.get_by_role("dialog").get_by_role("button", name="Quarantine", exact=True).click()
     expect(row).to_contain_text("is quarantined")
@@ -90,12 +90,19 @@ def test_a_backend_can_be_set_aside_where_it_fails(desk: Desk, page: Any, bad_da
     assert ended["child_jobs"][0]["backend_id"] != backend
 
 
-def test_the_number_in_the_navigation_follows_without_a_reload(desk: Desk, page: Any) -> None:
+def retry(desk: Desk, group: str) -> None:
+    desk.http.post(f"{desk.url}/api/job-groups/{group}/retry", json={})
+    assert desk.until_ended(group)["status"] == "completed"
+
+
+def test_the_number_in_the_navigation_follows_without_a_reload(desk: Desk, page: Any, bad_day: list[str]) -> None:
+    for group in bad_day:
+        if desk.status(group)["status"] != "completed":
+            retry(desk, group)
     page.goto(f"{desk.url}/submit")
     expect(page.locator("#line-live")).to_have_text("live")
     expect(page.locator(".tally")).to_be_hidden()
     group = fail(desk, 2, "later")
     expect(page.get_by_role("link", name="Failures 1 in the last day")).to_be_visible()
-    desk.http.post(f"{desk.url}/api/job-groups/{group}/retry", json={})
-    assert desk.until_ended(group)["status"] == "completed"
+    retry(desk, group)
     expect(page.locator(".tally")).to_be_hidden()
