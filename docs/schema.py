@@ -1,7 +1,7 @@
 """The OpenAPI document of the API and the AsyncAPI document of its WebSockets: ``make docs`` writes them into ``docs``.
 
-Paths and parameters come from the URL table, bodies from the serializers of requests, responses from
-``jobgroups.domain.shapes``, frames from ``director.client``, texts, examples and errors from ``docs/api.md``. ``schema.toml`` has what none of these contains.
+Paths and parameters come from the URL table, bodies from the serializers of requests, responses and frames from
+``jobgroups.domain.shapes``, texts, examples and errors from ``docs/api.md``. ``schema.toml`` has what none of these contains.
 """
 
 import json
@@ -26,10 +26,9 @@ from drf_spectacular.settings import spectacular_settings
 from rest_framework.views import APIView
 
 from backends.states import BackendState
-from director.client import events
 from jobgroups.api.requests import fields, payloads, query_params
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.shapes import assets, backends, groups, webhooks
+from jobgroups.domain.shapes import Parsed, assets, backends, events, groups, webhooks
 from jobgroups.domain.states import AttemptState, ChildStatus, GroupStatus
 
 Schema = dict[str, Any]
@@ -39,8 +38,7 @@ _TABLE: Final = tomllib.loads((_FOLDER / "schema.toml").read_text(encoding="utf-
 _API: Final = (_FOLDER / "api.md").read_text(encoding="utf-8")
 _TYPES: Final = "#/components/schemas/"
 _OBJECT: Final = {"type": "object", "required": []}
-_FRAMES: Final = {kind: name for name, kind in events.BY_TYPE.items()}
-#: The values of fields that the client's types have as text.
+#: The values of fields that the shapes have as text.
 _VALUES: Final = {
     "GroupRow.status": GroupStatus,
     "Child.status": ChildStatus,
@@ -86,7 +84,7 @@ def error_codes() -> dict[str, tuple[int, str]]:
 
 
 def _texts(kind: type) -> tuple[str, dict[str, str]]:
-    """Return the description of a type of the client and those of its attributes, from its docstring."""
+    """Return the description of a shape and those of its attributes, from its docstring."""
     texts: dict[str, str] = {}
     bases = [(one.__doc__ or "").partition("Attributes:\n") for one in reversed(kind.__mro__) if is_dataclass(one)]
     for names, text in re.findall(
@@ -100,12 +98,10 @@ def _texts(kind: type) -> tuple[str, dict[str, str]]:
 @cache
 def types() -> dict[str, Schema]:
     """Return the JSON schemas of all answers and frames. Every field is in an answer, except the optional ones."""
-    known: dict[str, Schema] = {}
-    for modules in ((groups, backends, assets, webhooks), (events,)):
-        members = [(one, module) for module in modules for one in vars(module).values() if isinstance(one, type)]
-        kinds = [one for one, module in members if is_dataclass(one) and one.__module__ == module.__name__]
-        _, found = msgspec.json.schema_components(kinds, ref_template=f"{_TYPES}{{name}}")
-        known |= {kind.__name__: _of_client(kind, found[kind.__name__]) for kind in kinds}
+    members = [one for module in (groups, backends, assets, webhooks, events) for one in vars(module).values()]
+    kinds = [one for one in members if isinstance(one, type) and is_dataclass(one) and one is not Parsed]
+    _, found = msgspec.json.schema_components(kinds, ref_template=f"{_TYPES}{{name}}")
+    known = {kind.__name__: _of_shape(kind, found[kind.__name__]) for kind in kinds}
     for name, changes in _TABLE["schemas"].items():
         known[name] = _changed(deepcopy(known.get(changes.get("of", name), {})), changes)
     for schema in known.values():
@@ -115,15 +111,15 @@ def types() -> dict[str, Schema]:
     return known
 
 
-def _of_client(kind: type, schema: Schema) -> Schema:
+def _of_shape(kind: type, schema: Schema) -> Schema:
     description, texts = _texts(kind)
     properties = {name: one for name, one in schema["properties"].items() if name != "raw"}
     for name, field in properties.items():
         field.pop("default", None)
         if name in texts:
             field["description"] = texts[name]
-        if name == "type" and kind in _FRAMES:
-            properties[name] = {"const": _FRAMES[kind]}
+        if name == "type" and issubclass(kind, events.Event):
+            properties[name] = {"const": events.type_of(kind)}
         elif name in ("seq", "run"):
             properties[name] = {"type": "integer", "description": field.get("description", "")}
         if values := _VALUES.get(f"{kind.__name__}.{name}"):
@@ -336,7 +332,9 @@ def asyncapi() -> Schema:
     """Return the AsyncAPI document: the frames of the event stream."""
     document: Schema = deepcopy(_TABLE["asyncapi"])
     document["info"]["version"] = settings.DIRECTOR_VERSION
-    frames = {**{name: kind.__name__ for kind, name in _FRAMES.items()}, **_TABLE["frames"]}
+    kinds = [one for one in vars(events).values() if isinstance(one, type) and issubclass(one, events.Event)]
+    frames = {events.type_of(kind): kind.__name__ for kind in kinds if kind not in (events.Event, events.ChildEvent)}
+    frames = {"initial_state": "InitialState", **frames, **_TABLE["frames"]}
     document["components"] = {"messages": {}, "schemas": types()}
     for name, kind in frames.items():
         document["channels"]["job-group"]["messages"][name] = {"$ref": f"#/components/messages/{name}"}

@@ -73,7 +73,9 @@ def _plan(kind: type, model: type[Model], given: tuple[str, ...]) -> _Plan:
             conversions.append((name, _from_json))
         elif hints[name] == str | None and name in columns and name in stored and not columns[name].null:
             conversions.append((name, lambda text: text or None))
-    get = attrgetter(*(f"{name}_json" if name in texts else name for name in stored))
+    read = [f"{name}_json" if name in texts else name for name in stored]
+    # attrgetter is faster, and of one name it returns no sequence.
+    get = attrgetter(*read) if len(read) > 1 else lambda row: [getattr(row, name) for name in read]
     return _Plan(dict.fromkeys(names), stored, get, conversions)
 
 
@@ -122,11 +124,6 @@ def serialize_child(
         waiting_reason=waiting_reason if row.status in CHILD_OPEN else None,
         eta_seconds=eta_seconds and round(eta_seconds, 1),
     )
-
-
-def seed_of(row: ChildJob) -> dict[str, Any]:
-    """Return how a child differs from the others of its group."""
-    return {"seed": row.seed, "variation": _from_json(row.variation_json)}
 
 
 def has_thumbnail(filename: str) -> bool:
@@ -200,18 +197,6 @@ def serialize_attempt(row: Attempt, *, left_running: str = "") -> dict[str, Any]
     ``left_running`` says why its prompt still runs although its stop is pending.
     """
     return shape(groups.Attempt, row, outcome=row.state, charged=row.is_counted, left_running=left_running or None)
-
-
-def serialize_result(row: ChildJob) -> dict[str, Any]:
-    """Return a child's entry in ``group_complete``."""
-    return {
-        "job_id": row.id,
-        "backend_id": shown_backend(row),
-        **seed_of(row),
-        "status": row.status,
-        "outputs": _from_json(row.outputs_json),
-        "error": truncate(row.error_message),
-    }
 
 
 def truncate_to_frame(frame: Mapping[str, Any], keys: Sequence[str], within: str | None = None) -> str:

@@ -32,20 +32,9 @@ from director.client.errors import (
     WaitTimeout as WaitTimeout,
 )
 from director.client.events import (
-    ChildCancelled as ChildCancelled,
     ChildCompleted as ChildCompleted,
-    ChildEvent as ChildEvent,
-    ChildFailed as ChildFailed,
-    ChildProgress as ChildProgress,
-    ChildRequeued as ChildRequeued,
     ChildResult as ChildResult,
-    ChildRetrying as ChildRetrying,
-    ChildStarted as ChildStarted,
-    ChildTimeout as ChildTimeout,
-    Event as Event,
     GroupComplete as GroupComplete,
-    GroupCreated as GroupCreated,
-    GroupReopened as GroupReopened,
     InitialState as InitialState,
     UnknownEvent as UnknownEvent,
 )
@@ -80,6 +69,19 @@ from jobgroups.domain.shapes.backends import (
     Usage as Usage,
     UsageRow as UsageRow,
     WorkflowCheck as WorkflowCheck,
+)
+from jobgroups.domain.shapes.events import (
+    ChildCancelled as ChildCancelled,
+    ChildEvent as ChildEvent,
+    ChildFailed as ChildFailed,
+    ChildProgress as ChildProgress,
+    ChildRequeued as ChildRequeued,
+    ChildRetrying as ChildRetrying,
+    ChildStarted as ChildStarted,
+    ChildTimeout as ChildTimeout,
+    Event as Event,
+    GroupCreated as GroupCreated,
+    GroupReopened as GroupReopened,
 )
 from jobgroups.domain.shapes.groups import (
     CancelResult as CancelResult,

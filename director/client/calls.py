@@ -12,10 +12,11 @@ import httpx
 from director.client import requests
 from director.client.decode import as_object, as_objects, load, parser
 from director.client.errors import DirectorError, Unreachable, error_from_answer
-from director.client.events import Event, parse_event
+from director.client.events import parse_event
 from director.client.requests import Request
 from director.client.wire import Wire
 from jobgroups.domain.shapes.backends import Health
+from jobgroups.domain.shapes.events import Event
 
 T = TypeVar("T")
 

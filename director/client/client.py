@@ -13,7 +13,6 @@ from director.client.assets import Assets, AsyncAssets
 from director.client.calls import Endpoints, Outage
 from director.client.decode import as_object, load, parser
 from director.client.downloads import Downloadable
-from director.client.events import Event
 from director.client.groups import Child, Group, parse_child, parse_group
 from director.client.methods import AsyncClient, BlockingClient, method
 from director.client.requests import (
@@ -45,6 +44,7 @@ from jobgroups.domain.shapes.backends import (
     Usage,
     WorkflowCheck,
 )
+from jobgroups.domain.shapes.events import Event
 from jobgroups.domain.shapes.groups import CancelResult, Deletion, JobOfFile, MoveResult, RetryResult
 
 

@@ -16,9 +16,10 @@ from director.client import calls, requests
 from director.client.calls import Outage
 from director.client.decode import load
 from director.client.errors import DirectorError, NotFound, StreamClosed, UnexpectedAnswer, error_from_body
-from director.client.events import Event, GroupComplete, InitialState, parse_event
+from director.client.events import GroupComplete, InitialState, parse_event
 from director.client.groups import parse_group
 from director.client.wire import Wire
+from jobgroups.domain.shapes.events import Event
 
 #: Close codes of the server (docs/api.md).
 TOO_SLOW: Final = 4008

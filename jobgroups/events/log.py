@@ -13,22 +13,14 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from jobgroups.database.statements import insert
-from jobgroups.domain.clock import iso, iso_or_none, now
+from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.shapes import events as shapes
 from jobgroups.domain.webhooks import webhooks_of
 from jobgroups.events.hub import hub
 from jobgroups.events.messages import EventFrame, Message, StarFrame
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, WebhookDelivery
-from jobgroups.serializers import (
-    MAX_FRAME_BYTES,
-    seed_of,
-    serialize_child,
-    serialize_result,
-    shown_backend,
-    to_json,
-    truncate,
-    truncate_to_frame,
-)
+from jobgroups.serializers import MAX_FRAME_BYTES, shape, shown_backend, to_json, truncate, truncate_to_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +35,12 @@ class NewEvent:
 
 def group_created(group: JobGroup) -> NewEvent:
     """The group was submitted; always its event 1."""
-    fields = {"total": group.total_count, "created_at": iso(group.created_at)}
-    return NewEvent("group_created", {"job_group_id": group.id, **fields})
+    return _new(shapes.GroupCreated, group, job_group_id=group.id, total=group.total_count)
 
 
 def group_started(group: JobGroup) -> NewEvent:
     """A runner started work on a group that was accepted while no runner was alive."""
-    return NewEvent("group_started", {"job_group_id": group.id})
+    return _new(shapes.GroupStarted, group, job_group_id=group.id)
 
 
 A_PERSON: Final = "a person"  #: The actor of an event if the request names none.
@@ -60,26 +51,25 @@ def group_reopened(group: JobGroup, children: Sequence[ChildJob], *, by: str = "
 
     ``backend_ids`` are their backends, in the order of ``job_ids``.
     """
-    return NewEvent(
-        "group_reopened",
-        {
-            "job_group_id": group.id,
-            "job_ids": [child.id for child in children],
-            "backend_ids": [shown_backend(child) for child in children],
-            "reopened_at": iso(children[0].queued_at),
-            "requested_by": by or A_PERSON,
-        },
+    return _new(
+        shapes.GroupReopened,
+        group,
+        job_group_id=group.id,
+        job_ids=[child.id for child in children],
+        backend_ids=[shown_backend(child) for child in children],
+        reopened_at=children[0].queued_at,
+        requested_by=by or A_PERSON,
     )
 
 
 def child_started(child: ChildJob, attempt: Attempt) -> NewEvent:
-    started_at = iso(attempt.started_at or now())
-    return _of_child(child, "child_started", **seed_of(child), attempt=attempt.number, started_at=started_at)
+    return _of_child(shapes.ChildStarted, child, attempt=attempt.number, started_at=attempt.started_at or now())
 
 
 def child_requeued(child: ChildJob, attempt: Attempt, reason: str) -> NewEvent:
     """An attempt ended without being counted, and its child is queued again."""
-    return _of_child(child, "child_requeued", attempt=attempt.number, reason=reason)
+    fields = {"job_id": child.id, "backend_id": shown_backend(child), "attempt": attempt.number, "reason": reason}
+    return NewEvent("child_requeued", fields, child_id=child.id)
 
 
 def child_retrying(
@@ -96,75 +86,73 @@ def child_retrying(
     which could not take it. ``failure_class`` is None if that is paused, drained or quarantined. ``requested_by`` is
     the user who retried or moved the child; None for the group's policy.
     """
-    fields = {
-        "job_id": child.id,
-        "backend_id": previous_backend_id,
-        **seed_of(child),
-        "attempt": child.attempt_count,
-        "failure_class": failure_class,
-        "reason": truncate(reason),
-        "next_backend_id": shown_backend(child),
-        "not_before": iso_or_none(child.not_before),
-        "queued_at": iso(child.queued_at),
-        "requested_by": requested_by,
-    }
-    return NewEvent("child_retrying", fields, child_id=child.id)
+    return _of_child(
+        shapes.ChildRetrying,
+        child,
+        backend_id=previous_backend_id,
+        attempt=child.attempt_count,
+        failure_class=failure_class,
+        reason=truncate(reason),
+        next_backend_id=shown_backend(child),
+        requested_by=requested_by,
+    )
 
 
 def child_completed(child: ChildJob) -> NewEvent:
-    shape = serialize_child(child)
-    fields = {name: shape[name] for name in ("outputs", "warnings", "outputs_reused")}
-    return _end_of_child(child, "child_completed", "completed_at", **fields)
+    return _of_child(shapes.ChildCompleted, child, is_final=True)
 
 
 def child_failed(child: ChildJob) -> NewEvent:
     """The child failed; ``error`` is ComfyUI's message, or the Director's if ComfyUI has none."""
-    return _end_of_child(
+    return _of_child(
+        shapes.ChildFailed,
         child,
-        "child_failed",
-        "failed_at",
+        is_final=True,
         attempt=child.attempt_count,
         error=truncate(child.error_message),
-        error_type=child.error_type,
-        failure_class=child.failure_class or None,
-        error_details=_truncate_texts(serialize_child(child)["error_details"]),
+        error_details=_truncate_texts(json.loads(child.error_details_json or "null")),
+        failed_at=child.completed_at,
     )
 
 
 def child_timeout(child: ChildJob, timeout_seconds: int | None) -> NewEvent:
     """The child exceeded its timeout, ran without an event for too long, or was queued for too long."""
-    return _end_of_child(
+    return _of_child(
+        shapes.ChildTimeout,
         child,
-        "child_timeout",
-        "timed_out_at",
+        is_final=True,
         attempt=child.attempt_count,
         timeout_seconds=timeout_seconds,
         error=child.error_message,
-        failure_class=child.failure_class or None,
-        error_details=serialize_child(child)["error_details"],
+        timed_out_at=child.completed_at,
     )
 
 
 def child_cancelled(child: ChildJob) -> NewEvent:
     """A user cancelled the child or its group, or ``stop_when`` of the group did (``stopped_by``)."""
-    return _end_of_child(child, "child_cancelled", "cancelled_at", stopped_by=child.stopped_by or None)
+    return _of_child(shapes.ChildCancelled, child, is_final=True, cancelled_at=child.completed_at)
 
 
 def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
     """Every child is final; the last event of a run."""
-    return NewEvent(
-        "group_complete",
-        {
-            "job_group_id": group.id,
-            "status": group.status,
-            "total": group.total_count,
-            "succeeded": group.completed_count,
-            "failed": group.failed_count,
-            "cancelled": group.cancelled_count,
-            "completed_at": iso_or_none(group.completed_at),
-            "stopped_at": iso_or_none(group.stopped_at),
-            "results": [serialize_result(child) for child in children],
-        },
+    return _new(
+        shapes.GroupComplete,
+        group,
+        job_group_id=group.id,
+        total=group.total_count,
+        succeeded=group.completed_count,
+        failed=group.failed_count,
+        cancelled=group.cancelled_count,
+        results=[
+            shape(
+                shapes.ChildResult,
+                child,
+                job_id=child.id,
+                backend_id=shown_backend(child),
+                error=truncate(child.error_message),
+            )
+            for child in children
+        ],
     )
 
 
@@ -246,7 +234,8 @@ def notify_runners_on_commit(*, work_only: bool = False) -> None:
 
 
 def _frame(event: NewEvent, seq: int, run: int) -> str:
-    frame = {"type": event.type, "seq": seq, "run": run, **event.fields}
+    head = {"type": event.type, "seq": seq, "run": run}
+    frame = {**head, **event.fields, **head}
     if event.type == "group_complete":
         text = truncate_to_frame(frame, ("variation", "outputs", "error"), within="results")
         if len(text.encode()) <= MAX_FRAME_BYTES:
@@ -255,16 +244,15 @@ def _frame(event: NewEvent, seq: int, run: int) -> str:
     return truncate_to_frame(frame, ("error_details", "variation", "outputs", "warnings", "backend_ids", "job_ids"))
 
 
-def _of_child(child: ChildJob, kind: str, **fields: Any) -> NewEvent:
-    named = {"job_id": child.id, "backend_id": shown_backend(child), **fields}
-    return NewEvent(kind, named, child_id=child.id)
+def _of_child(kind: type[shapes.ChildEvent], child: ChildJob, *, is_final: bool = False, **values: Any) -> NewEvent:
+    named = {"job_id": child.id, "backend_id": shown_backend(child), **values}
+    return replace(_new(kind, child, **named), child_id=child.id, is_final=is_final)
 
 
-def _end_of_child(child: ChildJob, kind: str, ended_at: str, **fields: Any) -> NewEvent:
-    """Return the event of a final child; ``ended_at`` is the name of the time."""
-    assert child.completed_at is not None  # noqa: S101 the caller has just set it
-    fields |= {ended_at: iso(child.completed_at)}
-    return replace(_of_child(child, kind, **seed_of(child), **fields), is_final=True)
+def _new(kind: type[shapes.Event], row: ChildJob | JobGroup, **values: Any) -> NewEvent:
+    """Return an event by its shape, whose other fields are those of the row."""
+    name = shapes.type_of(kind)
+    return NewEvent(name, shape(kind, row, type=name, seq=None, run=None, **values))
 
 
 def _truncate_texts(value: Any) -> Any:

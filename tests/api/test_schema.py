@@ -10,6 +10,7 @@ import yaml
 from director.client.events import BY_TYPE
 from director.security.csp import POLICY
 from docs import schema
+from jobgroups.domain.shapes import events
 from jobgroups.events import log
 from tests.api.conftest import Api, play, play_to_the_end
 from tests.harness import contract
@@ -67,7 +68,9 @@ def test_every_row_of_the_table_is_an_operation() -> None:
 
 def test_every_type_of_the_log_is_described() -> None:
     """The tests of the sockets compare each frame that they receive with its description."""
-    made = set(re.findall(r'"((?:group|child)_[a-z]+)"', inspect.getsource(log)))
+    source = inspect.getsource(log)
+    named = set(re.findall(r"shapes\.((?:Group|Child)\w+)", source)) - {"ChildEvent", "ChildResult"}
+    made = {events.type_of(getattr(events, name)) for name in named} | set(re.findall(r'"(child_[a-z]+)"', source))
     listed = DOCUMENT["components"]["schemas"]["EventPage"]["properties"]["events"]["items"]["anyOf"]
     of_rest = {one["$ref"].rpartition("/")[2] for one in listed}
     assert {BY_TYPE[name].__name__ for name in made} == of_rest

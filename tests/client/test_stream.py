@@ -10,8 +10,9 @@ from director import client
 from director.client import Director, Event
 from director.client.calls import FIRST_DELAY_S, LONGEST_DELAY_S, Outage
 from director.client.errors import Unreachable
-from director.client.events import GroupReopened, InitialState, parse_event
+from director.client.events import InitialState, parse_event
 from director.client.stream import Stream
+from jobgroups.domain.shapes.events import GroupReopened
 from tests.client.conftest import Driven
 from tests.client.server import FakeDirector, child
 from tests.harness.cases import cases
