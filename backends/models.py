@@ -1,12 +1,19 @@
 """Registered ComfyUIs (address, requests of users, last observation) and found ones."""
 
+import datetime as dt
 from enum import StrEnum
-from typing import ClassVar
+from typing import TypeAlias
 
 from django.db import models
 from django.db.models import Q
 
 from backends.states import Hold
+
+_Moment: TypeAlias = dt.datetime | None
+
+
+def time_or_null() -> "models.DateTimeField[_Moment, _Moment]":
+    return models.DateTimeField(null=True, blank=True)
 
 
 class Reachability(StrEnum):
@@ -37,7 +44,7 @@ class Backend(models.Model):
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
     #: When discovery adopted it; null: a user registered or changed it.
-    adopted_at = models.DateTimeField(null=True, blank=True)
+    adopted_at = time_or_null()
     #: The hold by a user. ``changed_…``: reason, author and time of the last hold, enabling or disabling.
     hold = models.CharField(
         max_length=8, blank=True, default="", db_default="", choices=[(hold.value, hold.name.lower()) for hold in Hold]
@@ -49,9 +56,9 @@ class Backend(models.Model):
     changed_at = models.DateTimeField(null=True, blank=True, db_column="said_at")
 
     # Quarantine, by its failures or by a user.
-    quarantined_at = models.DateTimeField(null=True, blank=True)
+    quarantined_at = time_or_null()
     #: End of the quarantine; null while quarantined: only a user releases it.
-    quarantine_until = models.DateTimeField(null=True, blank=True)
+    quarantine_until = time_or_null()
     quarantine_reason = models.CharField(max_length=500, blank=True, default="", db_default="")
     quarantine_by = models.CharField(max_length=150, blank=True, default="", db_default="")
     #: Quarantines without a success between them; each is longer than the one before.
@@ -66,11 +73,11 @@ class Backend(models.Model):
         choices=[(state.value, state.value) for state in Reachability],
     )
     status_reason = models.CharField(max_length=500, blank=True, default="")
-    status_since = models.DateTimeField(null=True, blank=True)
-    last_seen_at = models.DateTimeField(null=True, blank=True)
+    status_since = time_or_null()
+    last_seen_at = time_or_null()
     #: Beginning of the current time without a response; null while it responds. Its queued children fail or
     #: move after a limit from then.
-    unreachable_since = models.DateTimeField(null=True, blank=True)
+    unreachable_since = time_or_null()
     queue_running = models.IntegerField(default=0)
     queue_pending = models.IntegerField(default=0)
     queue_foreign = models.IntegerField(default=0)
@@ -78,8 +85,8 @@ class Backend(models.Model):
     comfyui_version = models.CharField(max_length=64, blank=True, default="")
 
     class Meta:
-        ordering: ClassVar = ["id"]
-        constraints: ClassVar = [
+        ordering = ["id"]
+        constraints = [
             models.CheckConstraint(
                 name="backend_reachability_known", condition=Q(reachability__in=[state.value for state in Reachability])
             ),
@@ -101,12 +108,12 @@ class FoundBackend(models.Model):
     first_seen_at = models.DateTimeField()
     last_seen_at = models.DateTimeField()
     #: When a user ignored it; null: it is offered while it responds.
-    ignored_at = models.DateTimeField(null=True, blank=True)
+    ignored_at = time_or_null()
     #: Id of the adopted backend that departed: it is registered again as soon as it responds.
     backend_id = models.CharField(max_length=64, blank=True, default="")
 
     class Meta:
-        ordering: ClassVar = ["url"]
+        ordering = ["url"]
 
     def __str__(self) -> str:
         return self.url

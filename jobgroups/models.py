@@ -13,13 +13,13 @@ with the order of its keys.
 import json
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import ClassVar, Final
+from typing import Final
 
 from django.db import models
 from django.db.models import F, Q
 
 from backends.capabilities import needed_capabilities
-from backends.models import Backend
+from backends.models import Backend, time_or_null
 from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.retry_policy import RetryPolicy
@@ -76,7 +76,7 @@ class JobGroup(models.Model):
 
     id = models.CharField(primary_key=True, max_length=15)
     created_at = models.DateTimeField()
-    completed_at = models.DateTimeField(null=True, blank=True)
+    completed_at = time_or_null()
     status = models.CharField(max_length=16, choices=_choices(GroupStatus))
     #: Number of its last event, assigned under the row lock: the order of seq is the order of commit.
     seq = models.BigIntegerField(default=0)
@@ -84,12 +84,12 @@ class JobGroup(models.Model):
     run = models.IntegerField(default=1)
     #: Increases with each change of what its answers show that is no event: progress, a star, a captured file.
     revision = models.BigIntegerField(default=0, db_default=0)
-    cancelled_at = models.DateTimeField(null=True, blank=True)
+    cancelled_at = time_or_null()
     #: Whether a runner has claimed a child in any run: distinguishes ``pending`` from ``running``.
     has_claimed_child = models.BooleanField(default=False, db_column="claimed")
     accepted_without_runner = models.BooleanField(default=False)
     name = models.CharField(max_length=200, blank=True, default="", db_default="")  #: As a user called it.
-    archived_at = models.DateTimeField(null=True, blank=True)  #: When a user moved it out of the lists.
+    archived_at = time_or_null()  #: When a user moved it out of the lists.
 
     # The request.
     workflow_json = models.TextField()
@@ -110,7 +110,7 @@ class JobGroup(models.Model):
     sweep_json = _text_or_null()
     #: ``{"completed", "failed"}``: the numbers of jobs at which the rest of the group ends; null: it does not.
     stop_when_json = _text_or_null()
-    stopped_at = models.DateTimeField(null=True, blank=True)  #: When ``stop_when`` ended the rest; it does so once.
+    stopped_at = time_or_null()  #: When ``stop_when`` ended the rest; it does so once.
     seed_strategy = models.CharField(max_length=16)
     base_seed = models.BigIntegerField()
     timeout_seconds = models.IntegerField()  #: From the start of a job; ``NO_TIMEOUT``: only ``stall_seconds`` ends it.
@@ -156,8 +156,8 @@ class JobGroup(models.Model):
 
     class Meta:
         verbose_name = "group"
-        ordering: ClassVar = ["-created_at", "-id"]
-        constraints: ClassVar = [
+        ordering = ["-created_at", "-id"]
+        constraints = [
             _known("group_status_known", "status", GroupStatus),
             models.CheckConstraint(
                 name="group_open_has_no_end",
@@ -176,7 +176,7 @@ class JobGroup(models.Model):
             _known("group_partial_outputs_known", "partial_outputs", PartialOutputs),
             _known("group_placement_known", "placement", Placement),
         ]
-        indexes: ClassVar = [
+        indexes = [
             # The lists: without the index, a page that few groups match reads all of them.
             models.Index(name="group_listed", fields=["-created_at", "-id"], condition=Q(archived_at__isnull=True)),
             models.Index(name="group_archived", fields=["-created_at", "-id"], condition=Q(archived_at__isnull=False)),
@@ -230,10 +230,8 @@ class DeletedSubmission(models.Model):
     created_at = models.DateTimeField()  #: That of the group.
 
     class Meta:
-        ordering: ClassVar = ["-created_at"]
-        constraints: ClassVar = [
-            models.UniqueConstraint(name="deleted_submission_key", fields=["submitter", "idempotency_key"])
-        ]
+        ordering = ["-created_at"]
+        constraints = [models.UniqueConstraint(name="deleted_submission_key", fields=["submitter", "idempotency_key"])]
 
     def __str__(self) -> str:
         return self.idempotency_key
@@ -246,11 +244,11 @@ class GroupLabel(models.Model):
     key = models.CharField(max_length=100)
     value = models.CharField(max_length=200)  #: As text: ``3`` and ``"3"`` are found by the same query.
     #: That of the group, by which lists are ordered; null in rows of the previous release, until ``group_times_fill``.
-    group_created_at = models.DateTimeField(null=True, blank=True)
+    group_created_at = time_or_null()
 
     class Meta:
-        constraints: ClassVar = [models.UniqueConstraint(name="label_once", fields=["group", "key"])]
-        indexes: ClassVar = [
+        constraints = [models.UniqueConstraint(name="label_once", fields=["group", "key"])]
+        indexes = [
             models.Index(name="label_lookup", fields=["key", "value", "group"]),
             models.Index(name="label_newest", fields=["key", "value", "-group_created_at", "-group"]),
             models.Index(name="label_unfilled", fields=["id"], condition=Q(group_created_at__isnull=True)),
@@ -272,14 +270,14 @@ class Variant(models.Model):
     #: Digest of the model files that the workflow names; empty: it names none.
     models_digest = models.CharField(max_length=16, blank=True, default="", db_default="")
     #: Since when backends take later variants whose models they have loaded; null: none does.
-    bypassed_at = models.DateTimeField(null=True, blank=True)
+    bypassed_at = time_or_null()
     #: Since when no candidate has been able to take its jobs; null while one is.
-    unplaced_since = models.DateTimeField(null=True, blank=True)
+    unplaced_since = time_or_null()
 
     class Meta:
-        ordering: ClassVar = ["group", "number"]
-        constraints: ClassVar = [models.UniqueConstraint(name="variant_number", fields=["group", "number"])]
-        indexes: ClassVar = [
+        ordering = ["group", "number"]
+        constraints = [models.UniqueConstraint(name="variant_number", fields=["group", "number"])]
+        indexes = [
             # A runner reads the few marked variants.
             models.Index(name="variant_unplaced", fields=["unplaced_since"], condition=Q(unplaced_since__isnull=False))
         ]
@@ -324,7 +322,7 @@ class ChildJob(models.Model):
     #: Attempts of this run that ended without being counted; limited, see ``services.outcomes``.
     uncounted_attempts = models.IntegerField(default=0, db_column="uncharged_count")
     #: Not claimed before this time (backoff between attempts).
-    not_before = models.DateTimeField(null=True, blank=True)
+    not_before = time_or_null()
 
     progress = models.FloatField(default=0.0)
     current_step = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001 null in the API
@@ -345,15 +343,15 @@ class ChildJob(models.Model):
     starred = models.BooleanField(default=False)  #: Whether a user marked it with a star.
 
     queued_at = models.DateTimeField()
-    started_at = models.DateTimeField(null=True, blank=True)
-    completed_at = models.DateTimeField(null=True, blank=True)
+    started_at = time_or_null()
+    completed_at = time_or_null()
     #: As that of ``GroupLabel``.
-    group_created_at = models.DateTimeField(null=True, blank=True)
+    group_created_at = time_or_null()
 
     class Meta:
         verbose_name = "job"
-        ordering: ClassVar = ["group", "position"]
-        constraints: ClassVar = [
+        ordering = ["group", "position"]
+        constraints = [
             models.UniqueConstraint(name="child_position", fields=["group", "position"]),
             _known("child_status_known", "status", ChildStatus),
             _ended_has_time("child_final_has_time", "status", CHILD_FINAL, ChildStatus, "completed_at"),
@@ -371,7 +369,7 @@ class ChildJob(models.Model):
             ),
             models.CheckConstraint(name="child_progress_percent", condition=Q(progress__gte=0, progress__lte=100)),
         ]
-        indexes: ClassVar = [
+        indexes = [
             # A claim: the oldest queued child of a backend.
             models.Index(
                 name="child_waiting",
@@ -422,16 +420,16 @@ class Attempt(models.Model):
     is_counted = models.BooleanField(default=True, db_column="charged")
 
     created_at = models.DateTimeField()
-    uncertain_since = models.DateTimeField(null=True, blank=True)
-    accepted_at = models.DateTimeField(null=True, blank=True)
-    started_at = models.DateTimeField(null=True, blank=True)
-    ended_at = models.DateTimeField(null=True, blank=True)
+    uncertain_since = time_or_null()
+    accepted_at = time_or_null()
+    started_at = time_or_null()
+    ended_at = time_or_null()
     #: Its end by the clock that dates its backend's files: the time in ComfyUI's history, later if a file
     #: server's clock is ahead. Null: not in the history.
-    backend_ended_at = models.DateTimeField(null=True, blank=True)
+    backend_ended_at = time_or_null()
 
     #: A pending stop: the runner deletes or interrupts the prompt until its end is known.
-    stop_requested_at = models.DateTimeField(null=True, blank=True)
+    stop_requested_at = time_or_null()
     stop_reason = models.CharField(max_length=16, blank=True, default="", choices=_choices(StopReason))
 
     #: ComfyUI's ``node_errors`` of an accepted prompt, ``{}`` if it refused no output. Null: not known yet, as
@@ -455,8 +453,8 @@ class Attempt(models.Model):
     execution_json = _text_or_null()
 
     class Meta:
-        ordering: ClassVar = ["child", "number"]
-        constraints: ClassVar = [
+        ordering = ["child", "number"]
+        constraints = [
             models.UniqueConstraint(name="attempt_number", fields=["child", "number"]),
             _known("attempt_state_known", "state", AttemptState),
             _ended_has_time("attempt_ended_has_time", "state", ATTEMPT_ENDED, AttemptState, "ended_at"),
@@ -466,7 +464,7 @@ class Attempt(models.Model):
                 | (Q(stop_requested_at__isnull=False) & ~Q(stop_reason="")),
             ),
         ]
-        indexes: ClassVar = [
+        indexes = [
             # Recovery, slots and stops: the active attempts of a backend.
             models.Index(name="attempt_active", fields=["backend", "id"], condition=Q(ended_at__isnull=True)),
             # Failures of a backend's last minutes, and of the last day.
@@ -511,7 +509,7 @@ class UsageSum(models.Model):
     retries = models.IntegerField(default=0)
 
     class Meta:
-        indexes: ClassVar = [models.Index(name="usage_sum_day", fields=["day", "by"])]
+        indexes = [models.Index(name="usage_sum_day", fields=["day", "by"])]
 
     def __str__(self) -> str:
         return f"{self.day_id} {self.by}"
@@ -535,13 +533,13 @@ class ReportedFile(models.Model):
     origin = models.CharField(max_length=32, blank=True, default="", db_default="")
 
     class Meta:
-        ordering: ClassVar = ["id"]
-        constraints: ClassVar = [
+        ordering = ["id"]
+        constraints = [
             models.UniqueConstraint(name="file_once_per_attempt", fields=["attempt", "digest"]),
             # Of two concurrent ends of attempts that wrote one file, the second waits here for the first.
             models.UniqueConstraint(name="file_written_by_one", fields=["digest"], condition=Q(executed=True)),
         ]
-        indexes: ClassVar = [models.Index(name="file_digest", fields=["digest"])]
+        indexes = [models.Index(name="file_digest", fields=["digest"])]
 
     def __str__(self) -> str:
         return self.digest
@@ -568,8 +566,8 @@ class Exclusion(models.Model):
     last_at = models.DateTimeField()
 
     class Meta:
-        ordering: ClassVar = ["backend", "id"]
-        constraints: ClassVar = [
+        ordering = ["backend", "id"]
+        constraints = [
             models.UniqueConstraint(name="exclusion_once", fields=["backend", "workflow_digest", "variant_id", "kind"]),
             _known("exclusion_kind_known", "kind", ExclusionKind),
         ]
@@ -597,8 +595,8 @@ class Timing(models.Model):
     updated_at = models.DateTimeField(db_index=True)  #: When the last job was stored.
 
     class Meta:
-        ordering: ClassVar = ["workflow_digest", "backend"]
-        constraints: ClassVar = [models.UniqueConstraint(name="timing_once", fields=["workflow_digest", "backend"])]
+        ordering = ["workflow_digest", "backend"]
+        constraints = [models.UniqueConstraint(name="timing_once", fields=["workflow_digest", "backend"])]
 
     def __str__(self) -> str:
         return f"{self.workflow_digest} on {self.backend_id}"
@@ -619,8 +617,8 @@ class Asset(models.Model):
     is_recorded_only = models.BooleanField(default=False, db_default=False)
 
     class Meta:
-        ordering: ClassVar = ["-created_at", "-id"]
-        indexes: ClassVar = [models.Index(name="asset_newest", fields=["-created_at", "-id"])]
+        ordering = ["-created_at", "-id"]
+        indexes = [models.Index(name="asset_newest", fields=["-created_at", "-id"])]
 
     def __str__(self) -> str:
         return self.name
@@ -641,7 +639,7 @@ class AssetRecord(models.Model):
     created_at = models.DateTimeField()
 
     class Meta:
-        ordering: ClassVar = ["-created_at", "-id"]
+        ordering = ["-created_at", "-id"]
 
     def __str__(self) -> str:
         return self.file_path
@@ -658,8 +656,8 @@ class AssetUse(models.Model):
     )
 
     class Meta:
-        ordering: ClassVar = ["group", "asset"]
-        constraints: ClassVar = [models.UniqueConstraint(name="asset_use_once", fields=["group", "asset"])]
+        ordering = ["group", "asset"]
+        constraints = [models.UniqueConstraint(name="asset_use_once", fields=["group", "asset"])]
 
     def __str__(self) -> str:
         return f"{self.group_id} uses {self.asset_id}"
@@ -679,7 +677,7 @@ class StoredFile(models.Model):
     created_at = models.DateTimeField()
 
     class Meta:
-        ordering: ClassVar = ["-created_at", "-id"]
+        ordering = ["-created_at", "-id"]
 
     def __str__(self) -> str:
         return self.blake3
@@ -707,20 +705,20 @@ class Capture(models.Model):
     #: release wrote the row, and the digest is not filled in yet.
     digest = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001
     created_at = models.DateTimeField()
-    due_at = models.DateTimeField(null=True, blank=True)  #: Not copied before this time; null: it is not pending.
+    due_at = time_or_null()  #: Not copied before this time; null: it is not pending.
     tries = models.IntegerField(default=0)  #: Failed tries.
     file = models.ForeignKey(StoredFile, on_delete=models.PROTECT, null=True, blank=True, related_name="captures")
     reason = models.TextField(blank=True, default="")  #: Why the last try failed, or what is doubtful about the copy.
 
     class Meta:
-        ordering: ClassVar = ["child", "number"]
-        constraints: ClassVar = [
+        ordering = ["child", "number"]
+        constraints = [
             models.UniqueConstraint(name="capture_once", fields=["child", "number"]),
             models.CheckConstraint(
                 name="capture_pending_or_stored", condition=Q(due_at__isnull=True) | Q(file__isnull=True)
             ),
         ]
-        indexes: ClassVar = [
+        indexes = [
             models.Index(name="capture_due", fields=["due_at"], condition=Q(due_at__isnull=False)),
             # The backlog of one backend costs the others nothing.
             models.Index(name="capture_due_at", fields=["backend", "due_at"], condition=Q(due_at__isnull=False)),
@@ -745,7 +743,7 @@ class AbandonedPrompt(models.Model):
     expires_at = models.DateTimeField(db_column="until")
 
     class Meta:
-        ordering: ClassVar = ["created_at"]
+        ordering = ["created_at"]
 
     def __str__(self) -> str:
         return self.prompt_id
@@ -762,8 +760,8 @@ class JobEvent(models.Model):
     created_at = models.DateTimeField()
 
     class Meta:
-        ordering: ClassVar = ["group", "seq"]
-        constraints: ClassVar = [
+        ordering = ["group", "seq"]
+        constraints = [
             models.UniqueConstraint(name="event_seq", fields=["group", "seq"]),
             models.UniqueConstraint(
                 name="event_group_complete_once_per_run", fields=["group", "run"], condition=Q(type="group_complete")
@@ -791,18 +789,18 @@ class WebhookDelivery(models.Model):
     url = models.CharField(max_length=1000)
     message_id = models.CharField(max_length=64, unique=True)  #: ``webhook-id``: a receiver drops repeated ones by it.
     created_at = models.DateTimeField()
-    due_at = models.DateTimeField(null=True, blank=True)  #: Not sent before this time; null: it is not pending.
+    due_at = time_or_null()  #: Not sent before this time; null: it is not pending.
     attempt_count = models.IntegerField(default=0)
     #: Name of the runner that delivers it now; empty while no runner does.
     claimed_by = models.CharField(max_length=100, blank=True, default="")
-    delivered_at = models.DateTimeField(null=True, blank=True)
+    delivered_at = time_or_null()
     last_status = models.IntegerField(null=True, blank=True)  #: HTTP status of the last answer; null: there was none.
     last_error = models.CharField(max_length=500, blank=True, default="")
 
     class Meta:
-        ordering: ClassVar = ["id"]
-        constraints: ClassVar = [models.UniqueConstraint(name="webhook_once", fields=["group", "seq", "url"])]
-        indexes: ClassVar = [
+        ordering = ["id"]
+        constraints = [models.UniqueConstraint(name="webhook_once", fields=["group", "seq", "url"])]
+        indexes = [
             models.Index(name="webhook_due", fields=["due_at"], condition=Q(due_at__isnull=False)),
             models.Index(name="webhook_created", fields=["created_at"]),
         ]
@@ -822,14 +820,14 @@ class Runner(models.Model):
     version = models.CharField(max_length=32)
     started_at = models.DateTimeField()
     heartbeat_at = models.DateTimeField()
-    stopped_at = models.DateTimeField(null=True, blank=True)
+    stopped_at = time_or_null()
     #: Restarts within the process after an unexpected error, and the last error.
     restarts = models.IntegerField(default=0)
     last_error = models.CharField(max_length=500, blank=True, default="")
-    last_error_at = models.DateTimeField(null=True, blank=True)
+    last_error_at = time_or_null()
 
     class Meta:
-        ordering: ClassVar = ["name"]
+        ordering = ["name"]
 
     def __str__(self) -> str:
         return self.name
@@ -849,7 +847,7 @@ class FilesProcess(models.Model):
     heartbeat_at = models.DateTimeField()
 
     class Meta:
-        ordering: ClassVar = ["-heartbeat_at"]
+        ordering = ["-heartbeat_at"]
         verbose_name_plural = "files processes"
 
     def __str__(self) -> str:
@@ -873,7 +871,7 @@ class Lease(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True, db_column="until")
 
     class Meta:
-        ordering: ClassVar = ["backend"]
+        ordering = ["backend"]
 
     def __str__(self) -> str:
         return f"{self.backend_id} epoch {self.epoch}"
@@ -893,7 +891,7 @@ class Notice(models.Model):
     #: Null after it was delivered or given up.
     next_attempt_at = models.DateTimeField(null=True, blank=True, db_column="next_try_at")
     attempt_count = models.IntegerField(default=0, db_column="tries")
-    sent_at = models.DateTimeField(null=True, blank=True)
+    sent_at = time_or_null()
     last_error = models.CharField(max_length=500, blank=True, default="")
     #: Name of the runner that delivers it now; empty while no runner does.
     claimed_by = models.CharField(max_length=100, blank=True, default="", db_default="")
@@ -903,8 +901,8 @@ class Notice(models.Model):
     delivered_to = models.TextField(blank=True, default="", db_default="", db_column="taken_by")
 
     class Meta:
-        ordering: ClassVar = ["id"]
-        indexes: ClassVar = [
+        ordering = ["id"]
+        indexes = [
             models.Index(name="notice_due", fields=["next_attempt_at"], condition=Q(next_attempt_at__isnull=False))
         ]
 

@@ -26,8 +26,7 @@ from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.domain.clock import iso
 from jobgroups.domain.text import gibibytes
 from jobgroups.models import FilesProcess, Runner
-from jobgroups.queries import backends as backend_shapes
-from jobgroups.queries.backends import backend_loads
+from jobgroups.queries.backends import NO_LOAD, backend_loads, serialize_backend
 from jobgroups.queries.leases import HEARTBEAT_TIMEOUT, database_now
 from jobgroups.queries.outputs import oldest_due_capture
 from jobgroups.queries.retention import retention_text
@@ -157,12 +156,11 @@ def _read() -> HealthReport:
     try:
         runners = list(Runner.objects.filter(stopped_at__isnull=True).order_by("-heartbeat_at"))
         loads = backend_loads()
-        shown = [
-            backend_shapes.serialize_backend_status(row, loads.get(row.id, backend_shapes.NO_LOAD))
+        statuses = {
+            row.id: serialize_backend(row, loads.get(row.id, NO_LOAD))["status"]
             for row in backend_list()
             if row.enabled
-        ]
-        statuses = {one["backend_id"]: one["status"] for one in shown}
+        }
         return HealthReport(runners, database_now(), statuses, oldest_due_capture(), list(FilesProcess.objects.all()))
     finally:
         connection.close()

@@ -33,10 +33,11 @@ from jobgroups.api.requests.payloads import (
     QuarantineRequest,
 )
 from jobgroups.api.views.base import ApiView, json_response, no_content
-from jobgroups.domain.clock import iso, iso_or_none
+from jobgroups.domain.shapes.backends import FoundAddress
 from jobgroups.errors import BackendNotFound
 from jobgroups.queries import backends
 from jobgroups.queries.exclusions import exclusions_json
+from jobgroups.serializers import shape
 from jobgroups.services import holds
 from jobgroups.services.backends import backend_create, backend_delete, backend_update, backends_probed, found_add
 from jobgroups.services.exclusions import exclusions_lift
@@ -168,15 +169,7 @@ class FoundIgnoreView(ApiView):
 
 
 def _found_json(row: FoundBackend) -> dict[str, Any]:
-    return {
-        "url": row.url,
-        "comfyui_version": row.comfyui_version or None,
-        "devices": row.devices,
-        "first_seen_at": iso(row.first_seen_at),
-        "last_seen_at": iso(row.last_seen_at),
-        "ignored": row.ignored_at is not None,
-        "ignored_at": iso_or_none(row.ignored_at),
-    }
+    return shape(FoundAddress, row, ignored=row.ignored_at is not None)
 
 
 #: Seconds for one address, which may be far away, and for the ports of this machine.

@@ -199,27 +199,35 @@ class Health(Parsed):
 
 
 @record
-class Found(Parsed):
-    """An address that was probed, registered or not.
+class FoundAddress(Parsed):
+    """A ComfyUI that discovery found.
+
+    Attributes:
+        ignored: A user chose not to be offered it.
+    """
+
+    url: str
+    comfyui_version: str | None = None
+    devices: tuple[Device, ...] = ()
+    first_seen_at: Moment | None = None
+    last_seen_at: Moment | None = None
+    ignored: bool = False
+    ignored_at: Moment | None = None
+
+
+@record
+class Found(FoundAddress):
+    """An address that was probed, registered or not; discovery alone sets the times.
 
     Attributes:
         ok: A ComfyUI answers there.
         backend_id: Id of the registered backend, None if it is not registered.
         reason: Why it does not answer as a ComfyUI.
-        ignored: A user chose not to be offered it. Discovery also sets ``first_seen_at``,
-            ``last_seen_at`` and ``ignored_at``.
     """
 
-    url: str
     ok: bool = True
     backend_id: str | None = None
-    comfyui_version: str | None = None
-    devices: tuple[Device, ...] = ()
     reason: str | None = None
-    ignored: bool = False
-    first_seen_at: Moment | None = None
-    last_seen_at: Moment | None = None
-    ignored_at: Moment | None = None
 
 
 @record
