@@ -1,7 +1,8 @@
 """The shapes of the API's answers: each field is stated here, once.
 
 The server makes answers of rows by them (``jobgroups.serializers``), ``director.client`` makes objects of answers, and
-``docs/schema.py`` describes them in the OpenAPI document. The fields are in the order of the answers.
+``docs/schema.py`` describes them in the OpenAPI document. The fields are in the order of the answers. The shapes are
+dataclasses, which programs with the client replace and compare; msgspec converts and describes them.
 """
 
 from dataclasses import dataclass, field
