@@ -12,6 +12,7 @@ from backends.eligibility import capabilities_of, ineligible_reason
 from backends.models import Backend, Reachability
 from jobgroups.api.backend_selection import candidate_rows
 from jobgroups.domain.clock import now
+from jobgroups.domain.shapes.backends import CheckReason
 from jobgroups.queries.backends import current_backends
 from jobgroups.queries.exclusions import excluded_by_digest
 from jobgroups.queries.pool import current_estimates
@@ -49,16 +50,17 @@ def check(kinds: "JobKinds", candidates: Sequence[str], required_capabilities: S
     is_paid = has_partner_nodes(kinds.workflow, answers, until=time.monotonic())
     needed = needed_capabilities(required_capabilities, is_paid)
     entries = [
-        _entry(name, [_reason("unavailable", sentence)], JobsVerdict(), until) for name, sentence in unmatched.items()
+        _entry(name, [CheckReason(code="unavailable", message=sentence)], JobsVerdict(), until)
+        for name, sentence in unmatched.items()
     ]
     for row in rows.values():
         reasons = []
         if state_reason := ineligible_reason(row, (), now=now()):
-            reasons.append(_reason("unavailable", state_reason))
+            reasons.append(CheckReason(code="unavailable", message=state_reason))
         if lacks := lacks_reason(capabilities_of(row), needed):
-            reasons.append(_reason("capability_missing", lacks))
+            reasons.append(CheckReason(code="capability_missing", message=lacks))
         if row.id in kinds.excluded:
-            reasons.append(_reason("excluded", kinds.excluded[row.id]))
+            reasons.append(CheckReason(code="excluded", message=kinds.excluded[row.id]))
         verdict = verdicts.get(row.id, JobsVerdict())
         entries.append(_entry(row.id, reasons, verdict, until))
         if kinds.is_batch:
@@ -183,20 +185,20 @@ def _sentence(reasons: Sequence[Reason]) -> str:
     return f"Cannot run the workflow: node {node}: {first.message}{more}"
 
 
-def _entry(backend_id: str, reasons: Sequence[dict[str, Any]], verdict: JobsVerdict, until: float) -> dict[str, Any]:
+def _entry(backend_id: str, reasons: Sequence[CheckReason], verdict: JobsVerdict, until: float) -> dict[str, Any]:
     of_nodes = [
-        _reason(
-            one.code.value,
-            one.message,
+        CheckReason(
+            code=one.code.value,
+            message=one.message,
             node_id=one.node_id[:_MAX_NAME],
             class_type=one.class_type[:_MAX_NAME],
             input=one.input and one.input[:_MAX_NAME],
             # Long lists are slow to compare.
-            nearest=one.nearest() if time.monotonic() < until else [],
+            nearest=tuple(one.nearest()) if time.monotonic() < until else (),
         )
         for one in verdict.reasons
     ]
-    unavailable = (one["message"] for one in reasons if one["code"] == "unavailable")
+    unavailable = (one.message for one in reasons if one.code == "unavailable")
     return {
         "backend_id": backend_id,
         "can_run": not reasons and not verdict.refused,
@@ -204,8 +206,3 @@ def _entry(backend_id: str, reasons: Sequence[dict[str, Any]], verdict: JobsVerd
         "state_reason": next(unavailable, None),
         "reasons": [*reasons, *of_nodes],
     }
-
-
-def _reason(code: str, message: str, **of_node: Any) -> dict[str, Any]:
-    none = {"node_id": None, "class_type": None, "input": None}
-    return {"code": code, **none, "message": message, "nearest": []} | of_node

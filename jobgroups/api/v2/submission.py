@@ -38,7 +38,6 @@ _PNGINFO: Final = "extra_pnginfo"
 _KEY_FORM: Final = re.compile(r"[A-Za-z0-9._~+=-]{8,512}")
 #: The contract has no limit of a job's time. A job ends after so many seconds without an event of its prompt.
 _STALL_SECONDS: Final = 3_600
-_SHOWN: Final = ("class_type", "message")  #: Of a reason why a backend cannot execute a node.
 
 
 def submit_job(body: Mapping[str, Any], idempotency_key: str | None) -> JobGroup:
@@ -97,9 +96,9 @@ def _refusal(entries: list[dict[str, Any]], skipped: Mapping[str, str]) -> Inval
     entry = min(entries, key=lambda one: len(one["reasons"]))
     nodes: dict[str, list[dict[str, Any]]] = {}
     for one in entry["reasons"]:
-        if one["node_id"] is not None:
-            reason = {"field": one["input"], "reason": one["code"]} | {name: one[name] for name in _SHOWN}
-            nodes.setdefault(one["node_id"], []).append(reason)
+        if one.node_id is not None:
+            reason = {"field": one.input, "reason": one.code, "class_type": one.class_type, "message": one.message}
+            nodes.setdefault(one.node_id, []).append(reason)
     sentence = skipped.get(entry["backend_id"]) or "No backend can execute the workflow now."
     return InvalidWorkflow(f"{entry['backend_id']}: {sentence}", nodes)
 

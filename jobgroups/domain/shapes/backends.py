@@ -109,10 +109,10 @@ class CheckReason:
     """
 
     code: str
-    message: str
     node_id: str | None = None
     class_type: str | None = None
     input: str | None = None
+    message: str
     nearest: tuple[str, ...] = ()
 
 
