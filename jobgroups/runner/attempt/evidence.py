@@ -71,15 +71,13 @@ class Evidence:
 
     @property
     def is_stored(self) -> bool:
-        """Whether the attempt's row has all outputs and warnings."""
+        """Whether the attempt's row has, or gets, all outputs and warnings."""
         return self._reported == self._stored
 
-    def to_store(self) -> tuple[dict[str, Any], tuple[int, int]]:
-        """Return the columns of outputs and warnings, and what :meth:`mark_stored` takes once they are stored."""
-        return {"node_outputs": dict(self.outputs), "warnings": list(self.warnings)}, self._reported
-
-    def mark_stored(self, reported: tuple[int, int]) -> None:
-        self._stored = reported
+    def to_store(self) -> dict[str, Any]:
+        """Return the columns of outputs and warnings, which count as stored from now on."""
+        self._stored = self._reported
+        return {"node_outputs": dict(self.outputs), "warnings": list(self.warnings)}
 
     def apply(self, event: protocol.Event) -> bool:
         """Take in what an event says; return False where it says nothing of this prompt."""

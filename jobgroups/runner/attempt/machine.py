@@ -500,9 +500,7 @@ class AttemptMachine:
         if self.is_done:
             return
         if not self.evidence.is_stored:
-            columns, reported = self.evidence.to_store()
-            yield Store(Write.OUTPUTS, columns)
-            self.evidence.mark_stored(reported)
+            yield Store(Write.OUTPUTS, self.evidence.to_store())
         if self._now >= self._limits.check_at and not self.stop_requested:
             yield from self._time_out()
         elif self.stop_requested and self._now >= self._stop_at:

@@ -17,8 +17,6 @@ from jobgroups.services import attempts
 
 logger = logging.getLogger(__name__)
 
-Answer = Sent | Refusal | errors.BackendError
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sender:
@@ -26,8 +24,8 @@ class Sender:
     spec: AttemptSpec
     is_stopped: Callable[[], bool]  #: Returns whether a stop of the attempt was requested.
 
-    async def send(self, turn: contextlib.AsyncExitStack) -> Answer:
-        """Send the prompt, and return what it was answered with.
+    async def send(self, turn: contextlib.AsyncExitStack) -> Sent | Refusal:
+        """Send the prompt, and return what it was answered with; raise ``BackendError`` if it has no such answer.
 
         No other prompt of its workflow is sent until ``turn`` ends: one with a 500 is enough.
         """
@@ -38,11 +36,9 @@ class Sender:
         except errors.PromptRefused as error:
             kind, details = result.refusal(error)
             return Refusal(error.detail, details, kind)
-        except (errors.SendAborted, errors.BackendUnreachable) as error:
-            return error
         except errors.ResponseLost as error:
             logger.info("%s: %s", self.context.backend_id, error)
-            return error
+            raise
 
     async def _send(self, turn: contextlib.AsyncExitStack) -> Sent:
         context, spec = self.context, self.spec
