@@ -1,4 +1,4 @@
-"""The copies of files that are all alike, as of masks or black pictures: their CPU and statements, and their growth."""
+"""The copies of files of completed jobs: their CPU and statements, and their growth if all files are alike."""
 
 import json
 from pathlib import Path
@@ -9,27 +9,31 @@ from PIL import Image
 
 from tests.bench.figures import Figure
 from tests.bench.floors import running
-from tests.bench.processes import databases
+from tests.bench.processes import databases, subfolder
 from tests.harness.processes import filled
 
 _EACH: Final = 100  #: Captures that become due at once.
 
 
-def measure(folder: Path, *, count: int = 10_000, with_postgres: bool = True) -> list[Figure]:
+def measure(folder: Path, *, alike: int = 10_000, others: int = 2_000, with_postgres: bool = True) -> list[Figure]:
     path = folder / "black.png"
     Image.new("RGB", (512, 512)).save(path)
-    with running("black_picture", str(path)) as url:
-        found = databases(folder, with_postgres=with_postgres)
-        return [figure for where, place, settings in found for figure in _figures(where, place, url, count, **settings)]
+    found: list[Figure] = []
+    with running("pictures", str(path)) as url:
+        for prefix, count, title in (("mask", alike, "one content"), ("image", others, "contents of their own")):
+            place = subfolder(folder, prefix)
+            for where, data, settings in databases(place, with_postgres=with_postgres):
+                name = f"capture of {count:,} files with {title}, {where}"
+                found += _figures(name, data, url, count, prefix, **settings)
+    return found
 
 
-def _figures(where: str, folder: Path, url: str, count: int, **environment: str) -> list[Figure]:
+def _figures(name: str, folder: Path, url: str, count: int, prefix: str, **environment: str) -> list[Figure]:
     urls = [url, url.replace("127.0.0.1", "localhost")]
-    script = f"from tests.bench import captured_rows as rows; rows.fill({count}, {urls}); rows.measure({_EACH})"
-    parts: list[tuple[float, float]] = json.loads(filled(folder, script, **environment))
+    script = f"from tests.bench import captured_rows as rows; rows.fill({count}, {urls}, {prefix!r}); "
+    parts: list[tuple[float, float]] = json.loads(filled(folder, f"{script}rows.measure({_EACH})", **environment))
     # The first files of a process load what the copies need.
     first, last = parts[1][0], parts[-1][0]
-    name = f"capture of {count:,} files of one content, {where}"
     return [
         Figure(f"{name}: CPU of each", mean(cpu for cpu, _ in parts[1:]) * 1000),
         Figure(f"{name}: statements of each", mean(statements for _, statements in parts[1:]), ""),

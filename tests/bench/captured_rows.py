@@ -24,7 +24,7 @@ _OF_GROUP: Final = 100
 _LATER: Final = dt.timedelta(days=1)
 
 
-def fill(count: int, urls: list[str]) -> None:
+def fill(count: int, urls: list[str], prefix: str) -> None:
     """Fill the database with completed jobs of one file each, none of which is due yet."""
     call_command("migrate", verbosity=0)
     names = [f"gpu-{at}" for at in range(len(urls))]
@@ -33,7 +33,7 @@ def fill(count: int, urls: list[str]) -> None:
     for first in range(0, count, _OF_GROUP):
         factories.submit(*(names[at % len(names)] for at in range(first, first + _OF_GROUP)))
     children, moment = list(ChildJob.objects.order_by("pk")), now()
-    reported = [{"filename": f"mask_{at:05}_.png", "subfolder": "", "type": "output"} for at in range(count)]
+    reported = [{"filename": f"{prefix}_{at:05}_.png", "subfolder": "", "type": "output"} for at in range(count)]
     attempts = [
         Attempt(
             child=child,

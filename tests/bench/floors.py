@@ -136,11 +136,18 @@ async def _relay(port: int, backends: list[str]) -> None:
             tasks.create_task(follow(number, url))
 
 
-def black_picture(port: int, path: str) -> None:
-    """Serve a file under every name, as a ComfyUI does: a picture of one colour, made for many jobs."""
+def pictures(port: int, path: str) -> None:
+    """Serve a file under every name, as a ComfyUI does: the same for names of masks, else with an end of its own."""
+    content, written = Path(path).read_bytes(), Path(path).stat().st_mtime
 
-    async def view(_: web.Request) -> web.FileResponse:
-        return web.FileResponse(path)
+    async def view(request: web.Request) -> web.StreamResponse:
+        name = request.query["filename"]
+        if name.startswith("mask"):
+            return web.FileResponse(path)
+        is_known = request.headers.get("If-None-Match") == f'"{name}"'
+        response = web.Response(status=304) if is_known else web.Response(body=content + name.encode())
+        response.etag, response.last_modified = name, written
+        return response
 
     application = web.Application()
     application.router.add_get("/view", view)
