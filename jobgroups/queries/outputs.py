@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -201,8 +202,12 @@ def oldest_due_capture() -> tuple[float, str] | None:
     return ((moment - due_at).total_seconds(), oldest.backend_id) if oldest and due_at else None
 
 
-def due_captures(*, backend_id: str, limit: int) -> list[tuple[int, OutputFile]]:
-    return [] if files_process_alive() else _located_captures(backend_id, _due(limit)(backend_id, moment=now()))
+def due_captures(*, backend_ids: Collection[str], limit: int) -> dict[str, list[tuple[int, OutputFile]]]:
+    """Return the oldest due captures of each backend, at most so many, for a runner."""
+    if files_process_alive():
+        return {}
+    moment = now()
+    return _located_captures(row for backend_id in backend_ids for row in _due(limit)(backend_id, moment=moment))
 
 
 def unhashed_files(*, runner: str | None, after: str, limit: int) -> list[StoredFile]:
@@ -215,13 +220,20 @@ def unhashed_files(*, runner: str | None, after: str, limit: int) -> list[Stored
     return list(StoredFile.objects.filter(sha256="", pk__gt=after).order_by("pk")[:limit])
 
 
-def claimed_captures(*, backend_id: str, ids: Collection[int]) -> list[tuple[int, OutputFile]]:
-    return _located_captures(backend_id, Capture.objects.filter(pk__in=ids).select_related("child__current_attempt"))
+def claimed_captures(ids: Collection[int]) -> dict[str, list[tuple[int, OutputFile]]]:
+    return _located_captures(Capture.objects.filter(pk__in=ids).select_related("child__current_attempt"))
 
 
-def _located_captures(backend_id: str, rows: Iterable[Capture]) -> list[tuple[int, OutputFile]]:
-    backend = Backend.objects.filter(pk=backend_id).first()
-    return [(row.pk, _Files(row.child, backend).get(row.number, None)) for row in rows]
+def _located_captures(rows: Iterable[Capture]) -> dict[str, list[tuple[int, OutputFile]]]:
+    """Return the files of captures by their backends."""
+    found: dict[str, list[Capture]] = defaultdict(list)
+    for row in rows:
+        found[row.backend_id].append(row)
+    backends = Backend.objects.in_bulk(found)
+    return {
+        backend_id: [(row.pk, _Files(row.child, backends.get(backend_id)).get(row.number, None)) for row in some]
+        for backend_id, some in found.items()
+    }
 
 
 def stored_captures(*, group_id: str | None = None) -> Iterator[tuple[int, OutputFile, StoredFile]]:

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,27 +26,34 @@ from jobgroups.domain.marked_png import MarkedPng
 from jobgroups.domain.text import gibibytes
 from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway, StorageFull, WrongBody
 from jobgroups.log_context import bound
+from jobgroups.models import StoredFile
 from jobgroups.outputs import download
 from jobgroups.outputs.media_facts import stored_row
 from jobgroups.queries.outputs import OutputFile, claimed_captures, due_backends, due_captures
 from jobgroups.runner.file_hashes import FileHasher
 from jobgroups.runner.intervals import Intervals, wait_set
 from jobgroups.services import captures
+from jobgroups.services.capture_sets import Copy, captures_store
 from jobgroups.services.files import output_replaced
 from jobgroups.services.stored_files import IncomingFile, is_local, require_space, require_storage
 
 logger = logging.getLogger(__name__)
 
 _FROM_ONE: Final = 2  #: Files that are copied at once from one backend.
-_STORED: Final = 4  #: Whole files that are put into the storage at once.
-_BATCH: Final = 32  #: Captures that are read at once,
-_CLAIMED: Final = 8  #: and that are claimed at once: the others are left to other processes.
+_STORED: Final = 4  #: Whole files that are put into a bucket at once.
+_SET: Final = 64  #: Files that are stored at once, and that wait for it.
+_BATCH: Final = 96  #: Captures of a backend that are read at once: more than wait to be stored,
+_CLAIMED: Final = 16  #: and that are claimed at once: the others are left to other processes.
 _CHUNK: Final = 2**22  #: Bytes that are written and hashed at once, while the next ones are received.
 _LEAST_CHUNK: Final = 2**16  #: The same, while many files are copied.
 _BUFFERED: Final = 2**26  #: Bytes that all files have received and not written.
 _HASHED_AT_ONCE: Final = 2**20  #: Bytes of a file whose SHA-256 takes less than a write of its own.
 _CHECKED: Final = 2**22  #: Bytes of a PNG whose checksums take less than a second request.
 _MOST_UNKNOWN: Final = 2**33  #: Bytes of a body without a length, which need not end.
+
+
+#: The ids and files of due captures, by their backends.
+_Found = Mapping[str, Sequence[tuple[int, OutputFile]]]
 
 
 @dataclass(slots=True)
@@ -56,7 +63,6 @@ class _Source:
     backend_id: str
     tasks: int = 0
     waiting: deque[tuple[int, OutputFile]] = field(default_factory=deque)
-    active: set[int] = field(default_factory=set)  #: Captures that are copied now, and are still due.
     may_have_more: bool = False  #: Whether the last read found as many as it reads.
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     clients: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
@@ -70,6 +76,15 @@ class _Source:
             with contextlib.suppress(OutputGone, BackendAway):
                 self.client = await self.clients.enter_async_context(download.client_of(file))
         return self.client
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Received:
+    """A whole file that waits to be stored with others."""
+
+    copy: Copy
+    file: OutputFile
+    incoming: IncomingFile
 
 
 class Capturer:
@@ -87,6 +102,8 @@ class Capturer:
         self._threads = DatabaseThreads(threads=_STORED + 1, name="captures", keeps_connections=False)
         self._storing = asyncio.Semaphore(_STORED)
         self._sources: dict[str, _Source] = {}
+        self._known: set[int] = set()  #: The captures that were read, and are not stored yet.
+        self._received: asyncio.Queue[_Received] = asyncio.Queue(_SET)
         #: Backends from which nothing can be copied, and the monotonic time of the next try.
         self._away: dict[str, float] = {}
         self._hasher = FileHasher(self._threads, runner=runner, intervals=intervals, is_idle=lambda: not self._sources)
@@ -95,12 +112,21 @@ class Capturer:
         """Copy files until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._hasher.run(), name="hashes of captured files")
+            tasks.create_task(self._store_sets(), name="copied files")
             while True:
                 self.due.clear()
                 try:
-                    for backend_id in await self._threads.run(self._due_backends):
-                        if not self._is_away(backend_id):
-                            self._start(tasks, self._sources.setdefault(backend_id, _Source(backend_id)))
+                    # A backend with files that wait needs no more, nor one that is away.
+                    busy = {one.backend_id for one in self._sources.values() if one.waiting}
+                    busy.update(filter(self._is_away, self._away))
+                    backend_ids, found = await self._threads.run(self._due, busy)
+                    self._add(found)
+                    for backend_id in backend_ids:
+                        if backend_id not in found:
+                            self._sources.setdefault(backend_id, _Source(backend_id)).may_have_more = True
+                    for source in list(self._sources.values()):
+                        if source.waiting or source.may_have_more:
+                            self._start(tasks, source)
                 except StorageFull:
                     pass  # the captures stay pending
                 except (DatabaseError, OSError) as error:
@@ -115,19 +141,36 @@ class Capturer:
 
     @property
     def claimed(self) -> list[int]:
-        """The captures that are claimed, and not copied yet."""
-        sources = self._sources.values()
-        return [capture_id for one in sources for capture_id in (*one.active, *dict(one.waiting))]
+        """The captures that are claimed, and not stored yet."""
+        return list(self._known)
 
-    def _due_backends(self) -> list[str]:
+    def _due(self, busy: Collection[str]) -> tuple[list[str], _Found]:
+        """Return the backends with due captures that are not busy, and the captures of those that could be read."""
         require_space()
-        return due_backends(runner=self._runner)
+        backend_ids = [one for one in due_backends(runner=self._runner) if one not in busy]
+        try:
+            return backend_ids, self._due_of(backend_ids) if backend_ids else {}
+        except DatabaseError:
+            raise
+        except Exception:
+            # The task of each backend reads its own: one with an invalid row delays no other.
+            logger.exception("Captures: unexpected error")
+            return backend_ids, {}
 
-    def _due_of(self, backend_id: str) -> list[tuple[int, OutputFile]]:
+    def _due_of(self, backend_ids: Collection[str]) -> _Found:
         if self._runner is not None:
-            return due_captures(backend_id=backend_id, limit=_BATCH)
-        ids = captures.captures_claim(backend_id=backend_id, limit=_CLAIMED, seconds=self._intervals.capture_claim)
-        return claimed_captures(backend_id=backend_id, ids=ids)
+            return due_captures(backend_ids=backend_ids, limit=_BATCH)
+        seconds = self._intervals.capture_claim
+        return claimed_captures(captures.captures_claim(backend_ids=backend_ids, limit=_CLAIMED, seconds=seconds))
+
+    def _add(self, found: _Found) -> None:
+        for backend_id, files in found.items():
+            # What a runner has read is due until it is stored.
+            if unknown := [one for one in files if one[0] not in self._known]:
+                source = self._sources.setdefault(backend_id, _Source(backend_id))
+                source.may_have_more = len(files) == (_CLAIMED if self._runner is None else _BATCH)
+                source.waiting.extend(unknown)
+                self._known.update(capture_id for capture_id, _ in unknown)
 
     def _is_away(self, backend_id: str) -> bool:
         return self._away.get(backend_id, 0.0) > time.monotonic()
@@ -139,18 +182,13 @@ class Capturer:
 
     async def _capture_from(self, tasks: asyncio.TaskGroup, source: _Source) -> None:
         """Copy what is due of a backend, until there is no more, or it does not answer."""
-        has_copied = False
         try:
-            while (found := await self._next(source, reads=not has_copied)) is not None:
-                has_copied = True
+            while (found := await self._next(source)) is not None:
                 if source.waiting:
                     self._start(tasks, source)
                 capture_id, file = found
-                try:
-                    with bound(group=file.group_id, job=file.job_id, attempt=file.attempt, backend=file.backend_id):
-                        await self._capture(capture_id, file, await source.client_for(file))
-                finally:
-                    source.active.discard(capture_id)
+                with _bound(file):
+                    await self._capture(capture_id, file, source)
         except Exception:
             # An error here must not end the runner, which drives the backends.
             logger.exception("Captures from %s: unexpected error", source.backend_id)
@@ -158,51 +196,61 @@ class Capturer:
         finally:
             source.tasks -= 1
             if not source.tasks:
+                self._forget(source)
                 del self._sources[source.backend_id]
                 await source.clients.aclose()
-            if has_copied:
-                # More may have become due meanwhile.
-                self.due.set()
+            # More may have become due meanwhile.
+            self.due.set()
 
-    async def _next(self, source: _Source, *, reads: bool) -> tuple[int, OutputFile] | None:
-        """Return a due capture that is not copied yet; None if none is known, and ``reads`` finds none either."""
+    async def _next(self, source: _Source) -> tuple[int, OutputFile] | None:
+        """Return a due capture that is not copied yet; None if there is none, or its backend is away."""
         async with source.reading:
-            if not source.waiting and (reads or source.may_have_more):
-                found = await self._threads.run_with_retry(self._due_of, source.backend_id)
-                source.may_have_more = len(found) == (_CLAIMED if self._runner is None else _BATCH)
-                source.waiting.extend(one for one in found if one[0] not in source.active)
+            if not source.waiting and source.may_have_more:
+                source.may_have_more = False
+                self._add(await self._threads.run_with_retry(self._due_of, [source.backend_id]))
             if self._is_away(source.backend_id):
-                source.waiting.clear()
-            if not source.waiting:
-                return None
-            capture_id, file = source.waiting.popleft()
-            source.active.add(capture_id)
-            return capture_id, file
+                self._forget(source)
+            return source.waiting.popleft() if source.waiting else None
 
-    async def _capture(self, capture_id: int, file: OutputFile, client: ComfyClient | None) -> None:
-        store = self._threads.run_with_retry
+    def _forget(self, source: _Source) -> None:
+        """Leave what waits of a backend to a later read."""
+        self._known.difference_update(capture_id for capture_id, _ in source.waiting)
+        source.waiting.clear()
+
+    async def _capture(self, capture_id: int, file: OutputFile, source: _Source) -> None:
+        is_waiting = False
         try:
-            await self._copy(capture_id, file, client)
-        except OutputGone as error:
+            is_waiting = await self._copy(capture_id, file, await source.client_for(file))
+        except Exception as error:  # noqa: BLE001 it is logged or stored
+            await self._failed(capture_id, file, error)
+        finally:
+            if not is_waiting:
+                self._known.discard(capture_id)
+
+    async def _failed(self, capture_id: int, file: OutputFile, error: Exception) -> None:
+        """Store why a file was not copied."""
+        store = self._threads.run_with_retry
+        if isinstance(error, OutputGone):
             if isinstance(error, OutputReplaced):
                 await store(output_replaced, job_id=file.job_id, digest=file.digest)
             await store(captures.capture_give_up, capture_id=capture_id, reason=error.detail)
-        except Exception as error:
-            if not isinstance(error, (BackendAway, StorageAway, StorageFull, OSError, *TRANSIENT)):
-                logger.exception("Capture of %s from %s: unexpected error", file.filename, file.backend_id)
-            pause = await store(
-                captures.capture_postpone,
-                capture_id=capture_id,
-                first=self._intervals.capture_first,
-                longest=self._intervals.capture_longest,
-                reason=str(error) or type(error).__name__,
-            )
-            if isinstance(error, MemoryError):
-                self.is_out_of_memory.set()
-            if isinstance(error, BackendAway | StorageAway | StorageFull) and not isinstance(error, WrongBody):
-                self._away[file.backend_id] = time.monotonic() + pause
+            return
+        if not isinstance(error, (BackendAway, StorageAway, StorageFull, OSError, *TRANSIENT)):
+            logger.error("Capture of %s from %s: unexpected error", file.filename, file.backend_id, exc_info=error)
+        pause = await store(
+            captures.capture_postpone,
+            capture_id=capture_id,
+            first=self._intervals.capture_first,
+            longest=self._intervals.capture_longest,
+            reason=str(error) or type(error).__name__,
+        )
+        if isinstance(error, MemoryError):
+            self.is_out_of_memory.set()
+        if isinstance(error, BackendAway | StorageAway | StorageFull) and not isinstance(error, WrongBody):
+            self._away[file.backend_id] = time.monotonic() + pause
 
-    async def _copy(self, capture_id: int, file: OutputFile, client: ComfyClient | None) -> None:
+    async def _copy(self, capture_id: int, file: OutputFile, client: ComfyClient | None) -> bool:
+        """Copy a file; return whether it waits to be stored with others."""
         incoming: IncomingFile | None = None
         try:
             async with download.open_at_backend(file, client=client) as answer:
@@ -217,20 +265,53 @@ class Capturer:
                 await self._receive(chunks, incoming, answer.length)
             is_proven = check is not None and check.is_of(file.group_id, file.job_id)
             warning = await download.verify(file, answer, client=client, is_proven=is_proven)
+            if is_local():
+                row = await self._threads.run(_synced_row, incoming, file.filename)
+                copy = Copy(capture_id, file.group_id, incoming.path, row, warning)
+                await self._received.put(_Received(copy, file, incoming))
+                return True
             async with self._storing:
                 # From here on the thread that stores it discards it if that fails.
                 storing, incoming = incoming, None
                 await self._threads.run(store_copy, capture_id, file, storing, warning)
-            if len(storing.hashes) == 1:
-                self._hasher.wanted.set()
+            self._want_hash(storing)
         except BaseException:
             if incoming is not None:
                 # Not awaited: a task that is cancelled could not. The end of the threads waits for it.
                 self._threads.submit(incoming.discard)
             raise
+        return False
+
+    async def _store_sets(self) -> None:
+        """Store files as soon as they are there, and those that come meanwhile together."""
+        try:
+            while True:
+                some = [await self._received.get()]
+                while len(some) < _SET and not self._received.empty():
+                    some.append(self._received.get_nowait())
+                try:
+                    await self._store_set(some)
+                except Exception:
+                    logger.exception("Captures: unexpected error")  # it must not end the runner
+                finally:
+                    self._known.difference_update(one.copy.capture_id for one in some)
+        finally:
+            while not self._received.empty():
+                self._threads.submit(self._received.get_nowait().incoming.discard)
+
+    async def _store_set(self, some: Sequence[_Received]) -> None:
+        for one, error in (await self._threads.run(_store_set, some)).items():
+            if error is not None:
+                with _bound(one.file):
+                    await self._failed(one.copy.capture_id, one.file, error)
+            self._want_hash(one.incoming)
+
+    def _want_hash(self, incoming: IncomingFile) -> None:
+        if len(incoming.hashes) == 1:
+            self._hasher.wanted.set()
 
     def _chunk(self) -> int:
-        at_once = sum(len(source.active) for source in self._sources.values())
+        at_once = sum(source.tasks for source in self._sources.values())
         return max(_LEAST_CHUNK, min(_CHUNK, _BUFFERED // max(at_once, 1)))
 
     async def _receive(self, chunks: AsyncIterator[bytearray], incoming: IncomingFile, length: int | None) -> None:
@@ -248,6 +329,10 @@ class Capturer:
                 await asyncio.wait([writing])
         if writing is not None:
             writing.result()
+
+
+def _bound(file: OutputFile) -> contextlib.AbstractContextManager[None]:
+    return bound(group=file.group_id, job=file.job_id, attempt=file.attempt, backend=file.backend_id)
 
 
 def _discard(creating: Future[IncomingFile]) -> None:
@@ -271,6 +356,11 @@ def _create(chunk: bytearray, length: int, check: MarkedPng | None) -> IncomingF
     return incoming
 
 
+def _synced_row(incoming: IncomingFile, filename: str) -> StoredFile:
+    incoming.sync()
+    return stored_row(incoming, filename)
+
+
 def store_copy(capture_id: int, output: OutputFile, incoming: IncomingFile, warning: str) -> None:
     """Store a received file with its capture, instead of the copy of ``output`` if it has one."""
     try:
@@ -279,3 +369,15 @@ def store_copy(capture_id: int, output: OutputFile, incoming: IncomingFile, warn
         captures.capture_store(capture_id=capture_id, path=incoming.path, file=file, warning=warning, earlier=earlier)
     finally:
         incoming.discard()
+
+
+def _store_set(some: Sequence[_Received]) -> dict[_Received, Exception | None]:
+    """Store received files; return the error of each."""
+    try:
+        errors = captures_store([one.copy for one in some])
+        return {one: errors.get(one.copy.capture_id) for one in some}
+    except Exception as error:  # noqa: BLE001 it is that of each
+        return dict.fromkeys(some, error)
+    finally:
+        for one in some:
+            one.incoming.discard()

@@ -7,7 +7,7 @@ as a star is none: it increases the group's ``revision``. Equal contents share o
 import datetime as dt
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from jobgroups.models import Attempt, Capture, ChildJob, JobGroup, ReportedFile,
 from jobgroups.queries.leases import database_now
 from jobgroups.services import files, stored_files
 from jobgroups.services.revisions import groups_revise
+from jobgroups.store import captures as store
 
 GIVEN_UP_AFTER: Final = dt.timedelta(days=7)  #: A file that could not be copied for so long is given up.
 _AT_ONCE: Final = 500  #: Rows that one transaction changes.
@@ -178,26 +179,22 @@ def captures_fill() -> int:
     return len(found)
 
 
-def captures_claim(*, backend_id: str, limit: int, seconds: float) -> list[int]:
-    """Claim the oldest due captures of a backend for so many seconds, and return their ids.
+@retried_transaction
+def captures_claim(*, backend_ids: Collection[str], limit: int, seconds: float) -> list[int]:
+    """Claim the oldest due captures of each backend for so many seconds, and return their ids.
 
     They are due again then: a process that was killed delays them. By the clock of the database, which all processes share.
     """
-    due = Capture.objects.filter(backend=backend_id, due_at__lte=database_now()).order_by("due_at")
-    return _claim(due, slice(limit), seconds)
-
-
-def captures_hold(*, ids: Sequence[int], seconds: float) -> None:
-    """Keep the claims of captures that are pending still for so many seconds from now; 0 releases them."""
-    _claim(Capture.objects.filter(pk__in=ids, due_at__isnull=False).order_by("pk"), slice(None), seconds)
+    moment = database_now()
+    return store.claim(backend_ids, limit=limit, moment=moment, until=moment + dt.timedelta(seconds=seconds))
 
 
 @retried_transaction
-def _claim(rows: QuerySet[Capture], part: slice, seconds: float) -> list[int]:
-    # Rows that another process claims, stores or deletes at this moment are skipped, not waited for. SQLite has one writer.
-    ids = list(rows.select_for_update(skip_locked=True).values_list("pk", flat=True)[part])
-    Capture.objects.filter(pk__in=ids).update(due_at=database_now() + dt.timedelta(seconds=seconds))
-    return ids
+def captures_hold(*, ids: Sequence[int], seconds: float) -> None:
+    """Keep the claims of captures that are pending still for so many seconds from now; 0 releases them."""
+    pending = Capture.objects.filter(pk__in=ids, due_at__isnull=False).order_by("pk")
+    found = list(pending.select_for_update(skip_locked=True).values_list("pk", flat=True))
+    Capture.objects.filter(pk__in=found).update(due_at=database_now() + dt.timedelta(seconds=seconds))
 
 
 def capture_postpone(*, capture_id: int, first: float, longest: float, reason: str) -> float:

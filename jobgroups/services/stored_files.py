@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -151,6 +151,11 @@ class IncomingFile:
     def close(self) -> None:
         self._file.close()
 
+    def sync(self) -> None:
+        """Write what was received to the disk: files of several threads are synced at once."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
     def discard(self) -> None:
         """Remove the file, unless it was moved into the storage."""
         with contextlib.suppress(OSError):
@@ -166,17 +171,26 @@ class _Movable(File):  # type: ignore[type-arg]  # generic in the stubs alone
         return str(self.name)
 
 
-def move_into_storage(path: Path, name: str) -> None:
-    """Sync a received file, and move it to a name in the storage."""
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-    storage().save(name, _Movable(None, str(path)))
+def move_into_storage(names: Mapping[Path, str], *, are_synced: bool = False) -> None:
+    """Sync received files, and move them to names in one folder of the storage."""
+    for path, name in names.items():
+        if not are_synced:
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+        storage().save(name, _Movable(None, str(path)))
     if os.name == "posix" and is_local():
         folder = os.open(Path(storage().path(name)).parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def take_back(name: str, path: Path, *, has_row: bool = False) -> None:
+    """Move a file out of a storage that is a folder, if it is there; copy one that has a row."""
+    stored = Path(storage().path(name))
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(stored, path) if has_row else stored.replace(path)
 
 
 def content_store(path: Path, new: Row, *, known: Callable[[], Row | None], keep: Callable[[Row, bool], bool]) -> Row:
@@ -187,11 +201,11 @@ def content_store(path: Path, new: Row, *, known: Callable[[], Row | None], keep
     """
     if (row := known()) is not None:
         if not storage().exists(row.stored_name):
-            move_into_storage(path, row.stored_name)
+            move_into_storage({path: row.stored_name})
         if keep(row, False):
             return row
     with marked(new.stored_name):
-        move_into_storage(path, new.stored_name)
+        move_into_storage({path: new.stored_name})
         try:
             if keep(new, True):
                 return new
@@ -219,6 +233,9 @@ def delete_file(name: str) -> None:
 @contextlib.contextmanager
 def marked(*names: str) -> Iterator[None]:
     """Mark files whose rows are being stored or deleted. After an unknown outcome the mark stays."""
+    if not names:
+        yield
+        return
     mark = _mark(*names)
     try:
         yield
@@ -242,7 +259,7 @@ def move_marked(path: Path, name: str) -> Path:
     """Move a received file into the storage before its row is stored; return its mark, for :func:`release_mark`."""
     mark = _mark(name)
     try:
-        move_into_storage(path, name)
+        move_into_storage({path: name})
     except BaseException:
         release_mark(mark)
         raise

@@ -158,8 +158,8 @@ def test_same_content_twice_at_one_moment_is_stored_once(files_folder: Path, mon
     first, second = _completed(fence), _completed(fence, cached=True)
     moved = stored_files.move_into_storage
 
-    def after_another(path: Path, name: str) -> None:
-        moved(path, name)
+    def after_another(names: dict[Path, str]) -> None:
+        moved(names)
         if second.file_id is None:
             monkeypatch.undo()
             _store(second)
@@ -297,23 +297,23 @@ def test_capture_is_left_to_the_runner_that_leases_its_backend() -> None:
     # A disabled backend has no lease.
     lease_release(fence=fence)
     assert due_backends(runner="other") == ["gpu-1"]
-    ((found, file),) = due_captures(backend_id="gpu-1", limit=9)
+    ((found, file),) = due_captures(backend_ids=["gpu-1"], limit=9)["gpu-1"]
     assert (found, file.filename) == (capture.pk, "shot_00001_.png")
     captures.capture_postpone(capture_id=found, first=5, longest=600, reason="It does not answer.")
-    assert due_backends(runner="runner") == due_captures(backend_id="gpu-1", limit=9) == []
+    assert (due_backends(runner="runner"), due_captures(backend_ids=["gpu-1"], limit=9)) == ([], {})
 
 
 def test_runner_leaves_captures_to_the_processes_of_files_while_one_is_alive() -> None:
     capture = _completed(factories.online())
     files_heartbeat(instance="a", version="0")
     files_heartbeat(instance="b", version="0")
-    assert due_backends(runner="runner") == due_captures(backend_id="gpu-1", limit=9) == []
+    assert (due_backends(runner="runner"), due_captures(backend_ids=["gpu-1"], limit=9)) == ([], {})
     assert due_backends(runner=None) == ["gpu-1"]
     files_end(instance="a")
     assert due_backends(runner="runner") == []
     FilesProcess.objects.update(heartbeat_at=now() - dt.timedelta(seconds=11))
     assert due_backends(runner="runner") == ["gpu-1"]
-    assert [found for found, _ in due_captures(backend_id="gpu-1", limit=9)] == [capture.pk]
+    assert [found for found, _ in due_captures(backend_ids=["gpu-1"], limit=9)["gpu-1"]] == [capture.pk]
     files_forget()
     FilesProcess.objects.update(heartbeat_at=now() - dt.timedelta(seconds=3_700))
     files_forget()
@@ -323,18 +323,18 @@ def test_runner_leaves_captures_to_the_processes_of_files_while_one_is_alive() -
 def test_claimed_capture_is_due_again_for_no_process_until_its_claim_ends(files_folder: Path) -> None:
     fence = factories.online()
     first, second = _completed(fence).pk, _completed(fence, cached=True).pk
-    claims = [captures.captures_claim(backend_id="gpu-1", limit=1, seconds=60.0) for _ in range(3)]
+    claims = [captures.captures_claim(backend_ids=["gpu-1"], limit=1, seconds=60.0) for _ in range(3)]
     assert claims == [[first], [second], []]
     assert due_backends(runner=None) == []
-    ((found, file),) = claimed_captures(backend_id="gpu-1", ids=[second])
+    ((found, file),) = claimed_captures([second])["gpu-1"]
     assert (found, file.filename) == (second, "shot_00001_.png")
     _store(Capture.objects.get(pk=first))
     # A process that ends releases what it has not copied.
     captures.captures_hold(ids=[first, second], seconds=0.0)
-    assert captures.captures_claim(backend_id="gpu-1", limit=9, seconds=60.0) == [second]
+    assert captures.captures_claim(backend_ids=["gpu-1"], limit=9, seconds=60.0) == [second]
     captures.captures_hold(ids=[second], seconds=3_600.0)
     Capture.objects.filter(due_at__lt=now() + dt.timedelta(minutes=50)).update(due_at=now())
-    assert captures.captures_claim(backend_id="gpu-1", limit=9, seconds=60.0) == []
+    assert captures.captures_claim(backend_ids=["gpu-1"], limit=9, seconds=60.0) == []
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer")
@@ -344,7 +344,7 @@ def test_claims_at_the_same_moment_share_the_captures() -> None:
 
     def claim() -> list[int]:
         try:
-            return captures.captures_claim(backend_id="gpu-1", limit=1, seconds=60.0)
+            return captures.captures_claim(backend_ids=["gpu-1"], limit=1, seconds=60.0)
         finally:
             connection.close()
 
@@ -364,7 +364,7 @@ def test_processes_that_claim_side_by_side_get_each_capture_once() -> None:
         claimed: list[int] = []
         try:
             begin.wait(10.0)
-            while found := captures.captures_claim(backend_id="gpu-1", limit=2, seconds=60.0):
+            while found := captures.captures_claim(backend_ids=["gpu-1"], limit=2, seconds=60.0):
                 claimed += found
         finally:
             connection.close()
@@ -393,7 +393,7 @@ def test_backlog_of_a_backend_costs_the_captures_of_others_nothing() -> None:
                 cursor.execute("ANALYZE jobgroups_capture")  # as it does by itself
         with database_work() as work:
             assert due_backends(runner="runner") == ["gpu-1", "gpu-2"]
-            assert [found for found, _ in due_captures(backend_id="gpu-2", limit=9)] == [other.pk]
+            assert [found for found, _ in due_captures(backend_ids=["gpu-2"], limit=9)["gpu-2"]] == [other.pk]
         costs.append(work)
     assert costs[1].statements == costs[0].statements
     assert costs[1].steps <= 1.2 * costs[0].steps, costs
