@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _WITHIN: Final = 30  #: Seconds for one drawing.
 _IDLE: Final = 60.0  #: Seconds after which a process without work ends.
+_TICK: Final = 1.0  #: Seconds between two checks whether the time of a process is over.
 _MOST_BYTES: Final = 2**26  #: The longest answer.
 
 
@@ -37,7 +38,7 @@ class Lane:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._ending: threading.Timer | None = None
+        self._ends_at = 0.0  #: Monotonic time after which the process is killed: it draws for too long, or has no work.
 
     async def draw(self, function: Callable[..., bytes], *arguments: object) -> bytes:
         """Return what a function returns in the process, which imports it by its name.
@@ -50,12 +51,10 @@ class Lane:
     def _draw(self, function: Callable[..., bytes], *arguments: object) -> bytes:
         request = pickle.dumps((function, arguments))
         with self._guard:
-            if self._ending is not None:
-                self._ending.cancel()
             try:
                 kind, content = self._answer(request)
             finally:
-                self._ending = _later(_IDLE, self._end_idle)
+                self._ends_at = time.monotonic() + _IDLE
         if kind == draw.DRAWN:
             return content
         if kind == draw.GONE:
@@ -66,10 +65,11 @@ class Lane:
         ends = time.monotonic() + _WITHIN
         while True:
             process, is_new = self._process, False
+            self._ends_at = time.monotonic() + _WITHIN
             if process is None:
                 process, is_new = _started(), True
                 self._process = process
-            killing = _later(_WITHIN, process.kill)
+                threading.Thread(target=self._watch, args=[process], name="drawing-watch", daemon=True).start()
             try:
                 return _exchange(process, request)
             except OSError:
@@ -78,15 +78,13 @@ class Lane:
                 if is_new or time.monotonic() >= ends:
                     logger.warning("drawing: a process ended before its answer (status %s)", process.returncode)
                     raise DrawingFailed("Its decoder failed, or needed too much memory or time.") from None
-            finally:
-                killing.cancel()
 
-    def _end_idle(self) -> None:
-        if self._guard.acquire(blocking=False):
-            try:
-                self._end()
-            finally:
-                self._guard.release()
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a process when its time is over. A drawing that begins at that moment is tried again in a new one."""
+        while process.poll() is None:
+            time.sleep(_TICK)  # a timer for each drawing would be two threads for each
+            if time.monotonic() > self._ends_at:
+                process.kill()
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -94,13 +92,6 @@ class Lane:
             process.kill()
             with contextlib.suppress(OSError), process:
                 pass  # closes its pipes and waits for it
-
-
-def _later(seconds: float, work: Callable[[], None]) -> threading.Timer:
-    timer = threading.Timer(seconds, work)
-    timer.daemon = True
-    timer.start()
-    return timer
 
 
 def _started() -> subprocess.Popen[bytes]:
