@@ -1,12 +1,15 @@
 """The project as an app: its commands, checks and static files."""
 
 import difflib
-from typing import Any
+import sqlite3
+from typing import Any, Final
 
 from django.apps import AppConfig, apps
 from django.conf import settings
 from django.contrib.admin.apps import AdminConfig
 from django.core import checks
+
+_OLDEST_SQLITE: Final = (3, 35)
 
 
 class DirectorAdminConfig(AdminConfig):
@@ -27,13 +30,23 @@ class DirectorConfig(AppConfig):
     name = "director"
 
     def ready(self) -> None:
-        """Register the system check for misspelt settings."""
+        """Register the system checks."""
         checks.register(_unknown_settings)
+        checks.register(_old_sqlite)
 
 
 def _unknown_settings(*_: Any, **__: Any) -> list[checks.CheckMessage]:
     """Warn about variables that look like settings but have no effect."""
     return [checks.Warning(_sentence(name), id="director.W001") for name in settings.DIRECTOR_UNKNOWN_SETTINGS]
+
+
+def _old_sqlite(*_: Any, **__: Any) -> list[checks.CheckMessage]:
+    """Refuse an SQLite without ``RETURNING`` and ``UPDATE … FROM``."""
+    if not settings.DIRECTOR_ON_SQLITE or sqlite3.sqlite_version_info >= _OLDEST_SQLITE:
+        return []
+    oldest = ".".join(map(str, _OLDEST_SQLITE))
+    sentence = f"Python has SQLite {sqlite3.sqlite_version}; {oldest} or newer is required. Use a newer Python."
+    return [checks.Error(sentence, id="director.E001")]
 
 
 def _sentence(name: str) -> str:

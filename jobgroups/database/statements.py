@@ -116,7 +116,7 @@ class _Sql:
         self._converters = self._compiler.get_converters([column[0] for column in self._compiler.select])
 
     def execute(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        parameters = [_adapted(values[one.name]) if isinstance(one, Parameter) else one for one in self._parameters]
+        parameters = [adapted(values[one.name]) if isinstance(one, Parameter) else one for one in self._parameters]
         with connection.cursor() as cursor:
             cursor.execute(self._sql, parameters)
             found: list[tuple[Any, ...]] = cursor.fetchall()
@@ -161,7 +161,8 @@ class _Query(_Sql, Generic[M]):
         return made
 
 
-def _adapted(value: Any) -> Any:
+def adapted(value: Any) -> Any:
+    """Return a parameter as the driver of the database takes it."""
     is_moment = isinstance(value, dt.datetime)
     return connection.ops.adapt_datetimefield_value(value) if is_moment else value
 
@@ -263,7 +264,7 @@ def _prepared(field: Field[Any, Any], values: Iterable[Any]) -> Iterator[Any]:
         if value is not last:
             last = value
             is_moment = isinstance(field, DateTimeField)
-            prepared = _adapted(value) if is_moment else field.get_db_prep_save(value, connection)
+            prepared = adapted(value) if is_moment else field.get_db_prep_save(value, connection)
         yield prepared
 
 

@@ -156,32 +156,38 @@ def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
     )
 
 
-def append_events(group: JobGroup, new: Sequence[NewEvent]) -> None:
-    """Number the events, store them with their deliveries to webhooks, and publish them as one message after the commit.
+def append_events(*groups: tuple[JobGroup, Sequence[NewEvent]]) -> None:
+    """Number the events of groups, and store them with their deliveries to webhooks.
 
-    The caller's transaction has locked the group's row, and stores its ``seq``, which is increased here.
+    After the commit they are published, as one message for each group. The caller's transaction has locked the groups' rows,
+    and stores their ``seq``, which is increased here.
     """
     assert connection.in_atomic_block, "events are rows of their transaction"  # noqa: S101
     moment = now()
-    rows = [
-        JobEvent(
-            group_id=group.id,
-            seq=group.seq + offset,
-            run=group.run,
-            type=event.type,
-            frame=_frame(event, group.seq + offset, group.run),
-            created_at=moment,
+    rows: list[JobEvent] = []
+    deliveries: list[WebhookDelivery] = []
+    for group, new in groups:
+        own = [
+            JobEvent(
+                group_id=group.id,
+                seq=group.seq + offset,
+                run=group.run,
+                type=event.type,
+                frame=_frame(event, group.seq + offset, group.run),
+                created_at=moment,
+            )
+            for offset, event in enumerate(new, start=1)
+        ]
+        rows += own
+        if group.webhook_json is not None or settings.DIRECTOR_WEBHOOK_URLS:
+            deliveries += _deliveries(group, own)
+        group.seq += len(own)
+        frames = tuple(
+            EventFrame(row.seq, row.frame, event.child_id, event.is_final) for row, event in zip(own, new, strict=True)
         )
-        for offset, event in enumerate(new, start=1)
-    ]
+        publish_on_commit(Message(group_id=group.id, events=frames, stored_at=moment.timestamp()))
     insert(rows)
-    if group.webhook_json is not None or settings.DIRECTOR_WEBHOOK_URLS:
-        insert(_deliveries(group, rows))
-    group.seq += len(rows)
-    frames = tuple(
-        EventFrame(row.seq, row.frame, event.child_id, event.is_final) for row, event in zip(rows, new, strict=True)
-    )
-    publish_on_commit(Message(group_id=group.id, events=frames, stored_at=moment.timestamp()))
+    insert(deliveries)
 
 
 def _deliveries(group: JobGroup, events: Sequence[JobEvent]) -> list[WebhookDelivery]:

@@ -1,61 +1,89 @@
-"""Stores what happened to attempts of one group together: writes that arrive during a transaction share the next one.
+"""Stores what happens to the attempts of a runner, in sets: what comes during a transaction is stored by the next one.
 
-Each start and each end locks the group's row, since it gives events their numbers. One transaction for each of them
-would limit a group on hundreds of backends.
+The plain writes of all groups share a transaction; each other one is stored by its service, alone.
 """
 
 import asyncio
+import contextlib
 import contextvars
-import functools
+import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.leases import FencingToken
-from jobgroups.services.transactions import FencedWrite, group_store
+from jobgroups.services.attempt_sets import AttemptWrite, attempts_store, may_be_plain
 
 _MOST: Final = 32  #: The most writes of one transaction.
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    write: FencedWrite
+    write: AttemptWrite
     done: asyncio.Future[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The writes of a group of which one is stored alone."""
+
+    alone: deque[_Waiting] = field(default_factory=deque)
+    later: list[_Waiting] = field(default_factory=list)  #: They come into the queue again.
+
+
+class _Set:
+    """Writes of one transaction. The thread that begins it closes the set: nothing waits for a thread to be free."""
+
+    def __init__(self) -> None:
+        self.waiting: list[_Waiting] = []
+        self._guard = threading.Lock()
+        self._is_closed = False
+
+    def add(self, one: _Waiting) -> bool:
+        """Add a write, and return whether the set still took it."""
+        with self._guard:
+            if self._is_closed or len(self.waiting) == _MOST:
+                return False
+            self.waiting.append(one)
+            return True
+
+    def close(self) -> list[AttemptWrite]:
+        """Return the writes that may be plain and whose session has not ended; no more are added."""
+        with self._guard:
+            self._is_closed = True
+        return [one.write for one in self.waiting if not one.done.cancelled() and may_be_plain(one.write)]
+
+
 class Completer:
-    """One queue of writes for each group of a runner. There is no delay: a group's only write is stored at once."""
+    """Stores a runner's writes. There is no delay: a write that is the only one is stored at once.
+
+    What is stored alone may wait for its group's row. It keeps later writes of its group waiting, and no others.
+    """
 
     def __init__(self, database: DatabaseThreads, tasks: asyncio.TaskGroup) -> None:
         self._database = database
         self._task_group = tasks
-        self._queues: dict[str, deque[_Waiting]] = {}
+        self._next = _Set()  #: The last set; a closed one takes nothing.
+        self._next.close()
+        self._turn = threading.Lock()  #: Held during a set: two of them would find each other's groups locked.
+        self._groups: dict[str, _Group] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def store(self, group_id: str, work: Callable[..., Any], *, fence: FencingToken, **fields: Any) -> Any:
+    async def store(
+        self, group_id: str, work: Callable[..., Any], *, fence: FencingToken, attempt_id: int, **fields: Any
+    ) -> Any:
         """Run a fenced service on an attempt of a group until the database takes it, and return its result.
 
         Raises ``LeaseLost`` if another runner holds the lease now.
         """
-        write = FencedWrite(fence, functools.partial(work, fence=fence, **fields))
+        write = AttemptWrite(work, fence, group_id, attempt_id, fields)
         waiting = _Waiting(write, asyncio.get_running_loop().create_future())
-        queue = self._queues.get(group_id)
-        if queue is not None:
-            queue.append(waiting)
+        if (group := self._groups.get(group_id)) is not None:
+            group.later.append(waiting)
         else:
-            storing = self._store_queue(group_id)
-            try:
-                # Without the log fields of the first attempt: the task stores others too.
-                task = self._task_group.create_task(storing, name=f"store {group_id}", context=contextvars.Context())
-            except RuntimeError:
-                # The runner has ended: the next one finds it out at the backends.
-                storing.close()
-                raise
-            self._queues[group_id] = deque([waiting])
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._put(waiting)
         return await waiting.done
 
     def cancel(self) -> None:
@@ -63,41 +91,70 @@ class Completer:
         for task in self._tasks:
             task.cancel()
 
-    async def _store_queue(self, group_id: str) -> None:
-        queue = self._queues[group_id]
-        some: list[_Waiting] = []
-        try:
-            while queue:
-                taken = [queue.popleft() for _ in range(min(len(queue), _MOST))]
-                # Those who no longer wait had their session ended before the write began.
-                some = [one for one in taken if not one.done.cancelled()]
-                if len(some) > 1:
-                    await self._store_together(group_id, some)
-                for one in some:
-                    if not one.done.done():
-                        await self._store_alone(one)
-        finally:
-            del self._queues[group_id]
-            for one in (*some, *queue):
-                one.done.cancel()
+    def _put(self, one: _Waiting) -> None:
+        if not self._next.add(one):
+            some = _Set()
+            some.add(one)
+            self._start(self._store_set(some), "store")
+            self._next = some
 
-    async def _store_together(self, group_id: str, some: list[_Waiting]) -> None:
-        """Store some writes in one transaction. After an error none is stored, and none is answered."""
+    def _start(self, storing: Coroutine[Any, Any, None], name: str) -> None:
         try:
-            results = await self._database.run_with_retry(
-                group_store, group_id=group_id, writes=[one.write for one in some]
-            )
-        except Exception:  # noqa: BLE001 each write runs again by itself and gets its own error
-            return
-        for one, result in zip(some, results, strict=True):
-            _answer(one, result)
+            # Without the log fields of the first attempt: the task stores others too.
+            task = self._task_group.create_task(storing, name=name, context=contextvars.Context())
+        except RuntimeError:
+            # The runner has ended: the next one finds it out at the backends.
+            storing.close()
+            raise
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _store_alone(self, one: _Waiting) -> None:
+    async def _store_set(self, some: _Set) -> None:
+        """Store what is plain of some writes in one transaction, and the others alone; after an error, each alone."""
+        results: dict[AttemptWrite, Any] = {}
         try:
-            result = await self._database.run_with_retry(one.write.work)
-        except Exception as error:  # noqa: BLE001 raised where the result is awaited
-            result = error
-        _answer(one, result)
+            with contextlib.suppress(Exception):  # each write runs again by itself and gets its own error
+                results = await self._database.run_with_retry(self._store, some)
+            some.close()
+            for one in some.waiting:
+                if one.write in results:
+                    _answer(one, results[one.write])
+                elif not one.done.cancelled():
+                    self._store_apart(one)
+        except BaseException:
+            some.close()
+            _cancel(*some.waiting)
+            raise
+
+    def _store(self, some: _Set) -> dict[AttemptWrite, Any]:
+        with self._turn:
+            writes = some.close()
+            return attempts_store(writes=writes) if writes else {}
+
+    def _store_apart(self, one: _Waiting) -> None:
+        group_id = one.write.group_id
+        if group_id not in self._groups:
+            self._groups[group_id] = _Group()
+            self._start(self._store_alone(group_id), f"store {group_id}")
+        self._groups[group_id].alone.append(one)
+
+    async def _store_alone(self, group_id: str) -> None:
+        group = self._groups[group_id]
+        one: _Waiting | None = None
+        try:
+            while group.alone:
+                one = group.alone.popleft()
+                try:
+                    result = await self._database.run_with_retry(one.write.store_alone)
+                except Exception as error:  # noqa: BLE001 raised where the result is awaited
+                    result = error
+                _answer(one, result)
+            del self._groups[group_id]
+            for later in group.later:
+                self._put(later)
+        except BaseException:
+            _cancel(*group.alone, *group.later, *([one] if one else []))
+            raise
 
 
 def _answer(one: _Waiting, result: Any) -> None:
@@ -107,3 +164,8 @@ def _answer(one: _Waiting, result: Any) -> None:
         one.done.set_exception(result)
     else:
         one.done.set_result(result)
+
+
+def _cancel(*waiting: _Waiting) -> None:
+    for one in waiting:
+        one.done.cancel()

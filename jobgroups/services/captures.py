@@ -7,7 +7,7 @@ as a star is none: it increases the group's ``revision``. Equal contents share o
 import datetime as dt
 import json
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -31,10 +31,10 @@ GIVEN_UP_AFTER: Final = dt.timedelta(days=7)  #: A file that could not be copied
 _AT_ONCE: Final = 500  #: Rows that one transaction changes.
 
 
-def captures_enqueue(child: ChildJob, attempt: Attempt) -> None:
-    """Have the files of a child copied that completes by this attempt in the caller's transaction."""
+def captures_enqueue(completed: Iterable[tuple[ChildJob, Attempt]]) -> None:
+    """Have the files of children copied that complete by these attempts in the caller's transaction."""
     if settings.DIRECTOR_CAPTURE:
-        insert(_rows(child, attempt))
+        insert([row for child, attempt in completed for row in _rows(child, attempt)])
 
 
 def captures_keep(child: ChildJob, attempt: Attempt, files: Mapping[str, StoredFile]) -> None:

@@ -20,6 +20,7 @@ from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, ReportedFile
 from jobgroups.serializers import to_json
 from jobgroups.services.revisions import groups_of, groups_revise
+from jobgroups.store.attempts import report_files
 
 _TABLE: Final = ReportedFile._meta.db_table
 _AT_ONCE: Final = 240  #: Files in one statement: SQLite before 3.32 takes 999 values.
@@ -38,7 +39,7 @@ def record(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str,
     lost: set[str] = set()
     for first in range(0, len(digests), _AT_ONCE):
         some = {digest: reported[digest] for digest in digests[first : first + _AT_ONCE]}
-        _insert(attempt, some, origins)
+        report_files(rows_of(attempt, some, origins))
         while others := _others(attempt, some):
             if _settle(attempt, reported, origins, others, lost):
                 break
@@ -46,22 +47,14 @@ def record(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str,
     return frozenset(lost)
 
 
-def _insert(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str, str]) -> int:
-    """Insert the rows that do not contradict others; return how many."""
-    if not reported:
-        return 0
-    places = ", ".join(["(%s, %s, %s, %s)"] * len(reported))
-    values: list[Any] = []
-    for digest, written in reported.items():
-        values += (attempt.pk, digest, written, origins.get(digest, "") if written else "")
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"INSERT INTO {_TABLE} (attempt_id, digest, executed, origin) VALUES {places}"  # noqa: S608 no input in it
-            " ON CONFLICT DO NOTHING",
-            values,
-        )
-        inserted: int = cursor.rowcount
-    return inserted
+def rows_of(
+    attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str, str]
+) -> list[tuple[int, str, bool, str]]:
+    """Return the rows of the files that an attempt reported."""
+    return [
+        (attempt.pk, digest, written, origins.get(digest, "") if written else "")
+        for digest, written in reported.items()
+    ]
 
 
 def _others(attempt: Attempt, reported: Mapping[str, bool]) -> list[tuple[int, str, bool]]:
@@ -118,7 +111,7 @@ def _settle(
     }
     _mark(of_other_jobs, rows)
     # The rows of the attempts that had written them kept this one's from being stored.
-    return _insert(attempt, dict.fromkeys(sorted(taken), True), origins) == len(taken)
+    return report_files(rows_of(attempt, dict.fromkeys(sorted(taken), True), origins)) == len(taken)
 
 
 def _is_later(other: Attempt, ending: Attempt) -> bool:

@@ -181,7 +181,7 @@ class GroupTransaction:
         if self._changed:
             names += _DERIVED
         if self._events:
-            log.append_events(group, self._events)
+            log.append_events((group, self._events))
         elif self._changed or self._is_revised:
             group.revision += 1
             names.append("revision")
@@ -204,7 +204,7 @@ class GroupTransaction:
             group.completed_at = now()
         if not ended:
             return None
-        children = _children_of(group.id)
+        children = children_of(group.id)
         self.add_event(log.group_complete(group, children))
         return children
 
@@ -237,4 +237,4 @@ _COUNT: Final = f"SELECT status, COUNT(*) FROM {ChildJob._meta.db_table} WHERE g
 _COUNTS: Final = ("completed_count", "failed_count", "cancelled_count")
 #: What is derived of a group, or set with it.
 _DERIVED: Final = ("status", "run", *_COUNTS, "completed_at", "has_claimed_child", "cancelled_at", "stopped_at")
-_children_of: Final = PreparedQuery(lambda: ChildJob.objects.filter(group_id=KEY).order_by("position"))
+children_of: Final = PreparedQuery(lambda: ChildJob.objects.filter(group_id=KEY).order_by("position"))

@@ -65,5 +65,5 @@ def adopt_result(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> Non
         outputs_reused=bool(json.loads(attempt.execution_json or "{}").get("outputs_reused")),
         completed_at=attempt.ended_at,
     )
-    captures_enqueue(child, attempt)
+    captures_enqueue([(child, attempt)])
     tx.add_event(log.child_completed(child))

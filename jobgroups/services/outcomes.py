@@ -143,19 +143,23 @@ _STOPPED: Final = {
 }
 
 
+def files_of(backend_id: str, end: AttemptResult) -> tuple[dict[str, bool], dict[str, str]]:
+    """Return the digest of each file of a result and whether it was written, and the origins of those that were."""
+    origins = {
+        digest: end.origins.get(node, "")
+        for node in end.executed
+        for digest in outputs.digests(backend_id, {node: end.node_outputs[node]}, ())
+    }
+    return outputs.digests(backend_id, end.node_outputs, end.executed), origins
+
+
 def without_replaced(attempt: Attempt, end: AttemptResult) -> AttemptResult:
     """Record the files of a result, and return it with those files marked that a later job has replaced.
 
     Only a result that is stored late has such files, after the Director was not running.
     """
     attempt.backend_ended_at = end.backend_ended_at
-    reported = outputs.digests(attempt.backend_id, end.node_outputs, end.executed)
-    origins = {
-        digest: end.origins.get(node, "")
-        for node in end.executed
-        for digest in outputs.digests(attempt.backend_id, {node: end.node_outputs[node]}, ())
-    }
-    replaced = files.record(attempt, reported, origins)
+    replaced = files.record(attempt, *files_of(attempt.backend_id, end))
     if not replaced:
         return end
     marked = outputs.marked(end.outputs, attempt.backend_id, replaced)
@@ -178,14 +182,11 @@ def without_replaced(attempt: Attempt, end: AttemptResult) -> AttemptResult:
 def close_with_result(tx: GroupTransaction, attempt: Attempt, state: AttemptState, end: AttemptResult) -> bool:
     if attempt.ended_at is not None:
         AbandonedPrompt.objects.filter(attempt=attempt).delete()
-    fields: dict[str, Any] = {"started_at": attempt.started_at or (now() if end.ran else None)}
     message = end.error_message
     stopped = end.state is AttemptState.INTERRUPTED and attempt.stop_requested_at is not None
     if stopped and end.failure in (None, FailureClass.INTERRUPTED):
         # The Director interrupted it, not a user at the backend.
         message = _STOPPED[StopReason(attempt.stop_reason)]
-    if end.node_outputs:
-        fields["node_outputs_json"] = to_json(end.node_outputs)
     failure: dict[str, Any] = {
         "error_message": message,
         "error_type": end.error_type,
@@ -194,16 +195,19 @@ def close_with_result(tx: GroupTransaction, attempt: Attempt, state: AttemptStat
     }
     if state is not AttemptState.SUCCESS:
         failure = columns_kept(attempt) or failure
-    return close_attempt(
-        tx,
-        attempt,
-        state,
-        backend_ended_at=end.backend_ended_at,
-        outputs_json=to_json(end.outputs),
-        warnings_json=to_json(list(end.warnings)),
-        execution_json=to_json(end.execution),
-        **{**failure, **fields},
-    )
+    return close_attempt(tx, attempt, state, **failure, **result_columns(attempt, end))
+
+
+def result_columns(attempt: Attempt, end: AttemptResult) -> dict[str, Any]:
+    """Return the columns of an attempt's result, also of a failed one."""
+    columns: dict[str, Any] = {
+        "started_at": attempt.started_at or (now() if end.ran else None),
+        "backend_ended_at": end.backend_ended_at,
+        "outputs_json": to_json(end.outputs),
+        "warnings_json": to_json(list(end.warnings)),
+        "execution_json": to_json(end.execution),
+    }
+    return columns | ({"node_outputs_json": to_json(end.node_outputs)} if end.node_outputs else {})
 
 
 def _class_stored(attempt: Attempt, state: AttemptState, end: AttemptResult) -> str:
@@ -240,19 +244,20 @@ def end_child(
         return
     if end.failure is not None and retry_or_adopt(tx, child, attempt, _failure_of(end)):
         return
-    moved = tx.move_child(
-        child,
-        ChildStatus.COMPLETED,
-        attempt=attempt,
-        outputs_json=to_json(end.outputs),
-        warnings_json=to_json(list(end.warnings)),
-        progress=100.0,
-        outputs_reused=bool(end.execution.get("outputs_reused")),
-        **_last_step(end),
-    )
-    if moved:
-        captures.captures_enqueue(child, attempt)
+    if tx.move_child(child, ChildStatus.COMPLETED, attempt=attempt, **completed_columns(end)):
+        captures.captures_enqueue([(child, attempt)])
         tx.add_event(log.child_completed(child))
+
+
+def completed_columns(end: AttemptResult) -> dict[str, Any]:
+    """Return the columns of a child that completes with a result."""
+    return {
+        "outputs_json": to_json(end.outputs),
+        "warnings_json": to_json(list(end.warnings)),
+        "progress": 100.0,
+        "outputs_reused": bool(end.execution.get("outputs_reused")),
+        **_last_step(end),
+    }
 
 
 def _last_step(end: AttemptResult) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.domain.text import failure_label
 from jobgroups.events import log
 from jobgroups.models import Attempt
+from jobgroups.store.attempts import end_probations
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,7 @@ def record_result(attempt: Attempt) -> None:
     if attempt.failure_class in COUNTED_FAILURES:
         _count(attempt)
     elif attempt.state == AttemptState.SUCCESS:
-        on_probation = Backend.objects.filter(quarantined_at__isnull=True, consecutive_quarantines__gt=0)
-        on_probation.filter(pk=attempt.backend_id).update(consecutive_quarantines=0)
+        end_probations([attempt.backend_id])
 
 
 def _count(attempt: Attempt) -> None:

@@ -185,7 +185,7 @@ def _store(group: JobGroup, children: Insertion, submission: Submission, variant
             update_where(JobGroup, older.pk, {"idempotency_key": None})
     group.seq = 0
     # Before the row, which has their number: the database checks the reference at the commit.
-    log.append_events(group, [log.group_created(group)])
+    log.append_events((group, [log.group_created(group)]))
     insert([group])
     if group.idempotency_key is not None and _with_key(_deleted, group.submitter, group.idempotency_key):
         raise IntegrityError("The group of this key was deleted since the request began.")

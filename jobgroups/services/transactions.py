@@ -1,25 +1,22 @@
 """Transactions on a group and on an attempt: the only write path, with one lock order and a fencing check."""
 
-import threading
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from django.db import transaction
 from django.db.models import F
 
-from jobgroups.database.retry import retry_on_conflict
 from jobgroups.database.statements import KEY, PreparedQuery
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import ChildStatus
-from jobgroups.errors import GroupNotFound, LeaseLost
+from jobgroups.errors import GroupNotFound
 from jobgroups.events import log
 from jobgroups.log_context import bound, note_cause
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import notices
 from jobgroups.services.group_transaction import GroupTransaction
-from jobgroups.services.leases import valid_fences, verify_fence
+from jobgroups.services.leases import verify_fence
 
 _locked_group: Final = PreparedQuery(
     lambda: JobGroup.objects.select_for_update().filter(pk=KEY).defer("editor_json").order_by()
@@ -33,73 +30,18 @@ def group_transaction(group_id: str, *, fence: FencingToken | None = None) -> It
     It updates the group's status and stores the events when the block ends. Raises ``LeaseLost`` if the fencing token
     is no longer valid (nothing was written), or ``GroupNotFound``.
     """
-    shared: _Shared | None = getattr(_of_thread, "shared", None)
-    if shared is not None and shared.tx.group.id == group_id:
-        if fence is not None and fence not in shared.fences:
-            raise LeaseLost(fence.backend_id, fence.epoch)
-        yield shared.tx
-        return
     with transaction.atomic():
         verify_fence(fence)
-        with _group_locked(group_id) as tx:
+        group = _locked_group.first(group_id)
+        if group is None:
+            raise GroupNotFound(group_id)
+        tx = GroupTransaction(group)
+        note_cause(group_id)
+        with bound(group=group_id):
             yield tx
-
-
-@contextmanager
-def _group_locked(group_id: str) -> Iterator[GroupTransaction]:
-    group = _locked_group.first(group_id)
-    if group is None:
-        raise GroupNotFound(group_id)
-    tx = GroupTransaction(group)
-    note_cause(group_id)
-    with bound(group=group_id):
-        yield tx
-        children = tx.flush()
-        if children is not None:
-            notices.enqueue_group_ended(group, children)
-
-
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """A transaction on a group that several writes share."""
-
-    tx: GroupTransaction
-    fences: Set[FencingToken]  #: The valid fencing tokens of these.
-
-
-_of_thread: Final = threading.local()
-
-
-@dataclass(frozen=True, slots=True)
-class FencedWrite:
-    """A write to one attempt of a group, by a runner that holds the lease on its backend."""
-
-    fence: FencingToken
-    work: Callable[[], Any]
-
-
-@retry_on_conflict
-def group_store(*, group_id: str, writes: Sequence[FencedWrite]) -> list[Any]:
-    """Run several writes to attempts of one group in one transaction: the group's row is locked and derived once.
-
-    The writes of one backend are in their order. Returns the result of each write, or its ``LeaseLost``, which fails
-    that write alone. After any other error nothing was stored, and each write is to be run by itself.
-    """
-    results: list[Any] = [None] * len(writes)
-    with transaction.atomic():
-        fences = valid_fences({one.fence for one in writes})
-        with _group_locked(group_id) as tx:
-            _of_thread.shared = _Shared(tx, fences)
-            try:
-                # A failure locks its backend's row, for the quarantine: every batch does so in the same order.
-                for at in sorted(range(len(writes)), key=lambda at: writes[at].fence.backend_id):
-                    try:
-                        results[at] = writes[at].work()
-                    except LeaseLost as lost:
-                        results[at] = lost
-            finally:
-                _of_thread.shared = None
-    return results
+            children = tx.flush()
+            if children is not None:
+                notices.enqueue_group_ended(group, children)
 
 
 _group_of_attempt: Final = PreparedQuery(

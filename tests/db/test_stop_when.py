@@ -18,8 +18,7 @@ from jobgroups.queries.pool import pool_snapshot
 from jobgroups.queries.provenance import job_provenance
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.serializers import serialize_group
-from jobgroups.services import attempts, cancellation, claims, moves, retries
-from jobgroups.services.transactions import FencedWrite, group_store
+from jobgroups.services import cancellation, claims, moves, retries
 from jobgroups.workflow import build_template
 from jobgroups.workflow.batch import sweep_of
 from tests.db.stream_client import assert_law, connect
@@ -32,10 +31,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def statuses(group: JobGroup) -> Counter[str]:
     return Counter(child.stopped_by or child.status for child in group.children.all())
-
-
-def ended(fence: FencingToken, claim: Attempt) -> FencedWrite:
-    return FencedWrite(fence, partial(attempts.attempt_ended, attempt_id=claim.pk, fence=fence, end=factories.end()))
 
 
 def test_rest_is_stopped_on_every_backend_and_the_group_is_completed(settings: Any) -> None:
@@ -71,15 +66,6 @@ def test_failures_count_once_they_are_final(fence: FencingToken) -> None:
     factories.time_out(factories.begin(fence), fence)
     assert statuses(group) == {"failed": 1, "timeout": 1, "stop_when": 2}
     assert factories.fresh(group).status == "failed"
-
-
-def test_outcomes_of_one_transaction_may_exceed_the_condition() -> None:
-    fences = factories.farm(4)
-    group = factories.submit(*(fence.backend_id for fence in fences), "gpu-1", stop_when={"completed": 2})
-    writes = [ended(fence, factories.begin(fence)) for fence in fences]
-    assert group_store(group_id=group.id, writes=writes) == [True] * 4
-    assert statuses(group) == {"completed": 4, "stop_when": 1}
-    assert factories.fresh(group).status == "completed"
 
 
 def test_late_success_of_a_stopped_job_stays_with_its_attempt(fence: FencingToken) -> None:

@@ -20,18 +20,16 @@ from jobgroups.database.retry import retried_transaction
 from jobgroups.database.sqlite3.base import _locks
 from jobgroups.database.statements import insert
 from jobgroups.database.threads import DatabaseThreads
-from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState
 from jobgroups.errors import LeaseLost
 from jobgroups.models import Attempt, GroupLabel, JobEvent, JobGroup, Lease
 from jobgroups.runner.completer import Completer
 from jobgroups.services import attempts
+from jobgroups.services.attempt_sets import AttemptWrite, attempts_store
 from jobgroups.services.progress import ProgressRow, progress_flush, relax_durability
-from jobgroups.services.transactions import FencedWrite, group_store
 from tests.harness import factories
 from tests.harness.farm import in_thread, until
-from tests.harness.races import connected, race, started
+from tests.harness.races import connected, started
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -344,66 +342,28 @@ def begun(count: int, **fields: Any) -> tuple[Any, list[Begun]]:
     return group, [(fence, factories.begin(fence)) for fence in fences]
 
 
-def ended(fence: FencingToken, claim: Attempt, **end: Any) -> FencedWrite:
-    return FencedWrite(
-        fence, partial(attempts.attempt_ended, attempt_id=claim.pk, fence=fence, end=factories.end(**end))
-    )
-
-
-def broken(error: Exception) -> Any:
-    def fail(**_: Any) -> None:
-        raise error
-
-    return fail
+def ended(fence: FencingToken, claim: Attempt, **end: Any) -> AttemptWrite:
+    fields = {"end": factories.end(**end)}
+    return AttemptWrite(attempts.attempt_ended, fence, claim.child.group_id, claim.pk, fields)
 
 
 def test_ends_of_one_group_are_one_transaction_with_gapless_events() -> None:
     group, jobs = begun(4)
     writes = [ended(*job) for job in jobs]
-    assert group_store(group_id=group.id, writes=writes) == [True] * 4
+    assert attempts_store(writes=writes) == dict.fromkeys(writes, True)
     events = factories.log(group)
     assert [one["seq"] for one in events] == list(range(1, len(events) + 1))
     assert [one["type"] for one in events][-5:] == ["child_completed"] * 4 + ["group_complete"]
     assert factories.fresh(group).completed_count == 4
 
 
-def test_a_start_and_its_end_may_share_a_transaction() -> None:
-    fence = factories.online()
-    group = factories.submit()
-    claim = factories.accept(fence)
-    start = FencedWrite(fence, partial(attempts.attempt_started, attempt_id=claim.pk, fence=fence))
-    group_store(group_id=group.id, writes=[start, ended(fence, claim)])
-    assert factories.types(group)[-3:] == ["child_started", "child_completed", "group_complete"]
-
-
 def test_a_lost_lease_fails_its_own_write_alone() -> None:
     group, jobs = begun(3)
     factories.lease("gpu-2")
-    results = group_store(group_id=group.id, writes=[ended(*job) for job in jobs])
-    assert [isinstance(one, LeaseLost) for one in results] == [False, True, False]
+    writes = [ended(*job) for job in jobs]
+    results = attempts_store(writes=writes)
+    assert [isinstance(results[write], LeaseLost) for write in writes] == [False, True, False]
     assert factories.fresh(group).completed_count == 2
-
-
-def test_an_error_stores_nothing_of_the_batch() -> None:
-    group, jobs = begun(2)
-    writes = [ended(*jobs[0]), FencedWrite(jobs[1][0], broken(IntegrityError("bad")))]
-    with pytest.raises(IntegrityError):
-        group_store(group_id=group.id, writes=writes)
-    assert factories.fresh(group).completed_count == 0
-    assert not Attempt.objects.filter(ended_at__isnull=False).exists()
-
-
-def test_batches_with_failures_do_not_deadlock() -> None:
-    """Failures lock the rows of their backends, for the quarantine."""
-    first, jobs = begun(4)
-    second = factories.submit(*(fence.backend_id for fence, _ in jobs))
-    others = [(fence, factories.begin(fence)) for fence, _ in jobs]
-    failed = {"state": AttemptState.ERROR, "failure": FailureClass.CUDA_FATAL, "error_message": "x"}
-    race(
-        partial(group_store, group_id=first.id, writes=[ended(*one, **failed) for one in jobs]),
-        partial(group_store, group_id=second.id, writes=[ended(*one, **failed) for one in others[::-1]]),
-    )
-    assert {factories.fresh(one).status for one in (first, second)} == {"failed"}
 
 
 @pytest.fixture

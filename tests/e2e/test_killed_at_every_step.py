@@ -113,7 +113,7 @@ def scene(folder: Path, *, seconds: float = 0.12, environment: dict[str, str] | 
 @in_life
 def test_killed_in_a_childs_life_every_child_completes(step: Step, in_pool: bool, tmp_path: Path) -> None:
     # The shorter the prompts, the more of their writes meet in one transaction.
-    with scene(tmp_path, seconds=0.0 if step.at.endswith("group_store") else 0.12) as play:
+    with scene(tmp_path, seconds=0.0 if step.at.endswith("attempts_store") else 0.12) as play:
         play.director.start(step)
         play.begin(in_pool=in_pool)
         play.restart_when_killed()
@@ -128,7 +128,7 @@ SIGNALS = "SIGSTOP parent:SIGSTOP SIGTERM parent:SIGTERM parent:SIGKILL"
 @only_as_three_processes
 @in_life
 def test_suspended_and_ended_in_a_childs_life_every_child_completes(step: Step, in_pool: bool, tmp_path: Path) -> None:
-    shared = step.at.endswith("group_store")
+    shared = step.at.endswith("attempts_store")
     with scene(tmp_path, seconds=0.0 if shared else 0.12) as play:
         play.director.start(dataclasses.replace(step, call=1 if shared else 4), PLUG_SIGNALS=SIGNALS)
         play.begin(in_pool=in_pool)

@@ -1,0 +1,313 @@
+"""Sets of writes to attempts: what they store is what the services store alone, and what is not plain is left to these."""
+
+import datetime as dt
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.db.models import Model
+from hypothesis import Phase, given, settings, strategies as st
+
+from backends.models import Backend
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.results import AttemptResult
+from jobgroups.domain.states import AttemptState, PartialOutputs
+from jobgroups.errors import LeaseLost
+from jobgroups.models import (
+    AbandonedPrompt,
+    Attempt,
+    Capture,
+    ChildJob,
+    Exclusion,
+    JobEvent,
+    JobGroup,
+    Notice,
+    ReportedFile,
+    WebhookDelivery,
+)
+from jobgroups.services import attempt_sets, attempts, cancellation
+from jobgroups.services.attempt_sets import AttemptWrite, SetRefused, attempts_store
+from jobgroups.services.transactions import group_transaction
+from tests.harness import factories
+from tests.harness.races import race, started
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+BACKENDS = 3
+TABLES: tuple[type[Model], ...] = (
+    *(Backend, JobGroup, ChildJob, Attempt, JobEvent, ReportedFile, Capture, WebhookDelivery, Notice),
+    *(AbandonedPrompt, Exclusion),
+)
+#: What groups are submitted with: the plain case, and what may keep an end from being plain.
+GROUPS: tuple[dict[str, Any], ...] = (
+    {},
+    {"stop_when": {"completed": 1}},
+    {"partial_outputs": PartialOutputs.FAIL},
+    {"webhook": {"url": "http://hooks.test/", "events": ["child_completed", "group_complete"]}},
+    {"max_attempts": 2},
+)
+#: What ComfyUI may answer to a POST.
+ANSWERS: tuple[dict[str, Any], ...] = (
+    *[{"node_errors": {}}] * 4,
+    {"node_errors": {"9": {"errors": [], "class_type": "SaveImage"}}},
+    {"node_errors": None},
+    {"prompt_id": "chosen", "node_errors": {}},
+)
+#: The ends of a prompt: the kind, the number of the file, and whether the node that names it was executed.
+ENDS = st.tuples(st.sampled_from(["success"] * 5 + ["error", "unseen", "gone"]), st.integers(0, 9), st.booleans())
+#: Mostly what follows in the life of an attempt.
+KINDS = ["next"] * 7 + ["accept", "start", "end", "stale"]
+WRITES = st.tuples(st.sampled_from(KINDS), st.sampled_from(ANSWERS), ENDS)
+STEPS = st.one_of(
+    st.tuples(st.just("claim"), st.integers(0, BACKENDS - 1)),
+    st.tuples(st.just("claim"), st.integers(0, BACKENDS - 1)),
+    st.tuples(st.just("cancel"), st.integers(0, 11)),
+    st.tuples(st.just("uncertain"), st.integers(0, 11)),
+    st.tuples(st.just("probation"), st.integers(0, BACKENDS - 1)),
+    *[st.tuples(st.just("set"), st.lists(st.tuples(st.integers(0, 11), WRITES), min_size=1, max_size=6))] * 4,
+)
+Step = tuple[str, Any]
+
+
+def end_of(kind: str, file: int, executed: bool) -> AttemptResult:
+    named = {"images": [{"filename": f"a_{file}.png", "subfolder": "", "type": "output"}]}
+    shown = {"images": [{**named["images"][0], "url": "http://gpu.test/view"}]}
+    result: dict[str, Any] = {"outputs": shown, "node_outputs": {"9": named}, "last_step": ("3", 20, 20)}
+    if executed:
+        result |= {"executed": frozenset({"9"}), "origins": {"9": "of-9"}}
+    result["execution"] = {"outputs_reused": not executed}
+    if kind == "error":
+        return factories.end(AttemptState.ERROR, failure=FailureClass.NODE_ERROR, **result)
+    if kind == "unseen":
+        return factories.end(last_step=None, execution={}, outputs=shown)
+    if kind == "gone":
+        return factories.end(**result, failure=FailureClass.OUTPUT_GONE, error_message="gone")
+    return factories.end(**result)
+
+
+class Course:
+    """One run of a history. Alone: each write by its service; else in sets, and what they leave by its service."""
+
+    def __init__(self, taken: list[list[bool]] | None = None) -> None:
+        self.alone = taken is not None
+        self.taken: list[list[bool]] = taken or []  #: Of each set: which writes it took.
+        self.results: list[Any] = []
+        self._sets = iter(list(self.taken))
+        self.fences = factories.farm(BACKENDS)
+        self.claims: list[tuple[FencingToken, Attempt]] = []
+
+    def run(self, groups: list[int], steps: list[Step]) -> None:
+        for number in groups:
+            factories.submit(
+                *(fence.backend_id for fence in self.fences),
+                "gpu-1",
+                base_seed=1,
+                seed_strategy="sequential",
+                **GROUPS[number],
+            )
+        for number in range(BACKENDS):
+            self.claim(number)
+        for kind, value in steps:
+            getattr(self, kind)(value)
+
+    def claim(self, number: int) -> None:
+        if not factories.claims.child_claim(fence=self.fences[number], client_id="s", depth=3).claim:
+            return
+        attempt = Attempt.objects.select_related("child").order_by("-pk")[0]
+        self.claims.append((self.fences[number], attempt))
+
+    def cancel(self, number: int) -> None:
+        children = list(ChildJob.objects.order_by("group__created_at", "position"))
+        if number < len(children):
+            cancellation.child_cancel(group_id=children[number].group_id, job_id=children[number].pk)
+
+    def uncertain(self, number: int) -> None:
+        fence, attempt = self.claims[number % len(self.claims)]
+        if Attempt.objects.get(pk=attempt.pk).state == AttemptState.INTENT:
+            attempts.attempt_uncertain(attempt_id=attempt.pk, fence=fence, message="Odd.", details={"status": 200})
+
+    def probation(self, number: int) -> None:
+        Backend.objects.filter(pk=self.fences[number].backend_id).update(consecutive_quarantines=2)
+
+    def set(self, some: list[tuple[int, Any]]) -> None:
+        named = {number % len(self.claims): what for number, what in some}
+        writes = [self._write(*self.claims[number], *what) for number, what in named.items()]
+        if self.alone:
+            taken = next(self._sets)
+            results: dict[AttemptWrite, Any] = {}
+        else:
+            results = attempts_store(writes=writes)
+            taken = [write in results for write in writes]
+            self.taken.append(taken)
+        for is_later in (False, True):
+            for write, was_taken in zip(writes, taken, strict=True):
+                if was_taken is not is_later:
+                    self.results.append(_shown(results[write] if write in results else _outcome(write)))
+
+    def _write(self, fence: FencingToken, attempt: Attempt, kind: str, answer: Any, end: Any) -> AttemptWrite:
+        group_id = attempt.child.group_id
+        if kind == "next":
+            state = AttemptState(Attempt.objects.get(pk=attempt.pk).state)
+            kind = {AttemptState.INTENT: "accept", AttemptState.ACCEPTED: "start"}.get(state, "end")
+        if kind == "stale":
+            return AttemptWrite(
+                attempts.attempt_started, FencingToken(fence.backend_id, fence.epoch + 1), group_id, attempt.pk, {}
+            )
+        if kind == "accept":
+            answer = {**answer, "prompt_id": f"chosen-{attempt.pk}"} if "prompt_id" in answer else answer
+            return AttemptWrite(attempts.attempt_accepted, fence, group_id, attempt.pk, answer)
+        if kind == "start":
+            return AttemptWrite(attempts.attempt_started, fence, group_id, attempt.pk, {})
+        return AttemptWrite(attempts.attempt_ended, fence, group_id, attempt.pk, {"end": end_of(*end)})
+
+
+def _outcome(write: AttemptWrite) -> Any:
+    try:
+        return write.store_alone()
+    except LeaseLost as lost:
+        return lost
+
+
+def _shown(result: Any) -> Any:
+    if isinstance(result, Attempt):
+        return result.state, result.stop_requested_at is not None
+    return type(result).__name__ if isinstance(result, Exception) else result
+
+
+def _names() -> dict[Any, str]:
+    """Return names for random ids and keys that two runs have in common."""
+    names: dict[Any, str] = {}
+    for number, group in enumerate(JobGroup.objects.order_by("created_at", "id")):
+        names[group.pk] = f"group {number}"
+        for child in group.children.order_by("position"):
+            names[child.pk] = f"group {number}, job {child.position}"
+    for number, attempt in enumerate(Attempt.objects.order_by("pk")):
+        names[attempt.pk] = names[attempt.prompt_id] = f"attempt {number}"
+    return names
+
+
+def _plain(names: dict[Any, str], column: str, value: Any) -> Any:
+    if column == "id" and isinstance(value, int):
+        return None
+    if column in ("attempt_id", "current_attempt_id"):
+        return names.get(value)
+    if isinstance(value, dt.datetime):
+        return "a time"
+    if not isinstance(value, str):
+        return value
+    for key, name in names.items():
+        value = value.replace(str(key), name) if isinstance(key, str) else value
+    return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z|msg_\w{24}|took [^.,]*", "…", value)
+
+
+def tables() -> dict[str, list[dict[str, Any]]]:
+    """Return all rows of all tables."""
+    names = _names()
+    found = {}
+    for model in TABLES:
+        rows = [{name: _plain(names, name, value) for name, value in row.items()} for row in model.objects.values()]
+        found[model.__name__] = sorted(rows, key=lambda row: json.dumps(row, default=str, sort_keys=True))
+    return found
+
+
+def _rolled_back(work: Callable[[], Any]) -> Any:
+    with transaction.atomic():
+        result = work()
+        transaction.set_rollback(True)
+    return result
+
+
+@settings(max_examples=60, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(st.lists(st.integers(0, len(GROUPS) - 1), min_size=1, max_size=3), st.lists(STEPS, min_size=6, max_size=25))
+def test_sets_store_what_the_services_store_alone(groups: list[int], steps: list[Step]) -> None:
+    def course(taken: list[list[bool]] | None = None) -> tuple[Any, Any, list[list[bool]]]:
+        made = Course(taken)
+        made.run(groups, steps)
+        return tables(), made.results, made.taken
+
+    in_sets = _rolled_back(course)
+    alone = _rolled_back(partial(course, in_sets[2]))
+    assert in_sets[1] == alone[1]
+    for table, rows in in_sets[0].items():
+        for row, other in zip(rows, alone[0][table], strict=True):
+            assert row == other, table
+
+
+def ended(fence: FencingToken, attempt: Attempt, file: int = 0) -> AttemptWrite:
+    fields = {"end": end_of("success", file, executed=True)}
+    return AttemptWrite(attempts.attempt_ended, fence, attempt.child.group_id, attempt.pk, fields)
+
+
+def begun(count: int) -> list[tuple[FencingToken, Attempt]]:
+    """Start a job of a group of its own on each of some backends."""
+    fences = factories.farm(count)
+    return [(fence, factories.running(fence)[1]) for fence in fences]
+
+
+def test_events_of_a_set_are_numbered_in_the_order_of_its_writes() -> None:
+    fences = factories.farm(3)
+    group = factories.submit(*(fence.backend_id for fence in fences))
+    jobs = [(fence, factories.begin(fence)) for fence in fences]
+    attempts_store(writes=[ended(*job) for job in reversed(jobs)])
+    events = factories.log(group)
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    last = [event["backend_id"] for event in events if event["type"] == "child_completed"]
+    assert last == ["gpu-3", "gpu-2", "gpu-1"]
+    assert events[-1]["type"] == "group_complete"
+
+
+def test_second_report_of_a_file_in_a_set_is_left_to_the_service(fence: FencingToken) -> None:
+    writes = [ended(fence, factories.running(fence)[1]) for _ in range(2)]
+    assert attempts_store(writes=writes) == {writes[0]: True}
+    assert writes[1].store_alone()
+    assert [row.executed for row in ReportedFile.objects.all()] == [True]
+
+
+def test_set_of_contradicted_rows_stores_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another transaction reports the file after the set has read who reported it."""
+    jobs = begun(2)
+    (digest,) = attempt_sets.outcomes.files_of("gpu-2", end_of("success", 0, executed=True))[0]
+    read = attempt_sets.store.reports_of
+
+    def late(digests: Any) -> Any:
+        found = read(digests)
+        ReportedFile.objects.create(attempt=jobs[0][1], digest=digest, executed=True)
+        return found
+
+    monkeypatch.setattr(attempt_sets.store, "reports_of", late)
+    with pytest.raises(SetRefused):
+        attempts_store(writes=[ended(*job) for job in jobs])
+    assert not Attempt.objects.filter(ended_at__isnull=False).exists()
+    assert not JobEvent.objects.filter(type="child_completed").exists()
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer")
+def test_group_that_another_transaction_has_locked_is_left_out() -> None:
+    jobs = begun(2)
+    writes = [ended(*job) for job in jobs]
+    results: list[Any] = []
+    with group_transaction(writes[0].group_id):
+        started(lambda: results.append(attempts_store(writes=writes))).join(20)
+    assert results == [{writes[1]: True}]
+
+
+def _store_all(writes: list[AttemptWrite]) -> None:
+    results = attempts_store(writes=writes)
+    for write in writes:
+        if write not in results:
+            write.store_alone()
+
+
+@pytest.mark.parametrize("_", range(5))
+def test_set_and_a_cancel_at_once_leave_no_job_open(_: int) -> None:
+    jobs = begun(4)
+    group = jobs[0][1].child.group
+    race(partial(_store_all, [ended(*job) for job in jobs]), partial(cancellation.group_cancel, group_id=group.id))
+    assert not Attempt.objects.filter(ended_at=None).exists()
+    assert set(ChildJob.objects.values_list("status", flat=True)) <= {"completed", "cancelled"}
+    assert [event["seq"] for event in factories.log(group)] == list(range(1, group.events.count() + 1))
