@@ -347,6 +347,9 @@ class ChildJob(models.Model):
     completed_at = time_or_null()
     #: As that of ``GroupLabel``.
     group_created_at = time_or_null()
+    #: More than ``seq`` + ``revision`` of its group before its last change, or that of a captured file; set by triggers
+    #: (``database.triggers``). Null: it has not changed since the triggers exist.
+    changed = models.BigIntegerField(null=True, blank=True, editable=False)
 
     class Meta:
         verbose_name = "job"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self, TypeAlias
 
 from blake3 import blake3
@@ -91,13 +91,13 @@ def read_status(group_id: str, earlier: GroupAnswer | None) -> GroupAnswer:
     ``earlier`` is an answer about the group: its jobs are kept that have not changed, and its outlooks until they expire.
     """
     began = time.monotonic()
-    group, rows = groups.group_rows(group_id)
-    status = groups.CHILDREN.column("status")
-    is_open = any(row[status] in CHILD_OPEN for row in rows) if rows else group.completed_at is None
-    kept = earlier if is_open and earlier is not None and earlier.is_open and began < earlier.expires_at else None
+    kept = earlier if earlier is not None and earlier.is_open and began < earlier.expires_at else None
+    group, rows = groups.group_rows(group_id, None if earlier is None else earlier.version, with_open=kept is None)
     jobs = _jobs(group, rows, earlier, keeps_outlooks=kept is not None)
+    status = groups.CHILDREN.column("status")
+    is_open = any(job.row[status] in CHILD_OPEN for job in jobs) if jobs else group.completed_at is None
     fields: dict[str, Any] = {"jobs": jobs, "is_open": is_open}
-    if kept is None:
+    if kept is None or not is_open:
         fields["eta_seconds"] = group_etas([group.id] if is_open else []).get(group.id)
     else:
         fields |= {"eta_seconds": kept.eta_seconds, "expires_at": kept.expires_at}
@@ -108,31 +108,29 @@ def read_status(group_id: str, earlier: GroupAnswer | None) -> GroupAnswer:
 def _jobs(
     group: JobGroup, rows: Sequence[tuple[Any, ...]], earlier: GroupAnswer | None, *, keeps_outlooks: bool
 ) -> list[_Job]:
-    """Return the encoded jobs; of ``earlier`` those that are still true."""
+    """Return the encoded jobs: those of ``rows``, of which ``earlier`` has all others, and those that are still true."""
     columns = ("id", "status", "position", "outputs_json", "group_seq")
     own_id, status, position, outputs, seq = map(groups.CHILDREN.column, columns)
-    # The group's ``seq`` is no part of a job.
-    bare = [row[:seq] + row[seq + 1 :] for row in rows]
-    before: Sequence[_Job | None] = [None] * len(rows) if earlier is None else earlier.jobs
-    stale = {at for at, (row, job) in enumerate(zip(bare, before, strict=True)) if job is None or job.row != row}
-    # Files are captured without an event, and in any job.
-    checked = range(len(rows)) if earlier is None or earlier.version[1] != group.revision else tuple(stale)
-    files = known_files(group.id, [rows[at][position] for at in checked if rows[at][outputs]])
-    known = {at: files.get(rows[at][own_id], {}) for at in checked}
-    stale |= {at for at in checked if (job := before[at]) and job.files != known[at]}
-    if not keeps_outlooks:
-        stale |= {at for at, row in enumerate(rows) if row[status] in CHILD_OPEN}
-    children = {at: groups.CHILDREN.instance(rows[at]) for at in sorted(stale)}
-    waits = any(child.status in CHILD_OPEN for child in children.values())
-    found = outlooks(group, list(children.values()), runner_alive=waits and runner_alive())
-    jobs = list(before)
-    for at, child in children.items():
-        job = before[at]
-        own = job.files if job is not None and at not in known else known[at]
+    known = {} if earlier is None else dict(enumerate(earlier.jobs))
+    stale, changed = [], {}
+    for row in rows:
+        # The group's ``seq`` is no part of a job.
+        bare, job = row[:seq] + row[seq + 1 :], known.get(row[position])
+        if job is None or job.row != bare:
+            changed[row[own_id]] = bare
+        elif keeps_outlooks or row[status] not in CHILD_OPEN:
+            continue
+        stale.append(row)
+    files = known_files(group.id, [row[position] for row in stale if row[outputs] and row[own_id] in changed])
+    children = list(map(groups.CHILDREN.instance, stale))
+    waits = any(child.status in CHILD_OPEN for child in children)
+    found = outlooks(group, children, runner_alive=waits and runner_alive())
+    for child in children:
+        job = _Job(changed[child.id], files.get(child.id, {}), "") if child.id in changed else known[child.position]
         shape = serialize_child(child, *found.get(child.id, Outlook()))
-        describe_files(shape, group.id, own)
-        jobs[at] = _Job(bare[at], own, to_json(shape))
-    return [job for job in jobs if job is not None]
+        describe_files(shape, group.id, job.files)
+        known[child.position] = replace(job, text=to_json(shape))
+    return list(known.values())
 
 
 def read_head(group_id: str, _earlier: Answer | None) -> Answer:

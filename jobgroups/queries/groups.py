@@ -15,7 +15,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
 from backends.errors import FieldInvalid
 from backends.models import Backend
-from jobgroups.database.statements import KEY, PreparedQuery
+from jobgroups.database.statements import KEY, Parameter, PreparedQuery
 from jobgroups.domain.clock import iso
 from jobgroups.domain.states import CHILD_OPEN, GroupStatus, Placement
 from jobgroups.domain.waiting_reasons import left_running
@@ -68,15 +68,22 @@ def group_snapshot(group_id: str, *, with_files: bool = True) -> dict[str, Any]:
     return {"job_group_id": head.pop("job_group_id"), "status": head.pop("status"), "child_jobs": children, **head}
 
 
-def group_rows(group_id: str) -> tuple[JobGroup, list[tuple[Any, ...]]]:
+def group_rows(
+    group_id: str, since: tuple[int, int] | None = None, *, with_open: bool = True
+) -> tuple[JobGroup, list[tuple[Any, ...]]]:
     """Return a group and the rows of its children, of ``CHILDREN``, all as of one ``seq``; raise ``GroupNotFound``.
 
-    Of a large group no rows are read.
+    Of a large group no rows are read. ``since``: of the others only the first, and those that changed after the group
+    had this ``seq`` and ``revision``, or ``with_open`` are open.
     """
     group_seq = CHILDREN.column("group_seq")
-    group, rows = _at_one_seq(
-        group_id, lambda group: [] if is_large(group) else CHILDREN.raw(group_id), lambda row: row[group_seq]
-    )
+
+    def read(group: JobGroup) -> list[tuple[Any, ...]]:
+        if is_large(group):
+            return []
+        return CHILDREN.raw(group_id) if since is None else _CHANGED[with_open].raw(group_id, since=sum(since))
+
+    group, rows = _at_one_seq(group_id, read, lambda row: row[group_seq])
     if not rows and not is_large(group):
         raise GroupNotFound(group_id)  # it was deleted between the two queries
     return group, rows
@@ -113,16 +120,27 @@ _UNUSED_OF_ATTEMPT: Final = [
     for one in Attempt._meta.concrete_fields
     if one.name not in ("id", "state", "stop_reason")
 ]
-#: The children of a group in order, with what an outlook needs of their current attempts.
-CHILDREN: Final = PreparedQuery(
-    lambda: (
-        ChildJob.objects.filter(group_id=KEY)
-        .order_by("position")
-        .select_related("current_attempt")
-        .defer(*_UNUSED_OF_ATTEMPT, "group_created_at")
-        .annotate(group_seq=F("group__seq"))
-    )
-)
+
+
+def _children(also: Q | None = None) -> QuerySet[ChildJob]:
+    """Return the children of a group in order, with what an outlook needs of their current attempts.
+
+    ``also``: of those that have not changed since, only the first and these.
+    """
+    rows = ChildJob.objects.filter(group_id=KEY)
+    if also is not None:
+        # Without the first, neither a deletion of the group nor a later ``seq`` would be seen.
+        rows = rows.filter(Q(changed__gt=Parameter("since")) | Q(position=0) | also)
+    rows = rows.order_by("position").select_related("current_attempt")
+    return rows.defer(*_UNUSED_OF_ATTEMPT, "group_created_at").annotate(group_seq=F("group__seq"))
+
+
+CHILDREN: Final = PreparedQuery(_children)
+#: The same that have changed, and with True those that are open.
+_CHANGED: Final = {
+    False: PreparedQuery(lambda: _children(Q())),
+    True: PreparedQuery(lambda: _children(Q(status__in=CHILD_OPEN))),
+}
 
 
 def _rows(group: JobGroup, children: Sequence[ChildJob], *, with_files: bool = True) -> list[dict[str, Any]]:

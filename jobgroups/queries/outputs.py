@@ -148,12 +148,18 @@ def known_files(group_id: str, positions: Collection[int]) -> dict[str, dict[int
     """
     if not positions:
         return {}
+    first, last = min(positions), max(positions)
+    spans = [(first, last)]
+    if last - first > _FAR * len(positions):
+        spans = [(position, position) for position in positions]
     files: dict[str, dict[int, tuple[Any, ...]]] = {}
-    for child_id, number, *fields in _known_files(group_id, first=min(positions), last=max(positions)):
-        files.setdefault(child_id, {})[number] = tuple(fields)
+    for first, last in spans:
+        for child_id, number, *fields in _known_files(group_id, first=first, last=last):
+            files.setdefault(child_id, {})[number] = tuple(fields)
     return files
 
 
+_FAR: Final = 20  #: Children between two above which two queries take less time than one.
 _OF_CAPTURE: Final = {"node_id": "node_id", "capture_warning": "reason"}
 _known_files: Final = PreparedValues(
     lambda: (
