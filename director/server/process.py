@@ -19,6 +19,7 @@ from jobgroups.api.sse import close_streams
 from jobgroups.api.views import async_base
 from jobgroups.consumers.socket import close_all
 from jobgroups.database.locks import Lock
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.events.hub import hub
 from jobgroups.runner.supervisor import RunnerSupervisor
 from jobgroups.streams.reads import close_rows, read_seqs
@@ -47,6 +48,12 @@ class _Process:
             None
             if runner_name is None
             else RunnerSupervisor(name=runner_name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock)
+        )
+        #: A runner has a writer of its own.
+        self._writer = (
+            DatabaseThreads(threads=1, name="web-db", batch_commits=True)
+            if runner_name is None and settings.DIRECTOR_ON_SQLITE
+            else None
         )
         self._main: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -96,6 +103,8 @@ class _Process:
             answers.close()
             async_base.close_threads()
             close_threads()
+            if self._writer is not None:
+                self._writer.close()
             if reactor.running:
                 reactor.stop()
 
