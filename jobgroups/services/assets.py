@@ -4,7 +4,7 @@ import contextlib
 import datetime as dt
 import json
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,12 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 
-from backends.errors import InvalidRequest
 from jobgroups.database.retry import retried_transaction
 from jobgroups.database.statements import insert
 from jobgroups.domain.clock import now
 from jobgroups.errors import AssetDeleted, AssetInUse, AssetNotFound
 from jobgroups.models import Asset, AssetRecord, AssetUse, ChildJob, DeletedSubmission, JobGroup
+from jobgroups.queries.assets import references_unknown
 from jobgroups.services import stored_files
 from jobgroups.workflow import build_template
 from jobgroups.workflow.assets import REFERENCE_TYPE, references_by_asset
@@ -66,10 +66,14 @@ def _keep(record: AssetRecord | None, asset: Asset, is_new: bool) -> bool:
     return True
 
 
-def assets_use(group: JobGroup, asset_ids: Collection[str]) -> None:
-    """Record that a new group refers to assets, in the caller's transaction; raise ``InvalidRequest`` if one is gone."""
-    for gone in _use(asset_ids, group.created_at):
-        raise InvalidRequest(f"Asset {gone} was deleted. Upload the file again.")
+def assets_use(group: JobGroup, references: Sequence[tuple[str, str]]) -> None:
+    """Record that a new group refers to assets, each with a path, in the caller's transaction.
+
+    Raises ``InvalidRequest``, which names each path, if one does not exist.
+    """
+    asset_ids = {asset_id for _, asset_id in references}
+    if gone := _use(asset_ids, group.created_at):
+        raise references_unknown(references, gone)
     insert([AssetUse(group=group, asset_id=one) for one in asset_ids])
 
 

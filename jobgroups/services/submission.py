@@ -189,7 +189,7 @@ def _store(group: JobGroup, children: Insertion, submission: Submission, variant
     insert([group])
     if group.idempotency_key is not None and _with_key(_deleted, group.submitter, group.idempotency_key):
         raise IntegrityError("The group of this key was deleted since the request began.")
-    assets_use(group, {asset_id for _, asset_id in submission.references})
+    assets_use(group, submission.references)
     if variants:
         insert(variants)
         ids = dict(_variant_ids(group.id))

@@ -428,7 +428,7 @@ def test_asset_of_an_open_group_stays_and_expires_after_it(files_folder: Path) -
     factories.online()
     group = factories.submit("gpu-1")
     with transaction.atomic():
-        assets.assets_use(group, [used.id])
+        assets.assets_use(group, [("workflow_json.7.inputs.image", used.id)])
     with pytest.raises(AssetInUse):
         assets.asset_delete(asset_id=used.id)
     later = now() + dt.timedelta(days=1)
@@ -476,7 +476,7 @@ def test_submission_with_an_asset_that_was_just_deleted_is_refused() -> None:
     group, asset = factories.submit("gpu-1"), factories.asset()
     assets.asset_delete(asset_id=asset.id)
     with pytest.raises(InvalidRequest), transaction.atomic():
-        assets.assets_use(group, [asset.id])
+        assets.assets_use(group, [("workflow_json.7.inputs.image", asset.id)])
 
 
 def test_lost_file_comes_back_with_the_next_upload(files_folder: Path) -> None:
