@@ -221,7 +221,7 @@ class Insertion:
         self._own: dict[str, Sequence[Any]] = {}
         self._common: dict[str, Any] = {}
         model = type(rows[0])
-        self._table = model._meta.db_table
+        self._table, self._key = model._meta.db_table, str(model._meta.pk.column)
         for field, column, plain in _inserted(model):
             values = [getattr(row, field.attname) for row in rows]
             if not plain.issuperset(map(type, values)):
@@ -231,8 +231,10 @@ class Insertion:
             else:
                 self._common[column] = values[0]
 
-    def execute(self, **later: Sequence[Any]) -> None:
+    def execute(self, *, returning: bool = False, **later: Sequence[Any]) -> list[Any]:
         """Insert the rows by one statement, or by a few, with these values of a column.
+
+        Returns the generated keys if they are wanted; those of many rows may be in any order.
 
         After an ``IntegrityError`` the caller's transaction is rolled back. ``executemany`` would be a statement for
         each row: on SQLite each waits for the interpreter's lock. psycopg sends it as a pipeline, after which
@@ -243,6 +245,7 @@ class Insertion:
         quote, alias = connection.ops.quote_name, connection.alias
         columns = ", ".join(map(quote, own | self._common))
         place, rows_at_once = f"({', '.join(['%s'] * len(own))})", _MOST_VALUES[connection.vendor] // len(own)
+        keys: list[Any] = []
         with connection.cursor() as cursor:
             for first in range(0, len(values), rows_at_once):
                 rows = values[first : first + rows_at_once]
@@ -251,9 +254,13 @@ class Insertion:
                     # PostgreSQL takes a column of VALUES for a text if it has NULL alone: such a column is common.
                     listed = f"SELECT own.*{', %s' * len(common)} FROM ({listed}) AS own"  # noqa: S608 no values
                 sql = f"INSERT INTO {quote(self._table)} ({columns}) {listed}"
+                if returning:
+                    sql += f" RETURNING {quote(self._key)}"
                 cursor.execute(sql, [*common, *itertools.chain.from_iterable(rows)])
+                keys += [row[0] for row in cursor.fetchall()] if returning else []
         for row in self._rows:
             row._state.adding, row._state.db = False, alias
+        return keys
 
 
 def _prepared(field: Field[Any, Any], values: Iterable[Any]) -> Iterator[Any]:
@@ -271,6 +278,11 @@ def _prepared(field: Field[Any, Any], values: Iterable[Any]) -> Iterator[Any]:
 def insert(rows: Sequence[Model]) -> None:
     if rows:
         Insertion(rows).execute()
+
+
+def insert_with_key(row: Model) -> None:
+    """Insert one row, and set the key that the database gives it."""
+    (row.pk,) = Insertion([row]).execute(returning=True)
 
 
 _NOTHING: Final[frozenset[type]] = frozenset()

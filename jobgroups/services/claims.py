@@ -18,7 +18,7 @@ from backends.eligibility import capabilities_of
 from backends.models import Backend
 from backends.states import prompt_limit
 from jobgroups.database.retry import retry_on_conflict
-from jobgroups.database.statements import KEY, Parameter, PreparedQuery, update_where
+from jobgroups.database.statements import KEY, Parameter, PreparedQuery, PreparedValues, insert_with_key, update_where
 from jobgroups.domain.clock import now
 from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.failures import ONLY_ELSEWHERE, OVERTAKEN
@@ -121,10 +121,8 @@ class _Slots:
         """
         active = _active(self.fence.backend_id)
         stopping = any(
-            attempt.state == AttemptState.RUNNING
-            and attempt.stop_requested_at is not None
-            and attempt.pk not in self.cancelled
-            for attempt in active
+            state == AttemptState.RUNNING and stop_requested_at is not None and key not in self.cancelled
+            for key, state, stop_requested_at in active
         )
         row = _locked_backend.first(self.fence.backend_id)
         if row is None or stopping:
@@ -141,8 +139,12 @@ class _Slots:
         return row
 
 
-_active: Final = PreparedQuery(
-    lambda: Attempt.objects.filter(backend_id=KEY, ended_at__isnull=True).only("state", "stop_requested_at").order_by()
+_active: Final = PreparedValues(
+    lambda: (
+        Attempt.objects.filter(backend_id=KEY, ended_at__isnull=True)
+        .order_by()
+        .values_list("pk", "state", "stop_requested_at")
+    )
 )
 _HELD_BY: Final = ("enabled", "hold", "quarantined_at", "consecutive_quarantines")
 #: Wait for a failure that is being stored: it may quarantine the backend.
@@ -194,10 +196,13 @@ def _oldest(withheld: int) -> PreparedQuery[ChildJob]:
     return PreparedQuery(rows)
 
 
+#: The columns of a claimed child, and of its variant, that its prompt needs.
+_TAKEN: Final = ("group_id", "run", "seed", "variation_json", "is_bound", "variant__workflow_digest")
 _still_waiting: Final = PreparedQuery(
     lambda: (
         _claimable(backend_id=KEY, pk=Parameter("child_id"))
         .select_related("variant")
+        .only(*_TAKEN)
         .select_for_update(of=("self",))
         .order_by()
     )
@@ -306,7 +311,7 @@ def _refused_by_history() -> QuerySet[Attempt]:
 
 def _claimable_of_variant() -> QuerySet[ChildJob]:
     rows = _claimable(variant_id=Parameter("variant"), is_bound=False).filter(~Exists(_refused_by_history()))
-    rows = rows.order_by("position").select_related("variant")
+    rows = rows.order_by("position").select_related("variant").only(*_TAKEN)
     return rows.select_for_update(of=("self",), skip_locked=True)[:1]
 
 
@@ -318,10 +323,10 @@ _next_of_variant: Final = PreparedQuery(_claimable_of_variant)
 
 def _store(child: ChildJob, group: JobGroup, slots: _Slots) -> Attempt:
     child.group = group
-    last = _last.first(child.id)
+    last = _last(child.id)
     attempt = Attempt(
         child=child,
-        number=1 if last is None else last.number + 1,
+        number=last[0][0] + 1 if last else 1,
         run=child.run,
         backend_id=slots.fence.backend_id,
         variant_id=None if child.is_bound else child.variant_id,
@@ -330,12 +335,14 @@ def _store(child: ChildJob, group: JobGroup, slots: _Slots) -> Attempt:
         epoch=slots.fence.epoch,
         created_at=now(),
     )
-    attempt.save(force_insert=True)
+    insert_with_key(attempt)
     update_where(ChildJob, child.pk, {"current_attempt": attempt.pk, "backend": slots.fence.backend_id})
     return attempt
 
 
-_last: Final = PreparedQuery(lambda: Attempt.objects.filter(child_id=KEY).only("number").order_by("-number")[:1])
+_last: Final = PreparedValues(
+    lambda: Attempt.objects.filter(child_id=KEY).order_by("-number").values_list("number")[:1]
+)
 
 
 def _first_claim(tx: GroupTransaction) -> None:
