@@ -27,6 +27,11 @@ def main() -> None:
 
 def _manage(argv: Sequence[str]) -> None:
     """Run a management command."""
+    if "--inherited" in argv and sys.platform != "win32":
+        # Before the imports: a process of a ``serve`` that was just killed would have the ports for seconds.
+        from director.server.lifeline import end_with_input  # noqa: PLC0415 for processes of ``serve`` alone
+
+        end_with_input()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "director.settings")  # noqa: TID251 Django's own switch
     import django  # noqa: PLC0415 after the line above
     from django.conf import settings  # noqa: PLC0415 likewise

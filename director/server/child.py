@@ -7,20 +7,17 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from channels import DEFAULT_CHANNEL_LAYER
 from channels.layers import channel_layers
 from django.conf import settings
 
-from director.server import shutdown
 from director.server.lifeline import end_with_input
 from director.server.pairs import PairLayer
 from director.web import processes
 
 logger = logging.getLogger(__name__)
-
-_EXIT_SECONDS: Final = shutdown.EXIT_TIMEOUT + 1.0  #: After the end of the supervisor, if the exit timer did not work.
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +40,9 @@ def attach(options: Mapping[str, Any]) -> Child | None:
         return None
     if sys.platform == "win32":
         sockets = [socket.fromshare(_read(int.from_bytes(_read(4), "big"))) for _ in range(int(given))]
+        end_with_input()  # which begins with the sockets; elsewhere ``director.__main__`` does this first
     else:
         sockets = [socket.socket(fileno=int(number)) for number in given.split(",")]
-    end_with_input(_EXIT_SECONDS)
     layer = PairLayer(sockets[0], on_report=_keep_states)
     if not settings.DIRECTOR_REDIS_URL:
         layers: Any = channel_layers  # it takes what has the methods of a layer

@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from tests.harness import laws
 from tests.harness.director import Director, directing
 from tests.harness.graphs import picture
 from tests.harness.machines import Machines, simulated
-from tests.harness.processes import PROCESSES, Served, is_alive, stop_in_order
+from tests.harness.processes import PROCESSES, ROOT, Served, is_alive, stop_in_order
 from tests.harness.servers import needs_servers, postgres
 from tests.harness.waits import until
 from tests.harness.watcher import Watcher
@@ -154,6 +156,15 @@ def test_all_end_with_the_supervisor_and_the_port_is_free_at_once(tmp_path: Path
         threading.Timer(1.0, os.kill, [web, signal.SIGCONT]).start()
         director.start()
         assert not any(map(is_alive, pids))
+
+
+def test_process_whose_supervisor_was_killed_at_its_start_imports_nothing() -> None:
+    """On a busy machine the imports take 20 s, for which it would have the ports."""
+    command = [sys.executable, "-m", "director", "runner", "--inherited", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(SOON) == -signal.SIGTERM
 
 
 def test_ctrl_c_in_a_terminal_ends_all_in_order(tmp_path: Path) -> None:
