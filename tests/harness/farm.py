@@ -130,10 +130,13 @@ class Farm:
         return await in_thread(Backend.objects.get)(pk=name)
 
     async def dispatched(self) -> None:
-        """Give the runner time to claim several times, and not to do so."""
-        for _ in range(8):
-            self.wake()
-            await asyncio.sleep(0.05)
+        """Wait until each session has searched for work: when its second search begins, the first one is over."""
+        for service in self._tasks:
+            sessions = service._sessions.values()
+            for event in (service._work, *(session.context.work_available for session in sessions)):
+                for _ in range(2):
+                    event.set()
+                    await until(lambda event=event: not event.is_set())
 
     async def looked_up(self, times: int = 6) -> None:
         """Wait until gpu-1 has answered so many requests for its queue."""

@@ -83,7 +83,7 @@ async def test_event_sockets_alone_do_not_make_a_backend_available(farm: Farm) -
 
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(reconnect_for_ever())
-        await ends_unreachable(farm, group, "without a byte")
+        await ends_unreachable(farm, group, "sick was not reachable for")
         task.cancel()
 
 

@@ -13,7 +13,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.states import RetryScope
 from jobgroups.services import holds
 from jobgroups.services.backends import backend_delete
-from tests.harness.farm import QUICK, Farm, in_thread, until_row
+from tests.harness.farm import QUICK, Farm, in_thread, until, until_row
 
 
 async def request(farm: Farm, work: Any, backend_id: str = "gpu-1", **fields: Any) -> None:
@@ -115,8 +115,10 @@ async def test_one_that_does_not_answer_stays_set_aside(farm: Farm, rules: None)
     await farm.runner(timeouts=QUICK)
     await quarantine(farm)
     sim.fault("hang_http", count=0, route="/queue")
+    before = farm.kinds().count("fault")
     await time_is_over()
-    await farm.dispatched()
+    # The second probe begins when the first one has failed.
+    await until(lambda: farm.kinds().count("fault") >= before + 2)
     assert (await farm.row()).quarantined_at is not None
     sim.clear_faults("hang_http")
     await until_row(Backend.objects.filter(quarantined_at=None), 30)

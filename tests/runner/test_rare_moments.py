@@ -48,14 +48,6 @@ def no_renewal_comes(service: RunnerService) -> None:
         session.context.renewed_at = time.monotonic() - LEASE_TTL.total_seconds() * 0.6
 
 
-async def searched_for_work(session: BackendSession) -> None:
-    """Wait until the session has searched for a job: when the second search begins, the first one is over."""
-    woken = session.context.work_available
-    for _ in range(2):
-        woken.set()
-        await until(lambda: not woken.is_set())
-
-
 async def renewals_come_again(service: RunnerService) -> None:
     del service._take_renewal
     service._take_renewal(*await in_thread(service._renew)())
@@ -125,7 +117,7 @@ async def test_nothing_is_sent_while_the_lease_may_be_anothers(farm: Farm) -> No
     # One that began before may find the job, and gives it back.
     await until(lambda: session.claimer.has_no_pending_claim)
     group = await farm.submit("gpu-1")
-    await searched_for_work(session)
+    await farm.dispatched()
     assert "accepted" not in farm.kinds()
     assert await farm.attempts(group) == []
     await renewals_come_again(service)
@@ -238,7 +230,7 @@ async def test_a_backend_that_is_to_go_claims_nothing_more_until_it_stays(farm: 
     session.start_handover()
     await until(lambda: session.claimer.has_no_pending_claim)
     group = await farm.submit("gpu-1")
-    await searched_for_work(session)
+    await farm.dispatched()
     assert await farm.attempts(group) == []
     session.cancel_handover()
     assert (await farm.finished(group)).status == "completed"
