@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from jobgroups.domain.shapes.groups import MoveResult
 from jobgroups.domain.states import RetryScope
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.queries import work
-from jobgroups.services.moves import Moved, child_move
+from jobgroups.services.moves import child_move
 from tests.harness.farm import SOON_STUCK, Farm, both_versions, in_thread, until, until_row
 
 
@@ -100,8 +101,8 @@ async def pending(farm: Farm, **options: Any) -> tuple[JobGroup, Any]:
     return group, await until_row(waiting)
 
 
-async def move(farm: Farm, group: JobGroup, child: Any) -> Moved:
-    done: Moved = await in_thread(child_move)(group_id=group.id, job_id=child.id, backend_id="gpu-2", by="anna")
+async def move(farm: Farm, group: JobGroup, child: Any) -> MoveResult:
+    done: MoveResult = await in_thread(child_move)(group_id=group.id, job_id=child.id, backend_id="gpu-2", by="anna")
     farm.wake()
     return done
 
