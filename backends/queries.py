@@ -1,4 +1,4 @@
-"""All reads of backends. Synchronous; nothing is written here."""
+"""Reads registered backends, and their states. Synchronous; nothing is written here."""
 
 import datetime as dt
 from collections.abc import Iterable

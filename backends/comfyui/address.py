@@ -1,4 +1,4 @@
-"""A backend's address: one spelling for each, a name that a person reads, headers. Pure: no name is resolved.
+"""A backend's address: one spelling for each, a readable name, headers. Pure: no name is resolved.
 
 The ``ValueError`` sentences never repeat the input, which may hold a password.
 """

@@ -1,4 +1,4 @@
-"""From a checked submission to the stored group."""
+"""From the body of a submission to the stored group."""
 
 import time
 from dataclasses import replace

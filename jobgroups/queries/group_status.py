@@ -1,4 +1,4 @@
-"""Encoded answers about a group and its jobs: of a group only the jobs that changed are encoded again."""
+"""Encoded answers about a group and its jobs: of a group only the jobs that changed are read and encoded again."""
 
 import time
 from collections.abc import Collection, Mapping, Sequence

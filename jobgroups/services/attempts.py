@@ -1,4 +1,4 @@
-"""Transitions of an attempt that a runner reports: accepted, started, ended, lost, evicted.
+"""Transitions of an attempt that a runner reports: accepted, started, ended, lost, timed out.
 
 Each write is rejected unless the runner still holds the backend's lease. ``outcomes`` decides what follows for
 the child.

@@ -1,4 +1,4 @@
-"""Exclusions: learned in the transaction that stores a failure, ended by a person or by a change of the backend.
+"""Exclusions: learned in the transaction that stores a failure, ended by a user or by a change of the backend.
 
 The backend's row is locked first, as a claim locks it: no claim is stored after an exclusion that forbids it.
 """
