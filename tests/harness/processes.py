@@ -237,7 +237,7 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def python(*words: str, within: float = 120.0, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run Python with these arguments to its end, in the source tree and without this process's settings."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
     return subprocess.run(
@@ -246,7 +246,7 @@ def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env=inherited | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=within,
         check=False,
     )
 
@@ -308,11 +308,11 @@ def migrated() -> Path:
     return folder
 
 
-def filled(folder: Path, script: str, **environment: str) -> str:
+def filled(folder: Path, script: str, *, within: float = 120.0, **environment: str) -> str:
     """Fill the database of a Director that is to be in a folder by a script, and return its output."""
     shutil.copytree(migrated(), folder / "data")
     settings = {"DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE", "director.settings")}
     settings |= {"DIRECTOR_DATA_DIR": str(folder / "data"), **environment}
-    done = python("-c", f"import django; django.setup()\n{script}", **settings)
+    done = python("-c", f"import django; django.setup()\n{script}", within=within, **settings)
     assert done.returncode == 0, done.stderr
     return done.stdout
