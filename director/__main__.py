@@ -18,7 +18,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     program = Path(sys.argv[0]).name
     # ``manage.py check`` is Django's, as in every project; ``director check`` is the command line's.
-    if app.is_for(arguments) and (program, arguments[:1]) != ("manage.py", ["check"]):
+    if app.is_for(arguments) and not (program == "manage.py" and arguments[:1] in (["check"], ["tokens"])):
         sys.exit(app.run(arguments))
     if arguments[0] == "manage":
         del arguments[0]

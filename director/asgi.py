@@ -18,7 +18,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.urls import Resolver404, resolve  # noqa: E402
 
-from director.security.sign_in import guard_sockets  # noqa: E402
+from director.security.sign_in import find_principal, guard_sockets  # noqa: E402
 from director.web import probes  # noqa: E402
 from director.web.asgi_types import Receive, Scope, Send  # noqa: E402
 from director.web.handlers import MATCH_KEY, LenientRequest, LoopHandler, ThreadedHandler  # noqa: E402
@@ -39,8 +39,10 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve a request: the API's views have handlers for the loop and for threads, all else has Django's."""
     handler = _pages
     if scope["path"] in probes.PATHS:
-        handler = probes.answer
-    elif scope["path"].startswith(("/api/", "/metrics")):
+        await probes.answer(scope, receive, send)
+        return
+    await find_principal(scope)
+    if scope["path"].startswith(("/api/", "/metrics")):
         with suppress(Resolver404):
             match = scope[MATCH_KEY] = resolve(scope["path"])
             handler = _in_loop if iscoroutinefunction(match.func) else _in_thread

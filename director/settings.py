@@ -4,6 +4,7 @@ No setting is required: the default is one command, SQLite in the data folder, l
 ``docs/settings.md`` describes each ``DIRECTOR_…`` variable.
 """
 
+import datetime as dt
 import importlib.util
 import ipaddress
 import os
@@ -170,6 +171,14 @@ DIRECTOR_COMFY_ORG_API_KEY = _text(
 DIRECTOR_TOKEN = _text(
     "DIRECTOR_TOKEN", r"[\x21-\x7e]{16,512}", "must have 16 to 512 letters, digits and signs, without blanks"
 )
+
+#: People and tokens with roles and scopes, instead of the one secret.
+DIRECTOR_ACCOUNTS = _flag("DIRECTOR_ACCOUNTS", default=False)
+if DIRECTOR_ACCOUNTS and DIRECTOR_TOKEN:
+    raise ImproperlyConfigured(
+        "DIRECTOR_ACCOUNTS and DIRECTOR_TOKEN are both set. With accounts each program has a token of its own:"
+        " remove DIRECTOR_TOKEN, and make tokens by `manage.py tokens create`."
+    )
 
 # --- backends, jobs and limits ----------------------------------------------------------------
 
@@ -381,6 +390,8 @@ CHANNEL_LAYERS: dict[str, Any] = (
 INSTALLED_APPS = [
     "director.apps.DirectorConfig",  # before the admin, some of whose templates it extends
     "director.apps.DirectorAdminConfig",
+    "director.accounts",
+    "axes",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -405,10 +416,13 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 #: The part of them for the API: see ``director.web.handlers``.
 DIRECTOR_API_MIDDLEWARE = [
-    name for name in MIDDLEWARE if not name.startswith(("servestatic.", "django.contrib.", "django.middleware.csrf."))
+    name
+    for name in MIDDLEWARE
+    if not name.startswith(("servestatic.", "django.contrib.", "django.middleware.csrf.", "axes."))
 ]
 ROOT_URLCONF = "director.urls"
 ASGI_APPLICATION = "director.asgi.application"
@@ -444,6 +458,21 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = DIRECTOR_MAX_BODY_BYTES
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "CommonPasswordValidator")
+] + [{"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}}]
+# Ten wrong passwords for an account, or from an address, refuse all others for a minute, in every process.
+AXES_FAILURE_LIMIT = 10
+AXES_COOLOFF_TIME = dt.timedelta(minutes=1)
+AXES_LOCKOUT_PARAMETERS = ["username", "ip_address"]
+AXES_CLIENT_IP_CALLABLE = "director.security.passwords.client_network"
+AXES_LOCKOUT_CALLABLE = "director.security.passwords.locked_out"
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_DISABLE_ACCESS_LOG = True
+AXES_VERBOSE = False
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"

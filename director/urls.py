@@ -4,8 +4,10 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+from director.accounts import pages as account_pages, views as account_views
 from director.pages import api_docs
-from director.security.sign_in import sign_in, sign_out
+from director.security.passwords import first_administrator, set_password, sign_in
+from director.security.sign_in import sign_out
 from director.web import errors
 from director.web.health import HealthView
 from director.web.metrics import metrics
@@ -17,11 +19,16 @@ urlpatterns = [
     path("api/schema", api_docs.schema),
     path("api/docs", api_docs.page, {"tool": "swagger"}),
     path("api/redoc", api_docs.page, {"tool": "redoc"}),
+    *account_views.urlpatterns,
     path("api/", include("jobgroups.api.urls")),
     path("metrics", metrics),
     path("sign-in", sign_in),
     path("sign-in/", sign_in),
+    path("sign-in/password/<str:uid>/<str:code>", set_password),
+    path("sign-in/first/<str:code>", first_administrator),
     path("sign-out", sign_out),
+    path("account", account_pages.account),
+    path("people", account_pages.people_page),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     path("", include("director.pages.urls")),

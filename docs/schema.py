@@ -28,7 +28,7 @@ from rest_framework.views import APIView
 from backends.states import BackendState
 from jobgroups.api.requests import fields, payloads, query_params
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.shapes import Parsed, assets, backends, events, groups, webhooks
+from jobgroups.domain.shapes import Parsed, accounts, assets, backends, events, groups, webhooks
 from jobgroups.domain.states import AttemptState, ChildStatus, GroupStatus
 
 Schema = dict[str, Any]
@@ -98,7 +98,9 @@ def _texts(kind: type) -> tuple[str, dict[str, str]]:
 @cache
 def types() -> dict[str, Schema]:
     """Return the JSON schemas of all answers and frames. Every field is in an answer, except the optional ones."""
-    members = [one for module in (groups, backends, assets, webhooks, events) for one in vars(module).values()]
+    members = [
+        one for module in (groups, backends, assets, webhooks, accounts, events) for one in vars(module).values()
+    ]
     kinds = [one for one in members if isinstance(one, type) and is_dataclass(one) and one is not Parsed]
     _, found = msgspec.json.schema_components(kinds, ref_template=f"{_TYPES}{{name}}")
     known = {kind.__name__: _of_shape(kind, found[kind.__name__]) for kind in kinds}

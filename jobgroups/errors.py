@@ -247,6 +247,26 @@ class RunnerAbsent(RequestError, code="runner_absent", status=503):
     text = "ParallelJobManager not initialized"
 
 
+class NotAllowed(RequestError, code="not_allowed", status=403):
+    """The account, or its token, does not permit this."""
+
+
+class AccountNotFound(RequestError, code="account_not_found", status=404):
+    """No account has this name."""
+
+
+class TokenNotFound(RequestError, code="token_not_found", status=404):
+    """No token of the account has this id."""
+
+
+class AccountExists(Conflict, code="account_exists"):
+    """An account has this name, perhaps in other letters."""
+
+
+class LastAdministrator(Conflict, code="last_administrator"):
+    """Without it nobody could administer the Director."""
+
+
 class ComfyApiError(RequestError):
     """An error with a code of the Comfy API v2, which only its paths raise; docs/comfy-api-v2.md lists them."""
 

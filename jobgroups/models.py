@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
+from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 
@@ -122,6 +123,16 @@ class JobGroup(models.Model):
     #: Whether ComfyUI marks a node of the workflow as a partner's, who is paid; null: not known.
     uses_partner_nodes = models.BooleanField(null=True, blank=True)
     submitter = models.CharField(max_length=150, blank=True, default="")
+    #: The account that submitted it; null: there were no accounts.
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        null=True,
+        blank=True,
+        related_name="+",
+    )
     #: Whether each child was submitted to a backend, or waits for any candidate.
     placement = models.CharField(
         max_length=8, choices=_choices(Placement), default=Placement.BOUND.value, db_default=Placement.BOUND.value
@@ -618,6 +629,16 @@ class Asset(models.Model):
     used_at = models.DateTimeField(db_index=True)
     #: Whether ``AssetRecord`` rows alone name it: it is deleted with the last of them.
     is_recorded_only = models.BooleanField(default=False, db_default=False)
+    #: The account that alone uploaded it; null: several did, or there were no accounts.
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        null=True,
+        blank=True,
+        related_name="+",
+    )
 
     class Meta:
         ordering = ["-created_at", "-id"]
@@ -638,6 +659,16 @@ class AssetRecord(models.Model):
     id = models.CharField(primary_key=True, max_length=36)  #: A UUID.
     asset = models.ForeignKey(Asset, on_delete=models.CASCADE, related_name="records")
     file_path = models.CharField(max_length=1024)
+    #: The account that made it; null: there were no accounts.
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        null=True,
+        blank=True,
+        related_name="+",
+    )
     idempotency_key = models.CharField(max_length=255, null=True, blank=True, unique=True)
     created_at = models.DateTimeField()
 

@@ -51,6 +51,7 @@ from director.client.requests import (
     RetryOptions as RetryOptions,
     SubmitOptions as SubmitOptions,
 )
+from jobgroups.domain.shapes.accounts import Identity as Identity, Person as Person, Token as Token
 from jobgroups.domain.shapes.assets import Asset as Asset
 from jobgroups.domain.shapes.backends import (
     Backend as Backend,

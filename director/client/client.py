@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from director.client import calls, downloads, stream as event_stream, wait as group_wait
+from director.client.accounts import AsyncPeople, AsyncTokens, People, Tokens
 from director.client.assets import Assets, AsyncAssets
 from director.client.calls import Endpoints, Outage
 from director.client.decode import as_object, load, parser
@@ -33,6 +34,7 @@ from director.client.transport import DEFAULT_URL, Address
 from director.client.webhooks import AsyncWebhooks, Webhooks
 from director.client.wire import AsyncWire, SyncWire, Wire
 from jobgroups.domain.file_names import DEFAULT_TEMPLATE, FileName
+from jobgroups.domain.shapes.accounts import Identity
 from jobgroups.domain.shapes.backends import (
     Backend,
     ConvertedWorkflow,
@@ -583,6 +585,11 @@ class _Client(Endpoints):
         return await self._call(request, lambda answer: as_object(answer.get("workflow_json")))
 
     @method
+    async def whoami(self) -> Identity:
+        """Return the account of the token, and what it may do."""
+        return await self._read(Identity, get("whoami"))
+
+    @method
     async def health(self) -> Health:
         """Return the Director's health, also if it is not healthy."""
         return await calls.health(self._wire)
@@ -615,6 +622,16 @@ class Director(_Client, BlockingClient):
     def webhooks(self) -> Webhooks:
         """The deliveries of events to webhooks."""
         return Webhooks(self._wire)
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens of the account."""
+        return Tokens(self._wire)
+
+    @property
+    def people(self) -> People:
+        """The accounts, for administrators."""
+        return People(self._wire)
 
     def __enter__(self) -> Director:
         return self
@@ -649,6 +666,16 @@ class AsyncDirector(_Client, AsyncClient):
     def webhooks(self) -> AsyncWebhooks:
         """The deliveries of events to webhooks."""
         return AsyncWebhooks(self._wire)
+
+    @property
+    def tokens(self) -> AsyncTokens:
+        """The tokens of the account."""
+        return AsyncTokens(self._wire)
+
+    @property
+    def people(self) -> AsyncPeople:
+        """The accounts, for administrators."""
+        return AsyncPeople(self._wire)
 
     async def __aenter__(self) -> AsyncDirector:
         return self

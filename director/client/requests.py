@@ -240,7 +240,8 @@ def plan(workflow: Mapping[str, Any], backend_ids: Sequence[str] | None, **optio
     return replace(submit(workflow, backend_ids, **options), path=_path("job-groups", "plan"), headers={})
 
 
-def _moment(value: datetime) -> str:
+def moment(value: datetime) -> str:
+    """Return a time as the API takes it. Raises ``ValueError`` without a time zone."""
     if value.tzinfo is None:
         raise ValueError("A datetime without a time zone could be any of 24 moments.")
     text = value.astimezone(UTC).isoformat(timespec="milliseconds")
@@ -253,7 +254,7 @@ def list_groups(*, cursor: str | None = None, **filters: Any) -> Request:
     for name, value in (params.pop("metadata", None) or {}).items():
         params[f"metadata.{name}"] = value if isinstance(value, str) else _dump(value)
     texts = {
-        name: _moment(value) if isinstance(value, datetime) else str(value)
+        name: moment(value) if isinstance(value, datetime) else str(value)
         for name, value in params.items()
         if value is not None
     }

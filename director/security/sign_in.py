@@ -1,15 +1,17 @@
-"""Sign-in with one shared secret: ``DIRECTOR_TOKEN``. Without it, every client is allowed.
+"""Who sends a request: everybody, who has the one shared secret (``DIRECTOR_TOKEN``), or whose account it is.
 
-Programs send it as ``Authorization: Bearer`` or ``X-API-Key``. A user enters it in the form at ``/sign-in`` and gets a
-signed cookie with a digest of the token: a new token ends every session. Browsers also send the cookie with requests
-of other sites' pages, so with the cookie alone every change, and every WebSocket, must come from a page of the
-Director or of a listed origin.
+Programs send the secret, or a token of an account, as ``Authorization: Bearer`` or ``X-API-Key``. A user enters the
+secret, or name and password, in the form at ``/sign-in`` and gets a signed cookie with a digest of it: a new secret or
+password ends every session. Browsers also send the cookie with requests of other sites' pages, so with the cookie alone
+every change, and every WebSocket, must come from a page of the Director or of a listed origin.
 
 Django's sessions are not used: they need a row for each user, or middleware that the API's chain and the
-WebSockets do not have. This cookie is checked without a database query.
+WebSockets do not have. The cookie of the secret is checked without a database query, that of an account with one in
+a few seconds.
 """
 
 import ipaddress
+import logging
 import threading
 import time
 from collections import OrderedDict, deque
@@ -27,14 +29,20 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.debug import sensitive_post_parameters
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_POST
 
+from director.accounts.principals import is_kept, principal_of
 from director.security.origins import FOREIGN_CODE, FOREIGN_DETAIL, FOREIGN_ORIGIN, handshake, is_allowed, is_own
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response, is_api
 from director.web.middleware import middleware
+from jobgroups.api.permissions import refusal_text
+from jobgroups.api.views.async_base import read
+from jobgroups.database.threads import TRANSIENT
+from jobgroups.domain.access import EVERYBODY, Principal, Right, may
 from jobgroups.streams.feed import error_frame
+
+logger = logging.getLogger(__name__)
 
 ALLOWED: Final = 10  #: Wrong tokens that an address may send within the window.
 WINDOW: Final = 60.0  #: Seconds.
@@ -88,11 +96,15 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 throttle = Throttle()
 
 
-class AuthResult(Enum):
-    ALLOWED = "allowed"
+class Refused(Enum):
     UNAUTHENTICATED = "unauthenticated"  #: no valid token or session
     FOREIGN_PAGE = "foreign page"  #: a valid session, but the page is of another origin
     THROTTLED = "throttled"  #: too many wrong tokens
+    UNAVAILABLE = "unavailable"  #: the database with the accounts does not answer
+
+
+#: The key of a scope that holds the principal of its credentials, None if nobody is known by them.
+PRINCIPAL_KEY: Final = "director.principal"
 
 
 def is_token(given: str) -> bool:
@@ -117,18 +129,52 @@ def is_session(value: str) -> bool:
     return isinstance(digest, str) and constant_time_compare(digest, _digest())
 
 
-def authenticate(request: HttpRequest, *, changes: bool) -> AuthResult:
-    """Check the credentials of a request. ``changes``: it may change data, or opens a WebSocket."""
-    if not settings.DIRECTOR_TOKEN:
-        return AuthResult.ALLOWED
-    token, cookie = sent_token(request.headers), request.COOKIES.get(COOKIE)
-    if token is not None:
-        return _checked(_address(request), token)
-    if cookie is None or not is_session(cookie):
-        return AuthResult.UNAUTHENTICATED
-    if changes and not is_own(request.headers.get("Origin"), request.headers.get("Host")):
-        return AuthResult.FOREIGN_PAGE
-    return AuthResult.ALLOWED
+def authenticate(request: HttpRequest, *, changes: bool) -> Principal | Refused:
+    """Return who sends a request. ``changes``: it may change data, or opens a WebSocket."""
+    if not settings.DIRECTOR_TOKEN and not settings.DIRECTOR_ACCOUNTS:
+        return EVERYBODY
+    has_token = sent_token(request.headers) is not None
+    principal = _throttled(address_of(request), request) if has_token else _known(request)
+    if principal is None:
+        return Refused.UNAUTHENTICATED
+    by_cookie = isinstance(principal, Principal) and not has_token
+    if by_cookie and changes and not is_own(request.headers.get("Origin"), request.headers.get("Host")):
+        return Refused.FOREIGN_PAGE
+    return principal
+
+
+def _credentials(request: HttpRequest) -> tuple[str | None, str | None]:
+    """Return token and cookie of a request."""
+    token = sent_token(request.headers)
+    return (None if token is None else token.strip()), request.COOKIES.get(COOKIE)
+
+
+def _known(request: HttpRequest) -> Principal | Refused | None:
+    """Return who is known by the credentials of a request; None: nobody."""
+    token, cookie = _credentials(request)
+    if not settings.DIRECTOR_ACCOUNTS:
+        is_valid = is_token(token) if token is not None else cookie is not None and is_session(cookie)
+        return EVERYBODY if is_valid else None
+    scope = getattr(request, "scope", {})
+    if PRINCIPAL_KEY not in scope:
+        return principal_of(token, cookie)
+    found: Principal | Refused | None = scope[PRINCIPAL_KEY]
+    return found
+
+
+async def find_principal(scope: Scope) -> None:
+    """Note in a scope who sends its request, so that nothing in the event loop waits for the database."""
+    if not settings.DIRECTOR_ACCOUNTS:
+        return
+    token, cookie = _credentials(handshake(scope))
+    if is_kept(token, cookie):
+        scope[PRINCIPAL_KEY] = principal_of(token, cookie)
+        return
+    try:
+        scope[PRINCIPAL_KEY] = await read(principal_of, token, cookie)
+    except TRANSIENT as error:
+        logger.warning("Accounts: database unavailable (%s)", error)
+        scope[PRINCIPAL_KEY] = Refused.UNAVAILABLE
 
 
 def sent_token(headers: Mapping[str, str]) -> str | None:
@@ -140,16 +186,16 @@ def sent_token(headers: Mapping[str, str]) -> str | None:
     return token if scheme.lower() == "bearer" else ""
 
 
-def _checked(address: str, token: str) -> AuthResult:
+def _throttled(address: str, request: HttpRequest) -> Principal | Refused | None:
     if throttle.retry_after(address):
-        return AuthResult.THROTTLED
-    if is_token(token.strip()):
-        return AuthResult.ALLOWED
-    throttle.record_failure(address)
-    return AuthResult.UNAUTHENTICATED
+        return Refused.THROTTLED
+    principal = _known(request)
+    if principal is None:
+        throttle.record_failure(address)
+    return principal
 
 
-def _address(request: HttpRequest) -> str:
+def address_of(request: HttpRequest) -> str:
     """Return the address for the throttle: behind a trusted proxy the client's that the proxy names.
 
     Otherwise one program with an old token would block all clients of the proxy. Each proxy appends the address of its
@@ -162,27 +208,37 @@ def _address(request: HttpRequest) -> str:
     return forwarded.rpartition(",")[2].strip() or peer
 
 
+#: Pages that need more than the right to see, by the beginning of their paths.
+_PAGE_RIGHTS: Final = {"/admin": Right.ADMINISTER, "/people": Right.ADMINISTER}
+
+
 def _refusal(request: HttpRequest) -> HttpResponseBase | None:
-    if request.path.rstrip("/") == PATH:
+    if request.path.rstrip("/") == PATH or request.path.startswith(f"{PATH}/"):
         return None
     match authenticate(request, changes=request.method not in _SAFE):
-        case AuthResult.ALLOWED:
-            return None
-        case AuthResult.THROTTLED:
-            wait = throttle.retry_after(_address(request))
+        case Principal() as principal:
+            request.principal = principal  # type: ignore[attr-defined]  # as Django's own middleware sets ``user``
+            right = next((one for path, one in _PAGE_RIGHTS.items() if request.path.startswith(path)), Right.SEE)
+            return None if may(principal, right) else error_response(403, refusal_text(principal, right), "not_allowed")
+        case Refused.THROTTLED:
+            wait = throttle.retry_after(address_of(request))
             detail = f"Too many wrong tokens; try again in {wait} s."
             headers = {"Retry-After": str(wait)}
             return error_response(429, detail, "too_many_requests", headers=headers)
-        case AuthResult.FOREIGN_PAGE:
+        case Refused.FOREIGN_PAGE:
             detail = "Only pages of the Director may do this; programs must send the token."
             return error_response(403, detail, "origin_not_allowed")
-        case AuthResult.UNAUTHENTICATED:
+        case Refused.UNAVAILABLE:
+            detail = "The database does not answer; nothing was stored. Try again."
+            return error_response(503, detail, "database_unavailable", headers={"Retry-After": "2"})
+        case Refused.UNAUTHENTICATED:
             return _sign_in_required(request)
 
 
 def _sign_in_required(request: HttpRequest) -> HttpResponse:
     if is_api(request) or request.method not in _SAFE:
-        detail = "This Director requires its token, as Authorization: Bearer TOKEN or X-API-Key: TOKEN."
+        which = "a token of an account" if settings.DIRECTOR_ACCOUNTS else "its token"
+        detail = f"This Director requires {which}, as Authorization: Bearer TOKEN or X-API-Key: TOKEN."
         headers = {"WWW-Authenticate": 'Bearer realm="Director"'}
         return error_response(401, detail, "sign_in_required", headers=headers)
     if "HX-Request" in request.headers:
@@ -195,42 +251,41 @@ def _sign_in_required(request: HttpRequest) -> HttpResponse:
 SignInMiddleware = middleware(_refusal, lambda _request, response: response)
 
 
-@never_cache
-@csrf_exempt  # the token itself is the proof, and the origin is checked before
-@sensitive_post_parameters("token")
-@require_http_methods(["GET", "HEAD", "POST"])
-def sign_in(request: HttpRequest) -> HttpResponse:
-    """``/sign-in``: show the form, or check the token and set the session cookie."""
-    wanted = _next(request)
+def token_form(request: HttpRequest, wanted: str) -> HttpResponse:
+    """Answer the sign-in page of the shared secret: its form, or the check of it, which sets the session cookie."""
     if not settings.DIRECTOR_TOKEN:
         return HttpResponseRedirect(wanted)
     if request.method != "POST":
-        return _form(request, wanted)
-    wait = throttle.retry_after(_address(request))
+        return form(request, wanted)
+    wait = throttle.retry_after(address_of(request))
     if wait:
         said = f"Too many wrong tokens. Try again in {wait} seconds."
-        refused = _form(request, wanted, said, status=429)
+        refused = form(request, wanted, said, status=429)
         refused.headers["Retry-After"] = str(wait)
         return refused
     if not is_token(request.POST.get("token", "").strip()):
-        throttle.record_failure(_address(request))
-        return _form(request, wanted, "This is not the token.", status=403)
+        throttle.record_failure(address_of(request))
+        return form(request, wanted, "This is not the token.", status=403)
     response = HttpResponseRedirect(wanted)
-    response.set_cookie(
-        COOKIE, new_session(), max_age=SESSION_SECONDS, httponly=True, samesite="Lax", secure=request.is_secure()
-    )
+    set_session(request, response, new_session(), seconds=SESSION_SECONDS)
     return response
 
 
-def _next(request: HttpRequest) -> str:
+def set_session(request: HttpRequest, response: HttpResponse, value: str, *, seconds: int) -> None:
+    """Set the session cookie."""
+    response.set_cookie(COOKIE, value, max_age=seconds, httponly=True, samesite="Lax", secure=request.is_secure())
+
+
+def next_page(request: HttpRequest) -> str:
     """Return the requested page; never a page of another site."""
     wanted = request.POST.get("next") or request.GET.get("next") or "/"
     is_here = wanted.startswith("/") and url_has_allowed_host_and_scheme(wanted, allowed_hosts=None)
     return wanted if is_here and not wanted.startswith(PATH) else "/"
 
 
-def _form(request: HttpRequest, wanted: str, said: str = "", *, status: int = 200) -> HttpResponse:
-    context = {"next": wanted, "said": said}
+def form(request: HttpRequest, wanted: str, said: str = "", *, status: int = 200) -> HttpResponse:
+    """Return the sign-in page, with what is wrong with the last try."""
+    context = {"next": wanted, "said": said, "accounts": settings.DIRECTOR_ACCOUNTS}
     return render(request, "director/sign_in.html", context, status=status)
 
 
@@ -251,9 +306,10 @@ def guard_sockets(application: Application) -> Application:
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         request = handshake(scope)
+        await find_principal(request.scope)  # type: ignore[attr-defined]  # an ASGIRequest has it
         if not is_allowed(request.headers.get("Origin"), request.headers.get("Host")):
             code, frame = FOREIGN_ORIGIN, error_frame(FOREIGN_CODE, FOREIGN_DETAIL)
-        elif authenticate(request, changes=True) is not AuthResult.ALLOWED:
+        elif isinstance(authenticate(request, changes=True), Refused):
             detail = "Sign in, or connect with Authorization: Bearer TOKEN or X-API-Key: TOKEN."
             code, frame = SIGN_IN_REQUIRED, error_frame("sign_in_required", detail)
         else:

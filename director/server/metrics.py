@@ -11,6 +11,7 @@ from django.http.request import HttpHeaders
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
 
+from director.accounts.principals import principal_of
 from director.security.sign_in import is_token, sent_token
 from director.server.listen import CannotListen
 from jobgroups.metrics import ProcessesCollector
@@ -23,6 +24,12 @@ class _Handler(WSGIRequestHandler):
         """Log no requests."""
 
 
+def _is_permitted(token: str) -> bool:
+    if settings.DIRECTOR_ACCOUNTS:
+        return principal_of(token, None) is not None
+    return not settings.DIRECTOR_TOKEN or is_token(token)
+
+
 def serve_metrics(host: str, port: int) -> None:
     """Serve what happened in the processes of this data folder, in threads. Raises ``CannotListen``."""
     registry = CollectorRegistry(auto_describe=False)
@@ -32,7 +39,7 @@ def serve_metrics(host: str, port: int) -> None:
 
     def guarded(environ: Any, start_response: Any) -> Iterable[bytes]:
         token = sent_token(HttpHeaders(environ)) or ""
-        if not settings.DIRECTOR_TOKEN or is_token(token.strip()):
+        if _is_permitted(token.strip()):
             found: Iterable[bytes] = app(environ, start_response)
             return found
         start_response("401 Unauthorized", [("WWW-Authenticate", 'Bearer realm="Director"')])

@@ -15,13 +15,15 @@ from typing import Final
 
 import psycopg
 from django.conf import settings
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import Error as DatabaseError, connection
 from django.db.migrations.loader import MigrationLoader
 
 from backends.errors import FieldInvalid
 from backends.models import Backend
 from backends.services import backends_ensure
+from director.accounts.people import first_code, has_administrator
+from director.server import data_dir
 from director.web.tables import is_migrated
 from jobgroups.database.locks import DatabaseLock, Lock, dedicated_connection, lock_of_database
 from jobgroups.metrics import open_files
@@ -117,6 +119,23 @@ def open_database(*, migrate: bool, say: Say) -> None:
     except FieldInvalid as error:
         raise CannotStart(f"DIRECTOR_BACKENDS: {error}") from error
     open_metrics(say)
+
+
+def open_tables(say: Callable[[str], None]) -> None:
+    """Prepare folder, keys and tables as ``serve`` does, for a command that writes. Raises ``CommandError``."""
+    try:
+        data_dir.prepare(say)
+        wait_for_database(say)
+        open_database(migrate=True, say=say)
+    except (CannotStart, data_dir.DataFolderUnusable) as error:
+        raise CommandError(str(error)) from error
+
+
+def say_first_code(port: int, say: Say) -> None:
+    """Print how the first administrator is made, while there is none."""
+    if settings.DIRECTOR_ACCOUNTS and not has_administrator():
+        url = settings.DIRECTOR_PUBLIC_URL or f"http://localhost:{port}"
+        say(f"No administrator yet. The first one opens {url}/sign-in/first/{first_code()}")
 
 
 def open_metrics(say: Say) -> None:

@@ -111,7 +111,7 @@ def is_supervised(options: Mapping[str, Any]) -> bool:
 def prepared(options: Mapping[str, Any], say: Say) -> Iterator[list[socket.socket]]:
     """Check the options, and give bound sockets while the lock on the data folder is held; raise ``REFUSALS``."""
     host = options["host"]
-    is_guarded = listen.is_loopback(host) or bool(settings.DIRECTOR_TOKEN)
+    is_guarded = listen.is_loopback(host) or bool(settings.DIRECTOR_TOKEN) or settings.DIRECTOR_ACCOUNTS
     if not is_guarded and not options["allow_anonymous"]:
         raise Unprotected(
             f"--host {host} lets everyone on the network use the Director. Set DIRECTOR_TOKEN"
@@ -160,7 +160,7 @@ def announce(host: str, port: int, say: Say) -> None:
     say(f"Director is ready at {first}")
     for url in others:
         say(f"On the network: {url}")
-    if hosts != ["localhost"] and not settings.DIRECTOR_TOKEN:
+    if hosts != ["localhost"] and not (settings.DIRECTOR_TOKEN or settings.DIRECTOR_ACCOUNTS):
         say("Everyone on the network can submit and cancel; set DIRECTOR_TOKEN to require a sign-in.")
 
 

@@ -1,6 +1,7 @@
 """From the body of a submission to the stored group."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -21,8 +22,10 @@ from jobgroups.services.write_start import check_until
 _CHECK_SECONDS: Final = 2.0  #: Seconds for the probes and the inventory of a submission to the pool.
 
 
-def submit_body(body: dict[str, Any], key: str | None) -> Submitted:
+def submit_body(body: dict[str, Any], key: str | None, owner: Mapping[str, Any]) -> Submitted:
     """Store the group of a body; with a known idempotency key, return the group of that key.
+
+    ``owner`` has the fields of the submission that say whose it is; empty without accounts.
 
     The result of the first request is returned also if no runner is alive now, or none of the backends that described
     the node classes of a workflow in the editor's format.
@@ -33,12 +36,13 @@ def submit_body(body: dict[str, Any], key: str | None) -> Submitted:
     """
     digest = ""
     if key:
-        digest, submitter = payloads.digest(body), str(body.get("submitter") or "").strip()
+        digest = payloads.digest(body)
+        submitter = owner.get("submitter") or str(body.get("submitter") or "").strip()
         if (made := group_replay(submitter=submitter, key=key, digest=digest)) is not None:
             return made
     converted, warnings, editor = converted_body(body)
     submission = payloads.submission(converted, key, warnings=warnings)
-    return submit(replace(submission, editor_json=editor, idempotency_digest=digest))
+    return submit(replace(submission, editor_json=editor, idempotency_digest=digest, **owner))
 
 
 def submit(submission: Submission) -> Submitted:

@@ -27,15 +27,19 @@ _CAPTURE_SECONDS: Final = 5.0  #: How long a submission waits until the output o
 _POLL_SECONDS: Final = 0.2
 
 
-def record_store(*, received: ReceivedFile, file_path: str, idempotency_key: str | None) -> tuple[str, bool]:
+def record_store(
+    *, received: ReceivedFile, file_path: str, idempotency_key: str | None, owner_id: int | None = None
+) -> tuple[str, bool]:
     """Store an uploaded file with a new record; return the record's id and whether the content is new.
 
     Raises ``IdempotencyKeyReuse``, or as ``asset_store`` does.
     """
     _require_unused(idempotency_key)
-    record = AssetRecord(id=str(uuid.uuid4()), file_path=file_path, idempotency_key=idempotency_key, created_at=now())
+    record = AssetRecord(
+        id=str(uuid.uuid4()), file_path=file_path, idempotency_key=idempotency_key, owner_id=owner_id, created_at=now()
+    )
     try:
-        _, is_new = asset_store(received, record)
+        _, is_new = asset_store(received, record, owner_id=owner_id)
     except IntegrityError:
         _require_unused(idempotency_key)  # another request with the key was faster
         raise
@@ -53,7 +57,7 @@ def _require_unused(key: str | None) -> None:
         raise IdempotencyKeyReuse
 
 
-def record_mint(*, content_hash: str, file_path: str | None) -> tuple[str, bool]:
+def record_mint(*, content_hash: str, file_path: str | None, owner_id: int | None = None) -> tuple[str, bool]:
     """Return the id of a record of known content and whether it is new: one with the same path is used again.
 
     Raises ``BlobNotFound``. ``file_path`` None: the name of the first upload of the content.
@@ -61,17 +65,17 @@ def record_mint(*, content_hash: str, file_path: str | None) -> tuple[str, bool]
     content = content_by_hash(content_hash)
     if isinstance(content, StoredFile):
         content = _asset_of(content, file_path or "file")
-    return _mint(content.pk, file_path or content.name)
+    return _mint(content.pk, file_path or content.name, owner_id)
 
 
 @retried_transaction
-def _mint(asset_id: str, file_path: str) -> tuple[str, bool]:
+def _mint(asset_id: str, file_path: str, owner_id: int | None) -> tuple[str, bool]:
     if not Asset.objects.filter(pk=asset_id).update(used_at=now()):
         raise BlobNotFound
-    known = AssetRecord.objects.filter(asset=asset_id, file_path=file_path).first()
+    known = AssetRecord.objects.filter(asset=asset_id, file_path=file_path, owner=owner_id).first()
     if known is not None:
         return known.pk, False
-    new = {"id": str(uuid.uuid4()), "file_path": file_path, "created_at": now()}
+    new = {"id": str(uuid.uuid4()), "file_path": file_path, "owner_id": owner_id, "created_at": now()}
     return AssetRecord.objects.create(asset_id=asset_id, **new).pk, True
 
 

@@ -39,22 +39,33 @@ class ReceivedFile:
     hash: str  #: BLAKE3 in hexadecimal digits.
 
 
-def asset_store(received: ReceivedFile, record: AssetRecord | None = None) -> tuple[Asset, bool]:
+def asset_store(
+    received: ReceivedFile, record: AssetRecord | None = None, *, owner_id: int | None = None
+) -> tuple[Asset, bool]:
     """Store a received file, unless there is an asset with its content; return the asset and whether it is new.
 
-    A new ``record`` is stored with it, and gets its asset.
+    A new ``record`` is stored with it, and gets its asset. Content that several accounts stored has no owner.
     """
     moment = now()
     facts = asdict(received)
     path = facts.pop("path")
-    asset = Asset(id=str(uuid.uuid4()), created_at=moment, used_at=moment, is_recorded_only=record is not None, **facts)
+    asset = Asset(
+        id=str(uuid.uuid4()),
+        created_at=moment,
+        used_at=moment,
+        is_recorded_only=record is not None,
+        owner_id=owner_id,
+        **facts,
+    )
     known = Asset.objects.filter(hash=asset.hash).first
-    stored = stored_files.content_store(path, asset, known=known, keep=partial(_keep, record))
+    stored = stored_files.content_store(path, asset, known=known, keep=partial(_keep, record, owner_id))
     return stored, stored is asset
 
 
-def _keep(record: AssetRecord | None, asset: Asset, is_new: bool) -> bool:
+def _keep(record: AssetRecord | None, owner_id: int | None, asset: Asset, is_new: bool) -> bool:
     changes: dict[str, Any] = {"used_at": now()} | ({} if record else {"is_recorded_only": False})
+    if asset.owner_id != owner_id:
+        changes["owner"] = None
     with transaction.atomic():
         if is_new:
             asset.save(force_insert=True)

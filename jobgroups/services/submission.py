@@ -67,6 +67,7 @@ class Submission:
     #: Warnings that the request's form gave rise to; those of the workflow come behind them.
     warnings: Sequence[str] = ()
     submitter: str = ""
+    owner_id: int | None = None  #: The account that submits; None: there are no accounts.
     name: str = ""
     idempotency_key: str | None = None
     idempotency_digest: str = ""
@@ -229,6 +230,7 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         stop_when_json=_json_or_none(submission.stop_when),
         webhook_json=_json_or_none(submission.webhook),
         submitter=submission.submitter,
+        owner_id=submission.owner_id,
         name=submission.name,
         placement=(Placement.BOUND if submission.count is None else Placement.POOL).value,
         skipped_backends_json=to_json(list(submission.skipped_backends)),

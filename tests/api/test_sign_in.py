@@ -80,7 +80,9 @@ def _paths(resolver: Any, before: str = "/") -> Iterator[str]:
 SERVED = set(_paths(get_resolver()))
 #: A path with a slash at its end has the view of the path without it.
 PATHS = sorted(
-    path for path in SERVED - {"/sign-in", "/sign-in/"} if path == "/" or path.rstrip("/") not in SERVED - {path}
+    path
+    for path in SERVED
+    if not path.startswith("/sign-in") and (path == "/" or path.rstrip("/") not in SERVED - {path})
 )
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 CREDENTIALS: list[tuple[bool, dict[str, str]]] = [

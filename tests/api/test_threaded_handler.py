@@ -56,6 +56,7 @@ def test_api_has_all_middleware_except_that_of_pages() -> None:
         "django.middleware.csrf.CsrfViewMiddleware",
         "django.contrib.auth.middleware.AuthenticationMiddleware",
         "django.contrib.messages.middleware.MessageMiddleware",
+        "axes.middleware.AxesMiddleware",
     }
     assert [name for name in current.MIDDLEWARE if name not in pages] == (current.DIRECTOR_API_MIDDLEWARE)
 

@@ -49,6 +49,7 @@ class Command(BaseCommand):
 
         own.layer.wait_begin()
         startup.open_metrics(self._say)
+        startup.say_first_code(listen.port_of(own.sockets[0]), self._say)
         self._allow(options["host"])
         return serve(sockets=own.sockets, runner_name=None, layer=own.layer, announce=own.layer.ready)
 
@@ -64,6 +65,7 @@ class Command(BaseCommand):
             else:
                 startup.warn_missing(self._say)
             startup.open_database(migrate=not options["no_migrate"], say=self._say)
+            startup.say_first_code(listen.port_of(sockets[0]), self._say)
             self._allow(options["host"])
             startup.use_fast_loop()
             from director.server.process import serve  # noqa: PLC0415 importing daphne installs a reactor

@@ -17,6 +17,8 @@ from jobgroups import workflow
 from jobgroups.api.requests import fields
 from jobgroups.api.requests.fields import RequestSerializer
 from jobgroups.api.requests.path_params import check_id
+from jobgroups.api.requests.query_params import Moment
+from jobgroups.domain.access import Role, Scope
 from jobgroups.domain.failures import RETRIED, FailureClass
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 from jobgroups.domain.states import PartialOutputs, RetryScope, Where
@@ -462,3 +464,25 @@ class QuarantineRequest(ByRequest):
 
     minutes = fields.Integer(1, _MAX_MINUTES, default=None)
     reason = fields.Line(_MAX_REASON, default="")
+
+
+class TokenRequest(RequestSerializer):
+    """``POST /api/tokens``"""
+
+    name = fields.Line(100)
+    scope = fields.Choice({scope.value: scope for scope in Scope})
+    expires_at = Moment(default=None)
+
+
+class PersonRequest(RequestSerializer):
+    """``POST /api/people``"""
+
+    name = fields.Line(60)
+    role = fields.Choice({role.value: role for role in Role})
+
+
+class PersonChange(RequestSerializer):
+    """``PATCH /api/people/{account}``; an absent field is None."""
+
+    role = fields.Choice({role.value: role for role in Role}, default=None)
+    is_active = fields.Flag(default=None)

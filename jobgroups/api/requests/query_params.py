@@ -50,7 +50,7 @@ class _Digits(fields.Integer):
         return int(data)
 
 
-class _Moment(serializers.DateTimeField):
+class Moment(serializers.DateTimeField):
     """A date or a time, in UTC if it has no zone. A ``+`` that was not encoded is read as a blank."""
 
     def to_internal_value(self, value: Any) -> dt.datetime:
@@ -143,8 +143,8 @@ class GroupListQuery(QuerySerializer):
     text = fields.Text(_MAX_TEXT, default="")
     archived = fields.Choice({"yes": True, "no": False, "any": None}, default=False)
     metadata = _Metadata(default=dict)
-    created_after = _Moment(default=None)
-    created_before = _Moment(default=None)
+    created_after = Moment(default=None)
+    created_before = Moment(default=None)
     cursor = serializers.CharField(default=None)  # the query checks it
     limit = _Digits(1, MAX_PAGE, default=DEFAULT_PAGE)
 

@@ -1,17 +1,20 @@
 """Assets of the Comfy API v2."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
+from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.upload import received_upload, stored_name, stored_type
 from jobgroups.api.v2.requests import MintedAsset, UploadedAsset, base_url, content_url, idempotency_key
 from jobgroups.api.views.async_base import act, read
 from jobgroups.api.views.base import ApiView, json_response, no_content
 from jobgroups.api.views.outputs import noting_replaced, original
+from jobgroups.domain.access import Right
 from jobgroups.errors import HashMismatch
 from jobgroups.models import Asset
 from jobgroups.outputs.download import open_file
@@ -28,6 +31,8 @@ def _created(request: HttpRequest, asset_id: str, *, is_record_new: bool, is_con
 
 
 class UploadView(ApiView):
+    changes: ClassVar[Right] = Right.SUBMIT
+
     def post(self, request: Request) -> HttpResponse:
         """Store an uploaded file with a new record: 201 if its content is new."""
         key = idempotency_key(request, "v2-asset")
@@ -37,15 +42,21 @@ class UploadView(ApiView):
                 raise HashMismatch
             name = stored_name(form["file_path"])
             named = replace(file, name=name, content_type=stored_type(form["content_type"].lower(), name))
-            asset_id, is_new = record_store(received=named, file_path=form["file_path"], idempotency_key=key)
+            asset_id, is_new = record_store(
+                received=named, file_path=form["file_path"], idempotency_key=key, owner_id=principal_of(request).user_id
+            )
         return _created(request, asset_id, is_record_new=is_new, is_content_new=is_new)
 
 
 class FromHashView(ApiView):
+    changes: ClassVar[Right] = Right.SUBMIT
+
     def post(self, request: Request) -> HttpResponse:
         """Mint a record of known content: 200 if there is one with the same path."""
         body = MintedAsset.read(json_body(request))
-        asset_id, is_new = record_mint(content_hash=body["hash"], file_path=body.get("file_path"))
+        asset_id, is_new = record_mint(
+            content_hash=body["hash"], file_path=body.get("file_path"), owner_id=principal_of(request).user_id
+        )
         return _created(request, asset_id, is_record_new=is_new, is_content_new=False)
 
 

@@ -1,13 +1,14 @@
 """Jobs of the Comfy API v2: submit, list, read, cancel, and their events."""
 
 import re
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
 from backends.errors import InvalidRequest
+from jobgroups.api.permissions import identity
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.query_params import AssetListQuery
 from jobgroups.api.sse import sse_response
@@ -17,6 +18,7 @@ from jobgroups.api.v2.requests import base_url, idempotency_key
 from jobgroups.api.v2.submission import LABELS, is_label, submit_job
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.views.groups import encoded
+from jobgroups.domain.access import Right
 from jobgroups.errors import InvalidCursor, InvalidMetadataFilter
 from jobgroups.queries.single_jobs import SingleJob, single_jobs
 from jobgroups.services.cancellation import group_cancel
@@ -26,8 +28,10 @@ _FILTER: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
 class JobListView(ApiView):
+    changes: ClassVar[Right] = Right.SUBMIT
+
     def post(self, request: Request) -> HttpResponse:
-        group = submit_job(json_body(request), idempotency_key(request, "v2"))
+        group = submit_job(json_body(request), idempotency_key(request, "v2"), identity(request))
         return json_response(serialize_job(SingleJob.read(group.pk), base_url(request)), status=201)
 
     def get(self, request: Request) -> HttpResponse:

@@ -40,8 +40,8 @@ _KEY_FORM: Final = re.compile(r"[A-Za-z0-9._~+=-]{8,512}")
 _STALL_SECONDS: Final = 3_600
 
 
-def submit_job(body: Mapping[str, Any], idempotency_key: str | None) -> JobGroup:
-    """Check a submission and store it. ``idempotency_key`` is the one to store.
+def submit_job(body: Mapping[str, Any], idempotency_key: str | None, owner: Mapping[str, Any]) -> JobGroup:
+    """Check a submission and store it. ``idempotency_key`` is the one to store, ``owner`` says whose the job is.
 
     Raises ``InvalidWorkflow``, ``WorkflowFormatUi``, ``MissingAsset``, ``MetadataInvalid``, ``InvalidRequest``,
     ``IdempotencyKeyReuse`` or ``RunnerAbsent``.
@@ -69,10 +69,11 @@ def submit_job(body: Mapping[str, Any], idempotency_key: str | None) -> JobGroup
         # A repeated request has another one, and is refused.
         idempotency_digest=secrets.token_hex(32),
         secret=secret,
+        **owner,
     )
     try:
         if idempotency_key:
-            group_replay(submitter="", key=idempotency_key, digest=submission.idempotency_digest)
+            group_replay(submitter=submission.submitter, key=idempotency_key, digest=submission.idempotency_digest)
         return _submit(submission)
     except (IdempotencyConflict, GroupDeleted):
         raise IdempotencyKeyReuse from None

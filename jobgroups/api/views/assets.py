@@ -1,20 +1,26 @@
 """Assets: upload, list, read, delete."""
 
+from typing import ClassVar
+
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
+from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.query_params import AssetListQuery
 from jobgroups.api.requests.upload import received_upload
 from jobgroups.api.views.async_base import read
 from jobgroups.api.views.base import ApiView, json_response, no_content
 from jobgroups.api.views.groups import page_response
+from jobgroups.domain.access import Right
 from jobgroups.outputs.stored import file_response
 from jobgroups.queries import assets
 from jobgroups.services.assets import asset_delete, asset_store
 
 
 class AssetListView(ApiView):
+    changes: ClassVar[Right] = Right.SUBMIT
+
     def get(self, request: Request) -> HttpResponse:
         """List assets, newest first."""
         query = AssetListQuery.read_query(request.GET)
@@ -23,7 +29,7 @@ class AssetListView(ApiView):
     def post(self, request: Request) -> HttpResponse:
         """Store an uploaded file."""
         with received_upload(request) as upload:
-            asset, created = asset_store(upload.received())
+            asset, created = asset_store(upload.received(), owner_id=principal_of(request).user_id)
         body = {**assets.serialize_asset(asset), "created_new": created}
         return json_response(body, status=201 if created else 200)
 

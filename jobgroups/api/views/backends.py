@@ -21,6 +21,7 @@ from backends.comfyui.probe import attempt, attempt_all
 from backends.errors import FieldInvalid
 from backends.models import Backend, FoundBackend
 from backends.states import Hold
+from jobgroups.api.permissions import signed
 from jobgroups.api.requests.body import json_body, optional_json_body
 from jobgroups.api.requests.fields import RequestSerializer
 from jobgroups.api.requests.path_params import number
@@ -122,7 +123,7 @@ class HoldView(ApiView):
     def post(self, request: Request, backend_id: str, *, action: str) -> HttpResponse:
         """Store the request and return the backend."""
         fields, service = _ACTIONS[action]
-        service(backend_id=backend_id, **fields.read(optional_json_body(request)))
+        service(backend_id=backend_id, **signed(request, fields.read(optional_json_body(request))))
         return json_response(backend_json(backend_id))
 
 

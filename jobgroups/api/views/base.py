@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Mapping
 from inspect import isawaitable
-from typing import Any
+from typing import Any, ClassVar, Final
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -10,9 +10,15 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from jobgroups.api.permissions import principal_of, refusal_text
 from jobgroups.api.requests.path_params import check_id
-from jobgroups.errors import MethodNotAllowed
+from jobgroups.api.views.async_base import read
+from jobgroups.domain.access import Right, may
+from jobgroups.errors import MethodNotAllowed, NotAllowed
+from jobgroups.queries.owners import owner_of
 from jobgroups.serializers import to_json
+
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class ApiView(APIView):
@@ -20,6 +26,10 @@ class ApiView(APIView):
 
     Their docstrings are the summaries of the OpenAPI document.
     """
+
+    reads: ClassVar[Right] = Right.SEE  #: What GET and HEAD need.
+    #: What the other methods need, unless the object of the path is the principal's own.
+    changes: ClassVar[Right] = Right.OPERATE
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Call the handler of the method; DRF has no event loop, so coroutines are called here, with Django's request."""
@@ -30,6 +40,8 @@ class ApiView(APIView):
     async def _dispatch_in_loop(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
             self._check(request, kwargs)
+            if not self._is_permitted(request):
+                self._permit(request, await read(owner_of, kwargs))
             handler = getattr(self, str(request.method).lower())
             answer: HttpResponseBase | Awaitable[HttpResponseBase] = handler(request, *args, **kwargs)
             return await answer if isawaitable(answer) else answer
@@ -45,6 +57,20 @@ class ApiView(APIView):
         """Check the method and the ids of the path before the handler is called."""
         super().initial(request, *args, **kwargs)
         self._check(request, kwargs)
+        if not self._is_permitted(request):
+            self._permit(request, owner_of(kwargs))
+
+    def _right(self, request: HttpRequest | Request) -> Right:
+        return self.reads if request.method in _SAFE else self.changes
+
+    def _is_permitted(self, request: HttpRequest | Request) -> bool:
+        """Return whether the request is permitted whose ever the object is."""
+        return may(principal_of(request), self._right(request))
+
+    def _permit(self, request: HttpRequest | Request, owner_id: int | None) -> None:
+        principal, right = principal_of(request), self._right(request)
+        if not may(principal, right, owner_id=owner_id):
+            raise NotAllowed(refusal_text(principal, right))
 
     def _check(self, request: HttpRequest | Request, ids: Mapping[str, Any]) -> None:
         if request.method not in self.allowed_methods:

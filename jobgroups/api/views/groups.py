@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final
+from typing import ClassVar, Final
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
 from django.http.response import HttpResponseBase
@@ -13,6 +13,7 @@ from jobgroups import workflow
 from jobgroups.api.answers import answers
 from jobgroups.api.conversion import converted_body
 from jobgroups.api.long_polls import long_polls
+from jobgroups.api.permissions import identity
 from jobgroups.api.plan import plan
 from jobgroups.api.requests import payloads
 from jobgroups.api.requests.body import json_body, optional_json_body
@@ -22,6 +23,7 @@ from jobgroups.api.submission import submit_body
 from jobgroups.api.views.async_base import act
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.workflow_check import JobKinds, check, offered
+from jobgroups.domain.access import Right
 from jobgroups.domain.shapes.backends import ConvertedWorkflow
 from jobgroups.domain.shapes.groups import CancelResult
 from jobgroups.domain.states import ChildStatus
@@ -38,6 +40,8 @@ EVENTS_PAGE: Final = 500  #: Events per page. Most have some hundred bytes, a fe
 
 
 class CheckView(ApiView):
+    changes: ClassVar[Right] = Right.SUBMIT
+
     def post(self, request: Request) -> HttpResponse:
         """Return which backends can execute a workflow, why the others cannot, and the choices of its inputs."""
         values = payloads.check(converted_body(json_body(request)).body)
@@ -48,6 +52,8 @@ class CheckView(ApiView):
 
 
 class ConvertView(ApiView):
+    changes: ClassVar[Right] = Right.SUBMIT
+
     def post(self, request: Request) -> HttpResponse:
         """Return a workflow of the editor's format in the API format."""
         body, warnings, _ = converted_body(payloads.ConvertRequest.read(json_body(request)))
@@ -56,6 +62,8 @@ class ConvertView(ApiView):
 
 
 class PlanView(ApiView):
+    changes: ClassVar[Right] = Right.SUBMIT
+
     def post(self, request: Request) -> HttpResponse:
         """Return what a submission would make."""
         body, warnings, _ = converted_body(json_body(request))
@@ -63,9 +71,12 @@ class PlanView(ApiView):
 
 
 class SubmitView(ApiView):
+    changes: ClassVar[Right] = Right.SUBMIT
+
     def post(self, request: Request) -> HttpResponse:
         """Submit a group."""
-        made = submit_body(json_body(request), request.headers.get("Idempotency-Key"))
+        body, key = json_body(request), request.headers.get("Idempotency-Key")
+        made = submit_body(body, key, identity(request, body.get("submitter")))
         headers = {"Idempotency-Replayed": "true"} if made.replayed else None
         answer = serialize_submission(made.group, made.children)
         if not made.children:

@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from functools import cache
-from typing import Final
+from typing import ClassVar, Final
 
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse, UnreadablePostError
@@ -24,6 +24,7 @@ from jobgroups.api.requests.upload import received_upload
 from jobgroups.api.views.async_base import note_replaced, read
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.domain import media_types
+from jobgroups.domain.access import Right
 from jobgroups.domain.file_names import TemplateInvalid
 from jobgroups.errors import (
     NoOutputs,
@@ -218,6 +219,8 @@ class SeedsView(ApiView):
 
 
 class WorkflowFromPngView(ApiView):
+    changes: ClassVar[Right] = Right.SUBMIT
+
     def post(self, request: Request) -> HttpResponse:
         """Return the workflow with which a PNG was made."""
         if media_type(request)[0] != "image/png":
@@ -275,6 +278,8 @@ class ProvenanceView(ApiView):
 
 
 class ProvenanceSearchView(ApiView):
+    changes: ClassVar[Right] = Right.SEE
+
     def post(self, request: Request) -> HttpResponse:
         """Return the job that made an uploaded file. The file is not kept."""
         with received_upload(request) as upload:

@@ -1,6 +1,7 @@
 """Webhooks: the log of deliveries, their replay, and test messages."""
 
 import secrets
+from typing import ClassVar
 
 from asgiref.sync import async_to_sync
 from django.http import HttpResponse
@@ -12,6 +13,7 @@ from jobgroups.api.requests.payloads import ReplayRequest, WebhookTestRequest
 from jobgroups.api.requests.query_params import DeliveryListQuery
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.views.groups import page_response
+from jobgroups.domain.access import Right
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.deliveries import DeliveryIntervals
 from jobgroups.domain.shapes.webhooks import WebhookTest
@@ -35,6 +37,8 @@ class ReplayView(ApiView):
 
 
 class WebhookTestView(ApiView):
+    changes: ClassVar[Right] = Right.SUBMIT
+
     def post(self, request: Request) -> HttpResponse:
         """Send a signed test message to a URL, and return the answer."""
         answer = async_to_sync(_send_test)(WebhookTestRequest.read(json_body(request))["url"])

@@ -1,0 +1,9 @@
+"""App of the accounts' tables."""
+
+from django.apps import AppConfig
+
+
+class AccountsConfig(AppConfig):
+    name = "director.accounts"
+    label = "accounts"
+    default_auto_field = "django.db.models.BigAutoField"

@@ -1,0 +1,57 @@
+"""``director whoami`` and ``director tokens``: the account of the client, and its tokens."""
+
+import datetime as dt
+
+import click
+
+from director.cli import option_types, text
+from director.cli.connection import Connection, with_connection
+
+
+@click.command
+@with_connection
+def whoami(connection: Connection) -> None:
+    """Show the account, its role, and what the token may do."""
+    found = connection.director.whoami()
+    line = f"{found.name}: {found.role}, may {found.right}" if found.name else "This Director has no accounts."
+    connection.show(found.raw, [line])
+
+
+@click.group
+@option_types.connection_options
+def tokens() -> None:
+    """Tokens of the account, one for each program."""
+
+
+@tokens.command("list")
+@with_connection
+def list_(connection: Connection) -> None:
+    """List the valid tokens, newest first."""
+    found = connection.director.tokens.list()
+    rows = [
+        (one.id, one.scope, text.local(one.created_at), text.local(one.expires_at), text.local(one.used_at), one.name)
+        for one in found
+    ]
+    heads = ("ID", "SCOPE", "MADE", "EXPIRES", "USED", "NAME")
+    connection.show([one.raw for one in found], text.columns(heads, rows), empty="There are no tokens.")
+
+
+@tokens.command()
+@click.argument("name", type=option_types.filled)
+@click.option("--scope", type=click.Choice(["read", "submit", "operate"]), required=True, help="What it may do.")
+@click.option("--days", type=click.IntRange(1, 3650), help="Days until it expires; by default it does not.")
+@with_connection
+def create(connection: Connection, name: str, scope: str, days: int | None) -> None:
+    """Make a token called NAME. Its text is the last line, and shown this once."""
+    expires_at = None if days is None else dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
+    made = connection.director.tokens.create(name, scope, expires_at=expires_at)
+    connection.show(made.raw, [made.token])
+
+
+@tokens.command()
+@click.argument("token_id", metavar="ID", type=option_types.identifier)
+@with_connection
+def revoke(connection: Connection, token_id: str) -> None:
+    """Revoke a token, and those that it made."""
+    connection.director.tokens.revoke(token_id)
+    connection.show({"revoked": token_id}, [f"{token_id} is revoked."])

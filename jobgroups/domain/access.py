@@ -1,0 +1,70 @@
+"""Who may do what: the one decision about a request, without a database."""
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Final
+
+
+class Right(IntEnum):
+    """What a request needs. Each includes the smaller ones."""
+
+    SEE = 1
+    SUBMIT = 2  #: Also every change of the principal's own groups, assets and webhooks.
+    OPERATE = 3  #: Change all groups, and the machines.
+    ADMINISTER = 4  #: People, their tokens, and the admin site.
+
+
+class Role(StrEnum):
+    """Role of a person, from the least to the most, and of a program that acts as an artist."""
+
+    VIEWER = "viewer"
+    ARTIST = "artist"
+    OPERATOR = "operator"
+    ADMINISTRATOR = "administrator"
+    SERVICE = "service"  #: Has tokens and no password.
+
+
+class Scope(StrEnum):
+    """What a token may do at most. Each includes the ones before it."""
+
+    READ = "read"
+    SUBMIT = "submit"
+    OPERATE = "operate"
+
+
+ROLE_RIGHTS: Final = {
+    Role.VIEWER: Right.SEE,
+    Role.ARTIST: Right.SUBMIT,
+    Role.OPERATOR: Right.OPERATE,
+    Role.ADMINISTRATOR: Right.ADMINISTER,
+    Role.SERVICE: Right.SUBMIT,
+}
+SCOPE_RIGHTS: Final = {Scope.READ: Right.SEE, Scope.SUBMIT: Right.SUBMIT, Scope.OPERATE: Right.OPERATE}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who sent a request.
+
+    Attributes:
+        right: the most that the principal may do.
+        user_id: the account; None without accounts.
+        name: the name of the account; empty without accounts.
+        token_id: the token of the request; empty: it has a session, or there are no accounts.
+    """
+
+    right: Right
+    user_id: int | None = None
+    name: str = ""
+    role: Role | None = None
+    token_id: str = ""
+
+
+#: Everybody who may use a Director without accounts, where all may do everything.
+EVERYBODY: Final = Principal(Right.ADMINISTER)
+
+
+def may(principal: Principal, right: Right, *, owner_id: int | None = None) -> bool:
+    """Return whether a principal may do something. ``owner_id``: the account whose object is to be changed."""
+    is_own = owner_id is not None and owner_id == principal.user_id
+    return principal.right >= (Right.SUBMIT if is_own else right)
