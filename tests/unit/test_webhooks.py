@@ -10,12 +10,17 @@ from standardwebhooks import Webhook
 
 from jobgroups.domain import webhooks
 from jobgroups.domain.clock import now
+from jobgroups.domain.shapes import events as shapes
 from jobgroups.events import log
 from tests.harness.cases import cases
 
 
 def test_events_are_those_of_the_log() -> None:
-    made = re.findall(r'(?:NewEvent\(|_child\()(?:child,)?\s*"(\w+)"', re.sub(r"\s", "", inspect.getsource(log)))
+    source = inspect.getsource(log)
+    made = set(re.findall(r'NewEvent\("(\w+)"', source))
+    made |= {
+        shapes.type_of(getattr(shapes, name)) for name in re.findall(r"_(?:new|of_child)\(\s*shapes\.(\w+)", source)
+    }
     assert sorted(made) == sorted(webhooks.EVENTS)
 
 
