@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from director.accounts import pages as account_pages, views as account_views
+from director.accounts import views as account_views
 from director.pages import api_docs
 from director.security.passwords import first_administrator, set_password, sign_in
 from director.security.sign_in import sign_out
@@ -27,8 +27,6 @@ urlpatterns = [
     path("sign-in/password/<str:uid>/<str:code>", set_password),
     path("sign-in/first/<str:code>", first_administrator),
     path("sign-out", sign_out),
-    path("account", account_pages.account),
-    path("people", account_pages.people_page),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     path("", include("director.pages.urls")),

@@ -264,7 +264,7 @@ class AccountExists(Conflict, code="account_exists"):
 
 
 class LastAdministrator(Conflict, code="last_administrator"):
-    """Without it nobody could administer the Director."""
+    """An active administrator has to remain."""
 
 
 class ComfyApiError(RequestError):

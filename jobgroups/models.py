@@ -13,7 +13,7 @@ with the order of its keys.
 import json
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from django.conf import settings
 from django.db import models
@@ -53,6 +53,19 @@ def _choices(members: type[StrEnum]) -> list[tuple[str, str]]:
 def _text_or_null() -> "models.TextField[str | None, str | None]":
     """Return a column whose null differs from an empty text, as in the API."""
     return models.TextField(null=True, blank=True)
+
+
+def _owner() -> "models.ForeignKey[Any, Any]":
+    """Return the column of an account; null: there were no accounts."""
+    return models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        null=True,
+        blank=True,
+        related_name="+",
+    )
 
 
 def _known(name: str, field: str, members: type[StrEnum]) -> models.CheckConstraint:
@@ -124,15 +137,7 @@ class JobGroup(models.Model):
     uses_partner_nodes = models.BooleanField(null=True, blank=True)
     submitter = models.CharField(max_length=150, blank=True, default="")
     #: The account that submitted it; null: there were no accounts.
-    owner = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        on_delete=models.DO_NOTHING,
-        db_constraint=False,
-        db_index=False,
-        null=True,
-        blank=True,
-        related_name="+",
-    )
+    owner = _owner()
     #: Whether each child was submitted to a backend, or waits for any candidate.
     placement = models.CharField(
         max_length=8, choices=_choices(Placement), default=Placement.BOUND.value, db_default=Placement.BOUND.value
@@ -630,15 +635,7 @@ class Asset(models.Model):
     #: Whether ``AssetRecord`` rows alone name it: it is deleted with the last of them.
     is_recorded_only = models.BooleanField(default=False, db_default=False)
     #: The account that alone uploaded it; null: several did, or there were no accounts.
-    owner = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        on_delete=models.DO_NOTHING,
-        db_constraint=False,
-        db_index=False,
-        null=True,
-        blank=True,
-        related_name="+",
-    )
+    owner = _owner()
 
     class Meta:
         ordering = ["-created_at", "-id"]
@@ -660,15 +657,7 @@ class AssetRecord(models.Model):
     asset = models.ForeignKey(Asset, on_delete=models.CASCADE, related_name="records")
     file_path = models.CharField(max_length=1024)
     #: The account that made it; null: there were no accounts.
-    owner = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        on_delete=models.DO_NOTHING,
-        db_constraint=False,
-        db_index=False,
-        null=True,
-        blank=True,
-        related_name="+",
-    )
+    owner = _owner()
     idempotency_key = models.CharField(max_length=255, null=True, blank=True, unique=True)
     created_at = models.DateTimeField()
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from typing import Final
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, User
 from django.contrib.auth.tokens import default_token_generator
 from django.db.models import QuerySet
@@ -53,7 +52,7 @@ def person_add(name: str, role: Role) -> User:
         raise FieldInvalid("name", "Use 1 to 60 letters, digits and ._- and begin with a letter or digit.")
     if User.objects.filter(username__iexact=name).exists():
         raise AccountExists(f"There is an account {name} already.")
-    user = get_user_model().objects.create_user(name)
+    user = User.objects.create_user(name)
     _set_role(user, role)
     return user
 

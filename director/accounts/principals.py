@@ -33,7 +33,7 @@ class _Kept:
         self._lock = threading.Lock()
 
     def get(self, digest: str) -> tuple[Principal | None] | None:
-        """Return what is kept for credentials, None: nobody; return None instead of it if nothing is kept."""
+        """Return the result for credentials (None in it: they are invalid), or None if no result is kept."""
         with self._lock:
             until, principal = self._found.get(digest, (0.0, None))
             return (principal,) if until > time.monotonic() else None
@@ -59,26 +59,25 @@ def new_session(user: User) -> str:
 
 
 def principal_of(token: str | None, session: str | None) -> Principal | None:
-    """Return who sends a token, else a session; None: nobody is known by it. Reads the database unless it is kept."""
-    given = token if token is not None else session
-    if not given:
-        return None
-    digest = _key(given, is_token=token is not None)
-    if (known := kept.get(digest)) is not None:
-        return known[0]
-    principal = _by_token(given) if token is not None else _by_session(given)
-    kept.put(digest, principal)
+    """Return the principal of a token, or without one that of a session; None: it is invalid.
+
+    Reads the database unless the result is kept.
+    """
+    if (result := kept_result(token, session)) is not None:
+        return result[0]
+    principal = _by_token(token) if token is not None else _by_session(session or "")
+    kept.put(_key(token, session), principal)
     return principal
 
 
-def is_kept(token: str | None, session: str | None) -> bool:
-    """Return whether ``principal_of`` needs no database."""
-    given = token if token is not None else session
-    return not given or kept.get(_key(given, is_token=token is not None)) is not None
+def kept_result(token: str | None, session: str | None) -> tuple[Principal | None] | None:
+    """Return what ``principal_of`` returns without the database, in a tuple; None if it needs it."""
+    is_empty = not (session if token is None else token)
+    return (None,) if is_empty else kept.get(_key(token, session))
 
 
-def _key(given: str, *, is_token: bool) -> str:
-    return f"{'token' if is_token else 'session'}:{digest_of(given)}"
+def _key(token: str | None, session: str | None) -> str:
+    return f"session:{digest_of(session or '')}" if token is None else f"token:{digest_of(token)}"
 
 
 def _by_token(text: str) -> Principal | None:

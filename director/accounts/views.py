@@ -20,7 +20,7 @@ from jobgroups.errors import NotAllowed
 
 
 def _account(request: Request) -> Principal:
-    """Return the principal. Raises ``NotAllowed`` without accounts, where there is nobody to have a token."""
+    """Return the principal. Raises ``NotAllowed`` if the Director has no accounts."""
     principal = principal_of(request)
     if principal.user_id is None:
         raise NotAllowed("This Director has no accounts; its operator can start it with DIRECTOR_ACCOUNTS=1.")

@@ -46,6 +46,8 @@ urlpatterns = [
     _page("submit", views.submit),
     _page("assets", views.assets),
     _page("webhooks", views.webhooks),
+    _page("account", views.account),
+    _page("people", views.people),
     _page("docs/", views.document),
     _page("docs/<slug:name>", views.document),
 ]

@@ -13,6 +13,7 @@ from django.utils.text import capfirst
 
 from backends.queries import backend_list
 from director.pages import (
+    accounts as account_pages,
     backend_detail,
     backends as backend_pages,
     documents,
@@ -24,6 +25,7 @@ from director.pages import (
     text,
 )
 from director.pages.usage import usage_page
+from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.payloads import POOL_ATTEMPTS
 from jobgroups.domain.states import GroupStatus, RetryScope
 from jobgroups.errors import BackendNotFound, GroupNotFound
@@ -114,6 +116,16 @@ def failures(request: HttpRequest, template: str) -> HttpResponse:
 def usage(request: HttpRequest) -> HttpResponse:
     """The usage by the dimensions and days of the URL."""
     return _page(request, "usage", {"shown": usage_page(request.GET)})
+
+
+def account(request: HttpRequest) -> HttpResponse:
+    """Who is signed in, and the tokens of that account."""
+    return _page(request, "account", account_pages.account_page(principal_of(request)))
+
+
+def people(request: HttpRequest) -> HttpResponse:
+    """All accounts, for administrators."""
+    return _page(request, "people", account_pages.people_page())
 
 
 def assets(request: HttpRequest) -> HttpResponse:

@@ -20,7 +20,7 @@ from django.views.decorators.http import require_http_methods
 
 from backends.errors import FieldInvalid
 from director.accounts.people import is_first_code, person_add, person_of_link, role_of
-from director.accounts.principals import SESSION_SECONDS, new_session
+from director.accounts.principals import new_session
 from director.security import sign_in as shared
 from jobgroups.domain.access import Role
 from jobgroups.errors import Conflict
@@ -65,7 +65,7 @@ def _signed_in(request: HttpRequest, user: User, wanted: str) -> HttpResponse:
     # Notes the time, with which a link ends, and resets the count of wrong passwords.
     user_logged_in.send(sender=User, request=request, user=user)
     response = HttpResponseRedirect(wanted)
-    shared.set_session(request, response, new_session(user), seconds=SESSION_SECONDS)
+    shared.set_session(request, response, new_session(user))
     return response
 
 

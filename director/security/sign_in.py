@@ -30,8 +30,9 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
+from rest_framework.permissions import SAFE_METHODS
 
-from director.accounts.principals import is_kept, principal_of
+from director.accounts.principals import SESSION_SECONDS, kept_result, principal_of
 from director.security.origins import FOREIGN_CODE, FOREIGN_DETAIL, FOREIGN_ORIGIN, handshake, is_allowed, is_own
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response, is_api
@@ -87,11 +88,9 @@ def network_of(address: str) -> str:
 
 
 COOKIE: Final = "director_session"
-SESSION_SECONDS: Final = 30 * 86_400
 PATH: Final = "/sign-in"
 SIGN_IN_REQUIRED: Final = 4401  #: WebSocket close code: sign in, then reconnect.
 _SALT: Final = "director.sign_in"
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 throttle = Throttle()
 
@@ -103,7 +102,7 @@ class Refused(Enum):
     UNAVAILABLE = "unavailable"  #: the database with the accounts does not answer
 
 
-#: The key of a scope that holds the principal of its credentials, None if nobody is known by them.
+#: The key of a scope that holds the principal of its request, or None if the credentials are invalid.
 PRINCIPAL_KEY: Final = "director.principal"
 
 
@@ -150,7 +149,7 @@ def _credentials(request: HttpRequest) -> tuple[str | None, str | None]:
 
 
 def _known(request: HttpRequest) -> Principal | Refused | None:
-    """Return who is known by the credentials of a request; None: nobody."""
+    """Return the principal of a request; None: its credentials are invalid, or it has none."""
     token, cookie = _credentials(request)
     if not settings.DIRECTOR_ACCOUNTS:
         is_valid = is_token(token) if token is not None else cookie is not None and is_session(cookie)
@@ -167,8 +166,8 @@ async def find_principal(scope: Scope) -> None:
     if not settings.DIRECTOR_ACCOUNTS:
         return
     token, cookie = _credentials(handshake(scope))
-    if is_kept(token, cookie):
-        scope[PRINCIPAL_KEY] = principal_of(token, cookie)
+    if (kept := kept_result(token, cookie)) is not None:
+        scope[PRINCIPAL_KEY] = kept[0]
         return
     try:
         scope[PRINCIPAL_KEY] = await read(principal_of, token, cookie)
@@ -215,7 +214,7 @@ _PAGE_RIGHTS: Final = {"/admin": Right.ADMINISTER, "/people": Right.ADMINISTER}
 def _refusal(request: HttpRequest) -> HttpResponseBase | None:
     if request.path.rstrip("/") == PATH or request.path.startswith(f"{PATH}/"):
         return None
-    match authenticate(request, changes=request.method not in _SAFE):
+    match authenticate(request, changes=request.method not in SAFE_METHODS):
         case Principal() as principal:
             request.principal = principal  # type: ignore[attr-defined]  # as Django's own middleware sets ``user``
             right = next((one for path, one in _PAGE_RIGHTS.items() if request.path.startswith(path)), Right.SEE)
@@ -236,7 +235,7 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
 
 
 def _sign_in_required(request: HttpRequest) -> HttpResponse:
-    if is_api(request) or request.method not in _SAFE:
+    if is_api(request) or request.method not in SAFE_METHODS:
         which = "a token of an account" if settings.DIRECTOR_ACCOUNTS else "its token"
         detail = f"This Director requires {which}, as Authorization: Bearer TOKEN or X-API-Key: TOKEN."
         headers = {"WWW-Authenticate": 'Bearer realm="Director"'}
@@ -267,13 +266,15 @@ def token_form(request: HttpRequest, wanted: str) -> HttpResponse:
         throttle.record_failure(address_of(request))
         return form(request, wanted, "This is not the token.", status=403)
     response = HttpResponseRedirect(wanted)
-    set_session(request, response, new_session(), seconds=SESSION_SECONDS)
+    set_session(request, response, new_session())
     return response
 
 
-def set_session(request: HttpRequest, response: HttpResponse, value: str, *, seconds: int) -> None:
+def set_session(request: HttpRequest, response: HttpResponse, value: str) -> None:
     """Set the session cookie."""
-    response.set_cookie(COOKIE, value, max_age=seconds, httponly=True, samesite="Lax", secure=request.is_secure())
+    response.set_cookie(
+        COOKIE, value, max_age=SESSION_SECONDS, httponly=True, samesite="Lax", secure=request.is_secure()
+    )
 
 
 def next_page(request: HttpRequest) -> str:

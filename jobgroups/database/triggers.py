@@ -16,7 +16,7 @@ _NUMBER: Final = "SELECT seq + revision + 1 FROM jobgroups_jobgroup WHERE id = N
 _TOUCH: Final = "UPDATE jobgroups_childjob SET changed = changed WHERE id"
 _ON_SQLITE: Final = (
     "UPDATE jobgroups_childjob SET changed = ({number}) WHERE id = NEW.id"
-    # Not for its own change, whatever ``recursive_triggers`` is.
+    # Not for its own change, also if ``recursive_triggers`` is on.
     " AND NEW.changed IS OLD.changed"
 )
 #: By name: the table and the moment, and the body. Captures are deleted with their children alone.

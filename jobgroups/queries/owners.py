@@ -1,4 +1,4 @@
-"""Whose an object is: the account that made it; None: nobody's, or there is no such object."""
+"""The owner of an object: the account that made it; None: it has no owner, or does not exist."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final

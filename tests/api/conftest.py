@@ -3,12 +3,14 @@
 import datetime as dt
 import itertools
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 from django.test import Client
+from django.urls import URLResolver, get_resolver
 
 from backends.models import Backend
 from backends.services import backend_create, backend_observed
@@ -98,6 +100,16 @@ def wrong_fields(answer: Any, code: str = "invalid_request") -> dict[str, str]:
     """Check that an answer is a 400 with field errors, and return field → message."""
     body = error_of(answer, 400, code)
     return {error["field"]: error["message"] for error in body["errors"]}
+
+
+def served_paths(resolver: Any = None, before: str = "/") -> Iterator[str]:
+    """Yield every path that is served, with something in its gaps."""
+    for one in (resolver or get_resolver()).url_patterns:
+        route = re.sub(r"<[^>]+>", "x", str(one.pattern)).removeprefix("^").rstrip("$")
+        if isinstance(one, URLResolver):
+            yield from served_paths(one, before + route)
+        else:
+            yield before + route.replace("(?:/.*)?", "/x")
 
 
 def play(backend_id: str) -> tuple[FencingToken, Attempt]:

@@ -11,7 +11,6 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
-from django.urls import URLResolver, get_resolver
 
 from director.accounts import people, principals, tokens
 from director.accounts.models import Token
@@ -22,7 +21,7 @@ from jobgroups.domain.access import Right, Role, Scope, may
 from jobgroups.domain.clock import now
 from jobgroups.errors import RangeNotSatisfiable
 from jobgroups.models import JobGroup
-from tests.api.conftest import GRAPH, Api, Made, error_of
+from tests.api.conftest import GRAPH, Api, Made, error_of, served_paths
 
 pytestmark = pytest.mark.django_db
 
@@ -124,16 +123,7 @@ READ_ONLY: Final = re.compile(
 )
 
 
-def _paths(resolver: Any, before: str = "/") -> Iterator[str]:
-    for one in resolver.url_patterns:
-        route = re.sub(r"<[^>]+>", "x", str(one.pattern)).removeprefix("^").rstrip("$")
-        if isinstance(one, URLResolver):
-            yield from _paths(one, before + route)
-        else:
-            yield (before + route).rstrip("/") or "/"
-
-
-PATHS: Final = sorted({one for one in _paths(get_resolver()) if not PUBLIC.fullmatch(one)})
+PATHS: Final = sorted({path for one in served_paths() if not PUBLIC.fullmatch(path := one.rstrip("/") or "/")})
 LISTED: Final = {path: right for right, paths in CHANGES.items() for path in paths}
 
 

@@ -1,19 +1,16 @@
 import asyncio
 import itertools
 import json
-import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.core import signing
 from django.core.management import CommandError, call_command
 from django.test import Client
-from django.urls import URLResolver, get_resolver
 
 from director.security import sign_in
 from director.security.sign_in import COOKIE, guard_sockets
-from tests.api.conftest import Api, error_of
+from tests.api.conftest import Api, error_of, served_paths
 
 TOKEN = "correct-horse-battery"
 PHONE = "http://192.168.1.5:9820"
@@ -67,17 +64,7 @@ def test_wrong_token_is_refused(api: Api) -> None:
         error_of(api.get("/api/backends", authorization=given), 401, "sign_in_required")
 
 
-def _paths(resolver: Any, before: str = "/") -> Iterator[str]:
-    """Yield every path that is served, with something in its gaps."""
-    for one in resolver.url_patterns:
-        route = re.sub(r"<[^>]+>", "x", str(one.pattern)).removeprefix("^").rstrip("$")
-        if isinstance(one, URLResolver):
-            yield from _paths(one, before + route)
-        else:
-            yield before + route.replace("(?:/.*)?", "/x")
-
-
-SERVED = set(_paths(get_resolver()))
+SERVED = set(served_paths())
 #: A path with a slash at its end has the view of the path without it.
 PATHS = sorted(
     path

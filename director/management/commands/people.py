@@ -3,17 +3,14 @@
 import argparse
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-
-from backends.errors import RequestError
 from director.accounts import people
-from director.server import startup
+from director.server.table_command import TableCommand
 from jobgroups.domain.access import Role
 
 _PERSON = [one.value for one in Role]
 
 
-class Command(BaseCommand):
+class Command(TableCommand):
     help = "List accounts, add one, change its role, disable or enable it, or make a link for its password."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -33,14 +30,7 @@ class Command(BaseCommand):
         ):
             actions.add_parser(action, help=text).add_argument("name")
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        startup.open_tables(self.stderr.write)
-        try:
-            self._run(**options)
-        except RequestError as error:
-            raise CommandError(error.detail) from None
-
-    def _run(self, *, action: str, name: str = "", role: str = "", **_: Any) -> None:
+    def run(self, *, action: str, name: str = "", role: str = "", **_: Any) -> None:
         if action == "list":
             for user in people.people():
                 state = "" if user.is_active else "  disabled"

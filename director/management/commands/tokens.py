@@ -4,17 +4,14 @@ import argparse
 import datetime as dt
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-
-from backends.errors import RequestError
 from director.accounts import tokens
 from director.accounts.people import person_named
-from director.server import startup
+from director.server.table_command import TableCommand
 from jobgroups.domain.access import Scope
 from jobgroups.domain.clock import iso, iso_or_none, now
 
 
-class Command(BaseCommand):
+class Command(TableCommand):
     help = "Make a token of an account, list tokens, or revoke one."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -28,14 +25,7 @@ class Command(BaseCommand):
         actions.add_parser("list", help="print all valid tokens")
         actions.add_parser("revoke", help="revoke a token").add_argument("id")
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        startup.open_tables(self.stderr.write)
-        try:
-            self._run(**options)
-        except RequestError as error:
-            raise CommandError(error.detail) from None
-
-    def _run(self, *, action: str, **options: Any) -> None:
+    def run(self, *, action: str, **options: Any) -> None:
         if action == "create":
             days = options["days"]
             expires_at = None if days is None else now() + dt.timedelta(days=days)

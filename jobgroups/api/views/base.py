@@ -2,10 +2,11 @@
 
 from collections.abc import Awaitable, Mapping
 from inspect import isawaitable
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -17,8 +18,6 @@ from jobgroups.domain.access import Right, may
 from jobgroups.errors import MethodNotAllowed, NotAllowed
 from jobgroups.queries.owners import owner_of
 from jobgroups.serializers import to_json
-
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class ApiView(APIView):
@@ -61,7 +60,7 @@ class ApiView(APIView):
             self._permit(request, owner_of(kwargs))
 
     def _right(self, request: HttpRequest | Request) -> Right:
-        return self.reads if request.method in _SAFE else self.changes
+        return self.reads if request.method in SAFE_METHODS else self.changes
 
     def _is_permitted(self, request: HttpRequest | Request) -> bool:
         """Return whether the request is permitted whose ever the object is."""
